@@ -1,0 +1,109 @@
+// What csrc/cpu compiles once per instruction set: serial kernels over raw pointers, in one table per
+// element type. runtime/ chooses a table and splits the work over threads.
+//
+// Nothing in csrc/cpu may emit an inline function with external linkage (std:: templates included): the
+// linker keeps one copy for all instruction sets, and that copy could be the AVX-512 one.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "pyoptim/rules.hpp"
+
+namespace pyoptim::cpu {
+
+enum class RuleId : int {
+#define X(name, Struct) name,
+    PYOPTIM_FOR_EACH_RULE(X)
+#undef X
+        count
+};
+inline constexpr int kRuleCount = static_cast<int>(RuleId::count);
+inline constexpr int kMaxStates = 4;
+
+enum class Activation : int { identity, relu, sigmoid, tanh };
+
+// A dense (rows, cols) operand with arbitrary strides, so that one product serves A B, A^T B and A B^T.
+template <class T>
+struct Matrix {
+    const T* data;
+    ptrdiff_t row_stride, col_stride;
+};
+
+// y (m, n) = activation(a (m, k) * b (k, n) + bias (n)), row-major y with n columns.
+template <class T>
+struct Product {
+    ptrdiff_t m, n, k;
+    Matrix<T> a, b;
+    T* y;
+    const T* bias;  // null: none
+    Activation activation;
+};
+
+// Statistics are over `batch` and `space`; memory is (batch, channels, space), row-major.
+struct NormShape {
+    ptrdiff_t batch, channels, space;
+};
+
+// What the forward pass keeps for the backward pass.
+template <class T>
+struct NormSaved {
+    const T *mean, *inv_std;  // (channels)
+    bool of_this_batch;       // else they are constants: the running statistics
+};
+
+template <class T>
+struct Kernels {
+    // state: one pointer per state of the rule; coefficients: Common's, then the rule's.
+    void (*step[kRuleCount])(size_t n, T* param, const T* grad, T* const* state, const T* coefficients);
+
+    // The rows [row_begin, row_end) and columns [col_begin, col_end) of a product.
+    void (*product)(const Product<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
+                    ptrdiff_t col_end, T* scratch);
+    size_t product_scratch;          // elements of scratch, per thread
+    ptrdiff_t tile_rows, tile_cols;  // a product is best split at multiples of these
+
+    // out[j] = sum over rows of x[row, j], for j in [begin, end)
+    void (*column_sum)(const T* x, ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t begin, ptrdiff_t end, T* out);
+
+    void (*activation_forward)(Activation, size_t n, const T* x, T* y);
+    void (*activation_backward)(Activation, size_t n, const T* dy, const T* y, T* dx);
+
+    // Channels [begin, end). mean and var (biased) are outputs, in double.
+    void (*norm_statistics)(const NormShape&, const T* x, ptrdiff_t begin, ptrdiff_t end, double* mean,
+                            double* var);
+    // y = (x - mean) * (inv_std * gamma) + beta; gamma and beta may be null.
+    void (*norm_apply)(const NormShape&, const T* x, ptrdiff_t begin, ptrdiff_t end, const T* mean,
+                       const T* inv_std, const T* gamma, const T* beta, T* y);
+    void (*norm_backward)(const NormShape&, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
+                          const NormSaved<T>&, const T* gamma, T* dx, T* dgamma, T* dbeta);
+
+    // The sum of the losses of rows [begin, end); dlogits (null: not wanted) is scaled by `scale`.
+    double (*softmax_cross_entropy)(const T* logits, const int64_t* labels, ptrdiff_t classes,
+                                    ptrdiff_t begin, ptrdiff_t end, T scale, T* dlogits);
+    // The sum of the squared differences; its derivative likewise.
+    double (*squared_error)(size_t n, const T* prediction, const T* target, T scale, T* dprediction);
+};
+
+struct InstructionSet {
+    const char* name;
+    bool (*supported)();  // by this processor and operating system
+    const Kernels<float>& f32;
+    const Kernels<double>& f64;
+};
+
+// The compiled instruction sets, best first: CMakeLists.txt compiles the same ones.
+#if defined(__x86_64__)
+#define PYOPTIM_ISAS(X) X(avx512) X(avx2) X(baseline)
+#else
+#define PYOPTIM_ISAS(X) X(baseline)
+#endif
+#define X(isa)                                \
+    namespace isa {                           \
+    extern const Kernels<float> kernels_f32;  \
+    extern const Kernels<double> kernels_f64; \
+    }
+PYOPTIM_ISAS(X)
+#undef X
+
+}  // namespace pyoptim::cpu

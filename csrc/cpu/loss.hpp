@@ -1,0 +1,48 @@
+// Losses with their gradients, from logits where that is what makes them stable.
+#pragma once
+
+#include "cpu/activation.hpp"
+#include "cpu/kernels.hpp"
+
+namespace pyoptim::cpu::PYOPTIM_ISA {
+namespace {
+
+template <class T>
+double softmax_cross_entropy(const T* logits, const int64_t* labels, ptrdiff_t classes, ptrdiff_t begin,
+                             ptrdiff_t end, T scale, T* dlogits) {
+    double total = 0;
+    for (ptrdiff_t i = begin; i < end; ++i) {
+        const T* x = logits + i * classes;
+        T largest = x[0];
+        for (ptrdiff_t j = 1; j < classes; ++j) largest = maximum(largest, x[j]);
+        double sum = 0;
+        if (dlogits == nullptr) {
+            for (ptrdiff_t j = 0; j < classes; ++j) sum += exponential(x[j] - largest);
+        } else {
+            T* dx = dlogits + i * classes;
+            for (ptrdiff_t j = 0; j < classes; ++j) {
+                dx[j] = exponential(x[j] - largest);
+                sum += dx[j];
+            }
+            const T share = T(scale / sum);
+            for (ptrdiff_t j = 0; j < classes; ++j) dx[j] *= share;
+            dx[labels[i]] -= scale;
+        }
+        total += __builtin_log(sum) + (double(largest) - double(x[labels[i]]));
+    }
+    return total;
+}
+
+template <class T>
+double squared_error(size_t n, const T* prediction, const T* target, T scale, T* dprediction) {
+    double total = 0;
+    for (size_t i = 0; i < n; ++i) {
+        const T difference = prediction[i] - target[i];
+        total += double(difference) * double(difference);
+        if (dprediction != nullptr) dprediction[i] = T(2) * scale * difference;
+    }
+    return total;
+}
+
+}  // namespace
+}  // namespace pyoptim::cpu::PYOPTIM_ISA

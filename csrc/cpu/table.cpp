@@ -1,0 +1,37 @@
+// The table of one instruction set: PYOPTIM_ISA names it, PYOPTIM_VECTOR_BYTES is its vector's width.
+#include "cpu/activation.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/loss.hpp"
+#include "cpu/norm.hpp"
+#include "cpu/product.hpp"
+#include "cpu/step.hpp"
+
+namespace pyoptim::cpu::PYOPTIM_ISA {
+
+namespace {
+template <class T>
+constexpr Kernels<T> kTable = {
+    {
+#define X(name, Struct) step<rules::Struct, T>,
+        PYOPTIM_FOR_EACH_RULE(X)
+#undef X
+    },
+    product<T>,
+    kProductScratch<T>,
+    Tile<T>::rows,
+    Tile<T>::cols,
+    column_sum<T>,
+    activate<T>,
+    activation_backward<T>,
+    norm_statistics<T>,
+    norm_apply<T>,
+    norm_backward<T>,
+    softmax_cross_entropy<T>,
+    squared_error<T>,
+};
+}  // namespace
+
+const Kernels<float> kernels_f32 = kTable<float>;
+const Kernels<double> kernels_f64 = kTable<double>;
+
+}  // namespace pyoptim::cpu::PYOPTIM_ISA

@@ -1,0 +1,169 @@
+// Layers and losses. Every function takes its outputs as arguments; None skips one that is optional.
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <vector>
+
+#include "python/arrays.hpp"
+#include "runtime/layers.hpp"
+
+namespace pyoptim::python {
+
+namespace {
+
+using runtime::Activation;
+using runtime::NormShape;
+
+Activation activation_from(const std::optional<std::string>& name) {
+    if (!name) return Activation::identity;
+    if (*name == "relu") return Activation::relu;
+    if (*name == "sigmoid") return Activation::sigmoid;
+    if (*name == "tanh") return Activation::tanh;
+    throw py::value_error("there is no activation named '" + *name + "'");
+}
+
+template <class T>
+runtime::DenseShape dense_shape(const Array<T>& x, const Array<T>& weight, const Array<T>& y) {
+    require(x.ndim() == 2 && weight.ndim() == 2 && y.ndim() == 2 && x.shape(1) == weight.shape(1) &&
+                y.shape(0) == x.shape(0) && y.shape(1) == weight.shape(0),
+            "x (batch, in), weight (out, in), y (batch, out)");
+    return {x.shape(0), x.shape(1), weight.shape(0)};
+}
+
+template <class T>
+NormShape norm_shape(const Array<T>& x) {
+    require(x.ndim() == 3, "x (batch, channels, space)");
+    return {x.shape(0), x.shape(1), x.shape(2)};
+}
+
+template <class T>
+void dense_forward(const Array<T>& x, const Array<T>& weight, const MaybeArray<T>& bias,
+                   const std::optional<std::string>& activation, Array<T> y) {
+    const auto shape = dense_shape(x, weight, y);
+    require(has_size(bias, shape.out), "bias (out)");
+    const Activation kind = activation_from(activation);
+    T* out = y.mutable_data();
+    py::gil_scoped_release release;
+    runtime::dense_forward(shape, x.data(), weight.data(), data_or_null(bias), kind, out);
+}
+
+template <class T>
+void dense_backward(const Array<T>& dz, const Array<T>& x, const Array<T>& weight, MaybeArray<T> dx,
+                    Array<T> dweight, MaybeArray<T> dbias) {
+    const auto shape = dense_shape(x, weight, dz);
+    require(has_size(dx, x.size()) && dweight.size() == weight.size() && has_size(dbias, shape.out),
+            "dx as x, dweight as weight, dbias (out)");
+    T* out[] = {mutable_data_or_null(dx), dweight.mutable_data(), mutable_data_or_null(dbias)};
+    py::gil_scoped_release release;
+    runtime::dense_backward(shape, dz.data(), x.data(), weight.data(), out[0], out[1], out[2]);
+}
+
+template <class T>
+void activation_forward(const std::string& kind, const Array<T>& x, Array<T> y) {
+    require(x.size() == y.size(), "y as x");
+    const Activation which = activation_from(kind);
+    T* out = y.mutable_data();
+    py::gil_scoped_release release;
+    runtime::activation_forward(which, static_cast<std::size_t>(x.size()), x.data(), out);
+}
+
+template <class T>
+void activation_backward(const std::string& kind, const Array<T>& dy, const Array<T>& y, Array<T> dx) {
+    require(dy.size() == y.size() && dx.size() == y.size(), "dy and dx as y");
+    const Activation which = activation_from(kind);
+    T* out = dx.mutable_data();
+    py::gil_scoped_release release;
+    runtime::activation_backward(which, static_cast<std::size_t>(y.size()), dy.data(), y.data(), out);
+}
+
+template <class T>
+void norm_statistics(const Array<T>& x, Array<double> mean, Array<double> var) {
+    const NormShape shape = norm_shape(x);
+    require(mean.size() == shape.channels && var.size() == shape.channels, "mean and var (channels)");
+    double* out[] = {mean.mutable_data(), var.mutable_data()};
+    py::gil_scoped_release release;
+    runtime::norm_statistics(shape, x.data(), out[0], out[1]);
+}
+
+template <class T>
+void norm_apply(const Array<T>& x, const Array<T>& mean, const Array<T>& inv_std, const MaybeArray<T>& gamma,
+                const MaybeArray<T>& beta, Array<T> y) {
+    const NormShape shape = norm_shape(x);
+    require(mean.size() == shape.channels && inv_std.size() == shape.channels &&
+                has_size(gamma, shape.channels) && has_size(beta, shape.channels) && y.size() == x.size(),
+            "mean, inv_std, gamma, beta (channels), y as x");
+    T* out = y.mutable_data();
+    py::gil_scoped_release release;
+    runtime::norm_apply(shape, x.data(), mean.data(), inv_std.data(), data_or_null(gamma), data_or_null(beta),
+                        out);
+}
+
+template <class T>
+void norm_backward(const Array<T>& dy, const Array<T>& x, const Array<T>& mean, const Array<T>& inv_std,
+                   bool of_this_batch, const MaybeArray<T>& gamma, MaybeArray<T> dx, Array<T> dgamma,
+                   Array<T> dbeta) {
+    const NormShape shape = norm_shape(x);
+    require(dy.size() == x.size() && mean.size() == shape.channels && inv_std.size() == shape.channels &&
+                has_size(gamma, shape.channels) && has_size(dx, x.size()) &&
+                dgamma.size() == shape.channels && dbeta.size() == shape.channels,
+            "dy and dx as x; mean, inv_std, gamma, dgamma, dbeta (channels)");
+    T* out[] = {mutable_data_or_null(dx), dgamma.mutable_data(), dbeta.mutable_data()};
+    py::gil_scoped_release release;
+    runtime::norm_backward<T>(shape, dy.data(), x.data(), {mean.data(), inv_std.data(), of_this_batch},
+                              data_or_null(gamma), out[0], out[1], out[2]);
+}
+
+template <class T>
+double softmax_cross_entropy(const Array<T>& logits, const Array<std::int64_t>& labels,
+                             MaybeArray<T> dlogits) {
+    require(logits.ndim() == 2 && logits.shape(0) > 0 && labels.size() == logits.shape(0) &&
+                has_size(dlogits, logits.size()),
+            "logits (batch, classes), labels (batch), dlogits as logits");
+    for (py::ssize_t i = 0; i < labels.size(); ++i) {
+        require(labels.data()[i] >= 0 && labels.data()[i] < logits.shape(1), "labels within the classes");
+    }
+    T* out = mutable_data_or_null(dlogits);
+    py::gil_scoped_release release;
+    return runtime::softmax_cross_entropy(logits.shape(0), logits.shape(1), logits.data(), labels.data(),
+                                          out);
+}
+
+template <class T>
+double squared_error(const Array<T>& prediction, const Array<T>& target, MaybeArray<T> dprediction) {
+    require(prediction.size() > 0 && target.size() == prediction.size() &&
+                has_size(dprediction, prediction.size()),
+            "target and dprediction as prediction");
+    T* out = mutable_data_or_null(dprediction);
+    py::gil_scoped_release release;
+    return runtime::squared_error(static_cast<std::size_t>(prediction.size()), prediction.data(),
+                                  target.data(), out);
+}
+
+// Arguments are never converted: a copy would swallow the output.
+template <class T>
+void bind_for(py::module_& m) {
+    const auto a = [](const char* name) { return py::arg(name).noconvert(); };
+    m.def("dense_forward", &dense_forward<T>, a("x"), a("weight"), a("bias").none(true),
+          py::arg("activation").none(true), a("y"));
+    m.def("dense_backward", &dense_backward<T>, a("dz"), a("x"), a("weight"), a("dx").none(true),
+          a("dweight"), a("dbias").none(true));
+    m.def("activation_forward", &activation_forward<T>, py::arg("kind"), a("x"), a("y"));
+    m.def("activation_backward", &activation_backward<T>, py::arg("kind"), a("dy"), a("y"), a("dx"));
+    m.def("norm_statistics", &norm_statistics<T>, a("x"), a("mean"), a("var"));
+    m.def("norm_apply", &norm_apply<T>, a("x"), a("mean"), a("inv_std"), a("gamma").none(true),
+          a("beta").none(true), a("y"));
+    m.def("norm_backward", &norm_backward<T>, a("dy"), a("x"), a("mean"), a("inv_std"),
+          py::arg("of_this_batch"), a("gamma").none(true), a("dx").none(true), a("dgamma"), a("dbeta"));
+    m.def("softmax_cross_entropy", &softmax_cross_entropy<T>, a("logits"), a("labels"),
+          a("dlogits").none(true));
+    m.def("squared_error", &squared_error<T>, a("prediction"), a("target"), a("dprediction").none(true));
+}
+
+}  // namespace
+
+void bind_layers(py::module_& m) {
+    bind_for<float>(m);
+    bind_for<double>(m);
+}
+
+}  // namespace pyoptim::python

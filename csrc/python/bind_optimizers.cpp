@@ -1,0 +1,202 @@
+// One binding for all optimizers, driven by the list of rules.
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "python/arrays.hpp"
+#include "runtime/stepper.hpp"
+
+namespace pyoptim::python {
+
+namespace {
+
+using cpu::RuleId;
+
+struct RuleInfo {
+    const char* name;
+    int states, coefficients;  // coefficients: Common's and the rule's own
+    const char *state_names, *coefficient_names;
+};
+
+const RuleInfo kRules[] = {
+#define X(name, Struct)                                                                               \
+    {#name, rules::Struct::state_count, Common::coefficient_count + rules::Struct::coefficient_count, \
+     rules::Struct::state_names, rules::Struct::coefficient_names},
+    PYOPTIM_FOR_EACH_RULE(X)
+#undef X
+};
+
+int rule_index(const std::string& name) {
+    for (int i = 0; i < cpu::kRuleCount; ++i) {
+        if (kRules[i].name == name) return i;
+    }
+    throw py::value_error("there is no rule named '" + name + "'");
+}
+
+// Prepared once for a set of arrays; a step then checks the gradients and runs.
+class Stepper {
+  public:
+    // One tuple per group: the rule's name, the parameters, and per parameter its states. All arrays are
+    // contiguous and writeable; the caller has checked that they do not overlap.
+    using Group = std::tuple<std::string, std::vector<py::array>, std::vector<std::vector<py::array>>>;
+
+    explicit Stepper(const std::vector<Group>& groups) {
+        for (const auto& [rule_name, params, states] : groups) {
+            const int rule = rule_index(rule_name);
+            rules_.push_back(rule);
+            require(params.size() == states.size(), "parameters and states");
+            for (std::size_t i = 0; i < params.size(); ++i) {
+                if (py::isinstance<Array<float>>(params[i])) {
+                    add(f32_, rule, params[i], states[i]);
+                } else if (py::isinstance<Array<double>>(params[i])) {
+                    add(f64_, rule, params[i], states[i]);
+                } else {
+                    throw py::type_error("parameters must be contiguous float32 or float64 arrays");
+                }
+            }
+        }
+        std::sort(written_.begin(), written_.end());
+    }
+
+    // False, with nothing done, when a gradient is not a contiguous array of its parameter's shape and
+    // type, or overlaps what is written: the caller then finds out which, and tells or copies.
+    bool step(const py::list& grads, const py::list& coefficients) const {
+        require(coefficients.size() == rules_.size(), "coefficients and groups");
+        if (grads.size() != slots_.size()) return false;
+        std::vector<const float*> grads32;
+        std::vector<const double*> grads64;
+        grads32.reserve(f32_.arrays().size());
+        grads64.reserve(f64_.arrays().size());
+        for (std::size_t i = 0; i < slots_.size(); ++i) {
+            PyObject* const grad = PyList_GET_ITEM(grads.ptr(), static_cast<py::ssize_t>(i));
+            const void* const data = usable(grad, slots_[i]);
+            if (data == nullptr) return false;
+            if (slots_[i].is_double) {
+                grads64.push_back(static_cast<const double*>(data));
+            } else {
+                grads32.push_back(static_cast<const float*>(data));
+            }
+        }
+        const std::vector<double> values = flatten(coefficients);
+        std::optional<py::gil_scoped_release> release;
+        if (large_) release.emplace();
+        run(f32_, grads32, values);
+        run(f64_, grads64, values);
+        return true;
+    }
+
+  private:
+    struct Slot {
+        py::array param;
+        bool is_double;
+    };
+    using Interval = std::pair<std::uintptr_t, std::uintptr_t>;
+
+    template <class T>
+    void add(runtime::Stepper<T>& stepper, int rule, const py::array& param,
+             const std::vector<py::array>& states) {
+        require(static_cast<int>(states.size()) == kRules[rule].states, "states and the rule's names");
+        typename runtime::Stepper<T>::Array entry{rule,
+                                                  static_cast<int>(rules_.size()) - 1,
+                                                  claim<T>(param),
+                                                  {},
+                                                  static_cast<std::size_t>(param.size())};
+        for (std::size_t k = 0; k < states.size(); ++k) {
+            require(py::isinstance<Array<T>>(states[k]) && states[k].size() == param.size(),
+                    "a state and its parameter");
+            entry.state[k] = claim<T>(states[k]);
+            states_.push_back(states[k]);
+        }
+        stepper.add(entry);
+        slots_.push_back({param, sizeof(T) == sizeof(double)});
+        large_ = large_ || param.size() > 16384;
+    }
+
+    template <class T>
+    T* claim(py::array array) {
+        T* const data = static_cast<T*>(array.mutable_data());  // throws if read-only
+        const auto begin = reinterpret_cast<std::uintptr_t>(data);
+        if (array.size() > 0) written_.emplace_back(begin, begin + static_cast<std::size_t>(array.nbytes()));
+        return data;
+    }
+
+    const void* usable(PyObject* grad, const Slot& slot) const {
+        const auto& api = py::detail::npy_api::get();
+        if (!api.PyArray_Check_(grad)) return nullptr;
+        const auto* g = py::detail::array_proxy(grad);
+        const auto* p = py::detail::array_proxy(slot.param.ptr());
+        constexpr int kWanted =
+            py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+        if (g->descr != p->descr || g->nd != p->nd || (g->flags & kWanted) != kWanted ||
+            !std::equal(g->dimensions, g->dimensions + g->nd, p->dimensions)) {
+            return nullptr;
+        }
+        const auto begin = reinterpret_cast<std::uintptr_t>(g->data);
+        const auto end = begin + static_cast<std::size_t>(slot.param.nbytes());
+        // The intervals do not overlap each other, so only the last that begins before `end` can meet it.
+        const auto after = std::lower_bound(written_.begin(), written_.end(), Interval{end, 0});
+        if (begin < end && after != written_.begin() && std::prev(after)->second > begin) return nullptr;
+        return g->data;
+    }
+
+    // The rows of all groups, end to end.
+    std::vector<double> flatten(const py::list& rows) const {
+        std::vector<double> values;
+        for (std::size_t i = 0; i < rules_.size(); ++i) {
+            const py::tuple row = py::reinterpret_borrow<py::object>(rows[i]);
+            require(static_cast<int>(row.size()) == kRules[rules_[i]].coefficients,
+                    "coefficients and the rule's names");
+            for (const py::handle value : row) {
+                values.push_back(PyFloat_AsDouble(value.ptr()));
+                if (PyErr_Occurred()) throw py::error_already_set();
+            }
+        }
+        return values;
+    }
+
+    template <class T>
+    void run(const runtime::Stepper<T>& stepper, const std::vector<const T*>& grads,
+             const std::vector<double>& values) const {
+        if (grads.empty()) return;
+        std::vector<T> cast(values.begin(), values.end());
+        std::vector<const T*> rows;
+        const T* row = cast.data();
+        for (const int rule : rules_) {
+            rows.push_back(row);
+            row += kRules[rule].coefficients;
+        }
+        stepper.step(grads.data(), rows.data());
+    }
+
+    runtime::Stepper<float> f32_;
+    runtime::Stepper<double> f64_;
+    std::vector<int> rules_;  // of each group
+    std::vector<Slot> slots_;
+    std::vector<py::array> states_;  // kept alive
+    std::vector<Interval> written_;  // sorted
+    bool large_ = false;             // worth letting other Python threads run
+};
+
+}  // namespace
+
+void bind_optimizers(py::module_& m) {
+    m.def(
+        "rules",
+        [] {
+            py::dict all;
+            for (const RuleInfo& rule : kRules) {
+                all[rule.name] = py::make_tuple(rule.state_names, rule.coefficient_names);
+            }
+            return all;
+        },
+        "Every rule: its name -> (names of its states, names of its coefficients).");
+    m.attr("common_coefficients") = Common::coefficient_names;
+    py::class_<Stepper>(m, "Stepper")
+        .def(py::init<const std::vector<Stepper::Group>&>(), py::arg("groups"))
+        .def("step", &Stepper::step, py::arg("grads"), py::arg("coefficients"));
+}
+
+}  // namespace pyoptim::python

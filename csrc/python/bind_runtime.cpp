@@ -1,0 +1,34 @@
+// Threads, instruction sets, and the measurement of memory bandwidth.
+#include <pybind11/stl.h>
+
+#include "python/arrays.hpp"
+#include "runtime/bandwidth.hpp"
+#include "runtime/dispatch.hpp"
+#include "runtime/parallel.hpp"
+
+namespace pyoptim::python {
+
+void bind_runtime(py::module_& m) {
+    m.def("get_num_threads", &runtime::get_num_threads);
+    m.def("set_num_threads", &runtime::set_num_threads, py::arg("n"));
+    m.def("instruction_set", [] { return std::string(runtime::instruction_set().name); });
+    m.def("instruction_sets", &runtime::usable_instruction_sets, "Those that run here, best first.");
+    m.def("use_instruction_set", &runtime::use_instruction_set, py::arg("name"));
+#ifdef PYOPTIM_OPENMP
+    m.attr("openmp") = true;
+#else
+    m.attr("openmp") = false;
+#endif
+    m.def(
+        "stream_update",
+        [](Array<double> a, const Array<double>& b, double s) {
+            require(a.size() == b.size(), "a and b");
+            double* out = a.mutable_data();
+            py::gil_scoped_release release;
+            runtime::stream_update(out, b.data(), s, static_cast<std::size_t>(a.size()));
+        },
+        py::arg("a").noconvert(), py::arg("b").noconvert(), py::arg("s"),
+        "a += s * b on all threads: 24 bytes of memory traffic an element.");
+}
+
+}  // namespace pyoptim::python

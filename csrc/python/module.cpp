@@ -1,0 +1,9 @@
+// pyoptim._native: the table of contents of the compiled part.
+#include "python/arrays.hpp"
+
+PYBIND11_MODULE(_native, m) {
+    m.doc() = "Compiled kernels of pyoptim. Private: pyoptim.backends.native is the door.";
+    pyoptim::python::bind_runtime(m);
+    pyoptim::python::bind_optimizers(m);
+    pyoptim::python::bind_layers(m);
+}

@@ -1,0 +1,12 @@
+// The machine's memory bandwidth, as the ceiling that benchmarks print beside their figures.
+#pragma once
+
+#include <cstddef>
+
+namespace pyoptim::runtime {
+
+// a[i] = a[i] + s * b[i] over n doubles on all threads: 24 bytes of traffic an element, of the kind that
+// an optimizer update makes (what is written has been read).
+void stream_update(double* a, const double* b, double s, std::size_t n);
+
+}  // namespace pyoptim::runtime

@@ -1,0 +1,52 @@
+#include "runtime/parallel.hpp"
+
+#include <algorithm>
+#include <atomic>
+
+#ifdef PYOPTIM_OPENMP
+#include <omp.h>
+#include <pthread.h>
+#endif
+
+namespace pyoptim::runtime {
+
+namespace {
+std::atomic<int> g_limit{0};
+
+#ifdef PYOPTIM_OPENMP
+std::atomic<bool> g_forked{false};
+// libgomp's pool does not survive fork: a child that asked for it would wait for ever.
+const int g_registered = pthread_atfork(nullptr, nullptr, [] { g_forked = true; });
+#endif
+}  // namespace
+
+#ifdef PYOPTIM_OPENMP
+
+int get_num_threads() {
+    const int limit = g_limit;
+    return limit > 0 ? limit : std::max(1, omp_get_max_threads());
+}
+
+int threads_for(std::size_t work, std::size_t grain) {
+    if (work < 2 * grain || g_forked || omp_in_parallel()) return 1;
+    return static_cast<int>(std::min<std::size_t>(work / grain, static_cast<std::size_t>(get_num_threads())));
+}
+
+void run_parallel(int threads, void (*body)(int, int, void*), void* context) {
+    static_cast<void>(g_registered);
+#pragma omp parallel num_threads(threads)
+    // OpenMP may give fewer threads than asked for: the split follows what it gave.
+    body(omp_get_thread_num(), omp_get_num_threads(), context);
+}
+
+#else
+
+int get_num_threads() { return 1; }
+int threads_for(std::size_t, std::size_t) { return 1; }
+void run_parallel(int, void (*body)(int, int, void*), void* context) { body(0, 1, context); }
+
+#endif
+
+void set_num_threads(int n) { g_limit = n; }
+
+}  // namespace pyoptim::runtime

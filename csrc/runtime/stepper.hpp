@@ -1,0 +1,72 @@
+// One optimizer step over many arrays: what is known beforehand is prepared once, so a step is a walk
+// over ready addresses, split evenly over the threads whatever the sizes of the arrays.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "cpu/kernels.hpp"
+#include "runtime/dispatch.hpp"
+#include "runtime/parallel.hpp"
+
+namespace pyoptim::runtime {
+
+template <class T>
+class Stepper {
+  public:
+    struct Array {
+        int rule;  // cpu::RuleId
+        int group;
+        T* param;
+        T* state[cpu::kMaxStates];
+        std::size_t size;
+    };
+
+    void add(const Array& array) {
+        begin_.push_back(total_);
+        total_ += array.size;
+        arrays_.push_back(array);
+    }
+    const std::vector<Array>& arrays() const { return arrays_; }
+
+    // grads: one address per array; coefficients: one row per group. Nothing may overlap.
+    void step(const T* const* grads, const T* const* coefficients) const {
+        const cpu::Kernels<T>& table = kernels<T>();
+        parallel(threads_for(total_, kGrain), [&](int thread, int threads) {
+            const Range mine = share(total_, kUnit, thread, threads);
+            for (std::size_t i = first_array(mine.begin); i < arrays_.size() && begin_[i] < mine.end; ++i) {
+                const Array& array = arrays_[i];
+                const std::size_t from = mine.begin > begin_[i] ? mine.begin - begin_[i] : 0;
+                const std::size_t to = mine.end - begin_[i] < array.size ? mine.end - begin_[i] : array.size;
+                T* state[cpu::kMaxStates];
+                for (int k = 0; k < cpu::kMaxStates; ++k) {
+                    state[k] = array.state[k] == nullptr ? nullptr : array.state[k] + from;
+                }
+                if (from < to) {
+                    table.step[array.rule](to - from, array.param + from, grads[i] + from, state,
+                                           coefficients[array.group]);
+                }
+            }
+        });
+    }
+
+  private:
+    // Elements that pay for waking a thread, and the unit of the split: whole cache lines.
+    static constexpr std::size_t kGrain = 16384, kUnit = 64;
+
+    std::size_t first_array(std::size_t element) const {
+        std::size_t low = 0, high = arrays_.size();
+        while (low + 1 < high) {
+            const std::size_t middle = (low + high) / 2;
+            (begin_[middle] <= element ? low : high) = middle;
+        }
+        return low;
+    }
+
+    std::vector<Array> arrays_;
+    std::vector<std::size_t> begin_;  // of each array, in elements of all arrays
+    std::size_t total_ = 0;
+};
+
+}  // namespace pyoptim::runtime

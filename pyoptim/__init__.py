@@ -1,0 +1,82 @@
+"""pyoptim: optimizer updates on plain arrays and training of small networks, compiled.
+
+>>> import pyoptim as po
+>>> data = po.datasets.load("digits", flatten=True, normalize=True)
+>>> model = po.nn.Sequential(po.nn.Dense(64, 128), po.nn.ReLU(), po.nn.Dense(128, 10), seed=0)
+>>> trainer = po.Trainer(model, po.nn.CrossEntropy(), po.Adam(model.parameters()))
+>>> history = trainer.fit(data.x_train, data.y_train, epochs=20, batch_size=32)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .backends import BackendError, available_backends, use_backend
+from .optimizers import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    AMSGrad,
+    NAdam,
+    Optimizer,
+    RMSprop,
+)
+from .threads import get_num_threads, set_num_threads
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from . import datasets, nn, ops
+    from .config import show_config
+    from .trainer import History, Trainer
+
+# Imported when first used, so that `import pyoptim` costs no more than the optimizers.
+_LAZY = {
+    "datasets": "datasets",
+    "nn": "nn",
+    "ops": "ops",
+    "show_config": "config",
+    "History": "trainer",
+    "Trainer": "trainer",
+}
+
+__all__ = [
+    "AMSGrad",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "BackendError",
+    "History",
+    "NAdam",
+    "Optimizer",
+    "RMSprop",
+    "SGD",
+    "Trainer",
+    "available_backends",
+    "datasets",
+    "get_num_threads",
+    "nn",
+    "ops",
+    "set_num_threads",
+    "show_config",
+    "use_backend",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'pyoptim' has no attribute {name!r}")
+    module = importlib.import_module(f".{_LAZY[name]}", __name__)
+    value = module if name == _LAZY[name] else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

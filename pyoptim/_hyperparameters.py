@@ -1,0 +1,71 @@
+"""What each hyperparameter may be, in one table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _at_least_zero(value: Any) -> bool:
+    return is_number(value) and value >= 0
+
+
+def _fraction(value: Any) -> bool:  # a decay rate
+    return is_number(value) and 0 <= value < 1
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+_ZERO_UP = (_at_least_zero, "a finite number >= 0")
+_FRACTION = (_fraction, "a number in [0, 1)")
+_FLAG = (_flag, "True or False")
+
+
+def _choice(*names: str) -> tuple[Callable[[Any], bool], str]:
+    return (lambda value: value in names), " or ".join(map(repr, names))
+
+
+_EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "lr": (lambda v: callable(v) or _at_least_zero(v), "a finite number >= 0 or a schedule"),
+    "momentum": _ZERO_UP,
+    "dampening": (is_number, "a finite number"),
+    "nesterov": _FLAG,
+    "velocity": _choice("torch", "classical"),
+    "weight_decay": _ZERO_UP,
+    "decoupled_weight_decay": _FLAG,
+    "maximize": _FLAG,
+    "lr_decay": _ZERO_UP,
+    "initial_accumulator_value": _ZERO_UP,
+    "eps": _ZERO_UP,
+    "eps_root": _ZERO_UP,
+    "eps_hat": _FLAG,
+    "alpha": _FRACTION,
+    "rho": _FRACTION,
+    "centered": _FLAG,
+    "betas": (
+        lambda v: isinstance(v, tuple | list) and len(v) == 2 and all(map(_fraction, v)),
+        "two numbers in [0, 1)",
+    ),
+    "amsgrad": _FLAG,
+    "amsgrad_max": _choice("raw", "corrected"),
+    "bias_correction": _FLAG,
+    "momentum_decay": (lambda v: v is None or _at_least_zero(v), "None or a finite number >= 0"),
+}
+
+
+def check(values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Raise for a name that is not among the ``known`` ones and for a value that cannot be."""
+    for name, value in values.items():
+        if name not in known:
+            raise TypeError(f"{name!r} is no hyperparameter, expected one of {', '.join(known)}")
+        allowed, expected = _EXPECTED[name]
+        if not allowed(value):
+            raise ValueError(f"{name} is {value!r}, expected {expected}")

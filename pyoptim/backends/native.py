@@ -1,0 +1,51 @@
+"""The compiled kernels (csrc/), chosen for this processor's instruction set at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+try:
+    from .. import _native
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "this install has no compiled kernels; install a C++ compiler, then reinstall pyoptim"
+    ) from error
+
+from .._native import (
+    activation_backward,
+    activation_forward,
+    dense_backward,
+    dense_forward,
+    norm_apply,
+    norm_backward,
+    norm_statistics,
+    softmax_cross_entropy,
+    squared_error,
+)
+from . import StepGroup
+
+__all__ = [
+    "Stepper",
+    "activation_backward",
+    "activation_forward",
+    "dense_backward",
+    "dense_forward",
+    "name",
+    "norm_apply",
+    "norm_backward",
+    "norm_statistics",
+    "softmax_cross_entropy",
+    "squared_error",
+]
+
+name = "native"
+_native.instruction_set()  # an impossible PYOPTIM_FORCE_ISA is refused here, not in the first step
+
+
+class Stepper(_native.Stepper):
+    """See `pyoptim.backends.Stepper`."""
+
+    checks = True
+
+    def __init__(self, groups: Sequence[StepGroup]) -> None:
+        super().__init__([(g.rule.name, list(g.params), [list(s) for s in g.states]) for g in groups])

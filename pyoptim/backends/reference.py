@@ -1,0 +1,150 @@
+"""The NumPy backend: whole-array code that needs no compiler, and spells out what a backend provides.
+
+Arguments have been validated: arrays are contiguous, of one float dtype, and match. Outputs are
+arguments; ``None`` skips one that is optional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .._arrays import Array
+from ..rules import Common, common
+from . import StepGroup
+
+name = "numpy"
+
+
+class Stepper:
+    """See `pyoptim.backends.Stepper`."""
+
+    checks = False
+
+    def __init__(self, groups: Sequence[StepGroup]) -> None:
+        self._groups = groups
+
+    def step(self, grads: list[Array], coefficients: list[tuple[float, ...]]) -> bool:
+        remaining = iter(grads)
+        with np.errstate(all="ignore"):  # as the other backends: NaN and infinity propagate silently
+            for (rule, params, states), row in zip(self._groups, coefficients, strict=True):
+                for param, state in zip(params, states, strict=True):
+                    shared, own = split_coefficients(rule, row, param.dtype.type)
+                    p, g = common(shared, param, next(remaining))
+                    for old, new in zip((param, *state), rule.function(own, p, g, *state), strict=True):
+                        old[...] = new
+        return True
+
+
+def split_coefficients(rule, row, dtype):  # type: ignore[no-untyped-def]
+    """A row of doubles as the two named tuples that a rule takes, cast once."""
+    values = [dtype(value) for value in row]
+    shared = len(Common._fields)
+    return Common(*values[:shared]), rule.coefficients(*values[shared:])
+
+
+def dense_forward(x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array) -> None:
+    """``y = activation(x weight^T + bias)``; x (batch, in), weight (out, in), y (batch, out)."""
+    np.matmul(x, weight.T, out=y)
+    if bias is not None:
+        y += bias
+    if activation is not None:
+        activation_forward(activation, y, y)
+
+
+def dense_backward(
+    dz: Array, x: Array, weight: Array, dx: Array | None, dweight: Array, dbias: Array | None
+) -> None:
+    """From the gradient dz (batch, out) before the activation."""
+    np.matmul(dz.T, x, out=dweight)
+    if dx is not None:
+        np.matmul(dz, weight, out=dx)
+    if dbias is not None:
+        dbias[...] = dz.sum(axis=0, dtype=np.float64)
+
+
+def activation_forward(kind: str, x: Array, y: Array) -> None:
+    """``y = kind(x)``; y may be x."""
+    with np.errstate(all="ignore"):
+        if kind == "relu":
+            np.maximum(x, 0, out=y)
+        elif kind == "sigmoid":
+            np.divide(1, 1 + np.exp(-x), out=y)
+        else:
+            np.tanh(x, out=y)
+
+
+def activation_backward(kind: str, dy: Array, y: Array, dx: Array) -> None:
+    """``dx = dy * kind'(x)``, from the output y; dx may be dy."""
+    if kind == "relu":
+        dx[...] = np.where(y > 0, dy, y.dtype.type(0))
+    elif kind == "sigmoid":
+        np.multiply(dy, y * (1 - y), out=dx)
+    else:
+        np.multiply(dy, 1 - y * y, out=dx)
+
+
+def _per_channel(values: Array | None, dtype: type) -> Array:
+    return np.asarray(0, dtype) if values is None else values[:, None]
+
+
+def norm_statistics(x: Array, mean: Array, var: Array) -> None:
+    """Mean and biased variance (channels, in double) of x (batch, channels, space)."""
+    np.mean(x, axis=(0, 2), dtype=np.float64, out=mean)
+    np.mean((x - mean[:, None]) ** 2, axis=(0, 2), dtype=np.float64, out=var)
+
+
+def norm_apply(
+    x: Array, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None, y: Array
+) -> None:
+    """``y = (x - mean) * (inv_std * gamma) + beta`` per channel."""
+    scale = inv_std if gamma is None else gamma * inv_std
+    y[...] = (x - mean[:, None]) * scale[:, None] + _per_channel(beta, x.dtype.type)
+
+
+def norm_backward(
+    dy: Array,
+    x: Array,
+    mean: Array,
+    inv_std: Array,
+    of_this_batch: bool,
+    gamma: Array | None,
+    dx: Array | None,
+    dgamma: Array,
+    dbeta: Array,
+) -> None:
+    """Through the statistics where they are ``of_this_batch``, else they are constants."""
+    xhat = (x - mean[:, None]) * inv_std[:, None]
+    dbeta[...] = dy.sum(axis=(0, 2), dtype=np.float64)
+    dgamma[...] = (dy * xhat).sum(axis=(0, 2), dtype=np.float64)
+    if dx is None:
+        return
+    scale = (inv_std if gamma is None else gamma * inv_std)[:, None]
+    if of_this_batch:
+        count = x.dtype.type(x.shape[0] * x.shape[2])
+        dx[...] = scale * (dy - dbeta[:, None] / count - xhat * (dgamma[:, None] / count))
+    else:
+        dx[...] = scale * dy
+
+
+def softmax_cross_entropy(logits: Array, labels: Array, dlogits: Array | None) -> float:
+    """The mean over the batch of ``-log softmax(logits)[label]``, and its gradient."""
+    rows = np.arange(len(labels))
+    with np.errstate(all="ignore"):
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        e = np.exp(shifted)
+        total = e.sum(axis=1, dtype=np.float64)
+        if dlogits is not None:
+            dlogits[...] = e / total[:, None]
+            dlogits[rows, labels] -= 1
+            dlogits /= len(labels)
+        return float(np.mean(np.log(total) - shifted[rows, labels]))
+
+
+def squared_error(prediction: Array, target: Array, dprediction: Array | None) -> float:
+    """The mean over all elements of the squared difference, and its gradient."""
+    difference = prediction - target
+    if dprediction is not None:
+        np.multiply(difference, 2 / difference.size, out=dprediction)
+    return float(np.mean(np.square(difference, dtype=np.float64)))
