@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from .._arrays import Array
 from ..rules import Rule
 
-_MODULES = {"native": "native", "numba": "jit", "numpy": "reference"}  # best first
+MODULES = {"native": "native", "numba": "jit", "numpy": "reference"}  # best first
 
 
 class BackendError(RuntimeError):
@@ -62,11 +62,11 @@ def get(name: str) -> Any:
     BackendError
         There is, but it cannot run here; the message says what is missing.
     """
-    if name not in _MODULES:
-        raise ValueError(f"backend is {name!r}, expected one of {', '.join(_MODULES)}")
+    if name not in MODULES:
+        raise ValueError(f"backend is {name!r}, expected one of {', '.join(MODULES)}")
     if name not in _cache:
         try:
-            _cache[name] = importlib.import_module(f".{_MODULES[name]}", __name__)
+            _cache[name] = importlib.import_module(f".{MODULES[name]}", __name__)
         except ImportError as error:
             raise BackendError(f"the {name!r} backend cannot run here: {error}") from error
     return _cache[name]
@@ -75,7 +75,7 @@ def get(name: str) -> Any:
 def available_backends() -> list[str]:
     """The names of the backends that run here, best first, e.g. ``["native", "numba", "numpy"]``."""
     names = []
-    for name in _MODULES:
+    for name in MODULES:
         try:
             get(name)
         except BackendError:

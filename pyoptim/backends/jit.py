@@ -22,6 +22,31 @@ from .. import threads
 from .._arrays import Array
 from ..rules import Rule, common
 from . import StepGroup, reference
+from .jit_layers import (
+    activation_backward,
+    activation_forward,
+    dense_backward,
+    dense_forward,
+    norm_apply,
+    norm_backward,
+    norm_statistics,
+    softmax_cross_entropy,
+    squared_error,
+)
+
+__all__ = [
+    "Stepper",
+    "activation_backward",
+    "activation_forward",
+    "dense_backward",
+    "dense_forward",
+    "name",
+    "norm_apply",
+    "norm_backward",
+    "norm_statistics",
+    "softmax_cross_entropy",
+    "squared_error",
+]
 
 name = "numba"
 

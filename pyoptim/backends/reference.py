@@ -6,12 +6,13 @@ arguments; ``None`` skips one that is optional.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from .._arrays import Array
-from ..rules import Common, common
+from ..rules import Common, Rule, common
 from . import StepGroup
 
 name = "numpy"
@@ -37,7 +38,7 @@ class Stepper:
         return True
 
 
-def split_coefficients(rule, row, dtype):  # type: ignore[no-untyped-def]
+def split_coefficients(rule: Rule, row: tuple[float, ...], dtype: Callable[[float], Any]) -> Any:
     """A row of doubles as the two named tuples that a rule takes, cast once."""
     values = [dtype(value) for value in row]
     shared = len(Common._fields)

@@ -1,0 +1,148 @@
+"""The command line: ``pyoptim train | bench | info``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+
+from . import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["bench"]:  # has a parser of its own
+        from .bench import main as bench
+
+        return bench(arguments[1:])
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        print(f"pyoptim: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pyoptim", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"pyoptim {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser(
+        "train",
+        help="train a network on a data set",
+        description="Train a multi-layer perceptron and report its test accuracy.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    train.set_defaults(run=_train)
+    train.add_argument("dataset", nargs="?", default="digits", help="digits, mnist, …")
+    train.add_argument("--epochs", type=int, help="default: 40 for digits, else 5")
+    train.add_argument("--batch-size", type=_batch_size, default=32, help="a number, or 'full'")
+    train.add_argument("--lr", type=float, help="learning rate; default: the optimizer's own")
+    train.add_argument("--optimizer", default="adam", help="sgd, adam, adamw, …")
+    train.add_argument(
+        "--hidden", type=_sizes, default=(256, 128), help="sizes of the hidden layers: 256,128"
+    )
+    train.add_argument("--seed", type=int, default=0, help="of first weights and order of examples")
+    train.add_argument("--backend", help="native, numba or numpy; default: the best here")
+    train.add_argument("--threads", type=int, help="default: all processors")
+    train.add_argument("--save", metavar="FILE", help="the model; default: DATASET.safetensors")
+    train.add_argument("--plot", metavar="FILE", help="draw loss and accuracy into an image")
+
+    commands.add_parser("bench", help="time the kernels against NumPy and PyTorch", add_help=False)
+    info = commands.add_parser("info", help="print what this install can do")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "full":
+        return None
+    return _positive(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(_positive(part) for part in text.split(",") if part)
+
+
+def _info(options: argparse.Namespace) -> int:
+    from .config import show_config
+
+    print(show_config())
+    return 0
+
+
+def _optimizer(name: str) -> type:
+    from . import optimizers
+
+    classes = {
+        key.lower(): value
+        for key, value in vars(optimizers).items()
+        if isinstance(value, type)
+        and issubclass(value, optimizers.Optimizer)
+        and value is not optimizers.Optimizer
+    }
+    if name.lower() not in classes:
+        raise ValueError(f"--optimizer is {name!r}, expected one of {', '.join(sorted(classes))}")
+    return classes[name.lower()]
+
+
+def _train(options: argparse.Namespace) -> int:
+    from . import Trainer, backends, datasets, nn, threads
+    from .plots import import_figure
+
+    optimizer_class = _optimizer(options.optimizer)
+    epochs = options.epochs
+    if epochs is None:
+        epochs = 40 if options.dataset == "digits" else 5
+    if options.plot:
+        import_figure()  # what is missing is said before the training, not after
+    if options.threads is not None:
+        threads.set_num_threads(options.threads)
+    with contextlib.ExitStack() as stack:
+        if options.backend:
+            stack.enter_context(backends.use_backend(options.backend))
+        data = datasets.load(options.dataset, flatten=True, normalize=True)
+        sizes = [data.x_train.shape[1], *options.hidden, int(data.y_train.max()) + 1]
+        hidden = [nn.Dense(a, b, activation="relu", init="he") for a, b in pairwise(sizes[:-1])]
+        model = nn.Sequential(*hidden, nn.Dense(*sizes[-2:]), seed=options.seed)
+        given = {} if options.lr is None else {"lr": options.lr}
+        optimizer = optimizer_class(model.parameters(), **given)
+        trainer = Trainer(model, nn.CrossEntropy(), optimizer, seed=options.seed)
+
+        print(
+            f"{options.dataset}: {len(data.x_train):,} training and {len(data.x_test):,} test examples; "
+            f"{'-'.join(map(str, sizes))} with {optimizer}; {backends.current().name} backend, "
+            f"{threads.get_num_threads()} threads"
+        )
+        started = time.perf_counter()
+        history = trainer.fit(
+            data.x_train,
+            data.y_train,
+            epochs=epochs,
+            batch_size=options.batch_size,
+            validation_data=(data.x_test, data.y_test) if options.plot else None,
+            verbose=True,
+        )
+        seconds = time.perf_counter() - started
+        result = trainer.evaluate(data.x_test, data.y_test)
+    print(
+        f"test accuracy {result['accuracy']:.2%}, test loss {result['loss']:.4f}, {seconds:.1f} s of training"
+    )
+    path = options.save or f"{options.dataset}.safetensors"
+    model.save(path)
+    print(f"model saved to {path}")
+    if options.plot:
+        history.plot(options.plot)
+        print(f"plot saved to {options.plot}")
+    return 0

@@ -1,0 +1,71 @@
+"""What this install is and can do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import numpy as np
+
+from . import __version__, backends, threads
+
+_OPTIONAL = ("numba", "matplotlib", "torch", "cupy")
+
+
+class Config(dict[str, Any]):
+    """A dict that prints as a table."""
+
+    def __repr__(self) -> str:
+        width = max(map(len, self))
+        return "\n".join(f"{name:<{width}}  {_show(value)}" for name, value in self.items())
+
+    __str__ = __repr__
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def show_config() -> Config:
+    """Backends, instruction set, threads, CUDA device, versions.
+
+    Returns
+    -------
+    dict
+        ``pyoptim``, ``python``, ``numpy``: versions; ``platform``; ``backend``: the one in force;
+        ``backends``: those that run here; ``unavailable``: the others, with the reason;
+        ``instruction_set`` and ``instruction_sets`` of the compiled kernels (None, [] without them);
+        ``threads``; ``openmp``; ``cuda``: the device (None); and the versions of optional packages.
+    """
+    reasons = []
+    for name in backends.MODULES:
+        try:
+            backends.get(name)
+        except backends.BackendError as error:
+            reasons.append(str(error))
+    native = threads._native
+    return Config(
+        pyoptim=__version__,
+        python=platform.python_version(),
+        numpy=np.__version__,
+        platform=platform.platform(),
+        backend=backends.current().name,
+        backends=backends.available_backends(),
+        unavailable=reasons,
+        instruction_set=native.instruction_set() if native is not None else None,
+        instruction_sets=native.instruction_sets() if native is not None else [],
+        threads=threads.get_num_threads(),
+        openmp=native is not None and native.openmp,
+        cuda=None,
+        **{name: _version(name) for name in _OPTIONAL},
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

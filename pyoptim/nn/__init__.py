@@ -1,0 +1,27 @@
+"""Layers, losses, initialisers, and models made of them."""
+
+from .initializers import Constant, Glorot, He, Initializer, Normal, Uniform, Zeros
+from .layers import BatchNorm, Dense, Flatten, Layer, ReLU, Sigmoid, Tanh
+from .losses import MSE, CrossEntropy, Loss
+from .sequential import Sequential
+
+__all__ = [
+    "MSE",
+    "BatchNorm",
+    "Constant",
+    "CrossEntropy",
+    "Dense",
+    "Flatten",
+    "Glorot",
+    "He",
+    "Initializer",
+    "Layer",
+    "Loss",
+    "Normal",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Tanh",
+    "Uniform",
+    "Zeros",
+]

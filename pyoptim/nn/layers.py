@@ -1,0 +1,296 @@
+"""Layers: each owns views of its model's parameter and gradient buffers.
+
+A layer is made first and given its memory by the model that takes it, so that all parameters lie in one
+buffer. ``forward`` keeps what ``backward`` needs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import backends, ops
+from .._arrays import Array
+from . import initializers
+from .initializers import Initializer
+
+
+class Layer:
+    """What a model asks of a layer.
+
+    Subclasses implement ``output_shape``, ``forward`` and ``backward``; those with parameters also
+    ``parameter_shapes`` and ``initialize``. Arrays that reach a layer are contiguous and of the model's
+    dtype; the first dimension is the batch.
+    """
+
+    arguments: ClassVar[tuple[str, ...]] = ()  # of __init__, kept as attributes of these names
+
+    def __init__(self) -> None:
+        self.parameters: dict[str, Array] = {}
+        self.gradients: dict[str, Array] = {}
+        self.buffers: dict[str, Array] = {}  # state that is saved but not trained
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the parameters."""
+        return {}
+
+    def buffer_values(self) -> dict[str, Array]:
+        """Names and first values of the buffers."""
+        return {}
+
+    def initialize(self, rng: np.random.Generator) -> None:
+        """Write first values into ``self.parameters``."""
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one output, from that of one input; ValueError where the input does not fit."""
+        return shape
+
+    def forward(self, x: Array, training: bool) -> Array:
+        """The output for a batch x."""
+        raise NotImplementedError
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        """Write the parameters' gradients; return that of the last forward's input, if needed."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.arguments)
+        return f"{type(self).__name__}({values})"
+
+
+class Dense(Layer):
+    """``y = activation(x W^T + b)`` with W of shape (out, in), as `torch.nn.Linear`.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    bias : bool, default True
+    activation : {None, "relu", "sigmoid", "tanh"}
+        Fused into the layer.
+    init : {"glorot", "he", "normal", "uniform", "zeros"} or callable
+        Of the weight; the bias begins at 0. A callable takes a `numpy.random.Generator` and a shape.
+    """
+
+    arguments = ("in_features", "out_features", "bias", "activation")
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        activation: str | None = None,
+        init: str | Initializer = "glorot",
+    ) -> None:
+        super().__init__()
+        check_count("in_features", in_features)
+        check_count("out_features", out_features)
+        ops.check_activation(activation)
+        self.in_features, self.out_features = int(in_features), int(out_features)
+        self.bias, self.activation = bool(bias), activation
+        self._init = initializers.get("init", init)
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
+        if self.bias:
+            shapes["bias"] = (self.out_features,)
+        return shapes
+
+    def initialize(self, rng: np.random.Generator) -> None:
+        weight = self.parameters["weight"]
+        weight[...] = self._init(rng, weight.shape)
+        if self.bias:
+            self.parameters["bias"][...] = 0
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if shape != (self.in_features,):
+            raise ValueError(f"{self!r} has an input of shape {shape}, expected ({self.in_features},)")
+        return (self.out_features,)
+
+    def forward(self, x: Array, training: bool) -> Array:
+        y = np.empty((x.shape[0], self.out_features), x.dtype)
+        backends.current().dense_forward(
+            x, self.parameters["weight"], self.parameters.get("bias"), self.activation, y
+        )
+        self._x, self._y = x, y
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        backend = backends.current()
+        if self.activation is not None:
+            dz = np.empty_like(dy)
+            backend.activation_backward(self.activation, dy, self._y, dz)
+        else:
+            dz = dy
+        dx = np.empty_like(self._x) if need_dx else None
+        backend.dense_backward(
+            dz,
+            self._x,
+            self.parameters["weight"],
+            dx,
+            self.gradients["weight"],
+            self.gradients.get("bias"),
+        )
+        return dx
+
+
+class BatchNorm(Layer):
+    """Batch normalisation over (N, C) and (N, C, *spatial), as `torch.nn.BatchNorm1d` to `3d`.
+
+    Parameters
+    ----------
+    features : int
+        C, the number of channels.
+    eps : float, default 1e-5
+    momentum : float or None, default 0.1
+        The weight of the NEW value in the running statistics (Keras's is the old one's); None takes the
+        cumulative mean.
+    affine : bool, default True
+        Whether there are a gamma (``weight``) and a beta (``bias``).
+    track_running_stats : bool, default True
+        Without, evaluation uses the batch's statistics too.
+    running_var : {"unbiased", "biased"}
+        What the running variance averages; "biased" is Keras's and TensorFlow's.
+
+    Notes
+    -----
+    Training needs more than one value per channel.
+    """
+
+    arguments = ("features", "eps", "momentum", "affine", "track_running_stats", "running_var")
+
+    def __init__(
+        self,
+        features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        running_var: str = "unbiased",
+    ) -> None:
+        super().__init__()
+        check_count("features", features)
+        if not eps >= 0:
+            raise ValueError(f"eps is {eps!r}, expected a number >= 0")
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ValueError(f"momentum is {momentum!r}, expected None or a number in [0, 1]")
+        if running_var not in ("unbiased", "biased"):
+            raise ValueError(f"running_var is {running_var!r}, expected 'unbiased' or 'biased'")
+        self.features, self.eps, self.momentum = int(features), float(eps), momentum
+        self.affine, self.track_running_stats = bool(affine), bool(track_running_stats)
+        self.running_var = running_var
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"weight": (self.features,), "bias": (self.features,)} if self.affine else {}
+
+    def buffer_values(self) -> dict[str, Array]:
+        if not self.track_running_stats:
+            return {}
+        return {
+            "running_mean": np.zeros(self.features),
+            "running_var": np.ones(self.features),
+            "num_batches_tracked": np.zeros((), np.int64),
+        }
+
+    def initialize(self, rng: np.random.Generator) -> None:
+        if self.affine:
+            self.parameters["weight"][...] = 1
+            self.parameters["bias"][...] = 0
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if not shape or shape[0] != self.features:
+            raise ValueError(f"{self!r} has an input of shape {shape}, expected ({self.features}, *spatial)")
+        return shape
+
+    def forward(self, x: Array, training: bool) -> Array:
+        x3 = ops.as_channels(x)
+        y = np.empty_like(x)
+        momentum = self.momentum
+        tracked = self.buffers.get("num_batches_tracked")
+        if momentum is None:
+            momentum = 1.0 / (int(tracked) + 1) if tracked is not None else 0.0
+        self._saved = ops.norm_forward(
+            x3,
+            self.parameters.get("weight"),
+            self.parameters.get("bias"),
+            (self.buffers.get("running_mean"), self.buffers.get("running_var")),
+            training,
+            momentum,
+            self.eps,
+            self.running_var == "unbiased",
+            y.reshape(x3.shape),
+        )
+        if training and tracked is not None:
+            tracked += 1
+        self._x = x3
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        x = self._x
+        dx = np.empty_like(dy) if need_dx else None
+        unused = None if self.affine else np.empty((2, self.features), x.dtype)
+        dgamma, dbeta = (self.gradients["weight"], self.gradients["bias"]) if unused is None else unused
+        backends.current().norm_backward(
+            dy.reshape(x.shape),
+            x,
+            *self._saved,
+            self.parameters.get("weight"),
+            None if dx is None else dx.reshape(x.shape),
+            dgamma,
+            dbeta,
+        )
+        return dx
+
+
+class _Activation(Layer):
+    _kind: ClassVar[str]
+
+    def forward(self, x: Array, training: bool) -> Array:
+        self._y = np.empty_like(x)
+        backends.current().activation_forward(self._kind, x, self._y)
+        return self._y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        if not need_dx:
+            return None
+        dx = np.empty_like(dy)
+        backends.current().activation_backward(self._kind, dy, self._y, dx)
+        return dx
+
+
+class ReLU(_Activation):
+    """``max(x, 0)``; its derivative at 0 is 0."""
+
+    _kind = "relu"
+
+
+class Sigmoid(_Activation):
+    """``1/(1 + exp(-x))``."""
+
+    _kind = "sigmoid"
+
+
+class Tanh(_Activation):
+    """``tanh(x)``."""
+
+    _kind = "tanh"
+
+
+class Flatten(Layer):
+    """(N, ...) as (N, features)."""
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (int(np.prod(shape, dtype=np.int64)),)
+
+    def forward(self, x: Array, training: bool) -> Array:
+        self._shape = x.shape
+        return x.reshape(x.shape[0], *self.output_shape(x.shape[1:]))
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        return dy.reshape(self._shape)
+
+
+def check_count(name: str, value: Any) -> None:
+    """A positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} is {value!r}, expected a positive integer")

@@ -1,0 +1,211 @@
+"""A chain of layers whose parameters lie in one buffer and whose gradients lie in another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from .._arrays import FLOATS, Array, aligned_zeros, check_finite, check_like, views
+from .layers import Layer
+
+
+class Sequential:
+    """A chain of layers.
+
+    Parameters
+    ----------
+    *layers : Layer
+        Each belongs to one model only.
+    seed : int, optional
+        Of the first values of the parameters; without, they differ from run to run.
+    dtype : float32 or float64, default float32
+
+    Attributes
+    ----------
+    flat_parameters, flat_gradients : array
+        All parameters, and all gradients, as one vector each; every layer's are views of them.
+
+    Examples
+    --------
+    >>> model = Sequential(Dense(64, 128), ReLU(), Dense(128, 10), seed=0)
+    >>> logits = model(x)
+    """
+
+    def __init__(self, *layers: Layer, seed: int | None = None, dtype: DTypeLike = np.float32) -> None:
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                raise TypeError(f"layers[{i}] is a {type(layer).__name__}, expected a Layer")
+            if layer.parameters or layer.buffers or layer in layers[:i]:
+                raise ValueError(f"layers[{i}] ({layer!r}) already belongs to a model")
+        if not layers:
+            raise ValueError("expected at least one layer")
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in FLOATS:
+            raise TypeError(f"dtype is {self.dtype}, expected float32 or float64")
+        self.layers = layers
+        self.training = True
+
+        shapes = {
+            (i, name): shape
+            for i, layer in enumerate(layers)
+            for name, shape in layer.parameter_shapes().items()
+        }
+        size = sum(int(np.prod(shape)) for shape in shapes.values())
+        self.flat_parameters = aligned_zeros(size, self.dtype)
+        self.flat_gradients = aligned_zeros(size, self.dtype)
+        parameters = views(self.flat_parameters, list(shapes.values()))
+        gradients = views(self.flat_gradients, list(shapes.values()))
+        for (i, name), parameter, gradient in zip(shapes, parameters, gradients, strict=True):
+            layers[i].parameters[name] = parameter
+            layers[i].gradients[name] = gradient
+        rng = np.random.default_rng(seed)
+        for layer in layers:
+            for name, value in layer.buffer_values().items():
+                floating = value.dtype.kind == "f"
+                layer.buffers[name] = value.astype(self.dtype) if floating else value.copy()
+            layer.initialize(rng)
+
+    def train(self) -> Sequential:
+        """Normalise by the batch's statistics from now on; returns the model."""
+        self.training = True
+        return self
+
+    def eval(self) -> Sequential:
+        """Normalise by running statistics from now on; returns the model."""
+        self.training = False
+        return self
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one output for one input of ``shape``; ValueError where a layer does not fit."""
+        for layer in self.layers:
+            shape = layer.output_shape(shape)
+        return shape
+
+    def check_input(self, name: str, x: Any) -> Array:
+        """A batch as a contiguous array of the model's dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Not numbers, not finite, or not the shape that the first layers take.
+        """
+        x = np.asarray(x)
+        if x.dtype.kind not in "fiub":
+            raise TypeError(f"{name} has dtype {x.dtype}, expected numbers")
+        if x.ndim < 2:
+            raise ValueError(f"{name} has shape {x.shape}, expected (batch, features)")
+        try:
+            self.output_shape(x.shape[1:])
+        except ValueError as error:
+            raise ValueError(f"{name} has shape {x.shape}: {error}") from None
+        check_finite(name, x)
+        return np.ascontiguousarray(x, self.dtype)
+
+    def forward(self, x: Array) -> Array:
+        """The output for a checked batch."""
+        for layer in self.layers:
+            x = layer.forward(x, self.training)
+        return x
+
+    def __call__(self, x: Any) -> Array:
+        """The output for a batch of any real dtype, e.g. (batch, features)."""
+        return self.forward(self.check_input("x", x))
+
+    def backward(self, dy: Array, need_dx: bool = False) -> Array | None:
+        """Fill `gradients` from the gradient of the last forward's output.
+
+        Returns
+        -------
+        array or None
+            The gradient with respect to the input, if ``need_dx``.
+        """
+        gradient: Array | None = dy
+        first = 0 if need_dx else self._first_trainable()
+        for i in range(len(self.layers) - 1, first - 1, -1):
+            assert gradient is not None
+            gradient = self.layers[i].backward(gradient, need_dx or i > first)
+        return gradient
+
+    def _first_trainable(self) -> int:
+        """Nothing before it needs a gradient."""
+        return next((i for i, layer in enumerate(self.layers) if layer.parameters), len(self.layers))
+
+    def parameters(self) -> dict[str, Array]:
+        """Name -> parameter, e.g. ``"0.weight"``; views of `flat_parameters`."""
+        return {
+            f"{i}.{name}": value
+            for i, layer in enumerate(self.layers)
+            for name, value in layer.parameters.items()
+        }
+
+    def gradients(self) -> dict[str, Array]:
+        """Name -> gradient, with the names of `parameters`; views of `flat_gradients`."""
+        return {
+            f"{i}.{name}": value
+            for i, layer in enumerate(self.layers)
+            for name, value in layer.gradients.items()
+        }
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of the parameters and buffers, with PyTorch's names."""
+        return {name: value.copy() for name, value in self._state().items()}
+
+    def _state(self) -> dict[str, Array]:
+        return {
+            f"{i}.{name}": value
+            for i, layer in enumerate(self.layers)
+            for name, value in {**layer.parameters, **layer.buffers}.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+        """Take over what `state_dict` of a model of the same layers returned.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Missing or unknown names, other shapes or dtypes. Nothing is changed.
+        """
+        own = self._state()
+        if set(state) != set(own):
+            missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+            raise ValueError(f"state does not fit: missing {missing}, unknown {unknown}")
+        checked = {
+            name: check_like(f"state[{name!r}]", state[name], value.shape, value.dtype)
+            for name, value in own.items()
+        }
+        for name, value in checked.items():
+            own[name][...] = value
+
+    def save(self, path: str | Path) -> None:
+        """Write layers, parameters and buffers to a safetensors file, atomically."""
+        from .. import checkpoint
+
+        checkpoint.save_model(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> Sequential:
+        """The model that `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            The file is truncated, or is not a model of ours.
+        """
+        from .. import checkpoint
+
+        return checkpoint.load_model(path)
+
+    def summary(self) -> str:
+        """A line per layer, and the number of parameters."""
+        lines = [
+            f"{i:>3}  {layer!r:<60} {sum(p.size for p in layer.parameters.values()):>10,}"
+            for i, layer in enumerate(self.layers)
+        ]
+        return "\n".join([*lines, f"     {'parameters':<60} {self.flat_parameters.size:>10,}"])
+
+    def __repr__(self) -> str:
+        return f"Sequential({', '.join(map(repr, self.layers))})"

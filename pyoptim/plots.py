@@ -1,0 +1,35 @@
+"""Plots, drawn with matplotlib without a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def import_figure() -> Any:
+    """matplotlib's Figure, which needs no global state and no display."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need matplotlib (pip install 'pyoptim[plot]')") from error
+    return Figure
+
+
+def plot_history(history: Mapping[str, Sequence[float]], path: str | Path) -> None:
+    """Loss, and accuracy where it was measured, over the epochs."""
+    if not history.get("loss"):
+        raise ValueError("history holds no epoch to plot")
+    panels = [name for name in ("loss", "accuracy") if name in history]
+    figure = import_figure()(figsize=(5 * len(panels), 4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        epochs = range(1, len(history[name]) + 1)
+        axes.plot(epochs, history[name], marker="o", markersize=3, label="training (as it went)")
+        if f"val_{name}" in history:
+            axes.plot(epochs, history[f"val_{name}"], marker="o", markersize=3, label="validation")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(name)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120)
