@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 from . import __version__
 
@@ -99,14 +100,19 @@ def _optimizer(name: str) -> type:
 
 def _train(options: argparse.Namespace) -> int:
     from . import Trainer, backends, datasets, nn, threads
-    from .plots import import_figure
+    from .plots import check_image
 
     optimizer_class = _optimizer(options.optimizer)
     epochs = options.epochs
     if epochs is None:
         epochs = 40 if options.dataset == "digits" else 5
+    # What would fail after the training is said before it.
+    path = Path(options.save or f"{options.dataset}.safetensors")
+    for option, target in (("--save", path), ("--plot", Path(options.plot or ""))):
+        if not target.parent.is_dir():
+            raise ValueError(f"{option} is {str(target)!r}, but there is no folder {str(target.parent)!r}")
     if options.plot:
-        import_figure()  # what is missing is said before the training, not after
+        check_image(options.plot)
     if options.threads is not None:
         threads.set_num_threads(options.threads)
     with contextlib.ExitStack() as stack:
@@ -139,7 +145,6 @@ def _train(options: argparse.Namespace) -> int:
     print(
         f"test accuracy {result['accuracy']:.2%}, test loss {result['loss']:.4f}, {seconds:.1f} s of training"
     )
-    path = options.save or f"{options.dataset}.safetensors"
     model.save(path)
     print(f"model saved to {path}")
     if options.plot:

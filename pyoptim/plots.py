@@ -7,13 +7,21 @@ from pathlib import Path
 from typing import Any
 
 
-def import_figure() -> Any:
-    """matplotlib's Figure, which needs no global state and no display."""
+def new_figure(width: float, height: float) -> Any:
+    """A matplotlib figure, in inches; it needs no display and no global state."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plots need matplotlib (pip install 'pyoptim[plot]')") from error
-    return Figure
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def check_image(path: str | Path) -> None:
+    """Raise unless a plot can be written to a file of this name; nothing is drawn yet."""
+    known = new_figure(1, 1).canvas.get_supported_filetypes()
+    suffix = Path(path).suffix.lstrip(".")
+    if suffix not in known:
+        raise ValueError(f"{str(path)!r} is no image that can be written, expected one of {', '.join(known)}")
 
 
 def plot_history(history: Mapping[str, Sequence[float]], path: str | Path) -> None:
@@ -21,7 +29,7 @@ def plot_history(history: Mapping[str, Sequence[float]], path: str | Path) -> No
     if not history.get("loss"):
         raise ValueError("history holds no epoch to plot")
     panels = [name for name in ("loss", "accuracy") if name in history]
-    figure = import_figure()(figsize=(5 * len(panels), 4), layout="constrained")
+    figure = new_figure(5 * len(panels), 4)
     for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         epochs = range(1, len(history[name]) + 1)
         axes.plot(epochs, history[name], marker="o", markersize=3, label="training (as it went)")
