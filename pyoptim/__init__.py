@@ -30,7 +30,7 @@ from .threads import get_num_threads, set_num_threads
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import datasets, nn, ops
+    from . import datasets, nn, ops, schedules
     from .config import show_config
     from .trainer import History, Trainer
 
@@ -39,6 +39,7 @@ _LAZY = {
     "datasets": "datasets",
     "nn": "nn",
     "ops": "ops",
+    "schedules": "schedules",
     "show_config": "config",
     "History": "trainer",
     "Trainer": "trainer",
@@ -63,6 +64,7 @@ __all__ = [
     "get_num_threads",
     "nn",
     "ops",
+    "schedules",
     "set_num_threads",
     "show_config",
     "use_backend",

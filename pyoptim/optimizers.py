@@ -32,7 +32,8 @@ class Optimizer:
         not overlap. Arrays that are not contiguous work, at the cost of a copy each step. A group is a
         dict with ``"params"`` (any of the other three) and hyperparameters of its own.
     lr : float or callable
-        Learning rate, or a schedule ``step -> lr`` where step counts the steps already taken.
+        Learning rate, or a schedule ``step -> lr`` where step counts the steps already taken: see
+        `pyoptim.schedules`.
     weight_decay : float
         Coupled (L2) decay adds ``weight_decay * p`` to the gradient, as PyTorch does.
     decoupled_weight_decay : bool
@@ -44,6 +45,8 @@ class Optimizer:
     ----------
     param_groups : list of dict
         The hyperparameters in force, with ``"params"``; change ``param_groups[0]["lr"]`` at will.
+    epoch : int
+        Epochs done, for schedules that count them; a `Trainer` counts it up.
     """
 
     defaults: ClassVar[dict[str, Any]]  # of the class's own hyperparameters, beside `_SHARED`
@@ -70,6 +73,7 @@ class Optimizer:
 
         self._rules = [RULES[self._rule(group)] for group in self.param_groups]
         self._scalars = [self._first_scalars(group) for group in self.param_groups]
+        self.epoch = 0
         self._states = [
             _allocate(rule.states, group["params"], self._initial(group))
             for rule, group in zip(self._rules, self.param_groups, strict=True)
@@ -139,7 +143,7 @@ class Optimizer:
     ) -> tuple[float, ...]:
         lr = group["lr"]
         if callable(lr):
-            lr = lr(old["step"])
+            lr = lr(self.epoch if getattr(lr, "unit", "step") == "epoch" else old["step"])
         if not 0 <= lr < float("inf"):
             raise ValueError(f"lr is {lr!r} at step {scalars['step']}, expected a finite number >= 0")
         if self._rule(group) != rule:

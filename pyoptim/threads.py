@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from types import ModuleType
 
-_native: ModuleType | None
 try:
-    from . import _native
-except ImportError:  # the install without compiled kernels
+    _native: ModuleType | None = importlib.import_module("._native", __package__)
+except ModuleNotFoundError:  # the install without compiled kernels
     _native = None
 
 _limit: int | None = None
@@ -31,8 +31,9 @@ def set_num_threads(n: int) -> None:
     global _limit
     if not isinstance(n, int) or isinstance(n, bool):
         raise TypeError(f"n is {n!r}, expected an integer")
-    if not 1 <= n <= 4096:
-        raise ValueError(f"n is {n}, expected between 1 and 4096")
+    most = max(64, 4 * (os.cpu_count() or 1))  # OpenMP ends the process if it cannot start a thread
+    if not 1 <= n <= most:
+        raise ValueError(f"n is {n}, expected between 1 and {most}")
     _limit = n
     if _native is not None:
         _native.set_num_threads(n)
@@ -52,10 +53,8 @@ def _read_environment() -> None:
     if value:
         try:
             set_num_threads(int(value))
-        except ValueError:
-            raise ValueError(
-                f"PYOPTIM_NUM_THREADS is {value!r}, expected an integer from 1 to 4096"
-            ) from None
+        except ValueError as error:
+            raise ValueError(f"PYOPTIM_NUM_THREADS is {value!r}: {error}") from None
 
 
 _read_environment()

@@ -119,6 +119,7 @@ class Trainer:
         try:
             for epoch in range(epochs):
                 measured = self._run_epoch(x, y, batch_size, shuffle, progress)
+                self.optimizer.epoch += 1
                 if validation_data is not None:
                     results = self._evaluate(*validation_data)
                     measured |= {f"val_{name}": value for name, value in results.items()}

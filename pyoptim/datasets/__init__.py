@@ -101,6 +101,4 @@ def load(name: str, *, flatten: bool = False, normalize: bool = False) -> Datase
         scaled /= 16 if name == "digits" else 255
         return scaled
 
-    return Dataset(
-        images(x_train), y_train.astype(np.int64), images(x_test), y_test.astype(np.int64)
-    )
+    return Dataset(images(x_train), y_train.astype(np.int64), images(x_test), y_test.astype(np.int64))

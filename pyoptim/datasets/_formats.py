@@ -46,7 +46,5 @@ def parse_cifar10(data: bytes) -> Arrays:
     except (tarfile.TarError, KeyError) as error:
         raise ValueError(f"not the archive of CIFAR-10: {error}") from error
     return [
-        part
-        for records in (train, test)
-        for part in (records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0])
+        part for records in (train, test) for part in (records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0])
     ]

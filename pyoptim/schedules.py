@@ -1,0 +1,333 @@
+"""Learning-rate schedules: callables ``k -> lr``, passed to an optimizer as ``lr=``.
+
+``k`` counts the steps already taken or, where ``unit="epoch"``, the epochs already done: the first is 0.
+Schedules are plain data: they compare, print, pickle, and are saved with an optimizer's state.
+
+>>> optimizer = po.Adam(params, lr=WarmUp(Cosine(1e-3, steps=10_000), steps=500))
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+__all__ = [
+    "Chained",
+    "Constant",
+    "Cosine",
+    "Cyclic",
+    "Exponential",
+    "InverseSqrt",
+    "InverseTime",
+    "Joined",
+    "Linear",
+    "OneCycle",
+    "Piecewise",
+    "Polynomial",
+    "RangeTest",
+    "Schedule",
+    "Step",
+    "WarmUp",
+]
+
+
+class _Check(NamedTuple):
+    """What a field may be, as an annotation of its type."""
+
+    allowed: Callable[[Any], bool]
+    expected: str
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+Count = Annotated[int, _Check(lambda v: _is_int(v) and v >= 1, "a positive integer")]
+Rate = Annotated[float, _Check(lambda v: _is_number(v) and v >= 0, "a finite number >= 0")]
+Positive = Annotated[float, _Check(lambda v: _is_number(v) and v > 0, "a finite number > 0")]
+
+
+def _one_of(*names: str) -> _Check:
+    return _Check(lambda v: v in names, " or ".join(map(repr, names)))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A learning rate as a function of k.
+
+    Parameters
+    ----------
+    unit : {"step", "epoch"}, default "step"
+        What k counts. A `Trainer` tells the optimizer which epoch it is; in a loop of your own, set
+        ``optimizer.epoch``.
+
+    Raises
+    ------
+    ValueError
+        An argument that cannot be.
+    """
+
+    unit: Annotated[str, _one_of("step", "epoch")] = field(default="step", kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            for check in getattr(hint, "__metadata__", ()):
+                if not check.allowed(value):
+                    raise ValueError(
+                        f"{name} of {type(self).__name__} is {value!r}, expected {check.expected}"
+                    )
+
+    def __call__(self, k: int) -> float:
+        """The learning rate at k >= 0."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """``lr``."""
+
+    lr: Rate
+
+    def __call__(self, k: int) -> float:
+        return self.lr
+
+
+@dataclass(frozen=True)
+class InverseTime(Schedule):
+    """``lr / (1 + decay*k)``."""
+
+    lr: Rate
+    decay: Rate
+
+    def __call__(self, k: int) -> float:
+        return self.lr / (1 + self.decay * k)
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """``lr * rate**(k/steps)``: with ``steps=1``, PyTorch's ``lr * gamma**k``."""
+
+    lr: Rate
+    rate: Positive
+    steps: Count = 1
+
+    def __call__(self, k: int) -> float:
+        return float(self.lr * self.rate ** (k / self.steps))
+
+
+@dataclass(frozen=True)
+class InverseSqrt(Schedule):
+    """``lr * scale / sqrt(max(k, 1))``."""
+
+    lr: Rate
+    scale: Rate = 1.0
+
+    def __call__(self, k: int) -> float:
+        return self.lr * self.scale / math.sqrt(max(k, 1))
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """``(1-a)*lr + a*final`` with ``a = min(k/steps, 1)`` (Goodfellow et al. 2016, eq. 8.14)."""
+
+    lr: Rate
+    final: Rate
+    steps: Count
+
+    def __call__(self, k: int) -> float:
+        a = min(k / self.steps, 1.0)
+        return (1 - a) * self.lr + a * self.final
+
+
+@dataclass(frozen=True)
+class Step(Schedule):
+    """``lr * gamma**(k // every)``."""
+
+    lr: Rate
+    every: Count
+    gamma: Rate = 0.1
+
+    def __call__(self, k: int) -> float:
+        return self.lr * self.gamma ** (k // self.every)
+
+
+@dataclass(frozen=True)
+class Piecewise(Schedule):
+    """A staircase: ``rates[i]`` from ``boundaries[i-1]`` on; one more rate than boundaries.
+
+    PyTorch's MultiStepLR of factor gamma is ``Piecewise(milestones, [lr, lr*gamma, lr*gamma**2, ...])``.
+    """
+
+    boundaries: Sequence[int]
+    rates: Sequence[float]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_boundaries(self.boundaries)
+        wanted = len(self.boundaries) + 1
+        if len(self.rates) != wanted or not all(_is_number(r) and r >= 0 for r in self.rates):
+            raise ValueError(f"rates is {self.rates!r}, expected {wanted} finite numbers >= 0")
+
+    def __call__(self, k: int) -> float:
+        return self.rates[bisect_right(self.boundaries, k)]
+
+
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """``(lr - final) * (1 - min(k/steps, 1))**power + final``."""
+
+    lr: Rate
+    steps: Count
+    power: Rate = 1.0
+    final: Rate = 0.0
+
+    def __call__(self, k: int) -> float:
+        return float((self.lr - self.final) * (1 - min(k / self.steps, 1.0)) ** self.power + self.final)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from lr to ``final`` over ``steps`` (Loshchilov & Hutter 2017).
+
+    With ``restarts`` it begins again at lr, each cycle ``growth`` times as long as the last; without, it
+    stays at ``final``.
+    """
+
+    lr: Rate
+    steps: Count
+    final: Rate = 0.0
+    restarts: bool = False
+    growth: Count = 1
+
+    def __call__(self, k: int) -> float:
+        length = self.steps
+        if self.restarts:
+            if self.growth == 1:
+                k %= length
+            while k >= length:
+                k, length = k - length, length * self.growth
+        return _cosine(self.lr, self.final, min(k / length, 1.0))
+
+
+@dataclass(frozen=True)
+class Cyclic(Schedule):
+    """A triangle wave between ``lowest`` and ``highest`` (Smith 2017), up over ``half_cycle`` and down again.
+
+    ``mode="triangular2"`` halves the height each cycle; ``"exp_range"`` multiplies it by ``gamma**k``.
+    """
+
+    lowest: Rate
+    highest: Rate
+    half_cycle: Count
+    mode: Annotated[str, _one_of("triangular", "triangular2", "exp_range")] = "triangular"
+    gamma: Rate = 1.0
+
+    def __call__(self, k: int) -> float:
+        cycle = k // (2 * self.half_cycle)
+        height = 1 - abs(k / self.half_cycle - 2 * cycle - 1)
+        if self.mode == "triangular2":
+            height /= 2**cycle
+        elif self.mode == "exp_range":
+            height *= self.gamma**k
+        return self.lowest + (self.highest - self.lowest) * height
+
+
+@dataclass(frozen=True)
+class OneCycle(Schedule):
+    """Up from ``peak/start_factor`` to ``peak``, then down to nearly nothing (Smith & Topin 2018).
+
+    Cosine halves over ``steps``: the rise takes the fraction ``rise``, the end is at
+    ``peak / (start_factor*end_factor)``, as PyTorch's OneCycleLR.
+    """
+
+    peak: Rate
+    steps: Count
+    rise: Rate = 0.3
+    start_factor: Positive = 25.0
+    end_factor: Positive = 1e4
+
+    def __call__(self, k: int) -> float:
+        first = self.peak / self.start_factor
+        top = self.rise * self.steps - 1
+        if k <= top:
+            return _cosine(first, self.peak, k / top) if top > 0 else self.peak
+        last = max(self.steps - 1 - top, 1e-9)
+        return _cosine(self.peak, first / self.end_factor, min((k - top) / last, 1.0))
+
+
+@dataclass(frozen=True)
+class RangeTest(Schedule):
+    """From ``lowest`` to ``highest`` in equal factors over ``steps``: the learning-rate range test.
+
+    Train so for an epoch and look where the loss falls fastest (Smith 2017, section 3.3).
+    """
+
+    lowest: Positive
+    highest: Positive
+    steps: Count
+
+    def __call__(self, k: int) -> float:
+        return float(self.lowest * (self.highest / self.lowest) ** min(k / self.steps, 1.0))
+
+
+@dataclass(frozen=True)
+class WarmUp(Schedule):
+    """Linearly from ``first`` to where ``then`` begins, over ``steps``; then ``then``, from its k = 0."""
+
+    then: Callable[[int], float]
+    steps: Count
+    first: Rate = 0.0
+
+    def __call__(self, k: int) -> float:
+        if k >= self.steps:
+            return self.then(k - self.steps)
+        a = k / self.steps
+        return (1 - a) * self.first + a * self.then(0)
+
+
+@dataclass(frozen=True)
+class Joined(Schedule):
+    """One schedule after another: ``parts[i]`` from ``boundaries[i-1]`` on, counting from there."""
+
+    parts: Sequence[Callable[[int], float]]
+    boundaries: Sequence[int]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_boundaries(self.boundaries)
+        if len(self.parts) != len(self.boundaries) + 1:
+            raise ValueError(
+                f"parts of Joined has {len(self.parts)} schedules, expected {len(self.boundaries) + 1}"
+            )
+
+    def __call__(self, k: int) -> float:
+        i = bisect_right(self.boundaries, k)
+        return self.parts[i](k - (self.boundaries[i - 1] if i else 0))
+
+
+@dataclass(frozen=True)
+class Chained(Schedule):
+    """The product of ``parts``: give the rate to one and factors to the others (``Exponential(1, 0.9)``)."""
+
+    parts: Sequence[Callable[[int], float]]
+
+    def __call__(self, k: int) -> float:
+        return math.prod(part(k) for part in self.parts)
+
+
+def _cosine(begin: float, end: float, a: float) -> float:
+    return end + (begin - end) * (1 + math.cos(math.pi * a)) / 2
+
+
+def _check_boundaries(boundaries: Sequence[int]) -> None:
+    rising = all(_is_int(b) and b > 0 for b in boundaries) and list(boundaries) == sorted(set(boundaries))
+    if not rising:
+        raise ValueError(f"boundaries is {boundaries!r}, expected rising positive integers")
