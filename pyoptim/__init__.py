@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .backends import BackendError, available_backends, use_backend
 from .optimizers import (
+    ASGD,
     SGD,
     Adadelta,
     Adagrad,
@@ -21,9 +22,12 @@ from .optimizers import (
     Adamax,
     AdamW,
     AMSGrad,
+    Lion,
     NAdam,
     Optimizer,
+    RAdam,
     RMSprop,
+    Rprop,
 )
 from .threads import get_num_threads, set_num_threads
 
@@ -47,6 +51,7 @@ _LAZY = {
 
 __all__ = [
     "AMSGrad",
+    "ASGD",
     "Adadelta",
     "Adagrad",
     "Adam",
@@ -54,9 +59,12 @@ __all__ = [
     "Adamax",
     "BackendError",
     "History",
+    "Lion",
     "NAdam",
     "Optimizer",
+    "RAdam",
     "RMSprop",
+    "Rprop",
     "SGD",
     "Trainer",
     "available_backends",

@@ -24,6 +24,10 @@ def _flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def _pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(is_number, value))
+
+
 _ZERO_UP = (_at_least_zero, "a finite number >= 0")
 _FRACTION = (_fraction, "a number in [0, 1)")
 _FLAG = (_flag, "True or False")
@@ -51,9 +55,16 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rho": _FRACTION,
     "centered": _FLAG,
     "betas": (
-        lambda v: isinstance(v, tuple | list) and len(v) == 2 and all(map(_fraction, v)),
+        lambda v: _pair(v) and all(map(_fraction, v)),
         "two numbers in [0, 1)",
     ),
+    "etas": (
+        lambda v: _pair(v) and 0 < v[0] < 1 < v[1],
+        "two numbers, in (0, 1) and above 1",
+    ),
+    "step_sizes": (lambda v: _pair(v) and 0 < v[0] <= v[1], "two numbers > 0, the smaller first"),
+    "lambd": _ZERO_UP,
+    "t0": _ZERO_UP,
     "amsgrad": _FLAG,
     "amsgrad_max": _choice("raw", "corrected"),
     "bias_correction": _FLAG,

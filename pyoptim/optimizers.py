@@ -7,7 +7,8 @@ each docstring says which options give the other readings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -98,9 +99,9 @@ class Optimizer:
         """The rule's coefficients at step t."""
         raise NotImplementedError
 
-    def _initial(self, group: Group) -> float:
-        """What state arrays begin with."""
-        return 0.0
+    def _initial(self, group: Group) -> dict[str, float]:
+        """What state arrays begin with, where it is not 0."""
+        return {}
 
     def _first_scalars(self, group: Group) -> dict[str, float]:
         """Scalars that advance with the steps, kept beside the state arrays."""
@@ -316,15 +317,17 @@ def _describe(value: Any) -> str:
     return f"a {type(value).__name__}{size}"
 
 
-def _allocate(names: Sequence[str], params: Sequence[Array], initial: float) -> list[list[Array]]:
+def _allocate(
+    names: Sequence[str], params: Sequence[Array], initial: Mapping[str, float]
+) -> list[list[Array]]:
     """The states of each parameter: for each dtype, one buffer per state, of which these are views."""
     states: list[list[Array]] = [[] for _ in params]
     for dtype in {p.dtype for p in params}:
         members = [i for i, p in enumerate(params) if p.dtype == dtype]
-        for _ in names:
+        for name in names:
             buffer = _arrays.aligned_zeros(sum(params[i].size for i in members), dtype)
-            if initial:
-                buffer[...] = initial
+            if initial.get(name):
+                buffer[...] = initial[name]
             pieces = _arrays.views(buffer, [params[i].shape for i in members])
             for i, piece in zip(members, pieces, strict=True):
                 states[i].append(piece)
@@ -381,6 +384,34 @@ class SGD(Optimizer):
             return (mu, grad_in, lr, unit * mu)
         return (mu, grad_in, 0.0, unit)
 
+    @contextmanager
+    def lookahead(self) -> Iterator[None]:
+        """Inside the ``with`` block the parameters stand at the interim point ``p - momentum*v``.
+
+        Take the gradient there, then step outside it: Nesterov's method as he wrote it (1983; Goodfellow
+        et al. 2016, algorithm 8.3). ``nesterov=True`` is the same method, in the variable
+        ``p - momentum*v``.
+
+        Raises
+        ------
+        ValueError
+            A group has not ``velocity="classical"`` with momentum > 0 and ``nesterov=False``.
+        """
+        for group in self.param_groups:
+            if group["velocity"] != "classical" or not group["momentum"] or group["nesterov"]:
+                raise ValueError(
+                    "lookahead needs velocity='classical', momentum > 0 and nesterov=False in every group"
+                )
+        kept = [p.copy() for p in self._params_flat]
+        for group, states in zip(self.param_groups, self._states, strict=True):
+            for p, (velocity,) in zip(group["params"], states, strict=True):
+                p -= p.dtype.type(group["momentum"]) * velocity
+        try:
+            yield
+        finally:
+            for p, value in zip(self._params_flat, kept, strict=True):
+                p[...] = value
+
 
 class Adagrad(Optimizer):
     """Adagrad (Duchi et al. 2011): ``s += g*g; p -= lr_t * g/(sqrt(s + eps_root) + eps)``.
@@ -413,8 +444,8 @@ class Adagrad(Optimizer):
     def _rule(self, group: Group) -> str:
         return "adagrad"
 
-    def _initial(self, group: Group) -> float:
-        return float(group["initial_accumulator_value"])
+    def _initial(self, group: Group) -> dict[str, float]:
+        return {"sum": group["initial_accumulator_value"]}
 
     def _coefficients(
         self, group: Group, t: int, lr: float, scalars: Mapping[str, float]
@@ -654,3 +685,142 @@ class NAdam(Optimizer):
             group["eps_root"],
             group["eps"],
         )
+
+
+class RAdam(Optimizer):
+    """Rectified Adam (Liu et al. 2020).
+
+    Adam whose step is scaled by the rectification r_t, or plain momentum ``p -= lr/c1 * m`` while the
+    variance of the adaptive rate is not tractable (``rho_t <= 5``). As in PyTorch the adaptive part is
+    ``sqrt(c2)/(sqrt(v) + eps)``: eps is added before the correction.
+
+    Parameters
+    ----------
+    params, weight_decay, decoupled_weight_decay, maximize
+        See `Optimizer`.
+    lr : float or callable, default 1e-3
+    betas : pair of float, default (0.9, 0.999)
+    eps : float, default 1e-8
+    eps_root : float, default 0
+    """
+
+    defaults: ClassVar = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "eps_root": 0.0}
+
+    def __init__(self, params: Any, lr: float | Schedule = 1e-3, **hyperparameters: Any) -> None:
+        super().__init__(params, lr=lr, **hyperparameters)
+
+    def _rule(self, group: Group) -> str:
+        return "adam"
+
+    def _coefficients(
+        self, group: Group, t: int, lr: float, scalars: Mapping[str, float]
+    ) -> tuple[float, ...]:
+        b1, b2 = group["betas"]
+        c1, c2 = 1 - b1**t, 1 - b2**t
+        moments = (b1, 1 - b1, b2, 1 - b2)
+        longest = 2 / (1 - b2) - 1
+        length = longest - 2 * t * b2**t / c2
+        if length <= 5:
+            return (*moments, lr / c1, 0.0, 0.0, 1.0)  # divide by sqrt(0*v) + 1
+        r = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+        return (*moments, lr / c1 * (r * c2) ** 0.5, 1.0, group["eps_root"], group["eps"])
+
+
+class Lion(Optimizer):
+    """Lion (Chen et al. 2023): ``p -= lr*sign(b1*m + (1-b1)*g); m = b2*m + (1-b2)*g``.
+
+    Parameters
+    ----------
+    params, weight_decay, maximize
+        See `Optimizer`.
+    decoupled_weight_decay : bool, default True
+        As in the paper.
+    lr : float or callable, default 1e-4
+    betas : pair of float, default (0.9, 0.99)
+    """
+
+    defaults: ClassVar = {"lr": 1e-4, "betas": (0.9, 0.99), "decoupled_weight_decay": True}
+
+    def __init__(self, params: Any, lr: float | Schedule = 1e-4, **hyperparameters: Any) -> None:
+        super().__init__(params, lr=lr, **hyperparameters)
+
+    def _rule(self, group: Group) -> str:
+        return "lion"
+
+    def _coefficients(
+        self, group: Group, t: int, lr: float, scalars: Mapping[str, float]
+    ) -> tuple[float, ...]:
+        b1, b2 = group["betas"]
+        return (b1, 1 - b1, b2, 1 - b2, lr)
+
+
+class Rprop(Optimizer):
+    """Resilient backpropagation (Riedmiller & Braun 1993), for full batches.
+
+    Each element has a step size of its own, which grows by ``etas[1]`` while its gradient keeps its sign
+    and shrinks by ``etas[0]`` where it turns; there the element rests for one step. As PyTorch's.
+
+    Parameters
+    ----------
+    params, weight_decay, decoupled_weight_decay, maximize
+        See `Optimizer`.
+    lr : float, default 1e-2
+        The first step size; no later value of it matters.
+    etas : pair of float, default (0.5, 1.2)
+    step_sizes : pair of float, default (1e-6, 50)
+        The smallest and the largest step.
+    """
+
+    defaults: ClassVar = {"lr": 1e-2, "etas": (0.5, 1.2), "step_sizes": (1e-6, 50.0)}
+
+    def __init__(self, params: Any, lr: float | Schedule = 1e-2, **hyperparameters: Any) -> None:
+        super().__init__(params, lr=lr, **hyperparameters)
+
+    def _rule(self, group: Group) -> str:
+        return "rprop"
+
+    def _initial(self, group: Group) -> dict[str, float]:
+        lr = group["lr"]
+        return {"step_size": lr(0) if callable(lr) else lr}
+
+    def _coefficients(
+        self, group: Group, t: int, lr: float, scalars: Mapping[str, float]
+    ) -> tuple[float, ...]:
+        return (1.0, *group["etas"], *group["step_sizes"])
+
+
+class ASGD(Optimizer):
+    """Averaged SGD (Polyak & Juditsky 1992), as PyTorch's: ``p = (1 - lambd*eta)*p - eta*g``.
+
+    ``eta = lr/(1 + lambd*lr*(t-1))**alpha``. The state ``ax`` is the latest point until step t0, and the
+    mean of all points after it: `averages` copies it.
+
+    Parameters
+    ----------
+    params, weight_decay, decoupled_weight_decay, maximize
+        See `Optimizer`.
+    lr : float or callable, default 1e-2
+    lambd : float, default 1e-4
+    alpha : float, default 0.75
+    t0 : float, default 1e6
+    """
+
+    defaults: ClassVar = {"lr": 1e-2, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6}
+
+    def __init__(self, params: Any, lr: float | Schedule = 1e-2, **hyperparameters: Any) -> None:
+        super().__init__(params, lr=lr, **hyperparameters)
+
+    def _rule(self, group: Group) -> str:
+        return "asgd"
+
+    def _coefficients(
+        self, group: Group, t: int, lr: float, scalars: Mapping[str, float]
+    ) -> tuple[float, ...]:
+        # PyTorch computes eta and mu at the end of a step, for the next one.
+        eta = lr / (1 + group["lambd"] * lr * (t - 1)) ** group["alpha"] if t > 1 else lr
+        mu = 1 / max(1, t - 1 - group["t0"])
+        return (1 - group["lambd"] * eta, eta, 1 - mu, mu)
+
+    def averages(self) -> list[Array]:
+        """Copies of the averaged parameters, in the order of the parameters."""
+        return [state[0].copy() for group in self._states for state in group]

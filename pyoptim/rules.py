@@ -1,9 +1,10 @@
 """Every optimizer update, once: the Python twin of ``csrc/include/pyoptim/rules.hpp``.
 
 A rule is a pure function of one element, ``(c, p, g, *states) -> (p, *states)``. NumPy calls it with
-whole arrays, Numba with scalars. It uses only ``+ - * / np.sqrt np.maximum abs`` and no literals
-(which would be float64), in the same order of operations as the C++, so every backend gives the same
-bits. ``c`` is a named tuple of the rule's coefficients, computed on the host in double and cast once.
+whole arrays, Numba with scalars. It uses only ``+ - * /``, ``np.sqrt``, ``abs``, ``np.maximum``,
+``np.minimum`` and ``np.sign``, and no literals (which would be float64), in the same order of operations
+as the C++, so every backend gives the same bits. ``c`` is a named tuple of the rule's coefficients,
+computed on the host in double and cast once.
 """
 
 from __future__ import annotations
@@ -149,3 +150,26 @@ def nadam(c, p, g, exp_avg, exp_avg_sq):  # type: ignore[no-untyped-def]
         np.sqrt(exp_avg_sq * c.inverse_c2 + c.eps_root) + c.eps
     )
     return p, exp_avg, exp_avg_sq
+
+
+@_rule("beta1 one_minus_beta1 beta2 one_minus_beta2 lr")
+def lion(c, p, g, exp_avg):  # type: ignore[no-untyped-def]
+    p = p - c.lr * np.sign(c.beta1 * exp_avg + c.one_minus_beta1 * g)
+    return p, c.beta2 * exp_avg + c.one_minus_beta2 * g
+
+
+@_rule("one eta_minus eta_plus smallest largest")
+def rprop(c, p, g, prev, step_size):  # type: ignore[no-untyped-def]
+    agreement = np.sign(g * prev)
+    kept = np.maximum(agreement, agreement - agreement)
+    turned = kept - agreement
+    factor = kept * c.eta_plus + turned * c.eta_minus + (c.one - kept - turned)
+    step_size = np.minimum(np.maximum(step_size * factor, c.smallest), c.largest)
+    prev = g * (c.one - turned)
+    return p - np.sign(prev) * step_size, prev, step_size
+
+
+@_rule("shrink eta stale fresh")
+def asgd(c, p, g, ax):  # type: ignore[no-untyped-def]
+    p = c.shrink * p - c.eta * g
+    return p, c.stale * ax + c.fresh * p

@@ -62,6 +62,16 @@ PYOPTIM_FN T maximum(T a, T b) {
     return ((a > b) | (a != a)) ? a : b;
 }
 
+template <class T>
+PYOPTIM_FN T minimum(T a, T b) {
+    return ((a < b) | (a != a)) ? a : b;
+}
+// -1, 0 or 1; NaN stays NaN.
+template <class T>
+PYOPTIM_FN T sign(T x) {
+    return x > T(0) ? T(1) : (x < T(0) ? T(-1) : x);
+}
+
 // What every update shares, before its rule sees the gradient. An option that is off is a factor of 1
 // or 0. grad_scale carries `maximize` (-1) and any factor on the gradient, weight_decay is the coupled
 // decay, param_scale = 1 - lr * weight_decay the decoupled one.
@@ -230,6 +240,47 @@ struct NAdam {
     }
 };
 
+struct Lion {
+    PYOPTIM_COEFFICIENTS(beta1, one_minus_beta1, beta2, one_minus_beta2, lr)
+    PYOPTIM_STATE(exp_avg)
+
+    template <class T>
+    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+        p = p - c.lr * sign(c.beta1 * s.exp_avg + c.one_minus_beta1 * g);
+        s.exp_avg = c.beta2 * s.exp_avg + c.one_minus_beta2 * g;
+    }
+};
+
+// Rprop without backtracking of the parameter (iRprop-; PyTorch's): where the gradient turned, the step
+// shrinks and this gradient counts as 0. turned and kept are 1 or 0.
+struct Rprop {
+    PYOPTIM_COEFFICIENTS(one, eta_minus, eta_plus, smallest, largest)
+    PYOPTIM_STATE(prev, step_size)
+
+    template <class T>
+    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+        const T agreement = sign(g * s.prev);
+        const T kept = maximum(agreement, agreement - agreement);
+        const T turned = kept - agreement;
+        const T factor = kept * c.eta_plus + turned * c.eta_minus + (c.one - kept - turned);
+        s.step_size = minimum(maximum(s.step_size * factor, c.smallest), c.largest);
+        s.prev = g * (c.one - turned);
+        p = p - sign(s.prev) * s.step_size;
+    }
+};
+
+// Averaged SGD (Polyak & Juditsky 1992): ax is the average, of which `fresh` is the newest point's weight.
+struct ASGD {
+    PYOPTIM_COEFFICIENTS(shrink, eta, stale, fresh)
+    PYOPTIM_STATE(ax)
+
+    template <class T>
+    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+        p = c.shrink * p - c.eta * g;
+        s.ax = c.stale * s.ax + c.fresh * p;
+    }
+};
+
 }  // namespace rules
 }  // namespace pyoptim
 
@@ -246,4 +297,7 @@ struct NAdam {
     X(adam, Adam)                                         \
     X(amsgrad, AMSGrad)                                   \
     X(adamax, Adamax)                                     \
-    X(nadam, NAdam)
+    X(nadam, NAdam)                                       \
+    X(lion, Lion)                                         \
+    X(rprop, Rprop)                                       \
+    X(asgd, ASGD)
