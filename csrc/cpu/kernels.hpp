@@ -66,6 +66,8 @@ struct Kernels {
     // out[j] = sum over rows of x[row, j], for j in [begin, end)
     void (*column_sum)(const T* x, ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t begin, ptrdiff_t end, T* out);
 
+    double (*sum_of_squares)(size_t n, const T* x);
+
     void (*activation_forward)(Activation, size_t n, const T* x, T* y);
     void (*activation_backward)(Activation, size_t n, const T* dy, const T* y, T* dx);
 

@@ -4,6 +4,7 @@
 #include "cpu/loss.hpp"
 #include "cpu/norm.hpp"
 #include "cpu/product.hpp"
+#include "cpu/reduce.hpp"
 #include "cpu/step.hpp"
 
 namespace pyoptim::cpu::PYOPTIM_ISA {
@@ -21,6 +22,7 @@ constexpr Kernels<T> kTable = {
     Tile<T>::rows,
     Tile<T>::cols,
     column_sum<T>,
+    sum_of_squares<T>,
     activate<T>,
     activation_backward<T>,
     norm_statistics<T>,

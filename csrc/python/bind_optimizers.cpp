@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "python/arrays.hpp"
+#include "runtime/reduce.hpp"
 #include "runtime/stepper.hpp"
 
 namespace pyoptim::python {
@@ -180,6 +181,14 @@ class Stepper {
     bool large_ = false;             // worth letting other Python threads run
 };
 
+template <class T>
+double sum_of_squares(const Array<T>& x) {
+    const auto n = static_cast<std::size_t>(x.size());
+    std::optional<py::gil_scoped_release> release;
+    if (n > 16384) release.emplace();
+    return runtime::sum_of_squares(n, x.data());
+}
+
 }  // namespace
 
 void bind_optimizers(py::module_& m) {
@@ -193,6 +202,8 @@ void bind_optimizers(py::module_& m) {
             return all;
         },
         "Every rule: its name -> (names of its states, names of its coefficients).");
+    m.def("sum_of_squares", &sum_of_squares<float>, py::arg("x").noconvert());
+    m.def("sum_of_squares", &sum_of_squares<double>, py::arg("x").noconvert());
     m.attr("common_coefficients") = Common::coefficient_names;
     py::class_<Stepper>(m, "Stepper")
         .def(py::init<const std::vector<Stepper::Group>&>(), py::arg("groups"))

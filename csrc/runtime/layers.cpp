@@ -2,10 +2,10 @@
 
 #include <memory>
 #include <new>
-#include <vector>
 
 #include "runtime/dispatch.hpp"
 #include "runtime/parallel.hpp"
+#include "runtime/reduce.hpp"
 
 namespace pyoptim::runtime {
 
@@ -69,21 +69,6 @@ template <class Body>
 void split_channels(const NormShape& shape, Body body) {
     const std::size_t unit = shape.space == 1 ? kLine : 1;
     split(static_cast<std::size_t>(shape.channels), volume(shape), kGrain, unit, body);
-}
-
-// The sum of terms over blocks of fixed length, so that the sum does not depend on the threads.
-template <class Term>
-double sum_of_blocks(std::size_t n, std::size_t block, std::size_t work, Term term) {
-    const std::size_t blocks = (n + block - 1) / block;
-    std::vector<double> sums(blocks);
-    split(blocks, work, kExpGrain, 1, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-        for (auto b = static_cast<std::size_t>(begin); b < static_cast<std::size_t>(end); ++b) {
-            sums[b] = term(b * block, (b + 1) * block < n ? (b + 1) * block : n);
-        }
-    });
-    double total = 0;
-    for (const double sum : sums) total += sum;
-    return total;
 }
 
 }  // namespace
@@ -153,7 +138,7 @@ double softmax_cross_entropy(std::ptrdiff_t batch, std::ptrdiff_t classes, const
                              const std::int64_t* labels, T* dlogits) {
     const auto n = static_cast<std::size_t>(batch);
     const T scale = T(1.0 / static_cast<double>(batch));
-    return sum_of_blocks(n, 64, n * static_cast<std::size_t>(classes),
+    return sum_of_blocks(n, 64, n * static_cast<std::size_t>(classes), kExpGrain,
                          [&](std::size_t begin, std::size_t end) {
                              return kernels<T>().softmax_cross_entropy(
                                  logits, labels, classes, static_cast<std::ptrdiff_t>(begin),
@@ -165,7 +150,7 @@ double softmax_cross_entropy(std::ptrdiff_t batch, std::ptrdiff_t classes, const
 template <class T>
 double squared_error(std::size_t n, const T* prediction, const T* target, T* dprediction) {
     const T scale = T(1.0 / static_cast<double>(n));
-    return sum_of_blocks(n, 4096, n,
+    return sum_of_blocks(n, 4096, n, kGrain,
                          [&](std::size_t begin, std::size_t end) {
                              return kernels<T>().squared_error(
                                  end - begin, prediction + begin, target + begin, scale,

@@ -33,6 +33,7 @@ from .jit_layers import (
     softmax_cross_entropy,
     squared_error,
 )
+from .reference import sum_of_squares
 
 __all__ = [
     "Stepper",
@@ -46,6 +47,7 @@ __all__ = [
     "norm_statistics",
     "softmax_cross_entropy",
     "squared_error",
+    "sum_of_squares",
 ]
 
 name = "numba"

@@ -21,6 +21,7 @@ from .._native import (
     norm_statistics,
     softmax_cross_entropy,
     squared_error,
+    sum_of_squares,
 )
 from . import StepGroup
 
@@ -36,6 +37,7 @@ __all__ = [
     "norm_statistics",
     "softmax_cross_entropy",
     "squared_error",
+    "sum_of_squares",
 ]
 
 name = "native"

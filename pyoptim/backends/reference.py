@@ -45,6 +45,12 @@ def split_coefficients(rule: Rule, row: tuple[float, ...], dtype: Callable[[floa
     return Common(*values[:shared]), rule.coefficients(*values[shared:])
 
 
+def sum_of_squares(x: Array) -> float:
+    """The sum of the squares of all elements, in double."""
+    with np.errstate(all="ignore"):
+        return float(np.square(x, dtype=np.float64).sum())
+
+
 def dense_forward(x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array) -> None:
     """``y = activation(x weight^T + bias)``; x (batch, in), weight (out, in), y (batch, out)."""
     np.matmul(x, weight.T, out=y)

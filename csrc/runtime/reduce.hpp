@@ -1,0 +1,37 @@
+// Reductions over whole arrays, in blocks of fixed length, so that the number of threads does not matter.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "runtime/dispatch.hpp"
+#include "runtime/parallel.hpp"
+
+namespace pyoptim::runtime {
+
+// The sum of term(begin, end) over the blocks of [0, n), added in order. `work` and `grain` as in
+// threads_for.
+template <class Term>
+double sum_of_blocks(std::size_t n, std::size_t block, std::size_t work, std::size_t grain, Term term) {
+    const std::size_t blocks = (n + block - 1) / block;
+    if (blocks <= 1) return n > 0 ? term(std::size_t{0}, n) : 0.0;
+    std::vector<double> sums(blocks);
+    parallel(threads_for(work, grain), [&](int thread, int threads) {
+        const Range mine = share(blocks, 1, thread, threads);
+        for (std::size_t b = mine.begin; b < mine.end; ++b) {
+            sums[b] = term(b * block, (b + 1) * block < n ? (b + 1) * block : n);
+        }
+    });
+    double total = 0;
+    for (const double sum : sums) total += sum;
+    return total;
+}
+
+template <class T>
+double sum_of_squares(std::size_t n, const T* x) {
+    const auto kernel = kernels<T>().sum_of_squares;
+    return sum_of_blocks(n, 16384, n, 65536,
+                         [&](std::size_t begin, std::size_t end) { return kernel(end - begin, x + begin); });
+}
+
+}  // namespace pyoptim::runtime

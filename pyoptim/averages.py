@@ -1,0 +1,106 @@
+"""Averages of weights along the way: exponential (EMA) and equal (SWA)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from . import _arrays, backends
+from ._arrays import Array
+from .rules import RULES
+
+
+class WeightAverage:
+    """What both averages share: one fused pass per update.
+
+    Parameters
+    ----------
+    params : array, sequence, or mapping of arrays
+        What an optimizer updates; read here, and written only by `applied`.
+
+    Attributes
+    ----------
+    averages : list of array
+        In the order of the parameters; copies of the parameters at first.
+    count : int
+        Updates so far.
+    """
+
+    def __init__(self, params: Any) -> None:
+        if isinstance(params, Mapping):
+            named = [(f"params[{key!r}]", p) for key, p in params.items()]
+        elif isinstance(params, list | tuple):
+            named = [(f"params[{i}]", p) for i, p in enumerate(params)]
+        else:
+            named = [("params", params)]
+        self._names = [name for name, _ in named]
+        self._params: list[Array] = [p for _, p in named]
+        _arrays.check_parameters(self._names, self._params)
+        self.averages = [p.copy(order="C") for p in self._params]
+        self.count = 0
+        self._steppers: dict[str, backends.Stepper] = {}
+
+    def _weight(self) -> float:
+        """The weight of the newest point, at the update that ``count`` is about to count."""
+        raise NotImplementedError
+
+    def update(self) -> None:
+        """Take the parameters as they are now into the averages."""
+        backend = backends.current()
+        stepper = self._steppers.get(backend.name)
+        if stepper is None:
+            group = backends.StepGroup(RULES["sgd"], self.averages, [()] * len(self.averages))
+            stepper = self._steppers[backend.name] = backend.Stepper([group])
+        # average -= weight * (average - param) is a step of gradient descent, with decay 1 and sign -1.
+        rows: list[tuple[float, ...]] = [(-1.0, 1.0, 1.0, self._weight())]
+        if not (stepper.checks and stepper.step(self._params, rows)):
+            contiguous = _arrays.check_gradients(self._names, self._params, self.averages, self.averages)
+            stepper.step(contiguous, rows)
+        self.count += 1
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside the ``with`` block the parameters hold the averages; afterwards their own values again."""
+        kept = [p.copy() for p in self._params]
+        for p, average in zip(self._params, self.averages, strict=True):
+            p[...] = average
+        try:
+            yield
+        finally:
+            for p, value in zip(self._params, kept, strict=True):
+                p[...] = value
+
+
+class EMA(WeightAverage):
+    """Exponential moving average: ``a = decay*a + (1-decay)*p``, computed as ``a - (1-decay)*(a - p)``.
+
+    Parameters
+    ----------
+    params
+        See `WeightAverage`.
+    decay : float in [0, 1), default 0.999
+    warm_up : bool, default False
+        Use ``min(decay, (1 + count)/(10 + count))``, so that the first points are soon forgotten
+        (TensorFlow's ``num_updates``).
+    """
+
+    def __init__(self, params: Any, decay: float = 0.999, warm_up: bool = False) -> None:
+        super().__init__(params)
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay is {decay!r}, expected a number in [0, 1)")
+        self.decay, self.warm_up = decay, warm_up
+
+    def _weight(self) -> float:
+        early = (1 + self.count) / (10 + self.count)
+        return 1 - (min(self.decay, early) if self.warm_up else self.decay)
+
+
+class SWA(WeightAverage):
+    """Stochastic weight averaging (Izmailov et al. 2018): the mean of the points at every `update`.
+
+    The first values of the parameters do not count.
+    """
+
+    def _weight(self) -> float:
+        return 1 / (self.count + 1)

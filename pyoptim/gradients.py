@@ -1,0 +1,109 @@
+"""Clipping gradients, and refusing those that are not finite.
+
+An optimizer does both without writing the gradients: ``Adam(params, max_grad_norm=1.0, nonfinite="skip")``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from . import backends
+from ._arrays import Array, check_float_array
+
+
+def global_norm(grads: Any) -> float:
+    """The L2 norm of all gradients taken as one vector, summed in double.
+
+    Parameters
+    ----------
+    grads : array, sequence, or mapping of arrays
+        float32 or float64.
+
+    Returns
+    -------
+    float
+        NaN or infinite exactly where an element is (or a float64 exceeds 1e154).
+    """
+    return norm_of([check_float_array(name, g) for name, g in _named(grads)])
+
+
+def norm_of(arrays: Iterable[Array]) -> float:
+    """`global_norm` of checked, contiguous arrays."""
+    sum_of_squares = backends.current().sum_of_squares
+    return math.sqrt(sum(sum_of_squares(array) for array in arrays))
+
+
+def clip_factor(norm: float, max_norm: float) -> float:
+    """What gradients of this norm are multiplied by: 1, or ``max_norm / (norm + 1e-6)`` (PyTorch's)."""
+    return min(1.0, max_norm / (norm + 1e-6))
+
+
+def clip_grad_norm_(grads: Any, max_norm: float) -> float:
+    """Scale all gradients in place so that their global norm is at most ``max_norm``.
+
+    As `torch.nn.utils.clip_grad_norm_`. An optimizer's ``max_grad_norm`` does the same without the pass
+    that writes the gradients.
+
+    Parameters
+    ----------
+    grads : array, sequence, or mapping of arrays
+        float32 or float64, writeable.
+    max_norm : float
+        Greater than 0.
+
+    Returns
+    -------
+    float
+        The norm before clipping.
+
+    Raises
+    ------
+    ValueError
+        The norm is not finite, an array is read-only, or max_norm is not greater than 0. Nothing is changed.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm is {max_norm!r}, expected a number > 0")
+    named = _writeable(grads)
+    norm = global_norm(grads)
+    if not math.isfinite(norm):
+        raise ValueError(f"the norm of grads is {norm}, expected finite gradients")
+    factor = clip_factor(norm, max_norm)
+    if factor < 1:
+        for _, g in named:
+            g *= g.dtype.type(factor)
+    return norm
+
+
+def clip_grad_value_(grads: Any, clip_value: float) -> None:
+    """Clamp every element in place to ``[-clip_value, clip_value]``; NaN stays NaN.
+
+    Raises
+    ------
+    ValueError
+        An array is read-only, or clip_value is not greater than 0. Nothing is changed.
+    """
+    if not clip_value > 0:
+        raise ValueError(f"clip_value is {clip_value!r}, expected a number > 0")
+    for _, g in _writeable(grads):
+        np.clip(g, -clip_value, clip_value, out=g)
+
+
+def _named(grads: Any) -> list[tuple[str, Any]]:
+    if isinstance(grads, Mapping):
+        return [(f"grads[{key!r}]", g) for key, g in grads.items()]
+    if isinstance(grads, list | tuple):
+        return [(f"grads[{i}]", g) for i, g in enumerate(grads)]
+    return [("grads", grads)]
+
+
+def _writeable(grads: Any) -> list[tuple[str, Array]]:
+    named = _named(grads)
+    for name, g in named:
+        check_float_array(name, g)
+        if not g.flags.writeable:
+            raise ValueError(f"{name} is read-only, expected a writeable array")
+    return named
