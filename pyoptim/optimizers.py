@@ -268,8 +268,9 @@ class Optimizer:
         self._scalars = new_scalars
 
     def __repr__(self) -> str:
-        own = {k: v for k, v in self._defaults.items() if k not in _SHARED or v != _SHARED[k]}
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in own.items())})"
+        usual = {**_SHARED, **type(self).defaults}
+        shown = {k: v for k, v in self._defaults.items() if k == "lr" or v != usual[k]}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
 def _is_groups(params: Any) -> bool:

@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 try:
-    from .. import _native
+    from .._native import Stepper as _Stepper
+    from .._native import (
+        activation_backward,
+        activation_forward,
+        dense_backward,
+        dense_forward,
+        instruction_set,
+        norm_apply,
+        norm_backward,
+        norm_statistics,
+        softmax_cross_entropy,
+        squared_error,
+        sum_of_squares,
+    )
 except ModuleNotFoundError as error:
     raise ImportError(
         "this install has no compiled kernels; install a C++ compiler, then reinstall pyoptim"
     ) from error
 
-from .._native import (
-    activation_backward,
-    activation_forward,
-    dense_backward,
-    dense_forward,
-    norm_apply,
-    norm_backward,
-    norm_statistics,
-    softmax_cross_entropy,
-    squared_error,
-    sum_of_squares,
-)
 from . import StepGroup
 
 __all__ = [
@@ -41,10 +42,10 @@ __all__ = [
 ]
 
 name = "native"
-_native.instruction_set()  # an impossible PYOPTIM_FORCE_ISA is refused here, not in the first step
+instruction_set()  # an impossible PYOPTIM_FORCE_ISA is refused here, not in the first step
 
 
-class Stepper(_native.Stepper):
+class Stepper(_Stepper):
     """See `pyoptim.backends.Stepper`."""
 
     checks = True
