@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .backends import BackendError, available_backends, use_backend
+from .optimizer import Optimizer
 from .optimizers import (
     ASGD,
     SGD,
@@ -24,7 +25,6 @@ from .optimizers import (
     AMSGrad,
     Lion,
     NAdam,
-    Optimizer,
     RAdam,
     RMSprop,
     Rprop,
@@ -34,13 +34,15 @@ from .threads import get_num_threads, set_num_threads
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import datasets, nn, ops, schedules
+    from . import averages, datasets, gradients, nn, ops, schedules
     from .config import show_config
     from .trainer import History, Trainer
 
 # Imported when first used, so that `import pyoptim` costs no more than the optimizers.
 _LAZY = {
+    "averages": "averages",
     "datasets": "datasets",
+    "gradients": "gradients",
     "nn": "nn",
     "ops": "ops",
     "schedules": "schedules",
@@ -68,8 +70,10 @@ __all__ = [
     "SGD",
     "Trainer",
     "available_backends",
+    "averages",
     "datasets",
     "get_num_threads",
+    "gradients",
     "nn",
     "ops",
     "schedules",
