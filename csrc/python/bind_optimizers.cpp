@@ -1,5 +1,6 @@
 // One binding for all optimizers, driven by the list of rules.
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <algorithm>
 #include <tuple>
@@ -43,6 +44,7 @@ class Stepper {
     // One tuple per group: the rule's name, the parameters, and per parameter its states. All arrays are
     // contiguous and writeable; the caller has checked that they do not overlap.
     using Group = std::tuple<std::string, std::vector<py::array>, std::vector<std::vector<py::array>>>;
+    using Rows = py::typing::List<py::typing::Tuple<py::float_, py::ellipsis>>;
 
     explicit Stepper(const std::vector<Group>& groups) {
         for (const auto& [rule_name, params, states] : groups) {
@@ -64,7 +66,7 @@ class Stepper {
 
     // False, with nothing done, when a gradient is not a contiguous array of its parameter's shape and
     // type, or overlaps what is written: the caller then finds out which, and tells or copies.
-    bool step(const py::list& grads, const py::list& coefficients) const {
+    bool step(const py::typing::List<py::object>& grads, const Rows& coefficients) const {
         require(coefficients.size() == rules_.size(), "coefficients and groups");
         if (grads.size() != slots_.size()) return false;
         std::vector<const float*> grads32;
@@ -144,7 +146,7 @@ class Stepper {
     }
 
     // The rows of all groups, end to end.
-    std::vector<double> flatten(const py::list& rows) const {
+    std::vector<double> flatten(const Rows& rows) const {
         std::vector<double> values;
         for (std::size_t i = 0; i < rules_.size(); ++i) {
             const py::tuple row = py::reinterpret_borrow<py::object>(rows[i]);
@@ -195,7 +197,7 @@ void bind_optimizers(py::module_& m) {
     m.def(
         "rules",
         [] {
-            py::dict all;
+            py::typing::Dict<py::str, py::typing::Tuple<py::str, py::str>> all;
             for (const RuleInfo& rule : kRules) {
                 all[rule.name] = py::make_tuple(rule.state_names, rule.coefficient_names);
             }
