@@ -222,7 +222,7 @@ class Optimizer:
             backends.StepGroup(
                 rule,
                 [self._staged.get(next(index), p) for p in group["params"]],
-                [list(state.values()) for state in states],
+                [[state[name] for name in rule.states] for state in states],
             )
             for rule, group, states in zip(self._rules, self.param_groups, self._states, strict=True)
         ]
