@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .backends import BackendError, available_backends, use_backend
+from .optimizer import Optimizer
 from .optimizers import (
     ASGD,
     SGD,
@@ -24,23 +25,25 @@ from .optimizers import (
     AMSGrad,
     Lion,
     NAdam,
-    Optimizer,
     RAdam,
     RMSprop,
     Rprop,
 )
+from .tensor_optimizers import LAMB, LARS, Adafactor, Muon
 from .threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import datasets, nn, ops, schedules
+    from . import averages, datasets, gradients, nn, ops, schedules
     from .config import show_config
     from .trainer import History, Trainer
 
 # Imported when first used, so that `import pyoptim` costs no more than the optimizers.
 _LAZY = {
+    "averages": "averages",
     "datasets": "datasets",
+    "gradients": "gradients",
     "nn": "nn",
     "ops": "ops",
     "schedules": "schedules",
@@ -52,6 +55,7 @@ _LAZY = {
 __all__ = [
     "AMSGrad",
     "ASGD",
+    "Adafactor",
     "Adadelta",
     "Adagrad",
     "Adam",
@@ -59,7 +63,10 @@ __all__ = [
     "Adamax",
     "BackendError",
     "History",
+    "LAMB",
+    "LARS",
     "Lion",
+    "Muon",
     "NAdam",
     "Optimizer",
     "RAdam",
@@ -68,8 +75,10 @@ __all__ = [
     "SGD",
     "Trainer",
     "available_backends",
+    "averages",
     "datasets",
     "get_num_threads",
+    "gradients",
     "nn",
     "ops",
     "schedules",

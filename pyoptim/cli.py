@@ -9,8 +9,12 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import __version__
+
+if TYPE_CHECKING:
+    from .optimizer import Optimizer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,15 +87,14 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _optimizer(name: str) -> type:
-    from . import optimizers
+def _optimizer(name: str) -> type[Optimizer]:
+    import pyoptim
 
+    public = {key.lower(): getattr(pyoptim, key) for key in pyoptim.__all__ if key[0].isupper()}
     classes = {
-        key.lower(): value
-        for key, value in vars(optimizers).items()
-        if isinstance(value, type)
-        and issubclass(value, optimizers.Optimizer)
-        and value is not optimizers.Optimizer
+        key: value
+        for key, value in public.items()
+        if issubclass(value, pyoptim.Optimizer) and value is not pyoptim.Optimizer
     }
     if name.lower() not in classes:
         raise ValueError(f"--optimizer is {name!r}, expected one of {', '.join(sorted(classes))}")

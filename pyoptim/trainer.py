@@ -11,7 +11,7 @@ import numpy as np
 
 from . import nn
 from ._arrays import Array
-from .optimizers import Optimizer
+from .optimizer import Optimizer
 
 _EVALUATION_BATCH = 1024
 

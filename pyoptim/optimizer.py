@@ -1,0 +1,406 @@
+"""What all optimizers share: parameter groups, state, and a step that is one fused call.
+
+A subclass names its hyperparameters with their defaults, the rule that they choose, and the rule's
+coefficients at step t.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from . import _arrays, _hyperparameters, backends, gradients
+from ._arrays import Array
+from .rules import RULES, Rule
+
+Schedule = Callable[[int], float]
+Group = dict[str, Any]
+Row = tuple[float, ...]
+State = dict[str, Array]
+
+SHARED = {"weight_decay": 0.0, "decoupled_weight_decay": False, "maximize": False}
+
+
+class Optimizer:
+    """What all optimizers share.
+
+    Parameters
+    ----------
+    params : array, sequence of arrays, mapping of name to array, or sequence of group dicts
+        float32 or float64 NumPy arrays, of any shape, updated in place. They must be writeable and must
+        not overlap. Arrays that are not contiguous work, at the cost of a copy each step. A group is a
+        dict with ``"params"`` (any of the other three) and hyperparameters of its own.
+    lr : float or callable
+        Learning rate, or a schedule ``step -> lr`` where step counts the steps already taken: see
+        `pyoptim.schedules`.
+    weight_decay : float
+        Coupled (L2) decay adds ``weight_decay * p`` to the gradient, as PyTorch does.
+    decoupled_weight_decay : bool
+        Instead multiply p by ``1 - lr * weight_decay`` before the update (Loshchilov & Hutter 2019).
+    maximize : bool
+        Ascend: the sign of the gradient is turned before decay is added.
+    max_grad_norm : float, optional
+        Scale the gradients so that their global norm is at most this, as `gradients.clip_grad_norm_`
+        but without writing them.
+    nonfinite : {"ignore", "raise", "skip"}, default "ignore"
+        What to do when a gradient holds NaN or infinity: step all the same (as PyTorch), raise a
+        ValueError, or skip the step and count it. The last two read the gradients once more, in the
+        same pass as ``max_grad_norm``.
+    accumulate : int, default 1
+        Gather the gradients of so many calls of `step`, and update with their mean at the last of them.
+
+    Attributes
+    ----------
+    param_groups : list of dict
+        The hyperparameters in force, with ``"params"``; change ``param_groups[0]["lr"]`` at will.
+    epoch : int
+        Epochs done, for schedules that count them; a `Trainer` counts it up.
+    skipped : int
+        Steps that ``nonfinite="skip"`` left out.
+    """
+
+    defaults: ClassVar[dict[str, Any]]  # of the class's own hyperparameters, beside `SHARED`
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        max_grad_norm: float | None = None,
+        nonfinite: str = "ignore",
+        accumulate: int = 1,
+        **hyperparameters: Any,
+    ) -> None:
+        if max_grad_norm is not None and not max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm is {max_grad_norm!r}, expected None or a number > 0")
+        if nonfinite not in ("ignore", "raise", "skip"):
+            raise ValueError(f"nonfinite is {nonfinite!r}, expected 'ignore', 'raise' or 'skip'")
+        if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
+            raise ValueError(f"accumulate is {accumulate!r}, expected a positive integer")
+        self.max_grad_norm, self.nonfinite, self.accumulate = max_grad_norm, nonfinite, accumulate
+        self._defaults = {**SHARED, **self.defaults}
+        _hyperparameters.check(hyperparameters, self._defaults)
+        self._defaults.update(hyperparameters)
+
+        self.param_groups: list[Group] = []
+        self._keys: list[list[Any] | None] = []  # how each group's gradients are looked up
+        self._names: list[str] = []
+        self._grouped = _is_groups(params)
+        for i, given in enumerate(params if self._grouped else [{"params": params}]):
+            options = {k: v for k, v in given.items() if k != "params"}
+            _hyperparameters.check(options, self._defaults)
+            label = f"params[{i}]['params']" if self._grouped else "params"
+            keys, arrays = _flatten(label, given["params"])
+            self._keys.append(keys)
+            self._names += [label] if keys is None else [f"{label}[{key!r}]" for key in keys]
+            self.param_groups.append({**self._defaults, **options, "params": arrays})
+        self._lone = self._keys == [None] and not self._grouped  # one array, not in a list
+        self._params = [p for group in self.param_groups for p in group["params"]]
+        _arrays.check_parameters(self._names, self._params)
+
+        self._rules = [RULES[self._rule(group)] for group in self.param_groups]
+        self._scalars = [self._first_scalars(group) for group in self.param_groups]
+        self.epoch = self.skipped = 0
+        self._states = [self._allocate(group) for group in self.param_groups]
+        # Kernels want contiguous memory: a parameter that is not goes through a copy of its own.
+        self._staged = {
+            i: np.array(p, order="C") for i, p in enumerate(self._params) if not _arrays.is_fast(p)
+        }
+        self._written = self._params + [a for group in self._states for s in group for a in s.values()]
+        self._steppers: dict[str, backends.Stepper] = {}
+        self._sums: list[Array] = []  # of gradients being accumulated
+        self._summed = 0
+
+    # What each optimizer says of itself.
+
+    def _rule(self, group: Group) -> str:
+        """The name of the rule that the group's options choose."""
+        raise NotImplementedError
+
+    def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
+        """The rule's coefficients at step t."""
+        raise NotImplementedError
+
+    def _initial(self, group: Group) -> dict[str, float]:
+        """What state arrays begin with, where it is not 0."""
+        return {}
+
+    def _layout(self, group: Group, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the state arrays of a parameter of this shape."""
+        return dict.fromkeys(RULES[self._rule(group)].states, shape)
+
+    def _first_scalars(self, group: Group) -> dict[str, float]:
+        """Scalars that advance with the steps, kept beside the state arrays."""
+        return {"step": 0}
+
+    def _next_scalars(self, group: Group, scalars: dict[str, float]) -> dict[str, float]:
+        return {"step": scalars["step"] + 1}
+
+    # Stepping.
+
+    def step(self, grads: Any) -> None:
+        """Update every parameter in place.
+
+        Parameters
+        ----------
+        grads : array, sequence, mapping, or sequence of groups' gradients
+            The structure of ``params``; each of its parameter's shape and dtype. Gradients are read
+            only; what is not contiguous is copied.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A gradient that does not fit, that overlaps a parameter or a state, or that is not finite
+            under ``nonfinite="raise"``. Nothing is changed.
+        """
+        # The bulk of a step of a few thousand elements is this Python, so it is written for speed.
+        flat = [grads] if self._lone else self._flatten_gradients(grads)
+        factor = 1.0
+        if self.accumulate > 1:
+            flat = self._accumulate(flat)
+            if not flat:
+                return
+            factor /= self.accumulate
+        if self.max_grad_norm is not None or self.nonfinite != "ignore":
+            flat = self._checked(flat)
+            norm = factor * gradients.norm_of(flat)
+            if self.nonfinite != "ignore" and not self._is_finite(norm, flat):
+                return
+            if self.max_grad_norm is not None:
+                factor *= gradients.clip_factor(norm, self.max_grad_norm)
+        scalars: list[dict[str, float]] = []
+        rows: list[Row] = []
+        for group in self.param_groups:
+            i = len(rows)
+            new = self._next_scalars(group, self._scalars[i])
+            rows.append(self._row(group, self._rules[i], new, factor))
+            scalars.append(new)
+        self._apply(flat, rows)
+        self._scalars = scalars
+
+    def _row(self, group: Group, rule: Rule, scalars: dict[str, float], factor: float) -> Row:
+        lr = group["lr"]
+        if callable(lr):
+            lr = lr(self.epoch if getattr(lr, "unit", "step") == "epoch" else scalars["step"] - 1)
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"lr is {lr!r} at step {scalars['step']}, expected a finite number >= 0")
+        if self._rule(group) != rule.name:
+            raise ValueError(
+                f"a parameter group's options now choose the rule {self._rule(group)!r} instead of "
+                f"{rule.name!r}; options that need other state are fixed when the optimizer is made"
+            )
+        decay = group["weight_decay"]
+        if group["maximize"]:
+            factor = -factor
+        shared = (factor, 0.0, 1.0 - lr * decay) if group["decoupled_weight_decay"] else (factor, decay, 1.0)
+        return shared + self._coefficients(group, int(scalars["step"]), lr, scalars)
+
+    def _apply(self, flat: list[Any], rows: list[Row]) -> None:
+        """Run the rules: one row of coefficients per step group."""
+        stepper = self._steppers.get(backends.current().name) or self._new_stepper()
+        if self._staged:
+            flat = self._checked(flat)
+            for i, copy in self._staged.items():
+                copy[...] = self._params[i]
+            stepper.step(flat, rows)
+            for i, copy in self._staged.items():
+                self._params[i][...] = copy
+        elif not (stepper.checks and stepper.step(flat, rows)):
+            stepper.step(self._checked(flat), rows)
+
+    def _new_stepper(self) -> backends.Stepper:
+        backend = backends.current()
+        stepper: backends.Stepper = backend.Stepper(self._step_groups())
+        self._steppers[backend.name] = stepper
+        return stepper
+
+    def _step_groups(self) -> list[backends.StepGroup]:
+        index = iter(range(len(self._params)))
+        return [
+            backends.StepGroup(
+                rule,
+                [self._staged.get(next(index), p) for p in group["params"]],
+                [[state[name] for name in rule.states] for state in states],
+            )
+            for rule, group, states in zip(self._rules, self.param_groups, self._states, strict=True)
+        ]
+
+    def _accumulate(self, flat: list[Any]) -> list[Array]:
+        """Add to the sums; they are returned at the last of ``accumulate`` calls, else nothing is."""
+        checked = self._checked(flat)
+        if self._summed == 0:
+            self._sums = [g.copy() for g in checked]
+        else:
+            for total, g in zip(self._sums, checked, strict=True):
+                total += g
+        self._summed += 1
+        if self._summed < self.accumulate:
+            return []
+        self._summed = 0
+        return self._sums
+
+    def _is_finite(self, norm: float, flat: list[Array]) -> bool:
+        if math.isfinite(norm):
+            return True
+        wrong = [
+            name for name, g in zip(self._gradient_names(), flat, strict=True) if not np.isfinite(g).all()
+        ]
+        if wrong and self.nonfinite == "raise":
+            raise ValueError(f"{wrong[0]} holds NaN or infinity, expected finite values")
+        self.skipped += bool(wrong)
+        return not wrong  # a norm may overflow though all elements are finite
+
+    # Gradients as they come.
+
+    def _flatten_gradients(self, grads: Any) -> list[Any]:
+        if not self._grouped:
+            return _like(self._keys[0], "grads", grads)
+        if not isinstance(grads, Sequence) or len(grads) != len(self._keys):
+            raise ValueError(
+                f"grads is {_describe(grads)}, expected a sequence of {len(self._keys)} groups' gradients"
+            )
+        return [
+            g
+            for i, (keys, part) in enumerate(zip(self._keys, grads, strict=True))
+            for g in _like(keys, f"grads[{i}]", part)
+        ]
+
+    def _checked(self, flat: list[Any]) -> list[Array]:
+        return _arrays.check_gradients(self._gradient_names(), flat, self._params, self._written)
+
+    def _gradient_names(self) -> list[str]:
+        return [name.replace("params", "grads", 1).replace("['params']", "") for name in self._names]
+
+    # State.
+
+    def _allocate(self, group: Group) -> list[State]:
+        """The states of each parameter: for each dtype and name one buffer, of which they are views."""
+        params, initial = group["params"], self._initial(group)
+        layouts = [self._layout(group, p.shape) for p in params]
+        states: list[State] = [{} for _ in params]
+        for dtype in dict.fromkeys(p.dtype for p in params):
+            members = [i for i, p in enumerate(params) if p.dtype == dtype]
+            for name in dict.fromkeys(name for i in members for name in layouts[i]):
+                owners = [i for i in members if name in layouts[i]]
+                shapes = [layouts[i][name] for i in owners]
+                buffer = _arrays.aligned_zeros(sum(map(math.prod, shapes)), dtype)
+                if initial.get(name):
+                    buffer[...] = initial[name]
+                for i, piece in zip(owners, _arrays.views(buffer, shapes), strict=True):
+                    states[i][name] = piece
+        return states
+
+    def state_dict(self) -> dict[str, Any]:
+        """State and hyperparameters, in PyTorch's layout; arrays are copies.
+
+        Returns
+        -------
+        dict
+            ``"state"``: index of the parameter -> its step count and state arrays;
+            ``"param_groups"``: hyperparameters, with the indices of the parameters.
+        """
+        state: dict[int, dict[str, Any]] = {}
+        groups = []
+        for group, scalars, states in zip(self.param_groups, self._scalars, self._states, strict=True):
+            indices = list(range(len(state), len(state) + len(states)))
+            for i, arrays in zip(indices, states, strict=True):
+                state[i] = {**scalars, **{name: array.copy() for name, array in arrays.items()}}
+            groups.append({**group, "params": indices})
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` of an optimizer of the same kind and shapes returned.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It does not fit: missing or unknown names, other shapes. Nothing is changed.
+        """
+        groups = state_dict["param_groups"]
+        if len(groups) != len(self.param_groups):
+            raise ValueError(
+                f"state_dict has {len(groups)} parameter groups, expected {len(self.param_groups)}"
+            )
+        new_options, new_scalars, copies = [], [], []
+        for group, rule, states, given in zip(
+            self.param_groups, self._rules, self._states, groups, strict=True
+        ):
+            options = {k: v for k, v in given.items() if k != "params"}
+            _hyperparameters.check(options, self._defaults)
+            if self._rule({**group, **options}) != rule.name:
+                raise ValueError(f"state_dict's options do not choose the rule {rule.name!r}")
+            if len(given["params"]) != len(states):
+                raise ValueError(
+                    f"state_dict's group has {len(given['params'])} parameters, expected {len(states)}"
+                )
+            scalars = self._first_scalars(group)
+            for i, arrays in zip(given["params"], states, strict=True):
+                entry = state_dict["state"][i]
+                wanted = {*scalars, *arrays}
+                if set(entry) != wanted:
+                    raise ValueError(
+                        f"state_dict['state'][{i}] has {sorted(entry)}, expected {sorted(wanted)}"
+                    )
+                for name, array in arrays.items():
+                    label = f"state_dict['state'][{i}][{name!r}]"
+                    copies.append((array, _arrays.check_like(label, entry[name], array.shape, array.dtype)))
+                scalars = {name: type(scalars[name])(entry[name]) for name in scalars}
+            new_options.append(options)
+            new_scalars.append(scalars)
+        for array, value in copies:
+            array[...] = value
+        for group, options in zip(self.param_groups, new_options, strict=True):
+            group.update(options)
+        self._scalars = new_scalars
+
+    def __repr__(self) -> str:
+        usual = {**SHARED, **type(self).defaults}
+        shown = {k: v for k, v in self._defaults.items() if k == "lr" or v != usual[k]}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+
+def _is_groups(params: Any) -> bool:
+    return (
+        isinstance(params, Sequence)
+        and len(params) > 0
+        and all(isinstance(group, Mapping) and "params" in group for group in params)
+    )
+
+
+def _flatten(label: str, params: Any) -> tuple[list[Any] | None, list[Any]]:
+    """Keys (None for a single array) and arrays."""
+    if isinstance(params, Mapping):
+        return list(params), list(params.values())
+    if isinstance(params, list | tuple):
+        return list(range(len(params))), list(params)
+    if isinstance(params, np.ndarray):
+        return None, [params]
+    raise TypeError(
+        f"{label} is a {type(params).__name__}, expected an array, a list, tuple or dict of arrays, "
+        "or a list of group dicts"
+    )
+
+
+def _like(keys: list[Any] | None, label: str, grads: Any) -> list[Any]:
+    """Gradients in the order of the parameters."""
+    if keys is None:
+        return [grads]
+    if isinstance(grads, Mapping):
+        if len(grads) == len(keys):
+            try:
+                return [grads[key] for key in keys]
+            except KeyError:
+                pass
+        raise ValueError(f"{label} has the names {list(grads)}, expected {keys}")
+    if not isinstance(grads, list | tuple) or len(grads) != len(keys):
+        raise ValueError(f"{label} is {_describe(grads)}, expected {len(keys)} arrays")
+    if keys and keys[0] != 0:
+        raise ValueError(f"{label} is {_describe(grads)}, expected a mapping with the names {keys}")
+    return list(grads)
+
+
+def _describe(value: Any) -> str:
+    size = f" of {len(value)}" if hasattr(value, "__len__") and getattr(value, "shape", 1) != () else ""
+    return f"a {type(value).__name__}{size}"
