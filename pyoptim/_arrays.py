@@ -119,10 +119,10 @@ def check_gradients(
     """
     checked = []
     for name, g, p in zip(names, grads, params, strict=True):
-        g = check_like(name, g, p.shape, p.dtype, " as its parameter")
+        contiguous = check_like(name, g, p.shape, p.dtype, " as its parameter")
         if g.size and any(np.shares_memory(g, w) for w in written):
             raise ValueError(f"{name} overlaps a parameter or an optimizer state")
-        checked.append(g)
+        checked.append(contiguous)
     return checked
 
 
