@@ -29,6 +29,7 @@ from .optimizers import (
     RMSprop,
     Rprop,
 )
+from .tensor_optimizers import LAMB, LARS, Adafactor, Muon
 from .threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
@@ -54,6 +55,7 @@ _LAZY = {
 __all__ = [
     "AMSGrad",
     "ASGD",
+    "Adafactor",
     "Adadelta",
     "Adagrad",
     "Adam",
@@ -61,7 +63,10 @@ __all__ = [
     "Adamax",
     "BackendError",
     "History",
+    "LAMB",
+    "LARS",
     "Lion",
+    "Muon",
     "NAdam",
     "Optimizer",
     "RAdam",

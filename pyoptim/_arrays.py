@@ -70,6 +70,11 @@ def _overlaps_itself(array: Array) -> bool:
     return False
 
 
+def is_parameter_dtype(dtype: np.dtype[Any]) -> bool:
+    """float32, float64, float16, or the bfloat16 that ml_dtypes adds to NumPy."""
+    return dtype in FLOATS or dtype == np.float16 or dtype.name == "bfloat16"
+
+
 def check_parameters(names: Sequence[str], params: Sequence[Any]) -> None:
     """Parameters: writeable float arrays that share no memory.
 
@@ -83,8 +88,8 @@ def check_parameters(names: Sequence[str], params: Sequence[Any]) -> None:
     for name, p in zip(names, params, strict=True):
         if not isinstance(p, np.ndarray):
             raise TypeError(f"{name} is a {type(p).__name__}, expected a NumPy array")
-        if p.dtype not in FLOATS:
-            raise TypeError(f"{name} has dtype {p.dtype}, expected float32 or float64")
+        if not is_parameter_dtype(p.dtype):
+            raise TypeError(f"{name} has dtype {p.dtype}, expected float32, float64, float16 or bfloat16")
         if not p.flags.writeable:
             raise ValueError(f"{name} is read-only, expected a writeable array")
         if p.size and _overlaps_itself(p):

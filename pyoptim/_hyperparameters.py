@@ -28,6 +28,19 @@ def _pair(value: Any) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2 and all(map(is_number, value))
 
 
+def _eps_pair(value: Any) -> bool:  # Adafactor's
+    return (
+        isinstance(value, tuple | list)
+        and len(value) == 2
+        and (value[0] is None or _at_least_zero(value[0]))
+        and _at_least_zero(value[1])
+    )
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 _ZERO_UP = (_at_least_zero, "a finite number >= 0")
 _FRACTION = (_fraction, "a number in [0, 1)")
 _FLAG = (_flag, "True or False")
@@ -48,7 +61,10 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "maximize": _FLAG,
     "lr_decay": _ZERO_UP,
     "initial_accumulator_value": _ZERO_UP,
-    "eps": _ZERO_UP,
+    "eps": (
+        lambda v: _at_least_zero(v) or (_eps_pair(v)),
+        "a finite number >= 0 (Adafactor: a pair, the first may be None)",
+    ),
     "eps_root": _ZERO_UP,
     "eps_hat": _FLAG,
     "alpha": _FRACTION,
@@ -65,6 +81,15 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "step_sizes": (lambda v: _pair(v) and 0 < v[0] <= v[1], "two numbers > 0, the smaller first"),
     "lambd": _ZERO_UP,
     "t0": _ZERO_UP,
+    "trust": _ZERO_UP,
+    "beta2_decay": (lambda v: is_number(v) and v <= 0, "a finite number <= 0"),
+    "d": (lambda v: is_number(v) and v >= 1, "a finite number >= 1"),
+    "ns_coefficients": (
+        lambda v: isinstance(v, tuple | list) and len(v) == 3 and all(map(is_number, v)),
+        "three finite numbers",
+    ),
+    "ns_steps": (_count, "a positive integer"),
+    "adjust_lr": _choice("original", "match_rms_adamw"),
     "amsgrad": _FLAG,
     "amsgrad_max": _choice("raw", "corrected"),
     "bias_correction": _FLAG,

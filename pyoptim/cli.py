@@ -88,13 +88,13 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _optimizer(name: str) -> type[Optimizer]:
-    from . import optimizers
-    from .optimizer import Optimizer
+    import pyoptim
 
+    public = {key.lower(): getattr(pyoptim, key) for key in pyoptim.__all__ if key[0].isupper()}
     classes = {
-        key.lower(): value
-        for key, value in vars(optimizers).items()
-        if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
+        key: value
+        for key, value in public.items()
+        if issubclass(value, pyoptim.Optimizer) and value is not pyoptim.Optimizer
     }
     if name.lower() not in classes:
         raise ValueError(f"--optimizer is {name!r}, expected one of {', '.join(sorted(classes))}")

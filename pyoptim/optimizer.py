@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _arrays, _hyperparameters, backends, gradients
+from . import _arrays, _hyperparameters, backends, gradients, storage
 from ._arrays import Array
 from .rules import RULES, Rule
 
@@ -51,6 +51,15 @@ class Optimizer:
         same pass as ``max_grad_norm``.
     accumulate : int, default 1
         Gather the gradients of so many calls of `step`, and update with their mean at the last of them.
+    rounding : {"master", "stochastic", "nearest"}, default "master"
+        For float16 and bfloat16 parameters: update a float32 copy kept in the state as ``master`` and
+        round it; or update the parameter itself, rounded at random (which keeps small updates on
+        average) or to nearest (which loses them).
+    state_dtype : {None, "bfloat16", "int8"}
+        Keep the states of float32 and 16-bit parameters in fewer bits, rounded stochastically; "int8" is
+        8 bits with a scale for every 256 elements (after Dettmers et al. 2022). See `pyoptim.storage`.
+    seed : int, default 0
+        Of the random rounding.
 
     Attributes
     ----------
@@ -71,6 +80,9 @@ class Optimizer:
         max_grad_norm: float | None = None,
         nonfinite: str = "ignore",
         accumulate: int = 1,
+        rounding: str = "master",
+        state_dtype: str | None = None,
+        seed: int = 0,
         **hyperparameters: Any,
     ) -> None:
         if max_grad_norm is not None and not max_grad_norm > 0:
@@ -79,7 +91,12 @@ class Optimizer:
             raise ValueError(f"nonfinite is {nonfinite!r}, expected 'ignore', 'raise' or 'skip'")
         if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
             raise ValueError(f"accumulate is {accumulate!r}, expected a positive integer")
+        if rounding not in ("master", "stochastic", "nearest"):
+            raise ValueError(f"rounding is {rounding!r}, expected 'master', 'stochastic' or 'nearest'")
+        if state_dtype not in (None, "bfloat16", "int8"):
+            raise ValueError(f"state_dtype is {state_dtype!r}, expected None, 'bfloat16' or 'int8'")
         self.max_grad_norm, self.nonfinite, self.accumulate = max_grad_norm, nonfinite, accumulate
+        self.rounding, self.state_dtype, self.seed = rounding, state_dtype, seed
         self._defaults = {**SHARED, **self.defaults}
         _hyperparameters.check(hyperparameters, self._defaults)
         self._defaults.update(hyperparameters)
@@ -100,16 +117,21 @@ class Optimizer:
         self._params = [p for group in self.param_groups for p in group["params"]]
         _arrays.check_parameters(self._names, self._params)
 
+        # Where anything is kept in fewer bits than it is computed in, everything goes the packed way.
+        self._is_packed = state_dtype is not None or any(p.dtype.itemsize == 2 for p in self._params)
+        if self._is_packed:
+            self._check_packable()
         self._rules = [RULES[self._rule(group)] for group in self.param_groups]
         self._scalars = [self._first_scalars(group) for group in self.param_groups]
         self.epoch = self.skipped = 0
-        self._states = [self._allocate(group) for group in self.param_groups]
+        allocate = self._allocate_packed if self._is_packed else self._allocate
+        self._states = [allocate(group) for group in self.param_groups]
         # Kernels want contiguous memory: a parameter that is not goes through a copy of its own.
         self._staged = {
             i: np.array(p, order="C") for i, p in enumerate(self._params) if not _arrays.is_fast(p)
         }
         self._written = self._params + [a for group in self._states for s in group for a in s.values()]
-        self._steppers: dict[str, backends.Stepper] = {}
+        self._steppers: dict[str, Any] = {}  # by backend
         self._sums: list[Array] = []  # of gradients being accumulated
         self._summed = 0
 
@@ -165,7 +187,9 @@ class Optimizer:
             factor /= self.accumulate
         if self.max_grad_norm is not None or self.nonfinite != "ignore":
             flat = self._checked(flat)
-            norm = factor * gradients.norm_of(flat)
+            norm = factor * gradients.norm_of(
+                g if g.dtype.itemsize > 2 else g.astype(np.float32) for g in flat
+            )
             if self.nonfinite != "ignore" and not self._is_finite(norm, flat):
                 return
             if self.max_grad_norm is not None:
@@ -200,19 +224,26 @@ class Optimizer:
     def _apply(self, flat: list[Any], rows: list[Row]) -> None:
         """Run the rules: one row of coefficients per step group."""
         stepper = self._steppers.get(backends.current().name) or self._new_stepper()
-        if self._staged:
+        if self._staged or self._is_packed:
             flat = self._checked(flat)
             for i, copy in self._staged.items():
                 copy[...] = self._params[i]
-            stepper.step(flat, rows)
+            if self._is_packed:
+                key = storage.hash_key(int(self._scalars[0]["step"]), self.seed)
+                stepper.step([storage.raw(g) for g in flat], rows, key, self.rounding == "stochastic")
+            else:
+                stepper.step(flat, rows)
             for i, copy in self._staged.items():
                 self._params[i][...] = copy
         elif not (stepper.checks and stepper.step(flat, rows)):
             stepper.step(self._checked(flat), rows)
 
-    def _new_stepper(self) -> backends.Stepper:
+    def _new_stepper(self) -> Any:
         backend = backends.current()
-        stepper: backends.Stepper = backend.Stepper(self._step_groups())
+        if self._is_packed:
+            stepper = backend.PackedStepper(self._rules, self._packed_arrays())
+        else:
+            stepper = backend.Stepper(self._step_groups())
         self._steppers[backend.name] = stepper
         return stepper
 
@@ -222,10 +253,22 @@ class Optimizer:
             backends.StepGroup(
                 rule,
                 [self._staged.get(next(index), p) for p in group["params"]],
-                [list(state.values()) for state in states],
+                [[state[name] for name in rule.states] for state in states],
             )
             for rule, group, states in zip(self._rules, self.param_groups, self._states, strict=True)
         ]
+
+    def _packed_arrays(self) -> list[storage.PackedArray]:
+        index = iter(range(len(self._params)))
+        arrays = []
+        for i, (rule, group, states) in enumerate(
+            zip(self._rules, self.param_groups, self._states, strict=True)
+        ):
+            for p, state in zip(group["params"], states, strict=True):
+                param = storage.Packed(p.dtype.name, storage.raw(self._staged.get(next(index), p)))
+                packed = [storage.pack_state(name, state) for name in rule.states]
+                arrays.append(storage.PackedArray(i, param, state.get("master"), packed))
+        return arrays
 
     def _accumulate(self, flat: list[Any]) -> list[Array]:
         """Add to the sums; they are returned at the last of ``accumulate`` calls, else nothing is."""
@@ -290,6 +333,34 @@ class Optimizer:
                     buffer[...] = initial[name]
                 for i, piece in zip(owners, _arrays.views(buffer, shapes), strict=True):
                     states[i][name] = piece
+        return states
+
+    def _check_packable(self) -> None:
+        if type(self)._layout is not Optimizer._layout or type(self)._apply is not Optimizer._apply:
+            raise TypeError(
+                f"{type(self).__name__} updates float32 and float64 parameters with states of their own "
+                "dtype; 16-bit parameters and state_dtype are for the elementwise optimizers"
+            )
+        for name, p in zip(self._names, self._params, strict=True):
+            if p.dtype == np.float64:
+                raise TypeError(
+                    f"{name} has dtype float64, which does not go with 16-bit parameters or state_dtype"
+                )
+
+    def _allocate_packed(self, group: Group) -> list[State]:
+        initial = self._initial(group)
+        states: list[State] = []
+        for p in group["params"]:
+            state: State = {}
+            for name in RULES[self._rule(group)].states:
+                for part, (shape, dtype) in storage.state_arrays(name, p.shape, self.state_dtype).items():
+                    state[part] = _arrays.aligned_zeros(math.prod(shape), dtype).reshape(shape)
+                if initial.get(name):
+                    first = np.full(p.size, initial[name], np.float32)
+                    storage.encode(storage.pack_state(name, state), first, 0, False)
+            if p.dtype.itemsize == 2 and self.rounding == "master":
+                state["master"] = p.astype(np.float32, order="C")
+            states.append(state)
         return states
 
     def state_dict(self) -> dict[str, Any]:

@@ -87,11 +87,23 @@ struct Kernels {
     double (*squared_error)(size_t n, const T* prediction, const T* target, T scale, T* dprediction);
 };
 
+// How values that are computed in float are kept: see storage.hpp.
+enum class Storage : int { float32, float16, bfloat16, signed8, unsigned8, count };
+inline constexpr size_t kScaleBlock = 256;  // elements that share a scale, in 8 bits
+
+struct StorageKernels {
+    void (*decode)(size_t n, const void* data, const float* scale, float* out);
+    // `first` is the index of x[0], `key` names the stream of random numbers.
+    void (*nearest)(size_t n, const float* x, uint32_t first, uint32_t key, void* data, float* scale);
+    void (*stochastic)(size_t n, const float* x, uint32_t first, uint32_t key, void* data, float* scale);
+};
+
 struct InstructionSet {
     const char* name;
     bool (*supported)();  // by this processor and operating system
     const Kernels<float>& f32;
     const Kernels<double>& f64;
+    const StorageKernels* storage;  // by Storage; float32 needs none
 };
 
 // The compiled instruction sets, best first: CMakeLists.txt compiles the same ones.
@@ -104,6 +116,7 @@ struct InstructionSet {
     namespace isa {                           \
     extern const Kernels<float> kernels_f32;  \
     extern const Kernels<double> kernels_f64; \
+    extern const StorageKernels storage[];    \
     }
 PYOPTIM_ISAS(X)
 #undef X

@@ -6,6 +6,7 @@
 #include "cpu/product.hpp"
 #include "cpu/reduce.hpp"
 #include "cpu/step.hpp"
+#include "cpu/storage.hpp"
 
 namespace pyoptim::cpu::PYOPTIM_ISA {
 
@@ -35,5 +36,12 @@ constexpr Kernels<T> kTable = {
 
 const Kernels<float> kernels_f32 = kTable<float>;
 const Kernels<double> kernels_f64 = kTable<double>;
+const StorageKernels storage[] = {
+    {nullptr, nullptr, nullptr},
+    {decode16<Float16>, encode16<Float16, Nearest>, encode16<Float16, Stochastic>},
+    {decode16<BFloat16>, encode16<BFloat16, Nearest>, encode16<BFloat16, Stochastic>},
+    {Block8<true>::decode, Block8<true>::encode, Block8<true>::encode},
+    {Block8<false>::decode, Block8<false>::encode, Block8<false>::encode},
+};
 
 }  // namespace pyoptim::cpu::PYOPTIM_ISA

@@ -38,6 +38,7 @@ bool has_size(const MaybeArray<T>& array, py::ssize_t size) {
 
 void bind_runtime(py::module_& m);
 void bind_optimizers(py::module_& m);
+void bind_packed(py::module_& m);
 void bind_layers(py::module_& m);
 
 }  // namespace pyoptim::python

@@ -1,5 +1,6 @@
 // One binding for all optimizers, driven by the list of rules.
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <algorithm>
 #include <tuple>
@@ -7,35 +8,13 @@
 #include <vector>
 
 #include "python/arrays.hpp"
+#include "python/rule_info.hpp"
 #include "runtime/reduce.hpp"
 #include "runtime/stepper.hpp"
 
 namespace pyoptim::python {
 
 namespace {
-
-using cpu::RuleId;
-
-struct RuleInfo {
-    const char* name;
-    int states, coefficients;  // coefficients: Common's and the rule's own
-    const char *state_names, *coefficient_names;
-};
-
-const RuleInfo kRules[] = {
-#define X(name, Struct)                                                                               \
-    {#name, rules::Struct::state_count, Common::coefficient_count + rules::Struct::coefficient_count, \
-     rules::Struct::state_names, rules::Struct::coefficient_names},
-    PYOPTIM_FOR_EACH_RULE(X)
-#undef X
-};
-
-int rule_index(const std::string& name) {
-    for (int i = 0; i < cpu::kRuleCount; ++i) {
-        if (kRules[i].name == name) return i;
-    }
-    throw py::value_error("there is no rule named '" + name + "'");
-}
 
 // Prepared once for a set of arrays; a step then checks the gradients and runs.
 class Stepper {
@@ -58,14 +37,14 @@ class Stepper {
                     throw py::type_error("parameters must be contiguous float32 or float64 arrays");
                 }
             }
+            coefficients_ += static_cast<std::size_t>(kRules[rule].coefficients);
         }
         std::sort(written_.begin(), written_.end());
     }
 
     // False, with nothing done, when a gradient is not a contiguous array of its parameter's shape and
     // type, or overlaps what is written: the caller then finds out which, and tells or copies.
-    bool step(const py::list& grads, const py::list& coefficients) const {
-        require(coefficients.size() == rules_.size(), "coefficients and groups");
+    bool step(const py::typing::List<py::object>& grads, const Rows& coefficients) const {
         if (grads.size() != slots_.size()) return false;
         std::vector<const float*> grads32;
         std::vector<const double*> grads64;
@@ -81,11 +60,8 @@ class Stepper {
                 grads32.push_back(static_cast<const float*>(data));
             }
         }
-        const std::vector<double> values = flatten(coefficients);
-        std::optional<py::gil_scoped_release> release;
-        if (large_) release.emplace();
-        run(f32_, grads32, values);
-        run(f64_, grads64, values);
+        run(f32_, grads32, coefficients);
+        run(f64_, grads64, coefficients);
         return true;
     }
 
@@ -100,11 +76,8 @@ class Stepper {
     void add(runtime::Stepper<T>& stepper, int rule, const py::array& param,
              const std::vector<py::array>& states) {
         require(static_cast<int>(states.size()) == kRules[rule].states, "states and the rule's names");
-        typename runtime::Stepper<T>::Array entry{rule,
-                                                  static_cast<int>(rules_.size()) - 1,
-                                                  claim<T>(param),
-                                                  {},
-                                                  static_cast<std::size_t>(param.size())};
+        typename runtime::Stepper<T>::Array entry{
+            rule, coefficients_, claim<T>(param), {}, static_cast<std::size_t>(param.size())};
         for (std::size_t k = 0; k < states.size(); ++k) {
             require(py::isinstance<Array<T>>(states[k]) && states[k].size() == param.size(),
                     "a state and its parameter");
@@ -145,38 +118,19 @@ class Stepper {
         return g->data;
     }
 
-    // The rows of all groups, end to end.
-    std::vector<double> flatten(const py::list& rows) const {
-        std::vector<double> values;
-        for (std::size_t i = 0; i < rules_.size(); ++i) {
-            const py::tuple row = py::reinterpret_borrow<py::object>(rows[i]);
-            require(static_cast<int>(row.size()) == kRules[rules_[i]].coefficients,
-                    "coefficients and the rule's names");
-            for (const py::handle value : row) {
-                values.push_back(PyFloat_AsDouble(value.ptr()));
-                if (PyErr_Occurred()) throw py::error_already_set();
-            }
-        }
-        return values;
-    }
-
     template <class T>
-    void run(const runtime::Stepper<T>& stepper, const std::vector<const T*>& grads,
-             const std::vector<double>& values) const {
+    void run(const runtime::Stepper<T>& stepper, const std::vector<const T*>& grads, const Rows& rows) const {
         if (grads.empty()) return;
-        std::vector<T> cast(values.begin(), values.end());
-        std::vector<const T*> rows;
-        const T* row = cast.data();
-        for (const int rule : rules_) {
-            rows.push_back(row);
-            row += kRules[rule].coefficients;
-        }
-        stepper.step(grads.data(), rows.data());
+        const std::vector<T> coefficients = flatten<T>(rows, rules_);
+        std::optional<py::gil_scoped_release> release;
+        if (large_) release.emplace();
+        stepper.step(grads.data(), coefficients.data());
     }
 
     runtime::Stepper<float> f32_;
     runtime::Stepper<double> f64_;
-    std::vector<int> rules_;  // of each group
+    std::vector<int> rules_;        // of each group
+    std::size_t coefficients_ = 0;  // of all groups
     std::vector<Slot> slots_;
     std::vector<py::array> states_;  // kept alive
     std::vector<Interval> written_;  // sorted
@@ -197,7 +151,7 @@ void bind_optimizers(py::module_& m) {
     m.def(
         "rules",
         [] {
-            py::dict all;
+            py::typing::Dict<py::str, py::typing::Tuple<py::str, py::str>> all;
             for (const RuleInfo& rule : kRules) {
                 all[rule.name] = py::make_tuple(rule.state_names, rule.coefficient_names);
             }

@@ -5,5 +5,6 @@ PYBIND11_MODULE(_native, m) {
     m.doc() = "Compiled kernels of pyoptim. Private: pyoptim.backends.native is the door.";
     pyoptim::python::bind_runtime(m);
     pyoptim::python::bind_optimizers(m);
+    pyoptim::python::bind_packed(m);
     pyoptim::python::bind_layers(m);
 }

@@ -25,7 +25,7 @@ bool has_avx512() {
 
 // Best first.
 const cpu::InstructionSet kTable[] = {
-#define X(isa) {#isa, has_##isa, cpu::isa::kernels_f32, cpu::isa::kernels_f64},
+#define X(isa) {#isa, has_##isa, cpu::isa::kernels_f32, cpu::isa::kernels_f64, cpu::isa::storage},
     PYOPTIM_ISAS(X)
 #undef X
 };

@@ -16,8 +16,8 @@ template <class T>
 class Stepper {
   public:
     struct Array {
-        int rule;  // cpu::RuleId
-        int group;
+        int rule;                  // cpu::RuleId
+        std::size_t coefficients;  // where its row begins
         T* param;
         T* state[cpu::kMaxStates];
         std::size_t size;
@@ -30,8 +30,8 @@ class Stepper {
     }
     const std::vector<Array>& arrays() const { return arrays_; }
 
-    // grads: one address per array; coefficients: one row per group. Nothing may overlap.
-    void step(const T* const* grads, const T* const* coefficients) const {
+    // grads: one address per array; coefficients: the rows of all groups, end to end. Nothing may overlap.
+    void step(const T* const* grads, const T* coefficients) const {
         const cpu::Kernels<T>& table = kernels<T>();
         parallel(threads_for(total_, kGrain), [&](int thread, int threads) {
             const Range mine = share(total_, kUnit, thread, threads);
@@ -45,7 +45,7 @@ class Stepper {
                 }
                 if (from < to) {
                     table.step[array.rule](to - from, array.param + from, grads[i] + from, state,
-                                           coefficients[array.group]);
+                                           coefficients + array.coefficients);
                 }
             }
         });

@@ -33,9 +33,10 @@ from .jit_layers import (
     softmax_cross_entropy,
     squared_error,
 )
-from .reference import sum_of_squares
+from .reference import PackedStepper, sum_of_squares
 
 __all__ = [
+    "PackedStepper",
     "Stepper",
     "activation_backward",
     "activation_forward",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 try:
+    from .._native import PackedStepper as _PackedStepper
     from .._native import Stepper as _Stepper
     from .._native import (
         activation_backward,
@@ -24,9 +25,12 @@ except ModuleNotFoundError as error:
         "this install has no compiled kernels; install a C++ compiler, then reinstall pyoptim"
     ) from error
 
+from ..rules import Rule
+from ..storage import PackedArray
 from . import StepGroup
 
 __all__ = [
+    "PackedStepper",
     "Stepper",
     "activation_backward",
     "activation_forward",
@@ -52,3 +56,10 @@ class Stepper(_Stepper):
 
     def __init__(self, groups: Sequence[StepGroup]) -> None:
         super().__init__([(g.rule.name, list(g.params), [list(s) for s in g.states]) for g in groups])
+
+
+class PackedStepper(_PackedStepper):
+    """See `pyoptim.backends.reference.PackedStepper`."""
+
+    def __init__(self, rules: Sequence[Rule], arrays: Sequence[PackedArray]) -> None:
+        super().__init__([rule.name for rule in rules], list(arrays))

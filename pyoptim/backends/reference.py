@@ -13,9 +13,11 @@ import numpy as np
 
 from .._arrays import Array
 from ..rules import Common, Rule, common
+from ..storage import Packed, PackedArray, decode, encode, hash_key
 from . import StepGroup
 
 name = "numpy"
+_MAX_STATES = 4  # as in csrc/cpu/kernels.hpp: it numbers the streams of random numbers
 
 
 class Stepper:
@@ -36,6 +38,31 @@ class Stepper:
                     for old, new in zip((param, *state), rule.function(own, p, g, *state), strict=True):
                         old[...] = new
         return True
+
+
+class PackedStepper:
+    """Updates arrays some of which are kept in 16 or 8 bits; gradients have been checked."""
+
+    def __init__(self, rules: Sequence[Rule], arrays: Sequence[PackedArray]) -> None:
+        self._rules, self._arrays = rules, arrays
+
+    def step(
+        self, grads: list[Array], coefficients: list[tuple[float, ...]], key: int, stochastic: bool
+    ) -> None:
+        """Parameters are rounded at random where ``stochastic``; ``key`` names the random numbers."""
+        for i, ((group, param, master, states), grad) in enumerate(zip(self._arrays, grads, strict=True)):
+            rule = self._rules[group]
+            shared, own = split_coefficients(rule, coefficients[group], np.float32)
+            p = master.reshape(-1) if master is not None else decode(param)
+            with np.errstate(all="ignore"):
+                p, g = common(shared, p, decode(Packed(param.kind, grad)))
+                p, *values = rule.function(own, p, g, *map(decode, states))
+            if master is not None:
+                master.reshape(-1)[...] = p
+            ordinal = i * (1 + _MAX_STATES)
+            encode(param, p, hash_key(ordinal, key), stochastic)
+            for k, (state, value) in enumerate(zip(states, values, strict=True)):
+                encode(state, value, hash_key(ordinal + 1 + k, key), True)
 
 
 def split_coefficients(rule: Rule, row: tuple[float, ...], dtype: Callable[[float], Any]) -> Any:

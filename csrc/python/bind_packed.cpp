@@ -1,0 +1,124 @@
+// Optimizer steps over arrays kept in 16 or 8 bits.
+#include <pybind11/stl.h>
+
+#include <tuple>
+#include <vector>
+
+#include "python/arrays.hpp"
+#include "python/rule_info.hpp"
+#include "runtime/packed_stepper.hpp"
+
+namespace pyoptim::python {
+
+namespace {
+
+using cpu::Storage;
+
+struct Kind {
+    const char* name;
+    py::ssize_t width;  // bytes of an element
+};
+constexpr Kind kKinds[] = {{"float32", 4}, {"float16", 2}, {"bfloat16", 2}, {"signed8", 1}, {"unsigned8", 1}};
+static_assert(sizeof(kKinds) / sizeof(Kind) == static_cast<int>(Storage::count), "a kind per storage");
+
+Storage storage_from(const std::string& name) {
+    for (int i = 0; i < static_cast<int>(Storage::count); ++i) {
+        if (kKinds[i].name == name) return static_cast<Storage>(i);
+    }
+    throw py::value_error("there is no storage named '" + name + "'");
+}
+
+// Prepared once; the caller has checked every array, and checks the gradients of each step.
+class PackedStepper {
+  public:
+    using Stored = std::tuple<std::string, py::array, MaybeArray<float>>;  // kind, data, scale
+    // The group, the parameter, its master copy, its states.
+    using Entry = std::tuple<std::size_t, Stored, MaybeArray<float>, std::vector<Stored>>;
+
+    // rules: the name of each group's rule, in the order of the rows of coefficients.
+    PackedStepper(const std::vector<std::string>& rules, const std::vector<Entry>& entries) {
+        std::vector<std::size_t> begins;
+        for (const auto& name : rules) {
+            begins.push_back(coefficients_);
+            rules_.push_back(rule_index(name));
+            coefficients_ += static_cast<std::size_t>(kRules[rules_.back()].coefficients);
+        }
+        for (const auto& [group, param, master, states] : entries) {
+            require(group < rules_.size(), "group");
+            const int rule = rules_[group];
+            const py::array& data = std::get<1>(param);
+            runtime::PackedStepper::Array array{};
+            array.rule = rule;
+            array.coefficients = begins[group];
+            array.size = static_cast<std::size_t>(data.size());
+            array.param = claim(param, data.size());
+            array.grad = array.param.storage;
+            require(static_cast<int>(states.size()) == kRules[rule].states, "states and the rule's names");
+            array.states = kRules[rule].states;
+            for (std::size_t k = 0; k < states.size(); ++k) array.state[k] = claim(states[k], data.size());
+            if (master) {
+                require(master->size() == data.size(), "master as its parameter");
+                Array<float> kept = *master;
+                array.master = kept.mutable_data();
+                alive_.push_back(kept);
+            }
+            stepper_.add(array);
+            params_.push_back(data);
+        }
+    }
+
+    // grads: contiguous arrays of their parameters' storage.
+    void step(const std::vector<py::array>& grads, const Rows& coefficients, std::uint32_t key,
+              bool stochastic) const {
+        require(grads.size() == params_.size(), "gradients and parameters");
+        std::vector<const void*> data;
+        for (std::size_t i = 0; i < grads.size(); ++i) {
+            require(grads[i].nbytes() == params_[i].nbytes() &&
+                        (grads[i].flags() & py::array::c_style) == py::array::c_style,
+                    "a gradient and its parameter");
+            data.push_back(grads[i].data());
+        }
+        const std::vector<float> rows = flatten<float>(coefficients, rules_);
+        py::gil_scoped_release release;
+        stepper_.step(data.data(), rows.data(), key, stochastic);
+    }
+
+  private:
+    runtime::Packed claim(const Stored& stored, py::ssize_t size) {
+        const auto& [kind, data, scale] = stored;
+        const Storage storage = storage_from(kind);
+        const bool scaled = storage == Storage::signed8 || storage == Storage::unsigned8;
+        const auto block = static_cast<py::ssize_t>(cpu::kScaleBlock);
+        require(data.size() == size && data.itemsize() == kKinds[static_cast<int>(storage)].width &&
+                    (data.flags() & py::array::c_style) == py::array::c_style,
+                "stored values");
+        require(scaled == scale.has_value() && (!scaled || scale->size() == (size + block - 1) / block),
+                "a scale per block, in 8 bits");
+        py::array writeable = data;
+        alive_.push_back(writeable);
+        runtime::Packed packed{storage, writeable.mutable_data(), nullptr};
+        if (scaled) {
+            Array<float> kept = *scale;
+            packed.scale = kept.mutable_data();
+            alive_.push_back(kept);
+        }
+        return packed;
+    }
+
+    runtime::PackedStepper stepper_;
+    std::vector<int> rules_;
+    std::size_t coefficients_ = 0;
+    std::vector<py::array> params_, alive_;
+};
+
+}  // namespace
+
+void bind_packed(py::module_& m) {
+    py::class_<PackedStepper>(m, "PackedStepper")
+        .def(py::init<const std::vector<std::string>&, const std::vector<PackedStepper::Entry>&>(),
+             py::arg("rules"), py::arg("entries"))
+        .def("step", &PackedStepper::step, py::arg("grads"), py::arg("coefficients"), py::arg("key"),
+             py::arg("stochastic"));
+}
+
+}  // namespace pyoptim::python

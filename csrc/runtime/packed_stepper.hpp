@@ -1,0 +1,127 @@
+// An optimizer step over arrays some of which are kept in fewer bits: blocks are decoded into the cache,
+// updated by the same kernels as everything else, and encoded again.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "cpu/kernels.hpp"
+#include "pyoptim/random.hpp"
+#include "runtime/dispatch.hpp"
+#include "runtime/parallel.hpp"
+
+namespace pyoptim::runtime {
+
+struct Packed {
+    cpu::Storage storage;
+    void* data;
+    float* scale;  // 8 bits only
+};
+
+class PackedStepper {
+  public:
+    struct Array {
+        int rule;
+        std::size_t coefficients;  // where its row begins
+        std::size_t size;
+        Packed param;
+        float* master;  // null: param itself is updated
+        cpu::Storage grad;
+        Packed state[cpu::kMaxStates];
+        int states;
+    };
+
+    void add(const Array& array) {
+        for (std::size_t begin = 0; begin < array.size; begin += kBlock) {
+            blocks_.push_back({arrays_.size(), begin});
+        }
+        arrays_.push_back(array);
+    }
+
+    // Parameters are rounded at random where `stochastic`, states always; `key` names the random numbers.
+    void step(const void* const* grads, const float* coefficients, std::uint32_t key, bool stochastic) const {
+        const cpu::InstructionSet& isa = instruction_set();
+        parallel(threads_for(blocks_.size() * kBlock, 16 * kBlock), [&](int thread, int threads) {
+            const Range mine = share(blocks_.size(), 1, thread, threads);
+            for (std::size_t b = mine.begin; b < mine.end; ++b) {
+                const auto [i, begin] = blocks_[b];
+                if (b + kAhead < mine.end) prefetch(blocks_[b + kAhead], grads);
+                step_block(isa, i, begin, grads[i], coefficients, key, stochastic);
+            }
+        });
+    }
+
+  private:
+    static constexpr std::size_t kBlock = cpu::kScaleBlock;  // all buffers fit in L1 with room to spare
+    struct Block {
+        std::size_t array, begin;
+    };
+
+    // Decoding, updating and encoding a block leave memory idle in turn: what comes next is fetched
+    // meanwhile.
+    static constexpr std::size_t kAhead = 2;
+    void prefetch(const Block& block, const void* const* grads) const {
+        const Array& array = arrays_[block.array];
+        const auto fetch = [&](const void* data, std::size_t bytes) {
+            const char* const at = static_cast<const char*>(data) + block.begin * bytes;
+            for (std::size_t line = 0; line < kBlock * bytes; line += 64) __builtin_prefetch(at + line);
+        };
+        if (array.master != nullptr) fetch(array.master, sizeof(float));
+        fetch(array.param.data, width(array.param.storage));
+        fetch(grads[block.array], width(array.grad));
+        for (int k = 0; k < array.states; ++k) fetch(array.state[k].data, width(array.state[k].storage));
+    }
+
+    static std::size_t width(cpu::Storage storage) {
+        return storage == cpu::Storage::float32                                        ? 4
+               : storage == cpu::Storage::float16 || storage == cpu::Storage::bfloat16 ? 2
+                                                                                       : 1;
+    }
+
+    void step_block(const cpu::InstructionSet& isa, std::size_t i, std::size_t begin, const void* grad,
+                    const float* coefficients, std::uint32_t key, bool stochastic) const {
+        const Array& array = arrays_[i];
+        const std::size_t n = array.size - begin < kBlock ? array.size - begin : kBlock;
+        alignas(64) float buffers[2 + cpu::kMaxStates][kBlock];
+        const auto at = [&](const Packed& packed) {
+            return Packed{packed.storage, static_cast<char*>(packed.data) + begin * width(packed.storage),
+                          packed.scale == nullptr ? nullptr : packed.scale + begin / cpu::kScaleBlock};
+        };
+        const auto decoded = [&](const Packed& packed, float* buffer) {
+            if (packed.storage == cpu::Storage::float32) return static_cast<float*>(packed.data);
+            isa.storage[static_cast<int>(packed.storage)].decode(n, packed.data, packed.scale, buffer);
+            return buffer;
+        };
+        // Every parameter and every state has a stream of random numbers of its own.
+        const auto ordinal = static_cast<std::uint32_t>(i * (1 + cpu::kMaxStates));
+        const auto first = static_cast<std::uint32_t>(begin);
+
+        const Packed stored = at(array.param);
+        float* const p = array.master != nullptr ? array.master + begin : decoded(stored, buffers[0]);
+        const Packed incoming = at({array.grad, const_cast<void*>(grad), nullptr});
+        const float* const g = decoded(incoming, buffers[1]);
+        float* s[cpu::kMaxStates] = {};
+        for (int k = 0; k < array.states; ++k) s[k] = decoded(at(array.state[k]), buffers[2 + k]);
+
+        isa.f32.step[array.rule](n, p, g, s, coefficients + array.coefficients);
+
+        if (stored.storage != cpu::Storage::float32) {
+            const auto& kernels = isa.storage[static_cast<int>(stored.storage)];
+            (stochastic ? kernels.stochastic : kernels.nearest)(n, p, first, random_bits(ordinal, key),
+                                                                stored.data, stored.scale);
+        }
+        for (int k = 0; k < array.states; ++k) {
+            const Packed state = at(array.state[k]);
+            if (state.storage == cpu::Storage::float32) continue;
+            const std::uint32_t own = random_bits(ordinal + 1 + static_cast<std::uint32_t>(k), key);
+            isa.storage[static_cast<int>(state.storage)].stochastic(n, s[k], first, own, state.data,
+                                                                    state.scale);
+        }
+    }
+
+    std::vector<Array> arrays_;
+    std::vector<Block> blocks_;
+};
+
+}  // namespace pyoptim::runtime
