@@ -56,7 +56,7 @@ def check_like(name: str, value: Any, shape: tuple[int, ...], dtype: DTypeLike, 
         raise TypeError(f"{name} has dtype {value.dtype}, expected {np.dtype(dtype)}{why}")
     if value.shape != shape:
         raise ValueError(f"{name} has shape {value.shape}, expected {shape}{why}")
-    return value if is_fast(value) else np.array(value, dtype=np.dtype(dtype), order="C")
+    return np.asarray(value) if is_fast(value) else np.array(value, dtype=np.dtype(dtype), order="C")
 
 
 def _overlaps_itself(array: Array) -> bool:

@@ -98,8 +98,7 @@ class Optimizer:
         self.max_grad_norm, self.nonfinite, self.accumulate = max_grad_norm, nonfinite, accumulate
         self.rounding, self.state_dtype, self.seed = rounding, state_dtype, seed
         self._defaults = {**SHARED, **self.defaults}
-        _hyperparameters.check(hyperparameters, self._defaults)
-        self._defaults.update(hyperparameters)
+        self._defaults.update(_hyperparameters.checked(hyperparameters, self._defaults))
 
         self.param_groups: list[Group] = []
         self._keys: list[list[Any] | None] = []  # how each group's gradients are looked up
@@ -107,7 +106,7 @@ class Optimizer:
         self._grouped = _is_groups(params)
         for i, given in enumerate(params if self._grouped else [{"params": params}]):
             options = {k: v for k, v in given.items() if k != "params"}
-            _hyperparameters.check(options, self._defaults)
+            options = _hyperparameters.checked(options, self._defaults)
             label = f"params[{i}]['params']" if self._grouped else "params"
             keys, arrays = _flatten(label, given["params"])
             self._keys.append(keys)
@@ -208,6 +207,7 @@ class Optimizer:
         lr = group["lr"]
         if callable(lr):
             lr = lr(self.epoch if getattr(lr, "unit", "step") == "epoch" else scalars["step"] - 1)
+        lr = float(lr)
         if not 0 <= lr < math.inf:
             raise ValueError(f"lr is {lr!r} at step {scalars['step']}, expected a finite number >= 0")
         if self._rule(group) != rule.name:
@@ -276,8 +276,9 @@ class Optimizer:
         if self._summed == 0:
             self._sums = [g.copy() for g in checked]
         else:
-            for total, g in zip(self._sums, checked, strict=True):
-                total += g
+            with np.errstate(all="ignore"):
+                for total, g in zip(self._sums, checked, strict=True):
+                    total += g
         self._summed += 1
         if self._summed < self.accumulate:
             return []
@@ -399,7 +400,7 @@ class Optimizer:
             self.param_groups, self._rules, self._states, groups, strict=True
         ):
             options = {k: v for k, v in given.items() if k != "params"}
-            _hyperparameters.check(options, self._defaults)
+            options = _hyperparameters.checked(options, self._defaults)
             if self._rule({**group, **options}) != rule.name:
                 raise ValueError(f"state_dict's options do not choose the rule {rule.name!r}")
             if len(given["params"]) != len(states):
@@ -441,13 +442,13 @@ def _is_groups(params: Any) -> bool:
 
 
 def _flatten(label: str, params: Any) -> tuple[list[Any] | None, list[Any]]:
-    """Keys (None for a single array) and arrays."""
-    if isinstance(params, Mapping):
-        return list(params), list(params.values())
-    if isinstance(params, list | tuple):
-        return list(range(len(params))), list(params)
+    """Keys (None for a single array) and arrays; of a subclass of ndarray, the plain array."""
     if isinstance(params, np.ndarray):
-        return None, [params]
+        return None, [np.asarray(params)]
+    if isinstance(params, Mapping | list | tuple):
+        keys = list(params) if isinstance(params, Mapping) else list(range(len(params)))
+        values = [params[key] for key in keys]
+        return keys, [np.asarray(p) if isinstance(p, np.ndarray) else p for p in values]
     raise TypeError(
         f"{label} is a {type(params).__name__}, expected an array, a list, tuple or dict of arrays, "
         "or a list of group dicts"
