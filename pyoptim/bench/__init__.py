@@ -1,0 +1,133 @@
+"""``pyoptim bench``: every kernel against NumPy and PyTorch, checked before it is timed.
+
+To add cases: a module with a `Family`, and its line in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import sys
+from collections.abc import Callable, Collection, Sequence
+
+from .. import threads
+from ..plots import check_image
+from . import machine, optimizers, report
+from .case import Case, Mismatch, Options, Row
+from .timing import FULL, QUICK, Effort, in_turn
+
+FAMILIES = (optimizers.FAMILY,)
+
+_SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 50_000_000)
+_QUICK_SIZES = (1_000, 100_000)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit status.
+
+    Returns
+    -------
+    int
+        0; 1 if a result is wrong, or with ``--strict`` if a target is missed; 2 if it cannot run.
+    """
+    arguments = _parser().parse_args(argv)
+    has_torch = importlib.util.find_spec("torch") is not None
+    try:
+        if arguments.plot:
+            check_image(arguments.plot)  # what is missing is said before the measurements, not after
+        if "torch" in (arguments.against or ()) and not has_torch:
+            raise ImportError("--against asks for torch, which is not installed")
+        if arguments.threads is not None:
+            threads.set_num_threads(arguments.threads)
+    except (ImportError, ValueError) as error:
+        print(f"pyoptim bench: {error}", file=sys.stderr)
+        return 2
+    options = Options(
+        arguments.sizes or (_QUICK_SIZES if arguments.quick else _SIZES),
+        arguments.dtype,
+        arguments.against or ("numpy", "torch")[: 1 + has_torch],
+        arguments.optimizers or tuple(optimizers.KINDS),
+    )
+    known = machine.describe()
+    if "torch" in options.peers:
+        import torch
+
+        torch.set_num_threads(threads.get_num_threads())
+    else:
+        known["torch"] = None
+    report.print_header(known, options.dtype)
+    rows, wrong = [], 0
+    for family in FAMILIES:
+        for case in family.cases(options):
+            try:
+                rows.append(_measure(case, options, QUICK if arguments.quick else FULL))
+                report.print_row(rows[-1])
+            except Mismatch as mismatch:
+                print(f"WRONG: {mismatch}", file=sys.stderr, flush=True)
+                wrong += 1
+            gc.collect()  # the arrays of one case make room for the next's
+    verdicts = report.judge(rows, [target for family in FAMILIES for target in family.targets])
+    report.print_footer(rows, verdicts)
+    if arguments.json:
+        report.write_json(arguments.json, known, rows, verdicts)
+    if arguments.plot and rows:
+        report.draw(arguments.plot, rows)
+    missed = [verdict for verdict in verdicts if not verdict["passed"]]
+    return int(wrong > 0 or (arguments.strict and missed != []))
+
+
+def _measure(case: Case, options: Options, effort: Effort) -> Row:
+    runs = case.prepare()
+    streaming = {}
+    if case.traffic > 8 * machine.last_level_cache():
+        streaming = machine.streaming_runs(options.peers)
+    seconds = in_turn({**runs, **{name: run for name, (_, run) in streaming.items()}}, effort)
+    return Row(
+        case.name,
+        case.size,
+        options.dtype,
+        case.traffic,
+        {name: seconds[name] for name in runs},
+        {name: size / seconds[name] for name, (size, _) in streaming.items()},
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "pyoptim bench", description="Time the kernels against NumPy and PyTorch."
+    )
+    parser.add_argument("--sizes", type=_sizes, help="elements; default: 1e3,1e4,1e5,1e6,1e7,5e7")
+    names = list(optimizers.KINDS)
+    parser.add_argument("--optimizers", type=_some_of(names), help=f"default: {','.join(names)}")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--threads", type=int, help="of pyoptim and PyTorch; default: all processors")
+    parser.add_argument(
+        "--against", type=_some_of(["numpy", "torch"]), help="default: numpy,torch if installed"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write what was measured")
+    parser.add_argument("--plot", metavar="FILE", help="draw time over size into an image")
+    parser.add_argument("--quick", action="store_true", help="small sizes, few repetitions: rough figures")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a target is missed")
+    return parser
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(float(part)) for part in text.split(","))  # a ValueError is argparse's to tell
+    if min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} has a size below 1")
+    return sizes
+
+
+def _some_of(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    """What reads a comma-separated list of known names, whatever their case."""
+    by_key = {name.lower(): name for name in known}
+
+    def read(text: str) -> tuple[str, ...]:
+        keys = [part.strip().lower() for part in text.split(",")]
+        for key in keys:
+            if key not in by_key:
+                raise argparse.ArgumentTypeError(f"{key!r} is not among {', '.join(known)}")
+        return tuple(by_key[key] for key in keys)
+
+    return read

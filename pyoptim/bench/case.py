@@ -1,0 +1,73 @@
+"""What a benchmark case is, and what is known of it once it has been measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from .timing import Run
+
+
+class Mismatch(Exception):
+    """A competitor computed something else than the reference."""
+
+
+class Options(NamedTuple):
+    """What the command line asks of the cases."""
+
+    sizes: Sequence[int]
+    dtype: str
+    peers: tuple[str, ...]  # of "numpy" and "torch"
+    names: Collection[str]  # of the cases
+
+
+class Case(NamedTuple):
+    """One piece of work, done by several competitors on equal data.
+
+    ``prepare`` makes the arrays, lets every competitor work, and returns what runs each, "pyoptim" among
+    them; it raises `Mismatch` where a result is not the reference's.
+    """
+
+    name: str
+    size: int
+    traffic: int  # bytes that one run must read and write
+    prepare: Callable[[], Mapping[str, Run]]
+
+
+class Row(NamedTuple):
+    """A case, measured."""
+
+    name: str
+    size: int
+    dtype: str
+    traffic: int
+    seconds: Mapping[str, float]  # of one run of each competitor
+    ceiling: Mapping[str, float]  # bytes per second of plain streaming; empty where caches hold the data
+
+    def faster_than(self, peer: str) -> float | None:
+        """How many times: than the fastest whose name begins with ``peer``."""
+        times = [t for name, t in self.seconds.items() if name.startswith(peer)]
+        return min(times) / self.seconds["pyoptim"] if times else None
+
+    @property
+    def bandwidth(self) -> float:
+        return self.traffic / self.seconds["pyoptim"]
+
+    @property
+    def of_ceiling(self) -> float | None:
+        return self.bandwidth / max(self.ceiling.values()) if self.ceiling else None
+
+
+class Target(NamedTuple):
+    """The least that ``value`` must be in every row; where it is None the target is not about the row."""
+
+    text: str
+    bound: float
+    value: Callable[[Row], float | None]
+
+
+class Family(NamedTuple):
+    """Cases of one kind."""
+
+    cases: Callable[[Options], Iterator[Case]]
+    targets: Sequence[Target]

@@ -1,0 +1,107 @@
+"""A table, a JSON file and a plot of what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ..plots import new_figure
+from .case import Row, Target
+
+_COLUMNS = {
+    "n": 12, "pyoptim": 11, "numpy": 11, "torch fused": 12, "torch": 11,
+    "x numpy": 9, "x torch": 9, "GB/s": 8, "ceiling": 9,
+}  # fmt: skip
+_EXPLANATION = """
+Microseconds of one run: medians, all in turn. torch: the faster of default and foreach. x: times as fast
+as numpy, and as the fastest of torch. GB/s: what the work must read and write, by pyoptim; ceiling: that
+as a share of plain streaming, where the data is beyond the caches.
+"""
+
+
+def print_header(machine: Mapping[str, Any], dtype: str) -> None:
+    shown = {**machine, "last_level_cache": f"{machine['last_level_cache'] >> 20} MiB", "dtype": dtype}
+    for name, value in shown.items():
+        print(f"{name.replace('_', ' '):<18}{'not used' if value is None else value}")
+    print(_EXPLANATION)
+    print(" " * 25 + "".join(f"{name:>{width}}" for name, width in _COLUMNS.items()), flush=True)
+
+
+def print_row(row: Row) -> None:
+    default = [row.seconds[name] for name in ("torch default", "torch foreach") if name in row.seconds]
+    times = [row.seconds["pyoptim"], row.seconds.get("numpy"), row.seconds.get("torch fused")]
+    microseconds = [None if t is None else t * 1e6 for t in (*times, min(default, default=None))]
+    ratios = [row.faster_than("numpy"), row.faster_than("torch")]
+    cells = [f"{row.size:,}", *map(_number, [*microseconds, *ratios, row.bandwidth / 1e9])]
+    cells.append("-" if row.of_ceiling is None else f"{row.of_ceiling:.0%}")
+    widths = _COLUMNS.values()
+    print(f"{row.name:<25}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)), flush=True)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.{2 if value < 100 else 0}f}"
+
+
+def ceilings(rows: Iterable[Row]) -> dict[str, float]:
+    """Bytes per second of each streaming kernel: the median over the rows."""
+    measured: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.ceiling.items():
+            measured.setdefault(name, []).append(value)
+    return {name: median(values) for name, values in measured.items()}
+
+
+def judge(rows: Sequence[Row], targets: Iterable[Target]) -> list[dict[str, Any]]:
+    """The targets that some row is about, with their worst value."""
+    verdicts = []
+    for text, bound, value in targets:
+        values = [v for v in map(value, rows) if v is not None]
+        if values:
+            worst = min(values)
+            verdicts.append({"text": text, "bound": bound, "value": worst, "passed": worst >= bound})
+    return verdicts
+
+
+def print_footer(rows: Sequence[Row], verdicts: Sequence[Mapping[str, Any]]) -> None:
+    if found := ceilings(rows):
+        print("\nThe ceiling of a row is the fastest of these, measured in turn with it (GB/s, all rows):")
+        print("  " + ", ".join(f"{name} {value / 1e9:.1f}" for name, value in found.items()))
+    if verdicts:
+        print("\nTargets, of speed: the worst row")
+    for v in verdicts:
+        print(f"  {'pass' if v['passed'] else 'FAIL'}  {v['value']:6.2f} >= {v['bound']:<5} {v['text']}")
+
+
+def write_json(path: str, machine: Mapping[str, Any], rows: Sequence[Row], verdicts: Any) -> None:
+    """Everything measured; times in seconds, rates in bytes per second."""
+    derived = [{**row._asdict(), "bandwidth": row.bandwidth, "of_ceiling": row.of_ceiling} for row in rows]
+    report = {"machine": machine, "ceiling": ceilings(rows), "rows": derived, "targets": verdicts}
+    Path(path).write_text(json.dumps(report, indent=1) + "\n")
+
+
+def draw(path: str, rows: Sequence[Row]) -> None:
+    """Time over size, a panel for each name."""
+    names = list(dict.fromkeys(row.name for row in rows))
+    columns = min(4, len(names))
+    lines = -(-len(names) // columns)
+    figure = new_figure(4 * columns, 3 * lines)
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    for axes, name in zip(panels, names, strict=False):
+        chosen = sorted((row for row in rows if row.name == name), key=lambda row: row.size)
+        for competitor in chosen[0].seconds:
+            axes.loglog(
+                [row.size for row in chosen],
+                [row.seconds[competitor] for row in chosen],
+                marker="o",
+                markersize=3,
+                label=competitor,
+            )
+        axes.set(title=name, xlabel="elements", ylabel="seconds a run")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=6)
+    figure.savefig(path, dpi=120)

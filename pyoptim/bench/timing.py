@@ -1,0 +1,67 @@
+"""Timing competitors in turn, so that what disturbs the machine disturbs all of them."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+Run = Callable[[], object]
+
+
+class Effort(NamedTuple):
+    """How long to measure, in seconds and in number of blocks."""
+
+    warm_up: float  # before each block: another library's threads go on spinning for a few milliseconds
+    block: float
+    budget: float  # of one competitor, beyond the least number of blocks
+    least: int
+    most: int
+
+
+FULL = Effort(warm_up=0.010, block=0.010, budget=0.25, least=3, most=15)
+QUICK = Effort(warm_up=0.0, block=0.0005, budget=0.0, least=2, most=2)
+
+
+def in_turn(runs: Mapping[str, Run], effort: Effort) -> dict[str, float]:
+    """Seconds of one run of each: the median over blocks, each after a warm-up, the runs alternating."""
+    blocks: dict[str, list[float]] = {name: [] for name in runs}
+    spent = dict.fromkeys(runs, 0.0)
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        while True:
+            waiting = [
+                name
+                for name, done in blocks.items()
+                if len(done) < effort.least or (len(done) < effort.most and spent[name] < effort.budget)
+            ]
+            if not waiting:
+                return {name: statistics.median(done) for name, done in blocks.items()}
+            for name in waiting:
+                begin = time.perf_counter()
+                blocks[name].append(_block(runs[name], effort, blocks[name]))
+                spent[name] += time.perf_counter() - begin
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _block(run: Run, effort: Effort, earlier: list[float]) -> float:
+    """Seconds of one run, the mean of as many as fill a block."""
+    count, elapsed = 0, 0.0
+    one = min(earlier, default=0.0)
+    if one < 10 * effort.warm_up or not earlier:  # what runs longer is not disturbed
+        begin = time.perf_counter()
+        while count == 0 or elapsed < effort.warm_up:
+            run()
+            count += 1
+            elapsed = time.perf_counter() - begin
+        one = elapsed / count
+    repetitions = range(max(1, int(effort.block / max(one, 1e-7))))
+    begin = time.perf_counter()
+    for _ in repetitions:
+        run()
+    return (time.perf_counter() - begin) / len(repetitions)

@@ -1,0 +1,171 @@
+"""`pyoptim bench`: it measures what it says, and reports no time of a wrong result."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import pyoptim as po
+from pyoptim import bench
+from pyoptim.bench import numpy_optimizers, optimizers, report, timing
+from pyoptim.bench.case import Row, Target
+
+QUICK = ["--quick", "--against", "numpy"]
+
+
+def test_a_quick_run_measures_every_optimizer_and_writes_json_and_plot(tmp_path, capsys):
+    data, plot = tmp_path / "bench.json", tmp_path / "bench.png"
+    assert bench.main([*QUICK, "--json", str(data), "--plot", str(plot)]) == 0
+
+    found = json.loads(data.read_text())
+    assert set(found) == {"machine", "ceiling", "rows", "targets"}
+    assert found["machine"]["threads"] == po.get_num_threads()
+    assert found["machine"]["torch"] is None
+    assert [(row["name"], row["size"]) for row in found["rows"]] == [
+        (name, size) for name in optimizers.KINDS for size in (1000, 100_000)
+    ]
+    for row in found["rows"]:
+        assert set(row["seconds"]) == {"pyoptim", "numpy"}
+        assert all(0 < seconds < 60 for seconds in row["seconds"].values())
+        assert row["bandwidth"] == row["traffic"] / row["seconds"]["pyoptim"]
+        assert row["of_ceiling"] is None  # in the caches
+    assert {target["bound"] for target in found["targets"]} == {8}  # the others need torch or large arrays
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*optimizers.KINDS, "x numpy", "Targets"))
+
+
+def test_beyond_the_caches_the_ceiling_is_measured_in_turn(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench.machine, "last_level_cache", lambda: 1000)
+    monkeypatch.setattr(bench.machine, "_ELEMENTS", 1000)
+    bench.machine.streaming_runs.cache_clear()
+    data = tmp_path / "bench.json"
+    assert bench.main([*QUICK, "--optimizers", "SGD", "--json", str(data)]) == 0
+    bench.machine.streaming_runs.cache_clear()
+    found = json.loads(data.read_text())
+    for row in found["rows"]:
+        assert set(row["ceiling"]) == {"numpy copy", "a += s * b"}
+        assert row["of_ceiling"] == row["bandwidth"] / max(row["ceiling"].values())
+    assert set(found["ceiling"]) == {"numpy copy", "a += s * b"}
+
+
+def test_options_choose_names_sizes_and_dtype(tmp_path):
+    data = tmp_path / "bench.json"
+    arguments = ["--optimizers", "adam,sgd NESTEROV", "--sizes", "7,2e3", "--dtype", "float64"]
+    assert bench.main([*QUICK, *arguments, "--json", str(data)]) == 0
+    rows = json.loads(data.read_text())["rows"]
+    assert [(row["name"], row["size"], row["dtype"]) for row in rows] == [
+        (name, size, "float64") for name in ("Adam", "SGD Nesterov") for size in (7, 2000)
+    ]
+    # Adam: reads p, g and two states, writes p and the states.
+    assert rows[1]["traffic"] == 2000 * 8 * 7
+
+
+def test_torch_is_checked_and_timed_too(tmp_path):
+    pytest.importorskip("torch")
+    data = tmp_path / "bench.json"
+    assert bench.main(["--quick", "--sizes", "1000", "--json", str(data)]) == 0
+    for row in json.loads(data.read_text())["rows"]:
+        fused = {"torch fused"} if optimizers.KINDS[row["name"]].fused else set()
+        assert set(row["seconds"]) == {"pyoptim", "numpy", "torch default", "torch foreach"} | fused
+
+
+def test_a_step_that_does_nothing_is_caught(monkeypatch, capsys):
+    monkeypatch.setattr(po.Optimizer, "step", lambda self, grads: None)
+    assert bench.main(QUICK) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("WRONG") == 2 * len(optimizers.KINDS)
+    assert "of pyoptim on 1000 float32 values" in captured.err
+    assert "Targets" not in captured.out  # nothing was timed
+
+
+@pytest.mark.parametrize("name", optimizers.KINDS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_one_wrong_element_is_caught(name, dtype, monkeypatch, capsys):
+    right = po.Optimizer.step
+
+    def wrong(self, grads):
+        before = self.param_groups[0]["params"][0][-1]
+        right(self, grads)
+        self.param_groups[0]["params"][0][-1] = before
+
+    monkeypatch.setattr(po.Optimizer, "step", wrong)
+    assert bench.main([*QUICK, "--optimizers", name, "--dtype", dtype, "--sizes", "1e3"]) == 1
+    assert "p[999] is" in capsys.readouterr().err
+
+
+def test_a_peer_that_computes_something_else_is_caught(monkeypatch, capsys):
+    def half(t, p, g):
+        p -= 5e-4 * g if p.dtype == np.float32 else 1e-3 * g
+
+    monkeypatch.setitem(optimizers.KINDS, "SGD", optimizers.KINDS["SGD"]._replace(numpy=half))
+    assert bench.main([*QUICK, "--optimizers", "SGD"]) == 1
+    assert "of numpy on" in capsys.readouterr().err
+
+
+def test_missed_targets_fail_only_a_strict_run(monkeypatch, capsys):
+    hopeless = bench.FAMILIES[0]._replace(targets=[Target("the moon", 1e9, lambda row: 1.0)])
+    monkeypatch.setattr(bench, "FAMILIES", (hopeless,))
+    arguments = [*QUICK, "--optimizers", "SGD"]
+    assert bench.main(arguments) == 0
+    assert "FAIL" in capsys.readouterr().out
+    assert bench.main([*arguments, "--strict"]) == 1
+
+
+def test_ratios_bandwidth_and_verdicts():
+    seconds = {"pyoptim": 2.0, "numpy": 10.0, "torch fused": 5.0, "torch default": 3.0}
+    row = Row("Adam", 50_000_000, "float32", 100, seconds, {"copy": 40.0, "update": 80.0})
+    assert (row.faster_than("numpy"), row.faster_than("torch"), row.faster_than("jax")) == (5, 1.5, None)
+    assert (row.bandwidth, row.of_ceiling) == (50, 0.625)
+    verdicts = report.judge([row], optimizers.FAMILY.targets)
+    assert [(v["value"], v["passed"]) for v in verdicts] == [(2.5, True), (5, False), (0.625, False)]
+
+
+def test_competitors_alternate_and_every_block_counts():
+    order = []
+    runs = {name: (lambda name=name: order.append(name)) for name in ("a", "b")}
+    found = timing.in_turn(runs, timing.Effort(0.0, 0.0, 0.0, least=3, most=3))
+    assert set(found) == {"a", "b"}
+    blocks = [name for name, before in zip(order, [None, *order], strict=False) if name != before]
+    assert blocks == ["a", "b"] * 3
+
+
+def test_the_centered_variance_of_a_constant_gradient_stays_finite():
+    p, g = np.zeros(100), np.full(100, 0.1)
+    states = [np.zeros(100) for _ in range(3)]
+    for t in range(1, 3000):
+        numpy_optimizers.rmsprop_centered_momentum(t, p, g, *states)
+    assert np.isfinite(p).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sizes", "0"], "below 1"),
+        (["--sizes", "many"], "invalid"),
+        (["--optimizers", "Adam,Eve"], "'eve' is not among"),
+        (["--against", "jax"], "'jax' is not among numpy, torch"),
+        (["--threads", "0"], "n is 0"),
+        (["--plot", "a.xyz"], "no image"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments, message, capsys):
+    try:
+        status = bench.main([*QUICK, *arguments])
+    except SystemExit as leave:  # argparse's way
+        status = leave.code
+    assert status == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_plot_without_matplotlib_names_the_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert bench.main([*QUICK, "--plot", "a.png"]) == 2
+    assert "pyoptim[plot]" in capsys.readouterr().err
+
+
+def test_asking_for_torch_where_it_is_missing_is_an_error(monkeypatch, capsys):
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+    assert bench.main(["--quick", "--against", "torch"]) == 2
+    assert "not installed" in capsys.readouterr().err
