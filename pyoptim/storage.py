@@ -143,13 +143,14 @@ def _to_bfloat16(x: Array, random: Array | None) -> Array:
     bits = x.view(np.uint32)
     high = bits >> np.uint32(16)
     up = (high & 1) + np.uint32(0x7FFF) if random is None else random & np.uint32(0xFFFF)
-    code = np.where(np.isnan(x), high | np.uint32(0x40), (bits + up) >> np.uint32(16))
+    code: Array = np.where(np.isnan(x), high | np.uint32(0x40), (bits + up) >> np.uint32(16))
     return code.astype(np.uint16)
 
 
 def _to_float16(x: Array, random: Array | None) -> Array:
     if random is None:
-        return x.astype(np.float16).view(np.uint16)
+        nearest: Array = x.astype(np.float16).view(np.uint16)
+        return nearest
     sign = x.view(np.uint32) & np.uint32(0x80000000)
     bits = x.view(np.uint32) ^ sign
     normal = (bits + (random & np.uint32(0x1FFF)) - np.uint32(0x38000000)) >> np.uint32(13)
@@ -160,8 +161,9 @@ def _to_float16(x: Array, random: Array | None) -> Array:
     part = rest.astype(np.uint32) | (rest > np.floor(rest))
     subnormal = whole + ((part + (random & np.uint32(0xFFFFF))) >> np.uint32(20))
     code = np.minimum(np.where(bits < 0x38800000, subnormal, normal), np.uint32(0x7C00))
-    code = np.where(bits > 0x7F800000, np.uint32(0x7E00), code)
-    return (code | (sign >> np.uint32(16))).astype(np.uint16)
+    code = np.where(bits > 0x7F800000, np.uint32(0x7E00), code) | (sign >> np.uint32(16))
+    packed: Array = code.astype(np.uint16)
+    return packed
 
 
 def _to_block8(x: Array, random: Array, signed: bool, out: Array, scale: Array) -> None:
