@@ -16,6 +16,7 @@ class Oracle(NamedTuple):
     function: object
     decay: dict  # the class's own defaults of weight decay
     cases: list  # keyword arguments
+    amplification: float  # of rounding errors, by a step
 
 
 ORACLES = {}
@@ -25,21 +26,19 @@ def schedule(k):  # k steps have been taken
     return 4 / (40 + k)
 
 
-# What every optimizer has.
-SHARED = (
-    {},
-    {"lr": 0.05},
-    {"lr": schedule},
-    {"maximize": True},
-    {"weight_decay": 0.1, "decoupled_weight_decay": False},
-    {"weight_decay": 0.1, "decoupled_weight_decay": True},
-    {"weight_decay": 0.1, "maximize": True, "lr": schedule},
-)
+def oracle(name, *cases, decoupled=(False, True), amplification=1, **decay):
+    """Register; `decoupled` says which kinds of weight decay there are."""
+    shared = (
+        {},
+        {"lr": 0.05},
+        {"lr": schedule},
+        {"maximize": True},
+        *({"weight_decay": 0.1, "decoupled_weight_decay": kind} for kind in decoupled),
+        {"weight_decay": 0.1, "maximize": True, "lr": schedule},
+    )
 
-
-def oracle(name, *cases, **decay):
     def register(function):
-        ORACLES[name] = Oracle(function, decay, [*SHARED, *cases])
+        ORACLES[name] = Oracle(function, decay, [*shared, *cases], amplification)
         return function
 
     return register
@@ -47,17 +46,18 @@ def oracle(name, *cases, **decay):
 
 def trajectory(name, options, p, grads):
     """Parameters after every step, and the last state."""
-    function, decay, _ = ORACLES[name]
+    function, decay, *_ = ORACLES[name]
+    known = inspect.signature(function).parameters
     options = {
-        "lr": inspect.signature(function).parameters["lr"].default,
+        "lr": known["lr"].default,
         "weight_decay": 0,
         "decoupled_weight_decay": False,
         "maximize": False,
         **decay,
         **options,
     }
-    lr = options.pop("lr")
-    weight_decay, decoupled = options.pop("weight_decay"), options.pop("decoupled_weight_decay")
+    lr, decoupled = options.pop("lr"), options.pop("decoupled_weight_decay")
+    weight_decay = 0 if "weight_decay" in known else options.pop("weight_decay")  # or the function's affair
     sign = -1 if options.pop("maximize") else 1
     p, s, points = np.array(p, np.float64), {}, []
     for t, g in enumerate(grads, 1):
@@ -248,6 +248,80 @@ def asgd(t, p, g, s, lr=1e-2, lambd=1e-4, alpha=0.75, t0=1e6):
         s["points"] += 1
         s["ax"] = s["ax"] + (p - s["ax"]) / s["points"]
     return p
+
+
+# ---- of whole tensors ------------------------------------------------------------------------------
+
+
+@oracle("LARS", {"momentum": 0.0, "trust": 0.1, "eps": 0.1, "weight_decay": 0.1}, decoupled=(False,))
+def lars(t, p, g, s, lr=0.1, momentum=0.9, trust=1e-3, eps=1e-8, weight_decay=0.0):
+    norm = np.linalg.norm
+    rate = lr * trust * norm(p) / (norm(g) + weight_decay * norm(p) + eps)
+    v = s["momentum_buffer"] = momentum * s.get("momentum_buffer", 0) + rate * (g + weight_decay * p)
+    return p - v
+
+
+@oracle("LAMB", {"betas": (0.8, 0.9), "eps": 0.1}, {"bias_correction": False}, decoupled=(False,))
+def lamb(t, p, g, s, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, bias_correction=True, weight_decay=0.0):
+    m, v = moments(s, g, *betas)
+    if bias_correction:
+        m, v = m / (1 - betas[0] ** t), v / (1 - betas[1] ** t)
+    u = m / (np.sqrt(v) + eps) + weight_decay * p
+    return p - lr * np.linalg.norm(p) / np.linalg.norm(u) * u
+
+
+@oracle(
+    "Adafactor",
+    {"beta2_decay": -0.5, "d": 2.0, "eps": (1e-30, 0.1)},
+    decoupled=(True,),
+    decoupled_weight_decay=True,
+)
+def adafactor(t, p, g, s, lr=1e-2, beta2_decay=-0.8, eps=(None, 1e-3), d=1.0, weight_decay=0.0):
+    """Of a matrix, none of whose gradients are near eps[0]. As in PyTorch p is measured, then decayed."""
+
+    def rms(x):
+        return np.sqrt(np.mean(x**2))
+
+    beta = 1 - t**beta2_decay
+    rows = s["row_var"] = beta * s.get("row_var", 0) + (1 - beta) * (g**2).mean(axis=1, keepdims=True)
+    cols = s["col_var"] = beta * s.get("col_var", 0) + (1 - beta) * (g**2).mean(axis=0, keepdims=True)
+    u = g / np.sqrt(rows * cols / rows.mean())
+    u = u / max(1, rms(u) / d)
+    return p * (1 - lr * weight_decay) - min(lr, 1 / math.sqrt(t)) * max(eps[1], rms(p)) * u
+
+
+@oracle(
+    "Muon",
+    {"momentum": 0.8, "nesterov": False},
+    {"ns_steps": 2, "ns_coefficients": (2.0, -1.5, 0.5), "eps": 1.0},
+    {"adjust_lr": "match_rms_adamw"},
+    decoupled=(True,),
+    weight_decay=0.1,
+    decoupled_weight_decay=True,
+    amplification=30,  # the slope of the polynomial, below 3.5 and mostly below 2, to the fifth
+)
+def muon(
+    t,
+    p,
+    g,
+    s,
+    lr=1e-3,
+    momentum=0.95,
+    nesterov=True,
+    ns_coefficients=(3.4445, -4.775, 2.0315),
+    ns_steps=5,
+    eps=1e-7,
+    adjust_lr="original",
+):
+    b = s["momentum_buffer"] = momentum * s.get("momentum_buffer", 0) + (1 - momentum) * g
+    x = (1 - momentum) * g + momentum * b if nesterov else b
+    x = x / max(np.linalg.norm(x), eps)
+    one, three, five = ns_coefficients
+    for _ in range(ns_steps):
+        x = one * x + three * x @ x.T @ x + five * x @ x.T @ x @ x.T @ x
+    rows, columns = p.shape
+    original = adjust_lr == "original"
+    return p - lr * (math.sqrt(max(1, rows / columns)) if original else 0.2 * math.sqrt(max(p.shape))) * x
 
 
 CASES = [(name, options) for name, known in ORACLES.items() for options in known.cases]
