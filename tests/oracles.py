@@ -106,8 +106,8 @@ def adagrad(t, p, g, s, lr=1e-2, lr_decay=0.0, initial_accumulator_value=0.0, ep
     "RMSprop",
     {"alpha": 0.9, "eps": 0.1},
     {"eps": 0.0, "eps_root": 1e-3},
-    {"momentum": 0.9},
-    {"centered": True},
+    {"momentum": 0.9, "eps_root": 1e-3},
+    {"centered": True, "eps_root": 1e-3},
     {"centered": True, "momentum": 0.9, "eps_root": 1e-3},
 )
 def rmsprop(t, p, g, s, lr=1e-2, alpha=0.99, eps=1e-8, eps_root=0.0, momentum=0.0, centered=False):
@@ -223,7 +223,7 @@ def lion(t, p, g, s, lr=1e-4, betas=(0.9, 0.99)):
     return p - lr * np.sign(betas[0] * m + (1 - betas[0]) * g)
 
 
-@oracle("Rprop", {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.02)})
+@oracle("Rprop", {"etas": (0.3, 1.5), "step_sizes": (8e-3, 0.02)})
 def rprop(t, p, g, s, lr=1e-2, etas=(0.5, 1.2), step_sizes=(1e-6, 50.0)):
     prev, size = s.get("prev", np.zeros_like(g)), s.get("step_size", np.full_like(g, lr))
     g = g.copy()
