@@ -97,6 +97,8 @@ class Optimizer:
             raise ValueError(f"rounding is {rounding!r}, expected 'master', 'stochastic' or 'nearest'")
         if state_dtype not in (None, "bfloat16", "int8"):
             raise ValueError(f"state_dtype is {state_dtype!r}, expected None, 'bfloat16' or 'int8'")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise ValueError(f"seed is {seed!r}, expected an integer from 0 to 2**32 - 1")
         self.max_grad_norm, self.nonfinite, self.accumulate = max_grad_norm, nonfinite, accumulate
         self.rounding, self.state_dtype, self.seed = rounding, state_dtype, seed
         self._defaults = {**SHARED, **self.defaults}
@@ -400,9 +402,8 @@ class Optimizer:
                 f"state_dict has {len(groups)} parameter groups, expected {len(self.param_groups)}"
             )
         if set(state) != set(range(len(self._params))):
-            raise ValueError(
-                f"state_dict['state'] is of the parameters {list(state)}, expected 0 to {len(self._params) - 1}"
-            )
+            last = len(self._params) - 1
+            raise ValueError(f"state_dict['state'] is of the parameters {list(state)}, expected 0 to {last}")
         new_options, new_scalars, copies = [], [], []
         for group, rule, states, given in zip(
             self.param_groups, self._rules, self._states, groups, strict=True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 from typing import Any, ClassVar
 
 from ._arrays import Array
@@ -380,7 +381,7 @@ class RAdam(Optimizer):
         super().__init__(params, lr=lr, **hyperparameters)
 
     def _rule(self, group: Group) -> str:
-        return "adam"
+        return "radam"
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         b1, b2 = group["betas"]
@@ -389,9 +390,9 @@ class RAdam(Optimizer):
         longest = 2 / (1 - b2) - 1
         length = longest - 2 * t * b2**t / c2
         if length <= 5:
-            return (*moments, lr / c1, 0.0, 0.0, 1.0)  # divide by sqrt(0*v) + 1
+            return (*moments, lr / c1, 0.0, 0.0, 1.0, 1.0)
         r = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
-        return (*moments, lr / c1 * (r * c2) ** 0.5, 1.0, group["eps_root"], group["eps"])
+        return (*moments, lr / c1 * (r * c2) ** 0.5, group["eps_root"], group["eps"], 0.0, inf)
 
 
 class Lion(Optimizer):
