@@ -76,7 +76,7 @@ def check_like(name: str, value: Any, shape: tuple[int, ...], dtype: DTypeLike, 
         raise TypeError(f"{name} has dtype {value.dtype}, expected {np.dtype(dtype)}{why}")
     if value.shape != shape:
         raise ValueError(f"{name} has shape {value.shape}, expected {shape}{why}")
-    return value if is_fast(value) else np.array(value, dtype=np.dtype(dtype), order="C")
+    return np.asarray(value) if is_fast(value) else np.array(value, dtype=np.dtype(dtype), order="C")
 
 
 def _overlaps_itself(array: Array) -> bool:
@@ -139,10 +139,10 @@ def check_gradients(
     """
     checked = []
     for name, g, p in zip(names, grads, params, strict=True):
-        g = check_like(name, g, p.shape, p.dtype, " as its parameter")
+        contiguous = check_like(name, g, p.shape, p.dtype, " as its parameter")
         if g.size and any(np.shares_memory(g, w) for w in written):
             raise ValueError(f"{name} overlaps a parameter or an optimizer state")
-        checked.append(g)
+        checked.append(contiguous)
     return checked
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 
 def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
@@ -21,7 +23,7 @@ def _fraction(value: Any) -> bool:  # a decay rate
 
 
 def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
+    return isinstance(value, bool | np.bool_)
 
 
 def _pair(value: Any) -> bool:
@@ -97,11 +99,26 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def check(values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Raise for a name that is not among the ``known`` ones and for a value that cannot be."""
+def checked(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, with NumPy's scalars as Python's (float32 ones would do arithmetic in float32).
+
+    Raises
+    ------
+    TypeError
+        A name that is not among the ``known`` ones.
+    ValueError
+        A value that cannot be.
+    """
     for name, value in values.items():
         if name not in known:
             raise TypeError(f"{name!r} is no hyperparameter, expected one of {', '.join(known)}")
         allowed, expected = _EXPECTED[name]
         if not allowed(value):
             raise ValueError(f"{name} is {value!r}, expected {expected}")
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value

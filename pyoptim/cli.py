@@ -98,7 +98,8 @@ def _optimizer(name: str) -> type[Optimizer]:
     }
     if name.lower() not in classes:
         raise ValueError(f"--optimizer is {name!r}, expected one of {', '.join(sorted(classes))}")
-    return classes[name.lower()]
+    chosen: type[Optimizer] = classes[name.lower()]
+    return chosen
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -85,7 +85,9 @@ class Optimizer:
         seed: int = 0,
         **hyperparameters: Any,
     ) -> None:
-        if max_grad_norm is not None and not max_grad_norm > 0:
+        if max_grad_norm is not None and not (
+            _hyperparameters.is_number(max_grad_norm) and max_grad_norm > 0
+        ):
             raise ValueError(f"max_grad_norm is {max_grad_norm!r}, expected None or a number > 0")
         if nonfinite not in ("ignore", "raise", "skip"):
             raise ValueError(f"nonfinite is {nonfinite!r}, expected 'ignore', 'raise' or 'skip'")
@@ -98,8 +100,7 @@ class Optimizer:
         self.max_grad_norm, self.nonfinite, self.accumulate = max_grad_norm, nonfinite, accumulate
         self.rounding, self.state_dtype, self.seed = rounding, state_dtype, seed
         self._defaults = {**SHARED, **self.defaults}
-        _hyperparameters.check(hyperparameters, self._defaults)
-        self._defaults.update(hyperparameters)
+        self._defaults.update(_hyperparameters.checked(hyperparameters, self._defaults))
 
         self.param_groups: list[Group] = []
         self._keys: list[list[Any] | None] = []  # how each group's gradients are looked up
@@ -107,7 +108,7 @@ class Optimizer:
         self._grouped = _is_groups(params)
         for i, given in enumerate(params if self._grouped else [{"params": params}]):
             options = {k: v for k, v in given.items() if k != "params"}
-            _hyperparameters.check(options, self._defaults)
+            options = _hyperparameters.checked(options, self._defaults)
             label = f"params[{i}]['params']" if self._grouped else "params"
             keys, arrays = _flatten(label, given["params"])
             self._keys.append(keys)
@@ -180,20 +181,10 @@ class Optimizer:
         # The bulk of a step of a few thousand elements is this Python, so it is written for speed.
         flat = [grads] if self._lone else self._flatten_gradients(grads)
         factor = 1.0
-        if self.accumulate > 1:
-            flat = self._accumulate(flat)
-            if not flat:
+        if self.accumulate > 1 or self.max_grad_norm is not None or self.nonfinite != "ignore":
+            flat, factor = self._prepare(flat)
+            if not flat and self._params:
                 return
-            factor /= self.accumulate
-        if self.max_grad_norm is not None or self.nonfinite != "ignore":
-            flat = self._checked(flat)
-            norm = factor * gradients.norm_of(
-                g if g.dtype.itemsize > 2 else g.astype(np.float32) for g in flat
-            )
-            if self.nonfinite != "ignore" and not self._is_finite(norm, flat):
-                return
-            if self.max_grad_norm is not None:
-                factor *= gradients.clip_factor(norm, self.max_grad_norm)
         scalars: list[dict[str, float]] = []
         rows: list[Row] = []
         for group in self.param_groups:
@@ -203,12 +194,15 @@ class Optimizer:
             scalars.append(new)
         self._apply(flat, rows)
         self._scalars = scalars
+        self._sums, self._summed = [], 0
 
     def _row(self, group: Group, rule: Rule, scalars: dict[str, float], factor: float) -> Row:
         lr = group["lr"]
         if callable(lr):
             lr = lr(self.epoch if getattr(lr, "unit", "step") == "epoch" else scalars["step"] - 1)
-        if not 0 <= lr < math.inf:
+        if type(lr) is not float and _hyperparameters.is_number(lr):
+            lr = float(lr)  # a float32 would do arithmetic in float32
+        if type(lr) is not float or not 0 <= lr < math.inf:
             raise ValueError(f"lr is {lr!r} at step {scalars['step']}, expected a finite number >= 0")
         if self._rule(group) != rule.name:
             raise ValueError(
@@ -270,26 +264,33 @@ class Optimizer:
                 arrays.append(storage.PackedArray(i, param, state.get("master"), packed))
         return arrays
 
-    def _accumulate(self, flat: list[Any]) -> list[Array]:
-        """Add to the sums; they are returned at the last of ``accumulate`` calls, else nothing is."""
-        checked = self._checked(flat)
-        if self._summed == 0:
-            self._sums = [g.copy() for g in checked]
-        else:
-            for total, g in zip(self._sums, checked, strict=True):
-                total += g
-        self._summed += 1
-        if self._summed < self.accumulate:
-            return []
-        self._summed = 0
-        return self._sums
+    def _prepare(self, flat: list[Any]) -> tuple[list[Array], float]:
+        """What to step with, and its factor; nothing where this call makes no step."""
+        flat = self._checked(flat)
+        norm = 0.0
+        if self.nonfinite != "ignore":
+            norm = gradients.norm_of(map(storage.widened, flat))
+            if not self._is_finite(norm, flat):
+                return [], 0.0
+        if self.accumulate > 1:
+            with np.errstate(all="ignore"):
+                flat = [a + g for a, g in zip(self._sums, flat, strict=True)] if self._sums else flat
+            if self._summed + 1 < self.accumulate:
+                self._sums = flat if self._summed else [g.copy() for g in flat]
+                self._summed += 1
+                return [], 0.0
+        factor = 1 / self.accumulate
+        if self.max_grad_norm is not None:
+            if self.accumulate > 1 or self.nonfinite == "ignore":
+                norm = factor * gradients.norm_of(map(storage.widened, flat))
+            factor *= gradients.clip_factor(norm, self.max_grad_norm)
+        return flat, factor
 
     def _is_finite(self, norm: float, flat: list[Array]) -> bool:
         if math.isfinite(norm):
             return True
-        wrong = [
-            name for name, g in zip(self._gradient_names(), flat, strict=True) if not np.isfinite(g).all()
-        ]
+        named = zip(self._gradient_names(), flat, strict=True)
+        wrong = [name for name, g in named if not np.isfinite(g).all()]
         if wrong and self.nonfinite == "raise":
             raise ValueError(f"{wrong[0]} holds NaN or infinity, expected finite values")
         self.skipped += bool(wrong)
@@ -389,35 +390,45 @@ class Optimizer:
         TypeError, ValueError
             It does not fit: missing or unknown names, other shapes. Nothing is changed.
         """
-        groups = state_dict["param_groups"]
+        if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
+            raise ValueError(
+                f"state_dict is {_describe(state_dict)}, expected a mapping with state and param_groups"
+            )
+        groups, state = state_dict["param_groups"], state_dict["state"]
         if len(groups) != len(self.param_groups):
             raise ValueError(
                 f"state_dict has {len(groups)} parameter groups, expected {len(self.param_groups)}"
+            )
+        if set(state) != set(range(len(self._params))):
+            raise ValueError(
+                f"state_dict['state'] is of the parameters {list(state)}, expected 0 to {len(self._params) - 1}"
             )
         new_options, new_scalars, copies = [], [], []
         for group, rule, states, given in zip(
             self.param_groups, self._rules, self._states, groups, strict=True
         ):
             options = {k: v for k, v in given.items() if k != "params"}
-            _hyperparameters.check(options, self._defaults)
+            options = _hyperparameters.checked(options, self._defaults)
             if self._rule({**group, **options}) != rule.name:
                 raise ValueError(f"state_dict's options do not choose the rule {rule.name!r}")
-            if len(given["params"]) != len(states):
+            indices = given.get("params", ())
+            if len(indices) != len(states):
                 raise ValueError(
-                    f"state_dict's group has {len(given['params'])} parameters, expected {len(states)}"
+                    f"state_dict's group has {len(indices)} parameters, expected {len(states)} in 'params'"
                 )
             scalars = self._first_scalars(group)
-            for i, arrays in zip(given["params"], states, strict=True):
-                entry = state_dict["state"][i]
+            for i, arrays in zip(indices, states, strict=True):
+                label, entry = f"state_dict['state'][{i}]", state[i]
                 wanted = {*scalars, *arrays}
                 if set(entry) != wanted:
-                    raise ValueError(
-                        f"state_dict['state'][{i}] has {sorted(entry)}, expected {sorted(wanted)}"
-                    )
+                    raise ValueError(f"{label} has {sorted(entry)}, expected {sorted(wanted)}")
                 for name, array in arrays.items():
-                    label = f"state_dict['state'][{i}][{name!r}]"
-                    copies.append((array, _arrays.check_like(label, entry[name], array.shape, array.dtype)))
-                scalars = {name: type(scalars[name])(entry[name]) for name in scalars}
+                    value = _arrays.check_like(f"{label}[{name!r}]", entry[name], array.shape, array.dtype)
+                    copies.append((array, value))
+                own = {name: _check_scalar(f"{label}[{name!r}]", name, entry[name]) for name in scalars}
+                if i != indices[0] and own != scalars:
+                    raise ValueError(f"{label} has {own}, expected {scalars}: a group steps together")
+                scalars = own
             new_options.append(options)
             new_scalars.append(scalars)
         for array, value in copies:
@@ -426,10 +437,19 @@ class Optimizer:
             group.update(options)
         self._scalars = new_scalars
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_steppers": {}}  # they hold addresses
+
     def __repr__(self) -> str:
         usual = {**SHARED, **type(self).defaults}
         shown = {k: v for k, v in self._defaults.items() if k == "lr" or v != usual[k]}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+
+def _check_scalar(label: str, name: str, value: Any) -> float:
+    if not _hyperparameters.is_number(value) or value < 0 or (name == "step" and value != int(value)):
+        raise ValueError(f"{label} is {value!r}, expected a number of steps or a product >= 0")
+    return int(value) if name == "step" else float(value)
 
 
 def _is_groups(params: Any) -> bool:
@@ -441,13 +461,13 @@ def _is_groups(params: Any) -> bool:
 
 
 def _flatten(label: str, params: Any) -> tuple[list[Any] | None, list[Any]]:
-    """Keys (None for a single array) and arrays."""
-    if isinstance(params, Mapping):
-        return list(params), list(params.values())
-    if isinstance(params, list | tuple):
-        return list(range(len(params))), list(params)
+    """Keys (None for a single array) and arrays; of a subclass of ndarray, the plain array."""
     if isinstance(params, np.ndarray):
-        return None, [params]
+        return None, [np.asarray(params)]
+    if isinstance(params, Mapping | list | tuple):
+        keys = list(params) if isinstance(params, Mapping) else list(range(len(params)))
+        values = [params[key] for key in keys]
+        return keys, [np.asarray(p) if isinstance(p, np.ndarray) else p for p in values]
     raise TypeError(
         f"{label} is a {type(params).__name__}, expected an array, a list, tuple or dict of arrays, "
         "or a list of group dicts"

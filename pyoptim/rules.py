@@ -154,19 +154,22 @@ def nadam(c, p, g, exp_avg, exp_avg_sq):  # type: ignore[no-untyped-def]
 
 @_rule("beta1 one_minus_beta1 beta2 one_minus_beta2 lr")
 def lion(c, p, g, exp_avg):  # type: ignore[no-untyped-def]
-    p = p - c.lr * np.sign(c.beta1 * exp_avg + c.one_minus_beta1 * g)
+    direction = np.sign(c.beta1 * exp_avg + c.one_minus_beta1 * g)
+    p = p - c.lr * (direction + (direction - direction))  # + 0: Numba's sign of -0 is -0
     return p, c.beta2 * exp_avg + c.one_minus_beta2 * g
 
 
 @_rule("one eta_minus eta_plus smallest largest")
 def rprop(c, p, g, prev, step_size):  # type: ignore[no-untyped-def]
     agreement = np.sign(g * prev)
+    agreement = agreement + (agreement - agreement)  # + 0: Numba's sign of -0 is -0
     kept = np.maximum(agreement, agreement - agreement)
     turned = kept - agreement
     factor = kept * c.eta_plus + turned * c.eta_minus + (c.one - kept - turned)
     step_size = np.minimum(np.maximum(step_size * factor, c.smallest), c.largest)
     prev = g * (c.one - turned)
-    return p - np.sign(prev) * step_size, prev, step_size
+    direction = np.sign(prev)
+    return p - (direction + (direction - direction)) * step_size, prev, step_size
 
 
 @_rule("shrink eta stale fresh")

@@ -1,10 +1,10 @@
 """Arrays kept in fewer bits than they are computed in: the Python twin of ``csrc/cpu/storage.hpp``.
 
 ``float16`` and ``bfloat16`` are IEEE's and the upper half of a float32. The 8-bit kinds hold, for every
-block of 256 elements, a float32 scale and tiny floats (3 bits of mantissa; 4 bits of exponent beside a
-sign, or 5 without), in the spirit of Dettmers et al. 2022 but without a table to search. States are
-rounded stochastically: a moving average changes by less than such a number's spacing in a step, and
-rounded to nearest would stand still.
+block of 256 elements, a float32 scale and tiny floats: 3 bits of mantissa, 4 bits of exponent beside a sign
+or 5 without, less the smallest of them, so that 0 is among them. That is in the spirit of Dettmers et al.
+2022, but computed instead of searched for in a table. States are rounded stochastically: a moving average
+changes by less than such a number's spacing in a step, and rounded to nearest would stand still.
 """
 
 from __future__ import annotations
@@ -85,8 +85,6 @@ def random_bits(index: Array, key: int) -> Array:
         x ^= x >> np.uint32(16)
         x *= np.uint32(0x21F0AAAD)
         x ^= x >> np.uint32(15)
-        x *= np.uint32(0x735A2D97)
-        x ^= x >> np.uint32(15)
     return x
 
 
@@ -106,18 +104,22 @@ def decode(packed: Packed) -> Array:
         return data.view(np.float16).astype(np.float32)
     assert packed.scale is not None
     signed = packed.kind == "signed8"
-    code = (data & (127 if signed else 255)).astype(np.uint32)
-    bits = (code + np.uint32(_bias(signed))) << np.uint32(20)
-    magnitude = np.where(code == 0, np.float32(0), bits.view(np.float32))
-    if signed:
-        magnitude = np.where(data > 127, -magnitude, magnitude)
+    code = data.astype(np.uint32)
+    bits = ((code & np.uint32(127 if signed else 255)) + np.uint32(_bias(signed))) << np.uint32(20)
     with np.errstate(all="ignore"):
-        values: Array = magnitude * np.repeat(packed.scale, BLOCK)[: data.size]
+        scale = np.repeat(packed.scale, BLOCK)[: data.size]
+        values: Array = (bits.view(np.float32) - _offset(signed)) * scale
+    if signed:
+        values = (values.view(np.uint32) ^ ((code & np.uint32(128)) << np.uint32(24))).view(np.float32)
     return values
 
 
 def _bias(signed: bool) -> int:
     return (127 - (15 if signed else 31)) << 3
+
+
+def _offset(signed: bool) -> Any:
+    return np.float32(2.0 ** (-15 if signed else -31))
 
 
 def encode(packed: Packed, x: Array, key: int, stochastic: bool) -> None:
@@ -141,13 +143,14 @@ def _to_bfloat16(x: Array, random: Array | None) -> Array:
     bits = x.view(np.uint32)
     high = bits >> np.uint32(16)
     up = (high & 1) + np.uint32(0x7FFF) if random is None else random & np.uint32(0xFFFF)
-    code = np.where(np.isnan(x), high | np.uint32(0x40), (bits + up) >> np.uint32(16))
+    code: Array = np.where(np.isnan(x), high | np.uint32(0x40), (bits + up) >> np.uint32(16))
     return code.astype(np.uint16)
 
 
 def _to_float16(x: Array, random: Array | None) -> Array:
     if random is None:
-        return x.astype(np.float16).view(np.uint16)
+        nearest: Array = x.astype(np.float16).view(np.uint16)
+        return nearest
     sign = x.view(np.uint32) & np.uint32(0x80000000)
     bits = x.view(np.uint32) ^ sign
     normal = (bits + (random & np.uint32(0x1FFF)) - np.uint32(0x38000000)) >> np.uint32(13)
@@ -158,24 +161,23 @@ def _to_float16(x: Array, random: Array | None) -> Array:
     part = rest.astype(np.uint32) | (rest > np.floor(rest))
     subnormal = whole + ((part + (random & np.uint32(0xFFFFF))) >> np.uint32(20))
     code = np.minimum(np.where(bits < 0x38800000, subnormal, normal), np.uint32(0x7C00))
-    code = np.where(bits > 0x7F800000, np.uint32(0x7E00), code)
-    return (code | (sign >> np.uint32(16))).astype(np.uint16)
+    code = np.where(bits > 0x7F800000, np.uint32(0x7E00), code) | (sign >> np.uint32(16))
+    packed: Array = code.astype(np.uint16)
+    return packed
 
 
 def _to_block8(x: Array, random: Array, signed: bool, out: Array, scale: Array) -> None:
-    largest = np.uint32(127 if signed else 255)
-    smallest = np.float32(1.125 * 2.0 ** (-15 if signed else -31))
+    top_value = np.float32(1.875) - _offset(signed)
     magnitude = np.abs(x)
     padded = np.zeros(scale.size * BLOCK, np.float32)
     padded[: x.size] = magnitude
     top = padded.reshape(-1, BLOCK).max(axis=1, initial=0)
     counts = top > np.float32(2.0**-100)
-    inverse = np.where(counts, np.float32(1.875) / top, np.float32(0))
-    scale[...] = np.where(counts | np.isnan(top), top / np.float32(1.875), np.float32(0))
-    y = magnitude * np.repeat(inverse, BLOCK)[: x.size]
+    inverse = np.where(counts, top_value / top, np.float32(0))
+    scale[...] = np.where(counts | np.isnan(top), top / top_value, np.float32(0))
+    y = magnitude * np.repeat(inverse, BLOCK)[: x.size] + _offset(signed)
     code = ((y.view(np.uint32) + (random & np.uint32(0xFFFFF))) >> np.uint32(20)) - np.uint32(_bias(signed))
-    code = np.minimum(code, largest)
-    chance = (random >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24) * smallest
-    code = np.where(y < smallest, (chance < y).astype(np.uint32), code)
-    code = np.where(np.isnan(y), np.uint32(0), code)
-    out[...] = np.where(x < 0, code | np.uint32(128), code) if signed else code
+    code = np.minimum(code.view(np.int32), 127 if signed else 255).astype(np.uint32)
+    if signed:
+        code |= (x.view(np.uint32) >> np.uint32(24)) & np.uint32(128)
+    out[...] = code.astype(np.uint8)

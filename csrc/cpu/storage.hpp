@@ -86,12 +86,13 @@ void encode16(size_t n, const float* x, uint32_t first, uint32_t key, void* data
 }
 
 // A block's scale times a tiny float: 3 bits of mantissa, and 4 bits of exponent beside the sign or 5
-// without. Code 0 is 0, the largest code is 1.875, the block's largest magnitude.
+// without, less the smallest of them, so that code 0 is 0 and what is near 0 is evenly spaced.
 template <bool is_signed>
 struct Block8 {
     static constexpr uint32_t largest = is_signed ? 127 : 255;
     static constexpr uint32_t bias = (is_signed ? 127 - 15 : 127 - 31) << 3;
-    static constexpr float smallest = is_signed ? 0x1.2p-15f : 0x1.2p-31f;
+    static constexpr float offset = is_signed ? 0x1p-15f : 0x1p-31f;
+    static constexpr float top_value = 1.875f - offset;  // of the largest code
 
     static void decode(size_t n, const void* data, const float* scale, float* out) {
         const auto* codes = static_cast<const uint8_t*>(data);
@@ -99,9 +100,10 @@ struct Block8 {
             const size_t end = b + kScaleBlock < n ? b + kScaleBlock : n;
             const float factor = *scale;
             for (size_t i = b; i < end; ++i) {
-                const uint32_t code = codes[i] & largest;
-                const float magnitude = code == 0 ? 0.0f : float_of((code + bias) << 20);
-                out[i] = (is_signed && codes[i] > 127 ? -magnitude : magnitude) * factor;
+                const uint32_t code = codes[i];
+                const float magnitude = (float_of(((code & largest) + bias) << 20) - offset) * factor;
+                const uint32_t sign = is_signed ? (code & 128u) << 24 : 0u;
+                out[i] = float_of(bits_of(magnitude) ^ sign);
             }
         }
     }
@@ -111,29 +113,23 @@ struct Block8 {
         auto* codes = static_cast<uint8_t*>(data);
         for (size_t b = 0; b < n; b += kScaleBlock, ++scale) {
             const size_t end = b + kScaleBlock < n ? b + kScaleBlock : n;
-            float top = 0;
-            if (end - b == kScaleBlock) {
-                constexpr size_t kLanes = 16;
-                float lanes[kLanes] = {};
-                for (size_t i = b; i < end; i += kLanes) {
-                    for (size_t j = 0; j < kLanes; ++j) lanes[j] = maximum(lanes[j], absolute(x[i + j]));
-                }
-                for (size_t j = 0; j < kLanes; ++j) top = maximum(top, lanes[j]);
-            } else {
-                for (size_t i = b; i < end; ++i) top = maximum(top, absolute(x[i]));
-            }
-            const bool counts = top > 0x1p-100f;
-            const float inverse = counts ? 1.875f / top : 0.0f;
-            *scale = counts || top != top ? top / 1.875f : 0.0f;
+            // Magnitudes order as their bits do, and NaN above all: it makes the block NaN.
+            int32_t top_bits = 0;
             for (size_t i = b; i < end; ++i) {
-                const float y = absolute(x[i]) * inverse;
-                const uint32_t random = random_bits(first + uint32_t(i), key);
-                uint32_t code = ((bits_of(y) + (random & 0xFFFFFu)) >> 20) - bias;
-                code = code > largest ? largest : code;
-                const uint32_t tiny = float(int32_t(random >> 8)) * 0x1p-24f * smallest < y ? 1 : 0;
-                code = y < smallest ? tiny : code;
-                if (!(y == y)) code = 0;
-                codes[i] = uint8_t(is_signed && x[i] < 0.0f ? code | 128u : code);
+                const auto bits = int32_t(bits_of(x[i]) & 0x7FFFFFFFu);
+                top_bits = bits > top_bits ? bits : top_bits;
+            }
+            const float top = float_of(uint32_t(top_bits));
+            const bool counts = top > 0x1p-100f;
+            const float inverse = counts ? top_value / top : 0.0f;
+            *scale = counts || top != top ? top / top_value : 0.0f;
+            for (size_t i = b; i < end; ++i) {
+                const uint32_t bits = bits_of(x[i]);
+                const float y = float_of(bits & 0x7FFFFFFFu) * inverse + offset;
+                const uint32_t up = random_bits(first + uint32_t(i), key) & 0xFFFFFu;
+                const auto code = int32_t(((bits_of(y) + up) >> 20) - bias);
+                const auto clipped = uint32_t(code > int32_t(largest) ? int32_t(largest) : code);
+                codes[i] = uint8_t(is_signed ? clipped | (bits >> 24 & 128u) : clipped);
             }
         }
     }

@@ -104,7 +104,9 @@ class Stepper {
         const auto* p = py::detail::array_proxy(slot.param.ptr());
         constexpr int kWanted =
             py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-        if (g->descr != p->descr || g->nd != p->nd || (g->flags & kWanted) != kWanted ||
+        // An unpickled array, or one with metadata, has a descriptor of its own.
+        if ((g->descr != p->descr && !api.PyArray_EquivTypes_(g->descr, p->descr)) || g->nd != p->nd ||
+            (g->flags & kWanted) != kWanted ||
             !std::equal(g->dimensions, g->dimensions + g->nd, p->dimensions)) {
             return nullptr;
         }

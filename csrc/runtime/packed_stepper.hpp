@@ -46,16 +46,32 @@ class PackedStepper {
             const Range mine = share(blocks_.size(), 1, thread, threads);
             for (std::size_t b = mine.begin; b < mine.end; ++b) {
                 const auto [i, begin] = blocks_[b];
+                if (b + kAhead < mine.end) prefetch(blocks_[b + kAhead], grads);
                 step_block(isa, i, begin, grads[i], coefficients, key, stochastic);
             }
         });
     }
 
   private:
-    static constexpr std::size_t kBlock = 1024;  // a multiple of cpu::kScaleBlock; all buffers fit in L1
+    static constexpr std::size_t kBlock = cpu::kScaleBlock;  // all buffers fit in L1 with room to spare
     struct Block {
         std::size_t array, begin;
     };
+
+    // Decoding, updating and encoding a block leave memory idle in turn: what comes next is fetched
+    // meanwhile.
+    static constexpr std::size_t kAhead = 2;
+    void prefetch(const Block& block, const void* const* grads) const {
+        const Array& array = arrays_[block.array];
+        const auto fetch = [&](const void* data, std::size_t bytes) {
+            const char* const at = static_cast<const char*>(data) + block.begin * bytes;
+            for (std::size_t line = 0; line < kBlock * bytes; line += 64) __builtin_prefetch(at + line);
+        };
+        if (array.master != nullptr) fetch(array.master, sizeof(float));
+        fetch(array.param.data, width(array.param.storage));
+        fetch(grads[block.array], width(array.grad));
+        for (int k = 0; k < array.states; ++k) fetch(array.state[k].data, width(array.state[k].storage));
+    }
 
     static std::size_t width(cpu::Storage storage) {
         return storage == cpu::Storage::float32                                        ? 4

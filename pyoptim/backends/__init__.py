@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
@@ -91,9 +91,21 @@ def current() -> Any:
     if chosen is not None:
         return chosen
     if _default is None:
-        wanted = os.environ.get("PYOPTIM_BACKEND", "")
-        _default = get(wanted) if wanted else get(available_backends()[0])
+        _default = _choose()
     return _default
+
+
+def _choose() -> Any:
+    wanted = os.environ.get("PYOPTIM_BACKEND", "")
+    if wanted:
+        try:
+            return get(wanted)
+        except ValueError as error:
+            raise ValueError(f"PYOPTIM_BACKEND: {error}") from None
+    for name in MODULES:  # not available_backends(), which imports Numba to be sure
+        with suppress(BackendError):
+            return get(name)
+    raise BackendError("no backend runs here")
 
 
 @contextmanager

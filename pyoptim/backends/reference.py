@@ -67,7 +67,8 @@ class PackedStepper:
 
 def split_coefficients(rule: Rule, row: tuple[float, ...], dtype: Callable[[float], Any]) -> Any:
     """A row of doubles as the two named tuples that a rule takes, cast once."""
-    values = [dtype(value) for value in row]
+    with np.errstate(over="ignore"):  # beyond float32 is infinity, as in C++
+        values = [dtype(value) for value in row]
     shared = len(Common._fields)
     return Common(*values[:shared]), rule.coefficients(*values[shared:])
 

@@ -12,8 +12,6 @@ PYOPTIM_FN unsigned random_bits(unsigned index, unsigned key) {
     x ^= x >> 16;
     x *= 0x21F0AAADu;
     x ^= x >> 15;
-    x *= 0x735A2D97u;
-    x ^= x >> 15;
     return x;
 }
 

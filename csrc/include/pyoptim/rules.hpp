@@ -66,10 +66,10 @@ template <class T>
 PYOPTIM_FN T minimum(T a, T b) {
     return ((a < b) | (a != a)) ? a : b;
 }
-// -1, 0 or 1; NaN stays NaN.
+// -1, +0 or 1; NaN stays NaN.
 template <class T>
 PYOPTIM_FN T sign(T x) {
-    return x > T(0) ? T(1) : (x < T(0) ? T(-1) : x);
+    return x > T(0) ? T(1) : (x < T(0) ? T(-1) : x + T(0));
 }
 
 // What every update shares, before its rule sees the gradient. An option that is off is a factor of 1

@@ -1,0 +1,115 @@
+"""What must agree: the registries of both languages, the backends with each other, names and documents."""
+
+import inspect
+import re
+
+import oracles
+import pytest
+from engines import LIVE, _native
+
+import pyoptim as po
+from pyoptim import _hyperparameters, backends
+from pyoptim.backends import reference
+from pyoptim.rules import RULES, Common
+
+native = pytest.mark.skipif(_native is None, reason="without the compiled kernels")
+OPTIMIZERS = {
+    name: cls
+    for name in po.__all__
+    if isinstance(cls := getattr(po, name), type)
+    and issubclass(cls, po.Optimizer)
+    and cls is not po.Optimizer
+}
+CONTRACT = {
+    name
+    for name, value in vars(reference).items()
+    if getattr(value, "__module__", "") == reference.__name__ and not name.startswith("_")
+} - {"split_coefficients"}  # which Numba's uses too
+BACKENDS = sorted({engine.partition("-")[0] for engine in LIVE})
+
+
+@native
+def test_rules_of_both_languages():
+    python = {name: (", ".join(r.states), ", ".join(r.coefficients._fields)) for name, r in RULES.items()}
+    assert _native.rules() == python
+    assert list(_native.rules()) == list(python)
+    assert _native.common_coefficients == ", ".join(Common._fields)
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_rule(rule):
+    arguments = list(inspect.signature(rule.function).parameters)
+    assert arguments == ["c", "p", "g", *rule.states]
+    assert rule.name == rule.function.__name__
+
+
+def argument_names(function):
+    """Of each overload."""
+    try:
+        return [list(inspect.signature(function).parameters)]
+    except ValueError:  # pybind11's, which are in the docstring: "f(x: ..., y: ...) -> ..."
+        signatures = re.findall(rf"\b{function.__name__}\((.*)\) -> ", function.__doc__)
+        own = [re.sub(r"\[[^\[\]]*(\[[^\[\]]*\])*[^\[\]]*\]", "", s) for s in signatures if "*args" not in s]
+        return [re.findall(r"(\w+): ", s) for s in own]
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_backends_have_the_functions_of_the_reference(name):
+    module = backends.get(name)
+    assert module.name == name
+    public = set(getattr(module, "__all__", CONTRACT | {"name"}))
+    assert public == CONTRACT | {"name"}
+    for function in CONTRACT - {"Stepper"}:
+        overloads = argument_names(getattr(module, function))
+        assert overloads
+        for names in overloads:
+            assert [names] == argument_names(getattr(reference, function)), function
+    assert isinstance(module.Stepper.checks, bool)
+    for method in ("__init__", "step"):
+        wanted = list(inspect.signature(getattr(backends.Stepper, method)).parameters)
+        for names in argument_names(getattr(module.Stepper, method)):
+            assert names == wanted
+
+
+def test_every_optimizer_is_public_and_tested():
+    def below(cls):
+        return {cls, *(s for c in cls.__subclasses__() for s in below(c))}
+
+    ours = {c for c in below(po.Optimizer) - {po.Optimizer} if c.__module__.startswith("pyoptim.")}
+    assert {c for c in ours if not c.__name__.startswith("_")} == set(OPTIMIZERS.values())
+    assert set(oracles.ORACLES) == set(OPTIMIZERS)
+    assert set(po.__all__) <= set(dir(po))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_hyperparameters(name):
+    """Documented by name, with the default the oracle has, checked, and each tried by a case."""
+    cls = OPTIMIZERS[name]
+    documents = "\n".join(c.__doc__ for c in cls.__mro__ if issubclass(c, po.Optimizer))
+    own = "\n".join(c.__doc__ for c in cls.__mro__ if issubclass(c, po.Optimizer) and c is not po.Optimizer)
+    function, decay, cases, _ = oracles.ORACLES[name]
+    oracle = {k: v.default for k, v in inspect.signature(function).parameters.items()} | decay
+    made = cls([])
+    for option, default in made.param_groups[0].items():
+        if option == "params":
+            continue
+        assert re.search(rf"\b{option}\b", documents), f"{option} is not documented"
+        assert option in _hyperparameters._EXPECTED
+        shared = option in ("weight_decay", "decoupled_weight_decay", "maximize")
+        assert default == oracle.get(option, 0 if shared else None), option
+        if option in cls.defaults and option != "lr" and not (shared or name in ("AMSGrad", "AdamW")):
+            assert any(option in case for case in cases), f"no case tries {option}"
+        if option in cls.defaults and not isinstance(default, bool | str) and not shared:
+            assert re.search(rf"\b{option}\b.* : ", own), f"{option} has no entry under Parameters"
+    assert list(inspect.signature(cls).parameters)[:2] == ["params", "lr"]
+    assert inspect.signature(cls).parameters["lr"].default == cls.defaults["lr"]
+    assert repr(made) == f"{name}(lr={cls.defaults['lr']!r})"
+
+
+def test_names_of_backends():
+    assert po.available_backends() == [name for name in backends.MODULES if name in BACKENDS]
+    assert po.show_config()["backends"] == po.available_backends()
+    assert "backend" in repr(po.show_config())
+    for name in BACKENDS:
+        with po.use_backend(name):
+            assert po.show_config()["backend"] == name
