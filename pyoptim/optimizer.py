@@ -331,10 +331,10 @@ class Optimizer:
             for name in dict.fromkeys(name for i in members for name in layouts[i]):
                 owners = [i for i in members if name in layouts[i]]
                 shapes = [layouts[i][name] for i in owners]
-                buffer = _arrays.aligned_zeros(sum(map(math.prod, shapes)), dtype)
-                if initial.get(name):
-                    buffer[...] = initial[name]
-                for i, piece in zip(owners, _arrays.views(buffer, shapes), strict=True):
+                pieces = _arrays.zeros_beside([params[i] for i in owners], shapes, dtype)
+                for i, piece in zip(owners, pieces, strict=True):
+                    if initial.get(name):
+                        piece[...] = initial[name]
                     states[i][name] = piece
         return states
 
