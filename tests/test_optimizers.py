@@ -126,15 +126,10 @@ TORCH = {
     ),
     "ASGD": product(lambd=(1e-4, 0.1), alpha=(0.75, 0.5), t0=(1e6, 3), **decay),
     "Adafactor": product(beta2_decay=(-0.8, -0.5), eps=((None, 1e-3), (0.5, 0.1)), d=(1.0, 2.0), **decay),
-    "Muon": product(
-        momentum=(0.95, 0.5),
-        nesterov=(True, False),
-        ns_coefficients=((3.4445, -4.775, 2.0315),),
-        ns_steps=(5, 2),
-        eps=(1e-7, 1.0),
-        adjust_lr=("original", "match_rms_adamw"),
-        weight_decay=(0, 0.1),
-    ),
+    "Muon": [
+        {"momentum": 0.5, "nesterov": False, "adjust_lr": "match_rms_adamw", "weight_decay": 0.0},
+        {"ns_steps": 2, "ns_coefficients": (2.0, -1.5, 0.5), "eps": 1.0, "adjust_lr": "original"},
+    ],
 }
 
 
@@ -416,7 +411,7 @@ def test_changing_the_backend_between_steps_changes_nothing(name):
 def test_same_bits_for_every_number_of_threads(engine, dtype, name):
     """What looks at a whole tensor adds up: in an order that the threads do not change."""
     rng = np.random.default_rng(9)
-    start, grads = rng.normal(size=(150, 700)).astype(dtype), rng.normal(size=(2, 150, 700)).astype(dtype)
+    start, *grads = rng.normal(size=(3, 64, 3100)).astype(dtype)  # worth three threads
     results = []
     for threads in (1, 2, 3, 2):
         p = start.copy()

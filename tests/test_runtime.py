@@ -108,7 +108,8 @@ def run_without_native(run_python, tmp_path):
     """In a copy of the package without its compiled part: what an install without a compiler leaves."""
     ignore = shutil.ignore_patterns("_native*", "__pycache__", "*.npz")
     shutil.copytree(Path(po.__file__).parent, tmp_path / "copy" / "pyoptim", ignore=ignore)
-    return lambda code, **env: run_python(code, PYTHONPATH=str(tmp_path / "copy"), **env)
+    path = os.pathsep.join(filter(None, [str(tmp_path / "copy"), os.environ.get("PYTHONPATH")]))
+    return lambda code, **env: run_python(code, PYTHONPATH=path, **env)
 
 
 def test_without_the_compiled_part(run_without_native, tmp_path):

@@ -226,3 +226,28 @@ def test_what_does_not_go_together():
             getattr(po, name)(half.astype(np.float32), state_dtype="int8")
     with pytest.raises(TypeError, match="grads has dtype float32, expected float16"):
         po.Adam(half).step(np.ones((2, 2), np.float32))
+
+
+def test_states_are_decoded_where_python_reads_them(engine):
+    p = np.ones(300, np.float32)
+    optimizer = po.SGD(p, lr=0.1, momentum=0.5, velocity="classical", state_dtype="int8")
+    optimizer.step(np.ones(300, np.float32))  # v = 0.1
+    with optimizer.lookahead():
+        np.testing.assert_allclose(p, 0.9 - 0.5 * 0.1, atol=0.5 * 0.1 / 8)
+    averaged = po.ASGD(p, t0=0.0, state_dtype="int8")
+    averaged.step(np.ones(300, np.float32))
+    np.testing.assert_allclose(averaged.averages()[0], p, rtol=1 / 8)
+
+
+def test_float16_gradients_are_accumulated_in_float32(engine):
+    """Neither overflowing below the largest mean nor standing still where a gradient is half a spacing."""
+    p = np.zeros(2, np.float16)
+    optimizer = po.SGD(p, lr=1e-4, accumulate=2)
+    for _ in range(2):
+        optimizer.step(np.full(2, 6e4, np.float16))
+    np.testing.assert_allclose(p, -6, rtol=1e-3)
+    p[...] = 0
+    optimizer = po.SGD(p, lr=1, accumulate=4096)
+    for _ in range(4096):
+        optimizer.step(np.full(2, 0.1, np.float16))
+    np.testing.assert_allclose(p, -0.1, rtol=1e-3)
