@@ -274,14 +274,21 @@ class Optimizer:
             norm = gradients.norm_of(map(storage.widened, flat))
             if not self._is_finite(norm, flat):
                 return [], 0.0
+        factor = 1 / self.accumulate
         if self.accumulate > 1:
             with np.errstate(all="ignore"):
-                flat = [a + g for a, g in zip(self._sums, flat, strict=True)] if self._sums else flat
-            if self._summed + 1 < self.accumulate:
-                self._sums = flat if self._summed else [g.copy() for g in flat]
-                self._summed += 1
-                return [], 0.0
-        factor = 1 / self.accumulate
+                # In float32 at least: sums of 16 bits would overflow, or stand still.
+                wide = [storage.widened(g) for g in flat]
+                wide = [a + g for a, g in zip(self._sums, wide, strict=True)] if self._summed else wide
+                if self._summed + 1 < self.accumulate:
+                    self._sums = wide if self._summed else [g.copy() for g in wide]
+                    self._summed += 1
+                    return [], 0.0
+                if self._is_packed:
+                    flat = [(a * factor).astype(g.dtype) for a, g in zip(wide, flat, strict=True)]
+                    factor = 1.0
+                else:
+                    flat = wide
         if self.max_grad_norm is not None:
             if self.accumulate > 1 or self.nonfinite == "ignore":
                 norm = factor * gradients.norm_of(map(storage.widened, flat))

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from math import inf
 from typing import Any, ClassVar
 
+from . import storage
 from ._arrays import Array
 from .optimizer import Group, Optimizer, Row, Schedule
 
@@ -85,7 +86,8 @@ class SGD(Optimizer):
         kept = [p.copy() for p in self._params]
         for group, states in zip(self.param_groups, self._states, strict=True):
             for p, state in zip(group["params"], states, strict=True):
-                p -= p.dtype.type(group["momentum"]) * state["momentum_buffer"]
+                velocity = storage.read_state("momentum_buffer", state)
+                p[...] = p - p.dtype.type(group["momentum"]) * velocity
         try:
             yield
         finally:
@@ -486,4 +488,4 @@ class ASGD(Optimizer):
 
     def averages(self) -> list[Array]:
         """Copies of the averaged parameters, in the order of the parameters."""
-        return [state["ax"].copy() for group in self._states for state in group]
+        return [storage.read_state("ax", state).copy() for group in self._states for state in group]
