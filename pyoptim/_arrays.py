@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,25 @@ def aligned_zeros(size: int, dtype: DTypeLike) -> Array:
     raw = np.zeros(size * dtype.itemsize + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+def zeros_beside(arrays: Sequence[Array], shapes: Sequence[tuple[int, ...]], dtype: DTypeLike) -> list[Array]:
+    """Zeroed arrays of these shapes, in one buffer, each as far into a cache line as the array beside it.
+
+    So vector stores to both can avoid crossing lines. Arrays that are consecutive in memory get
+    consecutive ones.
+    """
+    dtype = np.dtype(dtype)
+    begins, end = [], 0
+    for array, shape in zip(arrays, shapes, strict=True):
+        end += (array.ctypes.data // dtype.itemsize - end) % (64 // dtype.itemsize)
+        begins.append(end)
+        end += math.prod(shape)
+    buffer = aligned_zeros(end, dtype)
+    return [
+        buffer[begin : begin + math.prod(shape)].reshape(shape)
+        for begin, shape in zip(begins, shapes, strict=True)
+    ]
 
 
 def views(buffer: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:

@@ -63,10 +63,8 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "maximize": _FLAG,
     "lr_decay": _ZERO_UP,
     "initial_accumulator_value": _ZERO_UP,
-    "eps": (
-        lambda v: _at_least_zero(v) or (_eps_pair(v)),
-        "a finite number >= 0 (Adafactor: a pair, the first may be None)",
-    ),
+    "eps": _ZERO_UP,
+    "eps_pair": (_eps_pair, "a pair of finite numbers >= 0, of which the first may be None"),
     "eps_root": _ZERO_UP,
     "eps_hat": _FLAG,
     "alpha": _FRACTION,
@@ -112,7 +110,8 @@ def checked(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, An
     for name, value in values.items():
         if name not in known:
             raise TypeError(f"{name!r} is no hyperparameter, expected one of {', '.join(known)}")
-        allowed, expected = _EXPECTED[name]
+        pair = name == "eps" and isinstance(known[name], tuple)
+        allowed, expected = _EXPECTED["eps_pair" if pair else name]
         if not allowed(value):
             raise ValueError(f"{name} is {value!r}, expected {expected}")
     return {name: _plain(value) for name, value in values.items()}

@@ -97,6 +97,8 @@ class Optimizer:
             raise ValueError(f"rounding is {rounding!r}, expected 'master', 'stochastic' or 'nearest'")
         if state_dtype not in (None, "bfloat16", "int8"):
             raise ValueError(f"state_dtype is {state_dtype!r}, expected None, 'bfloat16' or 'int8'")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise ValueError(f"seed is {seed!r}, expected an integer from 0 to 2**32 - 1")
         self.max_grad_norm, self.nonfinite, self.accumulate = max_grad_norm, nonfinite, accumulate
         self.rounding, self.state_dtype, self.seed = rounding, state_dtype, seed
         self._defaults = {**SHARED, **self.defaults}
@@ -272,14 +274,21 @@ class Optimizer:
             norm = gradients.norm_of(map(storage.widened, flat))
             if not self._is_finite(norm, flat):
                 return [], 0.0
+        factor = 1 / self.accumulate
         if self.accumulate > 1:
             with np.errstate(all="ignore"):
-                flat = [a + g for a, g in zip(self._sums, flat, strict=True)] if self._sums else flat
-            if self._summed + 1 < self.accumulate:
-                self._sums = flat if self._summed else [g.copy() for g in flat]
-                self._summed += 1
-                return [], 0.0
-        factor = 1 / self.accumulate
+                # In float32 at least: sums of 16 bits would overflow, or stand still.
+                wide = [storage.widened(g) for g in flat]
+                wide = [a + g for a, g in zip(self._sums, wide, strict=True)] if self._summed else wide
+                if self._summed + 1 < self.accumulate:
+                    self._sums = wide if self._summed else [g.copy() for g in wide]
+                    self._summed += 1
+                    return [], 0.0
+                if self._is_packed:
+                    flat = [(a * factor).astype(g.dtype) for a, g in zip(wide, flat, strict=True)]
+                    factor = 1.0
+                else:
+                    flat = wide
         if self.max_grad_norm is not None:
             if self.accumulate > 1 or self.nonfinite == "ignore":
                 norm = factor * gradients.norm_of(map(storage.widened, flat))
@@ -329,10 +338,10 @@ class Optimizer:
             for name in dict.fromkeys(name for i in members for name in layouts[i]):
                 owners = [i for i in members if name in layouts[i]]
                 shapes = [layouts[i][name] for i in owners]
-                buffer = _arrays.aligned_zeros(sum(map(math.prod, shapes)), dtype)
-                if initial.get(name):
-                    buffer[...] = initial[name]
-                for i, piece in zip(owners, _arrays.views(buffer, shapes), strict=True):
+                pieces = _arrays.zeros_beside([params[i] for i in owners], shapes, dtype)
+                for i, piece in zip(owners, pieces, strict=True):
+                    if initial.get(name):
+                        piece[...] = initial[name]
                     states[i][name] = piece
         return states
 
@@ -400,9 +409,8 @@ class Optimizer:
                 f"state_dict has {len(groups)} parameter groups, expected {len(self.param_groups)}"
             )
         if set(state) != set(range(len(self._params))):
-            raise ValueError(
-                f"state_dict['state'] is of the parameters {list(state)}, expected 0 to {len(self._params) - 1}"
-            )
+            last = len(self._params) - 1
+            raise ValueError(f"state_dict['state'] is of the parameters {list(state)}, expected 0 to {last}")
         new_options, new_scalars, copies = [], [], []
         for group, rule, states, given in zip(
             self.param_groups, self._rules, self._states, groups, strict=True

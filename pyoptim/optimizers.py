@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 from typing import Any, ClassVar
 
+from . import storage
 from ._arrays import Array
 from .optimizer import Group, Optimizer, Row, Schedule
 
@@ -84,7 +86,8 @@ class SGD(Optimizer):
         kept = [p.copy() for p in self._params]
         for group, states in zip(self.param_groups, self._states, strict=True):
             for p, state in zip(group["params"], states, strict=True):
-                p -= p.dtype.type(group["momentum"]) * state["momentum_buffer"]
+                velocity = storage.read_state("momentum_buffer", state)
+                p[...] = p - p.dtype.type(group["momentum"]) * velocity
         try:
             yield
         finally:
@@ -380,7 +383,7 @@ class RAdam(Optimizer):
         super().__init__(params, lr=lr, **hyperparameters)
 
     def _rule(self, group: Group) -> str:
-        return "adam"
+        return "radam"
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         b1, b2 = group["betas"]
@@ -389,9 +392,9 @@ class RAdam(Optimizer):
         longest = 2 / (1 - b2) - 1
         length = longest - 2 * t * b2**t / c2
         if length <= 5:
-            return (*moments, lr / c1, 0.0, 0.0, 1.0)  # divide by sqrt(0*v) + 1
+            return (*moments, lr / c1, 0.0, 0.0, 1.0, 1.0)
         r = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
-        return (*moments, lr / c1 * (r * c2) ** 0.5, 1.0, group["eps_root"], group["eps"])
+        return (*moments, lr / c1 * (r * c2) ** 0.5, group["eps_root"], group["eps"], 0.0, inf)
 
 
 class Lion(Optimizer):
@@ -485,4 +488,4 @@ class ASGD(Optimizer):
 
     def averages(self) -> list[Array]:
         """Copies of the averaged parameters, in the order of the parameters."""
-        return [state["ax"].copy() for group in self._states for state in group]
+        return [storage.read_state("ax", state).copy() for group in self._states for state in group]

@@ -152,6 +152,15 @@ def nadam(c, p, g, exp_avg, exp_avg_sq):  # type: ignore[no-untyped-def]
     return p, exp_avg, exp_avg_sq
 
 
+@_rule("beta1 one_minus_beta1 beta2 one_minus_beta2 step_size eps_root eps smallest largest")
+def radam(c, p, g, exp_avg, exp_avg_sq):  # type: ignore[no-untyped-def]
+    exp_avg = c.beta1 * exp_avg + c.one_minus_beta1 * g
+    exp_avg_sq = c.beta2 * exp_avg_sq + c.one_minus_beta2 * g * g
+    divisor = np.sqrt(exp_avg_sq + c.eps_root) + c.eps
+    p = p - c.step_size * exp_avg / np.maximum(np.minimum(divisor, c.largest), c.smallest)
+    return p, exp_avg, exp_avg_sq
+
+
 @_rule("beta1 one_minus_beta1 beta2 one_minus_beta2 lr")
 def lion(c, p, g, exp_avg):  # type: ignore[no-untyped-def]
     direction = np.sign(c.beta1 * exp_avg + c.one_minus_beta1 * g)

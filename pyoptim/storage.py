@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import Array
+from ._arrays import FLOATS, Array
 
 BLOCK = 256  # elements that share a scale
 
@@ -76,6 +76,14 @@ def pack_state(name: str, arrays: dict[str, Array]) -> Packed:
     if data.dtype == np.uint8:
         return Packed("unsigned8" if name in _UNSIGNED else "signed8", data, arrays[f"{name}_scale"])
     return Packed(data.dtype.name, raw(data))
+
+
+def read_state(name: str, arrays: dict[str, Array]) -> Array:
+    """The values of the state ``name``, decoded where it is kept in fewer bits."""
+    data = arrays[name]
+    if data.dtype in FLOATS:
+        return data
+    return decode(pack_state(name, arrays)).reshape(data.shape)
 
 
 def random_bits(index: Array, key: int) -> Array:

@@ -94,8 +94,9 @@ class _Directed(Optimizer):
     rule: ClassVar[str]
 
     def _step_groups(self) -> list[backends.StepGroup]:
-        self._directions = [np.zeros(p.shape, p.dtype) for p in self._params]
-        self._targets = [self._staged.get(i, p) for i, p in enumerate(self._params)]
+        if not hasattr(self, "_directions"):  # every backend's stepper writes the same
+            self._directions = [np.zeros(p.shape, p.dtype) for p in self._params]
+            self._targets = [self._staged.get(i, p) for i, p in enumerate(self._params)]
         index = iter(self._directions)
         return [
             backends.StepGroup(group.rule, [next(index) for _ in group.params], group.states)
@@ -110,13 +111,14 @@ class _Directed(Optimizer):
             d[...] = 0
         stepper.step(flat, [(row[0], 0.0, 1.0, *row[_OWN + 1 :]) for row in rows])
         descent: list[Row] = []
-        for group, states, scalars, row in zip(
-            self.param_groups, self._states, self._scalars, rows, strict=True
-        ):
-            for p, state in zip(group["params"], states, strict=True):
-                d, t = self._directions[len(descent)], int(scalars["step"]) + 1
-                rate = self._direct(group, p, state, d, row[_OWN], t)
-                descent.append((-1.0, 0.0, row[2], rate))
+        with np.errstate(all="ignore"):  # NaN and infinity pass, as through the kernels
+            for group, states, scalars, row in zip(
+                self.param_groups, self._states, self._scalars, rows, strict=True
+            ):
+                for p, state in zip(group["params"], states, strict=True):
+                    d, t = self._directions[len(descent)], int(scalars["step"]) + 1
+                    rate = self._direct(group, p, state, d, row[_OWN], t)
+                    descent.append((-1.0, 0.0, row[2], rate))
         for i, copy in self._staged.items():
             copy[...] = self._params[i]
         groups = [backends.StepGroup(RULES["sgd"], self._targets, [()] * len(self._targets))]

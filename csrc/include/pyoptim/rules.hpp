@@ -240,6 +240,21 @@ struct NAdam {
     }
 };
 
+// While the variance is not tractable the divisor is held at 1 by smallest and largest, else let be.
+struct RAdam {
+    PYOPTIM_COEFFICIENTS(beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, eps_root, eps, smallest,
+                         largest)
+    PYOPTIM_STATE(exp_avg, exp_avg_sq)
+
+    template <class T>
+    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+        s.exp_avg = c.beta1 * s.exp_avg + c.one_minus_beta1 * g;
+        s.exp_avg_sq = c.beta2 * s.exp_avg_sq + c.one_minus_beta2 * g * g;
+        const T divisor = square_root(s.exp_avg_sq + c.eps_root) + c.eps;
+        p = p - c.step_size * s.exp_avg / maximum(minimum(divisor, c.largest), c.smallest);
+    }
+};
+
 struct Lion {
     PYOPTIM_COEFFICIENTS(beta1, one_minus_beta1, beta2, one_minus_beta2, lr)
     PYOPTIM_STATE(exp_avg)
@@ -298,6 +313,7 @@ struct ASGD {
     X(amsgrad, AMSGrad)                                   \
     X(adamax, Adamax)                                     \
     X(nadam, NAdam)                                       \
+    X(radam, RAdam)                                       \
     X(lion, Lion)                                         \
     X(rprop, Rprop)                                       \
     X(asgd, ASGD)
