@@ -53,8 +53,9 @@ class Optimizer:
         Gather the gradients of so many calls of `step`, and update with their mean at the last of them.
     rounding : {"master", "stochastic", "nearest"}, default "master"
         For float16 and bfloat16 parameters: update a float32 copy kept in the state as ``master`` and
-        round it; or update the parameter itself, rounded at random (which keeps small updates on
-        average) or to nearest (which loses them).
+        round it (so what you write into the parameter yourself is lost at the next step); or update the
+        parameter itself, rounded at random (which keeps small updates on average) or to nearest (which
+        loses them).
     state_dtype : {None, "bfloat16", "int8"}
         Keep the states of float32 and 16-bit parameters in fewer bits, rounded stochastically; "int8" is
         8 bits with a scale for every 256 elements (after Dettmers et al. 2022). See `pyoptim.storage`.
@@ -231,8 +232,10 @@ class Optimizer:
                 stepper.step(flat, rows)
             for i, copy in self._staged.items():
                 self._params[i][...] = copy
-        elif not (stepper.checks and stepper.step(flat, rows)):
-            stepper.step(self._checked(flat), rows)
+        elif not (stepper.checks and stepper.step(flat, rows)) and not stepper.step(
+            self._checked(flat), rows
+        ):
+            raise RuntimeError("a kernel refused gradients that were found to be right: please report it")
 
     def _new_stepper(self) -> Any:
         backend = backends.current()
@@ -321,6 +324,9 @@ class Optimizer:
         ]
 
     def _checked(self, flat: list[Any]) -> list[Array]:
+        for name, p in zip(self._names, self._params, strict=True):
+            if not p.flags.writeable:
+                raise ValueError(f"{name} is read-only, expected a writeable array")
         return _arrays.check_gradients(self._gradient_names(), flat, self._params, self._written)
 
     def _gradient_names(self) -> list[str]:

@@ -294,7 +294,7 @@ def adafactor(t, p, g, s, lr=1e-2, beta2_decay=-0.8, eps=(None, 1e-3), d=1.0, we
     "Muon",
     {"momentum": 0.8, "nesterov": False},
     {"ns_steps": 2, "ns_coefficients": (2.0, -1.5, 0.5), "eps": 1.0},
-    {"adjust_lr": "match_rms_adamw"},
+    {"adjust_lr_fn": "match_rms_adamw"},
     decoupled=(True,),
     weight_decay=0.1,
     decoupled_weight_decay=True,
@@ -311,7 +311,7 @@ def muon(
     ns_coefficients=(3.4445, -4.775, 2.0315),
     ns_steps=5,
     eps=1e-7,
-    adjust_lr="original",
+    adjust_lr_fn="original",
 ):
     b = s["momentum_buffer"] = momentum * s.get("momentum_buffer", 0) + (1 - momentum) * g
     x = (1 - momentum) * g + momentum * b if nesterov else b
@@ -320,7 +320,7 @@ def muon(
     for _ in range(ns_steps):
         x = one * x + three * x @ x.T @ x + five * x @ x.T @ x @ x.T @ x
     rows, columns = p.shape
-    original = adjust_lr == "original"
+    original = adjust_lr_fn == "original"
     return p - lr * (math.sqrt(max(1, rows / columns)) if original else 0.2 * math.sqrt(max(p.shape))) * x
 
 

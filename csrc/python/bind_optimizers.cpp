@@ -43,7 +43,8 @@ class Stepper {
     }
 
     // False, with nothing done, when a gradient is not a contiguous array of its parameter's shape and
-    // type, or overlaps what is written: the caller then finds out which, and tells or copies.
+    // type, or overlaps what is written, or the parameter has become read-only: the caller then finds out
+    // which, and tells or copies.
     bool step(const py::typing::List<py::object>& grads, const Rows& coefficients) const {
         if (grads.size() != slots_.size()) return false;
         std::vector<const float*> grads32;
@@ -106,7 +107,7 @@ class Stepper {
             py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
         // An unpickled array, or one with metadata, has a descriptor of its own.
         if ((g->descr != p->descr && !api.PyArray_EquivTypes_(g->descr, p->descr)) || g->nd != p->nd ||
-            (g->flags & kWanted) != kWanted ||
+            (g->flags & kWanted) != kWanted || !(p->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) ||
             !std::equal(g->dimensions, g->dimensions + g->nd, p->dimensions)) {
             return nullptr;
         }
