@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any, ClassVar
 
 import numpy as np
@@ -197,15 +198,17 @@ class Optimizer:
             scalars.append(new)
         self._apply(flat, rows)
         self._scalars = scalars
-        self._sums, self._summed = [], 0
+        if self._summed:
+            self._sums, self._summed = [], 0
 
     def _row(self, group: Group, rule: Rule, scalars: dict[str, float], factor: float) -> Row:
         lr = group["lr"]
-        if callable(lr):
-            lr = lr(self.epoch if getattr(lr, "unit", "step") == "epoch" else scalars["step"] - 1)
-        if type(lr) is not float and _hyperparameters.is_number(lr):
-            lr = float(lr)  # a float32 would do arithmetic in float32
-        if type(lr) is not float or not 0 <= lr < math.inf:
+        if type(lr) is not float:
+            if callable(lr):
+                lr = lr(self.epoch if getattr(lr, "unit", "step") == "epoch" else scalars["step"] - 1)
+            if _hyperparameters.is_number(lr):
+                lr = float(lr)  # a float32 would do arithmetic in float32
+        if type(lr) is not float or not 0 <= lr < inf:
             raise ValueError(f"lr is {lr!r} at step {scalars['step']}, expected a finite number >= 0")
         if self._rule(group) != rule.name:
             raise ValueError(
@@ -216,7 +219,8 @@ class Optimizer:
         if group["maximize"]:
             factor = -factor
         shared = (factor, 0.0, 1.0 - lr * decay) if group["decoupled_weight_decay"] else (factor, decay, 1.0)
-        return shared + self._coefficients(group, int(scalars["step"]), lr, scalars)
+        t: Any = scalars["step"]  # an int; converting it again would cost as much as a power
+        return shared + self._coefficients(group, t, lr, scalars)
 
     def _apply(self, flat: list[Any], rows: list[Row]) -> None:
         """Run the rules: one row of coefficients per step group."""
