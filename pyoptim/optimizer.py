@@ -117,7 +117,7 @@ class Optimizer:
             keys, arrays = _flatten(label, given["params"])
             self._keys.append(keys)
             self._names += [label] if keys is None else [f"{label}[{key!r}]" for key in keys]
-            self.param_groups.append({**self._defaults, **options, "params": arrays})
+            self.param_groups.append({**self._defaults, **options, "params": tuple(arrays)})
         self._lone = self._keys == [None] and not self._grouped  # one array, not in a list
         self._params = [p for group in self.param_groups for p in group["params"]]
         _arrays.check_parameters(self._names, self._params)
@@ -136,6 +136,7 @@ class Optimizer:
             i: np.array(p, order="C") for i, p in enumerate(self._params) if not _arrays.is_fast(p)
         }
         self._written = self._params + [a for group in self._states for s in group for a in s.values()]
+        self._addresses = [(p.ctypes.data, p.shape) for p in self._params]
         self._steppers: dict[str, Any] = {}  # by backend
         self._sums: list[Array] = []  # of gradients being accumulated
         self._summed = 0
@@ -328,9 +329,11 @@ class Optimizer:
         ]
 
     def _checked(self, flat: list[Any]) -> list[Array]:
-        for name, p in zip(self._names, self._params, strict=True):
+        for name, p, address in zip(self._names, self._params, self._addresses, strict=True):
             if not p.flags.writeable:
                 raise ValueError(f"{name} is read-only, expected a writeable array")
+            if (p.ctypes.data, p.shape) != address:
+                raise ValueError(f"{name} has been resized or reshaped: make a new optimizer for it")
         return _arrays.check_gradients(self._gradient_names(), flat, self._params, self._written)
 
     def _gradient_names(self) -> list[str]:
@@ -457,6 +460,10 @@ class Optimizer:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_steppers": {}}  # they hold addresses
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._addresses = [(p.ctypes.data, p.shape) for p in self._params]
 
     def __repr__(self) -> str:
         usual = {**SHARED, **type(self).defaults}

@@ -70,6 +70,8 @@ class Stepper {
     struct Slot {
         py::array param;
         bool is_double;
+        const void* data;  // as it was when its address was taken
+        py::ssize_t size;
     };
     using Interval = std::pair<std::uintptr_t, std::uintptr_t>;
 
@@ -86,7 +88,7 @@ class Stepper {
             states_.push_back(states[k]);
         }
         stepper.add(entry);
-        slots_.push_back({param, sizeof(T) == sizeof(double)});
+        slots_.push_back({param, sizeof(T) == sizeof(double), param.data(), param.size()});
         large_ = large_ || param.size() > 16384;
     }
 
@@ -106,6 +108,7 @@ class Stepper {
         constexpr int kWanted =
             py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
         // An unpickled array, or one with metadata, has a descriptor of its own.
+        if (p->data != slot.data || slot.param.size() != slot.size) return nullptr;  // resized
         if ((g->descr != p->descr && !api.PyArray_EquivTypes_(g->descr, p->descr)) || g->nd != p->nd ||
             (g->flags & kWanted) != kWanted || !(p->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) ||
             !std::equal(g->dimensions, g->dimensions + g->nd, p->dimensions)) {

@@ -33,6 +33,7 @@ T* scratch(std::size_t n) {
 // Splits the longer side of y, in tiles.
 template <class T>
 void run_product(const cpu::Product<T>& it) {
+    if (it.m == 0 || it.n == 0) return;
     const cpu::Kernels<T>& table = kernels<T>();
     const std::size_t work = static_cast<std::size_t>(it.m * it.n) * static_cast<std::size_t>(it.k + 1);
     const bool by_rows = it.m / table.tile_rows >= it.n / table.tile_cols;

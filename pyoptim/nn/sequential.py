@@ -48,6 +48,7 @@ class Sequential:
             raise TypeError(f"dtype is {self.dtype}, expected float32 or float64")
         self.layers = layers
         self.training = True
+        self._output_shape: tuple[int, ...] | None = None  # of the last forward
 
         shapes = {
             (i, name): shape
@@ -102,18 +103,31 @@ class Sequential:
             self.output_shape(x.shape[1:])
         except ValueError as error:
             raise ValueError(f"{name} has shape {x.shape}: {error}") from None
-        check_finite(name, x)
-        return np.ascontiguousarray(x, self.dtype)
+        with np.errstate(over="ignore"):  # what is too large for the dtype is found to be infinite
+            converted = np.ascontiguousarray(x, self.dtype)
+        check_finite(name, converted)
+        return converted
 
-    def forward(self, x: Array) -> Array:
+    def _forward(self, x: Array) -> Array:
         """The output for a checked batch."""
         for layer in self.layers:
             x = layer.forward(x, self.training)
+        self._output_shape = x.shape
         return x
 
-    def __call__(self, x: Any) -> Array:
-        """The output for a batch of any real dtype, e.g. (batch, features)."""
-        return self.forward(self.check_input("x", x))
+    def forward(self, x: Any) -> Array:
+        """The output for a batch of any real dtype, e.g. (batch, features).
+
+        `backward` reads x again, so leave it as it is until then.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Not numbers, not finite, or not the shape that the layers take.
+        """
+        return self._forward(self.check_input("x", x)).copy()
+
+    __call__ = forward
 
     def backward(self, dy: Array, need_dx: bool = False) -> Array | None:
         """Fill `gradients` from the gradient of the last forward's output.
@@ -122,7 +136,18 @@ class Sequential:
         -------
         array or None
             The gradient with respect to the input, if ``need_dx``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            There was no forward, or dy is not of its output's shape and dtype.
         """
+        if self._output_shape is None:
+            raise ValueError("backward before forward: there is no output to take a gradient of")
+        dy = check_like("dy", dy, self._output_shape, self.dtype, " as the last output")
+        return self._backward(dy, need_dx)
+
+    def _backward(self, dy: Array, need_dx: bool = False) -> Array | None:
         gradient: Array | None = dy
         first = 0 if need_dx else self._first_trainable()
         for i in range(len(self.layers) - 1, first - 1, -1):
