@@ -10,6 +10,7 @@ import pytest
 
 import pyoptim as po
 from pyoptim import nn
+from pyoptim.config import _show
 
 
 def small_model(dtype=np.float64, seed=0):
@@ -310,7 +311,7 @@ def test_info_command(tmp_path):
     assert done.returncode == 0, done.stderr
     config = po.show_config()
     for name in ("backend", "instruction_set", "threads"):
-        assert str(config[name]) in done.stdout
+        assert _show(config[name]) in done.stdout
     assert json.dumps(config)  # plain data
 
 
