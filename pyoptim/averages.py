@@ -105,5 +105,13 @@ class SWA(WeightAverage):
     The first values of the parameters do not count.
     """
 
+    def update(self) -> None:
+        if self.count == 0:
+            for average, p in zip(self.averages, self._params, strict=True):
+                average[...] = p
+            self.count = 1
+        else:
+            super().update()
+
     def _weight(self) -> float:
         return 1 / (self.count + 1)

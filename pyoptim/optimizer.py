@@ -393,7 +393,7 @@ class Optimizer:
         -------
         dict
             ``"state"``: index of the parameter -> its step count and state arrays;
-            ``"param_groups"``: hyperparameters, with the indices of the parameters.
+            ``"param_groups"``: hyperparameters, with the indices of the parameters; ``"epoch"``.
         """
         state: dict[int, dict[str, Any]] = {}
         groups = []
@@ -402,7 +402,7 @@ class Optimizer:
             for i, arrays in zip(indices, states, strict=True):
                 state[i] = {**scalars, **{name: array.copy() for name, array in arrays.items()}}
             groups.append({**group, "params": indices})
-        return {"state": state, "param_groups": groups}
+        return {"state": state, "param_groups": groups, "epoch": self.epoch}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` of an optimizer of the same kind and shapes returned.
@@ -457,6 +457,8 @@ class Optimizer:
         for group, options in zip(self.param_groups, new_options, strict=True):
             group.update(options)
         self._scalars = new_scalars
+        self.epoch = int(state_dict.get("epoch", self.epoch))  # PyTorch's has none
+        self._sums, self._summed = [], 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_steppers": {}}  # they hold addresses

@@ -293,9 +293,10 @@ def test_train_options(tmp_path):
         (["train", "--optimizer", "adamm"], "--optimizer is 'adamm'"),
         (["train", "--backend", "fortran"], "backend is 'fortran'"),
         (["train", "--batch-size", "0"], "not a positive integer"),
-        (["train", "--epochs", "0"], "epochs is 0"),
+        (["train", "--epochs", "0"], "not a positive integer"),
         (["train", "--plot", "x.nonsense"], "nonsense"),
         (["train", "--save", "no/such/folder/m"], "no/such/folder"),
+        (["train", "--save", "."], "exists and is no file"),
         (["frobnicate"], "invalid choice"),
     ],
 )
