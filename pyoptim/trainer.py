@@ -66,6 +66,10 @@ class Trainer:
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self._rng = np.random.default_rng(seed)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # In a copy, model and optimizer would no longer share their arrays.
+        raise TypeError("a Trainer cannot be copied or pickled: copy the model, and make both anew on it")
+
     def fit(
         self,
         x: Any,

@@ -1,6 +1,8 @@
 """Models, the training loop, saved models and the command line."""
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 
@@ -77,11 +79,27 @@ def test_parameters_are_views_of_one_buffer():
     assert all(np.shares_memory(g, model.flat_gradients) for g in model.gradients().values())
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copied_model_is_whole(copied):
+    model = small_model()
+    other = copied(model)
+    other.flat_parameters[...] = 3
+    assert all((p == 3).all() for p in other.parameters().values())
+    assert not (model.flat_parameters == 3).all()
+    trainer = po.Trainer(other, nn.CrossEntropy(), po.SGD(other.parameters()))
+    with pytest.raises(TypeError, match="copy the model"):
+        copy.deepcopy(trainer)
+
+
 def test_layers_belong_to_one_model():
     layer = nn.Dense(2, 2)
     nn.Sequential(layer)
     with pytest.raises(ValueError, match="already belongs"):
         nn.Sequential(layer)
+    relu = nn.ReLU()
+    nn.Sequential(relu)
+    with pytest.raises(ValueError, match="already belongs"):
+        nn.Sequential(relu)
     twice = nn.ReLU()
     with pytest.raises(ValueError, match="already belongs"):
         nn.Sequential(twice, twice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Sequential:
         for i, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{i}] is a {type(layer).__name__}, expected a Layer")
-            if layer.parameters or layer.buffers or layer in layers[:i]:
+            if layer.owned or layer in layers[:i]:
                 raise ValueError(f"layers[{i}] ({layer!r}) already belongs to a model")
         if not layers:
             raise ValueError("expected at least one layer")
@@ -50,25 +51,36 @@ class Sequential:
         self.training = True
         self._output_shape: tuple[int, ...] | None = None  # of the last forward
 
-        shapes = {
-            (i, name): shape
-            for i, layer in enumerate(layers)
-            for name, shape in layer.parameter_shapes().items()
-        }
-        size = sum(int(np.prod(shape)) for shape in shapes.values())
-        self.flat_parameters = aligned_zeros(size, self.dtype)
-        self.flat_gradients = aligned_zeros(size, self.dtype)
-        parameters = views(self.flat_parameters, list(shapes.values()))
-        gradients = views(self.flat_gradients, list(shapes.values()))
-        for (i, name), parameter, gradient in zip(shapes, parameters, gradients, strict=True):
-            layers[i].parameters[name] = parameter
-            layers[i].gradients[name] = gradient
+        sizes = [math.prod(shape) for layer in layers for shape in layer.parameter_shapes().values()]
+        self.flat_parameters = aligned_zeros(sum(sizes), self.dtype)
+        self.flat_gradients = aligned_zeros(sum(sizes), self.dtype)
+        self._bind()
         rng = np.random.default_rng(seed)
         for layer in layers:
             for name, value in layer.buffer_values().items():
                 floating = value.dtype.kind == "f"
                 layer.buffers[name] = value.astype(self.dtype) if floating else value.copy()
             layer.initialize(rng)
+        for layer in layers:
+            layer.owned = True
+
+    def _bind(self) -> None:
+        """Make the layers' parameters and gradients views of the two buffers."""
+        shapes = {
+            (i, name): shape
+            for i, layer in enumerate(self.layers)
+            for name, shape in layer.parameter_shapes().items()
+        }
+        parameters = views(self.flat_parameters, list(shapes.values()))
+        gradients = views(self.flat_gradients, list(shapes.values()))
+        for (i, name), parameter, gradient in zip(shapes, parameters, gradients, strict=True):
+            self.layers[i].parameters[name] = parameter
+            self.layers[i].gradients[name] = gradient
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Copies and pickles hold every array by itself; an optimizer is to be made anew on the copy.
+        self.__dict__.update(state)
+        self._bind()
 
     def train(self) -> Sequential:
         """Normalise by the batch's statistics from now on; returns the model."""
