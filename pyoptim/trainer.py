@@ -189,7 +189,7 @@ class Trainer:
     def _evaluate(self, x: Array, y: Array) -> dict[str, float]:
         self.model.eval()
         total_loss, correct = 0.0, 0
-        for batch, target in _batches(x, y, _EVALUATION_BATCH, None):
+        for batch, target in _batches(x, y, self._evaluation_batch(x), None):
             output = self.model._forward(batch)
             total_loss += self.loss.compute(output, target, None) * len(batch)
             if self.loss.classification:
@@ -207,11 +207,17 @@ class Trainer:
         x = self.model.check_input("x", x)
         self.model.eval()
         outputs = np.empty((len(x), *self.model.output_shape(x.shape[1:])), self.model.dtype)
-        for begin in range(0, len(x), _EVALUATION_BATCH):
-            outputs[begin : begin + _EVALUATION_BATCH] = self.model._forward(
-                x[begin : begin + _EVALUATION_BATCH]
-            )
+        size = self._evaluation_batch(x)
+        for begin in range(0, len(x), size):
+            outputs[begin : begin + size] = self.model._forward(x[begin : begin + size])
         return outputs
+
+    def _evaluation_batch(self, x: Array) -> int:
+        """All examples at once where a layer takes statistics of what it evaluates."""
+        takes = any(
+            isinstance(layer, nn.BatchNorm) and not layer.track_running_stats for layer in self.model.layers
+        )
+        return max(len(x), 1) if takes else _EVALUATION_BATCH
 
 
 def _batches(
