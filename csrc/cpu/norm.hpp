@@ -14,7 +14,8 @@ struct Norm {
     typedef T Vector __attribute__((vector_size(PYOPTIM_VECTOR_BYTES)));
     typedef double Wide __attribute__((vector_size(PYOPTIM_VECTOR_BYTES / sizeof(T) * sizeof(double))));
 };
-constexpr ptrdiff_t kNormRows = 16;  // of a block
+// Rows of a block: few, since each is a stream for the prefetchers, and theirs is the time.
+constexpr ptrdiff_t kNormRows = 8, kProductRows = 4;
 
 template <class V, class T>
 inline __attribute__((always_inline)) void load_lanes(V& v, const T* from, ptrdiff_t live) {
@@ -202,8 +203,8 @@ void norm_products_as(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t b
                              s2 += g * d;
                          };
     if (it.channels == 0) {
-        for (ptrdiff_t r0 = begin; r0 < end; r0 += kNormRows) {
-            const ptrdiff_t r1 = r0 + kNormRows < end ? r0 + kNormRows : end;
+        for (ptrdiff_t r0 = begin; r0 < end; r0 += kProductRows) {
+            const ptrdiff_t r1 = r0 + kProductRows < end ? r0 + kProductRows : end;
             const auto block = [&](ptrdiff_t j, ptrdiff_t live) __attribute__((always_inline)) {
                 Vector mean, scale = {}, shift = {}, s1 = {}, s2 = {};
                 load_lanes(mean, k.mean + j, live);

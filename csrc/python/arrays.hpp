@@ -41,5 +41,6 @@ void bind_optimizers(py::module_& m);
 void bind_packed(py::module_& m);
 void bind_layers(py::module_& m);
 void bind_norm(py::module_& m);
+void bind_engine(py::module_& m);
 
 }  // namespace pyoptim::python
