@@ -195,7 +195,7 @@ def batch_norm_forward(
             if not array.flags.writeable:
                 raise ValueError(f"{name} is read-only, expected a writeable array")
             for other, memory in others.items():
-                if memory is not None and np.may_share_memory(array, memory):
+                if memory is not None and np.shares_memory(array, memory):
                     raise ValueError(f"{name} overlaps {other}, expected separate memory")
             others[name] = array
     if training or running_mean is None:

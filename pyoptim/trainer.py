@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from . import nn
 from . import engine as compiled
+from . import nn
 from ._arrays import Array
 from .optimizer import Optimizer
 
