@@ -354,7 +354,7 @@ class Trainer:
         self.model.eval()
         total_loss, correct = 0.0, 0
         outputs = []
-        for batch, target in _batches(x, y, _EVALUATION_BATCH, self.model.dtype):
+        for batch, target in _batches(x, y, self._evaluation_batch(x), self.model.dtype):
             output = self.model._forward(batch)
             if self.metrics:
                 outputs.append(output.copy())
@@ -379,10 +379,18 @@ class Trainer:
         x = self.model.check_input("x", x, keep_bytes=True)
         self.model.eval()
         outputs = np.empty((len(x), *self.model.output_shape(x.shape[1:])), self.model.dtype)
-        for begin in range(0, len(x), _EVALUATION_BATCH):
-            batch = x[begin : begin + _EVALUATION_BATCH].astype(self.model.dtype, copy=False)
-            outputs[begin : begin + _EVALUATION_BATCH] = self.model._forward(batch)
+        size = self._evaluation_batch(x)
+        for begin in range(0, len(x), size):
+            batch = x[begin : begin + size].astype(self.model.dtype, copy=False)
+            outputs[begin : begin + size] = self.model._forward(batch)
         return outputs
+
+    def _evaluation_batch(self, x: Array) -> int:
+        """All examples at once where a layer takes statistics of what it evaluates."""
+        takes = any(
+            isinstance(layer, nn.BatchNorm) and not layer.track_running_stats for layer in self.model.layers
+        )
+        return max(len(x), 1) if takes else _EVALUATION_BATCH
 
 
 class _Run(NamedTuple):
