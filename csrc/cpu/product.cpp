@@ -11,6 +11,13 @@
 #define PYOPTIM_UNROLL _Pragma("GCC unroll 32")
 #endif
 
+// Loads v once into a register: GCC would load it anew for each use, and there are two loads a cycle.
+#if defined(__x86_64__)
+#define PYOPTIM_KEEP(v) __asm__("" : "+v"(v))
+#else
+#define PYOPTIM_KEEP(v)
+#endif
+
 namespace pyoptim::cpu::PYOPTIM_ISA {
 
 namespace {
@@ -51,21 +58,21 @@ V add_neighbours(V a, V b, Indices<i...>) {
     return __builtin_shufflevector(a, b, (2 * i)...) + __builtin_shufflevector(a, b, (2 * i + 1)...);
 }
 
-// out[c] = the sum over the lanes of v[c], as a balanced tree of neighbours
-template <ptrdiff_t count, class T>
-void sum_lanes(Vector<T>* v, T* out) {
-    constexpr ptrdiff_t lanes = Tile<T>::lanes;
-    const typename Count<lanes>::Type indices;
-    ptrdiff_t vectors = count;
-    PYOPTIM_UNROLL
-    for (ptrdiff_t width = lanes; width > 1; width /= 2) {
+// out[c] = the sum over the `width` lanes of v[c], as a balanced tree of neighbours
+template <ptrdiff_t count, ptrdiff_t width, class T>
+__attribute__((always_inline)) inline void sum_lanes(const Vector<T>* v, T* out) {
+    if constexpr (width == 1) {
+        __builtin_memcpy(out, v, count * sizeof(T));
+    } else {
+        constexpr ptrdiff_t vectors = larger(1, count * width / Tile<T>::lanes), half = (vectors + 1) / 2;
+        Vector<T> sum[half];
         PYOPTIM_UNROLL
-        for (ptrdiff_t i = 0; i < (vectors + 1) / 2; ++i) {
-            v[i] = add_neighbours(v[2 * i], v[vectors > 1 ? 2 * i + 1 : 2 * i], indices);
+        for (ptrdiff_t i = 0; i < half; ++i) {
+            sum[i] = add_neighbours(v[2 * i], v[vectors > 1 ? 2 * i + 1 : 2 * i],
+                                    typename Count<Tile<T>::lanes>::Type());
         }
-        vectors = (vectors + 1) / 2;
+        sum_lanes<count, width / 2, T>(sum, out);
     }
-    __builtin_memcpy(out, v, count * sizeof(T));
 }
 
 // y[i + (0..rows), j + (0..cols)]: `rows` x `cols` scalar products.
@@ -83,7 +90,8 @@ void dot_tile(const Dots<T>& it, ptrdiff_t i, ptrdiff_t j) {
         for (ptrdiff_t r = 0; r < rows; ++r) a[r] = read(x + r * k);
         PYOPTIM_UNROLL
         for (ptrdiff_t c = 0; c < cols; ++c) {
-            const V b = read(w + c * k);
+            V b = read(w + c * k);
+            PYOPTIM_KEEP(b);
             PYOPTIM_UNROLL
             for (ptrdiff_t r = 0; r < rows; ++r) sum[r][c] += a[r] * b;
         }
@@ -116,7 +124,7 @@ void dot_tile(const Dots<T>& it, ptrdiff_t i, ptrdiff_t j) {
     PYOPTIM_UNROLL
     for (ptrdiff_t r = 0; r < rows; ++r) {
         T out[cols];
-        sum_lanes<cols, T>(sum[r], out);
+        sum_lanes<cols, lanes, T>(sum[r], out);
         if (it.bias != nullptr) {
             for (ptrdiff_t c = 0; c < cols; ++c) out[c] += it.bias[j + c];
         }
@@ -166,7 +174,9 @@ void outer_tile(const Panel<T>& it) {
     constexpr ptrdiff_t lanes = Tile<T>::lanes;
     V sum[rows][vectors] = {};
     if (it.add) {
+        PYOPTIM_UNROLL
         for (ptrdiff_t i = 0; i < rows; ++i) {
+            PYOPTIM_UNROLL
             for (ptrdiff_t v = 0; v < vectors; ++v) sum[i][v] = load(it.y + i * it.y_row + v * lanes);
         }
     }
@@ -191,7 +201,12 @@ void outer_tile(const Panel<T>& it) {
         b += b_row;
     }
     PYOPTIM_UNROLL
-    for (ptrdiff_t i = 0; i < rows; ++i) __builtin_memcpy(it.y + i * it.y_row, sum[i], sizeof(sum[i]));
+    for (ptrdiff_t i = 0; i < rows; ++i) {
+        PYOPTIM_UNROLL
+        for (ptrdiff_t v = 0; v < vectors; ++v) {
+            __builtin_memcpy(it.y + i * it.y_row + v * lanes, &sum[i][v], sizeof(V));
+        }
+    }
 }
 
 template <ptrdiff_t vectors, class T, ptrdiff_t rows = Tile<T>::rows>
@@ -282,11 +297,20 @@ void dots(const Dots<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t c
 template <class T>
 void product(const Product<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
              ptrdiff_t col_end, T* scratch) {
-    constexpr ptrdiff_t sums = Tile<T>::rows * Tile<T>::vectors;
+    constexpr ptrdiff_t wide_rows = Tile<T>::wide_rows;
     const ptrdiff_t rows = row_end - row_begin;
     if (rows <= 0) return;
+    if (it.k == 1) {  // a pure stream of stores
+        for (ptrdiff_t i = row_begin; i < row_end; ++i) {
+            const T scalar = it.a[i * it.a_row];
+            const T* const b = it.b;
+            T* const __restrict y = it.y + i * it.n;
+            for (ptrdiff_t j = col_begin; j < col_end; ++j) y[j] = scalar * b[j];
+        }
+        return;
+    }
     // A copy of b pays where enough tiles read it.
-    T* const packed = rows >= 4 * Tile<T>::rows ? scratch : nullptr;
+    T* const packed = rows >= 4 * Tile<T>::rows && it.k >= 4 * Tile<T>::rows ? scratch : nullptr;
     for (ptrdiff_t p0 = 0; p0 == 0 || p0 < it.k; p0 += Tile<T>::depth) {
         Panel<T> block = {smaller(Tile<T>::depth, it.k - p0),
                           it.a + row_begin * it.a_row + p0 * it.a_col,
@@ -298,8 +322,8 @@ void product(const Product<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdi
                           it.y + row_begin * it.n,
                           p0 > 0};
         ptrdiff_t j = col_begin;
-        if (rows <= sums / 8) j = whole_panels<8>(block, rows, j, col_end, packed);
-        if (rows <= sums / 4) j = whole_panels<4>(block, rows, j, col_end, packed);
+        if (rows <= wide_rows) j = whole_panels<Tile<T>::wide>(block, rows, j, col_end, packed);
+        if (rows <= 2 * wide_rows) j = whole_panels<Tile<T>::wide / 2>(block, rows, j, col_end, packed);
         j = whole_panels<2>(block, rows, j, col_end, packed);
         j = whole_panels<1>(block, rows, j, col_end, packed);
         if (j < col_end) {
@@ -329,13 +353,16 @@ void column_sum(const T* x, ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t begin, ptr
 template <class T>
 double multiply_add(size_t n, T x) {
     constexpr ptrdiff_t count = Tile<T>::rows * Tile<T>::vectors;
-    Vector<T> sum[count] = {}, factor = x + Vector<T>{};
+    Vector<T> sum[count], factor = x + Vector<T>{};
+    for (ptrdiff_t j = 0; j < count; ++j) sum[j] = T(j) + Vector<T>{};  // equal sums would be computed once
     for (size_t i = 0; i < n; ++i) {
         PYOPTIM_UNROLL
         for (ptrdiff_t j = 0; j < count; ++j) sum[j] = sum[j] * factor + factor;
-        PYOPTIM_UNROLL
-        for (ptrdiff_t j = 0; j < count; ++j) __asm__ volatile("" : "+v"(sum[j]));
     }
+    PYOPTIM_UNROLL
+    for (ptrdiff_t j = 1; j < count; ++j) sum[0] += sum[j];
+    volatile T used = sum[0][0];  // or the compiler would leave all of it out
+    static_cast<void>(used);
     return 2.0 * double(n) * double(count * Tile<T>::lanes);
 }
 

@@ -17,6 +17,8 @@ struct Tile {
     static constexpr ptrdiff_t dot_rows = 3, dot_cols = many ? 8 : 4;
     // Of outer products: rows x vectors.
     static constexpr ptrdiff_t rows = many ? 12 : 6, vectors = 2, cols = vectors * lanes;
+    // The same number of sums for few rows: long pieces of each.
+    static constexpr ptrdiff_t wide = many ? 8 : 4, wide_rows = rows * vectors / wide;
     static constexpr ptrdiff_t depth = 1024;  // of one pass: a panel of b, depth x cols, stays in L2
 };
 

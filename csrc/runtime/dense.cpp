@@ -11,7 +11,7 @@ namespace pyoptim::runtime {
 namespace {
 
 // Multiply-adds that pay for waking a thread.
-constexpr std::size_t kGrain = 1 << 18;
+constexpr std::size_t kGrain = 1 << 16;
 // Gradients up to this many elements are prepared by the calling thread, which saves the others a wait.
 constexpr std::ptrdiff_t kAlone = 8192;
 
