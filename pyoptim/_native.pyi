@@ -8,9 +8,11 @@ import numpy.typing
 import typing
 __all__: list[str] = ['PackedStepper', 'Stepper', 'activation_backward', 'activation_forward', 'common_coefficients', 'dense_backward', 'dense_forward', 'get_num_threads', 'instruction_set', 'instruction_sets', 'norm_apply', 'norm_backward', 'norm_statistics', 'openmp', 'rules', 'set_num_threads', 'softmax_cross_entropy', 'squared_error', 'stream_update', 'sum_of_squares', 'use_instruction_set']
 class Stepper:
-    def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]]) -> None:
+    def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
-    def step(self, grads: list[typing.Any], coefficients: list[tuple[float, ...]]) -> bool:
+    def step(self, grads: list[typing.Any], coefficients: list[tuple[float, ...]], weight: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> bool:
+        ...
+    def sum_of_squares(self, grads: list[typing.Any]) -> float | None:
         ...
 class PackedStepper:
     def __init__(self, rules: collections.abc.Sequence[str], entries: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, tuple[str, numpy.ndarray, typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None], typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None, collections.abc.Sequence[tuple[str, numpy.ndarray, typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None]]]]) -> None:
