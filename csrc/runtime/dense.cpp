@@ -111,9 +111,11 @@ void dense_backward(const DenseShape& s, const DenseInputs<T>& of, const DenseGr
         const auto run = [&](const cpu::Product<T>& it, const Area& mine) {
             table.product(it, mine.rows.begin, mine.rows.end, mine.cols.begin, mine.cols.end, memory);
         };
+        // dx first: it reads the weight, which the forward pass may have left in the caches.
+        if (to.dx != nullptr) {
+            run(dx, area(s.in < 4 * tile_cols, s.batch, 1, s.in, tile_cols, thread, threads));
+        }
         run(dweight, area(s.out >= 4 * tile_rows, s.out, 1, s.in, tile_cols, thread, threads));
-        if (to.dx == nullptr) return;
-        run(dx, area(s.in < 4 * tile_cols, s.batch, 1, s.in, tile_cols, thread, threads));
     });
 }
 
