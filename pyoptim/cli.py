@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--hidden", type=_sizes, default=(256, 128), help="sizes of the hidden layers: 256,128"
     )
-    train.add_argument("--seed", type=int, default=0, help="of first weights and order of examples")
+    train.add_argument("--seed", type=_seed, default=0, help="of first weights and order of examples")
     train.add_argument("--backend", help="native, numba or numpy; default: the best here")
     train.add_argument("--threads", type=_positive, help="default: all processors")
     train.add_argument("--save", metavar="FILE", help="the model; default: DATASET.safetensors")
@@ -88,6 +88,13 @@ def _info(options: argparse.Namespace) -> int:
 
     print(show_config())
     return 0
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is negative")
+    return value
 
 
 def _optimizer(name: str) -> type[Optimizer]:

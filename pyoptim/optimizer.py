@@ -67,7 +67,8 @@ class Optimizer:
     Attributes
     ----------
     param_groups : list of dict
-        The hyperparameters in force, with ``"params"``; change ``param_groups[0]["lr"]`` at will.
+        The hyperparameters in force, with ``"params"``; change ``param_groups[0]["lr"]`` at will. What
+        cannot be is refused when it is set.
     epoch : int
         Epochs done, for schedules that count them; a `Trainer` counts it up.
     skipped : int
@@ -118,7 +119,8 @@ class Optimizer:
             keys, arrays = _flatten(label, given["params"])
             self._keys.append(keys)
             self._names += [label] if keys is None else [f"{label}[{key!r}]" for key in keys]
-            self.param_groups.append({**self._defaults, **options, "params": tuple(arrays)})
+            group = {**self._defaults, **options, "params": tuple(arrays)}
+            self.param_groups.append(_hyperparameters.ParameterGroup(group, self._defaults))
         self._lone = self._keys == [None] and not self._grouped  # one array, not in a list
         self._params = [p for group in self.param_groups for p in group["params"]]
         _arrays.check_parameters(self._names, self._params)
@@ -174,6 +176,26 @@ class Optimizer:
         """Every parameter by the name that messages give it, e.g. ``params['w']``."""
         return dict(zip(self._names, self._params, strict=True))
 
+    def structured(self, arrays: Sequence[Array]) -> Any:
+        """One array per parameter, in the order of `named_parameters`, in the structure of ``params``."""
+        remaining = iter(arrays)
+        parts: list[Any] = []
+        for keys in self._keys:
+            mine = [next(remaining) for _ in ([None] if keys is None else keys)]
+            if keys is None:
+                parts += mine
+            else:
+                parts.append(dict(zip(keys, mine, strict=True)))
+        return parts if self._grouped else parts[0]
+
+    def check_memory(self) -> None:
+        """ValueError where a parameter has become read-only or has been resized."""
+        for name, p, address in zip(self._names, self._params, self._addresses, strict=True):
+            if not p.flags.writeable:
+                raise ValueError(f"{name} is read-only, expected a writeable array")
+            if (p.ctypes.data, p.shape) != address:
+                raise ValueError(f"{name} has been resized or reshaped: make a new optimizer for it")
+
     def follow(self, average: Any) -> None:
         """Let every step update a `WeightAverage` of the parameters: what ``EMA(optimizer)`` calls."""
         if self._average is not None:
@@ -220,6 +242,14 @@ class Optimizer:
             average.update()
         if self._summed:
             self._sums, self._summed = [], 0
+
+    def _next_row(self, scalars: list[dict[str, float]]) -> tuple[list[dict[str, float]], Row]:
+        """The step after the one with these scalars: its own, and the coefficients of all groups."""
+        new, row = [], ()
+        for group, rule, last in zip(self.param_groups, self._rules, scalars, strict=True):
+            new.append(self._next_scalars(group, last))
+            row += self._row(group, rule, new[-1], 1.0)
+        return new, row
 
     def _row(self, group: Group, rule: Rule, scalars: dict[str, float], factor: float) -> Row:
         lr = group["lr"]
@@ -373,11 +403,7 @@ class Optimizer:
         ]
 
     def _checked(self, flat: list[Any]) -> list[Array]:
-        for name, p, address in zip(self._names, self._params, self._addresses, strict=True):
-            if not p.flags.writeable:
-                raise ValueError(f"{name} is read-only, expected a writeable array")
-            if (p.ctypes.data, p.shape) != address:
-                raise ValueError(f"{name} has been resized or reshaped: make a new optimizer for it")
+        self.check_memory()
         return _arrays.check_gradients(self._gradient_names(), flat, self._params, self._written)
 
     def _gradient_names(self) -> list[str]:

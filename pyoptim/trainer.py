@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import nn
+from . import engine as compiled
 from ._arrays import Array
 from .optimizer import Optimizer
 
@@ -22,7 +23,17 @@ class History(dict[str, list[float]]):
     ``loss`` is the mean over the epoch's training batches, as the parameters moved; ``accuracy`` likewise
     for classification; ``val_loss`` and ``val_accuracy`` after each epoch, where there is validation
     data; ``seconds`` the training time of each epoch.
+
+    Attributes
+    ----------
+    path : str
+        What ran: ``"native"``, the compiled engine, or ``"python"``, the generic loop.
+    reason : str or None
+        Why it was not the engine.
     """
+
+    path = "python"
+    reason: str | None = None
 
     def plot(self, path: str | Path) -> None:
         """Draw loss and accuracy over the epochs into an image file. Needs the extra ``plot``."""
@@ -39,7 +50,7 @@ class Trainer:
     model : nn.Sequential
     loss : nn.Loss
     optimizer : Optimizer
-        Made on ``model.parameters()``.
+        Made on all of ``model.parameters()``, in any structure and groups, or on ``model.flat_parameters``.
     seed : int, optional
         Of the order in which examples are visited.
 
@@ -59,10 +70,7 @@ class Trainer:
             raise TypeError(f"loss is a {type(loss).__name__}, expected a Loss, e.g. CrossEntropy()")
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer is a {type(optimizer).__name__}, expected an Optimizer")
-        updated = [p for group in optimizer.param_groups for p in group["params"]]
-        own = model.parameters().values()
-        if len(updated) != len(own) or any(p is not q for p, q in zip(updated, own, strict=True)):
-            raise ValueError("optimizer updates other arrays: expected it to be made on model.parameters()")
+        self._gradients = optimizer.structured(compiled.gradients_of(model, optimizer))
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self._rng = np.random.default_rng(seed)
 
@@ -80,13 +88,14 @@ class Trainer:
         validation_data: tuple[Any, Any] | None = None,
         shuffle: bool = True,
         verbose: bool = True,
+        engine: str = "auto",
     ) -> History:
         """Train, and leave the model in evaluation mode.
 
         Parameters
         ----------
         x : array (examples, ...)
-            Of any real dtype; converted to the model's once.
+            Of any real dtype; converted to the model's once, but for uint8, converted batch by batch.
         y : array (examples, ...)
             Targets as the loss takes them.
         epochs : int, default 1
@@ -98,6 +107,11 @@ class Trainer:
             Visit the examples in a new order each epoch; every one once.
         verbose : bool, default True
             Show a progress bar.
+        engine : {"auto", "native", "python"}
+            Run epochs in the compiled engine where every part is compiled, which gives the same bits as
+            the generic loop, or always, or never. A learning rate that is a function of your own, and
+            none of `schedules`, is called for up to some thousand steps ahead when "native" asks for it,
+            and takes the generic loop under "auto".
 
         Returns
         -------
@@ -107,7 +121,13 @@ class Trainer:
         ------
         TypeError, ValueError
             The data do not suit the model or the loss, are empty, or are not finite; a batch would hold
-            too little for BatchNorm. The model is unchanged.
+            too little for BatchNorm; ``engine="native"`` with a part that is not compiled. The model is
+            unchanged.
+
+        Notes
+        -----
+        Ctrl-C ends the training after the step that runs, at most some 50 ms later, and leaves model and
+        optimizer as they are then.
         """
         nn.layers.check_count("epochs", epochs)
         x, y = self._check_data("x", x, "y", y)
@@ -119,10 +139,23 @@ class Trainer:
             validation_data = self._check_data("validation_data[0]", validation_data[0],
                                                "validation_data[1]", validation_data[1])  # fmt: skip
         history = History()
+        if engine not in ("auto", "native", "python"):
+            raise ValueError(f"engine is {engine!r}, expected 'auto', 'native' or 'python'")
+        history.reason = "engine='python' was asked for"
+        if engine != "python":
+            history.reason = compiled.why_not(self.model, self.loss, self.optimizer, engine == "native")
+            if engine == "native" and history.reason is not None:
+                raise ValueError(f"engine is 'native', but {history.reason}")
+        native = None
+        if history.reason is None:
+            history.path = "native"
+            self.optimizer.check_memory()
+            native = compiled.Engine(self.model, self.loss, self.optimizer, x.shape[1:],
+                                     min(batch_size, len(x)))  # fmt: skip
         progress = _Progress(epochs, len(x), enabled=verbose)
         try:
             for epoch in range(epochs):
-                measured = self._run_epoch(x, y, batch_size, shuffle, progress)
+                measured = self._run_epoch(native, x, y, batch_size, shuffle, progress)
                 self.optimizer.epoch += 1
                 if validation_data is not None:
                     results = self._evaluate(*validation_data)
@@ -136,7 +169,7 @@ class Trainer:
         return history
 
     def _check_data(self, x_name: str, x: Any, y_name: str, y: Any) -> tuple[Array, Array]:
-        x = self.model.check_input(x_name, x)
+        x = self.model.check_input(x_name, x, keep_bytes=True)
         if len(x) == 0:
             raise ValueError(f"{x_name} is empty, expected at least one example")
         if np.ndim(y) == 0 or len(y) != len(x):
@@ -157,24 +190,36 @@ class Trainer:
             shape = layer.output_shape(shape)
 
     def _run_epoch(
-        self, x: Array, y: Array, batch_size: int, shuffle: bool, progress: _Progress
+        self, engine: compiled.Engine | None, x: Array, y: Array, batch_size: int, shuffle: bool,
+        progress: _Progress,
     ) -> dict[str, float]:
-        model, loss, optimizer = self.model.train(), self.loss, self.optimizer
-        gradients = model.gradients()
-        total_loss, correct, started = 0.0, 0, time.perf_counter()
-        for batch, target in _batches(x, y, batch_size, self._rng if shuffle else None):
+        self.model.train()
+        loss, started = self.loss, time.perf_counter()
+        order = self._rng.permutation(len(x)) if shuffle else None
+        if engine is not None:
+            total_loss, correct = engine.run_epoch(x, y, order, progress.advance)
+        else:
+            total_loss, correct = self._python_epoch(x, y, batch_size, order, progress)
+        measured = {"loss": total_loss / len(x)}
+        if loss.classification:
+            measured["accuracy"] = correct / len(x)
+        return {**measured, "seconds": time.perf_counter() - started}
+
+    def _python_epoch(
+        self, x: Array, y: Array, batch_size: int, order: Array | None, progress: _Progress
+    ) -> tuple[float, int]:
+        model, loss = self.model, self.loss
+        total_loss, correct = 0.0, 0
+        for batch, target in _batches(x, y, batch_size, model.dtype, order):
             output = model._forward(batch)
             doutput = np.empty_like(output)
             total_loss += loss.compute(output, target, doutput) * len(batch)
             if loss.classification:
                 correct += int(np.count_nonzero(output.argmax(axis=1) == target))
             model._backward(doutput)
-            optimizer.step(gradients)
+            self.optimizer.step(self._gradients)
             progress.advance(len(batch))
-        measured = {"loss": total_loss / len(x)}
-        if loss.classification:
-            measured["accuracy"] = correct / len(x)
-        return {**measured, "seconds": time.perf_counter() - started}
+        return total_loss, correct
 
     def evaluate(self, x: Any, y: Any) -> dict[str, float]:
         """The loss, and for classification the accuracy, in evaluation mode.
@@ -189,7 +234,7 @@ class Trainer:
     def _evaluate(self, x: Array, y: Array) -> dict[str, float]:
         self.model.eval()
         total_loss, correct = 0.0, 0
-        for batch, target in _batches(x, y, _EVALUATION_BATCH, None):
+        for batch, target in _batches(x, y, _EVALUATION_BATCH, self.model.dtype):
             output = self.model._forward(batch)
             total_loss += self.loss.compute(output, target, None) * len(batch)
             if self.loss.classification:
@@ -204,26 +249,25 @@ class Trainer:
         -------
         array (examples, *outputs)
         """
-        x = self.model.check_input("x", x)
+        x = self.model.check_input("x", x, keep_bytes=True)
         self.model.eval()
         outputs = np.empty((len(x), *self.model.output_shape(x.shape[1:])), self.model.dtype)
         for begin in range(0, len(x), _EVALUATION_BATCH):
-            outputs[begin : begin + _EVALUATION_BATCH] = self.model._forward(
-                x[begin : begin + _EVALUATION_BATCH]
-            )
+            batch = x[begin : begin + _EVALUATION_BATCH].astype(self.model.dtype, copy=False)
+            outputs[begin : begin + _EVALUATION_BATCH] = self.model._forward(batch)
         return outputs
 
 
 def _batches(
-    x: Array, y: Array, batch_size: int, rng: np.random.Generator | None
+    x: Array, y: Array, batch_size: int, dtype: np.dtype[Any], order: Array | None = None
 ) -> Iterator[tuple[Array, Array]]:
-    order = None if rng is None else rng.permutation(len(x))
     for begin in range(0, len(x), batch_size):
         if order is None:
-            yield x[begin : begin + batch_size], y[begin : begin + batch_size]
+            batch, target = x[begin : begin + batch_size], y[begin : begin + batch_size]
         else:
             chosen = order[begin : begin + batch_size]
-            yield x.take(chosen, axis=0), y.take(chosen, axis=0)
+            batch, target = x.take(chosen, axis=0), y.take(chosen, axis=0)
+        yield batch.astype(dtype, copy=False), target
 
 
 class _Progress:

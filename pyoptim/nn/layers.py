@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import backends, ops
 from .._arrays import Array
+from .._hyperparameters import is_number
 from . import initializers
 from .initializers import Initializer
 
@@ -286,6 +287,31 @@ class Flatten(Layer):
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         return dy.reshape(self._shape)
+
+
+class Rescale(Layer):
+    """``scale * x + shift``: the first layer for images of bytes, which then stay bytes in memory.
+
+    Parameters
+    ----------
+    scale : float, default 1/255
+    shift : float, default 0
+    """
+
+    arguments = ("scale", "shift")
+
+    def __init__(self, scale: float = 1 / 255, shift: float = 0.0) -> None:
+        super().__init__()
+        for name, value in (("scale", scale), ("shift", shift)):
+            if not is_number(value):
+                raise ValueError(f"{name} is {value!r}, expected a finite number")
+        self.scale, self.shift = float(scale), float(shift)
+
+    def forward(self, x: Array, training: bool) -> Array:
+        return x * x.dtype.type(self.scale) + x.dtype.type(self.shift)
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        return dy * dy.dtype.type(self.scale)
 
 
 def check_count(name: str, value: Any) -> None:
