@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "pyoptim/activations.hpp"
 #include "pyoptim/rules.hpp"
 
 namespace pyoptim::cpu {
@@ -21,7 +22,7 @@ enum class RuleId : int {
 inline constexpr int kRuleCount = static_cast<int>(RuleId::count);
 inline constexpr int kMaxStates = 4;
 
-enum class Activation : int { identity, relu, sigmoid, tanh };
+using pyoptim::Activation;
 
 // A dense (rows, cols) operand with arbitrary strides, so that one product serves A B, A^T B and A B^T.
 template <class T>
@@ -68,8 +69,10 @@ struct Kernels {
 
     double (*sum_of_squares)(size_t n, const T* x);
 
-    void (*activation_forward)(Activation, size_t n, const T* x, T* y);
-    void (*activation_backward)(Activation, size_t n, const T* dy, const T* y, T* dx);
+    void (*activation_forward)(const ActivationSpec&, size_t n, const T* x, T* y);
+    void (*activation_backward)(const ActivationSpec&, size_t n, const T* dy, const T* kept, T* dx);
+    void (*softmax_forward)(bool log, ptrdiff_t rows, ptrdiff_t classes, const T* x, T* y);
+    void (*softmax_backward)(bool log, ptrdiff_t rows, ptrdiff_t classes, const T* dy, const T* y, T* dx);
 
     // Channels [begin, end). mean and var (biased) are outputs, in double.
     void (*norm_statistics)(const NormShape&, const T* x, ptrdiff_t begin, ptrdiff_t end, double* mean,

@@ -59,24 +59,6 @@ void dense_backward(const Array<T>& dz, const Array<T>& x, const Array<T>& weigh
 }
 
 template <class T>
-void activation_forward(const std::string& kind, const Array<T>& x, Array<T> y) {
-    require(x.size() == y.size(), "y as x");
-    const Activation which = activation_from(kind);
-    T* out = y.mutable_data();
-    py::gil_scoped_release release;
-    runtime::activation_forward(which, static_cast<std::size_t>(x.size()), x.data(), out);
-}
-
-template <class T>
-void activation_backward(const std::string& kind, const Array<T>& dy, const Array<T>& y, Array<T> dx) {
-    require(dy.size() == y.size() && dx.size() == y.size(), "dy and dx as y");
-    const Activation which = activation_from(kind);
-    T* out = dx.mutable_data();
-    py::gil_scoped_release release;
-    runtime::activation_backward(which, static_cast<std::size_t>(y.size()), dy.data(), y.data(), out);
-}
-
-template <class T>
 void norm_statistics(const Array<T>& x, Array<double> mean, Array<double> var) {
     const NormShape shape = norm_shape(x);
     require(mean.size() == shape.channels && var.size() == shape.channels, "mean and var (channels)");
@@ -147,8 +129,6 @@ void bind_for(py::module_& m) {
           py::arg("activation").none(true), a("y"));
     m.def("dense_backward", &dense_backward<T>, a("dz"), a("x"), a("weight"), a("dx").none(true),
           a("dweight"), a("dbias").none(true));
-    m.def("activation_forward", &activation_forward<T>, py::arg("kind"), a("x"), a("y"));
-    m.def("activation_backward", &activation_backward<T>, py::arg("kind"), a("dy"), a("y"), a("dx"));
     m.def("norm_statistics", &norm_statistics<T>, a("x"), a("mean"), a("var"));
     m.def("norm_apply", &norm_apply<T>, a("x"), a("mean"), a("inv_std"), a("gamma").none(true),
           a("beta").none(true), a("y"));

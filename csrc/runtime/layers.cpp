@@ -6,15 +6,13 @@
 #include "runtime/dispatch.hpp"
 #include "runtime/parallel.hpp"
 #include "runtime/reduce.hpp"
+#include "runtime/split.hpp"
 
 namespace pyoptim::runtime {
 
 namespace {
 
-// What pays for waking a thread: elements of a streaming kernel, elements with an exp, multiply-adds.
-// About 20 us each: on a busy machine a woken thread may come late, and everyone waits for it.
-constexpr std::size_t kGrain = 65536, kExpGrain = 8192, kProductGrain = 1 << 20;
-constexpr std::size_t kLine = 64;  // elements; splits fall on cache lines
+constexpr std::size_t kProductGrain = 1 << 20;  // multiply-adds that pay for waking a thread
 
 // Scratch for packing, kept by the calling thread for its next product.
 template <class T>
@@ -57,17 +55,6 @@ void run_product(const cpu::Product<T>& it) {
     });
 }
 
-// Calls body(begin, end) on the parts of [0, n).
-template <class Body>
-void split(std::size_t n, std::size_t work, std::size_t grain, std::size_t unit, Body body) {
-    parallel(threads_for(work, grain), [&](int thread, int threads) {
-        const Range mine = share(n, unit, thread, threads);
-        if (mine.begin < mine.end) {
-            body(static_cast<std::ptrdiff_t>(mine.begin), static_cast<std::ptrdiff_t>(mine.end));
-        }
-    });
-}
-
 std::size_t volume(const NormShape& s) { return static_cast<std::size_t>(s.batch * s.channels * s.space); }
 
 template <class Body>
@@ -98,21 +85,6 @@ void dense_backward(const DenseShape& s, const T* dz, const T* x, const T* weigh
                   kernels<T>().column_sum(dz, s.batch, s.out, begin, end, dbias);
               });
     }
-}
-
-template <class T>
-void activation_forward(Activation kind, std::size_t n, const T* x, T* y) {
-    split(n, n, kExpGrain, kLine, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-        kernels<T>().activation_forward(kind, static_cast<std::size_t>(end - begin), x + begin, y + begin);
-    });
-}
-
-template <class T>
-void activation_backward(Activation kind, std::size_t n, const T* dy, const T* y, T* dx) {
-    split(n, n, kGrain, kLine, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-        kernels<T>().activation_backward(kind, static_cast<std::size_t>(end - begin), dy + begin, y + begin,
-                                         dx + begin);
-    });
 }
 
 template <class T>
@@ -167,8 +139,6 @@ double squared_error(std::size_t n, const T* prediction, const T* target, T* dpr
 #define X(T)                                                                                                \
     template void dense_forward<T>(const DenseShape&, const T*, const T*, const T*, Activation, T*);        \
     template void dense_backward<T>(const DenseShape&, const T*, const T*, const T*, T*, T*, T*);           \
-    template void activation_forward<T>(Activation, std::size_t, const T*, T*);                             \
-    template void activation_backward<T>(Activation, std::size_t, const T*, const T*, T*);                  \
     template void norm_statistics<T>(const NormShape&, const T*, double*, double*);                         \
     template void norm_apply<T>(const NormShape&, const T*, const T*, const T*, const T*, const T*, T*);    \
     template void norm_backward<T>(const NormShape&, const T*, const T*, const NormSaved<T>&, const T*, T*, \

@@ -25,12 +25,6 @@ void dense_forward(const DenseShape&, const T* x, const T* weight, const T* bias
 template <class T>
 void dense_backward(const DenseShape&, const T* dz, const T* x, const T* weight, T* dx, T* dweight, T* dbias);
 
-template <class T>
-void activation_forward(Activation, std::size_t n, const T* x, T* y);  // x may be y
-// dy and the forward's output y give dx; dx may be dy.
-template <class T>
-void activation_backward(Activation, std::size_t n, const T* dy, const T* y, T* dx);
-
 // mean and var (biased) per channel
 template <class T>
 void norm_statistics(const NormShape&, const T* x, double* mean, double* var);

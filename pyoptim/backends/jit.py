@@ -30,7 +30,9 @@ from .jit_layers import (
     norm_apply,
     norm_backward,
     norm_statistics,
+    softmax_backward,
     softmax_cross_entropy,
+    softmax_forward,
     squared_error,
 )
 from .reference import PackedStepper, sum_of_squares
@@ -46,7 +48,9 @@ __all__ = [
     "norm_apply",
     "norm_backward",
     "norm_statistics",
+    "softmax_backward",
     "softmax_cross_entropy",
+    "softmax_forward",
     "squared_error",
     "sum_of_squares",
 ]

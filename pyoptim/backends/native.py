@@ -16,7 +16,9 @@ try:
         norm_apply,
         norm_backward,
         norm_statistics,
+        softmax_backward,
         softmax_cross_entropy,
+        softmax_forward,
         squared_error,
         sum_of_squares,
     )
@@ -40,7 +42,9 @@ __all__ = [
     "norm_apply",
     "norm_backward",
     "norm_statistics",
+    "softmax_backward",
     "softmax_cross_entropy",
+    "softmax_forward",
     "squared_error",
     "sum_of_squares",
 ]
