@@ -1,101 +1,276 @@
 """
 Compiled kernels of pyoptim. Private: pyoptim.backends.native is the door.
 """
+
 from __future__ import annotations
 import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['PackedStepper', 'Stepper', 'activation_backward', 'activation_forward', 'common_coefficients', 'dense_backward', 'dense_forward', 'get_num_threads', 'instruction_set', 'instruction_sets', 'norm_apply', 'norm_backward', 'norm_statistics', 'openmp', 'rules', 'set_num_threads', 'softmax_cross_entropy', 'squared_error', 'stream_update', 'sum_of_squares', 'use_instruction_set']
+
+__all__: list[str] = [
+    "PackedStepper",
+    "Stepper",
+    "activation_backward",
+    "activation_forward",
+    "activation_kinds",
+    "common_coefficients",
+    "dense_backward",
+    "dense_forward",
+    "get_num_threads",
+    "instruction_set",
+    "instruction_sets",
+    "norm_apply",
+    "norm_backward",
+    "norm_statistics",
+    "openmp",
+    "rules",
+    "set_num_threads",
+    "softmax_backward",
+    "softmax_cross_entropy",
+    "softmax_forward",
+    "squared_error",
+    "stream_update",
+    "sum_of_squares",
+    "use_instruction_set",
+]
+
 class Stepper:
-    def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]]) -> None:
-        ...
-    def step(self, grads: list[typing.Any], coefficients: list[tuple[float, ...]]) -> bool:
-        ...
+    def __init__(
+        self,
+        groups: collections.abc.Sequence[
+            tuple[
+                str,
+                collections.abc.Sequence[numpy.ndarray],
+                collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]],
+            ]
+        ],
+    ) -> None: ...
+    def step(self, grads: list[typing.Any], coefficients: list[tuple[float, ...]]) -> bool: ...
+
 class PackedStepper:
-    def __init__(self, rules: collections.abc.Sequence[str], entries: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, tuple[str, numpy.ndarray, typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None], typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None, collections.abc.Sequence[tuple[str, numpy.ndarray, typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None]]]]) -> None:
-        ...
-    def step(self, grads: collections.abc.Sequence[numpy.ndarray], coefficients: list[tuple[float, ...]], key: typing.SupportsInt | typing.SupportsIndex, stochastic: bool) -> None:
-        ...
+    def __init__(
+        self,
+        rules: collections.abc.Sequence[str],
+        entries: collections.abc.Sequence[
+            tuple[
+                typing.SupportsInt | typing.SupportsIndex,
+                tuple[str, numpy.ndarray, typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None],
+                typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None,
+                collections.abc.Sequence[
+                    tuple[str, numpy.ndarray, typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None]
+                ],
+            ]
+        ],
+    ) -> None: ...
+    def step(
+        self,
+        grads: collections.abc.Sequence[numpy.ndarray],
+        coefficients: list[tuple[float, ...]],
+        key: typing.SupportsInt | typing.SupportsIndex,
+        stochastic: bool,
+    ) -> None: ...
+
 @typing.overload
-def activation_backward(kind: str, dy: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], dx: numpy.typing.NDArray[numpy.float32]) -> None:
-    ...
+def activation_backward(
+    kind: str,
+    dy: numpy.typing.NDArray[numpy.float32],
+    kept: numpy.typing.NDArray[numpy.float32],
+    dx: numpy.typing.NDArray[numpy.float32],
+    a: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    b: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+) -> None: ...
 @typing.overload
-def activation_backward(kind: str, dy: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64], dx: numpy.typing.NDArray[numpy.float64]) -> None:
-    ...
+def activation_backward(
+    kind: str,
+    dy: numpy.typing.NDArray[numpy.float64],
+    kept: numpy.typing.NDArray[numpy.float64],
+    dx: numpy.typing.NDArray[numpy.float64],
+    a: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    b: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+) -> None: ...
 @typing.overload
-def activation_forward(kind: str, x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32]) -> None:
-    ...
+def activation_forward(
+    kind: str,
+    x: numpy.typing.NDArray[numpy.float32],
+    y: numpy.typing.NDArray[numpy.float32],
+    a: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    b: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+) -> None: ...
 @typing.overload
-def activation_forward(kind: str, x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64]) -> None:
-    ...
+def activation_forward(
+    kind: str,
+    x: numpy.typing.NDArray[numpy.float64],
+    y: numpy.typing.NDArray[numpy.float64],
+    a: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    b: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+) -> None: ...
+def activation_kinds() -> tuple[list[str], list[str]]:
+    """
+    The names of the activations that keep their output, and of those that keep their input.
+    """
+
 @typing.overload
-def dense_backward(dz: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], dx: numpy.typing.NDArray[numpy.float32] | None, dweight: numpy.typing.NDArray[numpy.float32], dbias: numpy.typing.NDArray[numpy.float32] | None) -> None:
-    ...
+def dense_backward(
+    dz: numpy.typing.NDArray[numpy.float32],
+    x: numpy.typing.NDArray[numpy.float32],
+    weight: numpy.typing.NDArray[numpy.float32],
+    dx: numpy.typing.NDArray[numpy.float32] | None,
+    dweight: numpy.typing.NDArray[numpy.float32],
+    dbias: numpy.typing.NDArray[numpy.float32] | None,
+) -> None: ...
 @typing.overload
-def dense_backward(dz: numpy.typing.NDArray[numpy.float64], x: numpy.typing.NDArray[numpy.float64], weight: numpy.typing.NDArray[numpy.float64], dx: numpy.typing.NDArray[numpy.float64] | None, dweight: numpy.typing.NDArray[numpy.float64], dbias: numpy.typing.NDArray[numpy.float64] | None) -> None:
-    ...
+def dense_backward(
+    dz: numpy.typing.NDArray[numpy.float64],
+    x: numpy.typing.NDArray[numpy.float64],
+    weight: numpy.typing.NDArray[numpy.float64],
+    dx: numpy.typing.NDArray[numpy.float64] | None,
+    dweight: numpy.typing.NDArray[numpy.float64],
+    dbias: numpy.typing.NDArray[numpy.float64] | None,
+) -> None: ...
 @typing.overload
-def dense_forward(x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], bias: numpy.typing.NDArray[numpy.float32] | None, activation: str | None, y: numpy.typing.NDArray[numpy.float32]) -> None:
-    ...
+def dense_forward(
+    x: numpy.typing.NDArray[numpy.float32],
+    weight: numpy.typing.NDArray[numpy.float32],
+    bias: numpy.typing.NDArray[numpy.float32] | None,
+    activation: str | None,
+    y: numpy.typing.NDArray[numpy.float32],
+) -> None: ...
 @typing.overload
-def dense_forward(x: numpy.typing.NDArray[numpy.float64], weight: numpy.typing.NDArray[numpy.float64], bias: numpy.typing.NDArray[numpy.float64] | None, activation: str | None, y: numpy.typing.NDArray[numpy.float64]) -> None:
-    ...
-def get_num_threads() -> int:
-    ...
-def instruction_set() -> str:
-    ...
+def dense_forward(
+    x: numpy.typing.NDArray[numpy.float64],
+    weight: numpy.typing.NDArray[numpy.float64],
+    bias: numpy.typing.NDArray[numpy.float64] | None,
+    activation: str | None,
+    y: numpy.typing.NDArray[numpy.float64],
+) -> None: ...
+def get_num_threads() -> int: ...
+def instruction_set() -> str: ...
 def instruction_sets() -> list[str]:
     """
     Those that run here, best first.
     """
+
 @typing.overload
-def norm_apply(x: numpy.typing.NDArray[numpy.float32], mean: numpy.typing.NDArray[numpy.float32], inv_std: numpy.typing.NDArray[numpy.float32], gamma: numpy.typing.NDArray[numpy.float32] | None, beta: numpy.typing.NDArray[numpy.float32] | None, y: numpy.typing.NDArray[numpy.float32]) -> None:
-    ...
+def norm_apply(
+    x: numpy.typing.NDArray[numpy.float32],
+    mean: numpy.typing.NDArray[numpy.float32],
+    inv_std: numpy.typing.NDArray[numpy.float32],
+    gamma: numpy.typing.NDArray[numpy.float32] | None,
+    beta: numpy.typing.NDArray[numpy.float32] | None,
+    y: numpy.typing.NDArray[numpy.float32],
+) -> None: ...
 @typing.overload
-def norm_apply(x: numpy.typing.NDArray[numpy.float64], mean: numpy.typing.NDArray[numpy.float64], inv_std: numpy.typing.NDArray[numpy.float64], gamma: numpy.typing.NDArray[numpy.float64] | None, beta: numpy.typing.NDArray[numpy.float64] | None, y: numpy.typing.NDArray[numpy.float64]) -> None:
-    ...
+def norm_apply(
+    x: numpy.typing.NDArray[numpy.float64],
+    mean: numpy.typing.NDArray[numpy.float64],
+    inv_std: numpy.typing.NDArray[numpy.float64],
+    gamma: numpy.typing.NDArray[numpy.float64] | None,
+    beta: numpy.typing.NDArray[numpy.float64] | None,
+    y: numpy.typing.NDArray[numpy.float64],
+) -> None: ...
 @typing.overload
-def norm_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], mean: numpy.typing.NDArray[numpy.float32], inv_std: numpy.typing.NDArray[numpy.float32], of_this_batch: bool, gamma: numpy.typing.NDArray[numpy.float32] | None, dx: numpy.typing.NDArray[numpy.float32] | None, dgamma: numpy.typing.NDArray[numpy.float32], dbeta: numpy.typing.NDArray[numpy.float32]) -> None:
-    ...
+def norm_backward(
+    dy: numpy.typing.NDArray[numpy.float32],
+    x: numpy.typing.NDArray[numpy.float32],
+    mean: numpy.typing.NDArray[numpy.float32],
+    inv_std: numpy.typing.NDArray[numpy.float32],
+    of_this_batch: bool,
+    gamma: numpy.typing.NDArray[numpy.float32] | None,
+    dx: numpy.typing.NDArray[numpy.float32] | None,
+    dgamma: numpy.typing.NDArray[numpy.float32],
+    dbeta: numpy.typing.NDArray[numpy.float32],
+) -> None: ...
 @typing.overload
-def norm_backward(dy: numpy.typing.NDArray[numpy.float64], x: numpy.typing.NDArray[numpy.float64], mean: numpy.typing.NDArray[numpy.float64], inv_std: numpy.typing.NDArray[numpy.float64], of_this_batch: bool, gamma: numpy.typing.NDArray[numpy.float64] | None, dx: numpy.typing.NDArray[numpy.float64] | None, dgamma: numpy.typing.NDArray[numpy.float64], dbeta: numpy.typing.NDArray[numpy.float64]) -> None:
-    ...
+def norm_backward(
+    dy: numpy.typing.NDArray[numpy.float64],
+    x: numpy.typing.NDArray[numpy.float64],
+    mean: numpy.typing.NDArray[numpy.float64],
+    inv_std: numpy.typing.NDArray[numpy.float64],
+    of_this_batch: bool,
+    gamma: numpy.typing.NDArray[numpy.float64] | None,
+    dx: numpy.typing.NDArray[numpy.float64] | None,
+    dgamma: numpy.typing.NDArray[numpy.float64],
+    dbeta: numpy.typing.NDArray[numpy.float64],
+) -> None: ...
 @typing.overload
-def norm_statistics(x: numpy.typing.NDArray[numpy.float32], mean: numpy.typing.NDArray[numpy.float64], var: numpy.typing.NDArray[numpy.float64]) -> None:
-    ...
+def norm_statistics(
+    x: numpy.typing.NDArray[numpy.float32],
+    mean: numpy.typing.NDArray[numpy.float64],
+    var: numpy.typing.NDArray[numpy.float64],
+) -> None: ...
 @typing.overload
-def norm_statistics(x: numpy.typing.NDArray[numpy.float64], mean: numpy.typing.NDArray[numpy.float64], var: numpy.typing.NDArray[numpy.float64]) -> None:
-    ...
+def norm_statistics(
+    x: numpy.typing.NDArray[numpy.float64],
+    mean: numpy.typing.NDArray[numpy.float64],
+    var: numpy.typing.NDArray[numpy.float64],
+) -> None: ...
 def rules() -> dict[str, tuple[str, str]]:
     """
     Every rule: its name -> (names of its states, names of its coefficients).
     """
-def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
-    ...
+
+def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None: ...
 @typing.overload
-def softmax_cross_entropy(logits: numpy.typing.NDArray[numpy.float32], labels: numpy.typing.NDArray[numpy.int64], dlogits: numpy.typing.NDArray[numpy.float32] | None) -> float:
-    ...
+def softmax_backward(
+    log: bool,
+    dy: numpy.typing.NDArray[numpy.float32],
+    y: numpy.typing.NDArray[numpy.float32],
+    dx: numpy.typing.NDArray[numpy.float32],
+) -> None: ...
 @typing.overload
-def softmax_cross_entropy(logits: numpy.typing.NDArray[numpy.float64], labels: numpy.typing.NDArray[numpy.int64], dlogits: numpy.typing.NDArray[numpy.float64] | None) -> float:
-    ...
+def softmax_backward(
+    log: bool,
+    dy: numpy.typing.NDArray[numpy.float64],
+    y: numpy.typing.NDArray[numpy.float64],
+    dx: numpy.typing.NDArray[numpy.float64],
+) -> None: ...
 @typing.overload
-def squared_error(prediction: numpy.typing.NDArray[numpy.float32], target: numpy.typing.NDArray[numpy.float32], dprediction: numpy.typing.NDArray[numpy.float32] | None) -> float:
-    ...
+def softmax_cross_entropy(
+    logits: numpy.typing.NDArray[numpy.float32],
+    labels: numpy.typing.NDArray[numpy.int64],
+    dlogits: numpy.typing.NDArray[numpy.float32] | None,
+) -> float: ...
 @typing.overload
-def squared_error(prediction: numpy.typing.NDArray[numpy.float64], target: numpy.typing.NDArray[numpy.float64], dprediction: numpy.typing.NDArray[numpy.float64] | None) -> float:
-    ...
-def stream_update(a: numpy.typing.NDArray[numpy.float64], b: numpy.typing.NDArray[numpy.float64], s: typing.SupportsFloat | typing.SupportsIndex) -> None:
+def softmax_cross_entropy(
+    logits: numpy.typing.NDArray[numpy.float64],
+    labels: numpy.typing.NDArray[numpy.int64],
+    dlogits: numpy.typing.NDArray[numpy.float64] | None,
+) -> float: ...
+@typing.overload
+def softmax_forward(
+    log: bool, x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32]
+) -> None: ...
+@typing.overload
+def softmax_forward(
+    log: bool, x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64]
+) -> None: ...
+@typing.overload
+def squared_error(
+    prediction: numpy.typing.NDArray[numpy.float32],
+    target: numpy.typing.NDArray[numpy.float32],
+    dprediction: numpy.typing.NDArray[numpy.float32] | None,
+) -> float: ...
+@typing.overload
+def squared_error(
+    prediction: numpy.typing.NDArray[numpy.float64],
+    target: numpy.typing.NDArray[numpy.float64],
+    dprediction: numpy.typing.NDArray[numpy.float64] | None,
+) -> float: ...
+def stream_update(
+    a: numpy.typing.NDArray[numpy.float64],
+    b: numpy.typing.NDArray[numpy.float64],
+    s: typing.SupportsFloat | typing.SupportsIndex,
+) -> None:
     """
     a += s * b on all threads: 24 bytes of memory traffic an element.
     """
+
 @typing.overload
-def sum_of_squares(x: numpy.typing.NDArray[numpy.float32]) -> float:
-    ...
+def sum_of_squares(x: numpy.typing.NDArray[numpy.float32]) -> float: ...
 @typing.overload
-def sum_of_squares(x: numpy.typing.NDArray[numpy.float64]) -> float:
-    ...
-def use_instruction_set(name: str) -> None:
-    ...
-common_coefficients: str = 'grad_scale, weight_decay, param_scale'
+def sum_of_squares(x: numpy.typing.NDArray[numpy.float64]) -> float: ...
+def use_instruction_set(name: str) -> None: ...
+
+common_coefficients: str = "grad_scale, weight_decay, param_scale"
 openmp: bool = True
