@@ -11,8 +11,13 @@ constexpr ptrdiff_t kSumLanes = 16;
 // Of n >= 1 elements; NaN if there is one.
 template <class T>
 PYOPTIM_INLINE T largest_of(ptrdiff_t n, const T* x) {
+    if (n < kSumLanes) {
+        T largest = x[0];
+        for (ptrdiff_t i = 1; i < n; ++i) largest = x[i] <= largest ? largest : x[i];
+        return largest;
+    }
     T lanes[kSumLanes];
-    for (ptrdiff_t j = 0; j < kSumLanes; ++j) lanes[j] = x[j < n ? j : 0];
+    for (ptrdiff_t j = 0; j < kSumLanes; ++j) lanes[j] = x[j];
     ptrdiff_t i = kSumLanes;
     for (; i + kSumLanes <= n; i += kSumLanes) {
         for (ptrdiff_t j = 0; j < kSumLanes; ++j) {
@@ -29,6 +34,11 @@ PYOPTIM_INLINE T largest_of(ptrdiff_t n, const T* x) {
 // The sum of term(i), by lanes.
 template <class Term>
 PYOPTIM_INLINE double sum_of(ptrdiff_t n, Term term) {
+    if (n < kSumLanes) {
+        double sum = 0;
+        for (ptrdiff_t i = 0; i < n; ++i) sum += double(term(i));
+        return sum;
+    }
     double lanes[kSumLanes] = {};
     ptrdiff_t i = 0;
     for (; i + kSumLanes <= n; i += kSumLanes) {

@@ -155,7 +155,7 @@ PYOPTIM_INLINE T logarithm_1_plus(T x) {
     return T(2) * (s + s * ((s * s) * atanh_tail(s * s)));
 }
 
-// log(x) for normal positive x
+// log(x) for normal positive x; NaN for infinity and NaN
 PYOPTIM_INLINE double logarithm(double x) {
     using F = Format<double>;
     // x = 2^e m with m in [sqrt(1/2), sqrt(2))
@@ -164,7 +164,7 @@ PYOPTIM_INLINE double logarithm(double x) {
     const double m = from_bits<double>(bits_of(x) - ((e - 2 * F::bias) << F::fraction));
     const double s = (m - 1) / (m + 1);
     const double n = from_bits<double>(e | 0x4330000000000000u) - (4503599627370496.0 + 2 * F::bias);
-    const double high = n * F::ln2_high, low = n * F::ln2_low;
+    const double high = n * F::ln2_high + (x - x), low = n * F::ln2_low;
     return high + (low + 2 * (s + s * ((s * s) * atanh_tail(s * s))));
 }
 
