@@ -177,7 +177,7 @@ def _read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Array]
     _check_regular(path)
     content = Path(path).read_bytes()
     try:
-        entries = deserialize(content)
+        entries = deserialize(content)  # type: ignore[no-untyped-call]
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         tensors = {name: _tensor(name, **entry) for name, entry in entries}
     except SafetensorError as error:

@@ -132,8 +132,7 @@ class Optimizer:
         self._rules = [RULES[self._rule(group)] for group in self.param_groups]
         self._scalars = [self._first_scalars(group) for group in self.param_groups]
         self.epoch = self.skipped = 0
-        allocate = self._allocate_packed if self._is_packed else self._allocate
-        self._states = [allocate(group) for group in self.param_groups]
+        self._states = [self._fresh_states(group) for group in self.param_groups]
         # Kernels want contiguous memory: a parameter that is not goes through a copy of its own.
         self._staged = {
             i: np.array(p, order="C") for i, p in enumerate(self._params) if not _arrays.is_fast(p)
@@ -343,6 +342,10 @@ class Optimizer:
         return [name.replace("params", "grads", 1).replace("['params']", "") for name in self._names]
 
     # State.
+
+    def _fresh_states(self, group: Group) -> list[State]:
+        """The states of each of a group's parameters before the first step."""
+        return self._allocate_packed(group) if self._is_packed else self._allocate(group)
 
     def _allocate(self, group: Group) -> list[State]:
         """The states of each parameter: for each dtype and name one buffer, of which they are views."""
