@@ -251,7 +251,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 raise TypeError(
                     f"{name} is not for pyoptim.torch.Optimizer: PyTorch does it on the gradients"
                 )
-        self._class = optimizer
+        self._class, self._names = optimizer, tuple(_neutral(optimizer))
         self._fixed: dict[str, Any] = {"rounding": rounding, "state_dtype": state_dtype, "seed": seed}
         self._parts: list[_Part] | None = None
         super().__init__(params, _options(optimizer, hyperparameters))
@@ -286,7 +286,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         for part, grads in work:
             for (i, _), own in zip(part.members, part.ours.param_groups, strict=True):
                 theirs = self.param_groups[i]
-                for name in self.defaults:
+                for name in self._names:
                     value = theirs[name]
                     own[name] = value if type(value) is not torch.Tensor else value.item()
             try:
@@ -330,7 +330,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         tensors = [p for _, own in members for p in own]
         groups: list[Group] = []
         for i, own in members:
-            options = {k: v for k, v in self.param_groups[i].items() if k in self.defaults}
+            options = {k: v for k, v in self.param_groups[i].items() if k in self._names}
             groups.append({**_options(self._class, options), "params": own})
         ours = self._class(groups, **self._fixed)
         entries = {i: self.state[p] for i, p in enumerate(tensors) if self.state.get(p)}
@@ -382,7 +382,8 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         self._synchronize()
-        return {**super().__getstate__(), "_class": self._class, "_fixed": self._fixed}
+        own = {"_class": self._class, "_names": self._names, "_fixed": self._fixed}
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
