@@ -35,20 +35,23 @@ from .threads import get_num_threads, set_num_threads
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import averages, datasets, gradients, nn, ops, schedules, torch
+    from . import averages, callbacks, datasets, gradients, metrics, nn, ops, schedules, torch, transforms
     from .config import show_config
     from .trainer import History, Trainer
 
 # Imported when first used, so that `import pyoptim` costs no more than the optimizers.
 _LAZY = {
     "averages": "averages",
+    "callbacks": "callbacks",
     "datasets": "datasets",
     "gradients": "gradients",
+    "metrics": "metrics",
     "nn": "nn",
     "ops": "ops",
     "schedules": "schedules",
     "show_config": "config",
     "torch": "torch",
+    "transforms": "transforms",
     "History": "trainer",
     "Trainer": "trainer",
 }
@@ -56,8 +59,8 @@ _LAZY = {
 __all__ = [
     "AMSGrad",
     "ASGD",
-    "Adafactor",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -77,15 +80,18 @@ __all__ = [
     "Trainer",
     "available_backends",
     "averages",
+    "callbacks",
     "datasets",
     "get_num_threads",
     "gradients",
+    "metrics",
     "nn",
     "ops",
     "schedules",
     "set_num_threads",
     "show_config",
     "torch",
+    "transforms",
     "use_backend",
 ]
 
