@@ -255,9 +255,6 @@ def test_what_cannot_be_saved_leaves_the_old_file(path):
         optimizer.param_groups[0]["lr"] = lr
         with pytest.raises(ValueError, match=r"lr holds .* cannot be saved"):
             optimizer.save(path)
-    optimizer.param_groups[0]["lr"] = float("nan")
-    with pytest.raises(ValueError, match="lr is nan"):
-        optimizer.save(path)
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
 
