@@ -40,7 +40,7 @@ def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
             begin = 0
         elif p.dtype != flat.dtype or not is_fast(p) or not 0 <= offset <= flat.nbytes - p.nbytes:
             raise ValueError(
-                f"optimizer updates {name}, which is not the model's: expected it to be made on "
+                f"optimizer updates other arrays: {name} is not the model's, expected it to be made on "
                 "model.parameters() or model.flat_parameters"
             )
         pieces.append(model.flat_gradients[begin : begin + p.size].reshape(p.shape))
