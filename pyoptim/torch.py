@@ -288,7 +288,10 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 theirs = self.param_groups[i]
                 for name in self._names:
                     value = theirs[name]
-                    own[name] = value if type(value) is not torch.Tensor else value.item()
+                    if type(value) is torch.Tensor:
+                        value = value.item()
+                    if value != own[name]:  # setting it checks it
+                        own[name] = value
             try:
                 arrays = [g.numpy() for g in grads]
             except (RuntimeError, TypeError):  # bfloat16, or what the step then refuses by name
