@@ -35,7 +35,7 @@ from .threads import get_num_threads, set_num_threads
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import averages, callbacks, datasets, gradients, metrics, nn, ops, schedules, transforms
+    from . import averages, callbacks, datasets, gradients, metrics, nn, ops, schedules, torch, transforms
     from .config import show_config
     from .trainer import History, Trainer
 
@@ -50,6 +50,7 @@ _LAZY = {
     "ops": "ops",
     "schedules": "schedules",
     "show_config": "config",
+    "torch": "torch",
     "transforms": "transforms",
     "History": "trainer",
     "Trainer": "trainer",
@@ -89,6 +90,7 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "show_config",
+    "torch",
     "transforms",
     "use_backend",
 ]
