@@ -24,7 +24,7 @@ _MODEL, _OPTIMIZER = "pyoptim-model-1", "pyoptim-optimizer-1"
 _DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "U8": "u1"}
 
 # What a description that makes no sense may raise, wherever it is used.
-_NONSENSE = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
+NONSENSE = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
 
 
 def save_model(model: nn.Sequential, path: str | Path) -> None:
@@ -35,12 +35,12 @@ def save_model(model: nn.Sequential, path: str | Path) -> None:
             raise ValueError(f"layers[{i}] is a {type(layer).__name__}, which is not one of pyoptim.nn's")
         arguments = {name: getattr(layer, name) for name in layer.arguments}
         layers.append({"type": type(layer).__name__, **arguments})
-    _write(path, {"format": _MODEL, "layers": layers, "dtype": model.dtype.name}, model.state_dict())
+    write(path, {"format": _MODEL, "layers": layers, "dtype": model.dtype.name}, model.state_dict())
 
 
 def load_model(path: str | Path) -> nn.Sequential:
     """Read a model that `save_model` wrote; ValueError for anything else."""
-    description, tensors = _read(path, _MODEL)
+    description, tensors = read(path, _MODEL)
     try:
         if description["dtype"] not in [dtype.name for dtype in FLOATS]:
             raise ValueError(f"its dtype is {description['dtype']!r}")
@@ -48,7 +48,7 @@ def load_model(path: str | Path) -> nn.Sequential:
         _check_sizes(layers, tensors)
         model = nn.Sequential(*layers, dtype=description["dtype"])
         model.load_state_dict(tensors)
-    except _NONSENSE as error:
+    except NONSENSE as error:
         raise ValueError(f"{path} does not describe a model of this version's layers: {error}") from error
     return model.eval()
 
@@ -77,6 +77,21 @@ def _check_sizes(layers: Iterable[nn.Layer], tensors: dict[str, Array]) -> None:
 
 def save_optimizer(optimizer: Optimizer, path: str | Path) -> None:
     """Write what `Optimizer.state_dict` returns; as `save_model`."""
+    description, tensors = optimizer_state(optimizer)
+    write(path, {"format": _OPTIMIZER, **description}, tensors)
+
+
+def load_optimizer(optimizer: Optimizer, path: str | Path) -> None:
+    """Take over what `save_optimizer` wrote; ValueError for anything else, and nothing is changed."""
+    description, tensors = read(path, _OPTIMIZER)
+    try:
+        restore_optimizer(optimizer, description, tensors)
+    except NONSENSE as error:
+        raise ValueError(f"{path} does not fit this {type(optimizer).__name__}: {error}") from error
+
+
+def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Array]]:
+    """`Optimizer.state_dict` as what JSON can hold, and arrays by name."""
     saved = optimizer.state_dict()
     tensors: dict[str, Array] = {}
     scalars = []
@@ -92,7 +107,6 @@ def save_optimizer(optimizer: Optimizer, path: str | Path) -> None:
         plain = {name: _plain(name, value) for name, value in options.items()}
         groups.append({**plain, "params": group["params"]})
     description = {
-        "format": _OPTIMIZER,
         "type": type(optimizer).__name__,
         "param_groups": groups,
         "scalars": scalars,
@@ -100,34 +114,28 @@ def save_optimizer(optimizer: Optimizer, path: str | Path) -> None:
         "skipped": saved["skipped"],
         "accumulated": saved["accumulated"]["count"],
     }
-    _write(path, description, tensors)
+    return description, tensors
 
 
-def load_optimizer(optimizer: Optimizer, path: str | Path) -> None:
-    """Take over what `save_optimizer` wrote; ValueError for anything else, and nothing is changed."""
-    description, tensors = _read(path, _OPTIMIZER)
-    try:
-        if description["type"] != type(optimizer).__name__:
-            raise ValueError(f"it is the state of {description['type']!r}")
-        state: dict[int, dict[str, Any]] = {i: {**s} for i, s in enumerate(description["scalars"])}
-        sums: dict[int, Array] = {}
-        for name, tensor in tensors.items():
-            owner, _, own_name = name.partition(".")
-            if owner == "accumulated":
-                sums[int(own_name)] = tensor
-            else:
-                state[int(owner)][own_name] = tensor
-        groups = [
-            {name: value if name == "params" else _revived(value) for name, value in group.items()}
-            for group in description["param_groups"]
-        ]
-        accumulated = {"count": description["accumulated"], "sums": [sums[i] for i in range(len(sums))]}
-        counts = {name: description[name] for name in ("epoch", "skipped")}
-        optimizer.load_state_dict(
-            {"state": state, "param_groups": groups, "accumulated": accumulated, **counts}
-        )
-    except _NONSENSE as error:
-        raise ValueError(f"{path} does not fit this {type(optimizer).__name__}: {error}") from error
+def restore_optimizer(optimizer: Optimizer, description: dict[str, Any], tensors: dict[str, Array]) -> None:
+    """Take over what `optimizer_state` returned; one of `NONSENSE` if it does not fit."""
+    if description["type"] != type(optimizer).__name__:
+        raise ValueError(f"it is the state of {description['type']!r}")
+    state: dict[int, dict[str, Any]] = {i: {**s} for i, s in enumerate(description["scalars"])}
+    sums: dict[int, Array] = {}
+    for name, tensor in tensors.items():
+        owner, _, own_name = name.partition(".")
+        if owner == "accumulated":
+            sums[int(own_name)] = tensor
+        else:
+            state[int(owner)][own_name] = tensor
+    groups = [
+        {name: value if name == "params" else _revived(value) for name, value in group.items()}
+        for group in description["param_groups"]
+    ]
+    accumulated = {"count": description["accumulated"], "sums": [sums[i] for i in range(len(sums))]}
+    counts = {name: description[name] for name in ("epoch", "skipped")}
+    optimizer.load_state_dict({"state": state, "param_groups": groups, "accumulated": accumulated, **counts})
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -158,7 +166,7 @@ def _revived(value: Any) -> Any:
     return getattr(schedules, value["schedule"])(**fields)
 
 
-def _write(path: str | Path, description: dict[str, Any], tensors: dict[str, Array]) -> None:
+def write(path: str | Path, description: dict[str, Any], tensors: dict[str, Array]) -> None:
     from safetensors.numpy import save
 
     write_atomically(path, save(tensors, {_KEY: json.dumps(description, default=_python_number)}))
@@ -170,7 +178,7 @@ def _python_number(value: Any) -> Any:
     raise ValueError(f"{value!r} cannot be saved, expected numbers, strings and lists")
 
 
-def _read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Array]]:
+def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Array]]:
     """The description and the tensors of a file of this kind."""
     from safetensors import SafetensorError, deserialize
 
@@ -182,12 +190,12 @@ def _read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Array]
         tensors = {name: _tensor(name, **entry) for name, entry in entries}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
-    except _NONSENSE as error:
+    except NONSENSE as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     try:
         description = json.loads(header["__metadata__"][_KEY])
         found = description["format"]
-    except _NONSENSE as error:
+    except NONSENSE as error:
         raise ValueError(f"{path} was not written by pyoptim: its metadata has no {_KEY!r}") from error
     if found != kind:
         raise ValueError(f"{path} has the format {found!r}, expected {kind!r}")

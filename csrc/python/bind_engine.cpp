@@ -63,7 +63,12 @@ class Engine {
         }
     }
 
-    void begin_epoch() { outcome = {}; }
+    // Of an epoch that goes on, the sums of what is done.
+    void begin_epoch(double loss, std::size_t correct) {
+        outcome = {};
+        outcome.loss = loss;
+        outcome.correct = correct;
+    }
 
     // Trains on the examples [begin, end) of `order`; one row of coefficients per step.
     void train(const py::array& x, const py::array& target, const MaybeArray<std::int64_t>& order,
@@ -186,7 +191,7 @@ void bind_for(py::module_& m, const char* name) {
         .def(py::init<const std::vector<LayerDict>&, const std::string&, std::size_t,
                       const std::vector<typename E::Group>&>(),
              py::arg("layers"), py::arg("loss"), py::arg("capacity"), py::arg("groups"))
-        .def("begin_epoch", &E::begin_epoch)
+        .def("begin_epoch", &E::begin_epoch, py::arg("loss"), py::arg("correct"))
         .def("train", &E::train, py::arg("x"), py::arg("target"), py::arg("order").noconvert().none(true),
              py::arg("range"), py::arg("batch"), py::arg("rows").noconvert(), py::arg("max_grad_norm"),
              py::arg("nonfinite"))
