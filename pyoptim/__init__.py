@@ -36,14 +36,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import averages, datasets, gradients, nn, ops, schedules
-    from .config import show_config
+    from .config import cmake_dir, include_dir, show_config
     from .trainer import History, Trainer
 
 # Imported when first used, so that `import pyoptim` costs no more than the optimizers.
 _LAZY = {
     "averages": "averages",
+    "cmake_dir": "config",
     "datasets": "datasets",
     "gradients": "gradients",
+    "include_dir": "config",
     "nn": "nn",
     "ops": "ops",
     "schedules": "schedules",
@@ -76,9 +78,11 @@ __all__ = [
     "Trainer",
     "available_backends",
     "averages",
+    "cmake_dir",
     "datasets",
     "get_num_threads",
     "gradients",
+    "include_dir",
     "nn",
     "ops",
     "schedules",

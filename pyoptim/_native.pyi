@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['PackedStepper', 'Stepper', 'activation_backward', 'activation_forward', 'common_coefficients', 'dense_backward', 'dense_forward', 'get_num_threads', 'instruction_set', 'instruction_sets', 'norm_apply', 'norm_backward', 'norm_statistics', 'openmp', 'rules', 'set_num_threads', 'softmax_cross_entropy', 'squared_error', 'stream_update', 'sum_of_squares', 'use_instruction_set']
+__all__: list[str] = ['Engine32', 'Engine64', 'PackedStepper', 'Stepper', 'activation_backward', 'activation_forward', 'coefficients', 'common_coefficients', 'dense_backward', 'dense_forward', 'get_num_threads', 'instruction_set', 'instruction_sets', 'norm_apply', 'norm_backward', 'norm_statistics', 'openmp', 'rules', 'set_num_threads', 'softmax_cross_entropy', 'squared_error', 'stream_update', 'sum_of_squares', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
@@ -18,6 +18,50 @@ class PackedStepper:
     def __init__(self, rules: collections.abc.Sequence[str], entries: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, tuple[str, numpy.ndarray, typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None], typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None, collections.abc.Sequence[tuple[str, numpy.ndarray, typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None]]]]) -> None:
         ...
     def step(self, grads: collections.abc.Sequence[numpy.ndarray], coefficients: list[tuple[float, ...]], key: typing.SupportsInt | typing.SupportsIndex, stochastic: bool) -> None:
+        ...
+class Engine32:
+    def __init__(self, layers: collections.abc.Sequence[dict], loss: str, capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float32], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float32]]]]]]) -> None:
+        ...
+    def begin_epoch(self) -> None:
+        ...
+    def train(self, x: numpy.ndarray, target: numpy.ndarray, order: numpy.typing.NDArray[numpy.int64] | None, range: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, rows: numpy.typing.NDArray[numpy.float64], max_grad_norm: typing.SupportsFloat | typing.SupportsIndex, nonfinite: str) -> None:
+        ...
+    @property
+    def correct(self) -> int:
+        ...
+    @property
+    def loss(self) -> float:
+        ...
+    @property
+    def skipped(self) -> int:
+        ...
+    @property
+    def steps(self) -> int:
+        ...
+    @property
+    def wrong(self) -> int:
+        ...
+class Engine64:
+    def __init__(self, layers: collections.abc.Sequence[dict], loss: str, capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float64], typing.Annotated[numpy.typing.ArrayLike, numpy.float64], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]]]]]]) -> None:
+        ...
+    def begin_epoch(self) -> None:
+        ...
+    def train(self, x: numpy.ndarray, target: numpy.ndarray, order: numpy.typing.NDArray[numpy.int64] | None, range: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, rows: numpy.typing.NDArray[numpy.float64], max_grad_norm: typing.SupportsFloat | typing.SupportsIndex, nonfinite: str) -> None:
+        ...
+    @property
+    def correct(self) -> int:
+        ...
+    @property
+    def loss(self) -> float:
+        ...
+    @property
+    def skipped(self) -> int:
+        ...
+    @property
+    def steps(self) -> int:
+        ...
+    @property
+    def wrong(self) -> int:
         ...
 @typing.overload
 def activation_backward(kind: str, dy: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], dx: numpy.typing.NDArray[numpy.float32]) -> None:
@@ -31,6 +75,10 @@ def activation_forward(kind: str, x: numpy.typing.NDArray[numpy.float32], y: num
 @typing.overload
 def activation_forward(kind: str, x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64]) -> None:
     ...
+def coefficients(name: str, options: collections.abc.Mapping[str, typing.SupportsFloat | typing.SupportsIndex], steps: typing.SupportsInt | typing.SupportsIndex) -> tuple[str, list[list[float]]]:
+    """
+    The rule of an optimizer of the C++ API, and its coefficients at the first steps.
+    """
 @typing.overload
 def dense_backward(dz: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], dx: numpy.typing.NDArray[numpy.float32] | None, dweight: numpy.typing.NDArray[numpy.float32], dbias: numpy.typing.NDArray[numpy.float32] | None) -> None:
     ...

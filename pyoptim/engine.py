@@ -62,9 +62,7 @@ def _offset(flat: Array, p: Array) -> int:
     return int(p.ctypes.data - flat.ctypes.data) // flat.itemsize
 
 
-def why_not(
-    model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr: bool = False
-) -> str | None:
+def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr: bool = False) -> str | None:
     """Why the engine cannot train this, naming the part, or None.
 
     ``trust_lr``: whether a learning rate that is none of `schedules` may be called before its steps.
@@ -205,5 +203,7 @@ _LAYERS: dict[type, Callable[[Any], dict[str, Any] | None]] = {
     nn.BatchNorm: _batch_norm,
     nn.Flatten: lambda layer: None,
     nn.Rescale: lambda layer: {"kind": "rescale", "scale": layer.scale, "shift": layer.shift},
-    **dict.fromkeys(_ACTIVATIONS, lambda layer: {"kind": "activation", "activation": _ACTIVATIONS[type(layer)]}),
+    **dict.fromkeys(
+        _ACTIVATIONS, lambda layer: {"kind": "activation", "activation": _ACTIVATIONS[type(layer)]}
+    ),
 }

@@ -243,7 +243,8 @@ class Optimizer:
 
     def _next_row(self, scalars: list[dict[str, float]]) -> tuple[list[dict[str, float]], Row]:
         """The step after the one with these scalars: its own, and the coefficients of all groups."""
-        new, row = [], ()
+        new: list[dict[str, float]] = []
+        row: Row = ()
         for group, rule, last in zip(self.param_groups, self._rules, scalars, strict=True):
             new.append(self._next_scalars(group, last))
             row += self._row(group, rule, new[-1], 1.0)

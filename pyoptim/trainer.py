@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from . import nn
 from . import engine as compiled
+from . import nn
 from ._arrays import Array
 from .optimizer import Optimizer
 
@@ -190,7 +190,12 @@ class Trainer:
             shape = layer.output_shape(shape)
 
     def _run_epoch(
-        self, engine: compiled.Engine | None, x: Array, y: Array, batch_size: int, shuffle: bool,
+        self,
+        engine: compiled.Engine | None,
+        x: Array,
+        y: Array,
+        batch_size: int,
+        shuffle: bool,
         progress: _Progress,
     ) -> dict[str, float]:
         self.model.train()

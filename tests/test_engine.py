@@ -279,4 +279,3 @@ def test_interrupted_training_leaves_a_model_that_goes_on():
         other.backward(dy)
         by_hand.step(other.gradients())
     assert np.array_equal(model.flat_parameters, other.flat_parameters)
-

@@ -65,6 +65,7 @@ class Engine {
     // No batch will be larger than `capacity`.
     Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t capacity);
 
+    void clear();  // of what add() added
     // `array` is updated with the gradient at `gradient`. coefficients: where its row begins.
     void add(const typename Stepper<T>::Array& array, const T* gradient);
 
@@ -93,7 +94,7 @@ class Engine {
     LossKind loss_;
     std::size_t capacity_;
     std::size_t first_trainable_;
-    std::vector<std::vector<T>> outputs_;                 // of each layer
+    std::vector<std::vector<T>> outputs_;                  // of each layer
     std::vector<std::vector<T>> mean_, inv_std_, unused_;  // of each batch norm
     std::vector<double> statistics_;
     std::vector<T> input_, targets_, gradient_, other_gradient_;

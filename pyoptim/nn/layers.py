@@ -312,10 +312,12 @@ class Rescale(Layer):
         self.scale, self.shift = float(scale), float(shift)
 
     def forward(self, x: Array, training: bool) -> Array:
-        return x * x.dtype.type(self.scale) + x.dtype.type(self.shift)
+        y: Array = x * x.dtype.type(self.scale) + x.dtype.type(self.shift)
+        return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
-        return dy * dy.dtype.type(self.scale)
+        dx: Array = dy * dy.dtype.type(self.scale)
+        return dx
 
 
 def check_count(name: str, value: Any) -> None:
