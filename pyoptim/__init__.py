@@ -35,21 +35,24 @@ from .threads import get_num_threads, set_num_threads
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import averages, datasets, gradients, nn, ops, schedules
+    from . import averages, callbacks, datasets, gradients, metrics, nn, ops, schedules, transforms
     from .config import cmake_dir, include_dir, show_config
     from .trainer import History, Trainer
 
 # Imported when first used, so that `import pyoptim` costs no more than the optimizers.
 _LAZY = {
     "averages": "averages",
+    "callbacks": "callbacks",
     "cmake_dir": "config",
     "datasets": "datasets",
     "gradients": "gradients",
     "include_dir": "config",
+    "metrics": "metrics",
     "nn": "nn",
     "ops": "ops",
     "schedules": "schedules",
     "show_config": "config",
+    "transforms": "transforms",
     "History": "trainer",
     "Trainer": "trainer",
 }
@@ -57,8 +60,8 @@ _LAZY = {
 __all__ = [
     "AMSGrad",
     "ASGD",
-    "Adafactor",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -78,16 +81,19 @@ __all__ = [
     "Trainer",
     "available_backends",
     "averages",
+    "callbacks",
     "cmake_dir",
     "datasets",
     "get_num_threads",
     "gradients",
     "include_dir",
+    "metrics",
     "nn",
     "ops",
     "schedules",
     "set_num_threads",
     "show_config",
+    "transforms",
     "use_backend",
 ]
 

@@ -184,6 +184,7 @@ def _batch_norm(layer: Any) -> dict[str, Any]:
     tracked = {"tracked": buffers.pop("num_batches_tracked")} if buffers else {}
     return {
         "kind": "batch_norm",
+        "activation": layer.activation or "",
         "channels": layer.features,
         "eps": layer.eps,
         "momentum": -1.0 if layer.momentum is None else layer.momentum,

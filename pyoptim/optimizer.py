@@ -67,7 +67,8 @@ class Optimizer:
     Attributes
     ----------
     param_groups : list of dict
-        The hyperparameters in force, with ``"params"``; change ``param_groups[0]["lr"]`` at will.
+        The hyperparameters in force, with ``"params"``; change ``param_groups[0]["lr"]`` at will. What
+        cannot be is refused when it is set.
     epoch : int
         Epochs done, for schedules that count them; a `Trainer` counts it up.
     skipped : int
@@ -118,7 +119,8 @@ class Optimizer:
             keys, arrays = _flatten(label, given["params"])
             self._keys.append(keys)
             self._names += [label] if keys is None else [f"{label}[{key!r}]" for key in keys]
-            self.param_groups.append({**self._defaults, **options, "params": tuple(arrays)})
+            group = {**self._defaults, **options, "params": tuple(arrays)}
+            self.param_groups.append(_hyperparameters.ParameterGroup(group, self._defaults))
         self._lone = self._keys == [None] and not self._grouped  # one array, not in a list
         self._params = [p for group in self.param_groups for p in group["params"]]
         _arrays.check_parameters(self._names, self._params)

@@ -112,7 +112,7 @@ def test_cpp_trains_a_python_model_to_the_same_bits(programs, tmp_path):
             nn.Flatten(),
             nn.Rescale(0.5, 0.25),
             nn.Dense(6, 9, activation="relu"),
-            nn.BatchNorm(9, momentum=None),
+            nn.BatchNorm(9, momentum=None, activation="relu"),
             nn.Sigmoid(),
             nn.Dense(9, 8, bias=False),
             nn.BatchNorm(8, affine=False, running_var="biased"),

@@ -40,16 +40,16 @@ struct Product {
     Activation activation;
 };
 
-// Statistics are over `batch` and `space`; memory is (batch, channels, space), row-major.
-struct NormShape {
-    ptrdiff_t batch, channels, space;
+// A row-major matrix whose channels are its columns, or, where `channels` is not 0, row r is of channel
+// r % channels.
+struct NormMatrix {
+    ptrdiff_t rows, cols, channels;
 };
 
-// What the forward pass keeps for the backward pass.
+// Per channel: y = (x - mean) scale + shift, and backward dx = scale dy - ((x - mean) slope + offset).
 template <class T>
-struct NormSaved {
-    const T *mean, *inv_std;  // (channels)
-    bool of_this_batch;       // else they are constants: the running statistics
+struct NormCoefficients {
+    const T *mean, *scale, *shift, *slope, *offset;
 };
 
 template <class T>
@@ -71,14 +71,19 @@ struct Kernels {
     void (*activation_forward)(Activation, size_t n, const T* x, T* y);
     void (*activation_backward)(Activation, size_t n, const T* dy, const T* y, T* dx);
 
-    // Channels [begin, end). mean and var (biased) are outputs, in double.
-    void (*norm_statistics)(const NormShape&, const T* x, ptrdiff_t begin, ptrdiff_t end, double* mean,
-                            double* var);
-    // y = (x - mean) * (inv_std * gamma) + beta; gamma and beta may be null.
-    void (*norm_apply)(const NormShape&, const T* x, ptrdiff_t begin, ptrdiff_t end, const T* mean,
-                       const T* inv_std, const T* gamma, const T* beta, T* y);
-    void (*norm_backward)(const NormShape&, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
-                          const NormSaved<T>&, const T* gamma, T* dx, T* dgamma, T* dbeta);
+    // Rows [begin, end). The mean and the sum of squares about it: of each column, or of each row.
+    void (*norm_moments)(const NormMatrix&, const T* x, ptrdiff_t begin, ptrdiff_t end, double* mean,
+                         double* m2);
+    // Takes into n moments of `seen` values those of `more` values.
+    void (*norm_merge)(ptrdiff_t n, double seen, double* mean, double* m2, double more,
+                       const double* other_mean, const double* other_m2);
+    void (*norm_apply)(const NormMatrix&, const T* x, ptrdiff_t begin, ptrdiff_t end,
+                       const NormCoefficients<T>&, bool relu, T* y);
+    // The sums of dy, and of dy (x - mean): of each column, or of each row.
+    void (*norm_products)(const NormMatrix&, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
+                          const NormCoefficients<T>&, bool relu, double* sum, double* product);
+    void (*norm_gradient)(const NormMatrix&, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
+                          const NormCoefficients<T>&, bool relu, bool statistics, T* dx);
 
     // The sum of the losses of rows [begin, end); dlogits (null: not wanted) is scaled by `scale`.
     double (*softmax_cross_entropy)(const T* logits, const int64_t* labels, ptrdiff_t classes,

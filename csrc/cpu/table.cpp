@@ -26,9 +26,11 @@ constexpr Kernels<T> kTable = {
     sum_of_squares<T>,
     activate<T>,
     activation_backward<T>,
-    norm_statistics<T>,
+    norm_moments<T>,
+    norm_merge,
     norm_apply<T>,
-    norm_backward<T>,
+    norm_products<T>,
+    norm_gradient<T>,
     softmax_cross_entropy<T>,
     squared_error<T>,
 };

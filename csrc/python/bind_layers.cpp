@@ -12,7 +12,6 @@ namespace pyoptim::python {
 namespace {
 
 using runtime::Activation;
-using runtime::NormShape;
 
 Activation activation_from(const std::optional<std::string>& name) {
     if (!name) return Activation::identity;
@@ -28,12 +27,6 @@ runtime::DenseShape dense_shape(const Array<T>& x, const Array<T>& weight, const
                 y.shape(0) == x.shape(0) && y.shape(1) == weight.shape(0),
             "x (batch, in), weight (out, in), y (batch, out)");
     return {x.shape(0), x.shape(1), weight.shape(0)};
-}
-
-template <class T>
-NormShape norm_shape(const Array<T>& x) {
-    require(x.ndim() == 3, "x (batch, channels, space)");
-    return {x.shape(0), x.shape(1), x.shape(2)};
 }
 
 template <class T>
@@ -77,43 +70,6 @@ void activation_backward(const std::string& kind, const Array<T>& dy, const Arra
 }
 
 template <class T>
-void norm_statistics(const Array<T>& x, Array<double> mean, Array<double> var) {
-    const NormShape shape = norm_shape(x);
-    require(mean.size() == shape.channels && var.size() == shape.channels, "mean and var (channels)");
-    double* out[] = {mean.mutable_data(), var.mutable_data()};
-    py::gil_scoped_release release;
-    runtime::norm_statistics(shape, x.data(), out[0], out[1]);
-}
-
-template <class T>
-void norm_apply(const Array<T>& x, const Array<T>& mean, const Array<T>& inv_std, const MaybeArray<T>& gamma,
-                const MaybeArray<T>& beta, Array<T> y) {
-    const NormShape shape = norm_shape(x);
-    require(mean.size() == shape.channels && inv_std.size() == shape.channels &&
-                has_size(gamma, shape.channels) && has_size(beta, shape.channels) && y.size() == x.size(),
-            "mean, inv_std, gamma, beta (channels), y as x");
-    T* out = y.mutable_data();
-    py::gil_scoped_release release;
-    runtime::norm_apply(shape, x.data(), mean.data(), inv_std.data(), data_or_null(gamma), data_or_null(beta),
-                        out);
-}
-
-template <class T>
-void norm_backward(const Array<T>& dy, const Array<T>& x, const Array<T>& mean, const Array<T>& inv_std,
-                   bool of_this_batch, const MaybeArray<T>& gamma, MaybeArray<T> dx, Array<T> dgamma,
-                   Array<T> dbeta) {
-    const NormShape shape = norm_shape(x);
-    require(dy.size() == x.size() && mean.size() == shape.channels && inv_std.size() == shape.channels &&
-                has_size(gamma, shape.channels) && has_size(dx, x.size()) &&
-                dgamma.size() == shape.channels && dbeta.size() == shape.channels,
-            "dy and dx as x; mean, inv_std, gamma, dgamma, dbeta (channels)");
-    T* out[] = {mutable_data_or_null(dx), dgamma.mutable_data(), dbeta.mutable_data()};
-    py::gil_scoped_release release;
-    runtime::norm_backward<T>(shape, dy.data(), x.data(), {mean.data(), inv_std.data(), of_this_batch},
-                              data_or_null(gamma), out[0], out[1], out[2]);
-}
-
-template <class T>
 double softmax_cross_entropy(const Array<T>& logits, const Array<std::int64_t>& labels,
                              MaybeArray<T> dlogits) {
     require(logits.ndim() == 2 && logits.shape(0) > 0 && labels.size() == logits.shape(0) &&
@@ -149,11 +105,6 @@ void bind_for(py::module_& m) {
           a("dweight"), a("dbias").none(true));
     m.def("activation_forward", &activation_forward<T>, py::arg("kind"), a("x"), a("y"));
     m.def("activation_backward", &activation_backward<T>, py::arg("kind"), a("dy"), a("y"), a("dx"));
-    m.def("norm_statistics", &norm_statistics<T>, a("x"), a("mean"), a("var"));
-    m.def("norm_apply", &norm_apply<T>, a("x"), a("mean"), a("inv_std"), a("gamma").none(true),
-          a("beta").none(true), a("y"));
-    m.def("norm_backward", &norm_backward<T>, a("dy"), a("x"), a("mean"), a("inv_std"),
-          py::arg("of_this_batch"), a("gamma").none(true), a("dx").none(true), a("dgamma"), a("dbeta"));
     m.def("softmax_cross_entropy", &softmax_cross_entropy<T>, a("logits"), a("labels"),
           a("dlogits").none(true));
     m.def("squared_error", &squared_error<T>, a("prediction"), a("target"), a("dprediction").none(true));

@@ -41,7 +41,8 @@ std::string describe(const Layer& layer) {
             << runtime::shortest(layer.eps) << R"(, "momentum": )"
             << (layer.momentum < 0 ? "null" : runtime::shortest(layer.momentum)) << R"(, "affine": )"
             << flag(layer.affine) << R"(, "track_running_stats": )" << flag(layer.track_running_stats)
-            << R"(, "running_var": )" << (layer.unbiased ? R"("unbiased")" : R"("biased")") << "}";
+            << R"(, "running_var": )" << (layer.unbiased ? R"("unbiased")" : R"("biased")")
+            << R"(, "activation": )" << (layer.activation.empty() ? "null" : quoted(layer.activation)) << "}";
     } else if (layer.type == "Rescale") {
         out << R"({"type": "Rescale", "scale": )" << runtime::shortest(layer.scale) << R"(, "shift": )"
             << runtime::shortest(layer.shift) << "}";
@@ -81,6 +82,8 @@ Layer layer_from(const Json& given) {
         layer.affine = given.at("affine", Kind::boolean).boolean;
         layer.track_running_stats = given.at("track_running_stats", Kind::boolean).boolean;
         layer.unbiased = given.at("running_var", Kind::text).text == "unbiased";
+        const Json* const name = given.find("activation");  // older files have none
+        if (name != nullptr && name->kind == Kind::text) layer.activation = name->text;
     } else if (layer.type == "Rescale") {
         layer.scale = given.at("scale", Kind::number).number;
         layer.shift = given.at("shift", Kind::number).number;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "runtime/layers.hpp"
+#include "runtime/norm.hpp"
 #include "runtime/parallel.hpp"
 #include "runtime/reduce.hpp"
 
@@ -50,7 +51,7 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t c
     inv_std_.resize(count);
     unused_.resize(count);
     of_this_batch_.resize(count);
-    std::size_t widest = outputs(), channels = 0;
+    std::size_t widest = outputs();
     for (std::size_t i = count; i-- > 0;) {
         const LayerView<T>& layer = layers_[i];
         outputs_[i].resize(capacity * static_cast<std::size_t>(layer.out));
@@ -60,13 +61,11 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t c
             mean_[i].resize(c);
             inv_std_[i].resize(c);
             if (layer.weight == nullptr) unused_[i].resize(2 * c);
-            channels = std::max(channels, c);
         }
     }
     for (std::size_t i = first_trainable_; i < count; ++i) {
         widest = std::max(widest, static_cast<std::size_t>(layers_[i].out));
     }
-    statistics_.resize(2 * channels);
     gradient_.resize(capacity * widest);
     other_gradient_.resize(capacity * widest);
     input_.resize(capacity * inputs());
@@ -113,43 +112,21 @@ const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t
     return input_.data();
 }
 
-// As pyoptim/ops.py's norm_forward: running statistics are updated in T, all else in double.
 template <class T>
 void Engine<T>::norm_forward(std::size_t i, const T* x, std::size_t n, bool training) {
     const LayerView<T>& layer = layers_[i];
-    const NormShape shape = norm_shape(layer, n);
-    const auto channels = static_cast<std::size_t>(layer.channels);
-    double* const mean = statistics_.data();
-    double* const var = mean + channels;
-    const bool of_this_batch = training || layer.running_mean == nullptr;
-    if (of_this_batch) {
-        norm_statistics(shape, x, mean, var);
-        if (training && layer.running_mean != nullptr) {
-            const auto count = static_cast<double>(shape.batch * shape.space);
-            const double momentum =
-                layer.momentum >= 0 ? layer.momentum : 1.0 / static_cast<double>(*layer.tracked + 1);
-            const T kept = static_cast<T>(1 - momentum);
-            for (std::size_t c = 0; c < channels; ++c) {
-                const double seen = layer.unbiased ? var[c] * (count / (count - 1)) : var[c];
-                T& running_mean = layer.running_mean[c];
-                T& running_var = layer.running_var[c];
-                running_mean = static_cast<T>(static_cast<double>(kept * running_mean) + momentum * mean[c]);
-                running_var = static_cast<T>(static_cast<double>(kept * running_var) + momentum * seen);
-            }
-            ++*layer.tracked;
-        }
-    } else {
-        for (std::size_t c = 0; c < channels; ++c) {
-            mean[c] = layer.running_mean[c];
-            var[c] = layer.running_var[c];
-        }
+    const bool tracks = layer.running_mean != nullptr;
+    double momentum = layer.momentum;
+    if (training && tracks) {
+        if (momentum < 0) momentum = 1.0 / static_cast<double>(*layer.tracked + 1);
+        ++*layer.tracked;
     }
-    for (std::size_t c = 0; c < channels; ++c) {
-        mean_[i][c] = static_cast<T>(mean[c]);
-        inv_std_[i][c] = static_cast<T>(1 / std::sqrt(var[c] + layer.eps));
-    }
-    of_this_batch_[i] = of_this_batch;
-    norm_apply(shape, x, mean_[i].data(), inv_std_[i].data(), layer.weight, layer.bias, outputs_[i].data());
+    of_this_batch_[i] = training || !tracks;
+    const NormOptions options{momentum, layer.eps, training, layer.unbiased,
+                              layer.activation == Activation::relu};
+    runtime::norm_forward<T>(norm_shape(layer, n), x, {layer.weight, layer.bias},
+                             {layer.running_mean, layer.running_var}, options, outputs_[i].data(),
+                             mean_[i].data(), inv_std_[i].data());
 }
 
 template <class T>
@@ -203,9 +180,10 @@ void Engine<T>::backward(const T* input, std::size_t n) {
                 break;
             case LayerKind::batch_norm: {
                 T* const unused = unused_[i].data();
-                norm_backward<T>(norm_shape(layer, n), dy, x,
-                                 {mean_[i].data(), inv_std_[i].data(), of_this_batch_[i]}, layer.weight, dx,
-                                 layer.weight != nullptr ? layer.dweight : unused,
+                norm_backward<T>(norm_shape(layer, n), dy, x, {layer.weight, layer.bias},
+                                 {mean_[i].data(), inv_std_[i].data(), of_this_batch_[i],
+                                  layer.activation == Activation::relu},
+                                 dx, layer.weight != nullptr ? layer.dweight : unused,
                                  layer.weight != nullptr ? layer.dbias : unused + layer.channels);
                 std::swap(dy, other);
                 break;

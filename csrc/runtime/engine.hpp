@@ -96,7 +96,6 @@ class Engine {
     std::size_t first_trainable_;
     std::vector<std::vector<T>> outputs_;                  // of each layer
     std::vector<std::vector<T>> mean_, inv_std_, unused_;  // of each batch norm
-    std::vector<double> statistics_;
     std::vector<T> input_, targets_, gradient_, other_gradient_;
     std::vector<std::int64_t> labels_;
     std::vector<bool> of_this_batch_;

@@ -68,14 +68,6 @@ void split(std::size_t n, std::size_t work, std::size_t grain, std::size_t unit,
     });
 }
 
-std::size_t volume(const NormShape& s) { return static_cast<std::size_t>(s.batch * s.channels * s.space); }
-
-template <class Body>
-void split_channels(const NormShape& shape, Body body) {
-    const std::size_t unit = shape.space == 1 ? kLine : 1;
-    split(static_cast<std::size_t>(shape.channels), volume(shape), kGrain, unit, body);
-}
-
 }  // namespace
 
 template <class T>
@@ -116,29 +108,6 @@ void activation_backward(Activation kind, std::size_t n, const T* dy, const T* y
 }
 
 template <class T>
-void norm_statistics(const NormShape& shape, const T* x, double* mean, double* var) {
-    split_channels(shape, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-        kernels<T>().norm_statistics(shape, x, begin, end, mean, var);
-    });
-}
-
-template <class T>
-void norm_apply(const NormShape& shape, const T* x, const T* mean, const T* inv_std, const T* gamma,
-                const T* beta, T* y) {
-    split_channels(shape, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-        kernels<T>().norm_apply(shape, x, begin, end, mean, inv_std, gamma, beta, y);
-    });
-}
-
-template <class T>
-void norm_backward(const NormShape& shape, const T* dy, const T* x, const NormSaved<T>& saved, const T* gamma,
-                   T* dx, T* dgamma, T* dbeta) {
-    split_channels(shape, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-        kernels<T>().norm_backward(shape, dy, x, begin, end, saved, gamma, dx, dgamma, dbeta);
-    });
-}
-
-template <class T>
 double softmax_cross_entropy(std::ptrdiff_t batch, std::ptrdiff_t classes, const T* logits,
                              const std::int64_t* labels, T* dlogits) {
     const auto n = static_cast<std::size_t>(batch);
@@ -169,10 +138,6 @@ double squared_error(std::size_t n, const T* prediction, const T* target, T* dpr
     template void dense_backward<T>(const DenseShape&, const T*, const T*, const T*, T*, T*, T*);           \
     template void activation_forward<T>(Activation, std::size_t, const T*, T*);                             \
     template void activation_backward<T>(Activation, std::size_t, const T*, const T*, T*);                  \
-    template void norm_statistics<T>(const NormShape&, const T*, double*, double*);                         \
-    template void norm_apply<T>(const NormShape&, const T*, const T*, const T*, const T*, const T*, T*);    \
-    template void norm_backward<T>(const NormShape&, const T*, const T*, const NormSaved<T>&, const T*, T*, \
-                                   T*, T*);                                                                 \
     template double softmax_cross_entropy<T>(std::ptrdiff_t, std::ptrdiff_t, const T*, const std::int64_t*, \
                                              T*);                                                           \
     template double squared_error<T>(std::size_t, const T*, const T*, T*);

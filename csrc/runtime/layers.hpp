@@ -10,8 +10,6 @@
 namespace pyoptim::runtime {
 
 using cpu::Activation;
-using cpu::NormSaved;
-using cpu::NormShape;
 
 struct DenseShape {
     std::ptrdiff_t batch, in, out;
@@ -30,16 +28,6 @@ void activation_forward(Activation, std::size_t n, const T* x, T* y);  // x may 
 // dy and the forward's output y give dx; dx may be dy.
 template <class T>
 void activation_backward(Activation, std::size_t n, const T* dy, const T* y, T* dx);
-
-// mean and var (biased) per channel
-template <class T>
-void norm_statistics(const NormShape&, const T* x, double* mean, double* var);
-template <class T>
-void norm_apply(const NormShape&, const T* x, const T* mean, const T* inv_std, const T* gamma, const T* beta,
-                T* y);
-template <class T>
-void norm_backward(const NormShape&, const T* dy, const T* x, const NormSaved<T>&, const T* gamma, T* dx,
-                   T* dgamma, T* dbeta);
 
 // Means over the batch (squared_error: over all elements); the gradient of the mean, unless null.
 template <class T>

@@ -97,6 +97,10 @@ Network<T>::Impl::Impl(const std::vector<Layer>& given) : layers(given) {
             view.eps = layer.eps;
             view.momentum = layer.momentum;
             view.unbiased = layer.unbiased;
+            view.activation = runtime::activation_named(layer.activation);
+            if (!layer.activation.empty() && layer.activation != "relu") {
+                refuse(label + " has the activation '" + layer.activation + "', expected relu or none");
+            }
             if (layer.affine) total += static_cast<std::size_t>(2 * layer.in);
         } else if (layer.type == "Activation") {
             view.kind = runtime::LayerKind::activation;

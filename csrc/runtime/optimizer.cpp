@@ -136,9 +136,10 @@ std::unique_ptr<Optimizer<T>> make_optimizer(const std::string& name, std::size_
 #define X(Class, text) \
     if (name == text) return std::make_unique<Class<T>>(size);
     X(SGD, "sgd")
-    X(Adagrad, "adagrad") X(RMSprop, "rmsprop") X(Adadelta, "adadelta") X(Adam, "adam") X(AdamW, "adamw")
-        X(AMSGrad, "amsgrad") X(Adamax, "adamax") X(NAdam, "nadam") X(RAdam, "radam") X(Lion, "lion")
-            X(Rprop, "rprop") X(ASGD, "asgd")
+    X(Adagrad, "adagrad")
+    X(RMSprop, "rmsprop") X(Adadelta, "adadelta") X(Adam, "adam") X(AdamW, "adamw") X(AMSGrad, "amsgrad")
+        X(Adamax, "adamax") X(NAdam, "nadam") X(RAdam, "radam") X(Lion, "lion") X(Rprop, "rprop")
+            X(ASGD, "asgd")
 #undef X
                 throw std::invalid_argument("there is no optimizer named '" + name + "'");
 }

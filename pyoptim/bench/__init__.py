@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.sizes or (_QUICK_SIZES if arguments.quick else _SIZES),
         arguments.dtype,
         arguments.against or ("numpy", "torch")[: 1 + has_torch],
-        arguments.optimizers or tuple(optimizers.KINDS),
+        arguments.optimizers or optimizers.NAMES,
     )
     known = machine.describe()
     if "torch" in options.peers:
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "pyoptim bench", description="Time the kernels against NumPy and PyTorch."
     )
     parser.add_argument("--sizes", type=_sizes, help="elements; default: 1e3,1e4,1e5,1e6,1e7,5e7")
-    names = list(optimizers.KINDS)
+    names = optimizers.NAMES
     parser.add_argument("--optimizers", type=_some_of(names), help=f"default: {','.join(names)}")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--threads", type=int, help="of pyoptim and PyTorch; default: all processors")

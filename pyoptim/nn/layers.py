@@ -153,13 +153,15 @@ class BatchNorm(Layer):
         Without, evaluation uses the batch's statistics too.
     running_var : {"unbiased", "biased"}
         What the running variance averages; "biased" is Keras's and TensorFlow's.
+    activation : {None, "relu"}
+        Fused into the layer.
 
     Notes
     -----
     Training needs more than one value per channel.
     """
 
-    arguments = ("features", "eps", "momentum", "affine", "track_running_stats", "running_var")
+    arguments = ("features", "eps", "momentum", "affine", "track_running_stats", "running_var", "activation")
 
     def __init__(
         self,
@@ -169,6 +171,7 @@ class BatchNorm(Layer):
         affine: bool = True,
         track_running_stats: bool = True,
         running_var: str = "unbiased",
+        activation: str | None = None,
     ) -> None:
         super().__init__()
         check_count("features", features)
@@ -181,7 +184,8 @@ class BatchNorm(Layer):
         self.features, self.eps = int(features), float(eps)
         self.momentum = None if momentum is None else float(momentum)
         self.affine, self.track_running_stats = bool(affine), bool(track_running_stats)
-        self.running_var = running_var
+        ops.check_norm_activation(activation)
+        self.running_var, self.activation = running_var, activation
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight": (self.features,), "bias": (self.features,)} if self.affine else {}
@@ -212,15 +216,19 @@ class BatchNorm(Layer):
         tracked = self.buffers.get("num_batches_tracked")
         if momentum is None:
             momentum = 1.0 / (int(tracked) + 1) if tracked is not None else 0.0
+        if training or tracked is None:
+            ops.check_count(x3)
         self._saved = ops.norm_forward(
             x3,
             self.parameters.get("weight"),
             self.parameters.get("bias"),
-            (self.buffers.get("running_mean"), self.buffers.get("running_var")),
+            self.buffers.get("running_mean"),
+            self.buffers.get("running_var"),
             training,
             momentum,
             self.eps,
             self.running_var == "unbiased",
+            self.activation is not None,
             y.reshape(x3.shape),
         )
         if training and tracked is not None:
@@ -229,15 +237,19 @@ class BatchNorm(Layer):
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
-        x = self._x
+        x, saved = self._x, self._saved
         dx = np.empty_like(dy) if need_dx else None
         unused = None if self.affine else np.empty((2, self.features), x.dtype)
         dgamma, dbeta = (self.gradients["weight"], self.gradients["bias"]) if unused is None else unused
         backends.current().norm_backward(
             dy.reshape(x.shape),
             x,
-            *self._saved,
             self.parameters.get("weight"),
+            self.parameters.get("bias"),
+            saved.mean,
+            saved.inv_std,
+            saved.of_this_batch,
+            self.activation is not None,
             None if dx is None else dx.reshape(x.shape),
             dgamma,
             dbeta,

@@ -28,7 +28,7 @@ struct Layer {
     std::string type;  ///< the Python class: "Dense", "BatchNorm", "Activation", "Flatten", "Rescale"
     std::ptrdiff_t in = 0, out = 0;
     bool bias = true;
-    std::string activation;  ///< "relu", "sigmoid", "tanh"; "": none
+    std::string activation;  ///< "relu", "sigmoid", "tanh"; "": none. Of BatchNorm: "relu" or none
     std::string init = "glorot";
     double eps = 1e-5, momentum = 0.1;  ///< momentum < 0: the cumulative mean
     bool affine = true, track_running_stats = true, unbiased = true;
