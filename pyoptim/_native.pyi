@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Engine32', 'Engine64', 'PackedStepper', 'Stepper', 'activation_backward', 'activation_forward', 'coefficients', 'common_coefficients', 'dense_backward', 'dense_forward', 'get_num_threads', 'instruction_set', 'instruction_sets', 'norm_backward', 'norm_forward', 'openmp', 'rules', 'set_num_threads', 'softmax_cross_entropy', 'squared_error', 'stream_update', 'sum_of_squares', 'use_instruction_set']
+__all__: list[str] = ['Engine32', 'Engine64', 'PackedStepper', 'Stepper', 'activation_backward', 'activation_forward', 'coefficients', 'common_coefficients', 'dense_backward', 'dense_forward', 'get_num_threads', 'instruction_set', 'instruction_sets', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'rules', 'set_num_threads', 'softmax_cross_entropy', 'squared_error', 'stream_update', 'sum_of_squares', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
@@ -80,10 +80,10 @@ def coefficients(name: str, options: collections.abc.Mapping[str, typing.Support
     The rule of an optimizer of the C++ API, and its coefficients at the first steps.
     """
 @typing.overload
-def dense_backward(dz: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], dx: numpy.typing.NDArray[numpy.float32] | None, dweight: numpy.typing.NDArray[numpy.float32], dbias: numpy.typing.NDArray[numpy.float32] | None) -> None:
+def dense_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32] | None, activation: str | None, dx: numpy.typing.NDArray[numpy.float32] | None, dweight: numpy.typing.NDArray[numpy.float32], dbias: numpy.typing.NDArray[numpy.float32] | None) -> None:
     ...
 @typing.overload
-def dense_backward(dz: numpy.typing.NDArray[numpy.float64], x: numpy.typing.NDArray[numpy.float64], weight: numpy.typing.NDArray[numpy.float64], dx: numpy.typing.NDArray[numpy.float64] | None, dweight: numpy.typing.NDArray[numpy.float64], dbias: numpy.typing.NDArray[numpy.float64] | None) -> None:
+def dense_backward(dy: numpy.typing.NDArray[numpy.float64], x: numpy.typing.NDArray[numpy.float64], weight: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64] | None, activation: str | None, dx: numpy.typing.NDArray[numpy.float64] | None, dweight: numpy.typing.NDArray[numpy.float64], dbias: numpy.typing.NDArray[numpy.float64] | None) -> None:
     ...
 @typing.overload
 def dense_forward(x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], bias: numpy.typing.NDArray[numpy.float32] | None, activation: str | None, y: numpy.typing.NDArray[numpy.float32]) -> None:
@@ -98,6 +98,10 @@ def instruction_set() -> str:
 def instruction_sets() -> list[str]:
     """
     Those that run here, best first.
+    """
+def multiply_add(dtype: str, n: typing.SupportsInt | typing.SupportsIndex) -> float:
+    """
+    n rounds of multiply-adds in the registers of all threads; returns the number of operations.
     """
 @typing.overload
 def norm_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], gamma: numpy.typing.NDArray[numpy.float32] | None, beta: numpy.typing.NDArray[numpy.float32] | None, mean: numpy.typing.NDArray[numpy.float32], inv_std: numpy.typing.NDArray[numpy.float32], of_this_batch: bool, relu: bool, dx: numpy.typing.NDArray[numpy.float32] | None, dgamma: numpy.typing.NDArray[numpy.float32], dbeta: numpy.typing.NDArray[numpy.float32]) -> None:

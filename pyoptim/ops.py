@@ -76,17 +76,15 @@ def dense_backward(
     """
     x, weight = _check_dense(x, weight)
     check_activation(activation)
-    dz = check_like("dy", dy, (x.shape[0], weight.shape[0]), x.dtype, " as the output")
-    backend = backends.current()
+    dy = check_like("dy", dy, (x.shape[0], weight.shape[0]), x.dtype, " as the output")
     if activation is not None:
         if y is None:
             raise ValueError(f"y is None, expected the forward pass's output for {activation}")
-        y = check_like("y", y, dz.shape, x.dtype, " as the output")
-        gradient, dz = dz, np.empty_like(y)
-        backend.activation_backward(activation, gradient, y, dz)
+        y = check_like("y", y, dy.shape, x.dtype, " as the output")
     dx, dweight = np.empty_like(x), np.empty_like(weight)
     dbias = np.empty(weight.shape[0], x.dtype)
-    backend.dense_backward(dz, x, weight, dx, dweight, dbias)
+    saved = None if activation is None else y
+    backends.current().dense_backward(dy, x, weight, saved, activation, dx, dweight, dbias)
     return dx, dweight, dbias
 
 

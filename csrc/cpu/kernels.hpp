@@ -23,21 +23,24 @@ inline constexpr int kMaxStates = 4;
 
 enum class Activation : int { identity, relu, sigmoid, tanh };
 
-// A dense (rows, cols) operand with arbitrary strides, so that one product serves A B, A^T B and A B^T.
+// y (m, n) = x (m, k) * w (n, k)^T + bias (n), all row-major
 template <class T>
-struct Matrix {
-    const T* data;
-    ptrdiff_t row_stride, col_stride;
+struct Dots {
+    ptrdiff_t n, k;
+    const T *x, *w, *bias;  // bias may be null
+    T* y;
+    bool relu;  // of that
 };
 
-// y (m, n) = activation(a (m, k) * b (k, n) + bias (n)), row-major y with n columns.
+// y (m, n) = a (m, k) * b (k, n), y row-major; a has any strides, b those of its rows.
 template <class T>
 struct Product {
-    ptrdiff_t m, n, k;
-    Matrix<T> a, b;
+    ptrdiff_t n, k;
+    const T* a;
+    ptrdiff_t a_row, a_col;
+    const T* b;
+    ptrdiff_t b_row;
     T* y;
-    const T* bias;  // null: none
-    Activation activation;
 };
 
 // A row-major matrix whose channels are its columns, or, where `channels` is not 0, row r is of channel
@@ -57,11 +60,13 @@ struct Kernels {
     // state: one pointer per state of the rule; coefficients: Common's, then the rule's.
     void (*step[kRuleCount])(size_t n, T* param, const T* grad, T* const* state, const T* coefficients);
 
-    // The rows [row_begin, row_end) and columns [col_begin, col_end) of a product.
+    // The rows [row_begin, row_end) and columns [col_begin, col_end) of a result.
+    void (*dots)(const Dots<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
+                 ptrdiff_t col_end);
     void (*product)(const Product<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
                     ptrdiff_t col_end, T* scratch);
-    size_t product_scratch;          // elements of scratch, per thread
-    ptrdiff_t tile_rows, tile_cols;  // a product is best split at multiples of these
+    size_t product_scratch;                    // elements of scratch, per thread
+    ptrdiff_t dot_cols, tile_rows, tile_cols;  // results are best split at multiples of these
 
     // out[j] = sum over rows of x[row, j], for j in [begin, end)
     void (*column_sum)(const T* x, ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t begin, ptrdiff_t end, T* out);
@@ -90,6 +95,9 @@ struct Kernels {
                                     ptrdiff_t begin, ptrdiff_t end, T scale, T* dlogits);
     // The sum of the squared differences; its derivative likewise.
     double (*squared_error)(size_t n, const T* prediction, const T* target, T scale, T* dprediction);
+
+    // n rounds of multiply-adds in registers; returns the number of operations.
+    double (*multiply_add)(size_t n, T x);
 };
 
 // How values that are computed in float are kept: see storage.hpp.

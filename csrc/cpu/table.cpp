@@ -18,8 +18,10 @@ constexpr Kernels<T> kTable = {
         PYOPTIM_FOR_EACH_RULE(X)
 #undef X
     },
+    dots<T>,
     product<T>,
     kProductScratch<T>,
+    Tile<T>::dot_cols,
     Tile<T>::rows,
     Tile<T>::cols,
     column_sum<T>,
@@ -33,6 +35,7 @@ constexpr Kernels<T> kTable = {
     norm_gradient<T>,
     softmax_cross_entropy<T>,
     squared_error<T>,
+    multiply_add<T>,
 };
 }  // namespace
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "python/arrays.hpp"
+#include "runtime/dense.hpp"
 #include "runtime/layers.hpp"
 
 namespace pyoptim::python {
@@ -41,14 +42,20 @@ void dense_forward(const Array<T>& x, const Array<T>& weight, const MaybeArray<T
 }
 
 template <class T>
-void dense_backward(const Array<T>& dz, const Array<T>& x, const Array<T>& weight, MaybeArray<T> dx,
-                    Array<T> dweight, MaybeArray<T> dbias) {
-    const auto shape = dense_shape(x, weight, dz);
-    require(has_size(dx, x.size()) && dweight.size() == weight.size() && has_size(dbias, shape.out),
-            "dx as x, dweight as weight, dbias (out)");
-    T* out[] = {mutable_data_or_null(dx), dweight.mutable_data(), mutable_data_or_null(dbias)};
+void dense_backward(const Array<T>& dy, const Array<T>& x, const Array<T>& weight, const MaybeArray<T>& y,
+                    const std::optional<std::string>& activation, MaybeArray<T> dx, Array<T> dweight,
+                    MaybeArray<T> dbias) {
+    const auto shape = dense_shape(x, weight, dy);
+    require(has_size(dx, x.size()) && dweight.size() == weight.size() && has_size(dbias, shape.out) &&
+                has_size(y, dy.size()),
+            "dx as x, dweight as weight, dbias (out), y as dy");
+    const Activation kind = activation_from(activation);
+    require(y || kind == Activation::identity, "an activation and its output y");
+    const runtime::DenseInputs<T> of = {dy.data(), x.data(), weight.data(), data_or_null(y), kind};
+    const runtime::DenseGradients<T> to = {mutable_data_or_null(dx), dweight.mutable_data(),
+                                           mutable_data_or_null(dbias)};
     py::gil_scoped_release release;
-    runtime::dense_backward(shape, dz.data(), x.data(), weight.data(), out[0], out[1], out[2]);
+    runtime::dense_backward(shape, of, to);
 }
 
 template <class T>
@@ -101,8 +108,8 @@ void bind_for(py::module_& m) {
     const auto a = [](const char* name) { return py::arg(name).noconvert(); };
     m.def("dense_forward", &dense_forward<T>, a("x"), a("weight"), a("bias").none(true),
           py::arg("activation").none(true), a("y"));
-    m.def("dense_backward", &dense_backward<T>, a("dz"), a("x"), a("weight"), a("dx").none(true),
-          a("dweight"), a("dbias").none(true));
+    m.def("dense_backward", &dense_backward<T>, a("dy"), a("x"), a("weight"), a("y").none(true),
+          py::arg("activation").none(true), a("dx").none(true), a("dweight"), a("dbias").none(true));
     m.def("activation_forward", &activation_forward<T>, py::arg("kind"), a("x"), a("y"));
     m.def("activation_backward", &activation_backward<T>, py::arg("kind"), a("dy"), a("y"), a("dx"));
     m.def("softmax_cross_entropy", &softmax_cross_entropy<T>, a("logits"), a("labels"),

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "runtime/dense.hpp"
 #include "runtime/layers.hpp"
 #include "runtime/norm.hpp"
 #include "runtime/parallel.hpp"
@@ -138,7 +139,8 @@ void Engine<T>::forward(const T* x, std::size_t n, bool training) {
         T* const y = outputs_[i].data();
         switch (layer.kind) {
             case LayerKind::dense:
-                dense_forward({batch, layer.in, layer.out}, x, layer.weight, layer.bias, layer.activation, y);
+                dense_forward<T>({batch, layer.in, layer.out}, x, layer.weight, layer.bias, layer.activation,
+                                 y);
                 break;
             case LayerKind::activation:
                 activation_forward(layer.activation, size, x, y);
@@ -168,11 +170,8 @@ void Engine<T>::backward(const T* input, std::size_t n) {
         T* const dx = i > first_trainable_ ? other : nullptr;
         switch (layer.kind) {
             case LayerKind::dense:
-                if (layer.activation != Activation::identity) {
-                    activation_backward(layer.activation, size, dy, y, dy);
-                }
-                dense_backward({batch, layer.in, layer.out}, dy, x, layer.weight, dx, layer.dweight,
-                               layer.dbias);
+                dense_backward<T>({batch, layer.in, layer.out}, {dy, x, layer.weight, y, layer.activation},
+                                  {dx, layer.dweight, layer.dbias});
                 std::swap(dy, other);
                 break;
             case LayerKind::activation:

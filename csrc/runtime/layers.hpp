@@ -11,18 +11,6 @@ namespace pyoptim::runtime {
 
 using cpu::Activation;
 
-struct DenseShape {
-    std::ptrdiff_t batch, in, out;
-};
-
-// y (batch, out) = activation(x (batch, in) * weight (out, in)^T + bias (out)); bias may be null
-template <class T>
-void dense_forward(const DenseShape&, const T* x, const T* weight, const T* bias, Activation, T* y);
-
-// dz (batch, out) is the gradient before the activation. dx and dbias may be null.
-template <class T>
-void dense_backward(const DenseShape&, const T* dz, const T* x, const T* weight, T* dx, T* dweight, T* dbias);
-
 template <class T>
 void activation_forward(Activation, std::size_t n, const T* x, T* y);  // x may be y
 // dy and the forward's output y give dx; dx may be dy.

@@ -12,7 +12,6 @@ import numpy as np
 
 from .._arrays import Array
 from . import reference
-from .reference import dense_backward
 
 __all__ = [
     "activation_backward",
@@ -83,6 +82,23 @@ def dense_forward(x: Array, weight: Array, bias: Array | None, activation: str |
     reference.dense_forward(x, weight, bias, None, y)
     if activation is not None:
         activation_forward(activation, y, y)
+
+
+def dense_backward(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    y: Array | None,
+    activation: str | None,
+    dx: Array | None,
+    dweight: Array,
+    dbias: Array | None,
+) -> None:
+    dz = dy
+    if activation is not None and y is not None:
+        dz = np.empty_like(dy)
+        activation_backward(activation, dy, y, dz)
+    reference.dense_backward(dz, x, weight, None, None, dx, dweight, dbias)
 
 
 @_jit

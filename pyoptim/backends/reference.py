@@ -89,9 +89,20 @@ def dense_forward(x: Array, weight: Array, bias: Array | None, activation: str |
 
 
 def dense_backward(
-    dz: Array, x: Array, weight: Array, dx: Array | None, dweight: Array, dbias: Array | None
+    dy: Array,
+    x: Array,
+    weight: Array,
+    y: Array | None,
+    activation: str | None,
+    dx: Array | None,
+    dweight: Array,
+    dbias: Array | None,
 ) -> None:
-    """From the gradient dz (batch, out) before the activation."""
+    """From dy (batch, out) and, where there is an activation, the output y."""
+    dz = dy
+    if activation is not None and y is not None:
+        dz = np.empty_like(dy)
+        activation_backward(activation, dy, y, dz)
     np.matmul(dz.T, x, out=dweight)
     if dx is not None:
         np.matmul(dz, weight, out=dx)

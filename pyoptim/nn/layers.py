@@ -118,17 +118,13 @@ class Dense(Layer):
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
-        backend = backends.current()
-        if self.activation is not None:
-            dz = np.empty_like(dy)
-            backend.activation_backward(self.activation, dy, self._y, dz)
-        else:
-            dz = dy
         dx = np.empty_like(self._x) if need_dx else None
-        backend.dense_backward(
-            dz,
+        backends.current().dense_backward(
+            dy,
             self._x,
             self.parameters["weight"],
+            self._y,
+            self.activation,
             dx,
             self.gradients["weight"],
             self.gradients.get("bias"),
