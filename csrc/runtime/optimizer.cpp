@@ -133,15 +133,20 @@ void Optimizer<T>::step(T* param, const T* grad) {
 
 template <class T>
 std::unique_ptr<Optimizer<T>> make_optimizer(const std::string& name, std::size_t size) {
-#define X(Class, text) \
-    if (name == text) return std::make_unique<Class<T>>(size);
-    X(SGD, "sgd")
-    X(Adagrad, "adagrad")
-    X(RMSprop, "rmsprop") X(Adadelta, "adadelta") X(Adam, "adam") X(AdamW, "adamw") X(AMSGrad, "amsgrad")
-        X(Adamax, "adamax") X(NAdam, "nadam") X(RAdam, "radam") X(Lion, "lion") X(Rprop, "rprop")
-            X(ASGD, "asgd")
-#undef X
-                throw std::invalid_argument("there is no optimizer named '" + name + "'");
+    if (name == "sgd") return std::make_unique<SGD<T>>(size);
+    if (name == "adagrad") return std::make_unique<Adagrad<T>>(size);
+    if (name == "rmsprop") return std::make_unique<RMSprop<T>>(size);
+    if (name == "adadelta") return std::make_unique<Adadelta<T>>(size);
+    if (name == "adam") return std::make_unique<Adam<T>>(size);
+    if (name == "adamw") return std::make_unique<AdamW<T>>(size);
+    if (name == "amsgrad") return std::make_unique<AMSGrad<T>>(size);
+    if (name == "adamax") return std::make_unique<Adamax<T>>(size);
+    if (name == "nadam") return std::make_unique<NAdam<T>>(size);
+    if (name == "radam") return std::make_unique<RAdam<T>>(size);
+    if (name == "lion") return std::make_unique<Lion<T>>(size);
+    if (name == "rprop") return std::make_unique<Rprop<T>>(size);
+    if (name == "asgd") return std::make_unique<ASGD<T>>(size);
+    throw std::invalid_argument("there is no optimizer named '" + name + "'");
 }
 
 #define X(T)                     \
