@@ -36,15 +36,17 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import averages, callbacks, datasets, gradients, metrics, nn, ops, schedules, torch, transforms
-    from .config import show_config
+    from .config import cmake_dir, include_dir, show_config
     from .trainer import History, Trainer
 
 # Imported when first used, so that `import pyoptim` costs no more than the optimizers.
 _LAZY = {
     "averages": "averages",
     "callbacks": "callbacks",
+    "cmake_dir": "config",
     "datasets": "datasets",
     "gradients": "gradients",
+    "include_dir": "config",
     "metrics": "metrics",
     "nn": "nn",
     "ops": "ops",
@@ -81,9 +83,11 @@ __all__ = [
     "available_backends",
     "averages",
     "callbacks",
+    "cmake_dir",
     "datasets",
     "get_num_threads",
     "gradients",
+    "include_dir",
     "metrics",
     "nn",
     "ops",

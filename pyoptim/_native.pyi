@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Engine32', 'Engine64', 'PackedStepper', 'Stepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'common_coefficients', 'dense_backward', 'dense_forward', 'get_num_threads', 'instruction_set', 'instruction_sets', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'squared_error', 'stream_update', 'sum_of_squares', 'use_instruction_set']
+__all__: list[str] = ['Engine32', 'Engine64', 'PackedStepper', 'Stepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'coefficients', 'common_coefficients', 'dense_backward', 'dense_forward', 'get_num_threads', 'instruction_set', 'instruction_sets', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'squared_error', 'stream_update', 'sum_of_squares', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
@@ -78,6 +78,10 @@ def activation_forward(kind: str, x: numpy.typing.NDArray[numpy.float64], y: num
 def activation_kinds() -> tuple[list[str], list[str]]:
     """
     The names of the activations that keep their output, and of those that keep their input.
+    """
+def coefficients(name: str, options: collections.abc.Mapping[str, typing.SupportsFloat | typing.SupportsIndex], steps: typing.SupportsInt | typing.SupportsIndex) -> tuple[str, list[list[float]]]:
+    """
+    The rule of an optimizer of the C++ API, and its coefficients at the first steps.
     """
 @typing.overload
 def dense_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32] | None, activation: str | None, dx: numpy.typing.NDArray[numpy.float32] | None, dweight: numpy.typing.NDArray[numpy.float32], dbias: numpy.typing.NDArray[numpy.float32] | None) -> None:

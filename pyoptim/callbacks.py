@@ -431,11 +431,11 @@ class ActivationStatistics(Callback):
 
     @property
     def steps(self) -> list[int]:
-        return [int(step) for step in self._measured]
+        return sorted(map(int, self._measured))
 
     @property
     def values(self) -> list[Array]:
-        return list(self._measured.values())
+        return [self._measured[str(step)] for step in self.steps]
 
     @property
     def acts_on_batches(self) -> bool:

@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pyoptim", description=__doc__)
     parser.add_argument("--version", action="version", version=f"pyoptim {__version__}")
+    for option, describe in (("--cmake-dir", "cmake_dir"), ("--include-dir", "include_dir")):
+        parser.add_argument(option, action=_PrintFolder, const=describe, nargs=0, help=f"print {describe}()")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     train = commands.add_parser(
@@ -81,6 +83,17 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="print what this install can do")
     info.set_defaults(run=_info)
     return parser
+
+
+class _PrintFolder(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from . import config
+
+        try:
+            print(getattr(config, str(self.const))())
+        except FileNotFoundError as error:
+            parser.exit(2, f"pyoptim: {error}\n")
+        parser.exit()
 
 
 def _batch_size(text: str) -> int | None:
