@@ -35,7 +35,7 @@ from .threads import get_num_threads, set_num_threads
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import averages, datasets, gradients, nn, ops, schedules
+    from . import averages, datasets, gradients, nn, ops, schedules, surfaces
     from .config import show_config
     from .trainer import History, Trainer
 
@@ -48,6 +48,7 @@ _LAZY = {
     "ops": "ops",
     "schedules": "schedules",
     "show_config": "config",
+    "surfaces": "surfaces",
     "History": "trainer",
     "Trainer": "trainer",
 }
@@ -84,6 +85,7 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "show_config",
+    "surfaces",
     "use_backend",
 ]
 

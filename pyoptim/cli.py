@@ -1,4 +1,4 @@
-"""The command line: ``pyoptim train | bench | info``."""
+"""The command line: ``pyoptim train | bench | compare | info``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .bench import main as bench
 
         return bench(arguments[1:])
+    if arguments[:1] == ["compare"]:
+        from .compare import main as compare
+
+        return compare(arguments[1:])
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -59,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--plot", metavar="FILE", help="draw loss and accuracy into an image")
 
     commands.add_parser("bench", help="time the kernels against NumPy and PyTorch", add_help=False)
+    commands.add_parser("compare", help="train with several optimizers side by side", add_help=False)
     info = commands.add_parser("info", help="print what this install can do")
     info.set_defaults(run=_info)
     return parser
