@@ -89,7 +89,7 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
         "three finite numbers",
     ),
     "ns_steps": (_count, "a positive integer"),
-    "adjust_lr": _choice("original", "match_rms_adamw"),
+    "adjust_lr_fn": _choice("original", "match_rms_adamw"),
     "amsgrad": _FLAG,
     "amsgrad_max": _choice("raw", "corrected"),
     "bias_correction": _FLAG,

@@ -37,6 +37,9 @@ class WeightAverage:
         self._names = [name for name, _ in named]
         self._params: list[Array] = [p for _, p in named]
         _arrays.check_parameters(self._names, self._params)
+        for name, p in zip(self._names, self._params, strict=True):
+            if p.dtype not in _arrays.FLOATS:
+                raise TypeError(f"{name} has dtype {p.dtype}, expected float32 or float64")
         self.averages = [p.copy(order="C") for p in self._params]
         self.count = 0
         self._steppers: dict[str, backends.Stepper] = {}
@@ -101,6 +104,14 @@ class SWA(WeightAverage):
 
     The first values of the parameters do not count.
     """
+
+    def update(self) -> None:
+        if self.count == 0:
+            for average, p in zip(self.averages, self._params, strict=True):
+                average[...] = p
+            self.count = 1
+        else:
+            super().update()
 
     def _weight(self) -> float:
         return 1 / (self.count + 1)

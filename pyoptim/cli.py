@@ -31,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+    except KeyboardInterrupt:
+        print("pyoptim: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError) as error:
         print(f"pyoptim: {error}", file=sys.stderr)
         return 2
 
@@ -49,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train)
     train.add_argument("dataset", nargs="?", default="digits", help="digits, mnist, …")
-    train.add_argument("--epochs", type=int, help="default: 40 for digits, else 5")
+    train.add_argument("--epochs", type=_positive, help="default: 40 for digits, else 5")
     train.add_argument("--batch-size", type=_batch_size, default=32, help="a number, or 'full'")
     train.add_argument("--lr", type=float, help="learning rate; default: the optimizer's own")
     train.add_argument("--optimizer", default="adam", help="sgd, adam, adamw, …")
@@ -58,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--seed", type=int, default=0, help="of first weights and order of examples")
     train.add_argument("--backend", help="native, numba or numpy; default: the best here")
-    train.add_argument("--threads", type=int, help="default: all processors")
+    train.add_argument("--threads", type=_positive, help="default: all processors")
     train.add_argument("--save", metavar="FILE", help="the model; default: DATASET.safetensors")
     train.add_argument("--plot", metavar="FILE", help="draw loss and accuracy into an image")
 
@@ -117,9 +120,12 @@ def _train(options: argparse.Namespace) -> int:
         epochs = 40 if options.dataset == "digits" else 5
     # What would fail after the training is said before it.
     path = Path(options.save or f"{options.dataset}.safetensors")
-    for option, target in (("--save", path), ("--plot", Path(options.plot or ""))):
+    targets = [("--save", path)] + ([("--plot", Path(options.plot))] if options.plot else [])
+    for option, target in targets:
         if not target.parent.is_dir():
             raise ValueError(f"{option} is {str(target)!r}, but there is no folder {str(target.parent)!r}")
+        if target.exists() and not target.is_file():
+            raise ValueError(f"{option} is {str(target)!r}, which exists and is no file")
     if options.plot:
         check_image(options.plot)
     if options.threads is not None:

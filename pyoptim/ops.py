@@ -81,8 +81,8 @@ def dense_backward(
         if y is None:
             raise ValueError(f"y is None, expected the forward pass's output for {activation}")
         y = check_like("y", y, dz.shape, x.dtype, " as the output")
-        dz = np.empty_like(y)
-        backend.activation_backward(activation, np.ascontiguousarray(dy), y, dz)
+        gradient, dz = dz, np.empty_like(y)
+        backend.activation_backward(activation, gradient, y, dz)
     dx, dweight = np.empty_like(x), np.empty_like(weight)
     dbias = np.empty(weight.shape[0], x.dtype)
     backend.dense_backward(dz, x, weight, dx, dweight, dbias)
@@ -95,9 +95,14 @@ def _check_dense(x: Any, weight: Any) -> tuple[Array, Array]:
     return x, check_like("weight", weight, (weight.shape[0], x.shape[1]), x.dtype, " for x")
 
 
+def _check_named(activation: str) -> None:
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+
+
 def activation_forward(x: Array, activation: str) -> Array:
     """``relu(x)``, ``sigmoid(x)`` or ``tanh(x)``, for x of any shape."""
-    check_activation(activation)
+    _check_named(activation)
     x = check_float_array("x", x)
     y = np.empty_like(x)
     backends.current().activation_forward(activation, x, y)
@@ -106,7 +111,7 @@ def activation_forward(x: Array, activation: str) -> Array:
 
 def activation_backward(dy: Array, y: Array, activation: str) -> Array:
     """dx from the gradient dy and the output y of `activation_forward`."""
-    check_activation(activation)
+    _check_named(activation)
     y = check_float_array("y", y)
     dy = check_like("dy", dy, y.shape, y.dtype, " as y")
     dx = np.empty_like(y)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any, ClassVar
 
 import numpy as np
@@ -53,8 +54,9 @@ class Optimizer:
         Gather the gradients of so many calls of `step`, and update with their mean at the last of them.
     rounding : {"master", "stochastic", "nearest"}, default "master"
         For float16 and bfloat16 parameters: update a float32 copy kept in the state as ``master`` and
-        round it; or update the parameter itself, rounded at random (which keeps small updates on
-        average) or to nearest (which loses them).
+        round it (so what you write into the parameter yourself is lost at the next step); or update the
+        parameter itself, rounded at random (which keeps small updates on average) or to nearest (which
+        loses them).
     state_dtype : {None, "bfloat16", "int8"}
         Keep the states of float32 and 16-bit parameters in fewer bits, rounded stochastically; "int8" is
         8 bits with a scale for every 256 elements (after Dettmers et al. 2022). See `pyoptim.storage`.
@@ -115,7 +117,7 @@ class Optimizer:
             keys, arrays = _flatten(label, given["params"])
             self._keys.append(keys)
             self._names += [label] if keys is None else [f"{label}[{key!r}]" for key in keys]
-            self.param_groups.append({**self._defaults, **options, "params": arrays})
+            self.param_groups.append({**self._defaults, **options, "params": tuple(arrays)})
         self._lone = self._keys == [None] and not self._grouped  # one array, not in a list
         self._params = [p for group in self.param_groups for p in group["params"]]
         _arrays.check_parameters(self._names, self._params)
@@ -134,6 +136,7 @@ class Optimizer:
             i: np.array(p, order="C") for i, p in enumerate(self._params) if not _arrays.is_fast(p)
         }
         self._written = self._params + [a for group in self._states for s in group for a in s.values()]
+        self._addresses = [(p.ctypes.data, p.shape) for p in self._params]
         self._steppers: dict[str, Any] = {}  # by backend
         self._sums: list[Array] = []  # of gradients being accumulated
         self._summed = 0
@@ -196,15 +199,17 @@ class Optimizer:
             scalars.append(new)
         self._apply(flat, rows)
         self._scalars = scalars
-        self._sums, self._summed = [], 0
+        if self._summed:
+            self._sums, self._summed = [], 0
 
     def _row(self, group: Group, rule: Rule, scalars: dict[str, float], factor: float) -> Row:
         lr = group["lr"]
-        if callable(lr):
-            lr = lr(self.epoch if getattr(lr, "unit", "step") == "epoch" else scalars["step"] - 1)
-        if type(lr) is not float and _hyperparameters.is_number(lr):
-            lr = float(lr)  # a float32 would do arithmetic in float32
-        if type(lr) is not float or not 0 <= lr < math.inf:
+        if type(lr) is not float:
+            if callable(lr):
+                lr = lr(self.epoch if getattr(lr, "unit", "step") == "epoch" else scalars["step"] - 1)
+            if _hyperparameters.is_number(lr):
+                lr = float(lr)  # a float32 would do arithmetic in float32
+        if type(lr) is not float or not 0 <= lr < inf:
             raise ValueError(f"lr is {lr!r} at step {scalars['step']}, expected a finite number >= 0")
         if self._rule(group) != rule.name:
             raise ValueError(
@@ -215,7 +220,8 @@ class Optimizer:
         if group["maximize"]:
             factor = -factor
         shared = (factor, 0.0, 1.0 - lr * decay) if group["decoupled_weight_decay"] else (factor, decay, 1.0)
-        return shared + self._coefficients(group, int(scalars["step"]), lr, scalars)
+        t: Any = scalars["step"]  # an int; converting it again would cost as much as a power
+        return shared + self._coefficients(group, t, lr, scalars)
 
     def _apply(self, flat: list[Any], rows: list[Row]) -> None:
         """Run the rules: one row of coefficients per step group."""
@@ -231,8 +237,10 @@ class Optimizer:
                 stepper.step(flat, rows)
             for i, copy in self._staged.items():
                 self._params[i][...] = copy
-        elif not (stepper.checks and stepper.step(flat, rows)):
-            stepper.step(self._checked(flat), rows)
+        elif not (stepper.checks and stepper.step(flat, rows)) and not stepper.step(
+            self._checked(flat), rows
+        ):
+            raise RuntimeError("a kernel refused gradients that were found to be right: please report it")
 
     def _new_stepper(self) -> Any:
         backend = backends.current()
@@ -321,6 +329,11 @@ class Optimizer:
         ]
 
     def _checked(self, flat: list[Any]) -> list[Array]:
+        for name, p, address in zip(self._names, self._params, self._addresses, strict=True):
+            if not p.flags.writeable:
+                raise ValueError(f"{name} is read-only, expected a writeable array")
+            if (p.ctypes.data, p.shape) != address:
+                raise ValueError(f"{name} has been resized or reshaped: make a new optimizer for it")
         return _arrays.check_gradients(self._gradient_names(), flat, self._params, self._written)
 
     def _gradient_names(self) -> list[str]:
@@ -380,7 +393,7 @@ class Optimizer:
         -------
         dict
             ``"state"``: index of the parameter -> its step count and state arrays;
-            ``"param_groups"``: hyperparameters, with the indices of the parameters.
+            ``"param_groups"``: hyperparameters, with the indices of the parameters; ``"epoch"``.
         """
         state: dict[int, dict[str, Any]] = {}
         groups = []
@@ -389,7 +402,7 @@ class Optimizer:
             for i, arrays in zip(indices, states, strict=True):
                 state[i] = {**scalars, **{name: array.copy() for name, array in arrays.items()}}
             groups.append({**group, "params": indices})
-        return {"state": state, "param_groups": groups}
+        return {"state": state, "param_groups": groups, "epoch": self.epoch}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` of an optimizer of the same kind and shapes returned.
@@ -444,9 +457,15 @@ class Optimizer:
         for group, options in zip(self.param_groups, new_options, strict=True):
             group.update(options)
         self._scalars = new_scalars
+        self.epoch = int(state_dict.get("epoch", self.epoch))  # PyTorch's has none
+        self._sums, self._summed = [], 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_steppers": {}}  # they hold addresses
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._addresses = [(p.ctypes.data, p.shape) for p in self._params]
 
     def __repr__(self) -> str:
         usual = {**SHARED, **type(self).defaults}

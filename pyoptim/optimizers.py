@@ -43,6 +43,7 @@ class SGD(Optimizer):
         "nesterov": False,
         "velocity": "torch",
     }
+    _looking_ahead = False
 
     def __init__(self, params: Any, lr: float | Schedule = 1e-3, **hyperparameters: Any) -> None:
         super().__init__(params, lr=lr, **hyperparameters)
@@ -50,20 +51,24 @@ class SGD(Optimizer):
     def _rule(self, group: Group) -> str:
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError("nesterov=True needs momentum > 0 and dampening 0")
-        return "momentum" if group["momentum"] else "sgd"
+        if not group["momentum"]:
+            return "sgd"
+        return "nesterov" if group["nesterov"] else "momentum"
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         mu = group["momentum"]
         if not mu:
             return (lr,)
-        # b = mu*b + grad_in*g, then p -= step_grad*g + step_buffer*b
+        if self._looking_ahead:
+            raise RuntimeError("step inside lookahead: take the gradient inside the block, step outside it")
+        # b = mu*b + grad_in*g, then p -= step_buffer*b, with nesterov + step_grad*g
         if group["velocity"] == "classical":
             grad_in, unit = lr * (1 - group["dampening"]), 1.0
         else:
             grad_in, unit = 1.0 if t == 1 else 1 - group["dampening"], lr
         if group["nesterov"]:
             return (mu, grad_in, lr, unit * mu)
-        return (mu, grad_in, 0.0, unit)
+        return (mu, grad_in, unit)
 
     @contextmanager
     def lookahead(self) -> Iterator[None]:
@@ -83,6 +88,7 @@ class SGD(Optimizer):
                 raise ValueError(
                     "lookahead needs velocity='classical', momentum > 0 and nesterov=False in every group"
                 )
+        self._looking_ahead = True
         kept = [p.copy() for p in self._params]
         for group, states in zip(self.param_groups, self._states, strict=True):
             for p, state in zip(group["params"], states, strict=True):
@@ -91,6 +97,7 @@ class SGD(Optimizer):
         try:
             yield
         finally:
+            self._looking_ahead = False
             for p, value in zip(self._params, kept, strict=True):
                 p[...] = value
 

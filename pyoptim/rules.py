@@ -39,6 +39,9 @@ class Rule:
     states: tuple[str, ...]
     coefficients: Any
 
+    def __reduce__(self) -> Any:
+        return RULES.__getitem__, (self.name,)
+
 
 RULES: dict[str, Rule] = {}
 
@@ -68,8 +71,14 @@ def sgd(c, p, g):  # type: ignore[no-untyped-def]
     return (p - c.lr * g,)
 
 
-@_rule("momentum grad_in step_grad step_buffer")
+@_rule("momentum grad_in step_buffer")
 def momentum(c, p, g, momentum_buffer):  # type: ignore[no-untyped-def]
+    momentum_buffer = c.momentum * momentum_buffer + c.grad_in * g
+    return p - c.step_buffer * momentum_buffer, momentum_buffer
+
+
+@_rule("momentum grad_in step_grad step_buffer")
+def nesterov(c, p, g, momentum_buffer):  # type: ignore[no-untyped-def]
     momentum_buffer = c.momentum * momentum_buffer + c.grad_in * g
     return p - (c.step_grad * g + c.step_buffer * momentum_buffer), momentum_buffer
 

@@ -50,7 +50,7 @@ class LARS(Optimizer):
         return "momentum"
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
-        return (group["momentum"], lr, 0.0, 1.0)
+        return (group["momentum"], lr, 1.0)
 
     def _step_groups(self) -> list[backends.StepGroup]:
         return _one_each(super()._step_groups())
@@ -89,9 +89,10 @@ class _Directed(Optimizer):
                 f"decoupled_weight_decay is {group['decoupled_weight_decay']}, but the decay of "
                 f"{type(self).__name__} is as if it were {self.decay_is_decoupled}"
             )
-        return self.rule
+        return self._direction_rule(group)
 
-    rule: ClassVar[str]
+    def _direction_rule(self, group: Group) -> str:
+        raise NotImplementedError
 
     def _step_groups(self) -> list[backends.StepGroup]:
         if not hasattr(self, "_directions"):  # every backend's stepper writes the same
@@ -144,11 +145,13 @@ class LAMB(_Directed):
     """
 
     defaults: ClassVar = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "bias_correction": True}
-    rule = "adam"
     decay_is_decoupled = False
 
     def __init__(self, params: Any, lr: float | Schedule = 1e-3, **hyperparameters: Any) -> None:
         super().__init__(params, lr=lr, **hyperparameters)
+
+    def _direction_rule(self, group: Group) -> str:
+        return "adam"
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         b1, b2 = group["betas"]
@@ -192,7 +195,6 @@ class Adafactor(_Directed):
         "d": 1.0,
         "decoupled_weight_decay": True,
     }
-    rule = "sgd"
 
     def __init__(self, params: Any, lr: float | Schedule = 1e-2, **hyperparameters: Any) -> None:
         super().__init__(params, lr=lr, **hyperparameters)
@@ -201,6 +203,9 @@ class Adafactor(_Directed):
         if len(shape) < 2:
             return {"variance": shape}
         return {"row_var": (*shape[:-1], 1), "col_var": (*shape[:-2], 1, shape[-1])}
+
+    def _direction_rule(self, group: Group) -> str:
+        return "sgd"
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         return (lr, 1.0)  # the direction begins as -g
@@ -245,7 +250,7 @@ class Muon(_Directed):
     ns_coefficients : three floats, default (3.4445, -4.775, 2.0315)
     ns_steps : int, default 5
     eps : float, default 1e-7
-    adjust_lr : {"original", "match_rms_adamw"}
+    adjust_lr_fn : {"original", "match_rms_adamw"}
         ``sqrt(max(1, rows/columns))``, or ``0.2*sqrt(max(rows, columns))`` (Moonshot AI 2025).
     """
 
@@ -258,9 +263,8 @@ class Muon(_Directed):
         "ns_coefficients": (3.4445, -4.775, 2.0315),
         "ns_steps": 5,
         "eps": 1e-7,
-        "adjust_lr": "original",
+        "adjust_lr_fn": "original",
     }
-    rule = "momentum"
 
     def __init__(self, params: Any, lr: float | Schedule = 1e-3, **hyperparameters: Any) -> None:
         super().__init__(params, lr=lr, **hyperparameters)
@@ -268,15 +272,18 @@ class Muon(_Directed):
             if p.ndim != 2:
                 raise ValueError(f"{name} has shape {p.shape}, expected a matrix for Muon")
 
+    def _direction_rule(self, group: Group) -> str:
+        return "nesterov" if group["nesterov"] else "momentum"
+
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         mu = group["momentum"]
-        return (lr, mu, 1 - mu, 1 - mu, mu) if group["nesterov"] else (lr, mu, 1 - mu, 0.0, 1.0)
+        return (lr, mu, 1 - mu, 1 - mu, mu) if group["nesterov"] else (lr, mu, 1 - mu, 1.0)
 
     def _direct(self, group: Group, p: Array, state: State, d: Array, lr: float, t: int) -> float:
         rows, columns = p.shape
         if p.size:
             d[...] = _orthogonal(d, group["ns_coefficients"], group["ns_steps"], group["eps"])
-        if group["adjust_lr"] == "original":
+        if group["adjust_lr_fn"] == "original":
             return lr * math.sqrt(max(1.0, rows / max(1, columns)))
         return lr * 0.2 * math.sqrt(max(rows, columns))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import operator
 import os
 from types import ModuleType
 
@@ -29,8 +30,9 @@ def set_num_threads(n: int) -> None:
         Not an integer, or less than 1.
     """
     global _limit
-    if not isinstance(n, int) or isinstance(n, bool):
+    if not hasattr(n, "__index__") or isinstance(n, bool):
         raise TypeError(f"n is {n!r}, expected an integer")
+    n = operator.index(n)
     most = max(64, 4 * (os.cpu_count() or 1))  # OpenMP ends the process if it cannot start a thread
     if not 1 <= n <= most:
         raise ValueError(f"n is {n}, expected between 1 and {most}")

@@ -66,6 +66,10 @@ class Trainer:
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self._rng = np.random.default_rng(seed)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # In a copy, model and optimizer would no longer share their arrays.
+        raise TypeError("a Trainer cannot be copied or pickled: copy the model, and make both anew on it")
+
     def fit(
         self,
         x: Any,
@@ -159,12 +163,12 @@ class Trainer:
         gradients = model.gradients()
         total_loss, correct, started = 0.0, 0, time.perf_counter()
         for batch, target in _batches(x, y, batch_size, self._rng if shuffle else None):
-            output = model.forward(batch)
+            output = model._forward(batch)
             doutput = np.empty_like(output)
             total_loss += loss.compute(output, target, doutput) * len(batch)
             if loss.classification:
                 correct += int(np.count_nonzero(output.argmax(axis=1) == target))
-            model.backward(doutput)
+            model._backward(doutput)
             optimizer.step(gradients)
             progress.advance(len(batch))
         measured = {"loss": total_loss / len(x)}
@@ -186,7 +190,7 @@ class Trainer:
         self.model.eval()
         total_loss, correct = 0.0, 0
         for batch, target in _batches(x, y, _EVALUATION_BATCH, None):
-            output = self.model.forward(batch)
+            output = self.model._forward(batch)
             total_loss += self.loss.compute(output, target, None) * len(batch)
             if self.loss.classification:
                 correct += int(np.count_nonzero(output.argmax(axis=1) == target))
@@ -204,7 +208,7 @@ class Trainer:
         self.model.eval()
         outputs = np.empty((len(x), *self.model.output_shape(x.shape[1:])), self.model.dtype)
         for begin in range(0, len(x), _EVALUATION_BATCH):
-            outputs[begin : begin + _EVALUATION_BATCH] = self.model.forward(
+            outputs[begin : begin + _EVALUATION_BATCH] = self.model._forward(
                 x[begin : begin + _EVALUATION_BATCH]
             )
         return outputs

@@ -106,8 +106,8 @@ def adagrad(t, p, g, s, lr=1e-2, lr_decay=0.0, initial_accumulator_value=0.0, ep
     "RMSprop",
     {"alpha": 0.9, "eps": 0.1},
     {"eps": 0.0, "eps_root": 1e-3},
-    {"momentum": 0.9},
-    {"centered": True},
+    {"momentum": 0.9, "eps_root": 1e-3},
+    {"centered": True, "eps_root": 1e-3},
     {"centered": True, "momentum": 0.9, "eps_root": 1e-3},
 )
 def rmsprop(t, p, g, s, lr=1e-2, alpha=0.99, eps=1e-8, eps_root=0.0, momentum=0.0, centered=False):
@@ -223,7 +223,7 @@ def lion(t, p, g, s, lr=1e-4, betas=(0.9, 0.99)):
     return p - lr * np.sign(betas[0] * m + (1 - betas[0]) * g)
 
 
-@oracle("Rprop", {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.02)})
+@oracle("Rprop", {"etas": (0.3, 1.5), "step_sizes": (8e-3, 0.02)})
 def rprop(t, p, g, s, lr=1e-2, etas=(0.5, 1.2), step_sizes=(1e-6, 50.0)):
     prev, size = s.get("prev", np.zeros_like(g)), s.get("step_size", np.full_like(g, lr))
     g = g.copy()
@@ -294,7 +294,7 @@ def adafactor(t, p, g, s, lr=1e-2, beta2_decay=-0.8, eps=(None, 1e-3), d=1.0, we
     "Muon",
     {"momentum": 0.8, "nesterov": False},
     {"ns_steps": 2, "ns_coefficients": (2.0, -1.5, 0.5), "eps": 1.0},
-    {"adjust_lr": "match_rms_adamw"},
+    {"adjust_lr_fn": "match_rms_adamw"},
     decoupled=(True,),
     weight_decay=0.1,
     decoupled_weight_decay=True,
@@ -311,7 +311,7 @@ def muon(
     ns_coefficients=(3.4445, -4.775, 2.0315),
     ns_steps=5,
     eps=1e-7,
-    adjust_lr="original",
+    adjust_lr_fn="original",
 ):
     b = s["momentum_buffer"] = momentum * s.get("momentum_buffer", 0) + (1 - momentum) * g
     x = (1 - momentum) * g + momentum * b if nesterov else b
@@ -320,7 +320,7 @@ def muon(
     for _ in range(ns_steps):
         x = one * x + three * x @ x.T @ x + five * x @ x.T @ x @ x.T @ x
     rows, columns = p.shape
-    original = adjust_lr == "original"
+    original = adjust_lr_fn == "original"
     return p - lr * (math.sqrt(max(1, rows / columns)) if original else 0.2 * math.sqrt(max(p.shape))) * x
 
 

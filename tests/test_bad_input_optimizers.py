@@ -249,7 +249,7 @@ BAD = {
     "d": [*NOT_AT_LEAST_0, 0.5],
     "ns_coefficients": [None, 1.0, (1.0, 2.0), (1.0, 2.0, NAN), (1.0, 2.0, "3")],
     "ns_steps": [0, -1, 1.0, "5", None, True],
-    "adjust_lr": ["", None, 1, "Original"],
+    "adjust_lr_fn": ["", None, 1, "Original"],
     "momentum_decay": [v for v in NOT_AT_LEAST_0 if v is not None],
     "dampening": NO_NUMBER,
     **dict.fromkeys(("alpha", "rho"), NO_FRACTION),

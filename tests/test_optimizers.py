@@ -127,8 +127,8 @@ TORCH = {
     "ASGD": product(lambd=(1e-4, 0.1), alpha=(0.75, 0.5), t0=(1e6, 3), **decay),
     "Adafactor": product(beta2_decay=(-0.8, -0.5), eps=((None, 1e-3), (0.5, 0.1)), d=(1.0, 2.0), **decay),
     "Muon": [
-        {"momentum": 0.5, "nesterov": False, "adjust_lr": "match_rms_adamw", "weight_decay": 0.0},
-        {"ns_steps": 2, "ns_coefficients": (2.0, -1.5, 0.5), "eps": 1.0, "adjust_lr": "original"},
+        {"momentum": 0.5, "nesterov": False, "adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.0},
+        {"ns_steps": 2, "ns_coefficients": (2.0, -1.5, 0.5), "eps": 1.0, "adjust_lr_fn": "original"},
     ],
 }
 
@@ -148,7 +148,7 @@ def test_against_torch(name, defaults, torch_in_double):
     torch = torch_in_double
     their_class = getattr(torch.optim, name)
     rng = np.random.default_rng(3)
-    renamed = {"adjust_lr": "adjust_lr_fn"}
+    renamed = {"adjust_lr_fn": "adjust_lr_fn"}
     start = [rng.normal(size=shape) for shape in ((4, 3), (1, 5) if name == "Muon" else (5,))]
     # PyTorch orthogonalises in bfloat16, whatever the parameter is.
     close = {"rtol": 1e-12, "atol": 1e-14} if name != "Muon" else {"rtol": 0, "atol": 3e-4}
@@ -182,7 +182,7 @@ def test_every_torch_keyword_is_compared():
     machinery = {"foreach", "fused", "capturable", "differentiable"}  # how torch runs it, not what
     for name, options in TORCH.items():
         known = set(getattr(torch.optim, name)([torch.zeros(1, 1)]).defaults) - machinery - {"adjust_lr_fn"}
-        tested = set().union(*options, {"lr"}) - {"adjust_lr"}
+        tested = set().union(*options, {"lr"}) - {"adjust_lr_fn"}
         assert known - tested <= {"decoupled_weight_decay"}, name  # which AdamW and others fix
         assert tested <= known
 

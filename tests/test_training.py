@@ -1,6 +1,8 @@
 """Models, the training loop, saved models and the command line."""
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import pytest
 
 import pyoptim as po
 from pyoptim import nn
+from pyoptim.config import _show
 
 
 def small_model(dtype=np.float64, seed=0):
@@ -76,11 +79,27 @@ def test_parameters_are_views_of_one_buffer():
     assert all(np.shares_memory(g, model.flat_gradients) for g in model.gradients().values())
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copied_model_is_whole(copied):
+    model = small_model()
+    other = copied(model)
+    other.flat_parameters[...] = 3
+    assert all((p == 3).all() for p in other.parameters().values())
+    assert not (model.flat_parameters == 3).all()
+    trainer = po.Trainer(other, nn.CrossEntropy(), po.SGD(other.parameters()))
+    with pytest.raises(TypeError, match="copy the model"):
+        copy.deepcopy(trainer)
+
+
 def test_layers_belong_to_one_model():
     layer = nn.Dense(2, 2)
     nn.Sequential(layer)
     with pytest.raises(ValueError, match="already belongs"):
         nn.Sequential(layer)
+    relu = nn.ReLU()
+    nn.Sequential(relu)
+    with pytest.raises(ValueError, match="already belongs"):
+        nn.Sequential(relu)
     twice = nn.ReLU()
     with pytest.raises(ValueError, match="already belongs"):
         nn.Sequential(twice, twice)
@@ -292,9 +311,10 @@ def test_train_options(tmp_path):
         (["train", "--optimizer", "adamm"], "--optimizer is 'adamm'"),
         (["train", "--backend", "fortran"], "backend is 'fortran'"),
         (["train", "--batch-size", "0"], "not a positive integer"),
-        (["train", "--epochs", "0"], "epochs is 0"),
+        (["train", "--epochs", "0"], "not a positive integer"),
         (["train", "--plot", "x.nonsense"], "nonsense"),
         (["train", "--save", "no/such/folder/m"], "no/such/folder"),
+        (["train", "--save", "."], "exists and is no file"),
         (["frobnicate"], "invalid choice"),
     ],
 )
@@ -310,7 +330,7 @@ def test_info_command(tmp_path):
     assert done.returncode == 0, done.stderr
     config = po.show_config()
     for name in ("backend", "instruction_set", "threads"):
-        assert str(config[name]) in done.stdout
+        assert _show(config[name]) in done.stdout
     assert json.dumps(config)  # plain data
 
 

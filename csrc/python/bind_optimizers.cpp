@@ -43,7 +43,8 @@ class Stepper {
     }
 
     // False, with nothing done, when a gradient is not a contiguous array of its parameter's shape and
-    // type, or overlaps what is written: the caller then finds out which, and tells or copies.
+    // type, or overlaps what is written, or the parameter has become read-only: the caller then finds out
+    // which, and tells or copies.
     bool step(const py::typing::List<py::object>& grads, const Rows& coefficients) const {
         if (grads.size() != slots_.size()) return false;
         std::vector<const float*> grads32;
@@ -69,6 +70,8 @@ class Stepper {
     struct Slot {
         py::array param;
         bool is_double;
+        const void* data;  // as it was when its address was taken
+        py::ssize_t size;
     };
     using Interval = std::pair<std::uintptr_t, std::uintptr_t>;
 
@@ -85,7 +88,7 @@ class Stepper {
             states_.push_back(states[k]);
         }
         stepper.add(entry);
-        slots_.push_back({param, sizeof(T) == sizeof(double)});
+        slots_.push_back({param, sizeof(T) == sizeof(double), param.data(), param.size()});
         large_ = large_ || param.size() > 16384;
     }
 
@@ -105,8 +108,9 @@ class Stepper {
         constexpr int kWanted =
             py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
         // An unpickled array, or one with metadata, has a descriptor of its own.
+        if (p->data != slot.data || slot.param.size() != slot.size) return nullptr;  // resized
         if ((g->descr != p->descr && !api.PyArray_EquivTypes_(g->descr, p->descr)) || g->nd != p->nd ||
-            (g->flags & kWanted) != kWanted ||
+            (g->flags & kWanted) != kWanted || !(p->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) ||
             !std::equal(g->dimensions, g->dimensions + g->nd, p->dimensions)) {
             return nullptr;
         }

@@ -12,10 +12,11 @@ namespace pyoptim::runtime {
 namespace {
 
 // What pays for waking a thread: elements of a streaming kernel, elements with an exp, multiply-adds.
-constexpr std::size_t kGrain = 16384, kExpGrain = 2048, kProductGrain = 1 << 18;
+// About 20 us each: on a busy machine a woken thread may come late, and everyone waits for it.
+constexpr std::size_t kGrain = 65536, kExpGrain = 8192, kProductGrain = 1 << 20;
 constexpr std::size_t kLine = 64;  // elements; splits fall on cache lines
 
-// Each thread's scratch for packing, kept for the next product.
+// Scratch for packing, kept by the calling thread for its next product.
 template <class T>
 T* scratch(std::size_t n) {
     struct Free {
@@ -33,11 +34,15 @@ T* scratch(std::size_t n) {
 // Splits the longer side of y, in tiles.
 template <class T>
 void run_product(const cpu::Product<T>& it) {
+    if (it.m == 0 || it.n == 0) return;
     const cpu::Kernels<T>& table = kernels<T>();
     const std::size_t work = static_cast<std::size_t>(it.m * it.n) * static_cast<std::size_t>(it.k + 1);
     const bool by_rows = it.m / table.tile_rows >= it.n / table.tile_cols;
-    parallel(threads_for(work, kProductGrain), [&](int thread, int threads) {
-        T* const memory = scratch<T>(table.product_scratch);
+    const int most = threads_for(work, kProductGrain);
+    // All threads' memory is asked for here: nothing may throw where they run.
+    T* const all = scratch<T>(table.product_scratch * static_cast<std::size_t>(most));
+    parallel(most, [&](int thread, int threads) {
+        T* const memory = all + table.product_scratch * static_cast<std::size_t>(thread);
         const std::ptrdiff_t length = by_rows ? it.m : it.n;
         const std::ptrdiff_t unit = by_rows ? table.tile_rows : table.tile_cols;
         const Range mine =

@@ -11,7 +11,7 @@
 namespace pyoptim::runtime {
 
 namespace {
-std::atomic<int> g_limit{0};
+std::atomic<int> g_limit{0}, g_version{0};
 
 #ifdef PYOPTIM_OPENMP
 std::atomic<bool> g_forked{false};
@@ -22,9 +22,15 @@ const int g_registered = pthread_atfork(nullptr, nullptr, [] { g_forked = true; 
 
 #ifdef PYOPTIM_OPENMP
 
+// OpenMP keeps the number for each of the program's threads: a new limit is carried to each as it comes by,
+// and what threadpoolctl sets afterwards holds.
 int get_num_threads() {
-    const int limit = g_limit;
-    return limit > 0 ? limit : std::max(1, omp_get_max_threads());
+    thread_local int seen = 0;
+    if (seen != g_version) {
+        seen = g_version;
+        omp_set_num_threads(g_limit);
+    }
+    return std::max(1, omp_get_max_threads());
 }
 
 int threads_for(std::size_t work, std::size_t grain) {
@@ -47,6 +53,9 @@ void run_parallel(int, void (*body)(int, int, void*), void* context) { body(0, 1
 
 #endif
 
-void set_num_threads(int n) { g_limit = n; }
+void set_num_threads(int n) {
+    g_limit = n;
+    ++g_version;
+}
 
 }  // namespace pyoptim::runtime

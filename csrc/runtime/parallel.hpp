@@ -6,7 +6,7 @@
 namespace pyoptim::runtime {
 
 int get_num_threads();        // the limit in force for this thread
-void set_num_threads(int n);  // n >= 1; 0 goes back to OpenMP's own default
+void set_num_threads(int n);  // n >= 1, for every thread
 
 // How many threads are worth waking for `work` units of which `grain` pay for one thread. 1 inside
 // another parallel region and in a forked child, where OpenMP's pool no longer exists.

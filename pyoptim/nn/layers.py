@@ -30,6 +30,7 @@ class Layer:
         self.parameters: dict[str, Array] = {}
         self.gradients: dict[str, Array] = {}
         self.buffers: dict[str, Array] = {}  # state that is saved but not trained
+        self.owned = False  # by a model
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the parameters."""
@@ -176,7 +177,8 @@ class BatchNorm(Layer):
             raise ValueError(f"momentum is {momentum!r}, expected None or a number in [0, 1]")
         if running_var not in ("unbiased", "biased"):
             raise ValueError(f"running_var is {running_var!r}, expected 'unbiased' or 'biased'")
-        self.features, self.eps, self.momentum = int(features), float(eps), momentum
+        self.features, self.eps = int(features), float(eps)
+        self.momentum = None if momentum is None else float(momentum)
         self.affine, self.track_running_stats = bool(affine), bool(track_running_stats)
         self.running_var = running_var
 

@@ -79,8 +79,10 @@ class MSE(Loss):
             target = target[:, None]
         if target.shape != (batch, *shape):
             raise ValueError(f"{name} has shape {target.shape}, expected {(batch, *shape)}")
-        check_finite(name, target)
-        return np.ascontiguousarray(target, dtype)
+        with np.errstate(over="ignore"):
+            converted = np.ascontiguousarray(target, dtype)
+        check_finite(name, converted)
+        return converted
 
     def compute(self, output: Array, target: Array, gradient: Array | None) -> float:
         return float(backends.current().squared_error(output, target, gradient))

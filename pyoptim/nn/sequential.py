@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Sequential:
         for i, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{i}] is a {type(layer).__name__}, expected a Layer")
-            if layer.parameters or layer.buffers or layer in layers[:i]:
+            if layer.owned or layer in layers[:i]:
                 raise ValueError(f"layers[{i}] ({layer!r}) already belongs to a model")
         if not layers:
             raise ValueError("expected at least one layer")
@@ -48,26 +49,38 @@ class Sequential:
             raise TypeError(f"dtype is {self.dtype}, expected float32 or float64")
         self.layers = layers
         self.training = True
+        self._output_shape: tuple[int, ...] | None = None  # of the last forward
 
-        shapes = {
-            (i, name): shape
-            for i, layer in enumerate(layers)
-            for name, shape in layer.parameter_shapes().items()
-        }
-        size = sum(int(np.prod(shape)) for shape in shapes.values())
-        self.flat_parameters = aligned_zeros(size, self.dtype)
-        self.flat_gradients = aligned_zeros(size, self.dtype)
-        parameters = views(self.flat_parameters, list(shapes.values()))
-        gradients = views(self.flat_gradients, list(shapes.values()))
-        for (i, name), parameter, gradient in zip(shapes, parameters, gradients, strict=True):
-            layers[i].parameters[name] = parameter
-            layers[i].gradients[name] = gradient
+        sizes = [math.prod(shape) for layer in layers for shape in layer.parameter_shapes().values()]
+        self.flat_parameters = aligned_zeros(sum(sizes), self.dtype)
+        self.flat_gradients = aligned_zeros(sum(sizes), self.dtype)
+        self._bind()
         rng = np.random.default_rng(seed)
         for layer in layers:
             for name, value in layer.buffer_values().items():
                 floating = value.dtype.kind == "f"
                 layer.buffers[name] = value.astype(self.dtype) if floating else value.copy()
             layer.initialize(rng)
+        for layer in layers:
+            layer.owned = True
+
+    def _bind(self) -> None:
+        """Make the layers' parameters and gradients views of the two buffers."""
+        shapes = {
+            (i, name): shape
+            for i, layer in enumerate(self.layers)
+            for name, shape in layer.parameter_shapes().items()
+        }
+        parameters = views(self.flat_parameters, list(shapes.values()))
+        gradients = views(self.flat_gradients, list(shapes.values()))
+        for (i, name), parameter, gradient in zip(shapes, parameters, gradients, strict=True):
+            self.layers[i].parameters[name] = parameter
+            self.layers[i].gradients[name] = gradient
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Copies and pickles hold every array by itself; an optimizer is to be made anew on the copy.
+        self.__dict__.update(state)
+        self._bind()
 
     def train(self) -> Sequential:
         """Normalise by the batch's statistics from now on; returns the model."""
@@ -102,18 +115,31 @@ class Sequential:
             self.output_shape(x.shape[1:])
         except ValueError as error:
             raise ValueError(f"{name} has shape {x.shape}: {error}") from None
-        check_finite(name, x)
-        return np.ascontiguousarray(x, self.dtype)
+        with np.errstate(over="ignore"):  # what is too large for the dtype is found to be infinite
+            converted = np.ascontiguousarray(x, self.dtype)
+        check_finite(name, converted)
+        return converted
 
-    def forward(self, x: Array) -> Array:
+    def _forward(self, x: Array) -> Array:
         """The output for a checked batch."""
         for layer in self.layers:
             x = layer.forward(x, self.training)
+        self._output_shape = x.shape
         return x
 
-    def __call__(self, x: Any) -> Array:
-        """The output for a batch of any real dtype, e.g. (batch, features)."""
-        return self.forward(self.check_input("x", x))
+    def forward(self, x: Any) -> Array:
+        """The output for a batch of any real dtype, e.g. (batch, features).
+
+        `backward` reads x again, so leave it as it is until then.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Not numbers, not finite, or not the shape that the layers take.
+        """
+        return self._forward(self.check_input("x", x)).copy()
+
+    __call__ = forward
 
     def backward(self, dy: Array, need_dx: bool = False) -> Array | None:
         """Fill `gradients` from the gradient of the last forward's output.
@@ -122,7 +148,18 @@ class Sequential:
         -------
         array or None
             The gradient with respect to the input, if ``need_dx``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            There was no forward, or dy is not of its output's shape and dtype.
         """
+        if self._output_shape is None:
+            raise ValueError("backward before forward: there is no output to take a gradient of")
+        dy = check_like("dy", dy, self._output_shape, self.dtype, " as the last output")
+        return self._backward(dy, need_dx)
+
+    def _backward(self, dy: Array, need_dx: bool = False) -> Array | None:
         gradient: Array | None = dy
         first = 0 if need_dx else self._first_trainable()
         for i in range(len(self.layers) - 1, first - 1, -1):

@@ -97,8 +97,19 @@ struct SGD {
     }
 };
 
-// Heavy ball, Nesterov and either placement of lr: the weights choose.
+// The heavy ball; lr is in grad_in or in step_buffer.
 struct Momentum {
+    PYOPTIM_COEFFICIENTS(momentum, grad_in, step_buffer)
+    PYOPTIM_STATE(momentum_buffer)
+
+    template <class T>
+    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+        s.momentum_buffer = c.momentum * s.momentum_buffer + c.grad_in * g;
+        p = p - c.step_buffer * s.momentum_buffer;
+    }
+};
+
+struct Nesterov {
     PYOPTIM_COEFFICIENTS(momentum, grad_in, step_grad, step_buffer)
     PYOPTIM_STATE(momentum_buffer)
 
@@ -303,6 +314,7 @@ struct ASGD {
 #define PYOPTIM_FOR_EACH_RULE(X)                          \
     X(sgd, SGD)                                           \
     X(momentum, Momentum)                                 \
+    X(nesterov, Nesterov)                                 \
     X(adagrad, Adagrad)                                   \
     X(rmsprop, RMSprop)                                   \
     X(rmsprop_momentum, RMSpropMomentum)                  \

@@ -1,0 +1,113 @@
+"""Norms and clipping of gradients, and averages of weights."""
+
+import numpy as np
+import pytest
+
+import pyoptim as po
+from pyoptim import averages, gradients
+
+
+@pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 16384, 16385, 100_003])
+def test_global_norm(engine, dtype, n):
+    x = np.random.default_rng(n).normal(size=n).astype(dtype)
+    exact = np.linalg.norm(x.astype(np.float64))
+    assert gradients.global_norm(x) == pytest.approx(exact, rel=1e-12)
+    assert gradients.global_norm({"a": x, "b": x[::-2]}) == pytest.approx(
+        np.hypot(exact, np.linalg.norm(x[::-2].astype(np.float64))), rel=1e-12
+    )
+
+
+def test_the_norm_is_the_same_for_every_number_of_threads(engine):
+    x = np.random.default_rng(0).normal(size=300_001)
+    before, norms = po.get_num_threads(), set()
+    try:
+        for threads in (1, 2, 3):
+            po.set_num_threads(threads)
+            norms.add(gradients.global_norm(x))
+    finally:
+        po.set_num_threads(before)
+    assert len(norms) == 1
+
+
+def test_clip_grad_norm_is_torchs(engine, dtype):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    for scale in (0.01, 10.0):
+        grads = [(scale * rng.normal(size=s)).astype(dtype) for s in ((5, 3), (7,))]
+        theirs = [torch.zeros(g.shape, dtype=torch.tensor(g).dtype, requires_grad=True) for g in grads]
+        for t, g in zip(theirs, grads, strict=True):
+            t.grad = torch.tensor(g.copy())
+        expected = torch.nn.utils.clip_grad_norm_(theirs, 1.5)
+        norm = gradients.clip_grad_norm_(grads, 1.5)
+        assert norm == pytest.approx(float(expected), rel=1e-6)
+        for g, t in zip(grads, theirs, strict=True):
+            np.testing.assert_allclose(g, t.grad.numpy(), rtol=1e-6)
+    assert gradients.global_norm(grads) == pytest.approx(1.5, rel=1e-5)
+
+
+def test_clip_grad_value():
+    g = np.array([-3.0, -1.0, np.nan, 0.5, np.inf])
+    gradients.clip_grad_value_([g], 1.0)
+    np.testing.assert_array_equal(g, [-1.0, -1.0, np.nan, 0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda g: gradients.clip_grad_norm_(g, 0), ValueError, "max_norm is 0"),
+        (lambda g: gradients.clip_grad_norm_([g, np.array([np.inf])], 1), ValueError, "norm of grads is inf"),
+        (lambda g: gradients.clip_grad_norm_([g, [1.0]], 1), TypeError, r"grads\[1\] is a list"),
+        (
+            lambda g: gradients.clip_grad_norm_({"a": g, "b": np.ones(2, int)}, 1),
+            TypeError,
+            r"\['b'\] has dtype",
+        ),
+        (lambda g: gradients.clip_grad_value_([g, np.broadcast_to(3.0, 2)], 1), ValueError, "read-only"),
+        (lambda g: gradients.clip_grad_value_(g, np.nan), ValueError, "clip_value is nan"),
+        (lambda g: averages.EMA(g, decay=1.0), ValueError, r"decay is 1\.0"),
+        (lambda g: averages.EMA([g, g]), ValueError, "overlaps"),
+        (lambda g: averages.SWA(g.astype(np.float16)), TypeError, "dtype float16"),
+    ],
+)
+def test_bad_input_changes_nothing(call, error, message):
+    g = np.full(3, 5.0)
+    with pytest.raises(error, match=message):
+        call(g)
+    assert (g == 5).all()
+
+
+def test_averages(engine, dtype):
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(30, 4, 6)).astype(dtype)
+    p, odd = points[0].copy(), np.zeros((8, 12), dtype)[::2, ::2]
+    ema, warm, swa = averages.EMA([p, odd], 0.9), averages.EMA(p, 0.9, warm_up=True), averages.SWA({"w": p})
+    exact = warm_exact = points[0].astype(np.float64)
+    for i, point in enumerate(points[1:]):
+        p[...] = odd[...] = point
+        for average in (ema, warm, swa):
+            average.update()
+        exact = 0.9 * exact + 0.1 * point
+        decay = min(0.9, (1 + i) / (10 + i))
+        warm_exact = decay * warm_exact + (1 - decay) * point
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == np.float32 else {"rtol": 1e-12, "atol": 1e-14}
+    np.testing.assert_allclose(ema.averages[0], exact, **tolerance)
+    np.testing.assert_allclose(warm.averages[0], warm_exact, **tolerance)
+    np.testing.assert_allclose(swa.averages[0], points[1:].astype(np.float64).mean(0), **tolerance)
+    with ema.applied():
+        assert np.array_equal(p, ema.averages[0])
+        assert np.array_equal(odd, ema.averages[1])
+    assert np.array_equal(p, points[-1])
+    assert swa.count == len(points) - 1
+
+
+def test_averages_are_the_same_bits_on_every_engine():
+    results = []
+    for name in po.available_backends():
+        with po.use_backend(name):
+            p = np.random.default_rng(0).normal(size=1003).astype(np.float32)
+            ema = averages.EMA(p, 0.99)
+            for _ in range(5):
+                p *= np.float32(1.1)
+                ema.update()
+            results.append(ema.averages[0])
+    assert all(np.array_equal(r, results[0]) for r in results)
