@@ -35,20 +35,34 @@ from .threads import get_num_threads, set_num_threads
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import averages, datasets, gradients, nn, ops, schedules, surfaces
+    from . import (
+        averages,
+        callbacks,
+        datasets,
+        gradients,
+        metrics,
+        nn,
+        ops,
+        schedules,
+        surfaces,
+        transforms,
+    )
     from .config import show_config
     from .trainer import History, Trainer
 
 # Imported when first used, so that `import pyoptim` costs no more than the optimizers.
 _LAZY = {
     "averages": "averages",
+    "callbacks": "callbacks",
     "datasets": "datasets",
     "gradients": "gradients",
+    "metrics": "metrics",
     "nn": "nn",
     "ops": "ops",
     "schedules": "schedules",
     "show_config": "config",
     "surfaces": "surfaces",
+    "transforms": "transforms",
     "History": "trainer",
     "Trainer": "trainer",
 }
@@ -56,8 +70,8 @@ _LAZY = {
 __all__ = [
     "AMSGrad",
     "ASGD",
-    "Adafactor",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -77,15 +91,18 @@ __all__ = [
     "Trainer",
     "available_backends",
     "averages",
+    "callbacks",
     "datasets",
     "get_num_threads",
     "gradients",
+    "metrics",
     "nn",
     "ops",
     "schedules",
     "set_num_threads",
     "show_config",
     "surfaces",
+    "transforms",
     "use_backend",
 ]
 

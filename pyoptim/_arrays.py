@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -125,8 +127,27 @@ def check_parameters(names: Sequence[str], params: Sequence[Any]) -> None:
         reach.append(i)
 
 
+class Memory:
+    """Where some arrays lie: finds those that another overlaps without asking each."""
+
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        self._arrays = sorted((a for a in arrays if a.size), key=np.lib.array_utils.byte_bounds)
+        bounds = [np.lib.array_utils.byte_bounds(a) for a in self._arrays]
+        self._begins = [begin for begin, _ in bounds]
+        self._reach = list(accumulate((end for _, end in bounds), max))  # of all up to here
+
+    def overlaps(self, array: Array) -> bool:
+        begin, end = np.lib.array_utils.byte_bounds(array)
+        i = bisect_left(self._begins, end)
+        while i > 0 and self._reach[i - 1] > begin:
+            i -= 1
+            if np.shares_memory(array, self._arrays[i]):
+                return True
+        return False
+
+
 def check_gradients(
-    names: Sequence[str], grads: Sequence[Any], params: Sequence[Array], written: Sequence[Array]
+    names: Sequence[str], grads: Sequence[Any], params: Sequence[Array], written: Memory
 ) -> list[Array]:
     """Gradients as their parameters, contiguous: what already is is passed through.
 
@@ -140,7 +161,7 @@ def check_gradients(
     checked = []
     for name, g, p in zip(names, grads, params, strict=True):
         contiguous = check_like(name, g, p.shape, p.dtype, " as its parameter")
-        if g.size and any(np.shares_memory(g, w) for w in written):
+        if g.size and written.overlaps(g):
             raise ValueError(f"{name} overlaps a parameter or an optimizer state")
         checked.append(contiguous)
     return checked

@@ -11,7 +11,12 @@ import numpy as np
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def _at_least_zero(value: Any) -> bool:
@@ -115,6 +120,26 @@ def checked(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, An
         if not allowed(value):
             raise ValueError(f"{name} is {value!r}, expected {expected}")
     return {name: _plain(value) for name, value in values.items()}
+
+
+class ParameterGroup(dict[str, Any]):
+    """Hyperparameters and ``"params"`` of a group of parameters, checked whenever they are changed."""
+
+    def __init__(self, values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self._known = known
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name == "params":
+            raise ValueError("params of a group are fixed: make a new optimizer")
+        super().__setitem__(name, checked({name: value}, self._known)[name])
+
+    def update(self, *values: Any, **more: Any) -> None:
+        for name, value in dict(*values, **more).items():
+            self[name] = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ParameterGroup, (dict(self), self._known)
 
 
 def _plain(value: Any) -> Any:

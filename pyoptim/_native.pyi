@@ -6,16 +6,62 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['PackedStepper', 'Stepper', 'activation_backward', 'activation_forward', 'common_coefficients', 'dense_backward', 'dense_forward', 'get_num_threads', 'instruction_set', 'instruction_sets', 'norm_apply', 'norm_backward', 'norm_statistics', 'openmp', 'rules', 'set_num_threads', 'softmax_cross_entropy', 'squared_error', 'stream_update', 'sum_of_squares', 'use_instruction_set']
+__all__: list[str] = ['Engine32', 'Engine64', 'PackedStepper', 'Stepper', 'activation_backward', 'activation_forward', 'common_coefficients', 'dense_backward', 'dense_forward', 'get_num_threads', 'instruction_set', 'instruction_sets', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'rules', 'set_num_threads', 'softmax_cross_entropy', 'squared_error', 'stream_update', 'sum_of_squares', 'use_instruction_set']
 class Stepper:
-    def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]]) -> None:
+    def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
-    def step(self, grads: list[typing.Any], coefficients: list[tuple[float, ...]]) -> bool:
+    def step(self, grads: list[typing.Any], coefficients: list[tuple[float, ...]], weight: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> bool:
+        ...
+    def sum_of_squares(self, grads: list[typing.Any]) -> float | None:
         ...
 class PackedStepper:
     def __init__(self, rules: collections.abc.Sequence[str], entries: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, tuple[str, numpy.ndarray, typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None], typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None, collections.abc.Sequence[tuple[str, numpy.ndarray, typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None]]]]) -> None:
         ...
     def step(self, grads: collections.abc.Sequence[numpy.ndarray], coefficients: list[tuple[float, ...]], key: typing.SupportsInt | typing.SupportsIndex, stochastic: bool) -> None:
+        ...
+class Engine32:
+    def __init__(self, layers: collections.abc.Sequence[dict], loss: str, capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float32], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float32]]]]]]) -> None:
+        ...
+    def begin_epoch(self) -> None:
+        ...
+    def train(self, x: numpy.ndarray, target: numpy.ndarray, order: numpy.typing.NDArray[numpy.int64] | None, range: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, rows: numpy.typing.NDArray[numpy.float64], max_grad_norm: typing.SupportsFloat | typing.SupportsIndex, nonfinite: str) -> None:
+        ...
+    @property
+    def correct(self) -> int:
+        ...
+    @property
+    def loss(self) -> float:
+        ...
+    @property
+    def skipped(self) -> int:
+        ...
+    @property
+    def steps(self) -> int:
+        ...
+    @property
+    def wrong(self) -> int:
+        ...
+class Engine64:
+    def __init__(self, layers: collections.abc.Sequence[dict], loss: str, capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float64], typing.Annotated[numpy.typing.ArrayLike, numpy.float64], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]]]]]]) -> None:
+        ...
+    def begin_epoch(self) -> None:
+        ...
+    def train(self, x: numpy.ndarray, target: numpy.ndarray, order: numpy.typing.NDArray[numpy.int64] | None, range: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, rows: numpy.typing.NDArray[numpy.float64], max_grad_norm: typing.SupportsFloat | typing.SupportsIndex, nonfinite: str) -> None:
+        ...
+    @property
+    def correct(self) -> int:
+        ...
+    @property
+    def loss(self) -> float:
+        ...
+    @property
+    def skipped(self) -> int:
+        ...
+    @property
+    def steps(self) -> int:
+        ...
+    @property
+    def wrong(self) -> int:
         ...
 @typing.overload
 def activation_backward(kind: str, dy: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], dx: numpy.typing.NDArray[numpy.float32]) -> None:
@@ -30,10 +76,10 @@ def activation_forward(kind: str, x: numpy.typing.NDArray[numpy.float32], y: num
 def activation_forward(kind: str, x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64]) -> None:
     ...
 @typing.overload
-def dense_backward(dz: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], dx: numpy.typing.NDArray[numpy.float32] | None, dweight: numpy.typing.NDArray[numpy.float32], dbias: numpy.typing.NDArray[numpy.float32] | None) -> None:
+def dense_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32] | None, activation: str | None, dx: numpy.typing.NDArray[numpy.float32] | None, dweight: numpy.typing.NDArray[numpy.float32], dbias: numpy.typing.NDArray[numpy.float32] | None) -> None:
     ...
 @typing.overload
-def dense_backward(dz: numpy.typing.NDArray[numpy.float64], x: numpy.typing.NDArray[numpy.float64], weight: numpy.typing.NDArray[numpy.float64], dx: numpy.typing.NDArray[numpy.float64] | None, dweight: numpy.typing.NDArray[numpy.float64], dbias: numpy.typing.NDArray[numpy.float64] | None) -> None:
+def dense_backward(dy: numpy.typing.NDArray[numpy.float64], x: numpy.typing.NDArray[numpy.float64], weight: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64] | None, activation: str | None, dx: numpy.typing.NDArray[numpy.float64] | None, dweight: numpy.typing.NDArray[numpy.float64], dbias: numpy.typing.NDArray[numpy.float64] | None) -> None:
     ...
 @typing.overload
 def dense_forward(x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], bias: numpy.typing.NDArray[numpy.float32] | None, activation: str | None, y: numpy.typing.NDArray[numpy.float32]) -> None:
@@ -49,23 +95,21 @@ def instruction_sets() -> list[str]:
     """
     Those that run here, best first.
     """
+def multiply_add(dtype: str, n: typing.SupportsInt | typing.SupportsIndex) -> float:
+    """
+    n rounds of multiply-adds in the registers of all threads; returns the number of operations.
+    """
 @typing.overload
-def norm_apply(x: numpy.typing.NDArray[numpy.float32], mean: numpy.typing.NDArray[numpy.float32], inv_std: numpy.typing.NDArray[numpy.float32], gamma: numpy.typing.NDArray[numpy.float32] | None, beta: numpy.typing.NDArray[numpy.float32] | None, y: numpy.typing.NDArray[numpy.float32]) -> None:
+def norm_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], gamma: numpy.typing.NDArray[numpy.float32] | None, beta: numpy.typing.NDArray[numpy.float32] | None, mean: numpy.typing.NDArray[numpy.float32], inv_std: numpy.typing.NDArray[numpy.float32], of_this_batch: bool, relu: bool, dx: numpy.typing.NDArray[numpy.float32] | None, dgamma: numpy.typing.NDArray[numpy.float32], dbeta: numpy.typing.NDArray[numpy.float32]) -> None:
     ...
 @typing.overload
-def norm_apply(x: numpy.typing.NDArray[numpy.float64], mean: numpy.typing.NDArray[numpy.float64], inv_std: numpy.typing.NDArray[numpy.float64], gamma: numpy.typing.NDArray[numpy.float64] | None, beta: numpy.typing.NDArray[numpy.float64] | None, y: numpy.typing.NDArray[numpy.float64]) -> None:
+def norm_backward(dy: numpy.typing.NDArray[numpy.float64], x: numpy.typing.NDArray[numpy.float64], gamma: numpy.typing.NDArray[numpy.float64] | None, beta: numpy.typing.NDArray[numpy.float64] | None, mean: numpy.typing.NDArray[numpy.float64], inv_std: numpy.typing.NDArray[numpy.float64], of_this_batch: bool, relu: bool, dx: numpy.typing.NDArray[numpy.float64] | None, dgamma: numpy.typing.NDArray[numpy.float64], dbeta: numpy.typing.NDArray[numpy.float64]) -> None:
     ...
 @typing.overload
-def norm_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], mean: numpy.typing.NDArray[numpy.float32], inv_std: numpy.typing.NDArray[numpy.float32], of_this_batch: bool, gamma: numpy.typing.NDArray[numpy.float32] | None, dx: numpy.typing.NDArray[numpy.float32] | None, dgamma: numpy.typing.NDArray[numpy.float32], dbeta: numpy.typing.NDArray[numpy.float32]) -> None:
+def norm_forward(x: numpy.typing.NDArray[numpy.float32], gamma: numpy.typing.NDArray[numpy.float32] | None, beta: numpy.typing.NDArray[numpy.float32] | None, running_mean: numpy.typing.NDArray[numpy.float32] | None, running_var: numpy.typing.NDArray[numpy.float32] | None, training: bool, momentum: typing.SupportsFloat | typing.SupportsIndex, eps: typing.SupportsFloat | typing.SupportsIndex, unbiased: bool, relu: bool, y: numpy.typing.NDArray[numpy.float32], mean: numpy.typing.NDArray[numpy.float32], inv_std: numpy.typing.NDArray[numpy.float32]) -> None:
     ...
 @typing.overload
-def norm_backward(dy: numpy.typing.NDArray[numpy.float64], x: numpy.typing.NDArray[numpy.float64], mean: numpy.typing.NDArray[numpy.float64], inv_std: numpy.typing.NDArray[numpy.float64], of_this_batch: bool, gamma: numpy.typing.NDArray[numpy.float64] | None, dx: numpy.typing.NDArray[numpy.float64] | None, dgamma: numpy.typing.NDArray[numpy.float64], dbeta: numpy.typing.NDArray[numpy.float64]) -> None:
-    ...
-@typing.overload
-def norm_statistics(x: numpy.typing.NDArray[numpy.float32], mean: numpy.typing.NDArray[numpy.float64], var: numpy.typing.NDArray[numpy.float64]) -> None:
-    ...
-@typing.overload
-def norm_statistics(x: numpy.typing.NDArray[numpy.float64], mean: numpy.typing.NDArray[numpy.float64], var: numpy.typing.NDArray[numpy.float64]) -> None:
+def norm_forward(x: numpy.typing.NDArray[numpy.float64], gamma: numpy.typing.NDArray[numpy.float64] | None, beta: numpy.typing.NDArray[numpy.float64] | None, running_mean: numpy.typing.NDArray[numpy.float64] | None, running_var: numpy.typing.NDArray[numpy.float64] | None, training: bool, momentum: typing.SupportsFloat | typing.SupportsIndex, eps: typing.SupportsFloat | typing.SupportsIndex, unbiased: bool, relu: bool, y: numpy.typing.NDArray[numpy.float64], mean: numpy.typing.NDArray[numpy.float64], inv_std: numpy.typing.NDArray[numpy.float64]) -> None:
     ...
 def rules() -> dict[str, tuple[str, str]]:
     """

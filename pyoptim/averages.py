@@ -8,6 +8,7 @@ from typing import Any
 
 from . import _arrays, backends
 from ._arrays import Array
+from .optimizer import Optimizer
 from .rules import RULES
 
 
@@ -16,8 +17,10 @@ class WeightAverage:
 
     Parameters
     ----------
-    params : array, sequence, or mapping of arrays
-        What an optimizer updates; read here, and written only by `applied`.
+    params : array, sequence, or mapping of arrays; or Optimizer
+        What is averaged; read here, and written only by `applied`. Given an optimizer, the average
+        follows its parameters: each of its steps updates the average too, by the compiled kernels in the
+        same pass over memory.
 
     Attributes
     ----------
@@ -28,7 +31,9 @@ class WeightAverage:
     """
 
     def __init__(self, params: Any) -> None:
-        if isinstance(params, Mapping):
+        if isinstance(params, Optimizer):
+            named = list(params.named_parameters().items())
+        elif isinstance(params, Mapping):
             named = [(f"params[{key!r}]", p) for key, p in params.items()]
         elif isinstance(params, list | tuple):
             named = [(f"params[{i}]", p) for i, p in enumerate(params)]
@@ -42,11 +47,17 @@ class WeightAverage:
                 raise TypeError(f"{name} has dtype {p.dtype}, expected float32 or float64")
         self.averages = [p.copy(order="C") for p in self._params]
         self.count = 0
-        self._steppers: dict[str, backends.Stepper] = {}
+        self._steppers: dict[str, Any] = {}
+        if isinstance(params, Optimizer):
+            params.follow(self)
 
     def _weight(self) -> float:
         """The weight of the newest point, at the update that ``count`` is about to count."""
         raise NotImplementedError
+
+    def weight_in_step(self) -> float:
+        """`_weight`, or 0 where this update is not one that an optimizer's step can take along."""
+        return self._weight()
 
     def update(self) -> None:
         """Take the parameters as they are now into the averages."""
@@ -58,9 +69,39 @@ class WeightAverage:
         # average -= weight * (average - param) is a step of gradient descent, with decay 1 and sign -1.
         rows: list[tuple[float, ...]] = [(-1.0, 1.0, 1.0, self._weight())]
         if not (stepper.checks and stepper.step(self._params, rows)):
-            contiguous = _arrays.check_gradients(self._names, self._params, self.averages, self.averages)
-            stepper.step(contiguous, rows)
+            written = _arrays.Memory(self.averages)
+            stepper.step(_arrays.check_gradients(self._names, self._params, self.averages, written), rows)
         self.count += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The count, and copies of the averages."""
+        return {"count": self.count, "averages": [average.copy() for average in self.averages]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` of an average of the same shapes returned.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It does not fit. Nothing is changed.
+        """
+        if not isinstance(state_dict, Mapping) or set(state_dict) != {"count", "averages"}:
+            raise ValueError(f"state_dict is {state_dict!r:.80}, expected a mapping with count and averages")
+        count, given = state_dict["count"], state_dict["averages"]
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ValueError(f"state_dict['count'] is {count!r}, expected a number of updates")
+        if len(given) != len(self.averages):
+            raise ValueError(f"state_dict['averages'] has {len(given)} arrays, expected {len(self.averages)}")
+        checked = [
+            _arrays.check_like(f"state_dict['averages'][{i}]", value, average.shape, average.dtype)
+            for i, (value, average) in enumerate(zip(given, self.averages, strict=True))
+        ]
+        for average, value in zip(self.averages, checked, strict=True):
+            average[...] = value
+        self.count = count
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_steppers": {}}  # they hold addresses
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -102,8 +143,12 @@ class EMA(WeightAverage):
 class SWA(WeightAverage):
     """Stochastic weight averaging (Izmailov et al. 2018): the mean of the points at every `update`.
 
-    The first values of the parameters do not count.
+    The first values of the parameters do not count. Of an optimizer, it is the mean of all its steps
+    (Polyak & Juditsky 1992).
     """
+
+    def weight_in_step(self) -> float:
+        return self._weight() if self.count else 0.0  # the first is a copy
 
     def update(self) -> None:
         if self.count == 0:

@@ -1,4 +1,4 @@
-"""The command line: ``pyoptim train | bench | compare | info``."""
+"""The command line: ``pyoptim train | compare | bench | study | info``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import __version__
+from .plots import check_image
+
+STUDIES = ("batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules")
 
 if TYPE_CHECKING:
     from .optimizer import Optimizer
@@ -24,10 +27,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .bench import main as bench
 
         return bench(arguments[1:])
-    if arguments[:1] == ["compare"]:
-        from .compare import main as compare
-
-        return compare(arguments[1:])
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -59,14 +58,26 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--hidden", type=_sizes, default=(256, 128), help="sizes of the hidden layers: 256,128"
     )
-    train.add_argument("--seed", type=int, default=0, help="of first weights and order of examples")
+    train.add_argument("--seed", type=_seed, default=0, help="of first weights and order of examples")
     train.add_argument("--backend", help="native, numba or numpy; default: the best here")
     train.add_argument("--threads", type=_positive, help="default: all processors")
     train.add_argument("--save", metavar="FILE", help="the model; default: DATASET.safetensors")
     train.add_argument("--plot", metavar="FILE", help="draw loss and accuracy into an image")
 
     commands.add_parser("bench", help="time the kernels against NumPy and PyTorch", add_help=False)
-    commands.add_parser("compare", help="train with several optimizers side by side", add_help=False)
+    study = commands.add_parser(
+        "study",
+        help="run an experiment of the lectures",
+        description="Run an experiment, print its table and write its plot.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    study.set_defaults(run=_study)
+    study.add_argument("study", metavar="STUDY", choices=STUDIES, help=", ".join(STUDIES))
+    study.add_argument("--dataset", default="digits", help="digits, mnist, …")
+    study.add_argument("--epochs", type=_positive, help="default: the study's own")
+    study.add_argument("--seed", type=_seed, default=0)
+    study.add_argument("--threads", type=_positive, help="default: all processors")
+    study.add_argument("--plot", metavar="FILE", help="default: STUDY.png")
     info = commands.add_parser("info", help="print what this install can do")
     info.set_defaults(run=_info)
     return parser
@@ -88,11 +99,29 @@ def _sizes(text: str) -> tuple[int, ...]:
     return tuple(_positive(part) for part in text.split(",") if part)
 
 
+def _study(options: argparse.Namespace) -> int:
+    from . import studies, threads
+
+    options.plot = options.plot or f"{options.study}.png"
+    _check_target("--plot", Path(options.plot))
+    check_image(options.plot)
+    if options.threads is not None:
+        threads.set_num_threads(options.threads)
+    return studies.main(options)
+
+
 def _info(options: argparse.Namespace) -> int:
     from .config import show_config
 
     print(show_config())
     return 0
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is negative")
+    return value
 
 
 def _optimizer(name: str) -> type[Optimizer]:
@@ -110,9 +139,15 @@ def _optimizer(name: str) -> type[Optimizer]:
     return chosen
 
 
+def _check_target(option: str, target: Path) -> None:
+    if not target.parent.is_dir():
+        raise ValueError(f"{option} is {str(target)!r}, but there is no folder {str(target.parent)!r}")
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{option} is {str(target)!r}, which exists and is no file")
+
+
 def _train(options: argparse.Namespace) -> int:
     from . import Trainer, backends, datasets, nn, threads
-    from .plots import check_image
 
     optimizer_class = _optimizer(options.optimizer)
     epochs = options.epochs
@@ -120,13 +155,9 @@ def _train(options: argparse.Namespace) -> int:
         epochs = 40 if options.dataset == "digits" else 5
     # What would fail after the training is said before it.
     path = Path(options.save or f"{options.dataset}.safetensors")
-    targets = [("--save", path)] + ([("--plot", Path(options.plot))] if options.plot else [])
-    for option, target in targets:
-        if not target.parent.is_dir():
-            raise ValueError(f"{option} is {str(target)!r}, but there is no folder {str(target.parent)!r}")
-        if target.exists() and not target.is_file():
-            raise ValueError(f"{option} is {str(target)!r}, which exists and is no file")
+    _check_target("--save", path)
     if options.plot:
+        _check_target("--plot", Path(options.plot))
         check_image(options.plot)
     if options.threads is not None:
         threads.set_num_threads(options.threads)

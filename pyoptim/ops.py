@@ -6,12 +6,13 @@ definitions are PyTorch's.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import backends
-from ._arrays import Array, check_float_array, check_like
+from ._arrays import Array, check_float_array, check_like, is_fast
 
 ACTIVATIONS = ("relu", "sigmoid", "tanh")
 
@@ -75,17 +76,15 @@ def dense_backward(
     """
     x, weight = _check_dense(x, weight)
     check_activation(activation)
-    dz = check_like("dy", dy, (x.shape[0], weight.shape[0]), x.dtype, " as the output")
-    backend = backends.current()
+    dy = check_like("dy", dy, (x.shape[0], weight.shape[0]), x.dtype, " as the output")
     if activation is not None:
         if y is None:
             raise ValueError(f"y is None, expected the forward pass's output for {activation}")
-        y = check_like("y", y, dz.shape, x.dtype, " as the output")
-        gradient, dz = dz, np.empty_like(y)
-        backend.activation_backward(activation, gradient, y, dz)
+        y = check_like("y", y, dy.shape, x.dtype, " as the output")
     dx, dweight = np.empty_like(x), np.empty_like(weight)
     dbias = np.empty(weight.shape[0], x.dtype)
-    backend.dense_backward(dz, x, weight, dx, dweight, dbias)
+    saved = None if activation is None else y
+    backends.current().dense_backward(dy, x, weight, saved, activation, dx, dweight, dbias)
     return dx, dweight, dbias
 
 
@@ -137,6 +136,7 @@ def batch_norm_forward(
     momentum: float = 0.1,
     eps: float = 1e-5,
     unbiased: bool = True,
+    activation: str | None = None,
 ) -> tuple[Array, SavedNorm]:
     """Batch normalisation (Ioffe & Szegedy 2015), as PyTorch defines it.
 
@@ -147,6 +147,7 @@ def batch_norm_forward(
     Parameters
     ----------
     x : array (N, C) or (N, C, *spatial)
+        A view of channels-last memory is read as it lies.
     gamma, beta : array (C,) or None
         None takes 1 and 0.
     running_mean, running_var : array (C,) or None
@@ -156,75 +157,85 @@ def batch_norm_forward(
     eps : float, default 1e-5
     unbiased : bool, default True
         Whether running_var takes the unbiased variance (PyTorch) or the biased one (Keras, TensorFlow).
+    activation : {None, "relu"}
+        Applied in the same pass.
 
     Returns
     -------
     y : array like x
+        Channels-last in memory where x is.
     saved : SavedNorm
 
     Raises
     ------
     TypeError, ValueError
-        A dtype or a shape does not match, an array to be updated is read-only, or training has a single
-        value per channel. Nothing is changed.
+        A dtype or a shape does not match, an array to be updated is read-only or overlaps another, or
+        training has a single value per channel. Nothing is changed.
     """
-    x3, shape = _check_norm("x", x)
+    x3, last = _check_norm("x", x)
     channels = x3.shape[1:2]
     gamma, beta = _check_affine(gamma, beta, x3)
-    running = (running_mean, running_var)
+    check_norm_activation(activation)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var: expected both or neither")
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum is {momentum!r}, expected a number in [0, 1]")
     if not eps >= 0:
         raise ValueError(f"eps is {eps!r}, expected a number >= 0")
-    for name, array in zip(("running_mean", "running_var"), running, strict=True):
-        if array is not None:
-            check_like(name, array, channels, x3.dtype, " as x's channels")
-            if training and not array.flags.writeable:
+    running = [running_mean, running_var]
+    others = {"x": x, "gamma": gamma, "beta": beta}
+    for i, name in enumerate(("running_mean", "running_var")):
+        array = running[i]
+        if array is None:
+            continue
+        running[i] = check_like(name, array, channels, x3.dtype, " as x's channels")
+        if training:
+            if not array.flags.writeable:
                 raise ValueError(f"{name} is read-only, expected a writeable array")
-            if training and np.may_share_memory(array, x):
-                raise ValueError(f"{name} overlaps x, expected separate memory")
+            for other, memory in others.items():
+                if memory is not None and np.shares_memory(array, memory):
+                    raise ValueError(f"{name} overlaps {other}, expected separate memory")
+            others[name] = array
+    if training or running_mean is None:
+        check_count(x3)
     y = np.empty_like(x3)
-    saved = norm_forward(x3, gamma, beta, running, training, momentum, eps, unbiased, y)
-    return y.reshape(shape), saved
+    relu = activation is not None
+    saved = norm_forward(x3, gamma, beta, running[0], running[1], training, momentum, eps, unbiased, relu, y)
+    for given, used in zip((running_mean, running_var), running, strict=True):
+        if training and given is not None and used is not None and used is not given:
+            given[...] = used  # it was not contiguous
+    return _as_given(y, x.shape, last), saved
 
 
 def norm_forward(
     x: Array,
     gamma: Array | None,
     beta: Array | None,
-    running: tuple[Array | None, Array | None],
+    running_mean: Array | None,
+    running_var: Array | None,
     training: bool,
     momentum: float,
     eps: float,
     unbiased: bool,
+    relu: bool,
     y: Array,
 ) -> SavedNorm:
-    """`batch_norm_forward` on checked arrays; x and y are (N, C, space)."""
-    backend = backends.current()
-    running_mean, running_var = running
-    if training or running_mean is None or running_var is None:
-        count = x.shape[0] * x.shape[2]
-        if count < 2:
-            raise ValueError(f"x has {count} values per channel, expected more than 1 to take statistics of")
-        mean, var = np.empty(x.shape[1]), np.empty(x.shape[1])
-        backend.norm_statistics(x, mean, var)
-        if training and running_mean is not None and running_var is not None:
-            seen = var * (count / (count - 1)) if unbiased else var
-            running_mean[...] = (1 - momentum) * running_mean + momentum * mean
-            running_var[...] = (1 - momentum) * running_var + momentum * seen
-        of_this_batch = True
-    else:
-        mean, var = running_mean.astype(np.float64), running_var.astype(np.float64)
-        of_this_batch = False
-    saved = SavedNorm(mean.astype(x.dtype), (1 / np.sqrt(var + eps)).astype(x.dtype), of_this_batch)
-    backend.norm_apply(x, saved.mean, saved.inv_std, gamma, beta, y)
-    return saved
+    """`batch_norm_forward` on checked, contiguous arrays; x and y are (N, C, space)."""
+    of_this_batch = training or running_mean is None
+    mean, inv_std = np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
+    backends.current().norm_forward(
+        x, gamma, beta, running_mean, running_var, training, momentum, eps, unbiased, relu, y, mean, inv_std
+    )
+    return SavedNorm(mean, inv_std, of_this_batch)
 
 
 def batch_norm_backward(
-    dy: Array, x: Array, gamma: Array | None, saved: SavedNorm
+    dy: Array,
+    x: Array,
+    gamma: Array | None,
+    saved: SavedNorm,
+    beta: Array | None = None,
+    activation: str | None = None,
 ) -> tuple[Array, Array, Array]:
     """The gradients of `batch_norm_forward`, through the batch's statistics.
 
@@ -236,10 +247,13 @@ def batch_norm_backward(
         As in the forward pass.
     saved : SavedNorm
         What the forward pass returned.
+    beta, activation
+        As in the forward pass; beta matters where there is an activation.
 
     Returns
     -------
     dx : array like x
+        Channels-last in memory where x is.
     dgamma, dbeta : array (C,)
 
     Raises
@@ -247,38 +261,70 @@ def batch_norm_backward(
     TypeError, ValueError
         A dtype or a shape does not match.
     """
-    x3, shape = _check_norm("x", x)
-    dy3 = check_like("dy", dy, x.shape, x3.dtype, " as x").reshape(x3.shape)
-    gamma, _ = _check_affine(gamma, None, x3)
+    x3, last = _check_norm("x", x)
+    gamma, beta = _check_affine(gamma, beta, x3)
+    check_norm_activation(activation)
+    if isinstance(dy, np.ndarray) and dy.shape == x.shape and last:
+        dy3 = check_like("dy", np.moveaxis(dy, 1, -1), np.moveaxis(x, 1, -1).shape, x3.dtype, " as x")
+        dy3 = dy3.reshape(x3.shape)
+    else:
+        dy3 = check_like("dy", dy, x.shape, x3.dtype, " as x").reshape(x3.shape)
     if not isinstance(saved, SavedNorm):
         raise TypeError(f"saved is a {type(saved).__name__}, expected what batch_norm_forward returned")
-    for name, array in (("saved.mean", saved.mean), ("saved.inv_std", saved.inv_std)):
-        check_like(name, array, x3.shape[1:2], x3.dtype, " as x's channels")
+    mean = check_like("saved.mean", saved.mean, x3.shape[1:2], x3.dtype, " as x's channels")
+    inv_std = check_like("saved.inv_std", saved.inv_std, x3.shape[1:2], x3.dtype, " as x's channels")
     dx = np.empty_like(x3)
-    dgamma, dbeta = np.empty(x3.shape[1], x3.dtype), np.empty(x3.shape[1], x3.dtype)
-    backends.current().norm_backward(dy3, x3, *saved, gamma, dx, dgamma, dbeta)
-    return dx.reshape(shape), dgamma, dbeta
+    dgamma, dbeta = np.empty_like(mean), np.empty_like(mean)
+    relu = activation is not None
+    backends.current().norm_backward(
+        dy3, x3, gamma, beta, mean, inv_std, saved.of_this_batch, relu, dx, dgamma, dbeta
+    )
+    return _as_given(dx, x.shape, last), dgamma, dbeta
 
 
-def _check_norm(name: str, x: Any) -> tuple[Array, tuple[int, ...]]:
-    """x as (N, C, space), and its own shape."""
+def check_norm_activation(activation: str | None) -> None:
+    if activation not in (None, "relu"):
+        raise ValueError(f"activation is {activation!r}, expected None or 'relu'")
+
+
+def check_count(x: Array) -> None:
+    """More than one value per channel of x (N, C, space)."""
+    count = x.shape[0] * x.shape[2]
+    if count < 2:
+        raise ValueError(f"x has {count} values per channel, expected more than 1 to take statistics of")
+
+
+def _check_norm(name: str, x: Any) -> tuple[Array, bool]:
+    """x as (N, C, space), or as (N*space, C, 1) and True where its memory is channels-last."""
+    if isinstance(x, np.ndarray) and x.ndim > 2 and not x.flags.c_contiguous:
+        moved = np.moveaxis(x, 1, -1)
+        if is_fast(moved):
+            moved = check_float_array(name, moved)
+            return moved.reshape(moved.size // x.shape[1] if x.size else 0, x.shape[1], 1), True
     x = check_float_array(name, x)
     if x.ndim < 2:
         raise ValueError(f"{name} has shape {x.shape}, expected (N, C) or (N, C, *spatial)")
-    return as_channels(x), x.shape
+    return as_channels(x), False
+
+
+def _as_given(y: Array, shape: tuple[int, ...], channels_last: bool) -> Array:
+    if not channels_last:
+        return y.reshape(shape)
+    return np.moveaxis(y.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
 
 
 def as_channels(x: Array) -> Array:
     """(N, C, *spatial) as (N, C, space), without a copy."""
-    return x.reshape(x.shape[0], x.shape[1], int(np.prod(x.shape[2:], dtype=np.int64)))
+    return x.reshape(x.shape[0], x.shape[1], math.prod(x.shape[2:]))
 
 
 def _check_affine(gamma: Any, beta: Any, x: Array) -> tuple[Array | None, Array | None]:
-    checked = [
-        None if value is None else check_like(name, value, x.shape[1:2], x.dtype, " as x's channels")
-        for name, value in (("gamma", gamma), ("beta", beta))
-    ]
-    return checked[0], checked[1]
+    channels = x.shape[1:2]
+    if gamma is not None:
+        gamma = check_like("gamma", gamma, channels, x.dtype, " as x's channels")
+    if beta is not None:
+        beta = check_like("beta", beta, channels, x.dtype, " as x's channels")
+    return gamma, beta
 
 
 def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:

@@ -48,8 +48,9 @@ class Optimizer:
         but without writing them.
     nonfinite : {"ignore", "raise", "skip"}, default "ignore"
         What to do when a gradient holds NaN or infinity: step all the same (as PyTorch), raise a
-        ValueError, or skip the step and count it. The last two read the gradients once more, in the
-        same pass as ``max_grad_norm``.
+        ValueError, or skip the step and count it. The last two must know before anything is written, so
+        they read the gradients once more, in the same pass as ``max_grad_norm``: an eighth of Adam's
+        traffic where they come from memory, little where they are in a cache.
     accumulate : int, default 1
         Gather the gradients of so many calls of `step`, and update with their mean at the last of them.
     rounding : {"master", "stochastic", "nearest"}, default "master"
@@ -66,7 +67,8 @@ class Optimizer:
     Attributes
     ----------
     param_groups : list of dict
-        The hyperparameters in force, with ``"params"``; change ``param_groups[0]["lr"]`` at will.
+        The hyperparameters in force, with ``"params"``; change ``param_groups[0]["lr"]`` at will. What
+        cannot be is refused when it is set.
     epoch : int
         Epochs done, for schedules that count them; a `Trainer` counts it up.
     skipped : int
@@ -117,7 +119,8 @@ class Optimizer:
             keys, arrays = _flatten(label, given["params"])
             self._keys.append(keys)
             self._names += [label] if keys is None else [f"{label}[{key!r}]" for key in keys]
-            self.param_groups.append({**self._defaults, **options, "params": tuple(arrays)})
+            group = {**self._defaults, **options, "params": tuple(arrays)}
+            self.param_groups.append(_hyperparameters.ParameterGroup(group, self._defaults))
         self._lone = self._keys == [None] and not self._grouped  # one array, not in a list
         self._params = [p for group in self.param_groups for p in group["params"]]
         _arrays.check_parameters(self._names, self._params)
@@ -135,9 +138,12 @@ class Optimizer:
         self._staged = {
             i: np.array(p, order="C") for i, p in enumerate(self._params) if not _arrays.is_fast(p)
         }
-        self._written = self._params + [a for group in self._states for s in group for a in s.values()]
+        self._written = _arrays.Memory(
+            self._params + [a for group in self._states for s in group for a in s.values()]
+        )
         self._addresses = [(p.ctypes.data, p.shape) for p in self._params]
         self._steppers: dict[str, Any] = {}  # by backend
+        self._average: Any = None  # a `WeightAverage` that follows the steps
         self._sums: list[Array] = []  # of gradients being accumulated
         self._summed = 0
 
@@ -165,6 +171,37 @@ class Optimizer:
 
     def _next_scalars(self, group: Group, scalars: dict[str, float]) -> dict[str, float]:
         return {"step": scalars["step"] + 1}
+
+    def named_parameters(self) -> dict[str, Array]:
+        """Every parameter by the name that messages give it, e.g. ``params['w']``."""
+        return dict(zip(self._names, self._params, strict=True))
+
+    def structured(self, arrays: Sequence[Array]) -> Any:
+        """One array per parameter, in the order of `named_parameters`, in the structure of ``params``."""
+        remaining = iter(arrays)
+        parts: list[Any] = []
+        for keys in self._keys:
+            mine = [next(remaining) for _ in ([None] if keys is None else keys)]
+            if keys is None:
+                parts += mine
+            else:
+                parts.append(dict(zip(keys, mine, strict=True)))
+        return parts if self._grouped else parts[0]
+
+    def check_memory(self) -> None:
+        """ValueError where a parameter has become read-only or has been resized."""
+        for name, p, address in zip(self._names, self._params, self._addresses, strict=True):
+            if not p.flags.writeable:
+                raise ValueError(f"{name} is read-only, expected a writeable array")
+            if (p.ctypes.data, p.shape) != address:
+                raise ValueError(f"{name} has been resized or reshaped: make a new optimizer for it")
+
+    def follow(self, average: Any) -> None:
+        """Let every step update a `WeightAverage` of the parameters: what ``EMA(optimizer)`` calls."""
+        if self._average is not None:
+            raise ValueError(f"{self!r} already carries an average, expected one at most")
+        self._average = average
+        self._steppers = {}
 
     # Stepping.
 
@@ -197,10 +234,22 @@ class Optimizer:
             new = self._next_scalars(group, self._scalars[i])
             rows.append(self._row(group, self._rules[i], new, factor))
             scalars.append(new)
+        average = self._average
+        count = None if average is None else average.count
         self._apply(flat, rows)
         self._scalars = scalars
+        if average is not None and average.count == count:  # the kernels did not take it along
+            average.update()
         if self._summed:
             self._sums, self._summed = [], 0
+
+    def _next_row(self, scalars: list[dict[str, float]]) -> tuple[list[dict[str, float]], Row]:
+        """The step after the one with these scalars: its own, and the coefficients of all groups."""
+        new, row = [], ()
+        for group, rule, last in zip(self.param_groups, self._rules, scalars, strict=True):
+            new.append(self._next_scalars(group, last))
+            row += self._row(group, rule, new[-1], 1.0)
+        return new, row
 
     def _row(self, group: Group, rule: Rule, scalars: dict[str, float], factor: float) -> Row:
         lr = group["lr"]
@@ -225,7 +274,7 @@ class Optimizer:
 
     def _apply(self, flat: list[Any], rows: list[Row]) -> None:
         """Run the rules: one row of coefficients per step group."""
-        stepper = self._steppers.get(backends.current().name) or self._new_stepper()
+        stepper = self._stepper()
         if self._staged or self._is_packed:
             flat = self._checked(flat)
             for i, copy in self._staged.items():
@@ -237,15 +286,26 @@ class Optimizer:
                 stepper.step(flat, rows)
             for i, copy in self._staged.items():
                 self._params[i][...] = copy
-        elif not (stepper.checks and stepper.step(flat, rows)) and not stepper.step(
-            self._checked(flat), rows
-        ):
-            raise RuntimeError("a kernel refused gradients that were found to be right: please report it")
+        elif not stepper.checks:
+            stepper.step(self._checked(flat), rows)
+        else:
+            average = self._average
+            weight = 0.0 if average is None else average.weight_in_step()
+            if not stepper.step(flat, rows, weight) and not stepper.step(self._checked(flat), rows, weight):
+                raise RuntimeError("a kernel refused gradients that were found to be right: please report it")
+            if weight:
+                average.count += 1
+
+    def _stepper(self) -> Any:
+        """The stepper of the backend in force."""
+        return self._steppers.get(backends.current().name) or self._new_stepper()
 
     def _new_stepper(self) -> Any:
         backend = backends.current()
         if self._is_packed:
             stepper = backend.PackedStepper(self._rules, self._packed_arrays())
+        elif self._average is not None and backend.Stepper.checks:
+            stepper = backend.Stepper(self._step_groups(), self._average.averages)
         else:
             stepper = backend.Stepper(self._step_groups())
         self._steppers[backend.name] = stepper
@@ -276,32 +336,46 @@ class Optimizer:
 
     def _prepare(self, flat: list[Any]) -> tuple[list[Array], float]:
         """What to step with, and its factor; nothing where this call makes no step."""
-        flat = self._checked(flat)
-        norm = 0.0
-        if self.nonfinite != "ignore":
-            norm = gradients.norm_of(map(storage.widened, flat))
-            if not self._is_finite(norm, flat):
+        limit = self.max_grad_norm
+        if self.accumulate == 1 or self.nonfinite != "ignore":
+            flat, norm = self._normed(flat)
+            if self.nonfinite != "ignore" and not self._is_finite(norm, flat):
                 return [], 0.0
-        factor = 1 / self.accumulate
+        else:
+            flat = self._checked(flat)
+        factor = 1.0
         if self.accumulate > 1:
-            with np.errstate(all="ignore"):
-                # In float32 at least: sums of 16 bits would overflow, or stand still.
-                wide = [storage.widened(g) for g in flat]
-                wide = [a + g for a, g in zip(self._sums, wide, strict=True)] if self._summed else wide
-                if self._summed + 1 < self.accumulate:
-                    self._sums = wide if self._summed else [g.copy() for g in wide]
-                    self._summed += 1
-                    return [], 0.0
-                if self._is_packed:
-                    flat = [(a * factor).astype(g.dtype) for a, g in zip(wide, flat, strict=True)]
-                    factor = 1.0
-                else:
-                    flat = wide
-        if self.max_grad_norm is not None:
-            if self.accumulate > 1 or self.nonfinite == "ignore":
+            flat, factor = self._accumulated(flat)
+            if limit is not None and flat:
                 norm = factor * gradients.norm_of(map(storage.widened, flat))
-            factor *= gradients.clip_factor(norm, self.max_grad_norm)
+        if limit is not None and flat:
+            factor *= gradients.clip_factor(norm, limit)
         return flat, factor
+
+    def _normed(self, flat: list[Any]) -> tuple[list[Array], float]:
+        """The gradients, checked, and their norm."""
+        if not (self._is_packed or self._staged):
+            stepper = self._stepper()
+            squares = stepper.sum_of_squares(flat) if stepper.checks else None
+            if squares is not None:
+                return flat, math.sqrt(squares)
+        flat = self._checked(flat)
+        return flat, gradients.norm_of(map(storage.widened, flat))
+
+    def _accumulated(self, flat: list[Array]) -> tuple[list[Array], float]:
+        """The sum of the gathered gradients, and what makes it their mean; nothing before the last."""
+        with np.errstate(all="ignore"):
+            # In float32 at least: sums of 16 bits would overflow, or stand still.
+            wide = [storage.widened(g) for g in flat]
+            wide = [a + g for a, g in zip(self._sums, wide, strict=True)] if self._summed else wide
+            if self._summed + 1 < self.accumulate:
+                self._sums = wide if self._summed else [g.copy() for g in wide]
+                self._summed += 1
+                return [], 1.0
+            if not self._is_packed:
+                return wide, 1 / self.accumulate
+            mean = 1 / self.accumulate
+            return [(a * mean).astype(g.dtype) for a, g in zip(wide, flat, strict=True)], 1.0
 
     def _is_finite(self, norm: float, flat: list[Array]) -> bool:
         if math.isfinite(norm):
@@ -329,11 +403,7 @@ class Optimizer:
         ]
 
     def _checked(self, flat: list[Any]) -> list[Array]:
-        for name, p, address in zip(self._names, self._params, self._addresses, strict=True):
-            if not p.flags.writeable:
-                raise ValueError(f"{name} is read-only, expected a writeable array")
-            if (p.ctypes.data, p.shape) != address:
-                raise ValueError(f"{name} has been resized or reshaped: make a new optimizer for it")
+        self.check_memory()
         return _arrays.check_gradients(self._gradient_names(), flat, self._params, self._written)
 
     def _gradient_names(self) -> list[str]:

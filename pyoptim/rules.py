@@ -40,10 +40,15 @@ class Rule:
     coefficients: Any
 
     def __reduce__(self) -> Any:
-        return RULES.__getitem__, (self.name,)
+        return _named, (self.name,)
 
 
 RULES: dict[str, Rule] = {}
+
+
+def _named(name: str) -> Rule:
+    return RULES[name]
+
 
 # What every update shares: see Common in rules.hpp.
 Common = namedtuple("Common", "grad_scale weight_decay param_scale")

@@ -107,7 +107,7 @@ class _Directed(Optimizer):
     def _apply(self, flat: list[Any], rows: list[Row]) -> None:
         flat = self._checked(flat)
         backend = backends.current()
-        stepper = self._steppers.get(backend.name) or self._new_stepper()
+        stepper = self._stepper()
         for d in self._directions:
             d[...] = 0
         stepper.step(flat, [(row[0], 0.0, 1.0, *row[_OWN + 1 :]) for row in rows])

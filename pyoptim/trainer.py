@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import engine as compiled
 from . import nn
 from ._arrays import Array
+from .callbacks import Callback
 from .optimizer import Optimizer
+from .transforms import Transform
 
 _EVALUATION_BATCH = 1024
 
@@ -22,7 +26,17 @@ class History(dict[str, list[float]]):
     ``loss`` is the mean over the epoch's training batches, as the parameters moved; ``accuracy`` likewise
     for classification; ``val_loss`` and ``val_accuracy`` after each epoch, where there is validation
     data; ``seconds`` the training time of each epoch.
+
+    Attributes
+    ----------
+    path : str
+        What ran: ``"native"``, the compiled engine, or ``"python"``, the generic loop.
+    reason : str or None
+        Why it was not the engine.
     """
+
+    path = "python"
+    reason: str | None = None
 
     def plot(self, path: str | Path) -> None:
         """Draw loss and accuracy over the epochs into an image file. Needs the extra ``plot``."""
@@ -39,9 +53,11 @@ class Trainer:
     model : nn.Sequential
     loss : nn.Loss
     optimizer : Optimizer
-        Made on ``model.parameters()``.
+        Made on all of ``model.parameters()``, in any structure and groups, or on ``model.flat_parameters``.
     seed : int, optional
         Of the order in which examples are visited.
+    metrics : sequence of callable
+        ``(targets, outputs) -> number``, which `evaluate` and validation measure too: see `metrics`.
 
     Examples
     --------
@@ -51,7 +67,13 @@ class Trainer:
     """
 
     def __init__(
-        self, model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, *, seed: int | None = None
+        self,
+        model: nn.Sequential,
+        loss: nn.Loss,
+        optimizer: Optimizer,
+        *,
+        seed: int | None = None,
+        metrics: Sequence[Callable[[Array, Array], float]] = (),
     ) -> None:
         if not isinstance(model, nn.Sequential):
             raise TypeError(f"model is a {type(model).__name__}, expected a Sequential")
@@ -59,11 +81,13 @@ class Trainer:
             raise TypeError(f"loss is a {type(loss).__name__}, expected a Loss, e.g. CrossEntropy()")
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer is a {type(optimizer).__name__}, expected an Optimizer")
-        updated = [p for group in optimizer.param_groups for p in group["params"]]
-        own = model.parameters().values()
-        if len(updated) != len(own) or any(p is not q for p, q in zip(updated, own, strict=True)):
-            raise ValueError("optimizer updates other arrays: expected it to be made on model.parameters()")
+        self._gradients = optimizer.structured(compiled.gradients_of(model, optimizer))
         self.model, self.loss, self.optimizer = model, loss, optimizer
+        self.stop_training = False  # what a callback sets
+        for i, metric in enumerate(metrics):
+            if not callable(metric):
+                raise TypeError(f"metrics[{i}] is {metric!r}, expected a function of targets and outputs")
+        self.metrics = tuple(metrics)
         self._rng = np.random.default_rng(seed)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -78,15 +102,20 @@ class Trainer:
         epochs: int = 1,
         batch_size: int | None = 32,
         validation_data: tuple[Any, Any] | None = None,
+        validation_split: float = 0.0,
         shuffle: bool = True,
+        callbacks: Sequence[Callback] = (),
+        transform: Transform | None = None,
+        weight_noise: float = 0.0,
         verbose: bool = True,
+        engine: str = "auto",
     ) -> History:
         """Train, and leave the model in evaluation mode.
 
         Parameters
         ----------
         x : array (examples, ...)
-            Of any real dtype; converted to the model's once.
+            Of any real dtype; converted to the model's once, but for uint8, converted batch by batch.
         y : array (examples, ...)
             Targets as the loss takes them.
         epochs : int, default 1
@@ -94,10 +123,22 @@ class Trainer:
             1 is online gradient descent, None the full batch. The last batch of an epoch may be smaller.
         validation_data : (x, y), optional
             Evaluated after each epoch.
+        validation_split : float in [0, 1), default 0
+            Instead hold back the last examples, this share of them, for validation.
         shuffle : bool, default True
             Visit the examples in a new order each epoch; every one once.
+        callbacks : sequence of `callbacks.Callback`
+        transform : callable, optional
+            ``(x, y, rng) -> (x, y)`` on each mini-batch: see `transforms`.
+        weight_noise : float, default 0
+            Take each gradient at parameters to which normal noise of this standard deviation was added.
         verbose : bool, default True
             Show a progress bar.
+        engine : {"auto", "native", "python"}
+            Run epochs in the compiled engine where every part is compiled, which gives the same bits as
+            the generic loop, or always, or never. A learning rate that is a function of your own, and
+            none of `schedules`, is called for up to some thousand steps ahead when "native" asks for it,
+            and takes the generic loop under "auto".
 
         Returns
         -------
@@ -107,36 +148,115 @@ class Trainer:
         ------
         TypeError, ValueError
             The data do not suit the model or the loss, are empty, or are not finite; a batch would hold
-            too little for BatchNorm. The model is unchanged.
+            too little for BatchNorm; ``engine="native"`` with a part that is not compiled. The model is
+            unchanged.
+
+        Notes
+        -----
+        Ctrl-C ends the training after the step that runs, at most some 50 ms later, and leaves model and
+        optimizer as they are then.
         """
         nn.layers.check_count("epochs", epochs)
+        if not 0 <= validation_split < 1:
+            raise ValueError(f"validation_split is {validation_split!r}, expected a number in [0, 1)")
+        if validation_split and validation_data is not None:
+            raise ValueError("validation_split and validation_data: expected one of them at most")
+        if not 0 <= weight_noise < math.inf:
+            raise ValueError(f"weight_noise is {weight_noise!r}, expected a finite number >= 0")
+        for i, callback in enumerate(callbacks):
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks[{i}] is a {type(callback).__name__}, expected a Callback")
         x, y = self._check_data("x", x, "y", y)
+        if validation_split:
+            kept = len(x) - round(len(x) * validation_split)
+            if not 0 < kept < len(x):
+                raise ValueError(
+                    f"validation_split is {validation_split!r}, which leaves {kept} of {len(x)} examples to "
+                    "train on, expected some for each"
+                )
+            validation_data, x, y = (x[kept:], y[kept:]), x[:kept], y[:kept]
+        elif validation_data is not None:
+            validation_data = self._check_data("validation_data[0]", validation_data[0],
+                                               "validation_data[1]", validation_data[1])  # fmt: skip
         if batch_size is None:
             batch_size = len(x)
         nn.layers.check_count("batch_size", batch_size)
         self._check_batches(x, min(batch_size, len(x)))
-        if validation_data is not None:
-            validation_data = self._check_data("validation_data[0]", validation_data[0],
-                                               "validation_data[1]", validation_data[1])  # fmt: skip
         history = History()
+        if engine not in ("auto", "native", "python"):
+            raise ValueError(f"engine is {engine!r}, expected 'auto', 'native' or 'python'")
+        history.reason = "engine='python' was asked for"
+        if engine != "python":
+            history.reason = compiled.why_not(self.model, self.loss, self.optimizer, engine == "native")
+            if transform is not None or weight_noise:
+                history.reason = "transform and weight_noise act on every batch"
+            for i, callback in enumerate(callbacks):
+                if callback.acts_on_batches:
+                    history.reason = f"callbacks[{i}] acts on every batch"
+            if engine == "native" and history.reason is not None:
+                raise ValueError(f"engine is 'native', but {history.reason}")
+        native = None
+        if history.reason is None:
+            history.path = "native"
+            self.optimizer.check_memory()
+            native = compiled.Engine(self.model, self.loss, self.optimizer, x.shape[1:],
+                                     min(batch_size, len(x)))  # fmt: skip
+        run = _Run(batch_size, shuffle, transform, weight_noise, callbacks)
+        self.stop_training = False
+        for callback in callbacks:
+            callback.trainer = self
+            callback.on_train_begin()
         progress = _Progress(epochs, len(x), enabled=verbose)
         try:
             for epoch in range(epochs):
-                measured = self._run_epoch(x, y, batch_size, shuffle, progress)
-                self.optimizer.epoch += 1
+                done = self.optimizer.epoch
+                for callback in callbacks:
+                    callback.on_epoch_begin(done)
+                measured = self._run_epoch(native, x, y, run, progress)
+                self.optimizer.epoch = done + 1
                 if validation_data is not None:
                     results = self._evaluate(*validation_data)
                     measured |= {f"val_{name}": value for name, value in results.items()}
                 for name, value in measured.items():
                     history.setdefault(name, []).append(value)
                 progress.end_epoch(epoch, measured)
+                for callback in callbacks:
+                    callback.on_epoch_end(done, measured)
+                if self.stop_training:
+                    break
+            for callback in callbacks:
+                callback.on_train_end()
         finally:
             progress.close()
             self.model.eval()
         return history
 
+    def partial_fit(self, x: Any, y: Any) -> float:
+        """One step on one mini-batch, for data that come as a stream.
+
+        Parameters
+        ----------
+        x, y
+            As `fit`.
+
+        Returns
+        -------
+        float
+            The batch's loss before the step.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit`.
+        """
+        x, y = self._check_data("x", x, "y", y)
+        self._check_batches(x, len(x))
+        self.model.train()
+        loss, _ = self._step(x.astype(self.model.dtype, copy=False), y, 0.0)
+        return loss
+
     def _check_data(self, x_name: str, x: Any, y_name: str, y: Any) -> tuple[Array, Array]:
-        x = self.model.check_input(x_name, x)
+        x = self.model.check_input(x_name, x, keep_bytes=True)
         if len(x) == 0:
             raise ValueError(f"{x_name} is empty, expected at least one example")
         if np.ndim(y) == 0 or len(y) != len(x):
@@ -157,27 +277,71 @@ class Trainer:
             shape = layer.output_shape(shape)
 
     def _run_epoch(
-        self, x: Array, y: Array, batch_size: int, shuffle: bool, progress: _Progress
+        self,
+        engine: compiled.Engine | None,
+        x: Array,
+        y: Array,
+        run: _Run,
+        progress: _Progress,
     ) -> dict[str, float]:
-        model, loss, optimizer = self.model.train(), self.loss, self.optimizer
-        gradients = model.gradients()
-        total_loss, correct, started = 0.0, 0, time.perf_counter()
-        for batch, target in _batches(x, y, batch_size, self._rng if shuffle else None):
-            output = model._forward(batch)
-            doutput = np.empty_like(output)
-            total_loss += loss.compute(output, target, doutput) * len(batch)
-            if loss.classification:
-                correct += int(np.count_nonzero(output.argmax(axis=1) == target))
-            model._backward(doutput)
-            optimizer.step(gradients)
-            progress.advance(len(batch))
+        self.model.train()
+        loss, started = self.loss, time.perf_counter()
+        order = self._rng.permutation(len(x)) if run.shuffle else None
+        if engine is not None:
+            total_loss, correct = engine.run_epoch(x, y, order, progress.advance)
+        else:
+            total_loss, correct = self._python_epoch(x, y, order, run, progress)
         measured = {"loss": total_loss / len(x)}
         if loss.classification:
             measured["accuracy"] = correct / len(x)
         return {**measured, "seconds": time.perf_counter() - started}
 
+    def _python_epoch(
+        self, x: Array, y: Array, order: Array | None, run: _Run, progress: _Progress
+    ) -> tuple[float, int]:
+        total_loss, correct = 0.0, 0
+        for i, (batch, target) in enumerate(_batches(x, y, run.batch_size, self.model.dtype, order)):
+            for callback in run.callbacks:
+                callback.on_batch_begin(i)
+            if run.transform is not None:
+                batch, target = self._transformed(run.transform, batch, target)
+            loss, right = self._step(batch, target, run.weight_noise)
+            total_loss += loss * len(batch)
+            correct += right
+            progress.advance(len(batch))
+            for callback in run.callbacks:
+                callback.on_batch_end(i, {"loss": loss})
+        return total_loss, correct
+
+    def _transformed(self, transform: Transform, x: Array, y: Array) -> tuple[Array, Array]:
+        shape = x.shape
+        x, y = transform(x, y, self._rng)
+        if not isinstance(x, np.ndarray) or x.shape != shape:
+            raise ValueError(f"transform returned x of shape {np.shape(x)}, expected {shape}")
+        return self._check_data("transform's x", x, "transform's y", y)
+
+    def _step(self, x: Array, y: Array, weight_noise: float) -> tuple[float, int]:
+        """Train on one mini-batch; its loss, and how many were classified right."""
+        model, loss = self.model, self.loss
+        kept = None
+        if weight_noise:
+            kept = model.flat_parameters.copy()
+            noise = self._rng.normal(0, weight_noise, kept.shape)
+            model.flat_parameters += noise.astype(model.dtype)
+        try:
+            output = model._forward(x)
+            doutput = np.empty_like(output)
+            value = loss.compute(output, y, doutput)
+            model._backward(doutput)
+        finally:
+            if kept is not None:
+                model.flat_parameters[...] = kept
+        right = int(np.count_nonzero(output.argmax(axis=1) == y)) if loss.classification else 0
+        self.optimizer.step(self._gradients)
+        return value, right
+
     def evaluate(self, x: Any, y: Any) -> dict[str, float]:
-        """The loss, and for classification the accuracy, in evaluation mode.
+        """The loss, for classification the accuracy, and the trainer's metrics, in evaluation mode.
 
         Raises
         ------
@@ -189,13 +353,21 @@ class Trainer:
     def _evaluate(self, x: Array, y: Array) -> dict[str, float]:
         self.model.eval()
         total_loss, correct = 0.0, 0
-        for batch, target in _batches(x, y, _EVALUATION_BATCH, None):
+        outputs = []
+        for batch, target in _batches(x, y, self._evaluation_batch(x), self.model.dtype):
             output = self.model._forward(batch)
+            if self.metrics:
+                outputs.append(output.copy())
             total_loss += self.loss.compute(output, target, None) * len(batch)
             if self.loss.classification:
                 correct += int(np.count_nonzero(output.argmax(axis=1) == target))
         measured = {"loss": total_loss / len(x)}
-        return {**measured, "accuracy": correct / len(x)} if self.loss.classification else measured
+        if self.loss.classification:
+            measured["accuracy"] = correct / len(x)
+        for metric in self.metrics:
+            name = getattr(metric, "__name__", type(metric).__name__)
+            measured[name] = float(metric(y, np.concatenate(outputs)))
+        return measured
 
     def predict(self, x: Any) -> Array:
         """The model's outputs, in evaluation mode: for classification logits, not probabilities.
@@ -204,26 +376,43 @@ class Trainer:
         -------
         array (examples, *outputs)
         """
-        x = self.model.check_input("x", x)
+        x = self.model.check_input("x", x, keep_bytes=True)
         self.model.eval()
         outputs = np.empty((len(x), *self.model.output_shape(x.shape[1:])), self.model.dtype)
-        for begin in range(0, len(x), _EVALUATION_BATCH):
-            outputs[begin : begin + _EVALUATION_BATCH] = self.model._forward(
-                x[begin : begin + _EVALUATION_BATCH]
-            )
+        size = self._evaluation_batch(x)
+        for begin in range(0, len(x), size):
+            batch = x[begin : begin + size].astype(self.model.dtype, copy=False)
+            outputs[begin : begin + size] = self.model._forward(batch)
         return outputs
+
+    def _evaluation_batch(self, x: Array) -> int:
+        """All examples at once where a layer takes statistics of what it evaluates."""
+        takes = any(
+            isinstance(layer, nn.BatchNorm) and not layer.track_running_stats for layer in self.model.layers
+        )
+        return max(len(x), 1) if takes else _EVALUATION_BATCH
+
+
+class _Run(NamedTuple):
+    """How `fit` goes through the examples."""
+
+    batch_size: int
+    shuffle: bool
+    transform: Transform | None
+    weight_noise: float
+    callbacks: Sequence[Callback]
 
 
 def _batches(
-    x: Array, y: Array, batch_size: int, rng: np.random.Generator | None
+    x: Array, y: Array, batch_size: int, dtype: np.dtype[Any], order: Array | None = None
 ) -> Iterator[tuple[Array, Array]]:
-    order = None if rng is None else rng.permutation(len(x))
     for begin in range(0, len(x), batch_size):
         if order is None:
-            yield x[begin : begin + batch_size], y[begin : begin + batch_size]
+            batch, target = x[begin : begin + batch_size], y[begin : begin + batch_size]
         else:
             chosen = order[begin : begin + batch_size]
-            yield x.take(chosen, axis=0), y.take(chosen, axis=0)
+            batch, target = x.take(chosen, axis=0), y.take(chosen, axis=0)
+        yield batch.astype(dtype, copy=False), target
 
 
 class _Progress:

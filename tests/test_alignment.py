@@ -45,3 +45,17 @@ def test_states_of_consecutive_parameters_are_consecutive():
     for name in ("exp_avg", "exp_avg_sq"):
         begins = [state[name].ctypes.data for state in states]
         assert [b - begins[0] for b in begins] == [0, 7 * 4, 30 * 4]
+
+
+def test_dense_layers_do_not_depend_on_alignment(engine):
+    rng = np.random.default_rng(0)
+    shapes = (50, 37), (21, 37), (21,), (50, 21)
+    values = [rng.normal(size=s).astype(np.float32) for s in shapes]
+    results = []
+    for offset in (0, 4, 20, 60):
+        x, w, b, dy = (vector_at(offset, v.ravel()).reshape(v.shape) for v in values)
+        y = po.ops.dense_forward(x, w, b, "relu")
+        results.append([y, *po.ops.dense_backward(dy, x, w, y, "relu")])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)

@@ -11,7 +11,7 @@ from pyoptim import bench
 from pyoptim.bench import numpy_optimizers, optimizers, report, timing
 from pyoptim.bench.case import Row, Target
 
-QUICK = ["--quick", "--against", "numpy"]
+QUICK = ["--quick", "--against", "numpy", "--parts", "optimizers"]
 
 
 def test_a_quick_run_measures_every_optimizer_and_writes_json_and_plot(tmp_path, capsys):
@@ -23,7 +23,8 @@ def test_a_quick_run_measures_every_optimizer_and_writes_json_and_plot(tmp_path,
     assert found["machine"]["threads"] == po.get_num_threads()
     assert found["machine"]["torch"] is None
     assert [(row["name"], row["size"]) for row in found["rows"]] == [
-        (name, size) for name in optimizers.KINDS for size in (1000, 100_000)
+        *((name, size) for name in optimizers.KINDS for size in (1000, 100_000)),
+        *((name, sum(sizes)) for name, sizes in optimizers.SEVERAL.items()),
     ]
     for row in found["rows"]:
         assert set(row["seconds"]) == {"pyoptim", "numpy"}
@@ -66,17 +67,66 @@ def test_options_choose_names_sizes_and_dtype(tmp_path):
 def test_torch_is_checked_and_timed_too(tmp_path):
     pytest.importorskip("torch")
     data = tmp_path / "bench.json"
-    assert bench.main(["--quick", "--sizes", "1000", "--json", str(data)]) == 0
+    assert bench.main(["--quick", "--parts", "optimizers", "--sizes", "1000", "--json", str(data)]) == 0
     for row in json.loads(data.read_text())["rows"]:
-        fused = {"torch fused"} if optimizers.KINDS[row["name"]].fused else set()
-        assert set(row["seconds"]) == {"pyoptim", "numpy", "torch default", "torch foreach"} | fused
+        kind = optimizers.KINDS[row["name"].replace(" 6 arrays", "").replace(" 200 arrays", "")]
+        torch = {"torch default", "torch foreach"} | ({"torch fused"} if kind.fused else set())
+        assert set(row["seconds"]) == {"pyoptim", "numpy"} | (torch if kind.torch else set())
+
+
+DENSE = ["--quick", "--parts", "dense"]
+
+
+def test_dense_layers_are_measured_against_the_peak(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench.layers, "_DENSE", {(20, 30): (1, 7)})
+    data = tmp_path / "bench.json"
+    assert bench.main([*DENSE, "--against", "numpy", "--json", str(data)]) == 0
+    rows = json.loads(data.read_text())["rows"]
+    assert [(row["name"], row["size"], row["flops"]) for row in rows] == [
+        ("dense 20-30 ReLU", n, 6 * n * 20 * 30) for n in (1, 7)
+    ]
+    for row in rows:
+        assert set(row["seconds"]) == {"pyoptim", "numpy"}
+        if "native" in po.available_backends():
+            share = row["flops"] / row["seconds"]["pyoptim"] / row["ceiling"]["multiply-add"]
+            assert 0 < row["of_ceiling"] == share < 1
+    assert "dense 20-30 ReLU" in capsys.readouterr().out
+
+
+def test_dense_layers_of_torch_are_checked_and_timed(monkeypatch, tmp_path):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(bench.layers, "_DENSE", {(20, 30): (7,)})
+    data = tmp_path / "bench.json"
+    assert bench.main([*DENSE, "--dtype", "float64", "--json", str(data)]) == 0
+    (row,) = json.loads(data.read_text())["rows"]
+    assert set(row["seconds"]) == {"pyoptim", "numpy", "torch out=", "torch autograd"}
+
+
+@pytest.mark.parametrize("result", ["y", "dx", "dweight", "dbias"])
+@pytest.mark.parametrize("wrong", [0.001, np.nan])
+def test_one_wrong_element_of_a_dense_layer_is_caught(monkeypatch, capsys, result, wrong):
+    monkeypatch.setattr(bench.layers, "_DENSE", {(20, 30): (7,)})
+    right = bench.layers._dense_numpy
+
+    def slightly_wrong(arrays):
+        run, results = right(arrays)
+
+        def off():
+            run()
+            results()[result].reshape(-1)[5] += wrong
+
+        return bench.layers.Competitor(off, results)
+
+    monkeypatch.setattr(bench.layers, "_dense_numpy", slightly_wrong)
+    assert bench.main([*DENSE, "--against", "numpy"]) == 1
+    assert f"of numpy: {result}[" in capsys.readouterr().err
 
 
 def test_a_step_that_does_nothing_is_caught(monkeypatch, capsys):
     monkeypatch.setattr(po.Optimizer, "step", lambda self, grads: None)
     assert bench.main(QUICK) == 1
     captured = capsys.readouterr()
-    assert captured.err.count("WRONG") == 2 * len(optimizers.KINDS)
+    assert captured.err.count("WRONG") == 2 * len(optimizers.KINDS) + len(optimizers.SEVERAL)
     assert "of pyoptim on 1000 float32 values" in captured.err
     assert "Targets" not in captured.out  # nothing was timed
 
@@ -106,8 +156,8 @@ def test_a_peer_that_computes_something_else_is_caught(monkeypatch, capsys):
 
 
 def test_missed_targets_fail_only_a_strict_run(monkeypatch, capsys):
-    hopeless = bench.FAMILIES[0]._replace(targets=[Target("the moon", 1e9, lambda row: 1.0)])
-    monkeypatch.setattr(bench, "FAMILIES", (hopeless,))
+    hopeless = bench.FAMILIES["optimizers"]._replace(targets=[Target("the moon", 1e9, lambda row: 1.0)])
+    monkeypatch.setitem(bench.FAMILIES, "optimizers", hopeless)
     arguments = [*QUICK, "--optimizers", "SGD"]
     assert bench.main(arguments) == 0
     assert "FAIL" in capsys.readouterr().out
@@ -120,7 +170,7 @@ def test_ratios_bandwidth_and_verdicts():
     assert (row.faster_than("numpy"), row.faster_than("torch"), row.faster_than("jax")) == (5, 1.5, None)
     assert (row.bandwidth, row.of_ceiling) == (50, 0.625)
     verdicts = report.judge([row], optimizers.FAMILY.targets)
-    assert [(v["value"], v["passed"]) for v in verdicts] == [(2.5, True), (5, False), (0.625, False)]
+    assert [(v["value"], v["passed"]) for v in verdicts] == [(1.5, True), (5, False), (0.625, False)]
 
 
 def test_competitors_alternate_and_every_block_counts():
@@ -146,6 +196,7 @@ def test_the_centered_variance_of_a_constant_gradient_stays_finite():
         (["--sizes", "0"], "below 1"),
         (["--sizes", "many"], "invalid"),
         (["--optimizers", "Adam,Eve"], "'eve' is not among"),
+        (["--parts", "sparse"], "'sparse' is not among optimizers, dense"),
         (["--against", "jax"], "'jax' is not among numpy, torch"),
         (["--threads", "0"], "n is 0"),
         (["--plot", "a.xyz"], "no image"),

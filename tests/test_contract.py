@@ -68,7 +68,8 @@ def test_backends_have_the_functions_of_the_reference(name):
     for method in ("__init__", "step"):
         wanted = list(inspect.signature(getattr(backends.Stepper, method)).parameters)
         for names in argument_names(getattr(module.Stepper, method)):
-            assert names == wanted
+            assert names[: len(wanted)] == wanted  # the compiled one takes averages along
+            assert module.Stepper.checks or len(names) == len(wanted)
 
 
 def test_every_optimizer_is_public_and_tested():

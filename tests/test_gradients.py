@@ -1,5 +1,7 @@
 """Norms and clipping of gradients, and averages of weights."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -111,3 +113,86 @@ def test_averages_are_the_same_bits_on_every_engine():
                 ema.update()
             results.append(ema.averages[0])
     assert all(np.array_equal(r, results[0]) for r in results)
+
+
+def small_parameters(dtype):
+    rng = np.random.default_rng(0)
+    shapes = {"a": (1,), "b": (0, 3), "c": (257, 33), "d": (40_001,)}
+    return {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("make", [po.Adam, po.SGD, po.LARS, po.LAMB])
+@pytest.mark.parametrize("average", [averages.EMA, averages.SWA])
+def test_an_average_of_an_optimizer_follows_its_steps(engine, dtype, make, average):
+    params = small_parameters(dtype)
+    followed, alone = ({k: p.copy() for k, p in params.items()} for _ in range(2))
+    optimizer, other = make(followed, lr=0.1), make(alone, lr=0.1)
+    fused, separate = average(optimizer), average(alone)
+    for _ in range(4):
+        optimizer.step(params)
+        other.step(params)
+        separate.update()
+    assert fused.count == separate.count == 4
+    for name, a, b in zip(params, fused.averages, separate.averages, strict=True):
+        assert np.array_equal(a, b)
+        assert np.array_equal(followed[name], alone[name])
+
+
+def test_an_average_follows_strided_parameters_and_skips_with_the_step(engine):
+    base = np.ones((6, 8), np.float32)
+    optimizer = po.SGD([base[::2, ::2]], lr=1.0, nonfinite="skip")
+    ema = averages.EMA(optimizer, 0.5)
+    optimizer.step([np.ones((3, 4), np.float32)])
+    assert (ema.averages[0] == 0.5).all()
+    optimizer.step([np.full((3, 4), np.nan, np.float32)])
+    assert ema.count == 1
+    with pytest.raises(ValueError, match="shape"):
+        optimizer.step([np.ones(3, np.float32)])
+    assert ema.count == 1
+    with pytest.raises(ValueError, match="already carries"):
+        averages.SWA(optimizer)
+
+
+def test_an_average_is_resumed_and_copied():
+    p = np.arange(5.0)
+    optimizer = po.Adam(p)
+    swa = averages.SWA(optimizer)
+    for _ in range(3):
+        optimizer.step(np.ones(5))
+    kept, twin = swa.state_dict(), copy.deepcopy(optimizer)
+    later = averages.SWA(p)
+    later.load_state_dict(kept)
+    optimizer.step(np.ones(5))
+    twin.step(np.ones(5))
+    later.update()
+    assert np.array_equal(later.averages[0], swa.averages[0])
+    assert np.array_equal(twin._average.averages[0], swa.averages[0])
+    for wrong in ({}, {**kept, "count": -1}, {**kept, "averages": []}, {**kept, "averages": [np.ones(4)]}):
+        with pytest.raises(ValueError, match="state_dict"):
+            later.load_state_dict(wrong)
+    assert later.count == 4
+
+
+@pytest.mark.parametrize("overlap", [lambda p: p[0], lambda p: p[1], lambda p: p[1][:0:-1], lambda p: p[2]])
+def test_a_gradient_that_is_a_parameter_is_found_among_many(engine, overlap):
+    base = np.zeros((4, 6))
+    params = [np.zeros(6), base[:2].reshape(-1)[:7], base[3, ::2], *(np.zeros(3) for _ in range(50))]
+    optimizer = po.SGD(params, max_grad_norm=1.0)
+    wrong = overlap(params)
+    i = next(i for i, p in enumerate(params) if p.shape == wrong.shape) if wrong.size != 6 else 0
+    grads = [np.ones(p.shape) for p in params]
+    grads[i] = wrong
+    with pytest.raises(ValueError, match="overlaps"):
+        optimizer.step(grads)
+    optimizer.step([*(np.ones(p.shape) for p in params[:2]), base[3, 1::2], *grads[3:]])  # between, not on
+
+
+def test_clipping_of_many_arrays_is_that_of_one(engine, dtype):
+    params = small_parameters(dtype)
+    grads = {k: 3 * p for k, p in params.items()}
+    norm = gradients.global_norm(grads)
+    clipped, scaled = ({k: p.copy() for k, p in params.items()} for _ in range(2))
+    po.SGD(clipped, lr=0.1, max_grad_norm=1.0).step(grads)
+    po.SGD(scaled, lr=0.1).step({k: g * g.dtype.type(1.0 / (norm + 1e-6)) for k, g in grads.items()})
+    for k in params:
+        np.testing.assert_array_equal(clipped[k], scaled[k])

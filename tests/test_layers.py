@@ -9,14 +9,25 @@ from pyoptim import ops
 
 EPS = {np.float32: 2.0**-24, np.float64: 2.0**-53}
 # Sizes that straddle vectors, tiles and blocks of the packed product.
-DENSE_SHAPES = [
+DENSE_SHAPES = [  # (batch, in, out)
     (1, 1, 1),
     (1, 784, 256),
+    (1, 1023, 9),
     (2, 3, 5),
-    (13, 257, 33),
+    (3, 16, 8),
+    (4, 15, 7),
+    (5, 17, 9),
+    (10, 128, 10),
     (12, 256, 32),
+    (13, 257, 33),
+    (47, 31, 49),
+    (48, 32, 48),
+    (49, 33, 47),
     (128, 64, 10),
     (65, 31, 129),
+    (1025, 18, 14),
+    (14, 63, 1025),
+    (1024, 5, 1024),
 ]
 NORM_SHAPES = [(2, 1), (5, 3), (33, 64), (32, 65), (128, 130), (3, 4, 5), (2, 3, 16), (4, 2, 3, 17)]
 
@@ -54,6 +65,42 @@ def test_dense_backward(engine, dtype, shape, rng):
     assert (np.abs(dx - dy64 @ w64) <= product_bound(dy64, w64, o, dtype)).all()
     assert (np.abs(dw - dy64.T @ x64) <= product_bound(dy64.T, x64, n, dtype)).all()
     assert (np.abs(db - dy64.sum(0)) <= product_bound(np.ones((1, n)), dy64, n, dtype)[0]).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 13, 50])
+@pytest.mark.parametrize("i", [1, 5, 16, 19, 33])
+def test_dense_keeps_nan_and_infinity_where_they_are(engine, dtype, n, i, rng):
+    """Each result has the terms it should, 0 * NaN and 0 * infinity included, and no neighbour's."""
+    o = 11
+    x, w, dy = (rng.integers(-3, 4, size=s).astype(dtype) for s in ((n, i), (o, i), (n, o)))
+    x[-1, -1], w[3, 0], w[7, -1], dy[0, 2] = np.inf, np.nan, -np.inf, np.nan
+    with np.errstate(invalid="ignore"):
+        x64, w64, dy64 = (a.astype(np.float64) for a in (x, w, dy))
+        exact = (x64[:, None] * w64).sum(2)
+        dx, dw = (dy64[:, :, None] * w64).sum(1), (dy64.T[:, :, None] * x64).sum(1)
+        np.testing.assert_array_equal(ops.dense_forward(x, w), exact)
+        np.testing.assert_array_equal(ops.dense_forward(x, w, None, "relu"), np.maximum(exact, 0))
+        found = ops.dense_backward(dy, x, w)
+    np.testing.assert_array_equal(found[0], dx)
+    np.testing.assert_array_equal(found[1], dw)
+    np.testing.assert_array_equal(found[2], dy64.sum(0))
+
+
+@pytest.mark.parametrize("activation", [None, *ops.ACTIVATIONS])
+@pytest.mark.parametrize("shape", [(1, 20, 30), (70, 20, 130)], ids=str)
+def test_dense_is_its_parts(engine, dtype, activation, shape, rng):
+    """The activation, its derivative and the bias's gradient are the same bits alone."""
+    n, i, o = shape
+    x, w, b, dy = (rng.normal(size=s).astype(dtype) for s in ((n, i), (o, i), (o,), (n, o)))
+    z, y = ops.dense_forward(x, w, b), ops.dense_forward(x, w, b, activation)
+    dz = dy
+    if activation is not None:
+        np.testing.assert_array_equal(y, ops.activation_forward(z, activation))
+        dz = ops.activation_backward(dy, y, activation)
+    for fused, apart in zip(
+        ops.dense_backward(dy, x, w, y, activation), ops.dense_backward(dz, x, w), strict=True
+    ):
+        np.testing.assert_array_equal(fused, apart)
 
 
 @pytest.mark.parametrize("activation", [None, *ops.ACTIVATIONS])
@@ -180,9 +227,13 @@ def run_everything(dtype):
     normalised, saved = ops.batch_norm_forward(images, None, None, None, None)
     rows, saved_rows = ops.batch_norm_forward(dy, None, None, None, None)
     loss, gradient = ops.softmax_cross_entropy(dy, np.arange(301) % 257)
+    dense = [y, *ops.dense_backward(dy, x, w, y, "tanh")]
+    for n, i, o in (1, 784, 256), (10, 784, 256), (600, 100, 10), (3, 70, 3000):
+        x2, w2, dy2 = (rng.normal(size=s).astype(dtype) for s in ((n, i), (o, i), (n, o)))
+        y2 = ops.dense_forward(x2, w2, None, "relu")
+        dense += [y2, *ops.dense_backward(dy2, x2, w2, y2, "relu")]
     return [
-        y,
-        *ops.dense_backward(dy, x, w, y, "tanh"),
+        *dense,
         normalised,
         *ops.batch_norm_backward(dimages, images, None, saved),
         rows,

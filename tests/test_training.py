@@ -156,7 +156,7 @@ def test_an_epoch_visits_every_example_once(monkeypatch):
 
     x, y = np.arange(10.0)[:, None], np.arange(10)
     rng = np.random.default_rng(0)
-    epochs = [list(trainer._batches(x, y, 3, rng)) for _ in range(2)]
+    epochs = [list(trainer._batches(x, y, 3, x.dtype, rng.permutation(10))) for _ in range(2)]
     assert [len(b) for b, _ in epochs[0]] == [3, 3, 3, 1]
     orders = [np.concatenate([t for _, t in epoch]) for epoch in epochs]
     assert all(sorted(order) == list(range(10)) for order in orders)

@@ -23,33 +23,36 @@ inline constexpr int kMaxStates = 4;
 
 enum class Activation : int { identity, relu, sigmoid, tanh };
 
-// A dense (rows, cols) operand with arbitrary strides, so that one product serves A B, A^T B and A B^T.
+// y (m, n) = x (m, k) * w (n, k)^T + bias (n), all row-major
 template <class T>
-struct Matrix {
-    const T* data;
-    ptrdiff_t row_stride, col_stride;
+struct Dots {
+    ptrdiff_t n, k;
+    const T *x, *w, *bias;  // bias may be null
+    T* y;
+    bool relu;  // of that
 };
 
-// y (m, n) = activation(a (m, k) * b (k, n) + bias (n)), row-major y with n columns.
+// y (m, n) = a (m, k) * b (k, n), y row-major; a has any strides, b those of its rows.
 template <class T>
 struct Product {
-    ptrdiff_t m, n, k;
-    Matrix<T> a, b;
+    ptrdiff_t n, k;
+    const T* a;
+    ptrdiff_t a_row, a_col;
+    const T* b;
+    ptrdiff_t b_row;
     T* y;
-    const T* bias;  // null: none
-    Activation activation;
 };
 
-// Statistics are over `batch` and `space`; memory is (batch, channels, space), row-major.
-struct NormShape {
-    ptrdiff_t batch, channels, space;
+// A row-major matrix whose channels are its columns, or, where `channels` is not 0, row r is of channel
+// r % channels.
+struct NormMatrix {
+    ptrdiff_t rows, cols, channels;
 };
 
-// What the forward pass keeps for the backward pass.
+// Per channel: y = (x - mean) scale + shift, and backward dx = scale dy - ((x - mean) slope + offset).
 template <class T>
-struct NormSaved {
-    const T *mean, *inv_std;  // (channels)
-    bool of_this_batch;       // else they are constants: the running statistics
+struct NormCoefficients {
+    const T *mean, *scale, *shift, *slope, *offset;
 };
 
 template <class T>
@@ -57,11 +60,13 @@ struct Kernels {
     // state: one pointer per state of the rule; coefficients: Common's, then the rule's.
     void (*step[kRuleCount])(size_t n, T* param, const T* grad, T* const* state, const T* coefficients);
 
-    // The rows [row_begin, row_end) and columns [col_begin, col_end) of a product.
+    // The rows [row_begin, row_end) and columns [col_begin, col_end) of a result.
+    void (*dots)(const Dots<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
+                 ptrdiff_t col_end);
     void (*product)(const Product<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
                     ptrdiff_t col_end, T* scratch);
-    size_t product_scratch;          // elements of scratch, per thread
-    ptrdiff_t tile_rows, tile_cols;  // a product is best split at multiples of these
+    size_t product_scratch;                    // elements of scratch, per thread
+    ptrdiff_t dot_cols, tile_rows, tile_cols;  // results are best split at multiples of these
 
     // out[j] = sum over rows of x[row, j], for j in [begin, end)
     void (*column_sum)(const T* x, ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t begin, ptrdiff_t end, T* out);
@@ -71,20 +76,28 @@ struct Kernels {
     void (*activation_forward)(Activation, size_t n, const T* x, T* y);
     void (*activation_backward)(Activation, size_t n, const T* dy, const T* y, T* dx);
 
-    // Channels [begin, end). mean and var (biased) are outputs, in double.
-    void (*norm_statistics)(const NormShape&, const T* x, ptrdiff_t begin, ptrdiff_t end, double* mean,
-                            double* var);
-    // y = (x - mean) * (inv_std * gamma) + beta; gamma and beta may be null.
-    void (*norm_apply)(const NormShape&, const T* x, ptrdiff_t begin, ptrdiff_t end, const T* mean,
-                       const T* inv_std, const T* gamma, const T* beta, T* y);
-    void (*norm_backward)(const NormShape&, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
-                          const NormSaved<T>&, const T* gamma, T* dx, T* dgamma, T* dbeta);
+    // Rows [begin, end). The mean and the sum of squares about it: of each column, or of each row.
+    void (*norm_moments)(const NormMatrix&, const T* x, ptrdiff_t begin, ptrdiff_t end, double* mean,
+                         double* m2);
+    // Takes into n moments of `seen` values those of `more` values.
+    void (*norm_merge)(ptrdiff_t n, double seen, double* mean, double* m2, double more,
+                       const double* other_mean, const double* other_m2);
+    void (*norm_apply)(const NormMatrix&, const T* x, ptrdiff_t begin, ptrdiff_t end,
+                       const NormCoefficients<T>&, bool relu, T* y);
+    // The sums of dy, and of dy (x - mean): of each column, or of each row.
+    void (*norm_products)(const NormMatrix&, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
+                          const NormCoefficients<T>&, bool relu, double* sum, double* product);
+    void (*norm_gradient)(const NormMatrix&, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
+                          const NormCoefficients<T>&, bool relu, bool statistics, T* dx);
 
     // The sum of the losses of rows [begin, end); dlogits (null: not wanted) is scaled by `scale`.
     double (*softmax_cross_entropy)(const T* logits, const int64_t* labels, ptrdiff_t classes,
                                     ptrdiff_t begin, ptrdiff_t end, T scale, T* dlogits);
     // The sum of the squared differences; its derivative likewise.
     double (*squared_error)(size_t n, const T* prediction, const T* target, T scale, T* dprediction);
+
+    // n rounds of multiply-adds in registers; returns the number of operations.
+    double (*multiply_add)(size_t n, T x);
 };
 
 // How values that are computed in float are kept: see storage.hpp.

@@ -1,10 +1,9 @@
-// The matrix product of dense layers: operands are packed into panels as the micro-kernel reads them, so
-// one kernel serves every transposition. Each element of y is summed over k in the same order however
-// rows and columns are split, so the result does not depend on the number of threads. This file alone is
-// compiled with contraction: the micro-kernel is made of multiply-adds.
+// The matrix products of dense layers, each on its operands as they lie in memory: the forward pass, where
+// both have the summed index contiguous, as scalar products; the backward pass as sums of outer products.
+// Each element is summed in an order that depends on the number of terms alone, however rows and columns
+// are split and whatever the tile, so the result does not depend on the number of threads. This file alone
+// is compiled with contraction: the micro-kernels are made of multiply-adds.
 #include "cpu/product.hpp"
-
-#include "cpu/activation.hpp"
 
 #if defined(__clang__)
 #define PYOPTIM_UNROLL _Pragma("unroll")
@@ -12,93 +11,325 @@
 #define PYOPTIM_UNROLL _Pragma("GCC unroll 32")
 #endif
 
+// Loads v once into a register: GCC would load it anew for each use, and there are two loads a cycle.
+#if defined(__x86_64__)
+#define PYOPTIM_KEEP(v) __asm__("" : "+v"(v))
+#else
+#define PYOPTIM_KEEP(v)
+#endif
+
 namespace pyoptim::cpu::PYOPTIM_ISA {
 
 namespace {
 
-inline ptrdiff_t smaller(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+constexpr ptrdiff_t smaller(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+constexpr ptrdiff_t larger(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 
-// Panels of `width` columns of `m` seen as (depth, count): out[panel][p][j], padded with zeros.
-template <ptrdiff_t width, class T>
-void pack(const T* m, ptrdiff_t depth_stride, ptrdiff_t stride, ptrdiff_t depth, ptrdiff_t count, T* out) {
-    for (ptrdiff_t j0 = 0; j0 < count; j0 += width, out += width * depth) {
-        const ptrdiff_t live = smaller(width, count - j0);
-        const T* from = m + j0 * stride;
-        if (stride == 1) {
-            for (ptrdiff_t p = 0; p < depth; ++p) {
-                for (ptrdiff_t j = 0; j < live; ++j) out[p * width + j] = from[p * depth_stride + j];
-            }
-        } else {
-            for (ptrdiff_t j = 0; j < live; ++j) {
-                for (ptrdiff_t p = 0; p < depth; ++p) {
-                    out[p * width + j] = from[j * stride + p * depth_stride];
-                }
-            }
+template <class T>
+Vector<T> load(const T* from) {
+    Vector<T> v;
+    __builtin_memcpy(&v, from, sizeof(v));
+    return v;
+}
+
+template <class T>
+struct Bits;  // of a lane
+template <>
+struct Bits<float> {
+    typedef int32_t Type;
+};
+template <>
+struct Bits<double> {
+    typedef int64_t Type;
+};
+
+template <ptrdiff_t... i>
+struct Indices {};
+template <ptrdiff_t n, ptrdiff_t... i>
+struct Count : Count<n - 1, n - 1, i...> {};
+template <ptrdiff_t... i>
+struct Count<0, i...> {
+    typedef Indices<i...> Type;
+};
+
+// The sums of neighbours, a's before b's.
+template <class V, ptrdiff_t... i>
+V add_neighbours(V a, V b, Indices<i...>) {
+    return __builtin_shufflevector(a, b, (2 * i)...) + __builtin_shufflevector(a, b, (2 * i + 1)...);
+}
+
+// out[c] = the sum over the `width` lanes of v[c], as a balanced tree of neighbours
+template <ptrdiff_t count, ptrdiff_t width, class T>
+__attribute__((always_inline)) inline void sum_lanes(const Vector<T>* v, T* out) {
+    if constexpr (width == 1) {
+        __builtin_memcpy(out, v, count * sizeof(T));
+    } else {
+        constexpr ptrdiff_t vectors = larger(1, count * width / Tile<T>::lanes), half = (vectors + 1) / 2;
+        Vector<T> sum[half];
+        PYOPTIM_UNROLL
+        for (ptrdiff_t i = 0; i < half; ++i) {
+            sum[i] = add_neighbours(v[2 * i], v[vectors > 1 ? 2 * i + 1 : 2 * i],
+                                    typename Count<Tile<T>::lanes>::Type());
         }
-        for (ptrdiff_t p = 0; p < depth; ++p) {
-            for (ptrdiff_t j = live; j < width; ++j) out[p * width + j] = 0;
+        sum_lanes<count, width / 2, T>(sum, out);
+    }
+}
+
+// y[i + (0..rows), j + (0..cols)]: `rows` x `cols` scalar products.
+template <ptrdiff_t rows, ptrdiff_t cols, class T>
+void dot_tile(const Dots<T>& it, ptrdiff_t i, ptrdiff_t j) {
+    using V = Vector<T>;
+    constexpr ptrdiff_t lanes = Tile<T>::lanes;
+    const ptrdiff_t k = it.k;
+    const T* const x = it.x + i * k;
+    const T* const w = it.w + j * k;
+    V sum[rows][cols] = {};
+    const auto add = [&](const auto& read) __attribute__((always_inline)) {
+        V a[rows];
+        PYOPTIM_UNROLL
+        for (ptrdiff_t r = 0; r < rows; ++r) a[r] = read(x + r * k);
+        PYOPTIM_UNROLL
+        for (ptrdiff_t c = 0; c < cols; ++c) {
+            V b = read(w + c * k);
+            PYOPTIM_KEEP(b);
+            PYOPTIM_UNROLL
+            for (ptrdiff_t r = 0; r < rows; ++r) sum[r][c] += a[r] * b;
+        }
+    };
+    ptrdiff_t p = 0;
+    for (; p + lanes <= k; p += lanes) {
+        add([p](const T* row) __attribute__((always_inline)) { return load(row + p); });
+    }
+    if (p < k && k >= lanes) {  // the last lanes, without those already summed
+        using Bit = typename Bits<T>::Type;
+        typedef Bit Mask __attribute__((vector_size(PYOPTIM_VECTOR_BYTES)));
+        Mask live;
+        for (ptrdiff_t lane = 0; lane < lanes; ++lane) live[lane] = lane < lanes - (k - p) ? 0 : Bit(-1);
+        add([&](const T* row) __attribute__((always_inline)) {
+            const V v = load(row + k - lanes);
+            Mask bits;
+            __builtin_memcpy(&bits, &v, sizeof(v));
+            bits &= live;
+            V kept;
+            __builtin_memcpy(&kept, &bits, sizeof(v));
+            return kept;
+        });
+    } else if (p < k) {
+        add([&](const T* row) __attribute__((always_inline)) {
+            V v = {};
+            for (ptrdiff_t lane = 0; lane < k; ++lane) v[lane] = row[lane];
+            return v;
+        });
+    }
+    PYOPTIM_UNROLL
+    for (ptrdiff_t r = 0; r < rows; ++r) {
+        T out[cols];
+        sum_lanes<cols, lanes, T>(sum[r], out);
+        if (it.bias != nullptr) {
+            for (ptrdiff_t c = 0; c < cols; ++c) out[c] += it.bias[j + c];
+        }
+        if (it.relu) {  // NaN stays NaN
+            for (ptrdiff_t c = 0; c < cols; ++c) out[c] = out[c] <= T(0) ? T(0) : out[c];
+        }
+        __builtin_memcpy(it.y + (i + r) * it.n + j, out, sizeof(out));
+    }
+}
+
+// Calls body(begin, count) on [begin, end) cut into as few parts as `most` allows, of even lengths.
+template <class Body>
+void evenly(ptrdiff_t begin, ptrdiff_t end, ptrdiff_t most, const Body& body) {
+    for (ptrdiff_t parts = (end - begin + most - 1) / most; parts > 0; --parts) {
+        const ptrdiff_t count = (end - begin + parts - 1) / parts;
+        body(begin, count);
+        begin += count;
+    }
+}
+
+template <ptrdiff_t cols, class T>
+void dot_column(const Dots<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t j) {
+    evenly(row_begin, row_end, Tile<T>::dot_rows, [&](ptrdiff_t i, ptrdiff_t rows) {
+        if (rows == 3) {
+            dot_tile<3, cols>(it, i, j);
+        } else if (rows == 2) {
+            dot_tile<2, cols>(it, i, j);
+        } else {
+            dot_tile<1, cols>(it, i, j);
+        }
+    });
+}
+
+// A tile of y = a b: sums of outer products of columns of a and rows of b.
+template <class T>
+struct Panel {
+    ptrdiff_t depth;
+    const T *a, *b;
+    ptrdiff_t a_row, a_col, b_row, y_row;
+    T* y;
+    bool add;  // to what y holds
+};
+
+template <ptrdiff_t rows, ptrdiff_t vectors, class T>
+void outer_tile(const Panel<T>& it) {
+    using V = Vector<T>;
+    constexpr ptrdiff_t lanes = Tile<T>::lanes;
+    V sum[rows][vectors] = {};
+    if (it.add) {
+        PYOPTIM_UNROLL
+        for (ptrdiff_t i = 0; i < rows; ++i) {
+            PYOPTIM_UNROLL
+            for (ptrdiff_t v = 0; v < vectors; ++v) sum[i][v] = load(it.y + i * it.y_row + v * lanes);
+        }
+    }
+    // Every third row has a pointer: the two after it are within reach of an addressing mode.
+    const T* a[(rows + 2) / 3];
+    PYOPTIM_UNROLL
+    for (ptrdiff_t i = 0; i < (rows + 2) / 3; ++i) a[i] = it.a + 3 * i * it.a_row;
+    const T* b = it.b;
+    const ptrdiff_t a_row = it.a_row, a_col = it.a_col, b_row = it.b_row;
+    for (ptrdiff_t p = it.depth; p > 0; --p) {
+        V row[vectors];
+        PYOPTIM_UNROLL
+        for (ptrdiff_t v = 0; v < vectors; ++v) row[v] = load(b + v * lanes);
+        PYOPTIM_UNROLL
+        for (ptrdiff_t i = 0; i < rows; ++i) {
+            const T scalar = a[i / 3][i % 3 * a_row];
+            PYOPTIM_UNROLL
+            for (ptrdiff_t v = 0; v < vectors; ++v) sum[i][v] += scalar * row[v];
+        }
+        PYOPTIM_UNROLL
+        for (ptrdiff_t i = 0; i < (rows + 2) / 3; ++i) a[i] += a_col;
+        b += b_row;
+    }
+    PYOPTIM_UNROLL
+    for (ptrdiff_t i = 0; i < rows; ++i) {
+        PYOPTIM_UNROLL
+        for (ptrdiff_t v = 0; v < vectors; ++v) {
+            __builtin_memcpy(it.y + i * it.y_row + v * lanes, &sum[i][v], sizeof(V));
         }
     }
 }
 
-template <class T>
-void micro_kernel(ptrdiff_t depth, const T* a, const T* b, T* tile) {
-    using Tl = Tile<T>;
-    using Vector = typename Tl::Vector;
-    Vector sum[Tl::rows][Tl::vectors] = {};
-    for (ptrdiff_t p = 0; p < depth; ++p, a += Tl::rows, b += Tl::cols) {
-        Vector row[Tl::vectors];
-        __builtin_memcpy(row, b, sizeof(row));
-        PYOPTIM_UNROLL
-        for (ptrdiff_t i = 0; i < Tl::rows; ++i) {
-            PYOPTIM_UNROLL
-            for (ptrdiff_t v = 0; v < Tl::vectors; ++v) sum[i][v] += a[i] * row[v];
+template <ptrdiff_t vectors, class T, ptrdiff_t rows = Tile<T>::rows>
+void outer_tile_of(ptrdiff_t count, const Panel<T>& it) {
+    if constexpr (rows * vectors > Tile<T>::rows * Tile<T>::vectors) {
+        outer_tile_of<vectors, T, rows - 1>(count, it);
+    } else if (count == rows) {
+        outer_tile<rows, vectors>(it);
+    } else if constexpr (rows > 1) {
+        outer_tile_of<vectors, T, rows - 1>(count, it);
+    }
+}
+
+// Copies depth rows of b of `live` columns into a panel of `cols`, the rest zeros.
+template <ptrdiff_t cols, class T>
+void pack(const T* b, ptrdiff_t b_row, ptrdiff_t depth, ptrdiff_t live, T* out) {
+    for (ptrdiff_t p = 0; p < depth; ++p, b += b_row, out += cols) {
+        if (live == cols) {
+            __builtin_memcpy(out, b, cols * sizeof(T));
+        } else {
+            for (ptrdiff_t j = 0; j < cols; ++j) out[j] = j < live ? b[j] : T(0);
         }
     }
-    __builtin_memcpy(tile, sum, sizeof(sum));
+}
+
+// The columns of y from `begin` on, as many as whole panels of `vectors` cover; returns where they end.
+template <ptrdiff_t vectors, class T>
+ptrdiff_t whole_panels(const Panel<T>& block, ptrdiff_t rows, ptrdiff_t begin, ptrdiff_t end, T* packed) {
+    constexpr ptrdiff_t cols = vectors * Tile<T>::lanes;
+    constexpr ptrdiff_t most = Tile<T>::rows * Tile<T>::vectors / larger(vectors, Tile<T>::vectors);
+    for (; begin + cols <= end; begin += cols) {
+        Panel<T> panel = block;
+        panel.b += begin;
+        if (packed != nullptr) {
+            pack<cols>(panel.b, panel.b_row, panel.depth, cols, packed);
+            panel.b = packed;
+            panel.b_row = cols;
+        }
+        evenly(0, rows, most, [&](ptrdiff_t i, ptrdiff_t count) {
+            panel.a = block.a + i * block.a_row;
+            panel.y = block.y + i * block.y_row + begin;
+            outer_tile_of<vectors>(count, panel);
+        });
+    }
+    return begin;
+}
+
+// Fewer columns than a vector has lanes: computed beside the result, then copied.
+template <class T>
+void last_columns(const Product<T>& it, const Panel<T>& block, ptrdiff_t rows, ptrdiff_t live, T* scratch) {
+    constexpr ptrdiff_t lanes = Tile<T>::lanes;
+    T* const tile = scratch + Tile<T>::depth * Tile<T>::cols;
+    Panel<T> panel = block;
+    pack<lanes>(block.b, block.b_row, block.depth, live, scratch);
+    panel.b = scratch;
+    panel.b_row = lanes;
+    panel.y = tile;
+    panel.y_row = lanes;
+    evenly(0, rows, Tile<T>::rows, [&](ptrdiff_t i, ptrdiff_t count) {
+        panel.a = block.a + i * block.a_row;
+        T* const y = block.y + i * it.n;
+        for (ptrdiff_t r = 0; r < count && block.add; ++r) {
+            for (ptrdiff_t j = 0; j < live; ++j) tile[r * lanes + j] = y[r * it.n + j];
+        }
+        outer_tile_of<1>(count, panel);
+        for (ptrdiff_t r = 0; r < count; ++r) {
+            for (ptrdiff_t j = 0; j < live; ++j) y[r * it.n + j] = tile[r * lanes + j];
+        }
+    });
 }
 
 }  // namespace
 
 template <class T>
+void dots(const Dots<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin, ptrdiff_t col_end) {
+    // Rows of x that stay in L2, while each few rows of w stay in L1.
+    const ptrdiff_t block = larger(Tile<T>::dot_rows, ptrdiff_t(256 << 10) / (larger(it.k, 1) * sizeof(T)));
+    for (ptrdiff_t i0 = row_begin; i0 < row_end; i0 += block) {
+        const ptrdiff_t i1 = smaller(i0 + block, row_end);
+        constexpr ptrdiff_t cols = Tile<T>::dot_cols;
+        ptrdiff_t j = col_begin;
+        for (; j + cols <= col_end; j += cols) dot_column<cols>(it, i0, i1, j);
+        for (; j + 2 <= col_end; j += 2) dot_column<2>(it, i0, i1, j);
+        if (j < col_end) dot_column<1>(it, i0, i1, j);
+    }
+}
+
+template <class T>
 void product(const Product<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
              ptrdiff_t col_end, T* scratch) {
-    using Tl = Tile<T>;
-    T* const packed_a = scratch;
-    T* const packed_b = packed_a + Tl::block_rows * Tl::depth;
-    T* const tile = packed_b + Tl::block_cols * Tl::depth;
-    const ptrdiff_t blocks = it.k > 0 ? (it.k + Tl::depth - 1) / Tl::depth : 1;  // k = 0: bias alone
-
-    for (ptrdiff_t j0 = col_begin; j0 < col_end; j0 += Tl::block_cols) {
-        const ptrdiff_t nj = smaller(Tl::block_cols, col_end - j0);
-        for (ptrdiff_t block = 0; block < blocks; ++block) {
-            const ptrdiff_t p0 = block * Tl::depth;
-            const ptrdiff_t np = smaller(Tl::depth, it.k - p0);
-            const bool first = block == 0, last = block + 1 == blocks;
-            pack<Tl::cols>(it.b.data + p0 * it.b.row_stride + j0 * it.b.col_stride, it.b.row_stride,
-                           it.b.col_stride, np, nj, packed_b);
-            for (ptrdiff_t i0 = row_begin; i0 < row_end; i0 += Tl::block_rows) {
-                const ptrdiff_t ni = smaller(Tl::block_rows, row_end - i0);
-                pack<Tl::rows>(it.a.data + i0 * it.a.row_stride + p0 * it.a.col_stride, it.a.col_stride,
-                               it.a.row_stride, np, ni, packed_a);
-                for (ptrdiff_t j = 0; j < nj; j += Tl::cols) {
-                    for (ptrdiff_t i = 0; i < ni; i += Tl::rows) {
-                        micro_kernel(np, packed_a + i * np, packed_b + j * np, tile);
-                        const ptrdiff_t rows = smaller(Tl::rows, ni - i);
-                        const ptrdiff_t cols = smaller(Tl::cols, nj - j);
-                        for (ptrdiff_t r = 0; r < rows; ++r) {
-                            T* y = it.y + (i0 + i + r) * it.n + j0 + j;
-                            const T* sum = tile + r * Tl::cols;
-                            for (ptrdiff_t c = 0; c < cols; ++c) y[c] = first ? sum[c] : y[c] + sum[c];
-                            if (!last) continue;
-                            if (it.bias != nullptr) {
-                                for (ptrdiff_t c = 0; c < cols; ++c) y[c] += it.bias[j0 + j + c];
-                            }
-                            activate(it.activation, size_t(cols), y, y);
-                        }
-                    }
-                }
-            }
+    constexpr ptrdiff_t wide_rows = Tile<T>::wide_rows;
+    const ptrdiff_t rows = row_end - row_begin;
+    if (rows <= 0) return;
+    if (it.k == 1) {  // a pure stream of stores
+        for (ptrdiff_t i = row_begin; i < row_end; ++i) {
+            const T scalar = it.a[i * it.a_row];
+            const T* const b = it.b;
+            T* const __restrict y = it.y + i * it.n;
+            for (ptrdiff_t j = col_begin; j < col_end; ++j) y[j] = scalar * b[j];
+        }
+        return;
+    }
+    // A copy of b pays where enough tiles read it.
+    T* const packed = rows >= 4 * Tile<T>::rows && it.k >= 4 * Tile<T>::rows ? scratch : nullptr;
+    for (ptrdiff_t p0 = 0; p0 == 0 || p0 < it.k; p0 += Tile<T>::depth) {
+        Panel<T> block = {smaller(Tile<T>::depth, it.k - p0),
+                          it.a + row_begin * it.a_row + p0 * it.a_col,
+                          it.b + p0 * it.b_row,
+                          it.a_row,
+                          it.a_col,
+                          it.b_row,
+                          it.n,
+                          it.y + row_begin * it.n,
+                          p0 > 0};
+        ptrdiff_t j = col_begin;
+        if (rows <= wide_rows) j = whole_panels<Tile<T>::wide>(block, rows, j, col_end, packed);
+        if (rows <= 2 * wide_rows) j = whole_panels<Tile<T>::wide / 2>(block, rows, j, col_end, packed);
+        j = whole_panels<2>(block, rows, j, col_end, packed);
+        j = whole_panels<1>(block, rows, j, col_end, packed);
+        if (j < col_end) {
+            block.b += j;
+            block.y += j;
+            last_columns(it, block, rows, col_end - j, scratch);
         }
     }
 }
@@ -117,9 +348,29 @@ void column_sum(const T* x, ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t begin, ptr
     }
 }
 
+// n times a multiply-add on each lane of as many registers as a product's sums take; returns how many
+// operations that is. What it costs is the processor's peak.
+template <class T>
+double multiply_add(size_t n, T x) {
+    constexpr ptrdiff_t count = Tile<T>::rows * Tile<T>::vectors;
+    Vector<T> sum[count], factor = x + Vector<T>{};
+    for (ptrdiff_t j = 0; j < count; ++j) sum[j] = T(j) + Vector<T>{};  // equal sums would be computed once
+    for (size_t i = 0; i < n; ++i) {
+        PYOPTIM_UNROLL
+        for (ptrdiff_t j = 0; j < count; ++j) sum[j] = sum[j] * factor + factor;
+    }
+    PYOPTIM_UNROLL
+    for (ptrdiff_t j = 1; j < count; ++j) sum[0] += sum[j];
+    volatile T used = sum[0][0];  // or the compiler would leave all of it out
+    static_cast<void>(used);
+    return 2.0 * double(n) * double(count * Tile<T>::lanes);
+}
+
 #define X(T)                                                                                     \
+    template void dots<T>(const Dots<T>&, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t);           \
     template void product<T>(const Product<T>&, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, T*); \
-    template void column_sum<T>(const T*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, T*);
+    template void column_sum<T>(const T*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, T*);       \
+    template double multiply_add<T>(size_t, T);
 X(float)
 X(double)
 #undef X

@@ -6,22 +6,28 @@
 namespace pyoptim::cpu::PYOPTIM_ISA {
 
 template <class T>
+using Vector __attribute__((vector_size(PYOPTIM_VECTOR_BYTES))) = T;
+
+// How many elements of a result a micro-kernel keeps in registers: 32 of them with AVX-512, else 16.
+template <class T>
 struct Tile {
+    static constexpr bool many = PYOPTIM_VECTOR_BYTES == 64;
     static constexpr ptrdiff_t lanes = PYOPTIM_VECTOR_BYTES / sizeof(T);
-    typedef T Vector __attribute__((vector_size(PYOPTIM_VECTOR_BYTES)));
-    // The accumulators and one row of b fill the registers: 32 with AVX-512, else 16.
-    static constexpr ptrdiff_t rows = PYOPTIM_VECTOR_BYTES == 64 ? 12 : 6;
-    static constexpr ptrdiff_t vectors = 2;
-    static constexpr ptrdiff_t cols = vectors * lanes;
-    // Blocks that stay in the caches: a panel of b (depth x cols) in L1, a block of a in L2.
-    static constexpr ptrdiff_t depth = 256;
-    static constexpr ptrdiff_t block_rows = 8 * rows, block_cols = 8 * cols;
+    // Of scalar products: (rows of x) x (rows of w), each sum a vector.
+    static constexpr ptrdiff_t dot_rows = 3, dot_cols = many ? 8 : 4;
+    // Of outer products: rows x vectors.
+    static constexpr ptrdiff_t rows = many ? 12 : 6, vectors = 2, cols = vectors * lanes;
+    // The same number of sums for few rows: long pieces of each.
+    static constexpr ptrdiff_t wide = many ? 8 : 4, wide_rows = rows * vectors / wide;
+    static constexpr ptrdiff_t depth = 1024;  // of one pass: a panel of b, depth x cols, stays in L2
 };
 
-// A packed block of a, one of b, and a tile of results.
+// A panel of b, and a tile of results.
 template <class T>
-constexpr size_t kProductScratch =
-    size_t((Tile<T>::block_rows + Tile<T>::block_cols) * Tile<T>::depth + Tile<T>::rows * Tile<T>::cols);
+constexpr size_t kProductScratch = size_t(Tile<T>::depth * Tile<T>::cols + Tile<T>::rows * Tile<T>::lanes);
+
+template <class T>
+void dots(const Dots<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin, ptrdiff_t col_end);
 
 template <class T>
 void product(const Product<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
@@ -29,5 +35,8 @@ void product(const Product<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_
 
 template <class T>
 void column_sum(const T* x, ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t begin, ptrdiff_t end, T* out);
+
+template <class T>
+double multiply_add(size_t n, T x);
 
 }  // namespace pyoptim::cpu::PYOPTIM_ISA

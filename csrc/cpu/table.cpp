@@ -18,19 +18,24 @@ constexpr Kernels<T> kTable = {
         PYOPTIM_FOR_EACH_RULE(X)
 #undef X
     },
+    dots<T>,
     product<T>,
     kProductScratch<T>,
+    Tile<T>::dot_cols,
     Tile<T>::rows,
     Tile<T>::cols,
     column_sum<T>,
     sum_of_squares<T>,
     activate<T>,
     activation_backward<T>,
-    norm_statistics<T>,
+    norm_moments<T>,
+    norm_merge,
     norm_apply<T>,
-    norm_backward<T>,
+    norm_products<T>,
+    norm_gradient<T>,
     softmax_cross_entropy<T>,
     squared_error<T>,
+    multiply_add<T>,
 };
 }  // namespace
 

@@ -40,5 +40,7 @@ void bind_runtime(py::module_& m);
 void bind_optimizers(py::module_& m);
 void bind_packed(py::module_& m);
 void bind_layers(py::module_& m);
+void bind_norm(py::module_& m);
+void bind_engine(py::module_& m);
 
 }  // namespace pyoptim::python

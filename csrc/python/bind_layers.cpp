@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "python/arrays.hpp"
+#include "runtime/dense.hpp"
 #include "runtime/layers.hpp"
 
 namespace pyoptim::python {
@@ -12,7 +13,6 @@ namespace pyoptim::python {
 namespace {
 
 using runtime::Activation;
-using runtime::NormShape;
 
 Activation activation_from(const std::optional<std::string>& name) {
     if (!name) return Activation::identity;
@@ -31,12 +31,6 @@ runtime::DenseShape dense_shape(const Array<T>& x, const Array<T>& weight, const
 }
 
 template <class T>
-NormShape norm_shape(const Array<T>& x) {
-    require(x.ndim() == 3, "x (batch, channels, space)");
-    return {x.shape(0), x.shape(1), x.shape(2)};
-}
-
-template <class T>
 void dense_forward(const Array<T>& x, const Array<T>& weight, const MaybeArray<T>& bias,
                    const std::optional<std::string>& activation, Array<T> y) {
     const auto shape = dense_shape(x, weight, y);
@@ -48,14 +42,20 @@ void dense_forward(const Array<T>& x, const Array<T>& weight, const MaybeArray<T
 }
 
 template <class T>
-void dense_backward(const Array<T>& dz, const Array<T>& x, const Array<T>& weight, MaybeArray<T> dx,
-                    Array<T> dweight, MaybeArray<T> dbias) {
-    const auto shape = dense_shape(x, weight, dz);
-    require(has_size(dx, x.size()) && dweight.size() == weight.size() && has_size(dbias, shape.out),
-            "dx as x, dweight as weight, dbias (out)");
-    T* out[] = {mutable_data_or_null(dx), dweight.mutable_data(), mutable_data_or_null(dbias)};
+void dense_backward(const Array<T>& dy, const Array<T>& x, const Array<T>& weight, const MaybeArray<T>& y,
+                    const std::optional<std::string>& activation, MaybeArray<T> dx, Array<T> dweight,
+                    MaybeArray<T> dbias) {
+    const auto shape = dense_shape(x, weight, dy);
+    require(has_size(dx, x.size()) && dweight.size() == weight.size() && has_size(dbias, shape.out) &&
+                has_size(y, dy.size()),
+            "dx as x, dweight as weight, dbias (out), y as dy");
+    const Activation kind = activation_from(activation);
+    require(y || kind == Activation::identity, "an activation and its output y");
+    const runtime::DenseInputs<T> of = {dy.data(), x.data(), weight.data(), data_or_null(y), kind};
+    const runtime::DenseGradients<T> to = {mutable_data_or_null(dx), dweight.mutable_data(),
+                                           mutable_data_or_null(dbias)};
     py::gil_scoped_release release;
-    runtime::dense_backward(shape, dz.data(), x.data(), weight.data(), out[0], out[1], out[2]);
+    runtime::dense_backward(shape, of, to);
 }
 
 template <class T>
@@ -74,43 +74,6 @@ void activation_backward(const std::string& kind, const Array<T>& dy, const Arra
     T* out = dx.mutable_data();
     py::gil_scoped_release release;
     runtime::activation_backward(which, static_cast<std::size_t>(y.size()), dy.data(), y.data(), out);
-}
-
-template <class T>
-void norm_statistics(const Array<T>& x, Array<double> mean, Array<double> var) {
-    const NormShape shape = norm_shape(x);
-    require(mean.size() == shape.channels && var.size() == shape.channels, "mean and var (channels)");
-    double* out[] = {mean.mutable_data(), var.mutable_data()};
-    py::gil_scoped_release release;
-    runtime::norm_statistics(shape, x.data(), out[0], out[1]);
-}
-
-template <class T>
-void norm_apply(const Array<T>& x, const Array<T>& mean, const Array<T>& inv_std, const MaybeArray<T>& gamma,
-                const MaybeArray<T>& beta, Array<T> y) {
-    const NormShape shape = norm_shape(x);
-    require(mean.size() == shape.channels && inv_std.size() == shape.channels &&
-                has_size(gamma, shape.channels) && has_size(beta, shape.channels) && y.size() == x.size(),
-            "mean, inv_std, gamma, beta (channels), y as x");
-    T* out = y.mutable_data();
-    py::gil_scoped_release release;
-    runtime::norm_apply(shape, x.data(), mean.data(), inv_std.data(), data_or_null(gamma), data_or_null(beta),
-                        out);
-}
-
-template <class T>
-void norm_backward(const Array<T>& dy, const Array<T>& x, const Array<T>& mean, const Array<T>& inv_std,
-                   bool of_this_batch, const MaybeArray<T>& gamma, MaybeArray<T> dx, Array<T> dgamma,
-                   Array<T> dbeta) {
-    const NormShape shape = norm_shape(x);
-    require(dy.size() == x.size() && mean.size() == shape.channels && inv_std.size() == shape.channels &&
-                has_size(gamma, shape.channels) && has_size(dx, x.size()) &&
-                dgamma.size() == shape.channels && dbeta.size() == shape.channels,
-            "dy and dx as x; mean, inv_std, gamma, dgamma, dbeta (channels)");
-    T* out[] = {mutable_data_or_null(dx), dgamma.mutable_data(), dbeta.mutable_data()};
-    py::gil_scoped_release release;
-    runtime::norm_backward<T>(shape, dy.data(), x.data(), {mean.data(), inv_std.data(), of_this_batch},
-                              data_or_null(gamma), out[0], out[1], out[2]);
 }
 
 template <class T>
@@ -145,15 +108,10 @@ void bind_for(py::module_& m) {
     const auto a = [](const char* name) { return py::arg(name).noconvert(); };
     m.def("dense_forward", &dense_forward<T>, a("x"), a("weight"), a("bias").none(true),
           py::arg("activation").none(true), a("y"));
-    m.def("dense_backward", &dense_backward<T>, a("dz"), a("x"), a("weight"), a("dx").none(true),
-          a("dweight"), a("dbias").none(true));
+    m.def("dense_backward", &dense_backward<T>, a("dy"), a("x"), a("weight"), a("y").none(true),
+          py::arg("activation").none(true), a("dx").none(true), a("dweight"), a("dbias").none(true));
     m.def("activation_forward", &activation_forward<T>, py::arg("kind"), a("x"), a("y"));
     m.def("activation_backward", &activation_backward<T>, py::arg("kind"), a("dy"), a("y"), a("dx"));
-    m.def("norm_statistics", &norm_statistics<T>, a("x"), a("mean"), a("var"));
-    m.def("norm_apply", &norm_apply<T>, a("x"), a("mean"), a("inv_std"), a("gamma").none(true),
-          a("beta").none(true), a("y"));
-    m.def("norm_backward", &norm_backward<T>, a("dy"), a("x"), a("mean"), a("inv_std"),
-          py::arg("of_this_batch"), a("gamma").none(true), a("dx").none(true), a("dgamma"), a("dbeta"));
     m.def("softmax_cross_entropy", &softmax_cross_entropy<T>, a("logits"), a("labels"),
           a("dlogits").none(true));
     m.def("squared_error", &squared_error<T>, a("prediction"), a("target"), a("dprediction").none(true));

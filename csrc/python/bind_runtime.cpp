@@ -1,4 +1,4 @@
-// Threads, instruction sets, and the measurement of memory bandwidth.
+// Threads, instruction sets, and the measurement of the machine's ceilings.
 #include <pybind11/stl.h>
 
 #include "python/arrays.hpp"
@@ -29,6 +29,16 @@ void bind_runtime(py::module_& m) {
         },
         py::arg("a").noconvert(), py::arg("b").noconvert(), py::arg("s"),
         "a += s * b on all threads: 24 bytes of memory traffic an element.");
+    m.def(
+        "multiply_add",
+        [](const std::string& dtype, std::size_t n) {
+            require(dtype == "float32" || dtype == "float64", "dtype is float32 or float64");
+            const bool single = dtype == "float32";
+            py::gil_scoped_release release;
+            return single ? runtime::multiply_add<float>(n) : runtime::multiply_add<double>(n);
+        },
+        py::arg("dtype"), py::arg("n"),
+        "n rounds of multiply-adds in the registers of all threads; returns the number of operations.");
 }
 
 }  // namespace pyoptim::python

@@ -7,4 +7,6 @@ PYBIND11_MODULE(_native, m) {
     pyoptim::python::bind_optimizers(m);
     pyoptim::python::bind_packed(m);
     pyoptim::python::bind_layers(m);
+    pyoptim::python::bind_norm(m);
+    pyoptim::python::bind_engine(m);
 }

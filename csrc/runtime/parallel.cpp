@@ -45,11 +45,16 @@ void run_parallel(int threads, void (*body)(int, int, void*), void* context) {
     body(omp_get_thread_num(), omp_get_num_threads(), context);
 }
 
+void barrier() {
+#pragma omp barrier
+}
+
 #else
 
 int get_num_threads() { return 1; }
 int threads_for(std::size_t, std::size_t) { return 1; }
 void run_parallel(int, void (*body)(int, int, void*), void* context) { body(0, 1, context); }
+void barrier() {}
 
 #endif
 

@@ -12,6 +12,9 @@ void set_num_threads(int n);  // n >= 1, for every thread
 // another parallel region and in a forked child, where OpenMP's pool no longer exists.
 int threads_for(std::size_t work, std::size_t grain);
 
+// Waits until all threads of this region are here; called by each of them, if there are two or more.
+void barrier();
+
 void run_parallel(int threads, void (*body)(int thread, int threads, void* context), void* context);
 
 // Calls body(thread, threads) on each of `threads` threads.

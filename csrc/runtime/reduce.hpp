@@ -15,7 +15,9 @@ template <class Term>
 double sum_of_blocks(std::size_t n, std::size_t block, std::size_t work, std::size_t grain, Term term) {
     const std::size_t blocks = (n + block - 1) / block;
     if (blocks <= 1) return n > 0 ? term(std::size_t{0}, n) : 0.0;
-    std::vector<double> sums(blocks);
+    thread_local std::vector<double> memory;  // kept for the next call
+    if (memory.size() < blocks) memory.resize(blocks);
+    double* const sums = memory.data();
     parallel(threads_for(work, grain), [&](int thread, int threads) {
         const Range mine = share(blocks, 1, thread, threads);
         for (std::size_t b = mine.begin; b < mine.end; ++b) {
@@ -23,7 +25,7 @@ double sum_of_blocks(std::size_t n, std::size_t block, std::size_t work, std::si
         }
     });
     double total = 0;
-    for (const double sum : sums) total += sum;
+    for (std::size_t b = 0; b < blocks; ++b) total += sums[b];
     return total;
 }
 

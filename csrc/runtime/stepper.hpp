@@ -21,6 +21,7 @@ class Stepper {
         T* param;
         T* state[cpu::kMaxStates];
         std::size_t size;
+        T* average;  // of the parameter over the steps; null: none is kept
     };
 
     void add(const Array& array) {
@@ -31,7 +32,8 @@ class Stepper {
     const std::vector<Array>& arrays() const { return arrays_; }
 
     // grads: one address per array; coefficients: the rows of all groups, end to end. Nothing may overlap.
-    void step(const T* const* grads, const T* coefficients) const {
+    // The averages move towards the new parameters by the share `weight`, unless it is 0.
+    void step(const T* const* grads, const T* coefficients, double weight = 0) const {
         const cpu::Kernels<T>& table = kernels<T>();
         parallel(threads_for(total_, kGrain), [&](int thread, int threads) {
             const Range mine = share(total_, kUnit, thread, threads);
@@ -48,9 +50,18 @@ class Stepper {
                     }
                     table.step[array.rule](end - begin, array.param + begin, grads[i] + begin, state,
                                            coefficients + array.coefficients);
+                    if (weight == 0 || array.average == nullptr) return;
+                    // average -= weight * (average - param): gradient descent, with decay 1 and sign -1
+                    const T toward[] = {-1, 1, 1, static_cast<T>(weight)};
+                    table.step[static_cast<int>(cpu::RuleId::sgd)](end - begin, array.average + begin,
+                                                                   array.param + begin, nullptr, toward);
                 };
                 if (head > 0) run(from, from + head);
-                run(from + head, to);
+                // With an average, by pieces that the first cache holds when it is taken along.
+                const std::size_t piece = weight == 0 ? to - from : kPiece;
+                for (std::size_t at = from + head; at < to; at += piece) {
+                    run(at, to - at < piece ? to : at + piece);
+                }
             }
         });
     }
@@ -58,6 +69,7 @@ class Stepper {
   private:
     // Elements that pay for waking a thread, and the unit of the split: whole cache lines.
     static constexpr std::size_t kGrain = 16384, kUnit = 64;
+    static constexpr std::size_t kPiece = 8192 / sizeof(T);
 
     // How many elements are before the next cache line. Vector stores across two lines cost up to a third
     // of the speed, so a long part begins with these alone; NumPy's large arrays begin 16 bytes into a

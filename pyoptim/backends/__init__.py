@@ -44,6 +44,9 @@ class Stepper(Protocol):
 
         Where ``checks``, returns False and does nothing unless every gradient is a contiguous array
         like its parameter that overlaps nothing written. Elsewhere the caller has seen to that.
+
+        Only where ``checks``: ``sum_of_squares(grads)``, or None in the same cases; averages, one per
+        parameter, that are given to the constructor and that a step takes along by the share ``weight``.
         """
 
 

@@ -12,16 +12,14 @@ import numpy as np
 
 from .._arrays import Array
 from . import reference
-from .reference import dense_backward
 
 __all__ = [
     "activation_backward",
     "activation_forward",
     "dense_backward",
     "dense_forward",
-    "norm_apply",
     "norm_backward",
-    "norm_statistics",
+    "norm_forward",
     "softmax_cross_entropy",
     "squared_error",
 ]
@@ -86,53 +84,84 @@ def dense_forward(x: Array, weight: Array, bias: Array | None, activation: str |
         activation_forward(activation, y, y)
 
 
-@_jit
-def norm_statistics(x, mean, var):  # type: ignore[no-untyped-def]
-    batch, channels, space = x.shape
-    mean[:] = 0.0
-    var[:] = 0.0
-    for n in range(batch):
-        for c in range(channels):
-            for s in range(space):
-                mean[c] += x[n, c, s]
-    mean /= batch * space
-    for n in range(batch):
-        for c in range(channels):
-            for s in range(space):
-                var[c] += (x[n, c, s] - mean[c]) ** 2
-    var /= batch * space
+def dense_backward(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    y: Array | None,
+    activation: str | None,
+    dx: Array | None,
+    dweight: Array,
+    dbias: Array | None,
+) -> None:
+    dz = dy
+    if activation is not None and y is not None:
+        dz = np.empty_like(dy)
+        activation_backward(activation, dy, y, dz)
+    reference.dense_backward(dz, x, weight, None, None, dx, dweight, dbias)
 
 
 @_jit
-def norm_apply(x, mean, inv_std, gamma, beta, y):  # type: ignore[no-untyped-def]
+def norm_forward(  # type: ignore[no-untyped-def]
+    x, gamma, beta, running_mean, running_var, training, momentum, eps, unbiased, relu, y, mean, inv_std
+):
     batch, channels, space = x.shape
-    for n in range(batch):
-        for c in range(channels):
-            scale = inv_std[c] if gamma is None else gamma[c] * inv_std[c]
-            shift = 0.0 if beta is None else beta[c]
-            for s in range(space):
-                y[n, c, s] = (x[n, c, s] - mean[c]) * scale + shift
-
-
-@_jit
-def norm_backward(dy, x, mean, inv_std, of_this_batch, gamma, dx, dgamma, dbeta):  # type: ignore[no-untyped-def]
-    batch, channels, space = x.shape
-    sum_dy, sum_dy_xhat = np.zeros(channels), np.zeros(channels)
-    for n in range(batch):
-        for c in range(channels):
-            for s in range(space):
-                sum_dy[c] += dy[n, c, s]
-                sum_dy_xhat[c] += dy[n, c, s] * ((x[n, c, s] - mean[c]) * inv_std[c])
-    dbeta[:] = sum_dy
-    dgamma[:] = sum_dy_xhat
-    if dx is not None:
-        share = 1.0 / (batch * space) if of_this_batch else 0.0
-        for n in range(batch):
-            for c in range(channels):
-                scale = inv_std[c] if gamma is None else gamma[c] * inv_std[c]
+    count = batch * space
+    for c in range(channels):
+        if training or running_mean is None or running_var is None:
+            m = 0.0
+            for n in range(batch):
                 for s in range(space):
-                    xhat = (x[n, c, s] - mean[c]) * inv_std[c]
-                    dx[n, c, s] = scale * (dy[n, c, s] - share * sum_dy[c] - xhat * (share * sum_dy_xhat[c]))
+                    m += x[n, c, s]
+            m /= count
+            squares = 0.0
+            for n in range(batch):
+                for s in range(space):
+                    squares += (x[n, c, s] - m) ** 2
+            var = squares / count
+            if training and running_mean is not None and running_var is not None:
+                seen = squares / (count - 1) if unbiased else var
+                running_mean[c] = (1 - momentum) * np.float64(running_mean[c]) + momentum * m
+                running_var[c] = (1 - momentum) * np.float64(running_var[c]) + momentum * seen
+        else:
+            m = np.float64(running_mean[c])
+            var = np.float64(running_var[c])
+        mean[c] = m
+        inv_std[c] = 1.0 / np.sqrt(var + eps)
+        scale = inv_std[c] if gamma is None else gamma[c] * inv_std[c]
+        for n in range(batch):
+            for s in range(space):
+                z = (x[n, c, s] - mean[c]) * scale
+                z += x.dtype.type(0) if beta is None else beta[c]
+                y[n, c, s] = 0.0 if relu and z <= 0 else z  # NaN stays NaN
+
+
+@_jit
+def norm_backward(  # type: ignore[no-untyped-def]
+    dy, x, gamma, beta, mean, inv_std, of_this_batch, relu, dx, dgamma, dbeta
+):
+    batch, channels, space = x.shape
+    for c in range(channels):
+        scale = inv_std[c] if gamma is None else gamma[c] * inv_std[c]
+        shift = x.dtype.type(0) if beta is None else beta[c]
+        total, product = 0.0, 0.0
+        for n in range(batch):
+            for s in range(space):
+                d = x[n, c, s] - mean[c]
+                if not relu or d * scale + shift > 0:
+                    total += dy[n, c, s]
+                    product += np.float64(dy[n, c, s]) * np.float64(d)
+        dbeta[c] = total
+        dgamma[c] = product * inv_std[c]
+        if dx is not None:
+            share = scale / (batch * space)
+            slope = product * inv_std[c] * inv_std[c] * share
+            offset = total * share
+            for n in range(batch):
+                for s in range(space):
+                    d = x[n, c, s] - mean[c]
+                    dz = dy[n, c, s] if not relu or d * scale + shift > 0 else 0.0
+                    dx[n, c, s] = scale * dz - (d * slope + offset) if of_this_batch else scale * dz
 
 
 @_jit

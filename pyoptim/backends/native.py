@@ -13,9 +13,8 @@ try:
         dense_backward,
         dense_forward,
         instruction_set,
-        norm_apply,
         norm_backward,
-        norm_statistics,
+        norm_forward,
         softmax_cross_entropy,
         squared_error,
         sum_of_squares,
@@ -25,6 +24,7 @@ except ModuleNotFoundError as error:
         "this install has no compiled kernels; install a C++ compiler, then reinstall pyoptim"
     ) from error
 
+from .._arrays import Array
 from ..rules import Rule
 from ..storage import PackedArray
 from . import StepGroup
@@ -37,9 +37,8 @@ __all__ = [
     "dense_backward",
     "dense_forward",
     "name",
-    "norm_apply",
     "norm_backward",
-    "norm_statistics",
+    "norm_forward",
     "softmax_cross_entropy",
     "squared_error",
     "sum_of_squares",
@@ -54,8 +53,9 @@ class Stepper(_Stepper):
 
     checks = True
 
-    def __init__(self, groups: Sequence[StepGroup]) -> None:
-        super().__init__([(g.rule.name, list(g.params), [list(s) for s in g.states]) for g in groups])
+    def __init__(self, groups: Sequence[StepGroup], averages: Sequence[Array] = ()) -> None:
+        rows = [(g.rule.name, list(g.params), [list(s) for s in g.states]) for g in groups]
+        super().__init__(rows, list(averages))
 
 
 class PackedStepper(_PackedStepper):

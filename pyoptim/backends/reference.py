@@ -89,9 +89,20 @@ def dense_forward(x: Array, weight: Array, bias: Array | None, activation: str |
 
 
 def dense_backward(
-    dz: Array, x: Array, weight: Array, dx: Array | None, dweight: Array, dbias: Array | None
+    dy: Array,
+    x: Array,
+    weight: Array,
+    y: Array | None,
+    activation: str | None,
+    dx: Array | None,
+    dweight: Array,
+    dbias: Array | None,
 ) -> None:
-    """From the gradient dz (batch, out) before the activation."""
+    """From dy (batch, out) and, where there is an activation, the output y."""
+    dz = dy
+    if activation is not None and y is not None:
+        dz = np.empty_like(dy)
+        activation_backward(activation, dy, y, dz)
     np.matmul(dz.T, x, out=dweight)
     if dx is not None:
         np.matmul(dz, weight, out=dx)
@@ -120,47 +131,77 @@ def activation_backward(kind: str, dy: Array, y: Array, dx: Array) -> None:
         np.multiply(dy, 1 - y * y, out=dx)
 
 
-def _per_channel(values: Array | None, dtype: type) -> Array:
-    return np.asarray(0, dtype) if values is None else values[:, None]
-
-
-def norm_statistics(x: Array, mean: Array, var: Array) -> None:
-    """Mean and biased variance (channels, in double) of x (batch, channels, space)."""
-    np.mean(x, axis=(0, 2), dtype=np.float64, out=mean)
-    np.mean((x - mean[:, None]) ** 2, axis=(0, 2), dtype=np.float64, out=var)
-
-
-def norm_apply(
-    x: Array, mean: Array, inv_std: Array, gamma: Array | None, beta: Array | None, y: Array
+def norm_forward(
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    running_mean: Array | None,
+    running_var: Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    unbiased: bool,
+    relu: bool,
+    y: Array,
+    mean: Array,
+    inv_std: Array,
 ) -> None:
-    """``y = (x - mean) * (inv_std * gamma) + beta`` per channel."""
-    scale = inv_std if gamma is None else gamma * inv_std
-    y[...] = (x - mean[:, None]) * scale[:, None] + _per_channel(beta, x.dtype.type)
+    """Batch normalisation of x (batch, channels, space), followed by ReLU where ``relu``.
+
+    Statistics are the batch's where ``training`` or where there are no running ones, which training
+    updates. ``mean`` and ``inv_std`` (channels) are outputs: what was used.
+    """
+    with np.errstate(all="ignore"):
+        if training or running_mean is None or running_var is None:
+            count = x.shape[0] * x.shape[2]
+            exact = np.asarray(np.mean(x, axis=(0, 2), dtype=np.float64))
+            var = np.asarray(np.mean((x - exact[:, None]) ** 2, axis=(0, 2), dtype=np.float64))
+            if training and running_mean is not None and running_var is not None:
+                seen = var * (count / (count - 1)) if unbiased else var
+                running_mean[...] = (1 - momentum) * running_mean.astype(np.float64) + momentum * exact
+                running_var[...] = (1 - momentum) * running_var.astype(np.float64) + momentum * seen
+        else:
+            exact, var = running_mean, running_var.astype(np.float64)
+        mean[...] = exact
+        inv_std[...] = 1 / np.sqrt(var + eps)
+        np.subtract(x, mean[:, None], out=y)
+        y *= (inv_std if gamma is None else gamma * inv_std)[:, None]
+        y += 0 if beta is None else beta[:, None]
+        if relu:
+            np.maximum(y, 0, out=y)
 
 
 def norm_backward(
     dy: Array,
     x: Array,
+    gamma: Array | None,
+    beta: Array | None,
     mean: Array,
     inv_std: Array,
     of_this_batch: bool,
-    gamma: Array | None,
+    relu: bool,
     dx: Array | None,
     dgamma: Array,
     dbeta: Array,
 ) -> None:
     """Through the statistics where they are ``of_this_batch``, else they are constants."""
-    xhat = (x - mean[:, None]) * inv_std[:, None]
-    dbeta[...] = dy.sum(axis=(0, 2), dtype=np.float64)
-    dgamma[...] = (dy * xhat).sum(axis=(0, 2), dtype=np.float64)
-    if dx is None:
-        return
-    scale = (inv_std if gamma is None else gamma * inv_std)[:, None]
-    if of_this_batch:
-        count = x.dtype.type(x.shape[0] * x.shape[2])
-        dx[...] = scale * (dy - dbeta[:, None] / count - xhat * (dgamma[:, None] / count))
-    else:
-        dx[...] = scale * dy
+    with np.errstate(all="ignore"):
+        scale = inv_std if gamma is None else gamma * inv_std
+        centred = x - mean[:, None]
+        if relu:
+            shift = 0 if beta is None else beta[:, None]
+            dy = np.where(centred * scale[:, None] + shift > 0, dy, x.dtype.type(0))
+        total = dy.sum(axis=(0, 2), dtype=np.float64)
+        product = (dy * centred).sum(axis=(0, 2), dtype=np.float64)
+        dbeta[...] = total
+        dgamma[...] = product * inv_std
+        if dx is None:
+            return
+        np.multiply(scale[:, None], dy, out=dx)
+        if of_this_batch:
+            share = scale.astype(np.float64) / (x.shape[0] * x.shape[2])
+            slope = (product * inv_std.astype(np.float64) ** 2 * share).astype(x.dtype)
+            dx -= centred * slope[:, None] + (total * share).astype(x.dtype)[:, None]
 
 
 def softmax_cross_entropy(logits: Array, labels: Array, dlogits: Array | None) -> float:

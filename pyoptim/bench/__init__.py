@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection, Sequence
 
 from .. import threads
 from ..plots import check_image
-from . import machine, optimizers, report
+from . import layers, machine, optimizers, report
 from .case import Case, Mismatch, Options, Row
 from .timing import FULL, QUICK, Effort, in_turn
 
-FAMILIES = (optimizers.FAMILY,)
+FAMILIES = {"optimizers": optimizers.FAMILY, **layers.FAMILIES}
 
 _SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 50_000_000)
 _QUICK_SIZES = (1_000, 100_000)
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.sizes or (_QUICK_SIZES if arguments.quick else _SIZES),
         arguments.dtype,
         arguments.against or ("numpy", "torch")[: 1 + has_torch],
-        arguments.optimizers or tuple(optimizers.KINDS),
+        arguments.optimizers or optimizers.NAMES,
     )
     known = machine.describe()
     if "torch" in options.peers:
@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         known["torch"] = None
     report.print_header(known, options.dtype)
     rows, wrong = [], 0
-    for family in FAMILIES:
+    families = [FAMILIES[part] for part in arguments.parts or FAMILIES]
+    for family in families:
         for case in family.cases(options):
             try:
                 rows.append(_measure(case, options, QUICK if arguments.quick else FULL))
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"WRONG: {mismatch}", file=sys.stderr, flush=True)
                 wrong += 1
             gc.collect()  # the arrays of one case make room for the next's
-    verdicts = report.judge(rows, [target for family in FAMILIES for target in family.targets])
+    verdicts = report.judge(rows, [target for family in families for target in family.targets])
     report.print_footer(rows, verdicts)
     if arguments.json:
         report.write_json(arguments.json, known, rows, verdicts)
@@ -79,17 +80,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(case: Case, options: Options, effort: Effort) -> Row:
     runs = case.prepare()
-    streaming = {}
-    if case.traffic > 8 * machine.last_level_cache():
-        streaming = machine.streaming_runs(options.peers)
-    seconds = in_turn({**runs, **{name: run for name, (_, run) in streaming.items()}}, effort)
+    ceiling = {}
+    if case.flops:
+        ceiling = machine.peak_runs(options.dtype)
+    elif case.traffic > 8 * machine.last_level_cache():
+        ceiling = machine.streaming_runs(options.peers)
+    seconds = in_turn({**runs, **{name: run for name, (_, run) in ceiling.items()}}, effort)
     return Row(
         case.name,
         case.size,
         options.dtype,
         case.traffic,
         {name: seconds[name] for name in runs},
-        {name: size / seconds[name] for name, (size, _) in streaming.items()},
+        {name: size / seconds[name] for name, (size, _) in ceiling.items()},
+        case.flops,
     )
 
 
@@ -97,8 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "pyoptim bench", description="Time the kernels against NumPy and PyTorch."
     )
-    parser.add_argument("--sizes", type=_sizes, help="elements; default: 1e3,1e4,1e5,1e6,1e7,5e7")
-    names = list(optimizers.KINDS)
+    parser.add_argument("--parts", type=_some_of(FAMILIES), help=f"default: {','.join(FAMILIES)}")
+    parser.add_argument(
+        "--sizes", type=_sizes, help="elements of optimizers; default: 1e3,1e4,1e5,1e6,1e7,5e7"
+    )
+    names = optimizers.NAMES
     parser.add_argument("--optimizers", type=_some_of(names), help=f"default: {','.join(names)}")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--threads", type=int, help="of pyoptim and PyTorch; default: all processors")

@@ -32,6 +32,7 @@ class Case(NamedTuple):
     size: int
     traffic: int  # bytes that one run must read and write
     prepare: Callable[[], Mapping[str, Run]]
+    flops: int = 0  # where operations are the limit, not memory; 0: they are not
 
 
 class Row(NamedTuple):
@@ -42,7 +43,10 @@ class Row(NamedTuple):
     dtype: str
     traffic: int
     seconds: Mapping[str, float]  # of one run of each competitor
-    ceiling: Mapping[str, float]  # bytes per second of plain streaming; empty where caches hold the data
+    # Of plain streaming, in bytes per second, empty where caches hold the data; with flops: of multiply-adds
+    # in registers, in operations per second.
+    ceiling: Mapping[str, float]
+    flops: int = 0
 
     def faster_than(self, peer: str) -> float | None:
         """How many times: than the fastest whose name begins with ``peer``."""
@@ -54,8 +58,13 @@ class Row(NamedTuple):
         return self.traffic / self.seconds["pyoptim"]
 
     @property
+    def rate(self) -> float:
+        """Operations per second where there are flops, else bytes per second."""
+        return self.flops / self.seconds["pyoptim"] if self.flops else self.bandwidth
+
+    @property
     def of_ceiling(self) -> float | None:
-        return self.bandwidth / max(self.ceiling.values()) if self.ceiling else None
+        return self.rate / max(self.ceiling.values()) if self.ceiling else None
 
 
 class Target(NamedTuple):

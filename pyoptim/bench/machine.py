@@ -1,4 +1,4 @@
-"""The machine: what it is, and how fast its memory streams."""
+"""The machine: what it is, how fast its memory streams, and how fast it computes."""
 
 from __future__ import annotations
 
@@ -59,3 +59,14 @@ def streaming_runs(peers: tuple[str, ...]) -> dict[str, tuple[int, Run]]:
         runs["torch copy"] = (16, functools.partial(ta.copy_, tb))
         runs["torch add"] = (24, functools.partial(ta.add_, tb, alpha=0.5))
     return {name: (each * _ELEMENTS, run) for name, (each, run) in runs.items()}
+
+
+_ROUNDS = 100_000  # of multiply-adds: some 300 microseconds
+
+
+def peak_runs(dtype: str) -> dict[str, tuple[int, Run]]:
+    """Multiply-adds in registers on all threads: the operations of one run, and what runs it."""
+    if threads._native is None:
+        return {}
+    run = functools.partial(threads._native.multiply_add, dtype, _ROUNDS)
+    return {"multiply-add": (int(run()), run)}

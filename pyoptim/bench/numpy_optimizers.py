@@ -108,3 +108,40 @@ def _mu(t: int) -> float:
 @functools.lru_cache(maxsize=8)
 def _mu_product(t: int) -> float:
     return _mu(t) * _mu_product(t - 1) if t else 1.0
+
+
+def radam(t: int, p: Array, g: Array, m: Array, v: Array) -> None:
+    m *= 0.9
+    m += (1 - 0.9) * g
+    v *= 0.999
+    v += (1 - 0.999) * g * g
+    c1, c2, longest = 1 - 0.9**t, 1 - 0.999**t, 2 / (1 - 0.999) - 1
+    length = longest - 2 * t * 0.999**t / c2
+    if length <= 5:
+        p -= 1e-3 / c1 * m
+        return
+    r = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    p -= 1e-3 / c1 * r**0.5 * m / ((np.sqrt(v) + 1e-8) / c2**0.5)
+
+
+def lion(t: int, p: Array, g: Array, m: Array) -> None:
+    p -= 1e-4 * np.sign(0.9 * m + (1 - 0.9) * g)
+    m *= 0.99
+    m += (1 - 0.99) * g
+
+
+def rprop(t: int, p: Array, g: Array, before: Array, size: Array) -> None:
+    if t == 1:
+        size[...] = 1e-2
+    agreement = np.sign(g * before)
+    size *= np.where(agreement > 0, 1.2, np.where(agreement < 0, 0.5, 1)).astype(p.dtype)
+    np.clip(size, 1e-6, 50, out=size)
+    before[...] = np.where(agreement < 0, 0, g)
+    p -= size * np.sign(before)
+
+
+def asgd(t: int, p: Array, g: Array, mean: Array) -> None:
+    eta = 1e-2 / (1 + 1e-4 * 1e-2 * (t - 1)) ** 0.75
+    p *= 1 - 1e-4 * eta
+    p -= eta * g
+    mean[...] = p  # until step 1e6

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import optimizers
-from .._arrays import Array
+from .._arrays import Array, views
 from ..optimizer import Optimizer
 from . import numpy_optimizers as plain
 from .case import Case, Family, Mismatch, Options, Row, Target
@@ -24,7 +24,7 @@ class Kind(NamedTuple):
 
     optimizer: type[Optimizer]
     numpy: Callable[..., None]
-    torch: str
+    torch: str  # "": it has none
     fused: bool  # torch has a fused kernel for CPUs
     arguments: Mapping[str, Any] = {}
     torch_arguments: Mapping[str, Any] = {}
@@ -49,7 +49,18 @@ KINDS = {
     "AMSGrad": Kind(optimizers.AMSGrad, plain.amsgrad, "Adam", True, {}, {"amsgrad": True}),
     "Adamax": Kind(optimizers.Adamax, plain.adamax, "Adamax", False),
     "NAdam": Kind(optimizers.NAdam, plain.nadam, "NAdam", False),
+    "RAdam": Kind(optimizers.RAdam, plain.radam, "RAdam", False),
+    "Lion": Kind(optimizers.Lion, plain.lion, "", False),
+    "Rprop": Kind(optimizers.Rprop, plain.rprop, "Rprop", False),
+    "ASGD": Kind(optimizers.ASGD, plain.asgd, "ASGD", False),
 }
+
+# Adam on several arrays at once; the sizes of a case are the arrays'.
+SEVERAL = {
+    "Adam 6 arrays": (256 * 784, 256, 128 * 256, 128, 10 * 128, 10),  # an MLP 784-256-128-10
+    "Adam 200 arrays": (1_000,) * 200,
+}
+NAMES = (*KINDS, *SEVERAL)
 
 # The data is a block of random numbers, repeated: so the float64 reference need only work on the block,
 # and yet every element is checked. A prime, for threads and vectors not to see a whole number of blocks.
@@ -60,26 +71,35 @@ _STEPS = 3
 def _cases(options: Options) -> Iterator[Case]:
     dtype = np.dtype(options.dtype)
     for name in options.names:
-        kind = KINDS[name]
+        kind = "Adam" if name in SEVERAL else name
         # Read: parameter, gradient, states. Written: parameter, states.
-        bytes_each = dtype.itemsize * (3 + 2 * kind.states)
-        for size in options.sizes:
-            prepare = functools.partial(_prepare, name, size, dtype, options.peers)
-            yield Case(name, size, size * bytes_each, prepare)
+        bytes_each = dtype.itemsize * (3 + 2 * KINDS[kind].states)
+        for sizes in [SEVERAL[name]] if name in SEVERAL else [(size,) for size in options.sizes]:
+            prepare = functools.partial(_prepare, kind, sizes, dtype, options.peers)
+            yield Case(name, sum(sizes), sum(sizes) * bytes_each, prepare)
+
+
+Arrays = list[Array]
 
 
 class _Competitor:
-    """A parameter, a gradient, and what updates the one by the other."""
+    """Parameters, gradients, and what updates the ones by the others."""
 
-    def __init__(self, p: Array, g: Array, make: Callable[[Array, Array], Run]) -> None:
-        self.p, self.g, self.run = p, g, make(p, g)
+    def __init__(
+        self, p: Array, g: Array, sizes: tuple[int, ...], make: Callable[[Arrays, Arrays], Run]
+    ) -> None:
+        self.p, self.g = p, g
+        self.run = make(views(p, [(n,) for n in sizes]), views(g, [(n,) for n in sizes]))
 
 
-def _prepare(name: str, size: int, dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[str, Run]:
+def _prepare(
+    name: str, sizes: tuple[int, ...], dtype: np.dtype[Any], peers: tuple[str, ...]
+) -> dict[str, Run]:
+    size = sum(sizes)
     start, gradient = np.random.default_rng(0).uniform(-1, 1, (2, min(size, _BLOCK))).astype(dtype)
     # Each has a gradient of its own, since torch foreach writes to it.
     competitors = {
-        who: _Competitor(np.resize(start, size), np.empty(size, dtype), make)
+        who: _Competitor(np.resize(start, size), np.empty(size, dtype), sizes, make)
         for who, make in _makers(KINDS[name], peers).items()
     }
     expected = start.astype(np.float64)
@@ -113,14 +133,12 @@ def _check(p: Array, expected: Array, moved: float) -> None:
             )
 
 
-def _makers(kind: Kind, peers: tuple[str, ...]) -> dict[str, Callable[[Array, Array], Run]]:
-    """Of each competitor, what makes its run from a parameter and a gradient."""
-    makers: dict[str, Callable[[Array, Array], Run]] = {
-        "pyoptim": lambda p, g: functools.partial(kind.optimizer(p, **kind.arguments).step, g)
-    }
+def _makers(kind: Kind, peers: tuple[str, ...]) -> dict[str, Callable[[Arrays, Arrays], Run]]:
+    """Of each competitor, what makes its run from parameters and gradients."""
+    makers: dict[str, Callable[[Arrays, Arrays], Run]] = {"pyoptim": functools.partial(_pyoptim_run, kind)}
     if "numpy" in peers:
         makers["numpy"] = functools.partial(_numpy_run, kind)
-    if "torch" in peers:
+    if "torch" in peers and kind.torch:
         if kind.fused:
             makers["torch fused"] = functools.partial(_torch_run, kind, {"fused": True})
         makers["torch foreach"] = functools.partial(_torch_run, kind, {"foreach": True})
@@ -128,34 +146,49 @@ def _makers(kind: Kind, peers: tuple[str, ...]) -> dict[str, Callable[[Array, Ar
     return makers
 
 
-def _numpy_run(kind: Kind, p: Array, g: Array) -> Run:
-    states = [np.zeros_like(p) for _ in range(kind.states)]
+def _pyoptim_run(kind: Kind, p: Arrays, g: Arrays) -> Run:
+    if len(p) == 1:
+        return functools.partial(kind.optimizer(p[0], **kind.arguments).step, g[0])
+    return functools.partial(kind.optimizer(p, **kind.arguments).step, g)
+
+
+def _numpy_run(kind: Kind, p: Arrays, g: Arrays) -> Run:
+    each = [(a, b, *(np.zeros_like(a) for _ in range(kind.states))) for a, b in zip(p, g, strict=True)]
     t = 0
 
     def run() -> None:
         nonlocal t
         t += 1
-        kind.numpy(t, p, g, *states)
+        for arrays in each:
+            kind.numpy(t, *arrays)
 
     return run
 
 
-def _torch_run(kind: Kind, way: Mapping[str, bool], p: Array, g: Array) -> Run:
+def _torch_run(kind: Kind, way: Mapping[str, bool], p: Arrays, g: Arrays) -> Run:
     import torch
 
-    parameter = torch.from_numpy(p).requires_grad_()
-    parameter.grad = torch.from_numpy(g)
+    parameters = [torch.from_numpy(a).requires_grad_() for a in p]
+    for parameter, gradient in zip(parameters, g, strict=True):
+        parameter.grad = torch.from_numpy(gradient)
     arguments = {**kind.arguments, **kind.torch_arguments, **way}
-    run: Run = getattr(torch.optim, kind.torch)([parameter], **arguments).step
+    run: Run = getattr(torch.optim, kind.torch)(parameters, **arguments).step
     return run
 
 
-def _adam(peer: str, sizes: Callable[[int], bool]) -> Callable[[Row], float | None]:
+def _times(peer: str, size: int, name: str = "") -> Callable[[Row], float | None]:
+    """How many times as fast as the peer, at this size: the optimizer of that name, or each."""
+
     def value(row: Row) -> float | None:
-        is_meant = row.name == "Adam" and row.dtype == "float32" and sizes(row.size)
-        return row.faster_than(peer) if is_meant else None
+        is_meant = (row.name == name if name else row.name in KINDS) and row.size == size
+        return row.faster_than(peer) if is_meant and row.dtype == "float32" else None
 
     return value
+
+
+def _large_adam(row: Row) -> float | None:
+    is_meant = row.name == "Adam" and row.dtype == "float32" and row.size >= 100_000
+    return row.faster_than("numpy") if is_meant else None
 
 
 def _of_ceiling(row: Row) -> float | None:
@@ -165,10 +198,13 @@ def _of_ceiling(row: Row) -> float | None:
 FAMILY = Family(
     _cases,
     [
-        Target("Adam, 1,000: times torch fused", 20, _adam("torch fused", lambda n: n == 1_000)),
-        Target("Adam, 1M: times torch fused", 1.5, _adam("torch fused", lambda n: n == 1_000_000)),
-        Target("Adam, 50M: times torch fused", 0.95, _adam("torch fused", lambda n: n == 50_000_000)),
-        Target("Adam, 100,000 and more: times numpy", 8, _adam("numpy", lambda n: n >= 100_000)),
+        Target("all, 1,000: times torch", 20, _times("torch", 1_000)),
+        Target("all, 100,000: times torch", 3, _times("torch", 100_000)),
+        Target("all, 1M: times torch", 1.8, _times("torch", 1_000_000)),
+        Target("all, 50M: times torch", 1, _times("torch", 50_000_000)),
+        Target("Adam 6 arrays: times torch", 8, _times("torch", 235_146, "Adam 6 arrays")),
+        Target("Adam 200 arrays: times torch", 15, _times("torch", 200_000, "Adam 200 arrays")),
+        Target("Adam, 100,000 and more: times numpy", 8, _large_adam),
         Target("all, 50M: share of the bandwidth that the traffic allows", 0.85, _of_ceiling),
     ],
 )

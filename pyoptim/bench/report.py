@@ -13,12 +13,13 @@ from .case import Row, Target
 
 _COLUMNS = {
     "n": 12, "pyoptim": 11, "numpy": 11, "torch fused": 12, "torch": 11,
-    "x numpy": 9, "x torch": 9, "GB/s": 8, "ceiling": 9,
+    "x numpy": 9, "x torch": 9, "G/s": 8, "ceiling": 9,
 }  # fmt: skip
 _EXPLANATION = """
-Microseconds of one run: medians, all in turn. torch: the faster of default and foreach. x: times as fast
-as numpy, and as the fastest of torch. GB/s: what the work must read and write, by pyoptim; ceiling: that
-as a share of plain streaming, where the data is beyond the caches.
+Microseconds of one run: medians, all in turn. n: elements; of layers, the batch. torch: the fastest way
+but fused. x: times as fast as numpy, and as the fastest of torch. G/s: by pyoptim, the gigabytes that the
+work must read and write, of dense layers the GFLOP; ceiling: that as a share of plain streaming, where the
+data is beyond the caches, of dense layers as a share of multiply-adds in registers.
 """
 
 
@@ -31,11 +32,11 @@ def print_header(machine: Mapping[str, Any], dtype: str) -> None:
 
 
 def print_row(row: Row) -> None:
-    default = [row.seconds[name] for name in ("torch default", "torch foreach") if name in row.seconds]
+    default = [t for name, t in row.seconds.items() if name.startswith("torch") and name != "torch fused"]
     times = [row.seconds["pyoptim"], row.seconds.get("numpy"), row.seconds.get("torch fused")]
     microseconds = [None if t is None else t * 1e6 for t in (*times, min(default, default=None))]
     ratios = [row.faster_than("numpy"), row.faster_than("torch")]
-    cells = [f"{row.size:,}", *map(_number, [*microseconds, *ratios, row.bandwidth / 1e9])]
+    cells = [f"{row.size:,}", *map(_number, [*microseconds, *ratios, row.rate / 1e9])]
     cells.append("-" if row.of_ceiling is None else f"{row.of_ceiling:.0%}")
     widths = _COLUMNS.values()
     print(f"{row.name:<25}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)), flush=True)
@@ -46,7 +47,7 @@ def _number(value: float | None) -> str:
 
 
 def ceilings(rows: Iterable[Row]) -> dict[str, float]:
-    """Bytes per second of each streaming kernel: the median over the rows."""
+    """Bytes, or operations, per second of each kernel that is a ceiling: the median over the rows."""
     measured: dict[str, list[float]] = {}
     for row in rows:
         for name, value in row.ceiling.items():
@@ -67,7 +68,7 @@ def judge(rows: Sequence[Row], targets: Iterable[Target]) -> list[dict[str, Any]
 
 def print_footer(rows: Sequence[Row], verdicts: Sequence[Mapping[str, Any]]) -> None:
     if found := ceilings(rows):
-        print("\nThe ceiling of a row is the fastest of these, measured in turn with it (GB/s, all rows):")
+        print("\nThe ceiling of a row is the fastest of these, measured in turn with it (G/s, all rows):")
         print("  " + ", ".join(f"{name} {value / 1e9:.1f}" for name, value in found.items()))
     if verdicts:
         print("\nTargets, of speed: the worst row")
@@ -76,7 +77,7 @@ def print_footer(rows: Sequence[Row], verdicts: Sequence[Mapping[str, Any]]) -> 
 
 
 def write_json(path: str, machine: Mapping[str, Any], rows: Sequence[Row], verdicts: Any) -> None:
-    """Everything measured; times in seconds, rates in bytes per second."""
+    """Everything measured; times in seconds, rates in bytes (of ceilings of flops: operations) per second."""
     derived = [{**row._asdict(), "bandwidth": row.bandwidth, "of_ceiling": row.of_ceiling} for row in rows]
     report = {"machine": machine, "ceiling": ceilings(rows), "rows": derived, "targets": verdicts}
     Path(path).write_text(json.dumps(report, indent=1) + "\n")
@@ -101,7 +102,7 @@ def draw(path: str, rows: Sequence[Row]) -> None:
                 markersize=3,
                 label=competitor,
             )
-        axes.set(title=name, xlabel="elements", ylabel="seconds a run")
+        axes.set(title=name, xlabel="elements, or batch", ylabel="seconds a run")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6)
     figure.savefig(path, dpi=120)

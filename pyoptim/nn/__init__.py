@@ -1,7 +1,7 @@
 """Layers, losses, initialisers, and models made of them."""
 
 from .initializers import Constant, Glorot, He, Initializer, Normal, Uniform, Zeros
-from .layers import BatchNorm, Dense, Flatten, Layer, ReLU, Sigmoid, Tanh
+from .layers import BatchNorm, Dense, Flatten, Layer, ReLU, Rescale, Sigmoid, Tanh
 from .losses import MSE, CrossEntropy, Loss
 from .sequential import Sequential
 
@@ -19,6 +19,7 @@ __all__ = [
     "Loss",
     "Normal",
     "ReLU",
+    "Rescale",
     "Sequential",
     "Sigmoid",
     "Tanh",

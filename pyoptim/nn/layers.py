@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import backends, ops
 from .._arrays import Array
+from .._hyperparameters import is_number
 from . import initializers
 from .initializers import Initializer
 
@@ -117,17 +118,13 @@ class Dense(Layer):
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
-        backend = backends.current()
-        if self.activation is not None:
-            dz = np.empty_like(dy)
-            backend.activation_backward(self.activation, dy, self._y, dz)
-        else:
-            dz = dy
         dx = np.empty_like(self._x) if need_dx else None
-        backend.dense_backward(
-            dz,
+        backends.current().dense_backward(
+            dy,
             self._x,
             self.parameters["weight"],
+            self._y,
+            self.activation,
             dx,
             self.gradients["weight"],
             self.gradients.get("bias"),
@@ -152,13 +149,15 @@ class BatchNorm(Layer):
         Without, evaluation uses the batch's statistics too.
     running_var : {"unbiased", "biased"}
         What the running variance averages; "biased" is Keras's and TensorFlow's.
+    activation : {None, "relu"}
+        Fused into the layer.
 
     Notes
     -----
     Training needs more than one value per channel.
     """
 
-    arguments = ("features", "eps", "momentum", "affine", "track_running_stats", "running_var")
+    arguments = ("features", "eps", "momentum", "affine", "track_running_stats", "running_var", "activation")
 
     def __init__(
         self,
@@ -168,6 +167,7 @@ class BatchNorm(Layer):
         affine: bool = True,
         track_running_stats: bool = True,
         running_var: str = "unbiased",
+        activation: str | None = None,
     ) -> None:
         super().__init__()
         check_count("features", features)
@@ -180,7 +180,8 @@ class BatchNorm(Layer):
         self.features, self.eps = int(features), float(eps)
         self.momentum = None if momentum is None else float(momentum)
         self.affine, self.track_running_stats = bool(affine), bool(track_running_stats)
-        self.running_var = running_var
+        ops.check_norm_activation(activation)
+        self.running_var, self.activation = running_var, activation
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight": (self.features,), "bias": (self.features,)} if self.affine else {}
@@ -211,15 +212,19 @@ class BatchNorm(Layer):
         tracked = self.buffers.get("num_batches_tracked")
         if momentum is None:
             momentum = 1.0 / (int(tracked) + 1) if tracked is not None else 0.0
+        if training or tracked is None:
+            ops.check_count(x3)
         self._saved = ops.norm_forward(
             x3,
             self.parameters.get("weight"),
             self.parameters.get("bias"),
-            (self.buffers.get("running_mean"), self.buffers.get("running_var")),
+            self.buffers.get("running_mean"),
+            self.buffers.get("running_var"),
             training,
             momentum,
             self.eps,
             self.running_var == "unbiased",
+            self.activation is not None,
             y.reshape(x3.shape),
         )
         if training and tracked is not None:
@@ -228,15 +233,19 @@ class BatchNorm(Layer):
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
-        x = self._x
+        x, saved = self._x, self._saved
         dx = np.empty_like(dy) if need_dx else None
         unused = None if self.affine else np.empty((2, self.features), x.dtype)
         dgamma, dbeta = (self.gradients["weight"], self.gradients["bias"]) if unused is None else unused
         backends.current().norm_backward(
             dy.reshape(x.shape),
             x,
-            *self._saved,
             self.parameters.get("weight"),
+            self.parameters.get("bias"),
+            saved.mean,
+            saved.inv_std,
+            saved.of_this_batch,
+            self.activation is not None,
             None if dx is None else dx.reshape(x.shape),
             dgamma,
             dbeta,
@@ -290,6 +299,31 @@ class Flatten(Layer):
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         return dy.reshape(self._shape)
+
+
+class Rescale(Layer):
+    """``scale * x + shift``: the first layer for images of bytes, which then stay bytes in memory.
+
+    Parameters
+    ----------
+    scale : float, default 1/255
+    shift : float, default 0
+    """
+
+    arguments = ("scale", "shift")
+
+    def __init__(self, scale: float = 1 / 255, shift: float = 0.0) -> None:
+        super().__init__()
+        for name, value in (("scale", scale), ("shift", shift)):
+            if not is_number(value):
+                raise ValueError(f"{name} is {value!r}, expected a finite number")
+        self.scale, self.shift = float(scale), float(shift)
+
+    def forward(self, x: Array, training: bool) -> Array:
+        return x * x.dtype.type(self.scale) + x.dtype.type(self.shift)
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        return dy * dy.dtype.type(self.scale)
 
 
 def check_count(name: str, value: Any) -> None:

@@ -98,8 +98,8 @@ class Sequential:
             shape = layer.output_shape(shape)
         return shape
 
-    def check_input(self, name: str, x: Any) -> Array:
-        """A batch as a contiguous array of the model's dtype.
+    def check_input(self, name: str, x: Any, keep_bytes: bool = False) -> Array:
+        """A batch as a contiguous array of the model's dtype; of bytes where they are to be kept so.
 
         Raises
         ------
@@ -115,6 +115,8 @@ class Sequential:
             self.output_shape(x.shape[1:])
         except ValueError as error:
             raise ValueError(f"{name} has shape {x.shape}: {error}") from None
+        if keep_bytes and x.dtype == np.uint8:
+            return np.ascontiguousarray(x)
         with np.errstate(over="ignore"):  # what is too large for the dtype is found to be infinite
             converted = np.ascontiguousarray(x, self.dtype)
         check_finite(name, converted)

@@ -62,9 +62,10 @@ PYOPTIM_FN T maximum(T a, T b) {
     return ((a > b) | (a != a)) ? a : b;
 }
 
+// NaN stays NaN. (A maximum of a minimum would become branches, which GCC does not vectorise.)
 template <class T>
-PYOPTIM_FN T minimum(T a, T b) {
-    return ((a < b) | (a != a)) ? a : b;
+PYOPTIM_FN T clamp(T x, T low, T high) {
+    return x < low ? low : (x > high ? high : x);
 }
 // -1, +0 or 1; NaN stays NaN.
 template <class T>
@@ -262,7 +263,7 @@ struct RAdam {
         s.exp_avg = c.beta1 * s.exp_avg + c.one_minus_beta1 * g;
         s.exp_avg_sq = c.beta2 * s.exp_avg_sq + c.one_minus_beta2 * g * g;
         const T divisor = square_root(s.exp_avg_sq + c.eps_root) + c.eps;
-        p = p - c.step_size * s.exp_avg / maximum(minimum(divisor, c.largest), c.smallest);
+        p = p - c.step_size * s.exp_avg / clamp(divisor, c.smallest, c.largest);
     }
 };
 
@@ -286,10 +287,10 @@ struct Rprop {
     template <class T>
     static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
         const T agreement = sign(g * s.prev);
-        const T kept = maximum(agreement, agreement - agreement);
+        const T kept = agreement > T(0) ? T(1) : agreement - agreement;
         const T turned = kept - agreement;
         const T factor = kept * c.eta_plus + turned * c.eta_minus + (c.one - kept - turned);
-        s.step_size = minimum(maximum(s.step_size * factor, c.smallest), c.largest);
+        s.step_size = clamp(s.step_size * factor, c.smallest, c.largest);
         s.prev = g * (c.one - turned);
         p = p - sign(s.prev) * s.step_size;
     }

@@ -1,0 +1,204 @@
+// The training engine over arrays that Python owns.
+#include <pybind11/stl.h>
+
+#include <utility>
+#include <vector>
+
+#include "python/arrays.hpp"
+#include "python/rule_info.hpp"
+#include "runtime/activation_names.hpp"
+#include "runtime/engine.hpp"
+
+namespace pyoptim::python {
+
+namespace {
+
+using runtime::LayerKind;
+
+// What a description of a layer holds under `name`; `otherwise` where it has no such entry.
+template <class Value>
+Value entry(const py::dict& layer, const char* name, Value otherwise) {
+    return layer.contains(name) ? layer[name].cast<Value>() : otherwise;
+}
+
+LayerKind kind_from(const std::string& name) {
+    if (name == "dense") return LayerKind::dense;
+    if (name == "activation") return LayerKind::activation;
+    if (name == "batch_norm") return LayerKind::batch_norm;
+    if (name == "rescale") return LayerKind::rescale;
+    throw py::value_error("there is no compiled layer named '" + name + "'");
+}
+
+template <class T>
+class Engine {
+  public:
+    // One tuple per group: the rule's name, and per parameter: itself, its gradient, its states.
+    using Parameter = std::tuple<Array<T>, Array<T>, std::vector<Array<T>>>;
+    using Group = std::tuple<std::string, std::vector<Parameter>>;
+
+    Engine(const std::vector<py::dict>& layers, const std::string& loss, std::size_t capacity,
+           const std::vector<Group>& groups)
+        : loss_(loss == "cross_entropy" ? runtime::LossKind::cross_entropy
+                                        : runtime::LossKind::squared_error),
+          engine_(views(layers), loss_, capacity) {
+        require(loss == "cross_entropy" || loss == "squared_error", "there is no such loss");
+        for (const auto& [name, parameters] : groups) {
+            const int rule = rule_index(name);
+            for (const auto& [parameter, gradient, states] : parameters) {
+                require(gradient.size() == parameter.size() &&
+                            static_cast<int>(states.size()) == kRules[rule].states,
+                        "a parameter, its gradient and its states");
+                typename runtime::Stepper<T>::Array array{
+                    rule, row_, claim(parameter), {}, static_cast<std::size_t>(parameter.size()), nullptr};
+                for (std::size_t k = 0; k < states.size(); ++k) {
+                    require(states[k].size() == parameter.size(), "a state and its parameter");
+                    array.state[k] = claim(states[k]);
+                }
+                engine_.add(array, claim(gradient));
+            }
+            row_ += static_cast<std::size_t>(kRules[rule].coefficients);
+        }
+    }
+
+    void begin_epoch() { outcome = {}; }
+
+    // Trains on the examples [begin, end) of `order`; one row of coefficients per step.
+    void train(const py::array& x, const py::array& target, const MaybeArray<std::int64_t>& order,
+               std::pair<std::size_t, std::size_t> range, std::size_t batch, const Array<double>& rows,
+               double max_grad_norm, const std::string& nonfinite) {
+        const auto [begin, end] = range;
+        const auto examples = static_cast<std::size_t>(x.ndim() > 0 ? x.shape(0) : 0);
+        require(batch > 0 && batch <= engine_.capacity() && begin <= end && end <= examples &&
+                    (!order || static_cast<std::size_t>(order->size()) == examples),
+                "batch, range and order of the examples");
+        require(rows.ndim() == 2 && static_cast<std::size_t>(rows.shape(1)) == row_ &&
+                    static_cast<std::size_t>(rows.shape(0)) * batch + batch > end - begin,
+                "coefficients and steps");
+        runtime::Examples<T> of{};
+        require(static_cast<std::size_t>(x.size()) == examples * engine_.inputs(), "x and the inputs");
+        if (py::isinstance<Array<std::uint8_t>>(x)) {
+            of.bytes = static_cast<const std::uint8_t*>(x.data());
+        } else {
+            require(py::isinstance<Array<T>>(x), "x is of another type");
+            of.x = static_cast<const T*>(x.data());
+        }
+        if (loss_ == runtime::LossKind::cross_entropy) {
+            require(py::isinstance<Array<std::int64_t>>(target) &&
+                        static_cast<std::size_t>(target.size()) == examples,
+                    "labels (examples)");
+            of.labels = static_cast<const std::int64_t*>(target.data());
+            for (std::size_t i = 0; i < examples && begin == 0; ++i) {
+                require(of.labels[i] >= 0 && of.labels[i] < static_cast<std::int64_t>(engine_.outputs()),
+                        "labels within the classes");
+            }
+        } else {
+            require(py::isinstance<Array<T>>(target) &&
+                        static_cast<std::size_t>(target.size()) == examples * engine_.outputs(),
+                    "targets (examples, outputs)");
+            of.targets = static_cast<const T*>(target.data());
+        }
+        if (order) {
+            of.order = order->data();
+            for (std::size_t i = begin; i < end; ++i) {
+                require(of.order[i] >= 0 && static_cast<std::size_t>(of.order[i]) < examples,
+                        "order within the examples");
+            }
+        }
+        runtime::StepOptions options;
+        options.max_grad_norm = max_grad_norm;
+        if (nonfinite == "raise") options.nonfinite = runtime::NonFinite::raise;
+        if (nonfinite == "skip") options.nonfinite = runtime::NonFinite::skip;
+        const std::vector<T> cast(rows.data(), rows.data() + rows.size());
+        py::gil_scoped_release release;
+        engine_.train(of, begin, end, batch, cast.data(), row_, options, outcome);
+    }
+
+    runtime::Outcome outcome;
+
+  private:
+    T* claim(Array<T> array) {
+        kept_.push_back(array);
+        return array.mutable_data();  // throws if read-only
+    }
+
+    T* find(const py::dict& layer, const char* name, py::ssize_t size) {
+        if (!layer.contains(name)) return nullptr;
+        require(py::isinstance<Array<T>>(layer[name]), "an array of a layer is of another type");
+        auto array = layer[name].cast<Array<T>>();
+        require(array.size() == size, "an array of a layer");
+        return claim(array);
+    }
+
+    std::vector<runtime::LayerView<T>> views(const std::vector<py::dict>& layers) {
+        require(!layers.empty(), "there are no layers");
+        std::vector<runtime::LayerView<T>> all;
+        for (const py::dict& layer : layers) {
+            runtime::LayerView<T> view;
+            view.kind = kind_from(layer["kind"].cast<std::string>());
+            view.in = layer["in"].cast<std::ptrdiff_t>();
+            view.out = layer["out"].cast<std::ptrdiff_t>();
+            require(view.in > 0 && view.out > 0 && (all.empty() || all.back().out == view.in), "layers");
+            view.activation = runtime::activation_named(entry<std::string>(layer, "activation", ""));
+            const bool dense = view.kind == LayerKind::dense;
+            require(dense || view.in == view.out, "inputs and outputs of a layer");
+            view.channels = entry<std::ptrdiff_t>(layer, "channels", 1);
+            require(view.channels > 0 && view.in % view.channels == 0, "channels");
+            const std::ptrdiff_t own = dense ? view.out : view.channels;
+            view.weight = find(layer, "weight", dense ? view.out * view.in : own);
+            view.dweight = find(layer, "dweight", dense ? view.out * view.in : own);
+            view.bias = find(layer, "bias", own);
+            view.dbias = find(layer, "dbias", own);
+            require(!dense || view.weight != nullptr, "a dense layer has a weight");
+            require(!view.weight == !view.dweight && !view.bias == !view.dbias, "gradients");
+            view.eps = entry<double>(layer, "eps", 0);
+            view.momentum = entry<double>(layer, "momentum", 0);
+            view.unbiased = entry<bool>(layer, "unbiased", true);
+            view.running_mean = find(layer, "running_mean", own);
+            view.running_var = find(layer, "running_var", own);
+            if (layer.contains("tracked")) {
+                auto tracked = layer["tracked"].cast<Array<std::int64_t>>();
+                require(tracked.size() == 1, "num_batches_tracked");
+                kept_.push_back(tracked);
+                view.tracked = tracked.mutable_data();
+            }
+            require(!view.running_mean == !view.tracked && !view.running_var == !view.tracked, "statistics");
+            view.scale = static_cast<T>(entry<double>(layer, "scale", 1));
+            view.shift = static_cast<T>(entry<double>(layer, "shift", 0));
+            all.push_back(view);
+        }
+        return all;
+    }
+
+    std::vector<py::array> kept_;  // alive
+    std::size_t row_ = 0;          // coefficients of a step
+    runtime::LossKind loss_;
+    runtime::Engine<T> engine_;
+};
+
+template <class T>
+void bind_for(py::module_& m, const char* name) {
+    using E = Engine<T>;
+    const auto outcome = [](auto member) { return [member](const E& self) { return self.outcome.*member; }; };
+    py::class_<E>(m, name)
+        .def(py::init<const std::vector<py::dict>&, const std::string&, std::size_t,
+                      const std::vector<typename E::Group>&>(),
+             py::arg("layers"), py::arg("loss"), py::arg("capacity"), py::arg("groups"))
+        .def("begin_epoch", &E::begin_epoch)
+        .def("train", &E::train, py::arg("x"), py::arg("target"), py::arg("order").noconvert().none(true),
+             py::arg("range"), py::arg("batch"), py::arg("rows").noconvert(), py::arg("max_grad_norm"),
+             py::arg("nonfinite"))
+        .def_property_readonly("steps", outcome(&runtime::Outcome::steps))
+        .def_property_readonly("skipped", outcome(&runtime::Outcome::skipped))
+        .def_property_readonly("wrong", outcome(&runtime::Outcome::wrong))
+        .def_property_readonly("loss", outcome(&runtime::Outcome::loss))
+        .def_property_readonly("correct", outcome(&runtime::Outcome::correct));
+}
+
+}  // namespace
+
+void bind_engine(py::module_& m) {
+    bind_for<float>(m, "Engine32");
+    bind_for<double>(m, "Engine64");
+}
+
+}  // namespace pyoptim::python

@@ -1,0 +1,274 @@
+#include "runtime/engine.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "runtime/dense.hpp"
+#include "runtime/layers.hpp"
+#include "runtime/norm.hpp"
+#include "runtime/parallel.hpp"
+#include "runtime/reduce.hpp"
+
+namespace pyoptim::runtime {
+
+namespace {
+
+// Copies or converts that pay for waking a thread, in elements.
+constexpr std::size_t kGatherGrain = 65536;
+
+template <class T>
+bool all_finite(const T* x, std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) {
+        if (!std::isfinite(x[i])) return false;
+    }
+    return true;
+}
+
+// The first of the largest, where NaN is larger than all: numpy.argmax.
+template <class T>
+std::ptrdiff_t argmax(const T* x, std::ptrdiff_t n) {
+    std::ptrdiff_t best = 0;
+    for (std::ptrdiff_t j = 1; j < n && x[best] == x[best]; ++j) {
+        if (x[j] > x[best] || x[j] != x[j]) best = j;
+    }
+    return best;
+}
+
+template <class T>
+NormShape norm_shape(const LayerView<T>& layer, std::size_t n) {
+    return {static_cast<std::ptrdiff_t>(n), layer.channels, layer.in / layer.channels};
+}
+
+}  // namespace
+
+template <class T>
+Engine<T>::Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t capacity)
+    : layers_(std::move(layers)), loss_(loss), capacity_(capacity), first_trainable_(layers_.size()) {
+    const std::size_t count = layers_.size();
+    outputs_.resize(count);
+    mean_.resize(count);
+    inv_std_.resize(count);
+    unused_.resize(count);
+    of_this_batch_.resize(count);
+    std::size_t widest = outputs();
+    for (std::size_t i = count; i-- > 0;) {
+        const LayerView<T>& layer = layers_[i];
+        outputs_[i].resize(capacity * static_cast<std::size_t>(layer.out));
+        if (layer.weight != nullptr) first_trainable_ = i;
+        if (layer.kind == LayerKind::batch_norm) {
+            const auto c = static_cast<std::size_t>(layer.channels);
+            mean_[i].resize(c);
+            inv_std_[i].resize(c);
+            if (layer.weight == nullptr) unused_[i].resize(2 * c);
+        }
+    }
+    for (std::size_t i = first_trainable_; i < count; ++i) {
+        widest = std::max(widest, static_cast<std::size_t>(layers_[i].out));
+    }
+    gradient_.resize(capacity * widest);
+    other_gradient_.resize(capacity * widest);
+    input_.resize(capacity * inputs());
+    if (loss_ == LossKind::cross_entropy) {
+        labels_.resize(capacity);
+    } else {
+        targets_.resize(capacity * outputs());
+    }
+}
+
+template <class T>
+void Engine<T>::add(const typename Stepper<T>::Array& array, const T* gradient) {
+    stepper_.add(array);
+    gradients_.push_back(gradient);
+}
+
+template <class T>
+const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t n) {
+    const std::size_t width = inputs();
+    if (of.x != nullptr && (of.order == nullptr || n == 1)) {  // as it lies
+        const std::size_t first = of.order == nullptr ? begin : static_cast<std::size_t>(of.order[begin]);
+        return of.x + first * width;
+    }
+    parallel(threads_for(n * width, kGatherGrain), [&](int thread, int threads) {
+        const Range mine = share(n, 1, thread, threads);
+        for (std::size_t i = mine.begin; i < mine.end; ++i) {
+            const std::size_t from =
+                of.order == nullptr ? begin + i : static_cast<std::size_t>(of.order[begin + i]);
+            T* const to = input_.data() + i * width;
+            if (of.x != nullptr) {
+                std::memcpy(to, of.x + from * width, width * sizeof(T));
+            } else {
+                const std::uint8_t* const bytes = of.bytes + from * width;
+                for (std::size_t j = 0; j < width; ++j) to[j] = static_cast<T>(bytes[j]);
+            }
+        }
+    });
+    return input_.data();
+}
+
+template <class T>
+void Engine<T>::norm_forward(std::size_t i, const T* x, std::size_t n, bool training) {
+    const LayerView<T>& layer = layers_[i];
+    const bool tracks = layer.running_mean != nullptr;
+    double momentum = layer.momentum;
+    if (training && tracks) {
+        if (momentum < 0) momentum = 1.0 / static_cast<double>(*layer.tracked + 1);
+        ++*layer.tracked;
+    }
+    of_this_batch_[i] = training || !tracks;
+    const NormOptions options{momentum, layer.eps, training, layer.unbiased,
+                              layer.activation == Activation::relu};
+    runtime::norm_forward<T>(norm_shape(layer, n), x, {layer.weight, layer.bias},
+                             {layer.running_mean, layer.running_var}, options, outputs_[i].data(),
+                             mean_[i].data(), inv_std_[i].data());
+}
+
+template <class T>
+void Engine<T>::forward(const T* x, std::size_t n, bool training) {
+    const auto batch = static_cast<std::ptrdiff_t>(n);
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+        const LayerView<T>& layer = layers_[i];
+        const std::size_t size = n * static_cast<std::size_t>(layer.out);
+        T* const y = outputs_[i].data();
+        switch (layer.kind) {
+            case LayerKind::dense:
+                dense_forward<T>({batch, layer.in, layer.out}, x, layer.weight, layer.bias, layer.activation,
+                                 y);
+                break;
+            case LayerKind::activation:
+                activation_forward(layer.activation, size, x, y);
+                break;
+            case LayerKind::batch_norm:
+                norm_forward(i, x, n, training);
+                break;
+            case LayerKind::rescale:
+                for (std::size_t j = 0; j < size; ++j) y[j] = x[j] * layer.scale + layer.shift;
+                break;
+        }
+        x = y;
+    }
+}
+
+// From the gradient of the output in gradient_, which is overwritten.
+template <class T>
+void Engine<T>::backward(const T* input, std::size_t n) {
+    const auto batch = static_cast<std::ptrdiff_t>(n);
+    T* dy = gradient_.data();
+    T* other = other_gradient_.data();
+    for (std::size_t i = layers_.size(); i-- > first_trainable_;) {
+        const LayerView<T>& layer = layers_[i];
+        const std::size_t size = n * static_cast<std::size_t>(layer.out);
+        const T* const x = i == 0 ? input : outputs_[i - 1].data();
+        const T* const y = outputs_[i].data();
+        T* const dx = i > first_trainable_ ? other : nullptr;
+        switch (layer.kind) {
+            case LayerKind::dense:
+                dense_backward<T>({batch, layer.in, layer.out}, {dy, x, layer.weight, y, layer.activation},
+                                  {dx, layer.dweight, layer.dbias});
+                std::swap(dy, other);
+                break;
+            case LayerKind::activation:
+                activation_backward(layer.activation, size, dy, y, dy);
+                break;
+            case LayerKind::batch_norm: {
+                T* const unused = unused_[i].data();
+                norm_backward<T>(norm_shape(layer, n), dy, x, {layer.weight, layer.bias},
+                                 {mean_[i].data(), inv_std_[i].data(), of_this_batch_[i],
+                                  layer.activation == Activation::relu},
+                                 dx, layer.weight != nullptr ? layer.dweight : unused,
+                                 layer.weight != nullptr ? layer.dbias : unused + layer.channels);
+                std::swap(dy, other);
+                break;
+            }
+            case LayerKind::rescale:
+                for (std::size_t j = 0; j < size; ++j) dy[j] *= layer.scale;
+                break;
+        }
+    }
+}
+
+template <class T>
+double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, Outcome& outcome) {
+    const std::size_t width = outputs();
+    const T* const output = outputs_.back().data();
+    const auto example = [&](std::size_t i) {
+        return of.order == nullptr ? begin + i : static_cast<std::size_t>(of.order[begin + i]);
+    };
+    if (loss_ == LossKind::squared_error) {
+        for (std::size_t i = 0; i < n; ++i) {
+            std::memcpy(targets_.data() + i * width, of.targets + example(i) * width, width * sizeof(T));
+        }
+        return squared_error(n * width, output, targets_.data(), gradient_.data());
+    }
+    const auto classes = static_cast<std::ptrdiff_t>(width);
+    for (std::size_t i = 0; i < n; ++i) {
+        labels_[i] = of.labels[example(i)];
+        outcome.correct += argmax(output + i * width, classes) == labels_[i];
+    }
+    return softmax_cross_entropy(static_cast<std::ptrdiff_t>(n), classes, output, labels_.data(),
+                                 gradient_.data());
+}
+
+// False where the gradients are not finite and that ends the run.
+template <class T>
+bool Engine<T>::update(const T* row, std::size_t length, const StepOptions& options, Outcome& outcome) {
+    if (options.max_grad_norm > 0 || options.nonfinite != NonFinite::ignore) {
+        double squares = 0;
+        for (std::size_t i = 0; i < gradients_.size(); ++i) {
+            squares += sum_of_squares(stepper_.arrays()[i].size, gradients_[i]);
+        }
+        const double norm = std::sqrt(squares);
+        if (options.nonfinite != NonFinite::ignore && !std::isfinite(norm)) {
+            for (std::size_t i = 0; i < gradients_.size(); ++i) {
+                if (all_finite(gradients_[i], stepper_.arrays()[i].size)) continue;
+                if (options.nonfinite == NonFinite::skip) {
+                    ++outcome.skipped;
+                    return true;
+                }
+                outcome.wrong = static_cast<std::ptrdiff_t>(i);
+                return false;
+            }
+        }
+        if (options.max_grad_norm > 0) {
+            const double share = options.max_grad_norm / (norm + 1e-6);
+            const double factor = share < 1 ? share : 1;  // 1 where the norm is NaN
+            std::copy(row, row + length, clipped_.begin());
+            for (const auto& array : stepper_.arrays()) {  // the first of a row scales the gradient
+                clipped_[array.coefficients] =
+                    static_cast<T>(static_cast<double>(row[array.coefficients]) * factor);
+            }
+            row = clipped_.data();
+        }
+    }
+    stepper_.step(gradients_.data(), row);
+    ++outcome.steps;
+    return true;
+}
+
+template <class T>
+void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end, std::size_t batch,
+                      const T* rows, std::size_t row, const StepOptions& options, Outcome& outcome) {
+    const std::size_t before = outcome.steps;
+    outcome.wrong = -1;
+    if (clipped_.size() < row) clipped_.resize(row);
+    for (; begin < end; begin += batch) {
+        const std::size_t n = std::min(batch, end - begin);
+        const T* const x = gather(of, begin, n);
+        forward(x, n, true);
+        outcome.loss += loss(of, begin, n, outcome) * static_cast<double>(n);
+        backward(x, n);
+        if (!update(rows + (outcome.steps - before) * row, row, options, outcome)) return;
+    }
+}
+
+template <class T>
+const T* Engine<T>::predict(const T* x, std::size_t n) {
+    forward(x, n, false);
+    return outputs_.back().data();
+}
+
+template class Engine<float>;
+template class Engine<double>;
+
+}  // namespace pyoptim::runtime

@@ -1,0 +1,106 @@
+// The training engine: a chain of layers, its loss and its optimizer step, run over many mini-batches
+// without an allocation. Memory of parameters, gradients and states is the caller's; each layer kind is
+// one case of `forward` and one of `backward` in engine.cpp.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "cpu/kernels.hpp"
+#include "runtime/stepper.hpp"
+
+namespace pyoptim::runtime {
+
+enum class LayerKind { dense, activation, batch_norm, rescale };
+
+// A layer with the addresses of its arrays; null where it has none.
+template <class T>
+struct LayerView {
+    LayerKind kind = LayerKind::dense;
+    std::ptrdiff_t in = 0, out = 0;  // elements of an example
+    cpu::Activation activation = cpu::Activation::identity;
+    T *weight = nullptr, *bias = nullptr, *dweight = nullptr, *dbias = nullptr;
+
+    // batch_norm: of `in` elements, `channels` times space
+    std::ptrdiff_t channels = 0;
+    double eps = 0, momentum = 0;  // momentum < 0: the cumulative mean
+    bool unbiased = true;
+    T *running_mean = nullptr, *running_var = nullptr;
+    std::int64_t* tracked = nullptr;
+
+    T scale = 1, shift = 0;  // rescale
+};
+
+enum class LossKind { cross_entropy, squared_error };
+
+// Examples in rows: x holds T, or bytes. Targets are labels or (examples, outputs).
+template <class T>
+struct Examples {
+    const T* x;
+    const std::uint8_t* bytes;  // instead of x
+    const std::int64_t* labels;
+    const T* targets;
+    const std::int64_t* order;  // which example comes when; null: as they lie
+};
+
+enum class NonFinite { ignore, raise, skip };
+
+struct StepOptions {
+    double max_grad_norm = 0;  // 0: gradients are not clipped
+    NonFinite nonfinite = NonFinite::ignore;
+};
+
+// What ran: adds up over calls, but for `wrong`.
+struct Outcome {
+    std::size_t steps = 0, skipped = 0;
+    std::ptrdiff_t wrong = -1;  // the array whose gradient is not finite, where that ended the run
+    double loss = 0;            // the sum over examples
+    std::size_t correct = 0;
+};
+
+template <class T>
+class Engine {
+  public:
+    // No batch will be larger than `capacity`.
+    Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t capacity);
+
+    // `array` is updated with the gradient at `gradient`. coefficients: where its row begins.
+    void add(const typename Stepper<T>::Array& array, const T* gradient);
+
+    // Trains on the examples [begin, end) of the order, in batches. rows: the coefficients of each step,
+    // `row` elements each, with the factor 1 on the gradient.
+    void train(const Examples<T>&, std::size_t begin, std::size_t end, std::size_t batch, const T* rows,
+               std::size_t row, const StepOptions&, Outcome&);
+
+    // Outputs for n <= capacity examples, in evaluation.
+    const T* predict(const T* x, std::size_t n);
+
+    std::size_t inputs() const { return static_cast<std::size_t>(layers_.front().in); }
+    std::size_t outputs() const { return static_cast<std::size_t>(layers_.back().out); }
+    std::size_t capacity() const { return capacity_; }
+    std::size_t arrays() const { return gradients_.size(); }
+
+  private:
+    const T* gather(const Examples<T>&, std::size_t begin, std::size_t n);
+    void forward(const T* x, std::size_t n, bool training);
+    void backward(const T* x, std::size_t n);
+    double loss(const Examples<T>&, std::size_t begin, std::size_t n, Outcome&);
+    bool update(const T* row, std::size_t length, const StepOptions&, Outcome&);
+    void norm_forward(std::size_t i, const T* x, std::size_t n, bool training);
+
+    std::vector<LayerView<T>> layers_;
+    LossKind loss_;
+    std::size_t capacity_;
+    std::size_t first_trainable_;
+    std::vector<std::vector<T>> outputs_;                  // of each layer
+    std::vector<std::vector<T>> mean_, inv_std_, unused_;  // of each batch norm
+    std::vector<T> input_, targets_, gradient_, other_gradient_;
+    std::vector<std::int64_t> labels_;
+    std::vector<bool> of_this_batch_;
+    Stepper<T> stepper_;
+    std::vector<const T*> gradients_;
+    std::vector<T> clipped_;  // a row of coefficients
+};
+
+}  // namespace pyoptim::runtime

@@ -1,0 +1,201 @@
+"""Layers, forward and backward: the backend in force, NumPy, and PyTorch where it is installed.
+
+Results are written into arrays that exist, by all who can: memory from the system would cost more than
+the small cases themselves. To add cases: a generator of `Case`, and its family in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import backends
+from .._arrays import Array, aligned_zeros
+from .case import Case, Family, Mismatch, Options, Row, Target
+from .timing import Run
+
+
+class Competitor(NamedTuple):
+    """What runs the work, and where its results are found after a run."""
+
+    run: Run
+    results: Callable[[], Mapping[str, Array]]
+
+
+class Expected(NamedTuple):
+    """A result in float64, and how far each of its elements may be off."""
+
+    value: Array
+    bound: Array
+
+
+def checked(
+    what: str, competitors: Mapping[str, Competitor], expected: Mapping[str, Expected]
+) -> dict[str, Run]:
+    """What runs each competitor, after one run of each; `Mismatch` where a result is off."""
+    for who, (run, results) in competitors.items():
+        run()
+        found = results()
+        for name, (value, bound) in expected.items():
+            off = np.abs(found[name] - value) > bound
+            off |= ~np.isfinite(found[name])
+            if off.any():
+                at = tuple(int(i) for i in np.argwhere(off)[0])
+                raise Mismatch(
+                    f"{what} of {who}: {name}{list(at)} is {found[name][at]}, expected {value[at]} "
+                    f"+- {bound[at]:.1e}"
+                )
+    return {who: competitor.run for who, competitor in competitors.items()}
+
+
+def aligned(values: Array, dtype: np.dtype[Any]) -> Array:
+    """A copy that begins on a cache line, as a model's memory and PyTorch's do."""
+    out = aligned_zeros(values.size, dtype).reshape(values.shape)
+    out[...] = values
+    return out
+
+
+# ---- dense layers: (in, out), and the batches --------------------------------------------------------
+
+_DENSE = {(784, 256): (1, 10, 32, 128, 256, 1024), (1024, 1024): (256,)}
+
+
+class _Dense(NamedTuple):
+    """The arrays of a dense layer with ReLU, and of its gradients."""
+
+    x: Array
+    weight: Array
+    bias: Array
+    dy: Array
+    y: Array
+    dx: Array
+    dweight: Array
+    dbias: Array
+
+    def results(self) -> dict[str, Array]:
+        return {name: getattr(self, name) for name in ("y", "dx", "dweight", "dbias")}
+
+
+def _dense_cases(options: Options) -> Iterator[Case]:
+    dtype = np.dtype(options.dtype)
+    for (inputs, outputs), batches in _DENSE.items():
+        for batch in batches:
+            sizes = inputs * outputs, batch * inputs, batch * outputs
+            traffic = dtype.itemsize * (3 * sizes[0] + 3 * sizes[1] + 4 * sizes[2])
+            prepare = functools.partial(_dense, (batch, inputs, outputs), dtype, options.peers)
+            flops = 3 * 2 * batch * inputs * outputs
+            yield Case(f"dense {inputs}-{outputs} ReLU", batch, traffic, prepare, flops)
+
+
+def _dense(shape: tuple[int, int, int], dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[str, Run]:
+    batch, inputs, outputs = shape
+    rng = np.random.default_rng(0)
+    forms = (batch, inputs), (outputs, inputs), (outputs,), (batch, outputs)
+    x, weight, bias, dy = (rng.normal(size=s).astype(dtype).astype(np.float64) for s in forms)
+    # Of a sum of k terms in any order: k eps times the sum of their sizes (Higham 2002, 3.1).
+    eps = float(np.finfo(dtype).eps)
+    z = x @ weight.T + bias
+    bound = (inputs + 2) * eps * (np.abs(x) @ np.abs(weight).T + np.abs(bias))
+    dy[np.abs(z) <= bound] = 0  # where rounding decides the sign, and so the derivative
+    dz = np.where(z > 0, dy, 0)
+    size = np.abs(dz)
+    expected = {
+        "y": Expected(np.maximum(z, 0), bound),
+        "dx": Expected(dz @ weight, (outputs + 2) * eps * (size @ np.abs(weight))),
+        "dweight": Expected(dz.T @ x, (batch + 2) * eps * (size.T @ np.abs(x))),
+        "dbias": Expected(dz.sum(0), (batch + 2) * eps * size.sum(0)),
+    }
+    makers = {"pyoptim": _dense_pyoptim}
+    if "numpy" in peers:
+        makers["numpy"] = _dense_numpy
+    if "torch" in peers:
+        makers |= {"torch out=": _dense_torch, "torch autograd": _dense_autograd}
+    arrays = x, weight, bias, dy, z, x, weight, bias  # the last four are written
+    competitors = {who: make(_Dense(*(aligned(a, dtype) for a in arrays))) for who, make in makers.items()}
+    return checked(f"dense {inputs}-{outputs}, batch {batch}, {dtype}", competitors, expected)
+
+
+def _dense_pyoptim(a: _Dense) -> Competitor:
+    backend = backends.current()
+
+    def run() -> None:
+        backend.dense_forward(a.x, a.weight, a.bias, "relu", a.y)
+        backend.dense_backward(a.dy, a.x, a.weight, a.y, "relu", a.dx, a.dweight, a.dbias)
+
+    return Competitor(run, a.results)
+
+
+def _dense_numpy(a: _Dense) -> Competitor:
+    dz = np.empty_like(a.dy)
+
+    def run() -> None:
+        np.matmul(a.x, a.weight.T, out=a.y)
+        np.add(a.y, a.bias, out=a.y)
+        np.maximum(a.y, 0, out=a.y)
+        np.multiply(a.dy, a.y > 0, out=dz)
+        np.matmul(dz, a.weight, out=a.dx)
+        np.matmul(dz.T, a.x, out=a.dweight)
+        np.sum(dz, axis=0, out=a.dbias)
+
+    return Competitor(run, a.results)
+
+
+def _dense_torch(a: _Dense) -> Competitor:
+    import torch
+
+    t = [torch.from_numpy(array) for array in a]
+    x, weight, bias, dy, y, dx, dweight, dbias = t
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def run() -> None:
+        torch.addmm(bias, x, weight.T, out=y)
+        torch.relu_(y)
+        dz = torch.ops.aten.threshold_backward(dy, y, 0)
+        torch.mm(dz, weight, out=dx)
+        torch.mm(dz.T, x, out=dweight)
+        torch.sum(dz, 0, out=dbias)
+
+    return Competitor(run, a.results)
+
+
+def _dense_autograd(a: _Dense) -> Competitor:
+    import torch
+
+    x, weight, bias, dy = (torch.from_numpy(array) for array in a[:4])
+    wanted = [tensor.requires_grad_() for tensor in (x, weight, bias)]
+    found: dict[str, Any] = {}
+
+    def run() -> None:
+        y = torch.relu(torch.nn.functional.linear(x, weight, bias))
+        dx, dweight, dbias = torch.autograd.grad(y, wanted, dy)
+        found.update(y=y, dx=dx, dweight=dweight, dbias=dbias)
+
+    return Competitor(run, lambda: {name: tensor.detach().numpy() for name, tensor in found.items()})
+
+
+def _against_torch(batches: tuple[int, ...]) -> Callable[[Row], float | None]:
+    def value(row: Row) -> float | None:
+        is_meant = row.name.startswith("dense") and row.dtype == "float32" and row.size in batches
+        return row.faster_than("torch") if is_meant else None
+
+    return value
+
+
+def _of_peak(row: Row) -> float | None:
+    return row.of_ceiling if row.name.startswith("dense") and row.size >= 128 else None
+
+
+FAMILIES = {
+    "dense": Family(
+        _dense_cases,
+        [
+            Target("dense, batch 1 to 10: times torch", 3, _against_torch((1, 10))),
+            Target("dense, batch 32 to 256: times torch", 1.3, _against_torch((32, 128, 256))),
+            Target("dense, batch 1024: times torch", 1, _against_torch((1024,))),
+            Target("dense, batch 128 and more: share of peak", 0.7, _of_peak),
+        ],
+    ),
+}

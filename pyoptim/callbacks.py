@@ -1,0 +1,445 @@
+"""What happens around the epochs of `Trainer.fit`; names and hooks are Keras's.
+
+A callback that acts on batches (one that overrides ``on_batch_begin`` or ``on_batch_end``) makes the
+training take the generic loop; all others leave it to the compiled engine.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._arrays import Array
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+__all__ = [
+    "ActivationStatistics",
+    "CSVLogger",
+    "Callback",
+    "EarlyStopping",
+    "LearningRateScheduler",
+    "ModelCheckpoint",
+    "ReduceLROnPlateau",
+    "ReduceLROnSmallChange",
+    "TerminateOnNaN",
+]
+
+Logs = Mapping[str, float]
+
+
+class Callback:
+    """Does nothing; to be subclassed.
+
+    Attributes
+    ----------
+    trainer : Trainer
+        Set before ``on_train_begin``. ``trainer.stop_training = True`` ends the training after the epoch.
+    """
+
+    trainer: Trainer
+
+    def on_train_begin(self) -> None: ...
+
+    def on_train_end(self) -> None: ...
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        """``epoch`` counts from 0, over all calls of `Trainer.fit`."""
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        """``logs`` is what the epoch measured: see `History`."""
+
+    def on_batch_begin(self, batch: int) -> None: ...
+
+    def on_batch_end(self, batch: int, logs: Logs) -> None:
+        """``logs`` holds the batch's loss."""
+
+    @property
+    def acts_on_batches(self) -> bool:
+        cls = type(self)
+        return (
+            cls.on_batch_begin is not Callback.on_batch_begin or cls.on_batch_end is not Callback.on_batch_end
+        )
+
+
+class _Monitor(Callback):
+    """Watches one of the measured values for improvement.
+
+    Parameters
+    ----------
+    monitor : str
+        A name in `History`: ``"loss"``, ``"val_loss"``, ``"val_accuracy"``, ...
+    mode : {"auto", "min", "max"}
+        Whether less or more is better; ``"auto"``: more for names that end in accuracy, else less.
+    """
+
+    def __init__(self, monitor: str, mode: str) -> None:
+        if mode not in ("auto", "min", "max"):
+            raise ValueError(f"mode is {mode!r}, expected 'auto', 'min' or 'max'")
+        self.monitor = monitor
+        more = mode == "max" or (mode == "auto" and monitor.endswith(("accuracy", "acc", "score")))
+        self._sign = -1.0 if more else 1.0
+        self.best = math.inf * self._sign
+
+    def _value(self, logs: Logs) -> float:
+        if self.monitor not in logs:
+            raise ValueError(f"monitor is {self.monitor!r}, but an epoch measures {', '.join(logs)}")
+        return logs[self.monitor]
+
+    def _improves(self, value: float, margin: float, relative: bool = False) -> bool:
+        margin = abs(self.best) * margin if relative and math.isfinite(self.best) else margin
+        return self._sign * value < self._sign * self.best - margin
+
+
+def _number(name: str, value: Any, least: float = 0.0, below: float = math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < below:
+        wanted = f"a number >= {least:g}" + (f" and < {below:g}" if below < math.inf else "")
+        raise ValueError(f"{name} is {value!r}, expected {wanted}")
+    return float(value)
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name} is {value!r}, expected an integer >= 0")
+    return value
+
+
+class EarlyStopping(_Monitor):
+    """End the training when the monitored value has not improved for ``patience`` epochs.
+
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+    min_delta : float, default 0
+        What counts as improvement.
+    patience : int, default 0
+    mode : {"auto", "min", "max"}
+    baseline : float, optional
+        The value to be better than at first.
+    restore_best_weights : bool, default False
+        Leave the model as it was after the best epoch.
+    start_from_epoch : int, default 0
+        Epochs before it do not count.
+
+    Attributes
+    ----------
+    best : float
+    stopped_epoch : int or None
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        min_delta: float = 0.0,
+        patience: int = 0,
+        mode: str = "auto",
+        baseline: float | None = None,
+        restore_best_weights: bool = False,
+        start_from_epoch: int = 0,
+    ) -> None:
+        super().__init__(monitor, mode)
+        self.min_delta, self.patience = _number("min_delta", min_delta), _count("patience", patience)
+        self.baseline, self.restore_best_weights = baseline, bool(restore_best_weights)
+        self.start_from_epoch = _count("start_from_epoch", start_from_epoch)
+        self.stopped_epoch: int | None = None
+
+    def on_train_begin(self) -> None:
+        self.best = self._sign * math.inf if self.baseline is None else self.baseline
+        self._waited, self.stopped_epoch = 0, None
+        self._weights: dict[str, Array] | None = None
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        value = self._value(logs)
+        if epoch < self.start_from_epoch:
+            return
+        if self._improves(value, self.min_delta):
+            self.best, self._waited = value, 0
+            if self.restore_best_weights:
+                self._weights = self.trainer.model.state_dict()
+            return
+        self._waited += 1
+        if self._waited >= max(self.patience, 1):
+            self.stopped_epoch, self.trainer.stop_training = epoch, True
+
+    def on_train_end(self) -> None:
+        if self._weights is not None:
+            self.trainer.model.load_state_dict(self._weights)
+
+
+class ModelCheckpoint(_Monitor):
+    """Save the model after an epoch: see `Sequential.save`.
+
+    Parameters
+    ----------
+    path : str or Path
+        May name values: ``"model-{epoch:02d}-{val_loss:.3f}.safetensors"``; epoch counts from 1 here.
+    monitor : str, default "val_loss"
+    save_best_only : bool, default False
+        Only after an epoch whose monitored value is the best so far.
+    mode : {"auto", "min", "max"}
+    every : int, default 1
+        Epochs from one time to the next.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        monitor: str = "val_loss",
+        save_best_only: bool = False,
+        mode: str = "auto",
+        every: int = 1,
+    ) -> None:
+        super().__init__(monitor, mode)
+        self.path, self.save_best_only, self.every = str(path), bool(save_best_only), _count("every", every)
+        if self.every == 0:
+            raise ValueError("every is 0, expected an integer >= 1")
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        if (epoch + 1) % self.every:
+            return
+        if self.save_best_only:
+            value = self._value(logs)
+            if not self._improves(value, 0.0):
+                return
+            self.best = value
+        try:
+            path = self.path.format(epoch=epoch + 1, **logs)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(
+                f"path is {self.path!r}, but an epoch measures {', '.join(logs)} ({error!r})"
+            ) from error
+        self.trainer.model.save(path)
+
+
+class _Rates(Callback):
+    """Scales the learning rates of all groups, which must be numbers."""
+
+    def _scale(self, factor: float, least: float) -> None:
+        for group in self.trainer.optimizer.param_groups:
+            group["lr"] = max(group["lr"] * factor, least)
+
+    def on_train_begin(self) -> None:
+        for group in self.trainer.optimizer.param_groups:
+            if callable(group["lr"]):
+                raise ValueError(f"lr is {group['lr']!r}, expected a number for {type(self).__name__}")
+
+
+class ReduceLROnPlateau(_Monitor, _Rates):
+    """Multiply the learning rate when the monitored value stops improving.
+
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+    factor : float in (0, 1), default 0.1
+    patience : int, default 10
+        Epochs without improvement that are let pass, as in PyTorch (Keras's is one more).
+    mode : {"auto", "min", "max"}
+    min_delta : float, default 1e-4
+        What counts as improvement.
+    threshold_mode : {"absolute", "relative"}
+        Of min_delta: Keras's reading, or PyTorch's (a share of the best value).
+    cooldown : int, default 0
+        Epochs after a reduction that do not count.
+    min_lr : float, default 0
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        mode: str = "auto",
+        min_delta: float = 1e-4,
+        threshold_mode: str = "absolute",
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+    ) -> None:
+        super().__init__(monitor, mode)
+        self.factor, self.min_lr = _number("factor", factor, below=1.0), _number("min_lr", min_lr)
+        self.patience, self.cooldown = _count("patience", patience), _count("cooldown", cooldown)
+        self.min_delta = _number("min_delta", min_delta)
+        if threshold_mode not in ("absolute", "relative"):
+            raise ValueError(f"threshold_mode is {threshold_mode!r}, expected 'absolute' or 'relative'")
+        self.threshold_mode = threshold_mode
+        self._waited = self._cooling = 0
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        value = self._value(logs)
+        if self._improves(value, self.min_delta, self.threshold_mode == "relative"):
+            self.best, self._waited = value, 0
+        else:
+            self._waited += 1
+        if self._cooling > 0:
+            self._cooling, self._waited = self._cooling - 1, 0
+        if self._waited > self.patience:
+            self._scale(self.factor, self.min_lr)
+            self._cooling, self._waited = self.cooldown, 0
+
+
+class ReduceLROnSmallChange(_Monitor, _Rates):
+    """Multiply the learning rate when the objective J changes by less than a threshold from epoch to epoch.
+
+    Parameters
+    ----------
+    threshold : float, default 1e-3
+    factor : float in (0, 1), default 0.5
+    monitor : str, default "loss"
+    min_lr : float, default 0
+    """
+
+    def __init__(
+        self, threshold: float = 1e-3, factor: float = 0.5, monitor: str = "loss", min_lr: float = 0.0
+    ) -> None:
+        super().__init__(monitor, "min")
+        self.threshold, self.factor = _number("threshold", threshold), _number("factor", factor, below=1.0)
+        self.min_lr, self._last = _number("min_lr", min_lr), math.inf
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        value = self._value(logs)
+        if abs(self._last - value) < self.threshold:
+            self._scale(self.factor, self.min_lr)
+        self._last = value
+
+
+class LearningRateScheduler(Callback):
+    """Set the learning rate before each epoch to ``schedule(epoch, lr)`` or ``schedule(epoch)``.
+
+    A schedule that needs no callback is given to the optimizer as ``lr``: see `pyoptim.schedules`.
+    """
+
+    def __init__(self, schedule: Callable[..., float]) -> None:
+        if not callable(schedule):
+            raise TypeError(f"schedule is {schedule!r}, expected a function")
+        self.schedule = schedule
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        from inspect import signature
+
+        takes_two = len(signature(self.schedule).parameters) > 1
+        for group in self.trainer.optimizer.param_groups:
+            group["lr"] = self.schedule(epoch, group["lr"]) if takes_two else self.schedule(epoch)
+
+
+class CSVLogger(Callback):
+    """Write a line of what each epoch measured to a file.
+
+    Parameters
+    ----------
+    path : str or Path
+    separator : str, default ","
+    append : bool, default False
+        To what is there; else it is replaced.
+    """
+
+    def __init__(self, path: str | Path, separator: str = ",", append: bool = False) -> None:
+        self.path, self.separator, self.append = Path(path), separator, bool(append)
+        self._names: list[str] | None = None
+
+    def on_train_begin(self) -> None:
+        self._names = None
+        if self.append and self.path.is_file() and self.path.stat().st_size:
+            with self.path.open(newline="") as file:
+                self._names = next(csv.reader(file, delimiter=self.separator))
+        else:
+            self.path.write_text("")  # what cannot be written is found out before the training
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        row = {"epoch": epoch, **logs}
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file, delimiter=self.separator)
+            if self._names is None:
+                self._names = list(row)
+                writer.writerow(self._names)
+            writer.writerow([row.get(name, "") for name in self._names])
+
+
+class TerminateOnNaN(Callback):
+    """End the training after an epoch whose loss is NaN or infinite.
+
+    ``nonfinite="raise"`` of an optimizer stops at the very step.
+    """
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        if not math.isfinite(logs["loss"]):
+            self.trainer.stop_training = True
+
+
+class ActivationStatistics(Callback):
+    """Percentiles of what enters a layer, over the training (Ioffe & Szegedy 2015, fig. 1).
+
+    Parameters
+    ----------
+    x : array (examples, ...)
+        The examples on which the model is run, in evaluation mode.
+    layer : int
+        Index in ``model.layers``; negative ones count from the end.
+    unit : int, optional
+        The unit of the layer's input; default: all of them together.
+    percentiles : sequence of float, default (15, 50, 85)
+    every : int, optional
+        Batches from one measurement to the next; default: one measurement an epoch.
+
+    Attributes
+    ----------
+    steps : list of int
+        Optimizer steps (without ``every``: epochs) done at each measurement.
+    values : list of array
+        The percentiles at each.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        layer: int,
+        unit: int | None = None,
+        percentiles: Sequence[float] = (15, 50, 85),
+        every: int | None = None,
+    ) -> None:
+        if not all(0 <= p <= 100 for p in percentiles):
+            raise ValueError(f"percentiles is {percentiles!r}, expected numbers from 0 to 100")
+        if every is not None and _count("every", every) == 0:
+            raise ValueError("every is 0, expected an integer >= 1")
+        self.x, self.layer, self.unit = np.asarray(x), layer, unit
+        self.percentiles, self.every = tuple(percentiles), every
+        self.steps: list[int] = []
+        self.values: list[Array] = []
+        self._batches = 0
+
+    @property
+    def acts_on_batches(self) -> bool:
+        return self.every is not None
+
+    def on_train_begin(self) -> None:
+        layers = self.trainer.model.layers
+        if not -len(layers) <= self.layer < len(layers):
+            raise ValueError(f"layer is {self.layer}, expected an index of one of {len(layers)} layers")
+        if not self.steps:
+            self._measure(0)
+
+    def on_batch_end(self, batch: int, logs: Logs) -> None:
+        if self.every is not None:
+            self._batches += 1
+            if self._batches % self.every == 0:
+                self._measure(self._batches)
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        if self.every is None:
+            self._measure(epoch + 1)
+
+    def _measure(self, step: int) -> None:
+        model = self.trainer.model
+        training = model.training
+        x = model.check_input("x", self.x)
+        model.eval()
+        for layer in model.layers[: self.layer % len(model.layers)]:
+            x = layer.forward(x, False)
+        model.training = training
+        values = x if self.unit is None else x.reshape(len(x), -1)[:, self.unit]
+        self.steps.append(step)
+        self.values.append(np.percentile(values, self.percentiles))

@@ -1,0 +1,210 @@
+"""The compiled training engine: whole epochs in C++, where every part is compiled.
+
+Python computes the coefficients of the steps to come, in chunks of about 50 ms of work, and hands them to
+the engine: so schedules may be any function of the step, Ctrl-C and the progress bar are served between
+chunks, and the coefficients have one definition. The bits are those of `Trainer`'s own loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import backends, nn
+from ._arrays import Array, is_fast
+from .optimizer import Optimizer
+from .schedules import Schedule
+
+_CHUNK = 0.05  # seconds of work between two looks at the outside world
+_ACTIVATIONS: dict[type, str] = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh"}
+_LOSSES: dict[type, str] = {nn.CrossEntropy: "cross_entropy", nn.MSE: "squared_error"}
+
+
+def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
+    """The gradient of each of the optimizer's parameters, as a view of the model's gradients.
+
+    Raises
+    ------
+    ValueError
+        The parameters are not the model's memory, each element exactly once.
+    """
+    flat, pieces = model.flat_parameters, []
+    ends = []
+    for name, p in optimizer.named_parameters().items():
+        offset = p.ctypes.data - flat.ctypes.data
+        begin = offset // flat.itemsize
+        if p.size == 0:
+            begin = 0
+        elif p.dtype != flat.dtype or not is_fast(p) or not 0 <= offset <= flat.nbytes - p.nbytes:
+            raise ValueError(
+                f"optimizer updates other arrays: {name} is not the model's, expected it to be made on "
+                "model.parameters() or model.flat_parameters"
+            )
+        pieces.append(model.flat_gradients[begin : begin + p.size].reshape(p.shape))
+        ends.append((begin, begin + p.size))
+    covered = 0
+    for begin, end in sorted(ends):
+        if begin > covered:
+            break
+        covered = max(covered, end)
+    if covered != flat.size:
+        names = [n for n, p in model.parameters().items() if _offset(flat, p) + p.size > covered]
+        raise ValueError(
+            f"optimizer does not update {names[0]!r}: expected it to be made on all of model.parameters()"
+        )
+    return pieces
+
+
+def _offset(flat: Array, p: Array) -> int:
+    return int(p.ctypes.data - flat.ctypes.data) // flat.itemsize
+
+
+def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr: bool = False) -> str | None:
+    """Why the engine cannot train this, naming the part, or None.
+
+    ``trust_lr``: whether a learning rate that is none of `schedules` may be called before its steps.
+    """
+    backend = backends.current().name
+    if backend != "native":
+        return f"the {backend} backend is in force"
+    for i, layer in enumerate(model.layers):
+        if type(layer) not in _LAYERS:
+            return f"layers[{i}] is a {type(layer).__name__}, which has no compiled form"
+    if type(loss) not in _LOSSES:
+        return f"the loss is a {type(loss).__name__}, which has no compiled form"
+    if model.flat_parameters.size == 0:
+        return "the model has no parameters"
+    kind = type(optimizer)
+    if any(getattr(kind, name) is not getattr(Optimizer, name) for name in ("step", "_apply", "_row")):
+        return f"{kind.__name__} is no elementwise optimizer"
+    for group in optimizer.param_groups:
+        if callable(group["lr"]) and not isinstance(group["lr"], Schedule) and not trust_lr:
+            return "lr is a function of your own, which may look at more than the step"
+    if optimizer._is_packed:
+        return "the optimizer keeps parameters or states in fewer bits"
+    if optimizer.accumulate > 1:
+        return "the optimizer accumulates gradients"
+    if optimizer._average is not None:
+        return "the optimizer carries an average"
+    return None
+
+
+class Engine:
+    """A model, its loss and its optimizer, ready to run epochs; `why_not` has said None."""
+
+    def __init__(self, model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, shape: tuple[int, ...],
+                 batch_size: int) -> None:  # fmt: skip
+        from . import _native
+
+        gradients = iter(gradients_of(model, optimizer))
+        groups = [
+            (
+                rule.name,
+                [
+                    (p, next(gradients), [state[name] for name in rule.states])
+                    for p, state in zip(group["params"], states, strict=True)
+                ],
+            )
+            for rule, group, states in zip(
+                optimizer._rules, optimizer.param_groups, optimizer._states, strict=True
+            )
+        ]
+        layers = []
+        for layer in model.layers:
+            described = _LAYERS[type(layer)](layer)
+            sizes = {"in": int(np.prod(shape)), "out": int(np.prod(layer.output_shape(shape)))}
+            shape = layer.output_shape(shape)
+            if described is not None:
+                layers.append({**described, **sizes})
+        kind = _native.Engine32 if model.dtype == np.float32 else _native.Engine64
+        self._engine = kind(layers, _LOSSES[type(loss)], batch_size, groups)
+        self._optimizer, self._batch_size = optimizer, batch_size
+        self._chunk = 1  # batches
+
+    def run_epoch(
+        self, x: Array, y: Array, order: Array | None, advance: Callable[[int], None]
+    ) -> tuple[float, int]:
+        """Train on every example once.
+
+        Parameters
+        ----------
+        x, y
+            Checked; x may be of bytes.
+        order : int64 array (examples,) or None
+        advance : callable
+            Told of so many examples done.
+
+        Returns
+        -------
+        loss, correct
+            Summed over the examples.
+        """
+        engine, size = self._engine, self._batch_size
+        begin, examples = 0, len(x)
+        engine.begin_epoch()
+        while begin < examples:
+            end = min(examples, begin + self._chunk * size)
+            started = time.perf_counter()
+            self._train(x, y, order, begin, end)
+            seconds = max(time.perf_counter() - started, 1e-6)
+            self._chunk = max(1, min(int(self._chunk * _CHUNK / seconds), 4 * self._chunk))
+            advance(end - begin)
+            begin = end
+        return engine.loss, engine.correct
+
+    def _train(self, x: Array, y: Array, order: Array | None, begin: int, end: int) -> None:
+        engine, optimizer = self._engine, self._optimizer
+        scalars, rows = [optimizer._scalars], []
+        for _ in range(begin, end, self._batch_size):
+            new, row = optimizer._next_row(scalars[-1])
+            scalars.append(new)
+            rows.append(row)
+        arguments = (self._batch_size, np.array(rows), optimizer.max_grad_norm or 0.0, optimizer.nonfinite)
+        steps, skipped = engine.steps, engine.skipped
+        try:
+            engine.train(x, y, order, (begin, end), *arguments)
+        finally:  # Ctrl-C is raised as soon as the engine returns
+            optimizer._scalars = scalars[engine.steps - steps]
+            optimizer.skipped += engine.skipped - skipped
+        if engine.wrong >= 0:
+            raise ValueError(
+                f"{optimizer._gradient_names()[engine.wrong]} holds NaN or infinity, expected finite values"
+            )
+
+
+def _dense(layer: Any) -> dict[str, Any]:
+    return {"kind": "dense", "activation": layer.activation or "", **_arrays_of(layer)}
+
+
+def _batch_norm(layer: Any) -> dict[str, Any]:
+    buffers = dict(layer.buffers)
+    tracked = {"tracked": buffers.pop("num_batches_tracked")} if buffers else {}
+    return {
+        "kind": "batch_norm",
+        "activation": layer.activation or "",
+        "channels": layer.features,
+        "eps": layer.eps,
+        "momentum": -1.0 if layer.momentum is None else layer.momentum,
+        "unbiased": layer.running_var == "unbiased",
+        **_arrays_of(layer),
+        **buffers,
+        **tracked,
+    }
+
+
+def _arrays_of(layer: Any) -> dict[str, Array]:
+    return {**layer.parameters, **{f"d{name}": value for name, value in layer.gradients.items()}}
+
+
+_LAYERS: dict[type, Callable[[Any], dict[str, Any] | None]] = {
+    nn.Dense: _dense,
+    nn.BatchNorm: _batch_norm,
+    nn.Flatten: lambda layer: None,
+    nn.Rescale: lambda layer: {"kind": "rescale", "scale": layer.scale, "shift": layer.shift},
+    **dict.fromkeys(
+        _ACTIVATIONS, lambda layer: {"kind": "activation", "activation": _ACTIVATIONS[type(layer)]}
+    ),
+}

@@ -1,0 +1,141 @@
+"""How good predictions are. scikit-learn's functions where it has them: they need the extra ``sklearn``.
+
+All take the targets first: class indices of shape (examples,), then a model's outputs of shape
+(examples, classes), be they logits or probabilities, or predicted class indices of shape (examples,).
+Any function ``(targets, outputs) -> number`` can be one of the ``metrics`` of a `Trainer`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Array
+
+__all__ = [
+    "TopK",
+    "accuracy",
+    "confusion_matrix",
+    "coverage",
+    "f_score",
+    "precision",
+    "precision_recall_curve",
+    "recall",
+]
+
+
+def accuracy(targets: Any, outputs: Any) -> float:
+    """The share of examples whose class was predicted."""
+    targets, classes = _classes(targets, outputs)
+    return float(np.mean(targets == classes))
+
+
+class TopK:
+    """The share of examples whose class is among the k with the largest outputs."""
+
+    def __init__(self, k: int) -> None:
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise ValueError(f"k is {k!r}, expected a positive integer")
+        self.k, self.__name__ = k, f"top_{k}"
+
+    def __call__(self, targets: Any, outputs: Any) -> float:
+        targets, outputs = _scores(targets, outputs)
+        own = np.take_along_axis(outputs, targets[:, None], axis=1)
+        return float(np.mean((outputs > own).sum(axis=1) < self.k))
+
+
+def coverage(targets: Any, outputs: Any, threshold: float) -> tuple[float, float]:
+    """What is left when predictions of less confidence are refused.
+
+    Parameters
+    ----------
+    targets : integer array (examples,)
+    outputs : array (examples, classes)
+        Logits; the confidence is the largest softmax.
+    threshold : float in [0, 1]
+
+    Returns
+    -------
+    coverage : float
+        The share of examples that are answered.
+    accuracy : float
+        Of those; NaN if there are none.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold is {threshold!r}, expected a number from 0 to 1")
+    targets, outputs = _scores(targets, outputs)
+    powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    answered = 1 / powers.sum(axis=1) >= threshold
+    right = outputs.argmax(axis=1)[answered] == targets[answered]
+    return float(np.mean(answered)), float(np.mean(right)) if answered.any() else float("nan")
+
+
+def precision(targets: Any, outputs: Any, average: str = "macro") -> float:
+    """scikit-learn's ``precision_score``; 0 for a class that was never predicted."""
+    return float(_sklearn().precision_score(*_classes(targets, outputs), average=average, zero_division=0))
+
+
+def recall(targets: Any, outputs: Any, average: str = "macro") -> float:
+    """scikit-learn's ``recall_score``; 0 for a class that does not occur."""
+    return float(_sklearn().recall_score(*_classes(targets, outputs), average=average, zero_division=0))
+
+
+def f_score(targets: Any, outputs: Any, beta: float = 1.0, average: str = "macro") -> float:
+    """scikit-learn's ``fbeta_score``."""
+    score = _sklearn().fbeta_score
+    return float(score(*_classes(targets, outputs), beta=beta, average=average, zero_division=0))
+
+
+def confusion_matrix(targets: Any, outputs: Any) -> Array:
+    """scikit-learn's: how many of each class (row) were predicted to be of each (column)."""
+    return np.asarray(_sklearn().confusion_matrix(*_classes(targets, outputs)))
+
+
+def precision_recall_curve(targets: Any, scores: Any) -> tuple[Array, Array, Array]:
+    """scikit-learn's, of binary targets and the scores of the positive class.
+
+    Returns
+    -------
+    precision, recall, thresholds : array
+    """
+    p, r, thresholds = _sklearn().precision_recall_curve(np.asarray(targets), np.asarray(scores))
+    return p, r, thresholds
+
+
+def _sklearn() -> Any:
+    try:
+        import sklearn.metrics
+    except ImportError as error:
+        raise ImportError("this metric needs scikit-learn (pip install 'pyoptim[sklearn]')") from error
+    return sklearn.metrics
+
+
+def _targets(given: Any, outputs: Array) -> Array:
+    targets: Array = np.asarray(given)
+    if targets.dtype.kind not in "iu" or targets.ndim != 1:
+        raise TypeError(f"targets are {targets.dtype} of shape {targets.shape}, expected class indices")
+    if len(targets) != len(outputs) or len(targets) == 0:
+        raise ValueError(
+            f"targets are {len(targets)}, expected one per output ({len(outputs)}), at least one"
+        )
+    return targets
+
+
+def _classes(targets: Any, outputs: Any) -> tuple[Array, Array]:
+    outputs = np.asarray(outputs)
+    if outputs.ndim not in (1, 2):
+        raise ValueError(f"outputs have shape {outputs.shape}, expected (examples, classes) or (examples,)")
+    return _targets(targets, outputs), outputs if outputs.ndim == 1 else outputs.argmax(axis=1)
+
+
+def _scores(targets: Any, outputs: Any) -> tuple[Array, Array]:
+    outputs = np.asarray(outputs)
+    if outputs.ndim != 2:
+        raise ValueError(f"outputs have shape {outputs.shape}, expected (examples, classes)")
+    targets = _targets(targets, outputs)
+    if targets.min() < 0 or targets.max() >= outputs.shape[1]:
+        raise ValueError(
+            f"targets hold {targets.min()} to {targets.max()}, expected 0 to {outputs.shape[1] - 1}"
+        )
+    return targets, outputs

@@ -1,0 +1,353 @@
+"""Callbacks, metrics, transforms, and what else `Trainer.fit` takes around its epochs."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+
+import pyoptim as po
+from pyoptim import callbacks, metrics, nn, transforms
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(60, 5)).astype(np.float32)
+Y = (X[:, 0] > 0).astype(np.int64)
+
+
+def trainer(lr=0.1, **options):
+    model = nn.Sequential(nn.Dense(5, 8, activation="relu"), nn.Dense(8, 2), seed=0)
+    return po.Trainer(model, nn.CrossEntropy(), po.SGD(model.parameters(), lr=lr), seed=0, **options)
+
+
+def played(callback, values, name="val_loss", lr=1.0):
+    """What a callback does when the monitored value takes these values; stops where it stops."""
+    mine = trainer(lr)
+    callback.trainer = mine
+    callback.on_train_begin()
+    rates = []
+    for epoch, value in enumerate(values):
+        callback.on_epoch_begin(epoch)
+        callback.on_epoch_end(epoch, {name: value})
+        rates.append(mine.optimizer.param_groups[0]["lr"])
+        if mine.stop_training:
+            break
+    return rates
+
+
+class Recorder(callbacks.Callback):
+    def __init__(self):
+        self.calls = []
+
+    def on_train_begin(self):
+        self.calls.append("train")
+
+    def on_epoch_begin(self, epoch):
+        self.calls.append(("begin", epoch))
+
+    def on_epoch_end(self, epoch, logs):
+        self.calls.append(("end", epoch, sorted(logs)))
+
+    def on_train_end(self):
+        self.calls.append("done")
+
+
+class OnBatches(Recorder):
+    def on_batch_begin(self, batch):
+        self.calls.append(("batch", batch))
+
+    def on_batch_end(self, batch, logs):
+        self.calls.append(("batch end", batch, sorted(logs)))
+
+
+def test_hooks_come_in_keras_order_and_epochs_go_on_counting():
+    mine, recorder, batches = trainer(), Recorder(), OnBatches()
+    mine.fit(X, Y, epochs=2, validation_split=0.25, callbacks=[recorder], verbose=False)
+    names = ["accuracy", "loss", "seconds", "val_accuracy", "val_loss"]
+    assert recorder.calls == [
+        "train", ("begin", 0), ("end", 0, names), ("begin", 1), ("end", 1, names), "done",
+    ]  # fmt: skip
+    history = mine.fit(X, Y, batch_size=30, callbacks=[batches], verbose=False)
+    assert history.path == "python"
+    assert "every batch" in history.reason
+    assert batches.calls == [
+        "train", ("begin", 2), ("batch", 0), ("batch end", 0, ["loss"]), ("batch", 1),
+        ("batch end", 1, ["loss"]), ("end", 2, ["accuracy", "loss", "seconds"]), "done",
+    ]  # fmt: skip
+
+
+def test_batch_callbacks_do_not_change_the_bits():
+    one, other = trainer(), trainer()
+    one.fit(X, Y, epochs=2, batch_size=7, verbose=False)
+    other.fit(X, Y, epochs=2, batch_size=7, callbacks=[OnBatches()], verbose=False)
+    assert np.array_equal(one.model.flat_parameters, other.model.flat_parameters)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "epochs"),
+    [
+        ([3, 2, 1, 0], {}, 4),
+        ([3, 2, 2, 1], {}, 3),
+        ([3, 4, 4, 1], {"patience": 2}, 3),
+        ([3, 4, 2, 4, 4, 0], {"patience": 2}, 5),
+        ([3, 2.9, 2.8, 0], {"min_delta": 0.15, "patience": 1}, 2),
+        ([3, 2, 1], {"baseline": 0.5}, 1),
+        ([1, 2, 3, 4, 5], {"mode": "max"}, 5),
+        ([1, math.nan, 3], {}, 2),
+        ([1, 2, 3, 2], {"start_from_epoch": 2}, 4),
+        ([1, 2, 3, 4], {"start_from_epoch": 2}, 4),
+    ],
+)
+def test_early_stopping(values, options, epochs):
+    assert len(played(callbacks.EarlyStopping(**options), values)) == epochs
+
+
+def test_early_stopping_gives_the_best_weights_back():
+    mine, seen = trainer(), []
+
+    class Spoil(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs):
+            seen.append(mine.model.flat_parameters.copy())
+            logs["val_loss"] = [1.0, 0.5, 2.0, 3.0][epoch]
+
+    stop = callbacks.EarlyStopping(patience=2, restore_best_weights=True)
+    history = mine.fit(X, Y, epochs=9, callbacks=[Spoil(), stop], verbose=False)
+    assert len(history["loss"]) == 4
+    assert stop.stopped_epoch == 3
+    assert np.array_equal(mine.model.flat_parameters, seen[1])
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_reduce_on_plateau_is_torchs(relative):
+    torch = pytest.importorskip("torch")
+    values = [5, 4, 4.1, 4.2, 3.99999, 4, 4, 4, 3, 3, 3, 3, 3, 3, 3, 2.5, 2.5, 2.5, 2.5, 2.5]
+    options = {"factor": 0.5, "patience": 2, "cooldown": 1, "min_lr": 0.1}
+    mode = "relative" if relative else "absolute"
+    rates = played(callbacks.ReduceLROnPlateau(**options, threshold_mode=mode, min_delta=1e-4), values)
+    theirs = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        theirs, **options, threshold=1e-4, threshold_mode=mode[:3], eps=0
+    )
+    expected = []
+    for value in values:
+        scheduler.step(value)
+        expected.append(theirs.param_groups[0]["lr"])
+    assert rates == expected
+    assert len(set(rates)) > 3
+
+
+def test_reduce_on_small_change_and_scheduler():
+    small = callbacks.ReduceLROnSmallChange(0.2, factor=0.5)
+    assert played(small, [3, 2, 1.9, 1, 0.9, 0.95], "loss") == [1, 1, 0.5, 0.5, 0.25, 0.125]
+    assert played(callbacks.LearningRateScheduler(lambda e: 1 / (1 + e)), [0] * 3) == [1, 1 / 2, 1 / 3]
+    assert played(callbacks.LearningRateScheduler(lambda e, lr: lr / 2), [0] * 3) == [0.5, 0.25, 0.125]
+
+
+def test_checkpoints(tmp_path):
+    mine = trainer()
+    each = callbacks.ModelCheckpoint(tmp_path / "m-{epoch:02d}-{loss:.1f}.safetensors", every=2)
+    best = callbacks.ModelCheckpoint(tmp_path / "best.safetensors", monitor="loss", save_best_only=True)
+    mine.fit(X, Y, epochs=4, callbacks=[each, best], verbose=False)
+    assert sorted(p.name[:5] for p in tmp_path.iterdir()) == ["best.", "m-02-", "m-04-"]
+    assert np.array_equal(nn.Sequential.load(tmp_path / "best.safetensors")(X), mine.predict(X))
+    before = best.best
+    best.on_epoch_end(4, {"loss": before + 1})
+    assert best.best == before
+    with pytest.raises(ValueError, match="but an epoch measures"):
+        mine.fit(X, Y, callbacks=[callbacks.ModelCheckpoint("{val_loss}.x")], verbose=False)
+
+
+def test_csv_logger_appends_lines_of_the_same_columns(tmp_path):
+    path = tmp_path / "log.csv"
+    mine = trainer()
+    mine.fit(X, Y, epochs=2, callbacks=[callbacks.CSVLogger(path)], verbose=False)
+    mine.fit(X, Y, validation_data=(X, Y), callbacks=[callbacks.CSVLogger(path, append=True)], verbose=False)
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert all(float(row["loss"]) > 0 for row in rows)
+
+
+def test_terminate_on_nan():
+    mine = trainer(lr=1e30)
+    with np.errstate(all="ignore"):
+        history = mine.fit(X, Y, epochs=9, callbacks=[callbacks.TerminateOnNaN()], verbose=False)
+    assert len(history["loss"]) < 9
+
+
+def test_activation_statistics():
+    mine = trainer()
+    whole = callbacks.ActivationStatistics(X, layer=1)
+    unit = callbacks.ActivationStatistics(X, layer=-1, unit=3, percentiles=[50], every=4)
+    hidden = mine.model.layers[0].forward(X, False)
+    history = mine.fit(X, Y, epochs=2, batch_size=10, callbacks=[whole, unit], verbose=False)
+    assert history.path == "python"
+    assert (whole.steps, unit.steps) == ([0, 1, 2], [0, 4, 8, 12])
+    np.testing.assert_array_equal(whole.values[0], np.percentile(hidden, (15, 50, 85)))
+    np.testing.assert_array_equal(unit.values[0], np.percentile(hidden[:, 3], [50]))
+    assert not np.array_equal(whole.values[0], whole.values[2])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: callbacks.EarlyStopping(patience=-1), "patience is -1"),
+        (lambda: callbacks.EarlyStopping(mode="less"), "mode is 'less'"),
+        (lambda: callbacks.ReduceLROnPlateau(factor=1.5), "factor is 1.5"),
+        (lambda: callbacks.ReduceLROnPlateau(threshold_mode="abs"), "threshold_mode is 'abs'"),
+        (lambda: callbacks.ModelCheckpoint("x", every=0), "every is 0"),
+        (lambda: callbacks.ActivationStatistics(X, 0, percentiles=[200]), "percentiles"),
+        (lambda: metrics.TopK(0), "k is 0"),
+        (lambda: metrics.coverage(Y, np.ones((60, 2)), 2), "threshold is 2"),
+        (lambda: metrics.accuracy(Y, np.ones((59, 2))), "expected one per output"),
+        (lambda: metrics.TopK(1)([5], np.ones((1, 2))), "expected 0 to 1"),
+        (lambda: metrics.recall([0.5], np.ones(1)), "expected class indices"),
+        (lambda: transforms.Shift(-1), "pixels is -1"),
+        (lambda: transforms.Flip(2), "p is 2"),
+        (lambda: transforms.Crop(0), "share is 0"),
+        (lambda: transforms.Mixup(0), "alpha is 0"),
+        (lambda: transforms.Flip(1, (0, 1, 1)), "shape is"),
+        (lambda: transforms.Flip(1)(X, Y, RNG), "give shape="),
+        (lambda: transforms.Flip(1, (1, 2, 2))(X, Y, RNG), "expected examples of shape"),
+        (lambda: transforms.Mixup()(X, Y, RNG), "expected real targets"),
+        (lambda: trainer(metrics=["accuracy"]), "metrics\\[0\\]"),
+        (lambda: trainer().fit(X, Y, validation_split=1), "validation_split is 1"),
+        (lambda: trainer().fit(X, Y, validation_split=0.001), "leaves 60 of 60"),
+        (lambda: trainer().fit(X, Y, validation_split=0.5, validation_data=(X, Y)), "one of them"),
+        (lambda: trainer().fit(X, Y, weight_noise=-1), "weight_noise is -1"),
+        (lambda: trainer().fit(X, Y, callbacks=[print]), "callbacks\\[0\\] is a builtin"),
+        (lambda: trainer().fit(X, Y, transform=lambda x, y, r: (x[1:], y), verbose=False), "transform ret"),
+        (lambda: trainer().fit(X, Y, callbacks=[callbacks.EarlyStopping()], verbose=False), "monitor is"),
+        (
+            lambda: trainer(po.schedules.Constant(1.0)).fit(
+                X, Y, callbacks=[callbacks.ReduceLROnPlateau()], verbose=False
+            ),
+            "expected a number for ReduceLROnPlateau",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(make, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        make()
+
+
+def test_validation_split_holds_back_the_last():
+    mine, other = trainer(), trainer()
+    split = mine.fit(X, Y, epochs=2, validation_split=0.25, verbose=False)
+    given = other.fit(X[:45], Y[:45], epochs=2, validation_data=(X[45:], Y[45:]), verbose=False)
+    for name in ("loss", "val_loss", "val_accuracy"):
+        assert split[name] == given[name]
+
+
+def test_metrics_are_measured_and_are_scikit_learns():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    mine = trainer(metrics=[metrics.accuracy, metrics.TopK(2), metrics.f_score])
+    history = mine.fit(X, Y, epochs=3, validation_data=(X, Y), verbose=False)
+    found = mine.evaluate(X, Y)
+    assert found["top_2"] == 1
+    assert found["f_score"] == history["val_f_score"][-1]
+    outputs = mine.predict(X)
+    chosen = outputs.argmax(1)
+    assert metrics.accuracy(Y, outputs) == found["accuracy"] == metrics.accuracy(Y, chosen)
+    assert metrics.recall(Y, outputs) == sklearn.recall_score(Y, chosen, average="macro")
+    assert metrics.precision(Y, outputs) == sklearn.precision_score(Y, chosen, average="macro")
+    np.testing.assert_array_equal(metrics.confusion_matrix(Y, outputs), sklearn.confusion_matrix(Y, chosen))
+    p, r, t = metrics.precision_recall_curve(Y, outputs[:, 1])
+    assert len(p) == len(r) == len(t) + 1
+
+
+def test_top_k_and_coverage_by_hand():
+    outputs = np.log([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25], [0.1, 0.3, 0.6]])
+    assert metrics.TopK(1)([0, 1, 0], outputs) == pytest.approx(1 / 3)
+    assert metrics.TopK(2)([0, 1, 0], outputs) == pytest.approx(2 / 3)
+    assert metrics.coverage([0, 1, 0], outputs, 0.5) == (pytest.approx(2 / 3), 0.5)
+    answered, right = metrics.coverage([0, 1, 0], outputs, 0.9)
+    assert answered == 0
+    assert math.isnan(right)
+
+
+IMAGES = RNG.normal(size=(40, 2, 6, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        transforms.Shift(2),
+        transforms.Flip(0.5),
+        transforms.Crop(0.5),
+        transforms.Rotate(30),
+        transforms.CutMix(),
+    ],
+    ids=lambda t: type(t).__name__,
+)
+def test_transforms_keep_shape_dtype_and_what_they_are_given(transform, flat):
+    if isinstance(transform, transforms.Rotate):
+        pytest.importorskip("scipy")
+    x = IMAGES.reshape(40, -1).copy() if flat else IMAGES.copy()
+    y = np.eye(4, dtype=np.float32)[np.arange(40) % 4]
+    transform.shape = (2, 6, 5) if flat else None
+    new, target = transform(x, y, np.random.default_rng(0))
+    transform.shape = None
+    again, _ = transform(IMAGES, y, np.random.default_rng(0))
+    assert (new.shape, new.dtype) == (x.shape, x.dtype)
+    assert np.array_equal(new.reshape(IMAGES.shape), again)
+    assert np.array_equal(x.reshape(IMAGES.shape), IMAGES)
+    assert not np.array_equal(new, x)
+    np.testing.assert_allclose(target.sum(1), 1, rtol=1e-6)
+    if not isinstance(transform, transforms.CutMix):
+        assert target is y
+
+
+def test_transforms_do_what_they_say():
+    x, y = IMAGES, np.arange(40.0, dtype=np.float32)[:, None]
+    rng = np.random.default_rng(1)
+    moved, _ = transforms.Shift(1)(x, y, rng)
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    for a, b in zip(moved, padded, strict=True):
+        assert any(np.array_equal(a, b[:, i : i + 6, j : j + 5]) for i in range(3) for j in range(3))
+    turned, _ = transforms.Flip(0.5)(x, y, rng)
+    ways = [(np.array_equal(a, b), np.array_equal(a, b[..., ::-1])) for a, b in zip(turned, x, strict=True)]
+    assert {(True, False), (False, True)} == set(ways)
+    cropped, _ = transforms.Crop(0.4)(x, y, rng)
+    assert all(np.isin(a, b).all() for a, b in zip(cropped, x, strict=True))
+    noisy, _ = transforms.Noise(0.5)(x, y, rng)
+    assert np.std(noisy - x) == pytest.approx(0.5, rel=0.1)
+    mixed, target = transforms.Mixup(0.4)(x, y, np.random.default_rng(2))
+    reference = np.random.default_rng(2)
+    share, other = reference.beta(0.4, 0.4), reference.permutation(40)
+    np.testing.assert_allclose(mixed, share * x + (1 - share) * x[other], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(target, share * y + (1 - share) * y[other], rtol=1e-5)
+    cut, target = transforms.CutMix()(x, y, np.random.default_rng(3))
+    reference = np.random.default_rng(3)
+    other = reference.permutation(40)
+    own = (cut == x)[:, 0].mean(axis=(1, 2))  # the share of each image that is its own
+    np.testing.assert_allclose(target[:, 0], own * y[:, 0] + (1 - own) * y[other, 0], rtol=1e-4, atol=1e-3)
+
+
+def test_a_transform_acts_in_training_and_repeats_with_the_seed():
+    runs = []
+    for _ in range(2):
+        mine = trainer()
+        history = mine.fit(
+            X,
+            Y,
+            epochs=2,
+            transform=transforms.Compose(transforms.Noise(0.1)),
+            weight_noise=0.01,
+            verbose=False,
+        )
+        assert history.path == "python"
+        runs.append(mine.model.flat_parameters.copy())
+    plain = trainer()
+    plain.fit(X, Y, epochs=2, verbose=False)
+    assert np.array_equal(*runs)
+    assert not np.array_equal(runs[0], plain.model.flat_parameters)
+
+
+def test_partial_fit_is_a_step_of_fit():
+    one, other = trainer(), trainer()
+    history = one.fit(X, Y, batch_size=None, shuffle=False, verbose=False)
+    assert other.partial_fit(X, Y) == pytest.approx(history["loss"][0])
+    assert np.array_equal(one.model.flat_parameters, other.model.flat_parameters)
+    with pytest.raises(ValueError, match="one per example"):
+        other.partial_fit(X, Y[1:])
