@@ -108,9 +108,9 @@ def draw_schedules(path: str | Path, examples: Mapping[str, Mapping[str, _Schedu
         for i, (label, schedule) in enumerate(variants.items()):
             axes.plot(k, [schedule(int(step)) for step in k], label=label, **_style(i))
         axes.set(title=name, xlim=(0, max(steps - 1, 1)))
-        axes.set(yscale="log") if name == "RangeTest" else axes.set(ylim=(0, 1.05))
+        axes.set(yscale="log") if name == "RangeTest" else axes.set(ylim=(0, 1.45))  # room for the legend
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small", framealpha=0.9)
+        axes.legend(fontsize="small", framealpha=0.9, loc="upper right")
     figure.supxlabel("step")
     figure.supylabel("learning rate")
     figure.savefig(path, dpi=110)
@@ -156,7 +156,7 @@ def _contours(axes: Any, name: str, start: Array) -> None:
     axes.contourf(x, y, height, levels, cmap="Greys_r", norm=_pale(levels), extend="both", zorder=0)
     axes.contour(x, y, height, levels, colors="0.6", linewidths=0.5, zorder=1)
     axes.plot(*start, "kX", markersize=8, zorder=5)
-    axes.plot(*np.transpose(surface.minima), "w*", markersize=14, markeredgecolor="black", zorder=5)
+    axes.plot(*np.transpose(surface.minima), "w*", markersize=14, markeredgecolor="black", zorder=3)
     axes.set(xlim=surface.window[0], ylim=surface.window[1], xlabel="x", ylabel="y", title=name)
 
 
@@ -187,7 +187,7 @@ def _style(i: int) -> dict[str, Any]:
 
 
 def _label(run: Descent | Training) -> str:
-    return f"{run.name} ({run.lr:g})"
+    return run.name if "lr=" in run.name else f"{run.name} ({run.lr:g})"
 
 
 def _legend(figure: Any, axes: Any) -> None:

@@ -151,4 +151,4 @@ SURFACES = {
     ),
     "valley": Surface(valley, valley_gradient, (-3.5, -0.5), ((0.0, 0.0),), ((-4.0, 2.0), (-3.0, 1.3))),
 }
-"""The surfaces by name, as ``pyoptim compare --problem`` takes them."""
+"""The surfaces by name, as ``pyoptim compare`` takes them."""
