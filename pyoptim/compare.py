@@ -228,7 +228,7 @@ def schedule_examples(steps: int) -> dict[str, dict[str, schedules.Schedule]]:
         "Linear": {"final=0.1": s.Linear(1.0, 0.1, steps=6 * n)},
         "Polynomial": {f"power={p:g}": s.Polynomial(1.0, steps=8 * n, power=p) for p in (0.5, 2.0)},
         "InverseTime": {f"decay={d / n:g}": s.InverseTime(1.0, d / n) for d in (0.2, 1.0)},
-        "InverseSqrt": {f"scale={scale:g}": s.InverseSqrt(1.0, scale) for scale in (1.0, 4.0)},
+        "InverseSqrt": {f"scale={scale:g}": s.InverseSqrt(1.0, scale) for scale in (0.25, 1.0)},
         "Exponential": {f"rate={r}, steps={n}": s.Exponential(1.0, r, steps=n) for r in (0.8, 0.5)},
         "Step": {f"gamma={g}, every={2 * n}": s.Step(1.0, every=2 * n, gamma=g) for g in (0.7, 0.3)},
         "Piecewise": {"three rates": s.Piecewise([third, 2 * third], [1.0, 0.4, 0.1])},

@@ -110,7 +110,9 @@ def draw_schedules(path: str | Path, examples: Mapping[str, Mapping[str, _Schedu
         axes.set(title=name, xlim=(0, max(steps - 1, 1)))
         axes.set(yscale="log") if name == "RangeTest" else axes.set(ylim=(0, 1.45))  # room for the legend
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small", framealpha=0.9, loc="upper right")
+        axes.legend(
+            fontsize="small", framealpha=0.9, loc="upper left" if name == "RangeTest" else "upper right"
+        )
     figure.supxlabel("step")
     figure.supylabel("learning rate")
     figure.savefig(path, dpi=110)
