@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         ops,
         schedules,
         surfaces,
+        torch,
         transforms,
     )
     from .config import show_config
@@ -62,6 +63,7 @@ _LAZY = {
     "schedules": "schedules",
     "show_config": "config",
     "surfaces": "surfaces",
+    "torch": "torch",
     "transforms": "transforms",
     "History": "trainer",
     "Trainer": "trainer",
@@ -102,6 +104,7 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "surfaces",
+    "torch",
     "transforms",
     "use_backend",
 ]

@@ -1,5 +1,6 @@
 // The training engine over arrays that Python owns.
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <utility>
 #include <vector>
@@ -13,11 +14,13 @@ namespace pyoptim::python {
 
 namespace {
 
+using LayerDict = py::typing::Dict<py::str, py::object>;
+
 using runtime::LayerKind;
 
 // What a description of a layer holds under `name`; `otherwise` where it has no such entry.
 template <class Value>
-Value entry(const py::dict& layer, const char* name, Value otherwise) {
+Value entry(const LayerDict& layer, const char* name, Value otherwise) {
     return layer.contains(name) ? layer[name].cast<Value>() : otherwise;
 }
 
@@ -36,7 +39,7 @@ class Engine {
     using Parameter = std::tuple<Array<T>, Array<T>, std::vector<Array<T>>>;
     using Group = std::tuple<std::string, std::vector<Parameter>>;
 
-    Engine(const std::vector<py::dict>& layers, const std::string& loss, std::size_t capacity,
+    Engine(const std::vector<LayerDict>& layers, const std::string& loss, std::size_t capacity,
            const std::vector<Group>& groups)
         : loss_(loss == "cross_entropy" ? runtime::LossKind::cross_entropy
                                         : runtime::LossKind::squared_error),
@@ -121,7 +124,7 @@ class Engine {
         return array.mutable_data();  // throws if read-only
     }
 
-    T* find(const py::dict& layer, const char* name, py::ssize_t size) {
+    T* find(const LayerDict& layer, const char* name, py::ssize_t size) {
         if (!layer.contains(name)) return nullptr;
         require(py::isinstance<Array<T>>(layer[name]), "an array of a layer is of another type");
         auto array = layer[name].cast<Array<T>>();
@@ -129,10 +132,10 @@ class Engine {
         return claim(array);
     }
 
-    std::vector<runtime::LayerView<T>> views(const std::vector<py::dict>& layers) {
+    std::vector<runtime::LayerView<T>> views(const std::vector<LayerDict>& layers) {
         require(!layers.empty(), "there are no layers");
         std::vector<runtime::LayerView<T>> all;
-        for (const py::dict& layer : layers) {
+        for (const LayerDict& layer : layers) {
             runtime::LayerView<T> view;
             view.kind = kind_from(layer["kind"].cast<std::string>());
             view.in = layer["in"].cast<std::ptrdiff_t>();
@@ -180,7 +183,7 @@ void bind_for(py::module_& m, const char* name) {
     using E = Engine<T>;
     const auto outcome = [](auto member) { return [member](const E& self) { return self.outcome.*member; }; };
     py::class_<E>(m, name)
-        .def(py::init<const std::vector<py::dict>&, const std::string&, std::size_t,
+        .def(py::init<const std::vector<LayerDict>&, const std::string&, std::size_t,
                       const std::vector<typename E::Group>&>(),
              py::arg("layers"), py::arg("loss"), py::arg("capacity"), py::arg("groups"))
         .def("begin_epoch", &E::begin_epoch)

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "runtime/activations.hpp"
 #include "runtime/dense.hpp"
 #include "runtime/layers.hpp"
 #include "runtime/norm.hpp"

@@ -29,7 +29,9 @@ from .jit_layers import (
     dense_forward,
     norm_backward,
     norm_forward,
+    softmax_backward,
     softmax_cross_entropy,
+    softmax_forward,
     squared_error,
 )
 from .reference import PackedStepper, sum_of_squares
@@ -44,7 +46,9 @@ __all__ = [
     "name",
     "norm_backward",
     "norm_forward",
+    "softmax_backward",
     "softmax_cross_entropy",
+    "softmax_forward",
     "squared_error",
     "sum_of_squares",
 ]

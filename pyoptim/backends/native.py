@@ -15,7 +15,9 @@ try:
         instruction_set,
         norm_backward,
         norm_forward,
+        softmax_backward,
         softmax_cross_entropy,
+        softmax_forward,
         squared_error,
         sum_of_squares,
     )
@@ -39,7 +41,9 @@ __all__ = [
     "name",
     "norm_backward",
     "norm_forward",
+    "softmax_backward",
     "softmax_cross_entropy",
+    "softmax_forward",
     "squared_error",
     "sum_of_squares",
 ]
