@@ -154,7 +154,7 @@ def _contours(axes: Any, name: str, start: Array) -> None:
     x, y = (np.linspace(*side, 241) for side in surface.window)
     height = surface.value(np.stack(np.meshgrid(x, y))) - surface.least
     levels = np.geomspace(max(height.min(), 1e-3 * np.median(height)), height.max(), 16)
-    height = np.maximum(height, levels[0])  # the minima are 0
+    height = np.maximum(height, 1.001 * levels[0])  # the minima are 0; below the first level is black
     axes.contourf(x, y, height, levels, cmap="Greys_r", norm=_pale(levels), extend="both", zorder=0)
     axes.contour(x, y, height, levels, colors="0.6", linewidths=0.5, zorder=1)
     axes.plot(*start, "kX", markersize=8, zorder=5)
