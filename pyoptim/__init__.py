@@ -35,7 +35,19 @@ from .threads import get_num_threads, set_num_threads
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import averages, callbacks, datasets, gradients, metrics, nn, ops, schedules, torch, transforms
+    from . import (
+        averages,
+        callbacks,
+        datasets,
+        gradients,
+        metrics,
+        nn,
+        ops,
+        schedules,
+        surfaces,
+        torch,
+        transforms,
+    )
     from .config import cmake_dir, include_dir, show_config
     from .trainer import History, Trainer
 
@@ -52,6 +64,7 @@ _LAZY = {
     "ops": "ops",
     "schedules": "schedules",
     "show_config": "config",
+    "surfaces": "surfaces",
     "torch": "torch",
     "transforms": "transforms",
     "History": "trainer",
@@ -94,6 +107,7 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "show_config",
+    "surfaces",
     "torch",
     "transforms",
     "use_backend",
