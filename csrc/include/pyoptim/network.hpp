@@ -1,7 +1,8 @@
 /// Networks: layers, training by whole epochs, and the files that Python reads and writes.
 ///
-///     pyoptim::Network<float> network({pyoptim::dense(784, 256, "relu"), pyoptim::dense(256, 10)},
-///     /*seed=*/0); pyoptim::Adam<float> adam(network.parameter_count()); pyoptim::FitOptions options;
+///     pyoptim::Network<float> network({pyoptim::dense(784, 256, "relu"), pyoptim::dense(256, 10)}, 0);
+///     pyoptim::Adam<float> adam(network.parameter_count());
+///     pyoptim::FitOptions options;
 ///     options.epochs = 5;
 ///     network.fit({x, labels, examples}, adam, options);
 ///     network.save("model.safetensors");
