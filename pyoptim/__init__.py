@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         ops,
         schedules,
         surfaces,
-        torch,
+        torch as torch,  # not in __all__: it needs PyTorch
         transforms,
     )
     from .config import cmake_dir, include_dir, show_config
@@ -108,7 +108,6 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "surfaces",
-    "torch",
     "transforms",
     "use_backend",
 ]
