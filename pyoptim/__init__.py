@@ -45,8 +45,10 @@ if TYPE_CHECKING:
         ops,
         schedules,
         surfaces,
-        torch as torch,  # not in __all__: it needs PyTorch
         transforms,
+    )
+    from . import (
+        torch as torch,  # not in __all__: it needs PyTorch
     )
     from .config import cmake_dir, include_dir, show_config
     from .trainer import History, Trainer
