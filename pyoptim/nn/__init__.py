@@ -1,7 +1,7 @@
 """Layers, losses, initialisers, and models made of them."""
 
 from .initializers import Constant, Glorot, He, Initializer, Normal, Uniform, Zeros
-from .layers import BatchNorm, Dense, Flatten, Layer, ReLU, Rescale, Sigmoid, Tanh
+from .layers import BatchNorm, Dense, Flatten, Layer, LayerNorm, ReLU, Rescale, Sigmoid, Tanh
 from .losses import MSE, CrossEntropy, Loss
 from .sequential import Sequential
 
@@ -16,6 +16,7 @@ __all__ = [
     "He",
     "Initializer",
     "Layer",
+    "LayerNorm",
     "Loss",
     "Normal",
     "ReLU",
