@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Engine32', 'Engine64', 'PackedStepper', 'Stepper', 'activation_backward', 'activation_forward', 'common_coefficients', 'dense_backward', 'dense_forward', 'get_num_threads', 'instruction_set', 'instruction_sets', 'layer_norm_backward', 'layer_norm_forward', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'rules', 'set_num_threads', 'softmax_cross_entropy', 'squared_error', 'stream_update', 'sum_of_squares', 'use_instruction_set']
+__all__: list[str] = ['Engine32', 'Engine64', 'PackedStepper', 'Stepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'coefficients', 'common_coefficients', 'dense_backward', 'dense_forward', 'get_num_threads', 'instruction_set', 'instruction_sets', 'layer_norm_backward', 'layer_norm_forward', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'squared_error', 'stream_update', 'sum_of_squares', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
@@ -20,9 +20,9 @@ class PackedStepper:
     def step(self, grads: collections.abc.Sequence[numpy.ndarray], coefficients: list[tuple[float, ...]], key: typing.SupportsInt | typing.SupportsIndex, stochastic: bool) -> None:
         ...
 class Engine32:
-    def __init__(self, layers: collections.abc.Sequence[dict], loss: str, capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float32], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float32]]]]]]) -> None:
+    def __init__(self, layers: collections.abc.Sequence[dict[str, typing.Any]], loss: str, capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float32], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float32]]]]]]) -> None:
         ...
-    def begin_epoch(self) -> None:
+    def begin_epoch(self, loss: typing.SupportsFloat | typing.SupportsIndex, correct: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     def train(self, x: numpy.ndarray, target: numpy.ndarray, order: numpy.typing.NDArray[numpy.int64] | None, range: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, rows: numpy.typing.NDArray[numpy.float64], max_grad_norm: typing.SupportsFloat | typing.SupportsIndex, nonfinite: str) -> None:
         ...
@@ -42,9 +42,9 @@ class Engine32:
     def wrong(self) -> int:
         ...
 class Engine64:
-    def __init__(self, layers: collections.abc.Sequence[dict], loss: str, capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float64], typing.Annotated[numpy.typing.ArrayLike, numpy.float64], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]]]]]]) -> None:
+    def __init__(self, layers: collections.abc.Sequence[dict[str, typing.Any]], loss: str, capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float64], typing.Annotated[numpy.typing.ArrayLike, numpy.float64], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]]]]]]) -> None:
         ...
-    def begin_epoch(self) -> None:
+    def begin_epoch(self, loss: typing.SupportsFloat | typing.SupportsIndex, correct: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     def train(self, x: numpy.ndarray, target: numpy.ndarray, order: numpy.typing.NDArray[numpy.int64] | None, range: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, rows: numpy.typing.NDArray[numpy.float64], max_grad_norm: typing.SupportsFloat | typing.SupportsIndex, nonfinite: str) -> None:
         ...
@@ -64,17 +64,25 @@ class Engine64:
     def wrong(self) -> int:
         ...
 @typing.overload
-def activation_backward(kind: str, dy: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], dx: numpy.typing.NDArray[numpy.float32]) -> None:
+def activation_backward(kind: str, dy: numpy.typing.NDArray[numpy.float32], kept: numpy.typing.NDArray[numpy.float32], dx: numpy.typing.NDArray[numpy.float32], a: typing.SupportsFloat | typing.SupportsIndex = 0.0, b: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
     ...
 @typing.overload
-def activation_backward(kind: str, dy: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64], dx: numpy.typing.NDArray[numpy.float64]) -> None:
+def activation_backward(kind: str, dy: numpy.typing.NDArray[numpy.float64], kept: numpy.typing.NDArray[numpy.float64], dx: numpy.typing.NDArray[numpy.float64], a: typing.SupportsFloat | typing.SupportsIndex = 0.0, b: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
     ...
 @typing.overload
-def activation_forward(kind: str, x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32]) -> None:
+def activation_forward(kind: str, x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], a: typing.SupportsFloat | typing.SupportsIndex = 0.0, b: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
     ...
 @typing.overload
-def activation_forward(kind: str, x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64]) -> None:
+def activation_forward(kind: str, x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64], a: typing.SupportsFloat | typing.SupportsIndex = 0.0, b: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
     ...
+def activation_kinds() -> tuple[list[str], list[str]]:
+    """
+    The names of the activations that keep their output, and of those that keep their input.
+    """
+def coefficients(name: str, options: collections.abc.Mapping[str, typing.SupportsFloat | typing.SupportsIndex], steps: typing.SupportsInt | typing.SupportsIndex) -> tuple[str, list[list[float]]]:
+    """
+    The rule of an optimizer of the C++ API, and its coefficients at the first steps.
+    """
 @typing.overload
 def dense_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32] | None, activation: str | None, dx: numpy.typing.NDArray[numpy.float32] | None, dweight: numpy.typing.NDArray[numpy.float32], dbias: numpy.typing.NDArray[numpy.float32] | None) -> None:
     ...
@@ -130,10 +138,22 @@ def rules() -> dict[str, tuple[str, str]]:
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
     ...
 @typing.overload
+def softmax_backward(log: bool, dy: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], dx: numpy.typing.NDArray[numpy.float32]) -> None:
+    ...
+@typing.overload
+def softmax_backward(log: bool, dy: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64], dx: numpy.typing.NDArray[numpy.float64]) -> None:
+    ...
+@typing.overload
 def softmax_cross_entropy(logits: numpy.typing.NDArray[numpy.float32], labels: numpy.typing.NDArray[numpy.int64], dlogits: numpy.typing.NDArray[numpy.float32] | None) -> float:
     ...
 @typing.overload
 def softmax_cross_entropy(logits: numpy.typing.NDArray[numpy.float64], labels: numpy.typing.NDArray[numpy.int64], dlogits: numpy.typing.NDArray[numpy.float64] | None) -> float:
+    ...
+@typing.overload
+def softmax_forward(log: bool, x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32]) -> None:
+    ...
+@typing.overload
+def softmax_forward(log: bool, x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64]) -> None:
     ...
 @typing.overload
 def squared_error(prediction: numpy.typing.NDArray[numpy.float32], target: numpy.typing.NDArray[numpy.float32], dprediction: numpy.typing.NDArray[numpy.float32] | None) -> float:

@@ -1,9 +1,10 @@
-"""The command line: ``pyoptim train | bench | study | info``."""
+"""The command line: ``pyoptim train | compare | bench | study | info``."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pyoptim", description=__doc__)
     parser.add_argument("--version", action="version", version=f"pyoptim {__version__}")
+    for option, describe in (("--cmake-dir", "cmake_dir"), ("--include-dir", "include_dir")):
+        parser.add_argument(option, action=_PrintFolder, const=describe, nargs=0, help=f"print {describe}()")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     train = commands.add_parser(
@@ -78,9 +81,42 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--seed", type=_seed, default=0)
     study.add_argument("--threads", type=_positive, help="default: all processors")
     study.add_argument("--plot", metavar="FILE", help="default: STUDY.png")
+    compare = commands.add_parser(
+        "compare",
+        help="train with several optimizers side by side",
+        description="Train the same problem with several optimizers, print a table and draw a plot.",
+    )
+    compare.set_defaults(run=_compare)
+    compare.add_argument(
+        "problem",
+        nargs="?",
+        default="surfaces",
+        metavar="PROBLEM",
+        help="beale, rosenbrock, saddle or valley; surfaces: all of these (default); digits, mnist, …",
+    )
+    compare.add_argument("--schedules", action="store_true", help="draw every learning-rate schedule instead")
+    compare.add_argument("--optimizers", metavar="LIST", help="adam:lr=0.01,sgd:lr=0.1:momentum=0.9,nesterov")
+    compare.add_argument("--steps", type=_positive, help="default: 500; 1000 for --schedules")
+    compare.add_argument("--epochs", type=_positive, help="on a data set; default: 20 for digits, else 3")
+    compare.add_argument(
+        "--seed", type=_seed, help="of first weights and order of examples; of a random start on surfaces"
+    )
+    compare.add_argument("--plot", metavar="FILE", help="default: compare.png; schedules.png for --schedules")
+    compare.add_argument("--gif", metavar="FILE", help="write an animation too, on surfaces")
     info = commands.add_parser("info", help="print what this install can do")
     info.set_defaults(run=_info)
     return parser
+
+
+class _PrintFolder(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from . import config
+
+        try:
+            print(getattr(config, str(self.const))())
+        except FileNotFoundError as error:
+            parser.exit(2, f"pyoptim: {error}\n")
+        parser.exit()
 
 
 def _batch_size(text: str) -> int | None:
@@ -110,6 +146,19 @@ def _study(options: argparse.Namespace) -> int:
     return studies.main(options)
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from . import compare
+
+    options.plot = options.plot or ("schedules.png" if options.schedules else "compare.png")
+    choices = compare.check(options, lambda name: _optimizer(name, "--optimizers"))
+    _check_target("--plot", Path(options.plot))
+    check_image(options.plot)
+    if options.gif:
+        _check_target("--gif", Path(options.gif))
+    compare.main(options, choices)
+    return 0
+
+
 def _info(options: argparse.Namespace) -> int:
     from .config import show_config
 
@@ -124,7 +173,7 @@ def _seed(text: str) -> int:
     return value
 
 
-def _optimizer(name: str) -> type[Optimizer]:
+def _optimizer(name: str, option: str = "--optimizer") -> type[Optimizer]:
     import pyoptim
 
     public = {key.lower(): getattr(pyoptim, key) for key in pyoptim.__all__ if key[0].isupper()}
@@ -134,7 +183,7 @@ def _optimizer(name: str) -> type[Optimizer]:
         if issubclass(value, pyoptim.Optimizer) and value is not pyoptim.Optimizer
     }
     if name.lower() not in classes:
-        raise ValueError(f"--optimizer is {name!r}, expected one of {', '.join(sorted(classes))}")
+        raise ValueError(f"{option} is {name!r}, expected one of {', '.join(sorted(classes))}")
     chosen: type[Optimizer] = classes[name.lower()]
     return chosen
 
@@ -144,6 +193,8 @@ def _check_target(option: str, target: Path) -> None:
         raise ValueError(f"{option} is {str(target)!r}, but there is no folder {str(target.parent)!r}")
     if target.exists() and not target.is_file():
         raise ValueError(f"{option} is {str(target)!r}, which exists and is no file")
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise ValueError(f"{option} is {str(target)!r}, which cannot be written")
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -12,8 +12,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import backends
+from ._activation_ops import (
+    activation_backward,
+    activation_forward,
+    check_parameters,
+    softmax_backward,
+    softmax_forward,
+)
 from ._arrays import Array, check_float_array, check_like, is_fast
 
+__all__ = [
+    "ACTIVATIONS", "SavedNorm", "activation_backward", "activation_forward", "as_channels",
+    "batch_norm_backward", "batch_norm_forward", "check_activation", "check_labels", "check_parameters",
+    "dense_backward", "dense_forward", "norm_forward", "softmax_backward", "softmax_cross_entropy",
+    "softmax_forward", "squared_error",
+]  # fmt: skip
+
+# Those that a dense layer applies itself; activation_forward has more.
 ACTIVATIONS = ("relu", "sigmoid", "tanh")
 
 
@@ -92,30 +107,6 @@ def _check_dense(x: Any, weight: Any) -> tuple[Array, Array]:
     x = check_float_array("x", x, ndim=2)
     weight = check_float_array("weight", weight, ndim=2)
     return x, check_like("weight", weight, (weight.shape[0], x.shape[1]), x.dtype, " for x")
-
-
-def _check_named(activation: str) -> None:
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
-
-
-def activation_forward(x: Array, activation: str) -> Array:
-    """``relu(x)``, ``sigmoid(x)`` or ``tanh(x)``, for x of any shape."""
-    _check_named(activation)
-    x = check_float_array("x", x)
-    y = np.empty_like(x)
-    backends.current().activation_forward(activation, x, y)
-    return y
-
-
-def activation_backward(dy: Array, y: Array, activation: str) -> Array:
-    """dx from the gradient dy and the output y of `activation_forward`."""
-    _check_named(activation)
-    y = check_float_array("y", y)
-    dy = check_like("dy", dy, y.shape, y.dtype, " as y")
-    dx = np.empty_like(y)
-    backends.current().activation_backward(activation, dy, y, dx)
-    return dx
 
 
 class SavedNorm(NamedTuple):

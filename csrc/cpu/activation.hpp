@@ -1,51 +1,109 @@
-// Activations. Their derivatives are functions of the output y, so the input need not be kept.
+// Activations. Each has a value, and a gradient from dy and what the forward pass keeps: its output, or its
+// input where the derivative cannot be had from the output.
 #pragma once
 
 #include "cpu/kernels.hpp"
+#include "cpu/vector_math.hpp"
 
 namespace pyoptim::cpu::PYOPTIM_ISA {
 namespace {
 
-// libm by its C names: std::exp is an inline overload (see kernels.hpp).
-inline float exponential(float x) { return __builtin_expf(x); }
-inline double exponential(double x) { return __builtin_exp(x); }
-inline float hyperbolic_tangent(float x) { return __builtin_tanhf(x); }
-inline double hyperbolic_tangent(double x) { return __builtin_tanh(x); }
+// A function of (x, a, b), and one of (dy, kept, a, b). NaN stays NaN.
+#define PYOPTIM_ACTIVATION(name, from, value_, gradient_)          \
+    struct name##_activation {                                     \
+        template <class T>                                         \
+        static PYOPTIM_INLINE T value(T x, T a, T b) {             \
+            static_cast<void>(a), static_cast<void>(b);            \
+            value_;                                                \
+        }                                                          \
+        template <class T>                                         \
+        static PYOPTIM_INLINE T gradient(T dy, T from, T a, T b) { \
+            static_cast<void>(a), static_cast<void>(b);            \
+            gradient_;                                             \
+        }                                                          \
+    };
+
+constexpr double kSeluAlpha = 1.6732632423543772848170429916717;
+constexpr double kSeluScale = 1.0507009873554804934193349852946;
 
 template <class T>
-void activate(Activation kind, size_t n, const T* x, T* y) {  // x may be y
-    switch (kind) {
-        case Activation::identity:
-            if (x != y) {
-                for (size_t i = 0; i < n; ++i) y[i] = x[i];
-            }
-            return;
-        case Activation::relu:  // NaN stays NaN
-            for (size_t i = 0; i < n; ++i) y[i] = x[i] <= T(0) ? T(0) : x[i];
-            return;
-        case Activation::sigmoid:
-            for (size_t i = 0; i < n; ++i) y[i] = T(1) / (T(1) + exponential(-x[i]));
-            return;
-        case Activation::tanh:
-            for (size_t i = 0; i < n; ++i) y[i] = hyperbolic_tangent(x[i]);
+PYOPTIM_INLINE T elu_value(T x, T alpha) {
+    const T below = alpha * exponential_minus_1(x > T(0) ? T(0) : x);
+    return x > T(0) ? x : below;
+}
+// tanh(inner) for GELU's approximation, and inner's derivative
+template <class T>
+PYOPTIM_INLINE T gelu_inner(T x) {
+    return T(0.79788456080286535588) * (x + T(0.044715) * (x * x * x));
+}
+
+PYOPTIM_ACTIVATION(identity, y, return x, static_cast<void>(y); return dy)
+PYOPTIM_ACTIVATION(relu, y, return x <= T(0) ? T(0) : x, return y <= T(0) ? T(0) : dy)
+PYOPTIM_ACTIVATION(sigmoid, y, return logistic(x), return dy * (y * (T(1) - y)))
+PYOPTIM_ACTIVATION(tanh, y, return hyperbolic_tangent(x), return dy * (T(1) - y * y))
+PYOPTIM_ACTIVATION(leaky_relu, y, return x > T(0) ? x : x * a, return y > T(0) ? dy : dy * a)
+PYOPTIM_ACTIVATION(elu, y, return elu_value(x, a), return y > T(0) ? dy : dy * (y + a))
+PYOPTIM_ACTIVATION(selu, y, return T(kSeluScale) * elu_value(x, T(kSeluAlpha)),
+                   const T below = y + T(kSeluScale * kSeluAlpha);
+                   return dy * (y > T(0) ? T(kSeluScale) : below))
+PYOPTIM_ACTIVATION(gelu, x, return x * standard_normal(x).distribution,
+                   const Normal<T> at = standard_normal(x);
+                   return dy * (at.distribution + x * at.density))
+// (1 + tanh(u))/2 is 1/(1 + exp(-2u)).
+PYOPTIM_ACTIVATION(gelu_tanh, x, return x * logistic(T(2) * gelu_inner(x)),
+                   const T half = logistic(T(2) * gelu_inner(x));
+                   const T slope = T(1.59576912160573071176) * (T(1) + T(0.134145) * (x * x));
+                   const T curved = half * (T(1) - half) * (x * slope); return dy * (half + curved))
+PYOPTIM_ACTIVATION(silu, x, return x / (T(1) + exponential(-x)), const T s = logistic(x);
+                   return dy * (s * (T(1) + x * (T(1) - s))))
+// log(1 + exp(a x))/a
+PYOPTIM_ACTIVATION(softplus, x, const T z = a * x; const T size = z < T(0) ? -z : z;
+                   return ((z < T(0) ? T(0) : z) + logarithm_1_plus(exponential(-size))) / a,
+                          return dy * logistic(a * x))
+PYOPTIM_ACTIVATION(hardtanh, x, const T above = x < a ? a : x;
+                   return above > b ? b : above, const bool flat = (x <= a) | (x >= b);
+                   return flat ? T(0) : dy)
+PYOPTIM_ACTIVATION(hardsigmoid, x, const T z = x + T(3); const T above = z < T(0) ? T(0) : z;
+                   return (above > T(6) ? T(6) : above) / T(6), const bool inside = (x > T(-3)) & (x < T(3));
+                   return inside ? dy / T(6) : T(0))
+PYOPTIM_ACTIVATION(hardswish, x, const T z = x + T(3); const T above = z < T(0) ? T(0) : z;
+                   return x * (above > T(6) ? T(6) : above) / T(6), const T within = dy * (x / T(3) + T(0.5));
+                   const T right = x >= T(3) ? dy : within; return x <= T(-3) ? T(0) : right)
+
+#undef PYOPTIM_ACTIVATION
+
+template <class A, class T>
+void activate_with(size_t n, const T* x, T* y, T a, T b) {
+    for (size_t i = 0; i < n; ++i) y[i] = A::value(x[i], a, b);
+}
+template <class A, class T>
+void gradient_with(size_t n, const T* dy, const T* kept, T* dx, T a, T b) {
+    for (size_t i = 0; i < n; ++i) dx[i] = A::gradient(dy[i], kept[i], a, b);
+}
+
+template <class T>
+void activate(const ActivationSpec& it, size_t n, const T* x, T* y) {  // x may be y
+    switch (it.kind) {
+#define X(name)            \
+    case Activation::name: \
+        return activate_with<name##_activation>(n, x, y, T(it.a), T(it.b));
+        PYOPTIM_FOR_EACH_ACTIVATION(X)
+#undef X
+        case Activation::count:
             return;
     }
 }
 
+// dx may be dy.
 template <class T>
-void activation_backward(Activation kind, size_t n, const T* dy, const T* y, T* dx) {  // dx may be dy
-    switch (kind) {
-        case Activation::identity:
-            for (size_t i = 0; i < n; ++i) dx[i] = dy[i];
-            return;
-        case Activation::relu:
-            for (size_t i = 0; i < n; ++i) dx[i] = y[i] > T(0) ? dy[i] : T(0);
-            return;
-        case Activation::sigmoid:
-            for (size_t i = 0; i < n; ++i) dx[i] = dy[i] * (y[i] * (T(1) - y[i]));
-            return;
-        case Activation::tanh:
-            for (size_t i = 0; i < n; ++i) dx[i] = dy[i] * (T(1) - y[i] * y[i]);
+void activation_backward(const ActivationSpec& it, size_t n, const T* dy, const T* kept, T* dx) {
+    switch (it.kind) {
+#define X(name)            \
+    case Activation::name: \
+        return gradient_with<name##_activation>(n, dy, kept, dx, T(it.a), T(it.b));
+        PYOPTIM_FOR_EACH_ACTIVATION(X)
+#undef X
+        case Activation::count:
             return;
     }
 }

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "pyoptim/activations.hpp"
 #include "pyoptim/rules.hpp"
 
 namespace pyoptim::cpu {
@@ -21,7 +22,7 @@ enum class RuleId : int {
 inline constexpr int kRuleCount = static_cast<int>(RuleId::count);
 inline constexpr int kMaxStates = 4;
 
-enum class Activation : int { identity, relu, sigmoid, tanh };
+using pyoptim::Activation;
 
 // y (m, n) = x (m, k) * w (n, k)^T + bias (n), all row-major
 template <class T>
@@ -86,8 +87,10 @@ struct Kernels {
 
     double (*sum_of_squares)(size_t n, const T* x);
 
-    void (*activation_forward)(Activation, size_t n, const T* x, T* y);
-    void (*activation_backward)(Activation, size_t n, const T* dy, const T* y, T* dx);
+    void (*activation_forward)(const ActivationSpec&, size_t n, const T* x, T* y);
+    void (*activation_backward)(const ActivationSpec&, size_t n, const T* dy, const T* kept, T* dx);
+    void (*softmax_forward)(bool log, ptrdiff_t rows, ptrdiff_t classes, const T* x, T* y);
+    void (*softmax_backward)(bool log, ptrdiff_t rows, ptrdiff_t classes, const T* dy, const T* y, T* dx);
 
     // Rows [begin, end). The mean and the sum of squares about it: of each column, or of each row.
     void (*norm_moments)(const NormMatrix&, const T* x, ptrdiff_t begin, ptrdiff_t end, double* mean,

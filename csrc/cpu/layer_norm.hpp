@@ -7,8 +7,8 @@ namespace pyoptim::cpu::PYOPTIM_ISA {
 namespace {
 
 template <class T>
-void layer_norm(const LayerNorm<T>& it, const T* x, ptrdiff_t begin, ptrdiff_t end, double eps, T* y,
-                T* mean, T* inv_std) {
+void layer_norm(const LayerNorm<T>& it, const T* x, ptrdiff_t begin, ptrdiff_t end, double eps, T* y, T* mean,
+                T* inv_std) {
     const double n = double(it.cols);
     for (ptrdiff_t r = begin; r < end; ++r) {
         const T* const from = x + r * it.cols;

@@ -1,8 +1,8 @@
 // Losses with their gradients, from logits where that is what makes them stable.
 #pragma once
 
-#include "cpu/activation.hpp"
 #include "cpu/kernels.hpp"
+#include "cpu/softmax.hpp"
 
 namespace pyoptim::cpu::PYOPTIM_ISA {
 namespace {
@@ -13,22 +13,19 @@ double softmax_cross_entropy(const T* logits, const int64_t* labels, ptrdiff_t c
     double total = 0;
     for (ptrdiff_t i = begin; i < end; ++i) {
         const T* x = logits + i * classes;
-        T largest = x[0];
-        for (ptrdiff_t j = 1; j < classes; ++j) largest = maximum(largest, x[j]);
+        const T largest = largest_of(classes, x);
         double sum = 0;
         if (dlogits == nullptr) {
             for (ptrdiff_t j = 0; j < classes; ++j) sum += exponential(x[j] - largest);
         } else {
             T* dx = dlogits + i * classes;
-            for (ptrdiff_t j = 0; j < classes; ++j) {
-                dx[j] = exponential(x[j] - largest);
-                sum += dx[j];
-            }
+            for (ptrdiff_t j = 0; j < classes; ++j) dx[j] = exponential(x[j] - largest);
+            sum = sum_of(classes, [&](ptrdiff_t j) { return dx[j]; });
             const T share = T(scale / sum);
             for (ptrdiff_t j = 0; j < classes; ++j) dx[j] *= share;
             dx[labels[i]] -= scale;
         }
-        total += __builtin_log(sum) + (double(largest) - double(x[labels[i]]));
+        total += logarithm(sum) + (double(largest) - double(x[labels[i]]));
     }
     return total;
 }

@@ -114,27 +114,26 @@ void column_moments(const T* x, ptrdiff_t rows, ptrdiff_t cols, double* mean, do
                                s1 += d;
                                s2 += d * d;
                            };
-    const auto flush = [=](ptrdiff_t r0, ptrdiff_t n, ptrdiff_t j, const Vector& s1, const Vector& s2)
-                           __attribute__((always_inline)) {
-                               const MergeWeights w{double(r0), double(n)};
-                               const double share = 1.0 / double(n);
-                               Vector shift;
-                               load_lanes(shift, x + r0 * cols + j, cols - j < L ? cols - j : L);
-                               const Wide sum = __builtin_convertvector(s1, Wide);
-                               const Wide squares = __builtin_convertvector(s2, Wide);
-                               const Wide block = __builtin_convertvector(shift, Wide) + sum * share;
-                               Wide old_mean = {}, old_m2 = {};
-                               if (r0 > 0) {
-                                   get_lanes(old_mean, mean + j);
-                                   get_lanes(old_m2, m2 + j);
-                               }
-                               const Wide delta = block - old_mean;
-                               const Wide new_mean = old_mean + delta * w.mean;
-                               const Wide new_m2 = old_m2 + (squares - sum * sum * share) +
-                                                   delta * delta * w.square;
-                               put_lanes(mean + j, new_mean);
-                               put_lanes(m2 + j, new_m2);
-                           };
+    const auto flush = [=](ptrdiff_t r0, ptrdiff_t n, ptrdiff_t j, const Vector& s1,
+                           const Vector& s2) __attribute__((always_inline)) {
+        const MergeWeights w{double(r0), double(n)};
+        const double share = 1.0 / double(n);
+        Vector shift;
+        load_lanes(shift, x + r0 * cols + j, cols - j < L ? cols - j : L);
+        const Wide sum = __builtin_convertvector(s1, Wide);
+        const Wide squares = __builtin_convertvector(s2, Wide);
+        const Wide block = __builtin_convertvector(shift, Wide) + sum * share;
+        Wide old_mean = {}, old_m2 = {};
+        if (r0 > 0) {
+            get_lanes(old_mean, mean + j);
+            get_lanes(old_m2, m2 + j);
+        }
+        const Wide delta = block - old_mean;
+        const Wide new_mean = old_mean + delta * w.mean;
+        const Wide new_m2 = old_m2 + (squares - sum * sum * share) + delta * delta * w.square;
+        put_lanes(mean + j, new_mean);
+        put_lanes(m2 + j, new_m2);
+    };
     column_blocks<T, 2>(0, rows, cols, visit, flush);
 }
 

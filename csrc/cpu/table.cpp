@@ -6,6 +6,7 @@
 #include "cpu/norm.hpp"
 #include "cpu/product.hpp"
 #include "cpu/reduce.hpp"
+#include "cpu/softmax.hpp"
 #include "cpu/step.hpp"
 #include "cpu/storage.hpp"
 
@@ -29,6 +30,8 @@ constexpr Kernels<T> kTable = {
     sum_of_squares<T>,
     activate<T>,
     activation_backward<T>,
+    softmax_forward<T>,
+    softmax_backward<T>,
     norm_moments<T>,
     norm_merge,
     norm_apply<T>,

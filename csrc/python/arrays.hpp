@@ -42,5 +42,6 @@ void bind_packed(py::module_& m);
 void bind_layers(py::module_& m);
 void bind_norm(py::module_& m);
 void bind_engine(py::module_& m);
+void bind_activations(py::module_& m);
 
 }  // namespace pyoptim::python

@@ -59,24 +59,6 @@ void dense_backward(const Array<T>& dy, const Array<T>& x, const Array<T>& weigh
 }
 
 template <class T>
-void activation_forward(const std::string& kind, const Array<T>& x, Array<T> y) {
-    require(x.size() == y.size(), "y as x");
-    const Activation which = activation_from(kind);
-    T* out = y.mutable_data();
-    py::gil_scoped_release release;
-    runtime::activation_forward(which, static_cast<std::size_t>(x.size()), x.data(), out);
-}
-
-template <class T>
-void activation_backward(const std::string& kind, const Array<T>& dy, const Array<T>& y, Array<T> dx) {
-    require(dy.size() == y.size() && dx.size() == y.size(), "dy and dx as y");
-    const Activation which = activation_from(kind);
-    T* out = dx.mutable_data();
-    py::gil_scoped_release release;
-    runtime::activation_backward(which, static_cast<std::size_t>(y.size()), dy.data(), y.data(), out);
-}
-
-template <class T>
 double softmax_cross_entropy(const Array<T>& logits, const Array<std::int64_t>& labels,
                              MaybeArray<T> dlogits) {
     require(logits.ndim() == 2 && logits.shape(0) > 0 && labels.size() == logits.shape(0) &&
@@ -110,8 +92,6 @@ void bind_for(py::module_& m) {
           py::arg("activation").none(true), a("y"));
     m.def("dense_backward", &dense_backward<T>, a("dy"), a("x"), a("weight"), a("y").none(true),
           py::arg("activation").none(true), a("dx").none(true), a("dweight"), a("dbias").none(true));
-    m.def("activation_forward", &activation_forward<T>, py::arg("kind"), a("x"), a("y"));
-    m.def("activation_backward", &activation_backward<T>, py::arg("kind"), a("dy"), a("y"), a("dx"));
     m.def("softmax_cross_entropy", &softmax_cross_entropy<T>, a("logits"), a("labels"),
           a("dlogits").none(true));
     m.def("squared_error", &squared_error<T>, a("prediction"), a("target"), a("dprediction").none(true));

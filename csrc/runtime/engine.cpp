@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "runtime/activations.hpp"
 #include "runtime/dense.hpp"
 #include "runtime/layer_norm.hpp"
 #include "runtime/layers.hpp"
@@ -83,6 +84,12 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t c
     } else {
         targets_.resize(capacity * outputs());
     }
+}
+
+template <class T>
+void Engine<T>::clear() {
+    stepper_ = {};
+    gradients_.clear();
 }
 
 template <class T>

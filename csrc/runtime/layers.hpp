@@ -11,12 +11,6 @@ namespace pyoptim::runtime {
 
 using cpu::Activation;
 
-template <class T>
-void activation_forward(Activation, std::size_t n, const T* x, T* y);  // x may be y
-// dy and the forward's output y give dx; dx may be dy.
-template <class T>
-void activation_backward(Activation, std::size_t n, const T* dy, const T* y, T* dx);
-
 // Means over the batch (squared_error: over all elements); the gradient of the mean, unless null.
 template <class T>
 double softmax_cross_entropy(std::ptrdiff_t batch, std::ptrdiff_t classes, const T* logits,

@@ -206,7 +206,8 @@ void norm_forward(const NormShape& s, const T* x, const NormAffine<T>& affine, c
         if (options.training && running.mean != nullptr) {
             const double share = 1 / (options.unbiased ? count - 1 : count);
             for (ptrdiff_t c = 0; c < channels; ++c) {
-                running.mean[c] = static_cast<T>((1 - a) * static_cast<double>(running.mean[c]) + a * means[c]);
+                running.mean[c] =
+                    static_cast<T>((1 - a) * static_cast<double>(running.mean[c]) + a * means[c]);
             }
             for (ptrdiff_t c = 0; c < channels; ++c) {
                 running.var[c] =

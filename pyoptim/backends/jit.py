@@ -31,7 +31,9 @@ from .jit_layers import (
     layer_norm_forward,
     norm_backward,
     norm_forward,
+    softmax_backward,
     softmax_cross_entropy,
+    softmax_forward,
     squared_error,
 )
 from .reference import PackedStepper, sum_of_squares
@@ -48,7 +50,9 @@ __all__ = [
     "layer_norm_forward",
     "norm_backward",
     "norm_forward",
+    "softmax_backward",
     "softmax_cross_entropy",
+    "softmax_forward",
     "squared_error",
     "sum_of_squares",
 ]

@@ -5,13 +5,17 @@ Scalars and sums are float64, results are rounded once when stored.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numba
 import numpy as np
+from numba.extending import overload
 
 from .._arrays import Array
+from ..activations import KINDS, upper_tail
 from . import reference
+from .reference import softmax_backward, softmax_forward
 
 __all__ = [
     "activation_backward",
@@ -22,62 +26,42 @@ __all__ = [
     "layer_norm_forward",
     "norm_backward",
     "norm_forward",
+    "softmax_backward",
     "softmax_cross_entropy",
+    "softmax_forward",
     "squared_error",
 ]
 
 _jit = numba.njit(nogil=True, error_model="numpy")
 
 
-@_jit
-def _relu(x, y):  # type: ignore[no-untyped-def]
-    for i in range(x.size):
-        y[i] = 0.0 if x[i] <= 0.0 else x[i]  # NaN stays NaN
+overload(upper_tail)(lambda x: upper_tail)  # so that compiled code may call it
 
 
-@_jit
-def _sigmoid(x, y):  # type: ignore[no-untyped-def]
-    for i in range(x.size):
-        y[i] = 1.0 / (1.0 + np.exp(-x[i]))
+@cache
+def _loops(kind: str) -> tuple[Any, Any]:
+    value, slope = _jit(KINDS[kind].value), _jit(KINDS[kind].slope)
+
+    @_jit
+    def forward(x, y, a, b):  # type: ignore[no-untyped-def]
+        for i in range(x.size):
+            y[i] = value(x[i], a, b)
+
+    @_jit
+    def backward(dy, kept, dx, a, b):  # type: ignore[no-untyped-def]
+        for i in range(kept.size):
+            s = slope(kept[i], a, b)
+            dx[i] = 0.0 if s == 0.0 else dy[i] * s
+
+    return forward, backward
 
 
-@_jit
-def _tanh(x, y):  # type: ignore[no-untyped-def]
-    for i in range(x.size):
-        y[i] = np.tanh(x[i])
+def activation_forward(kind: str, x: Array, y: Array, a: float = 0.0, b: float = 0.0) -> None:
+    _loops(kind)[0](x.ravel(), y.reshape(-1), a, b)
 
 
-@_jit
-def _relu_backward(dy, y, dx):  # type: ignore[no-untyped-def]
-    for i in range(y.size):
-        dx[i] = dy[i] if y[i] > 0.0 else 0.0
-
-
-@_jit
-def _sigmoid_backward(dy, y, dx):  # type: ignore[no-untyped-def]
-    for i in range(y.size):
-        dx[i] = dy[i] * (y[i] * (1.0 - y[i]))
-
-
-@_jit
-def _tanh_backward(dy, y, dx):  # type: ignore[no-untyped-def]
-    for i in range(y.size):
-        dx[i] = dy[i] * (1.0 - y[i] * y[i])
-
-
-_ACTIVATIONS: dict[str, tuple[Any, Any]] = {
-    "relu": (_relu, _relu_backward),
-    "sigmoid": (_sigmoid, _sigmoid_backward),
-    "tanh": (_tanh, _tanh_backward),
-}
-
-
-def activation_forward(kind: str, x: Array, y: Array) -> None:
-    _ACTIVATIONS[kind][0](x.ravel(), y.reshape(-1))
-
-
-def activation_backward(kind: str, dy: Array, y: Array, dx: Array) -> None:
-    _ACTIVATIONS[kind][1](dy.ravel(), y.ravel(), dx.reshape(-1))
+def activation_backward(kind: str, dy: Array, kept: Array, dx: Array, a: float = 0.0, b: float = 0.0) -> None:
+    _loops(kind)[1](dy.ravel(), kept.ravel(), dx.reshape(-1), a, b)
 
 
 def dense_forward(x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array) -> None:
@@ -219,7 +203,7 @@ def softmax_cross_entropy(logits, labels, dlogits):  # type: ignore[no-untyped-d
     batch, classes = logits.shape
     total = 0.0
     for i in range(batch):
-        largest = logits[i, 0]
+        largest = np.float64(logits[i, 0])
         for j in range(1, classes):
             largest = np.maximum(largest, logits[i, j])
         denominator = 0.0

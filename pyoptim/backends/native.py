@@ -17,7 +17,9 @@ try:
         layer_norm_forward,
         norm_backward,
         norm_forward,
+        softmax_backward,
         softmax_cross_entropy,
+        softmax_forward,
         squared_error,
         sum_of_squares,
     )
@@ -43,7 +45,9 @@ __all__ = [
     "name",
     "norm_backward",
     "norm_forward",
+    "softmax_backward",
     "softmax_cross_entropy",
+    "softmax_forward",
     "squared_error",
     "sum_of_squares",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array
+from ..activations import KINDS
 from ..rules import Common, Rule, common
 from ..storage import Packed, PackedArray, decode, encode, hash_key
 from . import StepGroup
@@ -110,25 +111,38 @@ def dense_backward(
         dbias[...] = dz.sum(axis=0, dtype=np.float64)
 
 
-def activation_forward(kind: str, x: Array, y: Array) -> None:
-    """``y = kind(x)``; y may be x."""
+def activation_forward(kind: str, x: Array, y: Array, a: float = 0.0, b: float = 0.0) -> None:
+    """``y = kind(x)`` with the parameters a and b; y may be x."""
+    number = x.dtype.type
     with np.errstate(all="ignore"):
-        if kind == "relu":
-            np.maximum(x, 0, out=y)
-        elif kind == "sigmoid":
-            np.divide(1, 1 + np.exp(-x), out=y)
+        y[...] = KINDS[kind].value(x, number(a), number(b))
+
+
+def activation_backward(kind: str, dy: Array, kept: Array, dx: Array, a: float = 0.0, b: float = 0.0) -> None:
+    """``dx = dy * kind'(x)``, from the output or the input (`KINDS`); dx may be dy."""
+    number = kept.dtype.type
+    with np.errstate(all="ignore"):
+        slope = KINDS[kind].slope(kept, number(a), number(b))
+        dx[...] = np.where(slope == 0, number(0), dy * slope)
+
+
+def softmax_forward(log: bool, x: Array, y: Array) -> None:
+    """(Log-)softmax over the rows of x (rows, classes)."""
+    if x.size == 0:
+        return
+    with np.errstate(all="ignore"):
+        shifted = x - x.max(axis=1, keepdims=True).astype(np.float64)
+        total = np.exp(shifted).sum(axis=1, keepdims=True)
+        y[...] = shifted - np.log(total) if log else np.exp(shifted) / total
+
+
+def softmax_backward(log: bool, dy: Array, y: Array, dx: Array) -> None:
+    """From the output y."""
+    with np.errstate(all="ignore"):
+        if log:
+            dx[...] = dy - np.exp(y) * dy.sum(axis=1, keepdims=True, dtype=np.float64)
         else:
-            np.tanh(x, out=y)
-
-
-def activation_backward(kind: str, dy: Array, y: Array, dx: Array) -> None:
-    """``dx = dy * kind'(x)``, from the output y; dx may be dy."""
-    if kind == "relu":
-        dx[...] = np.where(y > 0, dy, y.dtype.type(0))
-    elif kind == "sigmoid":
-        np.multiply(dy, y * (1 - y), out=dx)
-    else:
-        np.multiply(dy, 1 - y * y, out=dx)
+            dx[...] = y * (dy - (dy * y).sum(axis=1, keepdims=True, dtype=np.float64))
 
 
 def norm_forward(
@@ -255,7 +269,7 @@ def softmax_cross_entropy(logits: Array, labels: Array, dlogits: Array | None) -
     """The mean over the batch of ``-log softmax(logits)[label]``, and its gradient."""
     rows = np.arange(len(labels))
     with np.errstate(all="ignore"):
-        shifted = logits - logits.max(axis=1, keepdims=True)
+        shifted = logits - logits.max(axis=1, keepdims=True).astype(np.float64)
         e = np.exp(shifted)
         total = e.sum(axis=1, dtype=np.float64)
         if dlogits is not None:

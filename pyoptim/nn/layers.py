@@ -322,40 +322,6 @@ class LayerNorm(Layer):
         return arrays["weight"].reshape(-1), arrays["bias"].reshape(-1)
 
 
-class _Activation(Layer):
-    _kind: ClassVar[str]
-
-    def forward(self, x: Array, training: bool) -> Array:
-        self._y = np.empty_like(x)
-        backends.current().activation_forward(self._kind, x, self._y)
-        return self._y
-
-    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
-        if not need_dx:
-            return None
-        dx = np.empty_like(dy)
-        backends.current().activation_backward(self._kind, dy, self._y, dx)
-        return dx
-
-
-class ReLU(_Activation):
-    """``max(x, 0)``; its derivative at 0 is 0."""
-
-    _kind = "relu"
-
-
-class Sigmoid(_Activation):
-    """``1/(1 + exp(-x))``."""
-
-    _kind = "sigmoid"
-
-
-class Tanh(_Activation):
-    """``tanh(x)``."""
-
-    _kind = "tanh"
-
-
 class Flatten(Layer):
     """(N, ...) as (N, features)."""
 
@@ -389,10 +355,12 @@ class Rescale(Layer):
         self.scale, self.shift = float(scale), float(shift)
 
     def forward(self, x: Array, training: bool) -> Array:
-        return x * x.dtype.type(self.scale) + x.dtype.type(self.shift)
+        y: Array = x * x.dtype.type(self.scale) + x.dtype.type(self.shift)
+        return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
-        return dy * dy.dtype.type(self.scale)
+        dx: Array = dy * dy.dtype.type(self.scale)
+        return dx
 
 
 def check_count(name: str, value: Any) -> None:

@@ -1,0 +1,90 @@
+// Activations: outputs are arguments.
+#include <pybind11/stl.h>
+
+#include <vector>
+
+#include "python/arrays.hpp"
+#include "runtime/activations.hpp"
+
+namespace pyoptim::python {
+
+namespace {
+
+const char* const kNames[] = {
+#define X(name) #name,
+    PYOPTIM_FOR_EACH_ACTIVATION(X)
+#undef X
+};
+
+Activation activation_from(const std::string& name) {
+    for (int i = 0; i < static_cast<int>(Activation::count); ++i) {
+        if (name == kNames[i]) return static_cast<Activation>(i);
+    }
+    throw py::value_error("there is no activation named '" + name + "'");
+}
+
+template <class T>
+void activation_forward(const std::string& kind, const Array<T>& x, Array<T> y, double a, double b) {
+    require(x.size() == y.size(), "y as x");
+    const ActivationSpec it{activation_from(kind), a, b};
+    T* out = y.mutable_data();
+    py::gil_scoped_release release;
+    runtime::activation_forward(it, static_cast<std::size_t>(x.size()), x.data(), out);
+}
+
+template <class T>
+void activation_backward(const std::string& kind, const Array<T>& dy, const Array<T>& kept, Array<T> dx,
+                         double a, double b) {
+    require(dy.size() == kept.size() && dx.size() == kept.size(), "dy and dx as what was kept");
+    const ActivationSpec it{activation_from(kind), a, b};
+    T* out = dx.mutable_data();
+    py::gil_scoped_release release;
+    runtime::activation_backward(it, static_cast<std::size_t>(kept.size()), dy.data(), kept.data(), out);
+}
+
+template <class T>
+void softmax_forward(bool log, const Array<T>& x, Array<T> y) {
+    require(x.ndim() == 2 && x.size() == y.size(), "x (rows, classes), y as x");
+    T* out = y.mutable_data();
+    py::gil_scoped_release release;
+    runtime::softmax_forward(log, x.shape(0), x.shape(1), x.data(), out);
+}
+
+template <class T>
+void softmax_backward(bool log, const Array<T>& dy, const Array<T>& y, Array<T> dx) {
+    require(y.ndim() == 2 && dy.size() == y.size() && dx.size() == y.size(),
+            "y (rows, classes), others as y");
+    T* out = dx.mutable_data();
+    py::gil_scoped_release release;
+    runtime::softmax_backward(log, y.shape(0), y.shape(1), dy.data(), y.data(), out);
+}
+
+template <class T>
+void bind_for(py::module_& m) {
+    const auto a = [](const char* name) { return py::arg(name).noconvert(); };
+    m.def("activation_forward", &activation_forward<T>, py::arg("kind"), a("x"), a("y"), py::arg("a") = 0.0,
+          py::arg("b") = 0.0);
+    m.def("activation_backward", &activation_backward<T>, py::arg("kind"), a("dy"), a("kept"), a("dx"),
+          py::arg("a") = 0.0, py::arg("b") = 0.0);
+    m.def("softmax_forward", &softmax_forward<T>, py::arg("log"), a("x"), a("y"));
+    m.def("softmax_backward", &softmax_backward<T>, py::arg("log"), a("dy"), a("y"), a("dx"));
+}
+
+}  // namespace
+
+void bind_activations(py::module_& m) {
+    bind_for<float>(m);
+    bind_for<double>(m);
+    m.def(
+        "activation_kinds",
+        [] {
+            std::vector<std::string> inputs, outputs;
+            for (int i = 0; i < static_cast<int>(Activation::count); ++i) {
+                (runtime::keeps_input(static_cast<Activation>(i)) ? inputs : outputs).emplace_back(kNames[i]);
+            }
+            return std::make_pair(outputs, inputs);
+        },
+        "The names of the activations that keep their output, and of those that keep their input.");
+}
+
+}  // namespace pyoptim::python

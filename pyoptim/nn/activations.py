@@ -1,0 +1,158 @@
+"""Activations as layers, with PyTorch's names."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from .. import backends, ops
+from .._arrays import Array
+from ..activations import KINDS
+from .layers import Layer
+
+
+class Activation(Layer):
+    """What the layers of one elementwise activation share."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, **parameters: float) -> None:
+        super().__init__()
+        self._numbers = ops.check_parameters(self.kind, parameters)
+        self.__dict__.update({name: float(value) for name, value in parameters.items()})
+
+    def forward(self, x: Array, training: bool) -> Array:
+        y = np.empty_like(x)
+        backends.current().activation_forward(self.kind, x, y, *self._numbers)
+        self._kept = x if KINDS[self.kind].keeps_input else y
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        if not need_dx:
+            return None
+        dx = np.empty_like(dy)
+        backends.current().activation_backward(self.kind, dy, self._kept, dx, *self._numbers)
+        return dx
+
+
+class Identity(Activation):
+    """``x``."""
+
+    kind = "identity"
+
+
+class ReLU(Activation):
+    """``max(x, 0)``; its derivative at 0 is 0."""
+
+    kind = "relu"
+
+
+class Sigmoid(Activation):
+    """``1/(1 + exp(-x))``."""
+
+    kind = "sigmoid"
+
+
+class Tanh(Activation):
+    """``tanh(x)``."""
+
+    kind = "tanh"
+
+
+class LeakyReLU(Activation):
+    """``x`` where positive, else ``slope * x``; slope >= 0, default 0.01 (Maas et al. 2013)."""
+
+    kind, arguments = "leaky_relu", ("slope",)
+
+    def __init__(self, slope: float = 0.01) -> None:
+        super().__init__(slope=slope)
+
+
+class ELU(Activation):
+    """``x`` where positive, else ``alpha * (exp(x) - 1)``; alpha >= 0, default 1 (Clevert et al. 2016)."""
+
+    kind, arguments = "elu", ("alpha",)
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        super().__init__(alpha=alpha)
+
+
+class SELU(Activation):
+    """The scaled ELU of Klambauer et al. 2017."""
+
+    kind = "selu"
+
+
+class SiLU(Activation):
+    """``x * sigmoid(x)``, also called swish."""
+
+    kind = "silu"
+
+
+class Softplus(Activation):
+    """``log(1 + exp(beta * x))/beta``; beta > 0, default 1. PyTorch's without its threshold."""
+
+    kind, arguments = "softplus", ("beta",)
+
+    def __init__(self, beta: float = 1.0) -> None:
+        super().__init__(beta=beta)
+
+
+class Hardtanh(Activation):
+    """``x`` clipped to [low, high], default [-1, 1]."""
+
+    kind, arguments = "hardtanh", ("low", "high")
+
+    def __init__(self, low: float = -1.0, high: float = 1.0) -> None:
+        super().__init__(low=low, high=high)
+
+
+class Hardsigmoid(Activation):
+    """``(x + 3)/6`` clipped to [0, 1]."""
+
+    kind = "hardsigmoid"
+
+
+class Hardswish(Activation):
+    """``x`` times its hard sigmoid (Howard et al. 2019)."""
+
+    kind = "hardswish"
+
+
+class GELU(Activation):
+    """``x P(Z <= x)`` for a standard normal Z (Hendrycks & Gimpel 2016).
+
+    Parameters
+    ----------
+    approximate : {"none", "tanh"}
+        "tanh" takes the authors' approximation.
+    """
+
+    arguments = ("approximate",)
+
+    def __init__(self, approximate: str = "none") -> None:
+        if approximate not in ("none", "tanh"):
+            raise ValueError(f"approximate is {approximate!r}, expected 'none' or 'tanh'")
+        self.approximate = approximate
+        self.kind = "gelu" if approximate == "none" else "gelu_tanh"  # type: ignore[misc]
+        super().__init__()
+
+
+class Softmax(Layer):
+    """``exp(x)/sum(exp(x))`` over the last axis."""
+
+    _log = False
+
+    def forward(self, x: Array, training: bool) -> Array:
+        self._y = ops.softmax_forward(x, self._log)
+        return self._y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        return ops.softmax_backward(dy, self._y, self._log) if need_dx else None
+
+
+class LogSoftmax(Softmax):
+    """The logarithm of `Softmax`."""
+
+    _log = True
