@@ -193,6 +193,11 @@ def _batch_norm(layer: Any) -> dict[str, Any]:
     }
 
 
+def _layer_norm(layer: Any) -> dict[str, Any]:
+    size = int(np.prod(layer.features))
+    return {"kind": "layer_norm", "channels": size, "eps": layer.eps, **_arrays_of(layer)}
+
+
 def _arrays_of(layer: Any) -> dict[str, Array]:
     return {**layer.parameters, **{f"d{name}": value for name, value in layer.gradients.items()}}
 
@@ -200,6 +205,7 @@ def _arrays_of(layer: Any) -> dict[str, Array]:
 _LAYERS: dict[type, Callable[[Any], dict[str, Any] | None]] = {
     nn.Dense: _dense,
     nn.BatchNorm: _batch_norm,
+    nn.LayerNorm: _layer_norm,
     nn.Flatten: lambda layer: None,
     nn.Rescale: lambda layer: {"kind": "rescale", "scale": layer.scale, "shift": layer.shift},
     **dict.fromkeys(

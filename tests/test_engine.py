@@ -20,6 +20,8 @@ def make_model(dtype=np.float32, norm=True):
         *([nn.BatchNorm(9), nn.Sigmoid(), nn.Dense(9, 7, bias=False)] if norm else [nn.Dense(9, 7)]),
         *([nn.BatchNorm(7, affine=False, momentum=None), nn.Tanh()] if norm else [nn.ReLU()]),
         *([nn.Dense(7, 7, activation="tanh"), nn.BatchNorm(7, track_running_stats=False)] if norm else []),
+        *([nn.LayerNorm(7), nn.Dense(7, 7), nn.BatchNorm(7, activation="relu")] if norm else []),
+        *([nn.LayerNorm(7, affine=False)] if norm else []),
         nn.Dense(7, 3),
         seed=1,
         dtype=dtype,

@@ -56,6 +56,19 @@ struct NormCoefficients {
     const T *mean, *scale, *shift, *slope, *offset;
 };
 
+// Of layer normalisation over rows of `cols` elements.
+template <class T>
+struct LayerNorm {
+    ptrdiff_t cols;
+    const T *gamma, *beta;
+};
+
+// What it had in the forward pass, with the gradient of the result; mean and inv_std are of each row.
+template <class T>
+struct LayerNormRows {
+    const T *dy, *x, *mean, *inv_std;
+};
+
 template <class T>
 struct Kernels {
     // state: one pointer per state of the rule; coefficients: Common's, then the rule's.
@@ -92,6 +105,13 @@ struct Kernels {
                           const NormCoefficients<T>&, bool relu, double* sum, double* product);
     void (*norm_gradient)(const NormMatrix&, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
                           const NormCoefficients<T>&, bool relu, bool statistics, T* dx);
+
+    // Rows [begin, end); dx may be null. dgamma and dbeta are of these rows, waiting is scratch memory of
+    // two vectors; all have room for multiples of 16.
+    void (*layer_norm)(const LayerNorm<T>&, const T* x, ptrdiff_t begin, ptrdiff_t end, double eps, T* y,
+                       T* mean, T* inv_std);
+    void (*layer_norm_backward)(const LayerNorm<T>&, const LayerNormRows<T>&, ptrdiff_t begin, ptrdiff_t end,
+                                T* dx, T* waiting, double* dgamma, double* dbeta);
 
     // The sum of the losses of rows [begin, end); dlogits (null: not wanted) is scaled by `scale`.
     double (*softmax_cross_entropy)(const T* logits, const int64_t* labels, ptrdiff_t classes,

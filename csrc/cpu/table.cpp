@@ -1,6 +1,7 @@
 // The table of one instruction set: PYOPTIM_ISA names it, PYOPTIM_VECTOR_BYTES is its vector's width.
 #include "cpu/activation.hpp"
 #include "cpu/kernels.hpp"
+#include "cpu/layer_norm.hpp"
 #include "cpu/loss.hpp"
 #include "cpu/norm.hpp"
 #include "cpu/product.hpp"
@@ -36,6 +37,8 @@ constexpr Kernels<T> kTable = {
     norm_apply<T>,
     norm_products<T>,
     norm_gradient<T>,
+    layer_norm<T>,
+    layer_norm_backward<T>,
     softmax_cross_entropy<T>,
     squared_error<T>,
     multiply_add<T>,

@@ -29,6 +29,7 @@ LayerKind kind_from(const std::string& name) {
     if (name == "dense") return LayerKind::dense;
     if (name == "activation") return LayerKind::activation;
     if (name == "batch_norm") return LayerKind::batch_norm;
+    if (name == "layer_norm") return LayerKind::layer_norm;
     if (name == "rescale") return LayerKind::rescale;
     throw py::value_error("there is no compiled layer named '" + name + "'");
 }

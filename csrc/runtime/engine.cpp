@@ -7,6 +7,7 @@
 
 #include "runtime/activations.hpp"
 #include "runtime/dense.hpp"
+#include "runtime/layer_norm.hpp"
 #include "runtime/layers.hpp"
 #include "runtime/norm.hpp"
 #include "runtime/parallel.hpp"
@@ -38,6 +39,11 @@ std::ptrdiff_t argmax(const T* x, std::ptrdiff_t n) {
 }
 
 template <class T>
+LayerNormShape layer_norm_shape(const LayerView<T>& layer, std::size_t n) {
+    return {static_cast<std::ptrdiff_t>(n) * layer.in / layer.channels, layer.channels};
+}
+
+template <class T>
 NormShape norm_shape(const LayerView<T>& layer, std::size_t n) {
     return {static_cast<std::ptrdiff_t>(n), layer.channels, layer.in / layer.channels};
 }
@@ -58,10 +64,12 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t c
         const LayerView<T>& layer = layers_[i];
         outputs_[i].resize(capacity * static_cast<std::size_t>(layer.out));
         if (layer.weight != nullptr) first_trainable_ = i;
-        if (layer.kind == LayerKind::batch_norm) {
+        const bool by_example = layer.kind == LayerKind::layer_norm;
+        if (layer.kind == LayerKind::batch_norm || by_example) {
             const auto c = static_cast<std::size_t>(layer.channels);
-            mean_[i].resize(c);
-            inv_std_[i].resize(c);
+            const std::size_t kept = by_example ? outputs_[i].size() / c : c;
+            mean_[i].resize(kept);
+            inv_std_[i].resize(kept);
             if (layer.weight == nullptr) unused_[i].resize(2 * c);
         }
     }
@@ -149,6 +157,10 @@ void Engine<T>::forward(const T* x, std::size_t n, bool training) {
             case LayerKind::batch_norm:
                 norm_forward(i, x, n, training);
                 break;
+            case LayerKind::layer_norm:
+                layer_norm_forward<T>(layer_norm_shape(layer, n), x, layer.weight, layer.bias, layer.eps, y,
+                                      mean_[i].data(), inv_std_[i].data());
+                break;
             case LayerKind::rescale:
                 for (std::size_t j = 0; j < size; ++j) y[j] = x[j] * layer.scale + layer.shift;
                 break;
@@ -185,6 +197,15 @@ void Engine<T>::backward(const T* input, std::size_t n) {
                                   layer.activation == Activation::relu},
                                  dx, layer.weight != nullptr ? layer.dweight : unused,
                                  layer.weight != nullptr ? layer.dbias : unused + layer.channels);
+                std::swap(dy, other);
+                break;
+            }
+            case LayerKind::layer_norm: {
+                T* const unused = unused_[i].data();
+                layer_norm_backward<T>(layer_norm_shape(layer, n),
+                                       {dy, x, mean_[i].data(), inv_std_[i].data()}, layer.weight, dx,
+                                       layer.weight != nullptr ? layer.dweight : unused,
+                                       layer.weight != nullptr ? layer.dbias : unused + layer.channels);
                 std::swap(dy, other);
                 break;
             }

@@ -12,7 +12,7 @@
 
 namespace pyoptim::runtime {
 
-enum class LayerKind { dense, activation, batch_norm, rescale };
+enum class LayerKind { dense, activation, batch_norm, layer_norm, rescale };
 
 // A layer with the addresses of its arrays; null where it has none.
 template <class T>
@@ -22,7 +22,7 @@ struct LayerView {
     cpu::Activation activation = cpu::Activation::identity;
     T *weight = nullptr, *bias = nullptr, *dweight = nullptr, *dbias = nullptr;
 
-    // batch_norm: of `in` elements, `channels` times space
+    // batch_norm: of `in` elements, `channels` times space; layer_norm: rows of `channels`
     std::ptrdiff_t channels = 0;
     double eps = 0, momentum = 0;  // momentum < 0: the cumulative mean
     bool unbiased = true;
@@ -95,7 +95,7 @@ class Engine {
     std::size_t capacity_;
     std::size_t first_trainable_;
     std::vector<std::vector<T>> outputs_;                  // of each layer
-    std::vector<std::vector<T>> mean_, inv_std_, unused_;  // of each batch norm
+    std::vector<std::vector<T>> mean_, inv_std_, unused_;  // of each normalisation
     std::vector<T> input_, targets_, gradient_, other_gradient_;
     std::vector<std::int64_t> labels_;
     std::vector<bool> of_this_batch_;

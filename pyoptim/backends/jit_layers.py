@@ -22,6 +22,8 @@ __all__ = [
     "activation_forward",
     "dense_backward",
     "dense_forward",
+    "layer_norm_backward",
+    "layer_norm_forward",
     "norm_backward",
     "norm_forward",
     "softmax_backward",
@@ -146,6 +148,54 @@ def norm_backward(  # type: ignore[no-untyped-def]
                     d = x[n, c, s] - mean[c]
                     dz = dy[n, c, s] if not relu or d * scale + shift > 0 else 0.0
                     dx[n, c, s] = scale * dz - (d * slope + offset) if of_this_batch else scale * dz
+
+
+@_jit
+def layer_norm_forward(x, gamma, beta, eps, y, mean, inv_std):  # type: ignore[no-untyped-def]
+    rows, features = x.shape
+    for r in range(rows):
+        m = 0.0
+        for j in range(features):
+            m += x[r, j]
+        m /= features
+        squares = 0.0
+        for j in range(features):
+            squares += (x[r, j] - m) ** 2
+        mean[r] = m
+        inv_std[r] = 1.0 / np.sqrt(squares / features + eps)
+        for j in range(features):
+            z = (x[r, j] - mean[r]) * inv_std[r]
+            if gamma is not None:
+                z *= gamma[j]
+            if beta is not None:
+                z += beta[j]
+            y[r, j] = z
+
+
+@_jit
+def layer_norm_backward(  # type: ignore[no-untyped-def]
+    dy, x, gamma, mean, inv_std, dx, dgamma, dbeta
+):
+    rows, features = x.shape
+    gammas, betas = np.zeros(features), np.zeros(features)
+    for r in range(rows):
+        total, product = 0.0, 0.0
+        for j in range(features):
+            g, z = np.float64(dy[r, j]), (x[r, j] - mean[r]) * inv_std[r]
+            gammas[j] += g * z
+            betas[j] += g
+            if gamma is not None:
+                g *= gamma[j]
+            total += g
+            product += g * z
+        if dx is not None:
+            for j in range(features):
+                g, z = np.float64(dy[r, j]), (x[r, j] - mean[r]) * inv_std[r]
+                if gamma is not None:
+                    g *= gamma[j]
+                dx[r, j] = inv_std[r] * (g - (z * product + total) / features)
+    dgamma[:] = gammas
+    dbeta[:] = betas
 
 
 @_jit

@@ -218,6 +218,53 @@ def norm_backward(
             dx -= centred * slope[:, None] + (total * share).astype(x.dtype)[:, None]
 
 
+def layer_norm_forward(
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    eps: float,
+    y: Array,
+    mean: Array,
+    inv_std: Array,
+) -> None:
+    """Each row of x (rows, features) by its own statistics; ``mean`` and ``inv_std`` (rows) are outputs."""
+    with np.errstate(all="ignore"):
+        exact = np.asarray(np.mean(x, axis=1, dtype=np.float64))
+        var = np.mean((x - exact[:, None]) ** 2, axis=1, dtype=np.float64)
+        mean[...] = exact
+        inv_std[...] = 1 / np.sqrt(var + eps)
+        np.subtract(x, mean[:, None], out=y)
+        y *= inv_std[:, None]
+        if gamma is not None:
+            y *= gamma
+        if beta is not None:
+            y += beta
+
+
+def layer_norm_backward(
+    dy: Array,
+    x: Array,
+    gamma: Array | None,
+    mean: Array,
+    inv_std: Array,
+    dx: Array | None,
+    dgamma: Array,
+    dbeta: Array,
+) -> None:
+    """dgamma and dbeta (features) are written without a gamma too."""
+    with np.errstate(all="ignore"):
+        normalised = (x - mean[:, None]) * inv_std[:, None]
+        dgamma[...] = (dy * normalised).sum(axis=0, dtype=np.float64)
+        dbeta[...] = dy.sum(axis=0, dtype=np.float64)
+        if dx is None:
+            return
+        scaled = dy if gamma is None else dy * gamma
+        slope = (scaled * normalised).mean(axis=1, dtype=np.float64).astype(x.dtype)
+        offset = scaled.mean(axis=1, dtype=np.float64).astype(x.dtype)
+        np.subtract(scaled, normalised * slope[:, None] + offset[:, None], out=dx)
+        dx *= inv_std[:, None]
+
+
 def softmax_cross_entropy(logits: Array, labels: Array, dlogits: Array | None) -> float:
     """The mean over the batch of ``-log softmax(logits)[label]``, and its gradient."""
     rows = np.arange(len(labels))

@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection, Sequence
 
 from .. import threads
 from ..plots import check_image
-from . import layers, machine, optimizers, report
+from . import layers, machine, norms, optimizers, report
 from .case import Case, Mismatch, Options, Row
 from .timing import FULL, QUICK, Effort, in_turn
 
-FAMILIES = {"optimizers": optimizers.FAMILY, **layers.FAMILIES}
+FAMILIES = {"optimizers": optimizers.FAMILY, **layers.FAMILIES, "norm": norms.FAMILY}
 
 _SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 50_000_000)
 _QUICK_SIZES = (1_000, 100_000)
@@ -83,7 +83,7 @@ def _measure(case: Case, options: Options, effort: Effort) -> Row:
     ceiling = {}
     if case.flops:
         ceiling = machine.peak_runs(options.dtype)
-    elif case.traffic > 8 * machine.last_level_cache():
+    elif case.streams or case.traffic > 8 * machine.last_level_cache():
         ceiling = machine.streaming_runs(options.peers)
     seconds = in_turn({**runs, **{name: run for name, (_, run) in ceiling.items()}}, effort)
     return Row(

@@ -33,6 +33,7 @@ class Case(NamedTuple):
     traffic: int  # bytes that one run must read and write
     prepare: Callable[[], Mapping[str, Run]]
     flops: int = 0  # where operations are the limit, not memory; 0: they are not
+    streams: bool = False  # measured against plain streaming although caches may keep a part
 
 
 class Row(NamedTuple):

@@ -18,7 +18,7 @@ from .activations import (
     Tanh,
 )
 from .initializers import Constant, Glorot, He, Initializer, Normal, Uniform, Zeros
-from .layers import BatchNorm, Dense, Flatten, Layer, Rescale
+from .layers import BatchNorm, Dense, Flatten, Layer, LayerNorm, Rescale
 from .losses import MSE, CrossEntropy, Loss
 from .sequential import Sequential
 
@@ -45,6 +45,7 @@ __all__ = [
     "He",
     "Initializer",
     "Layer",
+    "LayerNorm",
     "Loss",
     "Normal",
     "ReLU",
