@@ -1,8 +1,9 @@
 // The table of one instruction set: PYOPTIM_ISA names it, PYOPTIM_VECTOR_BYTES is its vector's width.
 #include "cpu/activation.hpp"
+#include "cpu/cross_entropy.hpp"
 #include "cpu/kernels.hpp"
-#include "cpu/loss.hpp"
 #include "cpu/norm.hpp"
+#include "cpu/pointwise_loss.hpp"
 #include "cpu/product.hpp"
 #include "cpu/reduce.hpp"
 #include "cpu/softmax.hpp"
@@ -36,8 +37,9 @@ constexpr Kernels<T> kTable = {
     norm_apply<T>,
     norm_products<T>,
     norm_gradient<T>,
-    softmax_cross_entropy<T>,
-    squared_error<T>,
+    cross_entropy<T>,
+    pointwise_loss<T>,
+    exponential<T>,
     multiply_add<T>,
 };
 }  // namespace

@@ -15,10 +15,10 @@ try:
         instruction_set,
         norm_backward,
         norm_forward,
+        pointwise_loss,
         softmax_backward,
         softmax_cross_entropy,
         softmax_forward,
-        squared_error,
         sum_of_squares,
     )
 except ModuleNotFoundError as error:
@@ -41,10 +41,10 @@ __all__ = [
     "name",
     "norm_backward",
     "norm_forward",
+    "pointwise_loss",
     "softmax_backward",
     "softmax_cross_entropy",
     "softmax_forward",
-    "squared_error",
     "sum_of_squares",
 ]
 

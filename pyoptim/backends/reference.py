@@ -16,6 +16,8 @@ from ..activations import KINDS
 from ..rules import Common, Rule, common
 from ..storage import Packed, PackedArray, decode, encode, hash_key
 from . import StepGroup
+from .reference_losses import pointwise_loss as pointwise_loss
+from .reference_losses import softmax_cross_entropy as softmax_cross_entropy
 
 name = "numpy"
 _MAX_STATES = 4  # as in csrc/cpu/kernels.hpp: it numbers the streams of random numbers
@@ -216,25 +218,3 @@ def norm_backward(
             share = scale.astype(np.float64) / (x.shape[0] * x.shape[2])
             slope = (product * inv_std.astype(np.float64) ** 2 * share).astype(x.dtype)
             dx -= centred * slope[:, None] + (total * share).astype(x.dtype)[:, None]
-
-
-def softmax_cross_entropy(logits: Array, labels: Array, dlogits: Array | None) -> float:
-    """The mean over the batch of ``-log softmax(logits)[label]``, and its gradient."""
-    rows = np.arange(len(labels))
-    with np.errstate(all="ignore"):
-        shifted = logits - logits.max(axis=1, keepdims=True).astype(np.float64)
-        e = np.exp(shifted)
-        total = e.sum(axis=1, dtype=np.float64)
-        if dlogits is not None:
-            dlogits[...] = e / total[:, None]
-            dlogits[rows, labels] -= 1
-            dlogits /= len(labels)
-        return float(np.mean(np.log(total) - shifted[rows, labels]))
-
-
-def squared_error(prediction: Array, target: Array, dprediction: Array | None) -> float:
-    """The mean over all elements of the squared difference, and its gradient."""
-    difference = prediction - target
-    if dprediction is not None:
-        np.multiply(difference, 2 / difference.size, out=dprediction)
-    return float(np.mean(np.square(difference, dtype=np.float64)))
