@@ -7,8 +7,8 @@ import numpy as np
 
 def cross_entropy(logits, target, class_weight=None, smoothing=0.0, sample_weight=None):
     n, classes = logits.shape
-    w = [1.0] * classes if class_weight is None else class_weight
-    s = [1.0] * n if sample_weight is None else sample_weight
+    w = [1.0] * classes if class_weight is None else np.asarray(class_weight, np.float64)
+    s = [1.0] * n if sample_weight is None else np.asarray(sample_weight, np.float64)
     total, divisor = 0.0, 0.0
     for i in range(n):
         m = max(logits[i])
@@ -22,7 +22,7 @@ def cross_entropy(logits, target, class_weight=None, smoothing=0.0, sample_weigh
 
 
 def kl_divergence(logits, target, temperature, sample_weight=None):
-    s = np.ones(len(logits)) if sample_weight is None else sample_weight
+    s = np.ones(len(logits)) if sample_weight is None else np.asarray(sample_weight, np.float64)
     total = 0.0
     for row, t, weight in zip(logits / temperature, target, s, strict=True):
         log_sum = row.max() + math.log(np.exp(row - row.max()).sum())
@@ -45,7 +45,7 @@ POINTWISE = {
 
 def pointwise(kind, x, t, a=1.0, sample_weight=None):
     a = np.broadcast_to(a, x.shape[1:])
-    s = np.ones(len(x)) if sample_weight is None else sample_weight
+    s = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, np.float64)
     return (
         sum(s[i[0]] * POINTWISE[kind](float(x[i]), float(t[i]), float(a[i[1:]])) for i in np.ndindex(x.shape))
         / x.size

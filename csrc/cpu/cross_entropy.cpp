@@ -13,20 +13,20 @@ constexpr ptrdiff_t kMostTiled = 32;  // classes
 // e = exp(x - largest) for n <= kChunk elements, and their sum.
 template <class T>
 PYOPTIM_INLINE double exponentials(ptrdiff_t n, const T* x, T largest, T* e) {
-    T values[kChunk];
     const ptrdiff_t whole = n & ~(kLanes - 1);
-    for (ptrdiff_t j = 0; j < whole; ++j) values[j] = exponential(x[j] - largest);
+    for (ptrdiff_t j = 0; j < whole; ++j) e[j] = exponential(x[j] - largest);
+    T lanes[kLanes] = {};
+    for (ptrdiff_t i = 0; i < whole; i += kLanes) {
+        for (ptrdiff_t j = 0; j < kLanes; ++j) lanes[j] += e[i + j];
+    }
     if (whole < n) {  // a whole vector again: single exponentials cost as much each
-        T* rest = values + whole;
+        T rest[kLanes];
         for (ptrdiff_t j = 0; j < kLanes; ++j) rest[j] = T(-__builtin_inf());
         for (ptrdiff_t j = 0; whole + j < n; ++j) rest[j] = x[whole + j];
         for (ptrdiff_t j = 0; j < kLanes; ++j) rest[j] = exponential(rest[j] - largest);
+        for (ptrdiff_t j = 0; j < kLanes; ++j) lanes[j] += rest[j];
+        for (ptrdiff_t j = 0; whole + j < n; ++j) e[whole + j] = rest[j];
     }
-    T lanes[kLanes] = {};
-    for (ptrdiff_t i = 0; i < n; i += kLanes) {
-        for (ptrdiff_t j = 0; j < kLanes; ++j) lanes[j] += values[i + j];
-    }
-    if (e != nullptr) __builtin_memcpy(e, values, size_t(n) * sizeof(T));
     double sum = 0;
     for (ptrdiff_t j = 0; j < kLanes; ++j) sum += double(lanes[j]);
     return sum;
@@ -35,10 +35,11 @@ PYOPTIM_INLINE double exponentials(ptrdiff_t n, const T* x, T largest, T* e) {
 // exp(x - largest) into e, unless that is null; their sum.
 template <class T>
 PYOPTIM_INLINE double row_of_exponentials(ptrdiff_t classes, const T* x, T largest, T* e) {
+    T unused[kChunk];
     double sum = 0;
     for (ptrdiff_t begin = 0; begin < classes; begin += kChunk) {
         const ptrdiff_t n = classes - begin < kChunk ? classes - begin : kChunk;
-        sum += exponentials(n, x + begin, largest, e == nullptr ? nullptr : e + begin);
+        sum += exponentials(n, x + begin, largest, e == nullptr ? unused : e + begin);
     }
     return sum;
 }
@@ -50,19 +51,28 @@ PYOPTIM_INLINE double weight_of_row(const CrossEntropy<T>& it, ptrdiff_t i) {
     return it.class_weight == nullptr ? weight : weight * double(it.class_weight[it.labels[i]]);
 }
 
+// At most kLanes rows of many classes.
 template <class T>
-double labelled_row(const CrossEntropy<T>& it, ptrdiff_t i) {
-    const T* x = it.logits + i * it.classes;
-    T* dx = it.dlogits == nullptr ? nullptr : it.dlogits + i * it.classes;
-    const double weight = weight_of_row(it, i);
-    const T largest = largest_of(it.classes, x);
-    const double sum = row_of_exponentials(it.classes, x, largest, dx);
-    if (dx != nullptr) {
-        const T share = T(weight * it.scale / sum);
+double labelled_rows(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) {
+    double sum[kLanes], weight[kLanes], above[kLanes];
+    for (ptrdiff_t r = 0; r < kLanes; ++r) sum[r] = 1;
+    for (ptrdiff_t r = 0; r < rows; ++r) {
+        const ptrdiff_t i = begin + r;
+        const T* x = it.logits + i * it.classes;
+        T* dx = it.dlogits == nullptr ? nullptr : it.dlogits + i * it.classes;
+        const T largest = largest_of(it.classes, x);
+        weight[r] = weight_of_row(it, i);
+        above[r] = double(largest) - double(x[it.labels[i]]);
+        sum[r] = row_of_exponentials(it.classes, x, largest, dx);
+        if (dx == nullptr) continue;
+        const T share = T(weight[r] * it.scale / sum[r]);
         for (ptrdiff_t j = 0; j < it.classes; ++j) dx[j] *= share;
-        dx[it.labels[i]] -= T(weight * it.scale);
+        dx[it.labels[i]] -= T(weight[r] * it.scale);
     }
-    return weight * (logarithm(sum) + (double(largest) - double(x[it.labels[i]])));
+    for (ptrdiff_t r = 0; r < kLanes; ++r) sum[r] = logarithm(sum[r]);
+    double total = 0;
+    for (ptrdiff_t r = 0; r < rows; ++r) total += weight[r] * (sum[r] + above[r]);
+    return total;
 }
 
 // kLanes rows of few classes: every operation is on one class of all of them.
@@ -163,11 +173,10 @@ double cross_entropy(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t end) 
     double total = 0;
     if (it.labels == nullptr || it.smoothing > 0) {
         for (ptrdiff_t i = begin; i < end; ++i) total += general_row(it, i);
-    } else if (it.classes > kMostTiled) {
-        for (ptrdiff_t i = begin; i < end; ++i) total += labelled_row(it, i);
     } else {
+        const auto several = it.classes > kMostTiled ? labelled_rows<T> : labelled_tile<T>;
         for (ptrdiff_t i = begin; i < end; i += kLanes) {
-            total += labelled_tile(it, i, end - i < kLanes ? end - i : kLanes);
+            total += several(it, i, end - i < kLanes ? end - i : kLanes);
         }
     }
     return total;

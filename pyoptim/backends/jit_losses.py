@@ -42,10 +42,10 @@ def _cross_entropy(  # type: ignore[no-untyped-def]
         total, linear, exponentials = 0.0, 0.0, 0.0
         for j in range(classes):
             share = smoothing / classes
-            if labels is not None:
+            if labels is not None:  # noqa: SIM102 - likewise
                 if labels[i] == j:
                     share += 1.0 - smoothing
-            else:
+            if shares is not None:  # no else: Numba compiles only what is known to be there
                 share += (1.0 - smoothing) * shares[i, j]
             if class_weight is not None:
                 share *= class_weight[j]

@@ -320,9 +320,6 @@ def _of_peak(row: Row) -> float | None:
 
 
 FAMILIES = {
-    "losses": Family(
-        _loss_cases, [Target("cross-entropy and its gradient: times torch", 3, _loss_against_torch)]
-    ),
     "dense": Family(
         _dense_cases,
         [
@@ -331,5 +328,8 @@ FAMILIES = {
             Target("dense, batch 1024: times torch", 1, _against_torch((1024,))),
             Target("dense, batch 128 and more: share of peak", 0.7, _of_peak),
         ],
+    ),
+    "losses": Family(
+        _loss_cases, [Target("cross-entropy and its gradient: times torch", 3, _loss_against_torch)]
     ),
 }
