@@ -35,21 +35,39 @@ from .threads import get_num_threads, set_num_threads
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import averages, callbacks, datasets, gradients, metrics, nn, ops, schedules, transforms
-    from .config import show_config
+    from . import (
+        averages,
+        callbacks,
+        datasets,
+        gradients,
+        metrics,
+        nn,
+        ops,
+        schedules,
+        surfaces,
+        transforms,
+    )
+    from . import (
+        torch as torch,  # not in __all__: it needs PyTorch
+    )
+    from .config import cmake_dir, include_dir, show_config
     from .trainer import History, Trainer
 
 # Imported when first used, so that `import pyoptim` costs no more than the optimizers.
 _LAZY = {
     "averages": "averages",
     "callbacks": "callbacks",
+    "cmake_dir": "config",
     "datasets": "datasets",
     "gradients": "gradients",
+    "include_dir": "config",
     "metrics": "metrics",
     "nn": "nn",
     "ops": "ops",
     "schedules": "schedules",
     "show_config": "config",
+    "surfaces": "surfaces",
+    "torch": "torch",
     "transforms": "transforms",
     "History": "trainer",
     "Trainer": "trainer",
@@ -80,15 +98,18 @@ __all__ = [
     "available_backends",
     "averages",
     "callbacks",
+    "cmake_dir",
     "datasets",
     "get_num_threads",
     "gradients",
+    "include_dir",
     "metrics",
     "nn",
     "ops",
     "schedules",
     "set_num_threads",
     "show_config",
+    "surfaces",
     "transforms",
     "use_backend",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
@@ -68,6 +69,37 @@ def check_float_array(name: str, value: Any, ndim: int | tuple[int, ...] | None 
         names = " or ".join(str(n) for n in wanted)
         raise ValueError(f"{name} has {value.ndim} dimensions {value.shape}, expected {names}")
     return value if is_fast(value) else np.array(value, dtype=value.dtype.type, order="C")
+
+
+def in_place(name: str, value: Any) -> Any:
+    """The memory of a tensor that speaks DLPack, as a NumPy array; all else as it is.
+
+    Raises
+    ------
+    TypeError
+        A tensor that is not in the processor's memory, or not dense.
+    """
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)
+    if not hasattr(value, "__dlpack__"):
+        return value
+    if getattr(value, "requires_grad", False):
+        value = value.detach()
+    try:
+        device, _ = value.__dlpack_device__()
+        if device != 1:  # kDLCPU
+            raise BufferError(f"it is on DLPack's device {int(device)}")
+        if str(getattr(value, "dtype", "")) != "torch.bfloat16":
+            return np.from_dlpack(value)
+        # NumPy has no bfloat16 of its own: its bits travel as integers.
+        from .storage import bfloat16
+
+        return np.from_dlpack(value.view(sys.modules["torch"].int16)).view(bfloat16())
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        kind = type(value).__name__
+        raise TypeError(
+            f"{name} is a {kind} that NumPy cannot share: {error}; expected a dense CPU tensor"
+        ) from error
 
 
 def check_like(name: str, value: Any, shape: tuple[int, ...], dtype: DTypeLike, why: str = "") -> Array:
@@ -160,6 +192,7 @@ def check_gradients(
     """
     checked = []
     for name, g, p in zip(names, grads, params, strict=True):
+        g = in_place(name, g)
         contiguous = check_like(name, g, p.shape, p.dtype, " as its parameter")
         if g.size and written.overlaps(g):
             raise ValueError(f"{name} overlaps a parameter or an optimizer state")

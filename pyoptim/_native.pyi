@@ -22,7 +22,7 @@ class PackedStepper:
 class Engine32:
     def __init__(self, layers: collections.abc.Sequence[dict[str, typing.Any]], loss: str, capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float32], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float32]]]]]]) -> None:
         ...
-    def begin_epoch(self) -> None:
+    def begin_epoch(self, loss: typing.SupportsFloat | typing.SupportsIndex, correct: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     def train(self, x: numpy.ndarray, target: numpy.ndarray, order: numpy.typing.NDArray[numpy.int64] | None, range: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, rows: numpy.typing.NDArray[numpy.float64], max_grad_norm: typing.SupportsFloat | typing.SupportsIndex, nonfinite: str) -> None:
         ...
@@ -44,7 +44,7 @@ class Engine32:
 class Engine64:
     def __init__(self, layers: collections.abc.Sequence[dict[str, typing.Any]], loss: str, capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float64], typing.Annotated[numpy.typing.ArrayLike, numpy.float64], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]]]]]]) -> None:
         ...
-    def begin_epoch(self) -> None:
+    def begin_epoch(self, loss: typing.SupportsFloat | typing.SupportsIndex, correct: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     def train(self, x: numpy.ndarray, target: numpy.ndarray, order: numpy.typing.NDArray[numpy.int64] | None, range: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, rows: numpy.typing.NDArray[numpy.float64], max_grad_norm: typing.SupportsFloat | typing.SupportsIndex, nonfinite: str) -> None:
         ...
@@ -78,6 +78,10 @@ def activation_forward(kind: str, x: numpy.typing.NDArray[numpy.float64], y: num
 def activation_kinds() -> tuple[list[str], list[str]]:
     """
     The names of the activations that keep their output, and of those that keep their input.
+    """
+def coefficients(name: str, options: collections.abc.Mapping[str, typing.SupportsFloat | typing.SupportsIndex], steps: typing.SupportsInt | typing.SupportsIndex) -> tuple[str, list[list[float]]]:
+    """
+    The rule of an optimizer of the C++ API, and its coefficients at the first steps.
     """
 @typing.overload
 def dense_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32] | None, activation: str | None, dx: numpy.typing.NDArray[numpy.float32] | None, dweight: numpy.typing.NDArray[numpy.float32], dbias: numpy.typing.NDArray[numpy.float32] | None) -> None:

@@ -60,6 +60,25 @@ class Callback:
     def on_batch_end(self, batch: int, logs: Logs) -> None:
         """``logs`` holds the batch's loss."""
 
+    def state(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """What a resumed training needs: attributes that are numbers or strings, and dicts of arrays."""
+        plain: dict[str, Any] = {}
+        arrays: dict[str, Array] = {}
+        for name, value in vars(self).items():
+            if value is None or isinstance(value, bool | int | float | str):
+                plain[name] = value
+            elif isinstance(value, dict) and all(isinstance(v, np.ndarray) for v in value.values()):
+                arrays |= {f"{name}.{key}": v for key, v in value.items()}
+        return plain, arrays
+
+    def load_state(self, plain: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        """Take over what `state` returned."""
+        vars(self).update(plain)
+        for name, value in arrays.items():
+            attribute, _, key = name.partition(".")
+            held = vars(self).get(attribute)
+            vars(self)[attribute] = {**(held if isinstance(held, dict) else {}), key: value}
+
     @property
     def acts_on_batches(self) -> bool:
         cls = type(self)
@@ -407,9 +426,16 @@ class ActivationStatistics(Callback):
             raise ValueError("every is 0, expected an integer >= 1")
         self.x, self.layer, self.unit = np.asarray(x), layer, unit
         self.percentiles, self.every = tuple(percentiles), every
-        self.steps: list[int] = []
-        self.values: list[Array] = []
+        self._measured: dict[str, Array] = {}  # by step: what a resumed training takes back
         self._batches = 0
+
+    @property
+    def steps(self) -> list[int]:
+        return sorted(map(int, self._measured))
+
+    @property
+    def values(self) -> list[Array]:
+        return [self._measured[str(step)] for step in self.steps]
 
     @property
     def acts_on_batches(self) -> bool:
@@ -419,7 +445,7 @@ class ActivationStatistics(Callback):
         layers = self.trainer.model.layers
         if not -len(layers) <= self.layer < len(layers):
             raise ValueError(f"layer is {self.layer}, expected an index of one of {len(layers)} layers")
-        if not self.steps:
+        if not self._measured:
             self._measure(0)
 
     def on_batch_end(self, batch: int, logs: Logs) -> None:
@@ -441,5 +467,4 @@ class ActivationStatistics(Callback):
             x = layer.forward(x, False)
         model.training = training
         values = x if self.unit is None else x.reshape(len(x), -1)[:, self.unit]
-        self.steps.append(step)
-        self.values.append(np.percentile(values, self.percentiles))
+        self._measured[str(step)] = np.percentile(values, self.percentiles)

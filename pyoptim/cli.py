@@ -1,15 +1,16 @@
-"""The command line: ``pyoptim train | bench | study | info``."""
+"""The command line: ``pyoptim train | compare | bench | study | info``."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .plots import check_image
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pyoptim", description=__doc__)
     parser.add_argument("--version", action="version", version=f"pyoptim {__version__}")
+    for option, describe in (("--cmake-dir", "cmake_dir"), ("--include-dir", "include_dir")):
+        parser.add_argument(option, action=_PrintFolder, const=describe, nargs=0, help=f"print {describe}()")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     train = commands.add_parser(
@@ -51,9 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train)
     train.add_argument("dataset", nargs="?", default="digits", help="digits, mnist, …")
-    train.add_argument("--epochs", type=_positive, help="default: 40 for digits, else 5")
+    train.add_argument("--epochs", type=_positive, help="default: 40 for digits, else 10")
     train.add_argument("--batch-size", type=_batch_size, default=32, help="a number, or 'full'")
     train.add_argument("--lr", type=float, help="learning rate; default: the optimizer's own")
+    train.add_argument(
+        "--schedule", choices=("cosine", "constant"), default="cosine", help="what lr does over the training"
+    )
     train.add_argument("--optimizer", default="adam", help="sgd, adam, adamw, …")
     train.add_argument(
         "--hidden", type=_sizes, default=(256, 128), help="sizes of the hidden layers: 256,128"
@@ -78,9 +84,42 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--seed", type=_seed, default=0)
     study.add_argument("--threads", type=_positive, help="default: all processors")
     study.add_argument("--plot", metavar="FILE", help="default: STUDY.png")
+    compare = commands.add_parser(
+        "compare",
+        help="train with several optimizers side by side",
+        description="Train the same problem with several optimizers, print a table and draw a plot.",
+    )
+    compare.set_defaults(run=_compare)
+    compare.add_argument(
+        "problem",
+        nargs="?",
+        default="surfaces",
+        metavar="PROBLEM",
+        help="beale, rosenbrock, saddle or valley; surfaces: all of these (default); digits, mnist, …",
+    )
+    compare.add_argument("--schedules", action="store_true", help="draw every learning-rate schedule instead")
+    compare.add_argument("--optimizers", metavar="LIST", help="adam:lr=0.01,sgd:lr=0.1:momentum=0.9,nesterov")
+    compare.add_argument("--steps", type=_positive, help="default: 500; 1000 for --schedules")
+    compare.add_argument("--epochs", type=_positive, help="on a data set; default: 20 for digits, else 3")
+    compare.add_argument(
+        "--seed", type=_seed, help="of first weights and order of examples; of a random start on surfaces"
+    )
+    compare.add_argument("--plot", metavar="FILE", help="default: compare.png; schedules.png for --schedules")
+    compare.add_argument("--gif", metavar="FILE", help="write an animation too, on surfaces")
     info = commands.add_parser("info", help="print what this install can do")
     info.set_defaults(run=_info)
     return parser
+
+
+class _PrintFolder(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from . import config
+
+        try:
+            print(getattr(config, str(self.const))())
+        except FileNotFoundError as error:
+            parser.exit(2, f"pyoptim: {error}\n")
+        parser.exit()
 
 
 def _batch_size(text: str) -> int | None:
@@ -110,6 +149,19 @@ def _study(options: argparse.Namespace) -> int:
     return studies.main(options)
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from . import compare
+
+    options.plot = options.plot or ("schedules.png" if options.schedules else "compare.png")
+    choices = compare.check(options, lambda name: _optimizer(name, "--optimizers"))
+    _check_target("--plot", Path(options.plot))
+    check_image(options.plot)
+    if options.gif:
+        _check_target("--gif", Path(options.gif))
+    compare.main(options, choices)
+    return 0
+
+
 def _info(options: argparse.Namespace) -> int:
     from .config import show_config
 
@@ -124,7 +176,7 @@ def _seed(text: str) -> int:
     return value
 
 
-def _optimizer(name: str) -> type[Optimizer]:
+def _optimizer(name: str, option: str = "--optimizer") -> type[Optimizer]:
     import pyoptim
 
     public = {key.lower(): getattr(pyoptim, key) for key in pyoptim.__all__ if key[0].isupper()}
@@ -134,7 +186,7 @@ def _optimizer(name: str) -> type[Optimizer]:
         if issubclass(value, pyoptim.Optimizer) and value is not pyoptim.Optimizer
     }
     if name.lower() not in classes:
-        raise ValueError(f"--optimizer is {name!r}, expected one of {', '.join(sorted(classes))}")
+        raise ValueError(f"{option} is {name!r}, expected one of {', '.join(sorted(classes))}")
     chosen: type[Optimizer] = classes[name.lower()]
     return chosen
 
@@ -144,15 +196,17 @@ def _check_target(option: str, target: Path) -> None:
         raise ValueError(f"{option} is {str(target)!r}, but there is no folder {str(target.parent)!r}")
     if target.exists() and not target.is_file():
         raise ValueError(f"{option} is {str(target)!r}, which exists and is no file")
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise ValueError(f"{option} is {str(target)!r}, which cannot be written")
 
 
 def _train(options: argparse.Namespace) -> int:
-    from . import Trainer, backends, datasets, nn, threads
+    from . import Trainer, backends, datasets, nn, schedules, threads
 
     optimizer_class = _optimizer(options.optimizer)
     epochs = options.epochs
     if epochs is None:
-        epochs = 40 if options.dataset == "digits" else 5
+        epochs = 40 if options.dataset == "digits" else 10
     # What would fail after the training is said before it.
     path = Path(options.save or f"{options.dataset}.safetensors")
     _check_target("--save", path)
@@ -168,8 +222,11 @@ def _train(options: argparse.Namespace) -> int:
         sizes = [data.x_train.shape[1], *options.hidden, int(data.y_train.max()) + 1]
         hidden = [nn.Dense(a, b, activation="relu", init="he") for a, b in pairwise(sizes[:-1])]
         model = nn.Sequential(*hidden, nn.Dense(*sizes[-2:]), seed=options.seed)
-        given = {} if options.lr is None else {"lr": options.lr}
-        optimizer = optimizer_class(model.parameters(), **given)
+        lr: Any = optimizer_class.defaults["lr"] if options.lr is None else options.lr
+        if options.schedule == "cosine":
+            batches = -(-len(data.x_train) // (options.batch_size or len(data.x_train)))
+            lr = schedules.Cosine(lr, steps=epochs * batches)
+        optimizer = optimizer_class(model.parameters(), lr=lr)
         trainer = Trainer(model, nn.CrossEntropy(), optimizer, seed=options.seed)
 
         print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,35 @@ def show_config() -> Config:
         cuda=None,
         **{name: _version(name) for name in _OPTIONAL},
     )
+
+
+def include_dir() -> str:
+    """The folder of the C++ headers: ``-I`` for ``#include <pyoptim/network.hpp>``.
+
+    Raises
+    ------
+    FileNotFoundError
+        This install has no C++ files: it was not compiled, or is a source checkout.
+    """
+    return _shipped("include")
+
+
+def cmake_dir() -> str:
+    """The folder of the CMake files: what ``CMAKE_PREFIX_PATH`` needs for ``find_package(pyoptim CONFIG)``.
+
+    Raises
+    ------
+    FileNotFoundError
+        As `include_dir`.
+    """
+    return _shipped("cmake")
+
+
+def _shipped(name: str) -> str:
+    folder = Path(__file__).with_name(name)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"this install has no C++ files: there is no folder {str(folder)!r}")
+    return str(folder)
 
 
 def _version(package: str) -> str | None:

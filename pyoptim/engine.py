@@ -16,6 +16,7 @@ import numpy as np
 from . import backends, nn
 from ._arrays import Array, is_fast
 from .optimizer import Optimizer
+from .resume import Epoch
 from .schedules import Schedule
 
 _CHUNK = 0.05  # seconds of work between two looks at the outside world
@@ -127,35 +128,32 @@ class Engine:
         self._chunk = 1  # batches
 
     def run_epoch(
-        self, x: Array, y: Array, order: Array | None, advance: Callable[[int], None]
-    ) -> tuple[float, int]:
-        """Train on every example once.
+        self, x: Array, y: Array, order: Array | None, epoch: Epoch, advance: Callable[[int], None]
+    ) -> None:
+        """Train on every example once, or on those that ``epoch`` has left.
 
         Parameters
         ----------
         x, y
             Checked; x may be of bytes.
         order : int64 array (examples,) or None
+        epoch : Epoch
+            Brought up to date before each call of advance.
         advance : callable
             Told of so many examples done.
-
-        Returns
-        -------
-        loss, correct
-            Summed over the examples.
         """
         engine, size = self._engine, self._batch_size
-        begin, examples = 0, len(x)
-        engine.begin_epoch()
-        while begin < examples:
+        examples = len(x)
+        engine.begin_epoch(epoch.loss, epoch.correct)
+        while epoch.done < examples:
+            begin = epoch.done
             end = min(examples, begin + self._chunk * size)
             started = time.perf_counter()
             self._train(x, y, order, begin, end)
             seconds = max(time.perf_counter() - started, 1e-6)
             self._chunk = max(1, min(int(self._chunk * _CHUNK / seconds), 4 * self._chunk))
+            epoch.done, epoch.loss, epoch.correct = end, engine.loss, engine.correct
             advance(end - begin)
-            begin = end
-        return engine.loss, engine.correct
 
     def _train(self, x: Array, y: Array, order: Array | None, begin: int, end: int) -> None:
         engine, optimizer = self._engine, self._optimizer

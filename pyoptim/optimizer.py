@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,8 +33,10 @@ class Optimizer:
     ----------
     params : array, sequence of arrays, mapping of name to array, or sequence of group dicts
         float32 or float64 NumPy arrays, of any shape, updated in place. They must be writeable and must
-        not overlap. Arrays that are not contiguous work, at the cost of a copy each step. A group is a
-        dict with ``"params"`` (any of the other three) and hyperparameters of its own.
+        not overlap. Arrays that are not contiguous work, at the cost of a copy each step. CPU tensors of
+        PyTorch, or whatever else speaks DLPack, are arrays too, here and in `step`, and share their
+        memory; for a whole PyTorch model see `pyoptim.torch.Optimizer`. A group is a dict with
+        ``"params"`` (any of the other three) and hyperparameters of its own.
     lr : float or callable
         Learning rate, or a schedule ``step -> lr`` where step counts the steps already taken: see
         `pyoptim.schedules`.
@@ -132,8 +135,7 @@ class Optimizer:
         self._rules = [RULES[self._rule(group)] for group in self.param_groups]
         self._scalars = [self._first_scalars(group) for group in self.param_groups]
         self.epoch = self.skipped = 0
-        allocate = self._allocate_packed if self._is_packed else self._allocate
-        self._states = [allocate(group) for group in self.param_groups]
+        self._states = [self._fresh_states(group) for group in self.param_groups]
         # Kernels want contiguous memory: a parameter that is not goes through a copy of its own.
         self._staged = {
             i: np.array(p, order="C") for i, p in enumerate(self._params) if not _arrays.is_fast(p)
@@ -412,6 +414,10 @@ class Optimizer:
 
     # State.
 
+    def _fresh_states(self, group: Group) -> list[State]:
+        """The states of each of a group's parameters before the first step."""
+        return self._allocate_packed(group) if self._is_packed else self._allocate(group)
+
     def _allocate(self, group: Group) -> list[State]:
         """The states of each parameter: for each dtype and name one buffer, of which they are views."""
         params, initial = group["params"], self._initial(group)
@@ -464,7 +470,8 @@ class Optimizer:
         -------
         dict
             ``"state"``: index of the parameter -> its step count and state arrays;
-            ``"param_groups"``: hyperparameters, with the indices of the parameters; ``"epoch"``.
+            ``"param_groups"``: hyperparameters, with the indices of the parameters; ``"epoch"``;
+            ``"skipped"``; ``"accumulated"``: how many gradients ``accumulate`` has gathered, and their sums.
         """
         state: dict[int, dict[str, Any]] = {}
         groups = []
@@ -473,7 +480,13 @@ class Optimizer:
             for i, arrays in zip(indices, states, strict=True):
                 state[i] = {**scalars, **{name: array.copy() for name, array in arrays.items()}}
             groups.append({**group, "params": indices})
-        return {"state": state, "param_groups": groups, "epoch": self.epoch}
+        return {
+            "state": state,
+            "param_groups": groups,
+            "epoch": self.epoch,
+            "skipped": self.skipped,
+            "accumulated": {"count": self._summed, "sums": [a.copy() for a in self._sums]},
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` of an optimizer of the same kind and shapes returned.
@@ -495,6 +508,16 @@ class Optimizer:
         if set(state) != set(range(len(self._params))):
             last = len(self._params) - 1
             raise ValueError(f"state_dict['state'] is of the parameters {list(state)}, expected 0 to {last}")
+        for given in groups:
+            if not isinstance(given, Mapping):
+                raise ValueError(f"state_dict['param_groups'] holds {_describe(given)}, expected mappings")
+        owned = [i for given in groups for i in given.get("params", ())]
+        if len(set(owned)) != len(owned):
+            raise ValueError(f"state_dict's groups have the parameters {owned}, expected each once")
+        counts = [
+            _check_count(name, state_dict.get(name, getattr(self, name))) for name in ("epoch", "skipped")
+        ]
+        summed, sums = self._check_accumulated(state_dict.get("accumulated", {"count": 0, "sums": []}))
         new_options, new_scalars, copies = [], [], []
         for group, rule, states, given in zip(
             self.param_groups, self._rules, self._states, groups, strict=True
@@ -528,8 +551,57 @@ class Optimizer:
         for group, options in zip(self.param_groups, new_options, strict=True):
             group.update(options)
         self._scalars = new_scalars
-        self.epoch = int(state_dict.get("epoch", self.epoch))  # PyTorch's has none
-        self._sums, self._summed = [], 0
+        self.epoch, self.skipped = counts  # PyTorch's has neither
+        self._sums, self._summed = sums, summed
+
+    def _check_accumulated(self, accumulated: Any) -> tuple[int, list[Array]]:
+        label = "state_dict['accumulated']"
+        if not isinstance(accumulated, Mapping) or set(accumulated) != {"count", "sums"}:
+            raise ValueError(f"{label} is {_describe(accumulated)}, expected a mapping with count and sums")
+        count, sums = _check_count("accumulated']['count", accumulated["count"]), accumulated["sums"]
+        if count >= self.accumulate:
+            raise ValueError(
+                f"{label} has {count} gradients, expected fewer than accumulate={self.accumulate}"
+            )
+        if len(sums) != (len(self._params) if count else 0):
+            raise ValueError(
+                f"{label} has {len(sums)} sums of {count} gradients of {len(self._params)} arrays"
+            )
+        dtypes = [np.dtype(np.float32) if p.dtype.itemsize == 2 else p.dtype for p in self._params]
+        checked = [
+            _arrays.check_like(f"{label}['sums'][{i}]", a, p.shape, dtype).copy()
+            for i, (a, p, dtype) in enumerate(zip(sums, self._params, dtypes, strict=False))
+        ]
+        return count, checked
+
+    def save(self, path: str | Path) -> None:
+        """Write what `state_dict` holds to a safetensors file, atomically.
+
+        The same state gives the same bytes. Parameters are not in it: save them too
+        (`Sequential.save`).
+
+        Raises
+        ------
+        ValueError
+            A schedule is not one of `pyoptim.schedules`', or path is a directory or a device.
+        OSError
+            The file cannot be written. What was there is as it was.
+        """
+        from . import checkpoint
+
+        checkpoint.save_optimizer(self, path)
+
+    def load(self, path: str | Path) -> None:
+        """Take over what `save` of an optimizer of the same class, options and shapes wrote.
+
+        Raises
+        ------
+        ValueError
+            The file is damaged, or does not fit; the message names it. Nothing is changed.
+        """
+        from . import checkpoint
+
+        checkpoint.load_optimizer(self, path)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_steppers": {}}  # they hold addresses
@@ -542,6 +614,12 @@ class Optimizer:
         usual = {**SHARED, **type(self).defaults}
         shown = {k: v for k, v in self._defaults.items() if k == "lr" or v != usual[k]}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+
+def _check_count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"state_dict['{name}'] is {value!r}, expected an integer >= 0")
+    return value
 
 
 def _check_scalar(label: str, name: str, value: Any) -> float:
@@ -559,17 +637,24 @@ def _is_groups(params: Any) -> bool:
 
 
 def _flatten(label: str, params: Any) -> tuple[list[Any] | None, list[Any]]:
-    """Keys (None for a single array) and arrays; of a subclass of ndarray, the plain array."""
+    """Keys (None for a single array) and arrays; of a subclass of ndarray or a tensor, the plain array."""
     if isinstance(params, np.ndarray):
         return None, [np.asarray(params)]
     if isinstance(params, Mapping | list | tuple):
         keys = list(params) if isinstance(params, Mapping) else list(range(len(params)))
-        values = [params[key] for key in keys]
-        return keys, [np.asarray(p) if isinstance(p, np.ndarray) else p for p in values]
+        return keys, [_parameter(f"{label}[{key!r}]", params[key]) for key in keys]
+    if hasattr(params, "__dlpack__"):
+        return None, [_parameter(label, params)]
     raise TypeError(
         f"{label} is a {type(params).__name__}, expected an array, a list, tuple or dict of arrays, "
         "or a list of group dicts"
     )
+
+
+def _parameter(name: str, value: Any) -> Any:
+    if getattr(value, "requires_grad", False) and not value.is_leaf:
+        raise ValueError(f"{name} is computed from other tensors, expected a leaf or a detached tensor")
+    return _arrays.in_place(name, value)
 
 
 def _like(keys: list[Any] | None, label: str, grads: Any) -> list[Any]:

@@ -15,6 +15,7 @@ from . import nn
 from ._arrays import Array
 from .callbacks import Callback
 from .optimizer import Optimizer
+from .resume import Epoch, Resume
 from .transforms import Transform
 
 _EVALUATION_BATCH = 1024
@@ -113,6 +114,8 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         transform: Transform | None = None,
         weight_noise: float = 0.0,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: float = 60.0,
         verbose: bool = True,
         engine: str = "auto",
     ) -> History:
@@ -141,6 +144,12 @@ class Trainer:
             ``(x, y, rng) -> (x, y)`` on each mini-batch: see `transforms`.
         weight_noise : float, default 0
             Take each gradient at parameters to which normal noise of this standard deviation was added.
+        checkpoint : str or Path, optional
+            Save the training to this file as it goes: model, optimizer, random state, callbacks, and the
+            position in the epoch. Where the file exists the training goes on from there instead, and ends
+            with the same bits as if it had never been interrupted; ``epochs`` counts those before too.
+        checkpoint_every : float, default 60
+            Seconds from one time to the next; it is saved at the end in any case.
         verbose : bool, default True
             Show a progress bar.
         engine : {"auto", "native", "python"}
@@ -217,29 +226,44 @@ class Trainer:
             self.optimizer.check_memory()
             native = compiled.Engine(self.model, self.loss, self.optimizer, x.shape[1:],
                                      min(batch_size, len(x)))  # fmt: skip
-        run = _Run(batch_size, shuffle, transform, weight_noise, callbacks, weight)
+        if not 0 <= checkpoint_every < math.inf:
+            raise ValueError(f"checkpoint_every is {checkpoint_every!r}, expected a finite number >= 0")
+        resume = None
+        if checkpoint is not None:
+            fixed = {"batch_size": batch_size, "shuffle": bool(shuffle), "examples": len(x)}
+            resume = Resume(checkpoint, checkpoint_every, self, fixed, callbacks)
+        run = _Run(batch_size, shuffle, transform, weight_noise, callbacks, weight, resume)
         self.stop_training = False
         for callback in callbacks:
             callback.trainer = self
             callback.on_train_begin()
+        epoch = Epoch(0, self._rng.bit_generator.state)
+        if resume is not None and resume.path.exists():
+            epoch, before = resume.load()
+            history.update(before)
         progress = _Progress(epochs, len(x), enabled=verbose)
+        progress.advance(min(epoch.index, epochs) * len(x) + epoch.done)
         try:
-            for epoch in range(epochs):
+            while epoch.index < epochs:
                 done = self.optimizer.epoch
-                for callback in callbacks:
-                    callback.on_epoch_begin(done)
-                measured = self._run_epoch(native, x, y, run, progress)
+                if epoch.done == 0:
+                    for callback in callbacks:
+                        callback.on_epoch_begin(done)
+                measured = self._run_epoch(native, x, y, epoch, run, history, progress)
                 self.optimizer.epoch = done + 1
                 if held_back is not None:
                     results = self._evaluate(*held_back)
                     measured |= {f"val_{name}": value for name, value in results.items()}
                 for name, value in measured.items():
                     history.setdefault(name, []).append(value)
-                progress.end_epoch(epoch, measured)
+                progress.end_epoch(epoch.index, measured)
                 for callback in callbacks:
                     callback.on_epoch_end(done, measured)
+                epoch = Epoch(epoch.index + 1, self._rng.bit_generator.state)
                 if self.stop_training:
-                    break
+                    epoch.index = max(epochs, epoch.index)  # so that it is not gone on with
+            if resume is not None:
+                resume.save(epoch, history)
             for callback in callbacks:
                 callback.on_train_end()
         finally:
@@ -298,38 +322,58 @@ class Trainer:
         engine: compiled.Engine | None,
         x: Array,
         y: Array,
+        epoch: Epoch,
         run: _Run,
+        history: History,
         progress: _Progress,
     ) -> dict[str, float]:
         self.model.train()
-        loss, started = self.loss, time.perf_counter()
-        order = self._rng.permutation(len(x)) if run.shuffle else None
+        started = time.perf_counter() - epoch.seconds
+        order = None
+        if run.shuffle and epoch.done == 0:
+            order = self._rng.permutation(len(x))
+        elif run.shuffle:  # again as when the epoch began
+            now = self._rng.bit_generator.state
+            self._rng.bit_generator.state = epoch.rng
+            order = self._rng.permutation(len(x))
+            self._rng.bit_generator.state = now
+
+        def advance(examples: int) -> None:
+            progress.advance(examples)
+            epoch.seconds = time.perf_counter() - started
+            if run.resume is not None and epoch.done < len(x):
+                run.resume.save_if_due(epoch, history)
+
         if engine is not None:
-            total_loss, correct = engine.run_epoch(x, y, order, progress.advance)
+            engine.run_epoch(x, y, order, epoch, advance)
         else:
-            total_loss, correct = self._python_epoch(x, y, order, run, progress)
-        measured = {"loss": total_loss / len(x)}
-        if loss.classification:
-            measured["accuracy"] = correct / len(x)
+            self._python_epoch(x, y, order, epoch, run, advance)
+        measured = {"loss": epoch.loss / len(x)}
+        if self.loss.classification:
+            measured["accuracy"] = epoch.correct / len(x)
         return {**measured, "seconds": time.perf_counter() - started}
 
     def _python_epoch(
-        self, x: Array, y: Array, order: Array | None, run: _Run, progress: _Progress
-    ) -> tuple[float, int]:
-        total_loss, correct = 0.0, 0
-        batches = _batches(x, y, run.batch_size, self.model.dtype, order, run.sample_weight)
-        for i, (batch, target, weight) in enumerate(batches):
+        self,
+        x: Array,
+        y: Array,
+        order: Array | None,
+        epoch: Epoch,
+        run: _Run,
+        advance: Callable[[int], None],
+    ) -> None:
+        left = _batches(x, y, run.batch_size, self.model.dtype, order, epoch.done, run.sample_weight)
+        for i, (batch, target, weight) in enumerate(left, epoch.done // run.batch_size):
             for callback in run.callbacks:
                 callback.on_batch_begin(i)
             if run.transform is not None:
                 batch, target = self._transformed(run.transform, batch, target)
             loss, right = self._step(batch, target, weight, run.weight_noise)
-            total_loss += loss * len(batch)
-            correct += right
-            progress.advance(len(batch))
+            epoch.done, epoch.loss = epoch.done + len(batch), epoch.loss + loss * len(batch)
+            epoch.correct += right
             for callback in run.callbacks:
                 callback.on_batch_end(i, {"loss": loss})
-        return total_loss, correct
+            advance(len(batch))
 
     def _transformed(self, transform: Transform, x: Array, y: Array) -> tuple[Array, Array]:
         shape = x.shape
@@ -379,7 +423,7 @@ class Trainer:
         total_loss, correct = 0.0, 0
         outputs = []
         size = self._evaluation_batch(x)
-        for batch, target, weight in _batches(x, y, size, self.model.dtype, None, sample_weight):
+        for batch, target, weight in _batches(x, y, size, self.model.dtype, weight=sample_weight):
             output = self.model._forward(batch)
             if self.metrics:
                 outputs.append(output.copy())
@@ -427,6 +471,7 @@ class _Run(NamedTuple):
     weight_noise: float
     callbacks: Sequence[Callback]
     sample_weight: Array | None
+    resume: Resume | None
 
 
 def _batches(
@@ -435,10 +480,11 @@ def _batches(
     batch_size: int,
     dtype: np.dtype[Any],
     order: Array | None = None,
+    first: int = 0,
     weight: Array | None = None,
 ) -> Iterator[tuple[Array, Array, Array | None]]:
     arrays = (x, y) if weight is None else (x, y, weight)
-    for begin in range(0, len(x), batch_size):
+    for begin in range(first, len(x), batch_size):
         chosen = slice(begin, begin + batch_size)
         if order is None:
             batch, target, *rest = (a[chosen] for a in arrays)

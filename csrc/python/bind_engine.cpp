@@ -2,9 +2,11 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <map>
 #include <utility>
 #include <vector>
 
+#include "pyoptim/optimizer.hpp"
 #include "python/arrays.hpp"
 #include "python/rule_info.hpp"
 #include "runtime/activation_names.hpp"
@@ -14,13 +16,12 @@ namespace pyoptim::python {
 
 namespace {
 
-using LayerDict = py::typing::Dict<py::str, py::object>;
-
 using runtime::LayerKind;
+using Description = py::typing::Dict<py::str, py::object>;  // of a layer
 
 // What a description of a layer holds under `name`; `otherwise` where it has no such entry.
 template <class Value>
-Value entry(const LayerDict& layer, const char* name, Value otherwise) {
+Value entry(const Description& layer, const char* name, Value otherwise) {
     return layer.contains(name) ? layer[name].cast<Value>() : otherwise;
 }
 
@@ -39,7 +40,7 @@ class Engine {
     using Parameter = std::tuple<Array<T>, Array<T>, std::vector<Array<T>>>;
     using Group = std::tuple<std::string, std::vector<Parameter>>;
 
-    Engine(const std::vector<LayerDict>& layers, const std::string& loss, std::size_t capacity,
+    Engine(const std::vector<Description>& layers, const std::string& loss, std::size_t capacity,
            const std::vector<Group>& groups)
         : loss_(loss == "cross_entropy" ? runtime::LossKind::cross_entropy
                                         : runtime::LossKind::squared_error),
@@ -63,7 +64,12 @@ class Engine {
         }
     }
 
-    void begin_epoch() { outcome = {}; }
+    // Of an epoch that goes on, the sums of what is done.
+    void begin_epoch(double loss, std::size_t correct) {
+        outcome = {};
+        outcome.loss = loss;
+        outcome.correct = correct;
+    }
 
     // Trains on the examples [begin, end) of `order`; one row of coefficients per step.
     void train(const py::array& x, const py::array& target, const MaybeArray<std::int64_t>& order,
@@ -124,7 +130,7 @@ class Engine {
         return array.mutable_data();  // throws if read-only
     }
 
-    T* find(const LayerDict& layer, const char* name, py::ssize_t size) {
+    T* find(const Description& layer, const char* name, py::ssize_t size) {
         if (!layer.contains(name)) return nullptr;
         require(py::isinstance<Array<T>>(layer[name]), "an array of a layer is of another type");
         auto array = layer[name].cast<Array<T>>();
@@ -132,10 +138,10 @@ class Engine {
         return claim(array);
     }
 
-    std::vector<runtime::LayerView<T>> views(const std::vector<LayerDict>& layers) {
+    std::vector<runtime::LayerView<T>> views(const std::vector<Description>& layers) {
         require(!layers.empty(), "there are no layers");
         std::vector<runtime::LayerView<T>> all;
-        for (const LayerDict& layer : layers) {
+        for (const Description& layer : layers) {
             runtime::LayerView<T> view;
             view.kind = kind_from(layer["kind"].cast<std::string>());
             view.in = layer["in"].cast<std::ptrdiff_t>();
@@ -183,10 +189,10 @@ void bind_for(py::module_& m, const char* name) {
     using E = Engine<T>;
     const auto outcome = [](auto member) { return [member](const E& self) { return self.outcome.*member; }; };
     py::class_<E>(m, name)
-        .def(py::init<const std::vector<LayerDict>&, const std::string&, std::size_t,
+        .def(py::init<const std::vector<Description>&, const std::string&, std::size_t,
                       const std::vector<typename E::Group>&>(),
              py::arg("layers"), py::arg("loss"), py::arg("capacity"), py::arg("groups"))
-        .def("begin_epoch", &E::begin_epoch)
+        .def("begin_epoch", &E::begin_epoch, py::arg("loss"), py::arg("correct"))
         .def("train", &E::train, py::arg("x"), py::arg("target"), py::arg("order").noconvert().none(true),
              py::arg("range"), py::arg("batch"), py::arg("rows").noconvert(), py::arg("max_grad_norm"),
              py::arg("nonfinite"))
@@ -202,6 +208,21 @@ void bind_for(py::module_& m, const char* name) {
 void bind_engine(py::module_& m) {
     bind_for<float>(m, "Engine32");
     bind_for<double>(m, "Engine64");
+    m.def(
+        "coefficients",
+        [](const std::string& name, const std::map<std::string, double>& options, int steps) {
+            const auto optimizer = make_optimizer<double>(name, 0);
+            for (const auto& [option, value] : options) optimizer->set(option, value);
+            std::vector<std::vector<double>> rows;
+            Progress progress;
+            for (int i = 0; i < steps; ++i) {
+                const Row row = optimizer->next(progress, progress);
+                rows.emplace_back(row.values, row.values + row.count);
+            }
+            return std::make_pair(std::string(optimizer->rule()), rows);
+        },
+        py::arg("name"), py::arg("options"), py::arg("steps"),
+        "The rule of an optimizer of the C++ API, and its coefficients at the first steps.");
 }
 
 }  // namespace pyoptim::python

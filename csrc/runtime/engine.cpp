@@ -79,6 +79,12 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t c
 }
 
 template <class T>
+void Engine<T>::clear() {
+    stepper_ = {};
+    gradients_.clear();
+}
+
+template <class T>
 void Engine<T>::add(const typename Stepper<T>::Array& array, const T* gradient) {
     stepper_.add(array);
     gradients_.push_back(gradient);

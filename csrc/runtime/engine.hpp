@@ -65,6 +65,7 @@ class Engine {
     // No batch will be larger than `capacity`.
     Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t capacity);
 
+    void clear();  // of what add() added
     // `array` is updated with the gradient at `gradient`. coefficients: where its row begins.
     void add(const typename Stepper<T>::Array& array, const T* gradient);
 

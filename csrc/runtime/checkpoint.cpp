@@ -1,0 +1,244 @@
+// Models as pyoptim/checkpoint.py writes them: a safetensors file (8 bytes of length, a JSON header, the
+// data) with the layers in its metadata.
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <stdexcept>
+
+#include "runtime/json.hpp"
+#include "runtime/layer_json.hpp"
+#include "runtime/network_impl.hpp"
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
+namespace pyoptim {
+
+namespace {
+
+using runtime::Json;
+using runtime::quoted;
+using Kind = Json::Kind;
+
+constexpr const char* kFormat = "pyoptim-model-1";
+struct Named {
+    const char *python, *activation;
+};
+const Named kActivations[] = {{"ReLU", "relu"}, {"Sigmoid", "sigmoid"}, {"Tanh", "tanh"}};
+
+const char* flag(bool value) { return value ? "true" : "false"; }
+
+std::string describe(const Layer& layer) {
+    std::ostringstream out;
+    if (layer.type == "Dense") {
+        out << R"({"type": "Dense", "in_features": )" << layer.in << R"(, "out_features": )" << layer.out
+            << R"(, "bias": )" << flag(layer.bias) << R"(, "activation": )"
+            << (layer.activation.empty() ? "null" : quoted(layer.activation)) << "}";
+    } else if (layer.type == "BatchNorm") {
+        out << R"({"type": "BatchNorm", "features": )" << layer.in << R"(, "eps": )"
+            << runtime::shortest(layer.eps) << R"(, "momentum": )"
+            << (layer.momentum < 0 ? "null" : runtime::shortest(layer.momentum)) << R"(, "affine": )"
+            << flag(layer.affine) << R"(, "track_running_stats": )" << flag(layer.track_running_stats)
+            << R"(, "running_var": )" << (layer.unbiased ? R"("unbiased")" : R"("biased")")
+            << R"(, "activation": )" << (layer.activation.empty() ? "null" : quoted(layer.activation)) << "}";
+    } else if (layer.type == "Rescale") {
+        out << R"({"type": "Rescale", "scale": )" << runtime::shortest(layer.scale) << R"(, "shift": )"
+            << runtime::shortest(layer.shift) << "}";
+    } else if (layer.type == "Activation") {
+        for (const Named& named : kActivations) {
+            if (layer.activation == named.activation) out << R"({"type": ")" << named.python << R"("})";
+        }
+    } else {
+        out << R"({"type": )" << quoted(layer.type) << "}";
+    }
+    return out.str();
+}
+
+Layer layer_from(const Json& given) {
+    Layer layer;
+    layer.type = given.at("type", Kind::text).text;
+    for (const Named& named : kActivations) {
+        if (layer.type == named.python) return activation(named.activation);
+    }
+    const auto count = [&](const char* name) {
+        const double value = given.at(name, Kind::number).number;
+        if (!(value >= 1 && value <= 0x1p28))
+            throw std::runtime_error(std::string("it has no valid ") + name);
+        return static_cast<std::ptrdiff_t>(value);
+    };
+    if (layer.type == "Dense") {
+        layer.in = count("in_features");
+        layer.out = count("out_features");
+        layer.bias = given.at("bias", Kind::boolean).boolean;
+        const Json* const name = given.find("activation");
+        if (name != nullptr && name->kind == Kind::text) layer.activation = name->text;
+    } else if (layer.type == "BatchNorm") {
+        layer.in = layer.out = count("features");
+        layer.eps = given.at("eps", Kind::number).number;
+        const Json* const momentum = given.find("momentum");
+        layer.momentum = momentum != nullptr && momentum->kind == Kind::number ? momentum->number : -1;
+        layer.affine = given.at("affine", Kind::boolean).boolean;
+        layer.track_running_stats = given.at("track_running_stats", Kind::boolean).boolean;
+        layer.unbiased = given.at("running_var", Kind::text).text == "unbiased";
+        const Json* const name = given.find("activation");  // older files have none
+        if (name != nullptr && name->kind == Kind::text) layer.activation = name->text;
+    } else if (layer.type == "Rescale") {
+        layer.scale = given.at("scale", Kind::number).number;
+        layer.shift = given.at("shift", Kind::number).number;
+    } else if (layer.type != "Flatten") {
+        throw std::runtime_error("its layer " + layer.type + " is none of the C++ API's");
+    }
+    return layer;
+}
+
+struct Tensor {
+    std::string name, dtype, shape;
+    void* data;
+    std::size_t bytes;
+};
+
+template <class T>
+constexpr const char* kDtype = sizeof(T) == 4 ? "F32" : "F64";
+template <class T>
+constexpr const char* kDtypeName = sizeof(T) == 4 ? "float32" : "float64";
+
+// Every array of a network, those of 8 bytes first, so that all lie as their type wants.
+template <class T, class Impl>
+std::vector<Tensor> tensors(Impl& impl) {
+    std::vector<Tensor> counts, all;
+    for (std::size_t k = 0; k < impl.views.size(); ++k) {
+        const auto& view = impl.views[k];
+        const bool dense = view.kind == runtime::LayerKind::dense;
+        const std::string prefix = std::to_string(impl.origin[k]) + ".";
+        const auto add = [&](const char* name, T* data, std::ptrdiff_t rows, std::ptrdiff_t cols) {
+            if (data == nullptr) return;
+            std::string shape = "[" + std::to_string(rows);
+            if (cols > 0) shape += "," + std::to_string(cols);
+            const auto n = static_cast<std::size_t>(rows * (cols > 0 ? cols : 1));
+            all.push_back({prefix + name, kDtype<T>, shape + "]", data, n * sizeof(T)});
+        };
+        const std::ptrdiff_t own = dense ? view.out : view.channels;
+        add("weight", view.weight, own, dense ? view.in : 0);
+        add("bias", view.bias, own, 0);
+        add("running_mean", view.running_mean, own, 0);
+        add("running_var", view.running_var, own, 0);
+        if (view.tracked != nullptr) {
+            counts.push_back({prefix + "num_batches_tracked", "I64", "[]", view.tracked, 8});
+        }
+    }
+    counts.insert(counts.end(), all.begin(), all.end());
+    return counts;
+}
+
+std::string no_spaces(const Json& shape) {
+    std::string out = "[";
+    for (const Json& item : shape.items) {
+        out += (out.size() > 1 ? "," : "") + std::to_string(static_cast<long long>(item.number));
+    }
+    return out + "]";
+}
+
+std::vector<Layer> layers_of(const Json& list) {
+    std::vector<Layer> layers;
+    for (const Json& layer : list.items) layers.push_back(layer_from(layer));
+    return layers;
+}
+
+}  // namespace
+
+std::vector<Layer> runtime::layers_from(const std::string& json) { return layers_of(parse_json(json)); }
+
+template <class T>
+void Network<T>::save(const std::string& path) const {
+    std::string layers;
+    for (const Layer& layer : impl_->layers) layers += (layers.empty() ? "[" : ", ") + describe(layer);
+    std::ostringstream header;
+    const std::string description = std::string(R"({"format": ")") + kFormat + R"(", "layers": )" + layers +
+                                    R"(], "dtype": ")" + kDtypeName<T> + "\"}";
+    header << R"({"__metadata__":{"pyoptim":)" << quoted(description) << "}";
+    const std::vector<Tensor> all = tensors<T>(*impl_);
+    std::size_t offset = 0;
+    for (const Tensor& tensor : all) {
+        header << "," << quoted(tensor.name) << R"(:{"dtype":")" << tensor.dtype << R"(","shape":)"
+               << tensor.shape << R"(,"data_offsets":[)" << offset << "," << offset + tensor.bytes << "]}";
+        offset += tensor.bytes;
+    }
+    std::string text = header.str() + "}";
+    text.resize((text.size() + 7) / 8 * 8, ' ');
+    const std::string temporary = path + ".tmp" + std::to_string(reinterpret_cast<std::uintptr_t>(this));
+    std::FILE* const file = std::fopen(temporary.c_str(), "wb");
+    if (file == nullptr) throw std::runtime_error(path + " cannot be written");
+    unsigned char length[8];
+    for (int i = 0; i < 8; ++i) length[i] = static_cast<unsigned char>(text.size() >> (8 * i));
+    bool good = std::fwrite(length, 1, 8, file) == 8;
+    good = good && std::fwrite(text.data(), 1, text.size(), file) == text.size();
+    for (const Tensor& tensor : all) {
+        good = good && std::fwrite(tensor.data, 1, tensor.bytes, file) == tensor.bytes;
+    }
+    good = std::fflush(file) == 0 && good;
+#if defined(__unix__) || defined(__APPLE__)
+    good = good && fsync(fileno(file)) == 0;
+#endif
+    good = std::fclose(file) == 0 && good;
+    if (!good || std::rename(temporary.c_str(), path.c_str()) != 0) {
+        std::remove(temporary.c_str());
+        throw std::runtime_error(path + " cannot be written");
+    }
+}
+
+template <class T>
+Network<T> Network<T>::load(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    if (!file) throw std::runtime_error(path + " cannot be read");
+    std::ostringstream whole;
+    whole << file.rdbuf();
+    const std::string content = whole.str();
+    try {
+        if (content.size() < 8) throw std::runtime_error("it is too short");
+        std::uint64_t length = 0;
+        for (int i = 7; i >= 0; --i) {
+            length = length << 8 | static_cast<unsigned char>(content[static_cast<std::size_t>(i)]);
+        }
+        if (length > content.size() - 8) throw std::runtime_error("it is too short");
+        const Json header = runtime::parse_json(content.substr(8, static_cast<std::size_t>(length)));
+        const Json description =
+            runtime::parse_json(header.at("__metadata__", Kind::object).at("pyoptim", Kind::text).text);
+        if (description.at("format", Kind::text).text != kFormat) {
+            throw std::runtime_error("its format is another");
+        }
+        if (description.at("dtype", Kind::text).text != kDtypeName<T>) {
+            throw std::runtime_error("it is of " + description.at("dtype", Kind::text).text);
+        }
+        auto impl = std::make_unique<Impl>(layers_of(description.at("layers", Kind::list)));
+        const std::string data = content.substr(8 + static_cast<std::size_t>(length));
+        const std::vector<Tensor> all = tensors<T>(*impl);
+        if (header.entries.size() != all.size() + 1)
+            throw std::runtime_error("it has arrays of other layers");
+        for (const Tensor& tensor : all) {
+            const Json& entry = header.at(tensor.name, Kind::object);
+            const Json& offsets = entry.at("data_offsets", Kind::list);
+            if (entry.at("dtype", Kind::text).text != tensor.dtype ||
+                no_spaces(entry.at("shape", Kind::list)) != tensor.shape || offsets.items.size() != 2) {
+                throw std::runtime_error("its " + tensor.name + " has another shape or dtype");
+            }
+            const double begin = offsets.items[0].number, end = offsets.items[1].number;
+            if (!(begin >= 0) || end - begin != static_cast<double>(tensor.bytes) ||
+                end > static_cast<double>(data.size())) {
+                throw std::runtime_error("its " + tensor.name + " is not whole");
+            }
+            std::memcpy(tensor.data, data.data() + static_cast<std::size_t>(begin), tensor.bytes);
+        }
+        return Network(std::move(impl));
+    } catch (const std::exception& error) {
+        throw std::runtime_error(path + " is no model of ours: " + error.what());
+    }
+}
+
+template void Network<float>::save(const std::string&) const;
+template void Network<double>::save(const std::string&) const;
+template Network<float> Network<float>::load(const std::string&);
+template Network<double> Network<double>::load(const std::string&);
+
+}  // namespace pyoptim

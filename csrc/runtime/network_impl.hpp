@@ -1,0 +1,34 @@
+// What a Network of the C++ API holds.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "pyoptim/network.hpp"
+#include "runtime/engine.hpp"
+
+namespace pyoptim {
+
+template <class T>
+struct Network<T>::Impl {
+    struct Statistics {  // running ones, of a batch norm
+        std::vector<T> mean, var;
+        std::int64_t tracked = 0;
+    };
+
+    explicit Impl(const std::vector<Layer>& layers);
+    void initialize(std::uint64_t seed);
+    runtime::Engine<T>& engine_for(const Dataset<T>&, Optimizer<T>&, std::size_t batch);
+    void run(runtime::Engine<T>&, const runtime::Examples<T>&, std::size_t examples, std::size_t batch,
+             Optimizer<T>&, runtime::Outcome&);
+
+    std::vector<Layer> layers;
+    std::vector<runtime::LayerView<T>> views;
+    std::vector<std::size_t> origin;     // of each view: its layer
+    std::vector<Statistics> statistics;  // of each view
+    std::vector<T> parameters, gradients, rows;
+    runtime::LossKind loss = runtime::LossKind::cross_entropy;
+    std::unique_ptr<runtime::Engine<T>> engine;
+};
+
+}  // namespace pyoptim

@@ -1,0 +1,393 @@
+"""PyTorch: our optimizers as `torch.optim.Optimizer`, and states exchanged with PyTorch's own.
+
+>>> optimizer = po.torch.Optimizer(net.parameters(), po.Adam, lr=1e-3)  # was torch.optim.Adam(...)
+
+Imported when first used; `Optimizer.step` of the package itself takes CPU tensors without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+try:
+    import torch
+except ImportError as error:
+    raise ImportError("pyoptim.torch needs PyTorch (pip install torch)") from error
+
+from . import _arrays, _hyperparameters, storage
+from ._arrays import Array
+from .optimizer import SHARED, Group, State
+from .optimizer import Optimizer as _Ours
+
+__all__ = ["Optimizer", "load_state_dict", "state_dict"]
+
+# What PyTorch's groups hold beside hyperparameters: how it runs them, and notes of its schedulers.
+_MACHINERY = {"foreach", "fused", "capturable", "differentiable", "params", "param_names"}
+_NOTES = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
+_RECOMPUTED = {"eta", "mu"}  # of ASGD, from lr and the step count
+_UNCOUNTED = {"SGD", "Muon"}  # PyTorch keeps no step count for them
+
+
+def state_dict(ours: _Ours) -> dict[str, Any]:
+    """The state of one of our optimizers as the optimizer of that name in PyTorch loads it.
+
+    Returns
+    -------
+    dict
+        For ``load_state_dict`` of `torch.optim.Adam`, `torch.optim.SGD`, ... over the same parameters, in
+        the same groups. Tensors are copies; states kept in 16 or 8 bits are widened.
+
+    Raises
+    ------
+    ValueError
+        PyTorch has no such optimizer or hyperparameter, lr is a schedule, or an accumulation is under way.
+    """
+    name = type(ours).__name__ if type(ours).__name__ != "AMSGrad" else "Adam"
+    theirs = getattr(torch.optim, name, None)
+    if theirs is None:
+        raise ValueError(f"PyTorch has no optimizer {name}")
+    saved = ours.state_dict()
+    if saved["accumulated"]["count"]:
+        raise ValueError("an accumulation is under way, which PyTorch's state does not hold: step first")
+    defaults = theirs([torch.zeros(1, 1)]).defaults
+    fixed = {"decoupled_weight_decay"} if name == "AdamW" else set()
+    groups = []
+    for i, group in enumerate(saved["param_groups"]):
+        for option, neutral in _neutral(type(ours)).items():
+            if (option not in defaults or option in fixed) and group[option] != neutral:
+                raise ValueError(
+                    f"param_groups[{i}] has {option}={group[option]!r}, which torch.optim.{name} has not"
+                )
+        if callable(group["lr"]) or group.get("momentum_decay", 0) is None:
+            option = "lr" if callable(group["lr"]) else "momentum_decay"
+            raise ValueError(
+                f"param_groups[{i}] has {option}={group[option]!r}, expected a number for PyTorch"
+            )
+        known = {k: v for k, v in group.items() if k in defaults or k == "params"}
+        groups.append({**defaults, **known})
+    state = {}
+    for i, entry in saved["state"].items():
+        if not entry["step"]:
+            continue
+        arrays = {k: v for k, v in entry.items() if isinstance(v, np.ndarray)}
+        names = [k for k in arrays if k != "master" and not k.endswith("_scale")]
+        values = {k: torch.from_numpy(np.array(storage.read_state(k, arrays))) for k in names}
+        state[i] = {**_counts(entry), **values}
+    for group in groups:
+        for i in group["params"] if name in _UNCOUNTED else ():
+            state.get(i, {}).pop("step", None)
+        for i in group["params"] if name == "ASGD" else ():
+            t, lr = saved["state"][i]["step"], group["lr"]
+            if t:
+                eta = lr / (1 + group["lambd"] * lr * t) ** group["alpha"]
+                mu = 1 / max(1, t - group["t0"])
+                state[i].update(eta=torch.tensor(float(eta)), mu=torch.tensor(float(mu)))
+    return {"state": {i: entry for i, entry in state.items() if entry}, "param_groups": groups}
+
+
+def load_state_dict(ours: _Ours, state_dict: Mapping[str, Any]) -> None:
+    """Take over the state of PyTorch's optimizer of the same name, over the same parameters.
+
+    Step counts and hyperparameters come too; those that PyTorch does not have get our defaults, which are
+    its meaning. 16-bit states are widened for ours of float32.
+
+    Parameters
+    ----------
+    ours : Optimizer
+        Made with the options that choose what states there are, as ``amsgrad`` and ``momentum``.
+    state_dict : mapping
+        What ``state_dict()`` of PyTorch's returned.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It does not fit: the message names what. Nothing is changed.
+    """
+    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
+        raise ValueError("state_dict is not PyTorch's, expected a mapping with state and param_groups")
+    given_groups, given_state = state_dict["param_groups"], state_dict["state"]
+    if len(given_groups) != len(ours.param_groups):
+        raise ValueError(
+            f"state_dict has {len(given_groups)} parameter groups, expected {len(ours.param_groups)}"
+        )
+    state: dict[int, dict[str, Any]] = {}
+    groups = []
+    for own, given, scalars in zip(ours.param_groups, given_groups, ours._scalars, strict=True):
+        options = _options(type(ours), given)
+        keys, params = list(given["params"]), own["params"]
+        if len(keys) != len(params):
+            raise ValueError(f"state_dict's group has {len(keys)} parameters, expected {len(params)}")
+        entries = [
+            {k: v for k, v in given_state.get(key, {}).items() if v is not None and k not in _RECOMPUTED}
+            for key in keys
+        ]
+        without = [key for key, entry in zip(keys, entries, strict=True) if not entry]
+        if without and len(without) < len(keys):
+            raise ValueError(
+                f"state_dict has no state of the parameters {without}, but of others in their group; ours "
+                "steps together: put them in a group of their own"
+            )
+        fresh = ours._fresh_states({**own, **options})
+        begin = len(state)
+        for key, entry, p, first in zip(keys, entries, params, fresh, strict=True):
+            label = f"state_dict['state'][{key}]"
+            state[len(state)] = (
+                _entry(label, entry, p, first, scalars)
+                if entry
+                else {**ours._first_scalars({**own, **options}), **first}
+            )
+        groups.append({**options, "params": list(range(begin, len(state)))})
+    ours.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _neutral(cls: type[_Ours]) -> dict[str, Any]:
+    """The hyperparameters of a class with the values that mean what PyTorch does."""
+    return {**SHARED, **cls.defaults}
+
+
+def _options(cls: type[_Ours], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A group's hyperparameters in our form."""
+    options = {k: _number(v) for k, v in given.items() if k not in _MACHINERY | _NOTES}
+    if options.get("adjust_lr_fn", "original") is None:
+        options["adjust_lr_fn"] = "original"
+    neutral = _neutral(cls)
+    return {**neutral, **_hyperparameters.checked(options, neutral)}
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return tuple(map(_number, value))
+    return value.item() if isinstance(value, torch.Tensor) and value.ndim == 0 else value
+
+
+def _entry(
+    label: str, entry: Mapping[str, Any], p: Array, wanted: State, scalars: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One parameter's state in our form, with the dtypes of ``wanted``."""
+    ours: dict[str, Any] = {name: _number(entry[name]) for name in scalars if name in entry}
+    ours.setdefault("step", 1)  # SGD's: that there is a momentum is all that matters
+    for name, value in entry.items():
+        if name not in scalars:
+            array = _arrays.in_place(f"{label}[{name!r}]", torch.as_tensor(value).cpu())
+            own = wanted.get(name, array)
+            floating = array.dtype.kind != "u" and own.dtype.kind != "u"
+            ours[name] = array.astype(own.dtype) if floating else array
+    if "master" in wanted:
+        ours.setdefault("master", p.astype(np.float32))
+    return ours
+
+
+def _counts(entry: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    counts = {"step": torch.tensor(float(entry["step"]))}
+    if "mu_product" in entry:
+        counts["mu_product"] = torch.tensor(entry["mu_product"], dtype=torch.float64)
+    return counts
+
+
+def _copied(array: Array) -> torch.Tensor:
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(array.copy())
+
+
+class _Part(NamedTuple):
+    """Parameters that have taken the same steps, and what steps them."""
+
+    members: list[tuple[int, list[torch.Tensor]]]  # a group's index, those of its parameters
+    tensors: list[torch.Tensor]  # the same in one list
+    addresses: list[int]
+    ours: _Ours
+
+
+class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
+    """One of our optimizers over PyTorch's CPU parameters, which it updates in place.
+
+    Everything that drives a `torch.optim.Optimizer` drives it: parameter groups, schedulers of
+    `torch.optim.lr_scheduler`, hooks, closures, ``state_dict``.
+
+    Parameters
+    ----------
+    params : iterable of tensors, or of group dicts
+        As PyTorch's: dense, on the CPU; float32, float64, float16 or bfloat16.
+    optimizer : class
+        `pyoptim.Adam` or another of ours.
+    rounding, state_dtype, seed
+        See `pyoptim.Optimizer`. 16-bit parameters by default have a float32 master in the state.
+    **hyperparameters
+        Those of the class, with its defaults.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter or hyperparameter that cannot be; the message names it.
+
+    Notes
+    -----
+    Parameters whose ``grad`` is None are skipped, and their step counts stand, as in PyTorch. Clipping and
+    accumulation are PyTorch's own (`torch.nn.utils.clip_grad_norm_`; ``backward`` adds to ``grad``).
+    """
+
+    state: Any
+    param_groups: Any
+    defaults: dict[str, Any]
+
+    def __init__(
+        self,
+        params: Any,
+        optimizer: type[_Ours],
+        *,
+        rounding: str = "master",
+        state_dtype: str | None = None,
+        seed: int = 0,
+        **hyperparameters: Any,
+    ) -> None:
+        if not isinstance(optimizer, type) or not issubclass(optimizer, _Ours) or optimizer is _Ours:
+            raise TypeError(f"optimizer is {optimizer!r}, expected a class such as pyoptim.Adam")
+        for name in ("max_grad_norm", "nonfinite", "accumulate"):
+            if name in hyperparameters:
+                raise TypeError(
+                    f"{name} is not for pyoptim.torch.Optimizer: PyTorch does it on the gradients"
+                )
+        self._class, self._names = optimizer, tuple(_neutral(optimizer))
+        self._fixed: dict[str, Any] = {"rounding": rounding, "state_dtype": state_dtype, "seed": seed}
+        self._parts: list[_Part] | None = None
+        super().__init__(params, _options(optimizer, hyperparameters))
+        self._regroup()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; hyperparameters that it does not have are the defaults."""
+        _options(self._class, param_group)
+        before = list(self.param_groups)
+        super().add_param_group(param_group)
+        if self._parts is not None:
+            try:
+                self._synchronize()
+                self._regroup()
+            except (TypeError, ValueError):
+                self.param_groups[:] = before
+                raise
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient; returns what the closure does, if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._parts is None:
+            self._regroup()
+        work = []
+        for part in self._current_parts():
+            grads = [p.grad for p in part.tensors]
+            if grads and grads[0] is not None:
+                work.append((part, grads))
+        for part, grads in work:
+            for (i, _), own in zip(part.members, part.ours.param_groups, strict=True):
+                theirs = self.param_groups[i]
+                for name in self._names:
+                    value = theirs[name]
+                    if type(value) is torch.Tensor:
+                        value = value.item()
+                    if value != own[name]:  # setting it checks it
+                        own[name] = value
+            try:
+                arrays = [g.numpy() for g in grads]
+            except (RuntimeError, TypeError):  # bfloat16, or what the step then refuses by name
+                arrays = grads
+            if len(part.members) > 1:
+                flat = iter(arrays)
+                part.ours.step([[next(flat) for _ in tensors] for _, tensors in part.members])
+            else:
+                part.ours.step([arrays])
+            # Autograd then notices that what it saved for backward has changed.
+            torch.autograd.graph.increment_version(part.tensors)
+        return loss
+
+    def _current_parts(self) -> list[_Part]:
+        """Parts that have gradients for all of their parameters or for none."""
+        assert self._parts is not None
+        for part in self._parts:
+            present = [p.grad is not None for p in part.tensors]
+            if (any(present) and not all(present)) or [p.data_ptr() for p in part.tensors] != part.addresses:
+                break
+        else:
+            return self._parts
+        self._synchronize()
+        self._regroup(by_gradient=True)
+        return self._parts
+
+    def _regroup(self, by_gradient: bool = False) -> None:
+        """Make the parts anew from ``self.state``."""
+        cohorts: dict[Any, dict[int, list[torch.Tensor]]] = {}
+        for i, group in enumerate(self.param_groups):
+            for p in group["params"]:
+                entry = self.state.get(p, {})
+                counts = [float(entry.get(name, 1)) for name in ("step", "mu_product")] if entry else None
+                key = (str(counts), p.grad is not None if by_gradient else None)
+                cohorts.setdefault(key, {}).setdefault(i, []).append(p)
+        self._parts = [self._part(list(members.items())) for members in cohorts.values()]
+
+    def _part(self, members: list[tuple[int, list[torch.Tensor]]]) -> _Part:
+        tensors = [p for _, own in members for p in own]
+        groups: list[Group] = []
+        for i, own in members:
+            options = {k: v for k, v in self.param_groups[i].items() if k in self._names}
+            groups.append({**_options(self._class, options), "params": own})
+        ours = self._class(groups, **self._fixed)
+        entries = {i: self.state[p] for i, p in enumerate(tensors) if self.state.get(p)}
+        if entries:
+            index = iter(range(len(tensors)))
+            numbered = [{**g, "params": [next(index) for _ in g["params"]]} for g in groups]
+            load_state_dict(ours, {"state": entries, "param_groups": numbered})
+        return _Part(members, tensors, [p.data_ptr() for p in tensors], ours)
+
+    def _synchronize(self) -> None:
+        """Write the parts' states into ``self.state``."""
+        for part in self._parts or ():
+            saved = part.ours.state_dict()["state"]
+            for p, entry in zip(part.tensors, saved.values(), strict=True):
+                arrays = {k: _copied(v) for k, v in entry.items() if isinstance(v, np.ndarray)}
+                self.state[p] = {**_counts(entry), **arrays} if entry["step"] else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """In PyTorch's form: ``torch.optim``'s optimizer of the same name and options loads it."""
+        self._synchronize()
+        state: dict[str, Any] = super().state_dict()
+        return {**state, "state": {i: entry for i, entry in state["state"].items() if entry}}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict`, or PyTorch's optimizer of the same name, returned.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It does not fit: the message names what. Nothing is changed.
+        """
+        self._synchronize()
+        before = self.state, self.param_groups, self._parts
+        try:
+            for group in state_dict["param_groups"]:
+                _options(self._class, group)
+            super().load_state_dict(state_dict)
+            for group in self.param_groups:
+                group.update(_options(self._class, group))
+            # PyTorch gave states the parameter's dtype, which master copies and counts do not have.
+            keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+            tensors = [p for group in self.param_groups for p in group["params"]]
+            for key, p in zip(keys, tensors, strict=True):
+                self.state[p] = dict(state_dict["state"].get(key, {}))
+            self._regroup()
+        except BaseException:
+            self.state, self.param_groups, self._parts = before
+            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._synchronize()
+        own = {"_class": self._class, "_names": self._names, "_fixed": self._fixed}
+        return {**super().__getstate__(), **own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._parts = None  # made at the next step: they hold addresses

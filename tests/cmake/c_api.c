@@ -1,0 +1,67 @@
+/* The C header, used from C: c_api FILE. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "pyoptim/pyoptim.h"
+
+#define CHECK(condition)                                                                \
+    do {                                                                                \
+        if (!(condition)) {                                                             \
+            fprintf(stderr, "line %d: %s (%s)\n", __LINE__, #condition, error.message); \
+            return 1;                                                                   \
+        }                                                                               \
+    } while (0)
+
+int main(int argc, char** argv) {
+    pyoptim_error error = {""};
+    pyoptim_network *network = NULL, *loaded = NULL;
+    pyoptim_optimizer* optimizer = NULL;
+    const char* layers =
+        "[{\"type\": \"Dense\", \"in_features\": 2, \"out_features\": 8, \"bias\": true, \"activation\": "
+        "\"relu\"}, {\"type\": \"Dense\", \"in_features\": 8, \"out_features\": 2, \"bias\": true, "
+        "\"activation\": null}]";
+    float x[32], y[32], again[32], p = 1, g = 1;
+    int64_t labels[16];
+    double loss = 0, first = 0;
+    int i;
+    if (argc != 2) return 2;
+    for (i = 0; i < 16; ++i) {
+        x[2 * i] = (float)(i % 4) - 1.5f;
+        x[2 * i + 1] = (float)(i / 4) - 1.5f;
+        labels[i] = x[2 * i] > x[2 * i + 1];
+    }
+    CHECK(pyoptim_network_create(layers, 3, &network, &error) == PYOPTIM_OK);
+    CHECK(pyoptim_network_inputs(network) == 2 && pyoptim_network_outputs(network) == 2);
+    CHECK(pyoptim_network_parameter_count(network) == 8 * 3 + 2 * 9);
+    CHECK(pyoptim_optimizer_create("adam", pyoptim_network_parameter_count(network), &optimizer, &error) ==
+          PYOPTIM_OK);
+    CHECK(pyoptim_optimizer_set(optimizer, "lr", 0.02, &error) == PYOPTIM_OK);
+    CHECK(pyoptim_optimizer_set(optimizer, "speed", 1, &error) == PYOPTIM_INVALID);
+    CHECK(strstr(error.message, "speed") != NULL);
+    for (i = 0; i < 200; ++i) {
+        CHECK(pyoptim_network_fit(network, optimizer, x, labels, 16, 4, (uint64_t)i, &loss, &error) ==
+              PYOPTIM_OK);
+        if (i == 0) first = loss;
+    }
+    CHECK(loss < first / 3);
+    CHECK(pyoptim_network_save(network, argv[1], &error) == PYOPTIM_OK);
+    CHECK(pyoptim_network_load(argv[1], &loaded, &error) == PYOPTIM_OK);
+    CHECK(pyoptim_network_predict(network, x, 16, y, &error) == PYOPTIM_OK);
+    CHECK(pyoptim_network_predict(loaded, x, 16, again, &error) == PYOPTIM_OK);
+    CHECK(memcmp(y, again, sizeof(y)) == 0);
+    pyoptim_network_destroy(network);
+    pyoptim_network_destroy(loaded);
+    pyoptim_optimizer_destroy(optimizer);
+
+    CHECK(pyoptim_network_load("no such file", &network, &error) == PYOPTIM_FAILED);
+    CHECK(pyoptim_network_create("[{\"type\": \"Conv\"}]", 0, &network, NULL) == PYOPTIM_INVALID);
+    CHECK(pyoptim_optimizer_create("adamant", 1, &optimizer, &error) == PYOPTIM_INVALID);
+    CHECK(pyoptim_optimizer_create("sgd", 1, &optimizer, &error) == PYOPTIM_OK);
+    CHECK(pyoptim_optimizer_set(optimizer, "lr", 0.25, &error) == PYOPTIM_OK);
+    CHECK(pyoptim_optimizer_step(optimizer, &p, &g, &error) == PYOPTIM_OK && p == 0.75f);
+    CHECK(pyoptim_optimizer_set(optimizer, "lr", NAN, &error) == PYOPTIM_OK);
+    CHECK(pyoptim_optimizer_step(optimizer, &p, &g, &error) == PYOPTIM_INVALID && p == 0.75f);
+    pyoptim_optimizer_destroy(optimizer);
+    return 0;
+}

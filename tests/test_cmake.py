@@ -1,0 +1,179 @@
+"""Programs in C++ and C that use the library: found by find_package, or built along by add_subdirectory."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pyoptim as po
+from pyoptim import nn
+
+SOURCE = Path(__file__).resolve().parents[1]
+CONSUMERS = SOURCE / "tests" / "cmake"
+native = pytest.importorskip("pyoptim._native")
+needs_tools = pytest.mark.skipif(
+    not (shutil.which("cmake") and (shutil.which("c++") or shutil.which("g++"))),
+    reason="needs cmake and a C++ compiler",
+)
+NAMES = {
+    "betas": ("beta1", "beta2"),
+    "etas": ("eta_minus", "eta_plus"),
+    "step_sizes": ("smallest", "largest"),
+}
+OPTIMIZERS = [
+    ("SGD", {}),
+    ("SGD", {"momentum": 0.9, "dampening": 0.3}),
+    ("SGD", {"momentum": 0.9, "nesterov": True, "maximize": True}),
+    ("SGD", {"momentum": 0.9, "velocity": "classical", "weight_decay": 0.1}),
+    ("Adagrad", {"lr_decay": 0.01, "eps_root": 1e-7}),
+    ("RMSprop", {"alpha": 0.95}),
+    ("RMSprop", {"centered": True, "momentum": 0.8}),
+    ("Adadelta", {"rho": 0.95}),
+    ("Adam", {"betas": (0.8, 0.99), "eps_root": 1e-9}),
+    ("Adam", {"eps_hat": True, "weight_decay": 0.1}),
+    ("Adam", {"bias_correction": False}),
+    ("Adam", {"amsgrad": True, "amsgrad_max": "corrected"}),
+    ("AdamW", {"lr": 0.3}),
+    ("AMSGrad", {}),
+    ("Adamax", {}),
+    ("NAdam", {}),
+    ("NAdam", {"momentum_decay": None}),
+    ("RAdam", {}),
+    ("Lion", {}),
+    ("Rprop", {"etas": (0.4, 1.3)}),
+    ("ASGD", {"t0": 5.0, "lambd": 0.01}),
+]
+
+
+def in_cpp(options):
+    """Hyperparameters by their names in C++."""
+    named = {}
+    for name, value in options.items():
+        if name in NAMES:
+            named.update(zip(NAMES[name], value, strict=True))
+        elif name == "velocity":
+            named["classical"] = value == "classical"
+        elif name == "amsgrad_max":
+            named["amsgrad_corrected"] = value == "corrected"
+        else:
+            named[name] = -1.0 if value is None else float(value)
+    return named
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+def test_coefficients_are_python_s(name, options):
+    optimizer = getattr(po, name)(np.ones(1), **options)
+    rule, rows = native.coefficients(name.lower(), in_cpp(options), 300)
+    assert rule == optimizer._rules[0].name
+    scalars = optimizer._scalars
+    for row in rows:
+        scalars, expected = optimizer._next_row(scalars)
+        assert tuple(row) == expected
+
+
+def test_every_elementwise_optimizer_is_in_cpp():
+    tensor_optimizers = {"LARS", "LAMB", "Adafactor", "Muon", "Optimizer"}
+    classes = {name for name in po.__all__ if isinstance(getattr(po, name), type)}
+    names = {n for n in classes if issubclass(getattr(po, n), po.Optimizer)} - tensor_optimizers
+    assert names == {name for name, _ in OPTIMIZERS}
+
+
+def run(*command, **options):
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600, **options)
+    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """The consumers built both ways: one compilation of the library serves both."""
+    folder = tmp_path_factory.mktemp("cmake")
+    run("cmake", "-S", CONSUMERS, "-B", folder / "sub", f"-DPYOPTIM_SOURCE={SOURCE}", "-DPYOPTIM_INSTALL=ON")
+    run("cmake", "--build", folder / "sub", "-j2")
+    run("cmake", "--install", folder / "sub" / "pyoptim", "--prefix", folder / "prefix")
+    run("cmake", "-S", CONSUMERS, "-B", folder / "found", f"-DCMAKE_PREFIX_PATH={folder / 'prefix'}")
+    run("cmake", "--build", folder / "found", "-j2")
+    return {"add_subdirectory": folder / "sub", "find_package": folder / "found"}
+
+
+@pytest.fixture(params=["add_subdirectory", "find_package"])
+def programs(request, built):
+    return built[request.param]
+
+
+@needs_tools
+def test_cpp_trains_a_python_model_to_the_same_bits(programs, tmp_path):
+    def make():
+        return nn.Sequential(
+            nn.Flatten(),
+            nn.Rescale(0.5, 0.25),
+            nn.Dense(6, 9, activation="relu"),
+            nn.BatchNorm(9, momentum=None, activation="relu"),
+            nn.Sigmoid(),
+            nn.Dense(9, 8, bias=False),
+            nn.BatchNorm(8, affine=False, running_var="biased"),
+            nn.Tanh(),
+            nn.Dense(8, 3),
+            seed=5,
+        )
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(90, 6)).astype(np.float32), rng.integers(0, 3, 90)
+    make().save(tmp_path / "model.safetensors")
+    x.tofile(tmp_path / "x")
+    y.astype(np.int64).tofile(tmp_path / "y")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYOPTIM_FORCE_ISA", native.instruction_set())
+        out = run(programs / "train", tmp_path / "model.safetensors", tmp_path / "x", tmp_path / "y",
+                  tmp_path / "result.safetensors")  # fmt: skip
+    *epochs, allocations = out.splitlines()
+    model = make()
+    optimizer = po.AdamW(model.flat_parameters, lr=lambda step: 1e-2 / (1 + 0.1 * step), max_grad_norm=0.5)
+    history = po.Trainer(model, nn.CrossEntropy(), optimizer).fit(
+        x, y, epochs=3, batch_size=8, shuffle=False, verbose=False
+    )
+    measured = [tuple(map(float, line.split())) for line in epochs]
+    assert measured == list(zip(history["loss"], history["accuracy"], strict=True))
+    result = nn.Sequential.load(tmp_path / "result.safetensors")
+    assert repr(result) == repr(model)
+    for name, value in model.state_dict().items():
+        assert np.array_equal(result.state_dict()[name], value), name
+    assert int(allocations) == 0
+
+
+@needs_tools
+def test_cpp_updates_raw_pointers(programs):
+    first, *errors = run(programs / "update").splitlines()
+    p = np.array([1.0, -2.0, 3.0])
+    optimizer = po.Adam(p, lr=0.1, weight_decay=0.01)
+    for _ in range(5):
+        optimizer.step(2 * p)
+    assert [float(value) for value in first.split()] == list(p)
+    assert "labels[0] is 7, expected a class in [0, 1)" in errors[0]
+    assert "layers[1] (Dense) has 4 inputs" in errors[1]
+
+
+@needs_tools
+def test_c_api(programs, tmp_path):
+    run(programs / "c_api", tmp_path / "model.safetensors")
+    model = nn.Sequential.load(tmp_path / "model.safetensors")
+    assert repr(model.layers[0]) == repr(nn.Dense(2, 8, activation="relu"))
+
+
+def test_an_install_says_where_its_cpp_files_are():
+    try:
+        include, cmake = po.include_dir(), po.cmake_dir()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    assert Path(include, "pyoptim", "network.hpp").is_file()
+    assert Path(cmake, "pyoptimConfig.cmake").is_file()
+    out = run(sys.executable, "-m", "pyoptim", "--cmake-dir", cwd="/")
+    assert Path(out.strip()) == Path(cmake)
+    rules = Path(include, "pyoptim", "rules.hpp").read_text("utf-8")
+    listed = re.search(r"define PYOPTIM_FOR_EACH_RULE\(X\)(.*?)\n\n", rules + "\n\n", re.S)
+    assert listed is not None
+    assert set(re.findall(r"X\((\w+),", listed[1])) == set(native.rules())
