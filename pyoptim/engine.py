@@ -76,6 +76,8 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
             return f"layers[{i}] is a {type(layer).__name__}, which has no compiled form"
     if type(loss) not in _LOSSES:
         return f"the loss is a {type(loss).__name__}, which has no compiled form"
+    if isinstance(loss, nn.CrossEntropy) and not loss.is_plain:
+        return "class weights and label smoothing have no compiled form"
     if model.flat_parameters.size == 0:
         return "the model has no parameters"
     kind = type(optimizer)

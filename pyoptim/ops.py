@@ -20,12 +20,13 @@ from ._activation_ops import (
     softmax_forward,
 )
 from ._arrays import Array, check_float_array, check_like, is_fast
+from ._loss_ops import kl_divergence, pointwise_loss, softmax_cross_entropy
 
 __all__ = [
     "ACTIVATIONS", "SavedNorm", "activation_backward", "activation_forward", "as_channels",
-    "batch_norm_backward", "batch_norm_forward", "check_activation", "check_labels", "check_parameters",
-    "dense_backward", "dense_forward", "norm_forward", "softmax_backward", "softmax_cross_entropy",
-    "softmax_forward", "squared_error",
+    "batch_norm_backward", "batch_norm_forward", "check_activation", "check_parameters",
+    "dense_backward", "dense_forward", "kl_divergence", "norm_forward", "pointwise_loss",
+    "softmax_backward", "softmax_cross_entropy", "softmax_forward",
 ]  # fmt: skip
 
 # Those that a dense layer applies itself; activation_forward has more.
@@ -440,68 +441,3 @@ def _check_rows(x: Any, features: Any) -> tuple[Array, tuple[int, ...], Array]:
         raise ValueError(f"x has shape {x.shape}, expected (..., {', '.join(map(str, shape))})")
     size = math.prod(shape)
     return x, shape, x.reshape(x.size // size, size)
-
-
-def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
-    """The mean over the batch of ``-log softmax(logits)[label]``, and its gradient.
-
-    Parameters
-    ----------
-    logits : array (batch, classes)
-    labels : integer array (batch,), each in [0, classes)
-
-    Returns
-    -------
-    loss : float
-    dlogits : array (batch, classes)
-
-    Raises
-    ------
-    TypeError, ValueError
-        A dtype or a shape does not match, an empty batch, or a label out of range.
-    """
-    logits = check_float_array("logits", logits, ndim=2)
-    labels = check_labels("labels", labels, logits.shape[0], logits.shape[1])
-    dlogits = np.empty_like(logits)
-    return backends.current().softmax_cross_entropy(logits, labels, dlogits), dlogits
-
-
-def check_labels(name: str, labels: Any, batch: int, classes: int) -> Array:
-    """Class indices as contiguous int64."""
-    labels = np.asarray(labels)
-    if labels.dtype.kind not in "iu":
-        raise TypeError(f"{name} has dtype {labels.dtype}, expected integers")
-    if labels.shape != (batch,):
-        raise ValueError(f"{name} has shape {labels.shape}, expected ({batch},): one per example")
-    if batch == 0:
-        raise ValueError(f"{name} is empty, expected at least one example")
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if wrong.size:
-        i = int(wrong[0])
-        raise ValueError(f"{name}[{i}] is {labels[i]}, expected a class in [0, {classes})")
-    return np.ascontiguousarray(labels, dtype=np.int64)
-
-
-def squared_error(prediction: Array, target: Array) -> tuple[float, Array]:
-    """The mean over all elements of ``(prediction - target)**2`` (`torch.nn.MSELoss`), and its gradient.
-
-    Parameters
-    ----------
-    prediction, target : arrays of one shape and dtype
-
-    Returns
-    -------
-    loss : float
-    dprediction : array like prediction
-
-    Raises
-    ------
-    TypeError, ValueError
-        A dtype or a shape does not match, or there are no elements.
-    """
-    prediction = check_float_array("prediction", prediction)
-    target = check_like("target", target, prediction.shape, prediction.dtype, " as prediction")
-    if prediction.size == 0:
-        raise ValueError("prediction is empty, expected at least one element")
-    dprediction = np.empty_like(prediction)
-    return backends.current().squared_error(prediction, target, dprediction), dprediction

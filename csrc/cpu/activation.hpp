@@ -82,6 +82,11 @@ void gradient_with(size_t n, const T* dy, const T* kept, T* dx, T a, T b) {
 }
 
 template <class T>
+void exponential(size_t n, const T* x, T* y) {
+    for (size_t i = 0; i < n; ++i) y[i] = exponential(x[i]);
+}
+
+template <class T>
 void activate(const ActivationSpec& it, size_t n, const T* x, T* y) {  // x may be y
     switch (it.kind) {
 #define X(name)            \

@@ -69,6 +69,37 @@ struct LayerNormRows {
     const T *dy, *x, *mean, *inv_std;
 };
 
+// Softmax cross-entropy of rows of logits. A row's target is a label, or a share of each class, smoothed:
+// (1 - smoothing) of it and smoothing/classes of every class; then classes and rows have their weights.
+template <class T>
+struct CrossEntropy {
+    ptrdiff_t classes;
+    const T* logits;
+    const int64_t* labels;   // or null and
+    const T* targets;        // (rows, classes)
+    const T* sample_weight;  // (rows), or null
+    const T* class_weight;   // (classes), or null
+    double smoothing;
+    T* dlogits;        // or null: no gradient
+    double scale = 1;  // of the gradient
+};
+
+#define PYOPTIM_FOR_EACH_POINTWISE_LOSS(X) X(squared) X(absolute) X(huber) X(binary) X(hinge)
+enum class PointwiseKind : int {
+#define X(name) name,
+    PYOPTIM_FOR_EACH_POINTWISE_LOSS(X)
+#undef X
+        count
+};
+
+// A loss of single outputs with its parameter: huber's delta, binary's weight of positive examples.
+template <class T>
+struct Pointwise {
+    PointwiseKind kind;
+    T a;
+    const T* columns;  // the parameter of each column, or null: a
+};
+
 template <class T>
 struct Kernels {
     // state: one pointer per state of the rule; coefficients: Common's, then the rule's.
@@ -113,11 +144,12 @@ struct Kernels {
     void (*layer_norm_backward)(const LayerNorm<T>&, const LayerNormRows<T>&, ptrdiff_t begin, ptrdiff_t end,
                                 T* dx, T* waiting, double* dgamma, double* dbeta);
 
-    // The sum of the losses of rows [begin, end); dlogits (null: not wanted) is scaled by `scale`.
-    double (*softmax_cross_entropy)(const T* logits, const int64_t* labels, ptrdiff_t classes,
-                                    ptrdiff_t begin, ptrdiff_t end, T scale, T* dlogits);
-    // The sum of the squared differences; its derivative likewise.
-    double (*squared_error)(size_t n, const T* prediction, const T* target, T scale, T* dprediction);
+    // The sum of the losses of the rows [begin, end).
+    double (*cross_entropy)(const CrossEntropy<T>&, ptrdiff_t begin, ptrdiff_t end);
+    // The sum of the losses of n elements; dx (null: not wanted) is scaled by `scale`.
+    double (*pointwise_loss)(const Pointwise<T>&, ptrdiff_t n, T scale, const T* x, const T* target, T* dx);
+
+    void (*exponential)(size_t n, const T* x, T* y);
 
     // n rounds of multiply-adds in registers; returns the number of operations.
     double (*multiply_add)(size_t n, T x);

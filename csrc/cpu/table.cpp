@@ -1,9 +1,10 @@
 // The table of one instruction set: PYOPTIM_ISA names it, PYOPTIM_VECTOR_BYTES is its vector's width.
 #include "cpu/activation.hpp"
+#include "cpu/cross_entropy.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/layer_norm.hpp"
-#include "cpu/loss.hpp"
 #include "cpu/norm.hpp"
+#include "cpu/pointwise_loss.hpp"
 #include "cpu/product.hpp"
 #include "cpu/reduce.hpp"
 #include "cpu/softmax.hpp"
@@ -39,8 +40,9 @@ constexpr Kernels<T> kTable = {
     norm_gradient<T>,
     layer_norm<T>,
     layer_norm_backward<T>,
-    softmax_cross_entropy<T>,
-    squared_error<T>,
+    cross_entropy<T>,
+    pointwise_loss<T>,
+    exponential<T>,
     multiply_add<T>,
 };
 }  // namespace

@@ -8,7 +8,7 @@
 #include "runtime/activations.hpp"
 #include "runtime/dense.hpp"
 #include "runtime/layer_norm.hpp"
-#include "runtime/layers.hpp"
+#include "runtime/losses.hpp"
 #include "runtime/norm.hpp"
 #include "runtime/parallel.hpp"
 #include "runtime/reduce.hpp"
@@ -227,15 +227,16 @@ double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, 
         for (std::size_t i = 0; i < n; ++i) {
             std::memcpy(targets_.data() + i * width, of.targets + example(i) * width, width * sizeof(T));
         }
-        return squared_error(n * width, output, targets_.data(), gradient_.data());
+        return pointwise_loss<T>({cpu::PointwiseKind::squared, T(0), nullptr},
+                                 {n, width, output, targets_.data(), nullptr, gradient_.data()});
     }
     const auto classes = static_cast<std::ptrdiff_t>(width);
     for (std::size_t i = 0; i < n; ++i) {
         labels_[i] = of.labels[example(i)];
         outcome.correct += argmax(output + i * width, classes) == labels_[i];
     }
-    return softmax_cross_entropy(static_cast<std::ptrdiff_t>(n), classes, output, labels_.data(),
-                                 gradient_.data());
+    return cross_entropy<T>({classes, output, labels_.data(), nullptr, nullptr, nullptr, 0, gradient_.data()},
+                            static_cast<std::ptrdiff_t>(n));
 }
 
 // False where the gradients are not finite and that ends the run.

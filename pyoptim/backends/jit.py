@@ -32,10 +32,9 @@ from .jit_layers import (
     norm_backward,
     norm_forward,
     softmax_backward,
-    softmax_cross_entropy,
     softmax_forward,
-    squared_error,
 )
+from .jit_losses import pointwise_loss, softmax_cross_entropy
 from .reference import PackedStepper, sum_of_squares
 
 __all__ = [
@@ -50,10 +49,10 @@ __all__ = [
     "layer_norm_forward",
     "norm_backward",
     "norm_forward",
+    "pointwise_loss",
     "softmax_backward",
     "softmax_cross_entropy",
     "softmax_forward",
-    "squared_error",
     "sum_of_squares",
 ]
 

@@ -1,4 +1,4 @@
-"""Layers and losses of the Numba backend: `reference` says what each computes.
+"""Layers of the Numba backend: `reference` says what each computes.
 
 Scalars and sums are float64, results are rounded once when stored.
 """
@@ -27,9 +27,7 @@ __all__ = [
     "norm_backward",
     "norm_forward",
     "softmax_backward",
-    "softmax_cross_entropy",
     "softmax_forward",
-    "squared_error",
 ]
 
 _jit = numba.njit(nogil=True, error_model="numpy")
@@ -196,38 +194,3 @@ def layer_norm_backward(  # type: ignore[no-untyped-def]
                 dx[r, j] = inv_std[r] * (g - (z * product + total) / features)
     dgamma[:] = gammas
     dbeta[:] = betas
-
-
-@_jit
-def softmax_cross_entropy(logits, labels, dlogits):  # type: ignore[no-untyped-def]
-    batch, classes = logits.shape
-    total = 0.0
-    for i in range(batch):
-        largest = np.float64(logits[i, 0])
-        for j in range(1, classes):
-            largest = np.maximum(largest, logits[i, j])
-        denominator = 0.0
-        for j in range(classes):
-            denominator += np.exp(logits[i, j] - largest)
-        total += np.log(denominator) + (largest - logits[i, labels[i]])
-        if dlogits is not None:
-            for j in range(classes):
-                dlogits[i, j] = np.exp(logits[i, j] - largest) / denominator / batch
-            dlogits[i, labels[i]] -= 1.0 / batch
-    return total / batch
-
-
-@_jit
-def _squared_error(prediction, target, dprediction):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for i in range(prediction.size):
-        difference = np.float64(prediction[i]) - np.float64(target[i])
-        total += difference * difference
-        if dprediction is not None:
-            dprediction[i] = 2.0 * difference / prediction.size
-    return total / prediction.size
-
-
-def squared_error(prediction: Array, target: Array, dprediction: Array | None) -> float:
-    gradient = None if dprediction is None else dprediction.reshape(-1)
-    return float(_squared_error(prediction.ravel(), target.ravel(), gradient))

@@ -17,10 +17,10 @@ try:
         layer_norm_forward,
         norm_backward,
         norm_forward,
+        pointwise_loss,
         softmax_backward,
         softmax_cross_entropy,
         softmax_forward,
-        squared_error,
         sum_of_squares,
     )
 except ModuleNotFoundError as error:
@@ -45,10 +45,10 @@ __all__ = [
     "name",
     "norm_backward",
     "norm_forward",
+    "pointwise_loss",
     "softmax_backward",
     "softmax_cross_entropy",
     "softmax_forward",
-    "squared_error",
     "sum_of_squares",
 ]
 

@@ -16,6 +16,8 @@ from ..activations import KINDS
 from ..rules import Common, Rule, common
 from ..storage import Packed, PackedArray, decode, encode, hash_key
 from . import StepGroup
+from .reference_losses import pointwise_loss as pointwise_loss
+from .reference_losses import softmax_cross_entropy as softmax_cross_entropy
 
 name = "numpy"
 _MAX_STATES = 4  # as in csrc/cpu/kernels.hpp: it numbers the streams of random numbers
@@ -263,25 +265,3 @@ def layer_norm_backward(
         offset = scaled.mean(axis=1, dtype=np.float64).astype(x.dtype)
         np.subtract(scaled, normalised * slope[:, None] + offset[:, None], out=dx)
         dx *= inv_std[:, None]
-
-
-def softmax_cross_entropy(logits: Array, labels: Array, dlogits: Array | None) -> float:
-    """The mean over the batch of ``-log softmax(logits)[label]``, and its gradient."""
-    rows = np.arange(len(labels))
-    with np.errstate(all="ignore"):
-        shifted = logits - logits.max(axis=1, keepdims=True).astype(np.float64)
-        e = np.exp(shifted)
-        total = e.sum(axis=1, dtype=np.float64)
-        if dlogits is not None:
-            dlogits[...] = e / total[:, None]
-            dlogits[rows, labels] -= 1
-            dlogits /= len(labels)
-        return float(np.mean(np.log(total) - shifted[rows, labels]))
-
-
-def squared_error(prediction: Array, target: Array, dprediction: Array | None) -> float:
-    """The mean over all elements of the squared difference, and its gradient."""
-    difference = prediction - target
-    if dprediction is not None:
-        np.multiply(difference, 2 / difference.size, out=dprediction)
-    return float(np.mean(np.square(difference, dtype=np.float64)))

@@ -19,10 +19,17 @@ from .activations import (
 )
 from .initializers import Constant, Glorot, He, Initializer, Normal, Uniform, Zeros
 from .layers import BatchNorm, Dense, Flatten, Layer, LayerNorm, Rescale
-from .losses import MSE, CrossEntropy, Loss
+from .losses import L1, MSE, BinaryCrossEntropy, CrossEntropy, Hinge, Huber, KLDiv, Loss
+from .penalties import Penalty
 from .sequential import Sequential
 
 __all__ = [
+    "L1",
+    "BinaryCrossEntropy",
+    "Hinge",
+    "Huber",
+    "KLDiv",
+    "Penalty",
     "Softplus",
     "Softmax",
     "SiLU",
