@@ -20,12 +20,20 @@ from ._activation_ops import (
     softmax_forward,
 )
 from ._arrays import Array, check_float_array, check_like, is_fast
+from ._dropout_ops import (
+    check_deviation,
+    check_drop_probability,
+    dropout_backward,
+    dropout_forward,
+    gaussian_noise,
+)
 
 __all__ = [
     "ACTIVATIONS", "SavedNorm", "activation_backward", "activation_forward", "as_channels",
-    "batch_norm_backward", "batch_norm_forward", "check_activation", "check_labels", "check_parameters",
-    "dense_backward", "dense_forward", "norm_forward", "softmax_backward", "softmax_cross_entropy",
-    "softmax_forward", "squared_error",
+    "batch_norm_backward", "batch_norm_forward", "check_activation", "check_deviation",
+    "check_drop_probability", "check_labels", "check_parameters", "dense_backward", "dense_forward",
+    "dropout_backward", "dropout_forward", "gaussian_noise", "norm_forward", "softmax_backward",
+    "softmax_cross_entropy", "softmax_forward", "squared_error",
 ]  # fmt: skip
 
 # Those that a dense layer applies itself; activation_forward has more.

@@ -1,5 +1,6 @@
 // The table of one instruction set: PYOPTIM_ISA names it, PYOPTIM_VECTOR_BYTES is its vector's width.
 #include "cpu/activation.hpp"
+#include "cpu/dropout.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/loss.hpp"
 #include "cpu/norm.hpp"
@@ -31,6 +32,8 @@ constexpr Kernels<T> kTable = {
     activation_backward<T>,
     softmax_forward<T>,
     softmax_backward<T>,
+    dropout<T>,
+    gaussian_noise<T>,
     norm_moments<T>,
     norm_merge,
     norm_apply<T>,

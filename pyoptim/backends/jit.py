@@ -34,7 +34,7 @@ from .jit_layers import (
     softmax_forward,
     squared_error,
 )
-from .reference import PackedStepper, sum_of_squares
+from .reference import PackedStepper, dropout, gaussian_noise, sum_of_squares
 
 __all__ = [
     "PackedStepper",
@@ -43,6 +43,8 @@ __all__ = [
     "activation_forward",
     "dense_backward",
     "dense_forward",
+    "dropout",
+    "gaussian_noise",
     "name",
     "norm_backward",
     "norm_forward",

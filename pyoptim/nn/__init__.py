@@ -20,6 +20,7 @@ from .activations import (
 from .initializers import Constant, Glorot, He, Initializer, Normal, Uniform, Zeros
 from .layers import BatchNorm, Dense, Flatten, Layer, Rescale
 from .losses import MSE, CrossEntropy, Loss
+from .noise import Dropout, GaussianNoise
 from .sequential import Sequential
 
 __all__ = [
@@ -40,7 +41,9 @@ __all__ = [
     "Constant",
     "CrossEntropy",
     "Dense",
+    "Dropout",
     "Flatten",
+    "GaussianNoise",
     "Glorot",
     "He",
     "Initializer",
