@@ -17,7 +17,18 @@ from .activations import (
     Softplus,
     Tanh,
 )
-from .initializers import Constant, Glorot, He, Initializer, Normal, Uniform, Zeros
+from .initializers import (
+    Constant,
+    Glorot,
+    He,
+    Initializer,
+    LeCun,
+    Normal,
+    Orthogonal,
+    TruncatedNormal,
+    Uniform,
+    Zeros,
+)
 from .layers import BatchNorm, Dense, Flatten, Layer, Rescale
 from .losses import MSE, CrossEntropy, Loss
 from .noise import Dropout, GaussianNoise
@@ -48,13 +59,16 @@ __all__ = [
     "He",
     "Initializer",
     "Layer",
+    "LeCun",
     "Loss",
     "Normal",
+    "Orthogonal",
     "ReLU",
     "Rescale",
     "Sequential",
     "Sigmoid",
     "Tanh",
+    "TruncatedNormal",
     "Uniform",
     "Zeros",
 ]

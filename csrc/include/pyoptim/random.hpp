@@ -25,8 +25,7 @@ struct Words {
 PYOPTIM_FN Words philox(Words counter, unsigned key0, unsigned key1) {
     unsigned a = counter.word[0], b = counter.word[1], c = counter.word[2], d = counter.word[3];
     for (int round = 0; round < 10; ++round) {
-        const unsigned long long p = unsigned long long(0xD2511F53u) * a,
-                                 q = unsigned long long(0xCD9E8D57u) * c;
+        const unsigned long long p = 0xD2511F53ull * a, q = 0xCD9E8D57ull * c;
         a = unsigned(q >> 32) ^ b ^ key0;
         b = unsigned(q);
         c = unsigned(p >> 32) ^ d ^ key1;
