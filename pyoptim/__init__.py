@@ -45,8 +45,10 @@ if TYPE_CHECKING:
         ops,
         schedules,
         surfaces,
-        torch,
         transforms,
+    )
+    from . import (
+        torch as torch,  # not in __all__: it needs PyTorch
     )
     from .config import cmake_dir, include_dir, show_config
     from .trainer import History, Trainer
@@ -108,7 +110,6 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "surfaces",
-    "torch",
     "transforms",
     "use_backend",
 ]

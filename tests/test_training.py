@@ -295,7 +295,10 @@ def test_train_command(tmp_path):
 
 
 def test_train_options(tmp_path):
-    options = "--epochs 2 --batch-size full --lr 0.5 --optimizer sgd --hidden 8,8 --backend numpy --threads 1"
+    options = (
+        "--epochs 2 --batch-size full --lr 0.5 --schedule constant --optimizer sgd --hidden 8,8 "
+        "--backend numpy --threads 1"
+    )
     done = run_cli("train", *options.split(), "--save", "m.safetensors", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "64-8-8-10" in done.stdout
