@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Engine32', 'Engine64', 'PackedStepper', 'Stepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'coefficients', 'common_coefficients', 'dense_backward', 'dense_forward', 'exponential', 'get_num_threads', 'instruction_set', 'instruction_sets', 'layer_norm_backward', 'layer_norm_forward', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'pointwise_loss', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'use_instruction_set']
+__all__: list[str] = ['Engine32', 'Engine64', 'PackedStepper', 'Stepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'coefficients', 'common_coefficients', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'layer_norm_backward', 'layer_norm_forward', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'philox', 'pointwise_loss', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
@@ -96,6 +96,12 @@ def dense_forward(x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.N
 def dense_forward(x: numpy.typing.NDArray[numpy.float64], weight: numpy.typing.NDArray[numpy.float64], bias: numpy.typing.NDArray[numpy.float64] | None, activation: str | None, y: numpy.typing.NDArray[numpy.float64]) -> None:
     ...
 @typing.overload
+def dropout(x: numpy.typing.NDArray[numpy.float32], p: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, step: typing.SupportsInt | typing.SupportsIndex, y: numpy.typing.NDArray[numpy.float32]) -> None:
+    ...
+@typing.overload
+def dropout(x: numpy.typing.NDArray[numpy.float64], p: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, step: typing.SupportsInt | typing.SupportsIndex, y: numpy.typing.NDArray[numpy.float64]) -> None:
+    ...
+@typing.overload
 def exponential(x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32]) -> None:
     """
     The kernels' own exp, for its tests.
@@ -105,6 +111,12 @@ def exponential(x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[
     """
     The kernels' own exp, for its tests.
     """
+@typing.overload
+def gaussian_noise(x: numpy.typing.NDArray[numpy.float32], std: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, step: typing.SupportsInt | typing.SupportsIndex, y: numpy.typing.NDArray[numpy.float32]) -> None:
+    ...
+@typing.overload
+def gaussian_noise(x: numpy.typing.NDArray[numpy.float64], std: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, step: typing.SupportsInt | typing.SupportsIndex, y: numpy.typing.NDArray[numpy.float64]) -> None:
+    ...
 def get_num_threads() -> int:
     ...
 def instruction_set() -> str:
@@ -141,6 +153,10 @@ def norm_forward(x: numpy.typing.NDArray[numpy.float32], gamma: numpy.typing.NDA
 @typing.overload
 def norm_forward(x: numpy.typing.NDArray[numpy.float64], gamma: numpy.typing.NDArray[numpy.float64] | None, beta: numpy.typing.NDArray[numpy.float64] | None, running_mean: numpy.typing.NDArray[numpy.float64] | None, running_var: numpy.typing.NDArray[numpy.float64] | None, training: bool, momentum: typing.SupportsFloat | typing.SupportsIndex, eps: typing.SupportsFloat | typing.SupportsIndex, unbiased: bool, relu: bool, y: numpy.typing.NDArray[numpy.float64], mean: numpy.typing.NDArray[numpy.float64], inv_std: numpy.typing.NDArray[numpy.float64]) -> None:
     ...
+def philox(counter: typing.Annotated[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(4)"], key: typing.Annotated[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(2)"]) -> typing.Annotated[list[int], "FixedSize(4)"]:
+    """
+    Four words of Philox4x32-10.
+    """
 @typing.overload
 def pointwise_loss(kind: str, prediction: numpy.typing.NDArray[numpy.float32], target: numpy.typing.NDArray[numpy.float32], dprediction: numpy.typing.NDArray[numpy.float32] | None, sample_weight: numpy.typing.NDArray[numpy.float32] | None, parameter: float | numpy.typing.NDArray[numpy.float32]) -> float:
     ...

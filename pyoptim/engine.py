@@ -20,7 +20,6 @@ from .resume import Epoch
 from .schedules import Schedule
 
 _CHUNK = 0.05  # seconds of work between two looks at the outside world
-_ACTIVATIONS: dict[type, str] = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh"}
 _LOSSES: dict[type, str] = {nn.CrossEntropy: "cross_entropy", nn.MSE: "squared_error"}
 
 
@@ -200,6 +199,11 @@ def _layer_norm(layer: Any) -> dict[str, Any]:
     return {"kind": "layer_norm", "channels": size, "eps": layer.eps, **_arrays_of(layer)}
 
 
+def _activation(layer: Any) -> dict[str, Any]:
+    a, b = layer.numbers
+    return {"kind": "activation", "activation": layer.kind, "a": a, "b": b}
+
+
 def _arrays_of(layer: Any) -> dict[str, Array]:
     return {**layer.parameters, **{f"d{name}": value for name, value in layer.gradients.items()}}
 
@@ -210,7 +214,7 @@ _LAYERS: dict[type, Callable[[Any], dict[str, Any] | None]] = {
     nn.LayerNorm: _layer_norm,
     nn.Flatten: lambda layer: None,
     nn.Rescale: lambda layer: {"kind": "rescale", "scale": layer.scale, "shift": layer.shift},
-    **dict.fromkeys(
-        _ACTIVATIONS, lambda layer: {"kind": "activation", "activation": _ACTIVATIONS[type(layer)]}
-    ),
+    nn.Dropout: lambda layer: {"kind": "dropout", "amount": layer.p, **layer.buffers},
+    nn.GaussianNoise: lambda layer: {"kind": "gaussian_noise", "amount": layer.std, **layer.buffers},
+    **dict.fromkeys(nn.activations.ELEMENTWISE, _activation),
 }

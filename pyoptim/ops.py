@@ -20,12 +20,20 @@ from ._activation_ops import (
     softmax_forward,
 )
 from ._arrays import Array, check_float_array, check_like, is_fast
+from ._dropout_ops import (
+    check_deviation,
+    check_drop_probability,
+    dropout_backward,
+    dropout_forward,
+    gaussian_noise,
+)
 from ._loss_ops import kl_divergence, pointwise_loss, softmax_cross_entropy
 
 __all__ = [
     "ACTIVATIONS", "SavedNorm", "activation_backward", "activation_forward", "as_channels",
-    "batch_norm_backward", "batch_norm_forward", "check_activation", "check_parameters",
-    "dense_backward", "dense_forward", "kl_divergence", "norm_forward", "pointwise_loss",
+    "batch_norm_backward", "batch_norm_forward", "check_activation", "check_deviation",
+    "check_drop_probability", "check_parameters", "dense_backward", "dense_forward", "dropout_backward",
+    "dropout_forward", "gaussian_noise", "kl_divergence", "norm_forward", "pointwise_loss",
     "softmax_backward", "softmax_cross_entropy", "softmax_forward",
 ]  # fmt: skip
 

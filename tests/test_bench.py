@@ -258,3 +258,11 @@ def test_asking_for_torch_where_it_is_missing_is_an_error(monkeypatch, capsys):
     monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
     assert bench.main(["--quick", "--against", "torch"]) == 2
     assert "not installed" in capsys.readouterr().err
+
+
+def test_activations_are_checked_and_timed(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench.activations, "_SIZE", 999)
+    path = tmp_path / "rows.json"
+    bench.main(["--quick", "--parts", "activations", "--json", str(path)])
+    names = [row["name"] for row in json.loads(path.read_text())["rows"]]
+    assert names == list(bench.activations._KINDS)

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "pyoptim/activations.hpp"
+#include "pyoptim/random.hpp"
 #include "pyoptim/rules.hpp"
 
 namespace pyoptim::cpu {
@@ -122,6 +123,12 @@ struct Kernels {
     void (*activation_backward)(const ActivationSpec&, size_t n, const T* dy, const T* kept, T* dx);
     void (*softmax_forward)(bool log, ptrdiff_t rows, ptrdiff_t classes, const T* x, T* y);
     void (*softmax_backward)(bool log, ptrdiff_t rows, ptrdiff_t classes, const T* dy, const T* y, T* dx);
+
+    // Elements from `first` on, a multiple of kStreamBlock. Those whose random word is below the threshold
+    // become 0, the others are scaled.
+    void (*dropout)(const RandomStream&, uint64_t first, size_t n, uint32_t threshold, T scale, const T* x,
+                    T* y);
+    void (*gaussian_noise)(const RandomStream&, uint64_t first, size_t n, T deviation, const T* x, T* y);
 
     // Rows [begin, end). The mean and the sum of squares about it: of each column, or of each row.
     void (*norm_moments)(const NormMatrix&, const T* x, ptrdiff_t begin, ptrdiff_t end, double* mean,

@@ -1,6 +1,7 @@
 // The table of one instruction set: PYOPTIM_ISA names it, PYOPTIM_VECTOR_BYTES is its vector's width.
 #include "cpu/activation.hpp"
 #include "cpu/cross_entropy.hpp"
+#include "cpu/dropout.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/layer_norm.hpp"
 #include "cpu/norm.hpp"
@@ -33,6 +34,8 @@ constexpr Kernels<T> kTable = {
     activation_backward<T>,
     softmax_forward<T>,
     softmax_backward<T>,
+    dropout<T>,
+    gaussian_noise<T>,
     norm_moments<T>,
     norm_merge,
     norm_apply<T>,

@@ -44,5 +44,6 @@ void bind_losses(py::module_& m);
 void bind_norm(py::module_& m);
 void bind_engine(py::module_& m);
 void bind_activations(py::module_& m);
+void bind_dropout(py::module_& m);
 
 }  // namespace pyoptim::python

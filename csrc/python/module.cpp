@@ -11,4 +11,5 @@ PYBIND11_MODULE(_native, m) {
     pyoptim::python::bind_norm(m);
     pyoptim::python::bind_engine(m);
     pyoptim::python::bind_activations(m);
+    pyoptim::python::bind_dropout(m);
 }

@@ -7,6 +7,7 @@
 
 #include "runtime/activations.hpp"
 #include "runtime/dense.hpp"
+#include "runtime/dropout.hpp"
 #include "runtime/layer_norm.hpp"
 #include "runtime/losses.hpp"
 #include "runtime/norm.hpp"
@@ -46,6 +47,12 @@ LayerNormShape layer_norm_shape(const LayerView<T>& layer, std::size_t n) {
 template <class T>
 NormShape norm_shape(const LayerView<T>& layer, std::size_t n) {
     return {static_cast<std::ptrdiff_t>(n), layer.channels, layer.in / layer.channels};
+}
+
+// Of the training pass that came `before` the next one.
+template <class T>
+RandomStream stream(const LayerView<T>& layer, std::int64_t before) {
+    return {static_cast<std::uint64_t>(*layer.seed), static_cast<std::uint64_t>(*layer.step - before)};
 }
 
 }  // namespace
@@ -142,6 +149,7 @@ void Engine<T>::norm_forward(std::size_t i, const T* x, std::size_t n, bool trai
 template <class T>
 void Engine<T>::forward(const T* x, std::size_t n, bool training) {
     const auto batch = static_cast<std::ptrdiff_t>(n);
+    training_ = training;
     for (std::size_t i = 0; i < layers_.size(); ++i) {
         const LayerView<T>& layer = layers_[i];
         const std::size_t size = n * static_cast<std::size_t>(layer.out);
@@ -152,7 +160,7 @@ void Engine<T>::forward(const T* x, std::size_t n, bool training) {
                                  y);
                 break;
             case LayerKind::activation:
-                activation_forward(layer.activation, size, x, y);
+                activation_forward({layer.activation, layer.a, layer.b}, size, x, y);
                 break;
             case LayerKind::batch_norm:
                 norm_forward(i, x, n, training);
@@ -163,6 +171,17 @@ void Engine<T>::forward(const T* x, std::size_t n, bool training) {
                 break;
             case LayerKind::rescale:
                 for (std::size_t j = 0; j < size; ++j) y[j] = x[j] * layer.scale + layer.shift;
+                break;
+            case LayerKind::dropout:
+            case LayerKind::gaussian_noise:
+                if (!training) {
+                    std::memcpy(y, x, size * sizeof(T));
+                } else if (layer.kind == LayerKind::dropout) {
+                    dropout(stream(layer, 0), layer.amount, size, x, y);
+                } else {
+                    gaussian_noise(stream(layer, 0), layer.amount, size, x, y);
+                }
+                *layer.step += training;
                 break;
         }
         x = y;
@@ -188,7 +207,8 @@ void Engine<T>::backward(const T* input, std::size_t n) {
                 std::swap(dy, other);
                 break;
             case LayerKind::activation:
-                activation_backward(layer.activation, size, dy, y, dy);
+                activation_backward({layer.activation, layer.a, layer.b}, size, dy,
+                                    keeps_input(layer.activation) ? x : y, dy);
                 break;
             case LayerKind::batch_norm: {
                 T* const unused = unused_[i].data();
@@ -211,6 +231,11 @@ void Engine<T>::backward(const T* input, std::size_t n) {
             }
             case LayerKind::rescale:
                 for (std::size_t j = 0; j < size; ++j) dy[j] *= layer.scale;
+                break;
+            case LayerKind::dropout:
+                if (training_) dropout(stream(layer, 1), layer.amount, size, dy, dy);
+                break;
+            case LayerKind::gaussian_noise:
                 break;
         }
     }

@@ -12,7 +12,7 @@
 
 namespace pyoptim::runtime {
 
-enum class LayerKind { dense, activation, batch_norm, layer_norm, rescale };
+enum class LayerKind { dense, activation, batch_norm, layer_norm, rescale, dropout, gaussian_noise };
 
 // A layer with the addresses of its arrays; null where it has none.
 template <class T>
@@ -20,6 +20,7 @@ struct LayerView {
     LayerKind kind = LayerKind::dense;
     std::ptrdiff_t in = 0, out = 0;  // elements of an example
     cpu::Activation activation = cpu::Activation::identity;
+    double a = 0, b = 0;  // activation: its parameters
     T *weight = nullptr, *bias = nullptr, *dweight = nullptr, *dbias = nullptr;
 
     // batch_norm: of `in` elements, `channels` times space; layer_norm: rows of `channels`
@@ -30,6 +31,9 @@ struct LayerView {
     std::int64_t* tracked = nullptr;
 
     T scale = 1, shift = 0;  // rescale
+
+    double amount = 0;  // dropout: the drop probability; gaussian_noise: the standard deviation
+    std::int64_t *seed = nullptr, *step = nullptr;  // of them: a step is a training pass
 };
 
 enum class LossKind { cross_entropy, squared_error };
@@ -99,6 +103,7 @@ class Engine {
     std::vector<T> input_, targets_, gradient_, other_gradient_;
     std::vector<std::int64_t> labels_;
     std::vector<bool> of_this_batch_;
+    bool training_ = false;  // the last forward
     Stepper<T> stepper_;
     std::vector<const T*> gradients_;
     std::vector<T> clipped_;  // a row of coefficients

@@ -35,7 +35,7 @@ from .jit_layers import (
     softmax_forward,
 )
 from .jit_losses import pointwise_loss, softmax_cross_entropy
-from .reference import PackedStepper, sum_of_squares
+from .reference import PackedStepper, dropout, gaussian_noise, sum_of_squares
 
 __all__ = [
     "PackedStepper",
@@ -44,6 +44,8 @@ __all__ = [
     "activation_forward",
     "dense_backward",
     "dense_forward",
+    "dropout",
+    "gaussian_noise",
     "name",
     "layer_norm_backward",
     "layer_norm_forward",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import random
 from .._arrays import Array
 from ..activations import KINDS
 from ..rules import Common, Rule, common
@@ -145,6 +146,22 @@ def softmax_backward(log: bool, dy: Array, y: Array, dx: Array) -> None:
             dx[...] = dy - np.exp(y) * dy.sum(axis=1, keepdims=True, dtype=np.float64)
         else:
             dx[...] = y * (dy - (dy * y).sum(axis=1, keepdims=True, dtype=np.float64))
+
+
+def dropout(x: Array, p: float, seed: int, step: int, y: Array) -> None:
+    """Drop elements with probability p, in [0, 1), and divide the others by 1 - p; y may be x.
+
+    Which ones depends on seed, step and position: a backward pass is this on the gradient.
+    """
+    number = x.dtype.type
+    kept = x * number(1 / (1 - p))
+    y[...] = np.where(random.dropped(seed, step, p, x.size).reshape(x.shape), number(0), kept)
+
+
+def gaussian_noise(x: Array, std: float, seed: int, step: int, y: Array) -> None:
+    """Add normal noise of standard deviation ``std``; y may be x."""
+    noise = random.normal(seed, step, x.size).astype(x.dtype).reshape(x.shape)
+    np.add(x, x.dtype.type(std) * noise, out=y)
 
 
 def norm_forward(

@@ -13,11 +13,16 @@ from collections.abc import Callable, Collection, Sequence
 
 from .. import threads
 from ..plots import check_image
-from . import layers, machine, norms, optimizers, report
+from . import activations, layers, machine, norms, optimizers, report
 from .case import Case, Mismatch, Options, Row
 from .timing import FULL, QUICK, Effort, in_turn
 
-FAMILIES = {"optimizers": optimizers.FAMILY, **layers.FAMILIES, "norm": norms.FAMILY}
+FAMILIES = {
+    "optimizers": optimizers.FAMILY,
+    **layers.FAMILIES,
+    "norm": norms.FAMILY,
+    "activations": activations.FAMILY,
+}
 
 _SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 50_000_000)
 _QUICK_SIZES = (1_000, 100_000)

@@ -71,8 +71,9 @@ class Dense(Layer):
     bias : bool, default True
     activation : {None, "relu", "sigmoid", "tanh"}
         Fused into the layer.
-    init : {"glorot", "he", "normal", "uniform", "zeros"} or callable
-        Of the weight; the bias begins at 0. A callable takes a `numpy.random.Generator` and a shape.
+    init : str or callable
+        "glorot", "he", "lecun", "normal", "orthogonal", "truncated_normal", "uniform" or "zeros", of the
+        weight; the bias begins at 0. A callable takes a `numpy.random.Generator` and a shape.
     """
 
     arguments = ("in_features", "out_features", "bias", "activation")
@@ -101,7 +102,10 @@ class Dense(Layer):
 
     def initialize(self, rng: np.random.Generator) -> None:
         weight = self.parameters["weight"]
-        weight[...] = self._init(rng, weight.shape)
+        values = np.asarray(self._init(rng, weight.shape))
+        if values.shape != weight.shape:
+            raise ValueError(f"init of {self!r} returned shape {values.shape}, expected {weight.shape}")
+        weight[...] = values
         if self.bias:
             self.parameters["bias"][...] = 0
 
