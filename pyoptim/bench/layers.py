@@ -261,7 +261,7 @@ def _squared(dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[str, Run]:
     rng = np.random.default_rng(0)
     x, target = (rng.normal(size=(1000, _SQUARED // 1000)).astype(dtype).astype(np.float64) for _ in range(2))
     d, eps = x - target, float(np.finfo(dtype).eps)
-    loss = np.mean(d * d)
+    loss = np.asarray(np.mean(d * d))
     expected = {
         "loss": Expected(np.asarray(loss), np.asarray(1000 * eps * loss)),
         "dx": Expected(2 * d / d.size, 4 * eps * (np.abs(x) + np.abs(target)) / d.size),
