@@ -10,7 +10,7 @@ import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -40,10 +40,14 @@ class Callback:
     Attributes
     ----------
     trainer : Trainer
-        Set before ``on_train_begin``. ``trainer.stop_training = True`` ends the training after the epoch.
+        Set before ``on_train_begin``. ``trainer.stop_training = True`` ends the training after the epoch;
+        ``trainer.resuming`` says whether it goes on from a checkpoint.
+    running : tuple of str
+        Of the class: the attributes that a checkpoint keeps: numbers, strings, None, dicts of arrays.
     """
 
     trainer: Trainer
+    running: ClassVar[tuple[str, ...]] = ()
 
     def on_train_begin(self) -> None: ...
 
@@ -61,15 +65,11 @@ class Callback:
         """``logs`` holds the batch's loss."""
 
     def state(self) -> tuple[dict[str, Any], dict[str, Array]]:
-        """What a resumed training needs: attributes that are numbers or strings, and dicts of arrays."""
-        plain: dict[str, Any] = {}
-        arrays: dict[str, Array] = {}
-        for name, value in vars(self).items():
-            if value is None or isinstance(value, bool | int | float | str):
-                plain[name] = value
-            elif isinstance(value, dict) and all(isinstance(v, np.ndarray) for v in value.values()):
-                arrays |= {f"{name}.{key}": v for key, v in value.items()}
-        return plain, arrays
+        """What a resumed training needs: of `running`, the numbers and strings, and the dicts of arrays."""
+        values = {name: vars(self).get(name) for name in self.running}
+        held = {name: value for name, value in values.items() if isinstance(value, dict)}
+        arrays = {f"{name}.{key}": array for name, value in held.items() for key, array in value.items()}
+        return {name: value for name, value in values.items() if name not in held}, arrays
 
     def load_state(self, plain: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
         """Take over what `state` returned."""
@@ -152,6 +152,8 @@ class EarlyStopping(_Monitor):
     stopped_epoch : int or None
     """
 
+    running: ClassVar = ("best", "stopped_epoch", "_waited", "_weights")
+
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -206,6 +208,8 @@ class ModelCheckpoint(_Monitor):
         Epochs from one time to the next.
     """
 
+    running: ClassVar = ("best",)
+
     def __init__(
         self,
         path: str | Path,
@@ -241,7 +245,7 @@ class _Rates(Callback):
 
     def _scale(self, factor: float, least: float) -> None:
         for group in self.trainer.optimizer.param_groups:
-            group["lr"] = max(group["lr"] * factor, least)
+            group["lr"] = min(group["lr"], max(group["lr"] * factor, least))
 
     def on_train_begin(self) -> None:
         for group in self.trainer.optimizer.param_groups:
@@ -267,6 +271,8 @@ class ReduceLROnPlateau(_Monitor, _Rates):
         Epochs after a reduction that do not count.
     min_lr : float, default 0
     """
+
+    running: ClassVar = ("best", "_waited", "_cooling")
 
     def __init__(
         self,
@@ -311,6 +317,8 @@ class ReduceLROnSmallChange(_Monitor, _Rates):
     monitor : str, default "loss"
     min_lr : float, default 0
     """
+
+    running: ClassVar = ("_last",)
 
     def __init__(
         self, threshold: float = 1e-3, factor: float = 0.5, monitor: str = "loss", min_lr: float = 0.0
@@ -361,12 +369,15 @@ class CSVLogger(Callback):
         self._names: list[str] | None = None
 
     def on_train_begin(self) -> None:
-        self._names = None
-        if self.append and self.path.is_file() and self.path.stat().st_size:
+        self._names, kept = None, []
+        goes_on = self.append or self.trainer.resuming
+        if goes_on and self.path.is_file() and self.path.stat().st_size:
             with self.path.open(newline="") as file:
-                self._names = next(csv.reader(file, delimiter=self.separator))
-        else:
-            self.path.write_text("")  # what cannot be written is found out before the training
+                self._names, *kept = csv.reader(file, delimiter=self.separator)
+        if self.trainer.resuming:  # epochs after the checkpoint come again
+            kept = [row for row in kept if int(row[0]) < self.trainer.optimizer.epoch]
+        with self.path.open("w", newline="") as file:  # what cannot be written is found out now
+            csv.writer(file, delimiter=self.separator).writerows([self._names, *kept] if self._names else [])
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         row = {"epoch": epoch, **logs}
@@ -412,6 +423,8 @@ class ActivationStatistics(Callback):
         The percentiles at each.
     """
 
+    running: ClassVar = ("_measured", "_batches")
+
     def __init__(
         self,
         x: Any,
@@ -446,7 +459,7 @@ class ActivationStatistics(Callback):
         if not -len(layers) <= self.layer < len(layers):
             raise ValueError(f"layer is {self.layer}, expected an index of one of {len(layers)} layers")
         if not self._measured:
-            self._measure(0)
+            self._measure(0 if self.every else self.trainer.optimizer.epoch)
 
     def on_batch_end(self, batch: int, logs: Logs) -> None:
         if self.every is not None:

@@ -182,7 +182,7 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Array]]
     """The description and the tensors of a file of this kind."""
     from safetensors import SafetensorError, deserialize
 
-    _check_regular(path)
+    check_writable(path)
     content = Path(path).read_bytes()
     try:
         entries = deserialize(content)  # type: ignore[no-untyped-call]
@@ -215,7 +215,8 @@ def _tensor(name: str, dtype: str, shape: list[int], data: Any) -> Array:
     return np.ndarray(shape, numpy_dtype, buffer=data)
 
 
-def _check_regular(path: str | Path) -> None:
+def check_writable(path: str | Path) -> None:
+    """Refuse what is there and is no regular file."""
     if os.path.isdir(path):
         raise ValueError(f"{path} is a directory, expected a file")
     if os.path.exists(path) and not os.path.isfile(path):
@@ -232,7 +233,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     OSError
         It cannot be written; the error names ``path``, and what was there is as it was.
     """
-    _check_regular(path)
+    check_writable(path)
     target = Path(os.path.realpath(path))  # a link stays a link
     try:
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")

@@ -89,7 +89,7 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
         return "the optimizer keeps parameters or states in fewer bits"
     if optimizer.accumulate > 1:
         return "the optimizer accumulates gradients"
-    if optimizer._average is not None:
+    if optimizer.average is not None:
         return "the optimizer carries an average"
     return None
 

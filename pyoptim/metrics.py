@@ -42,7 +42,9 @@ class TopK:
     def __call__(self, targets: Any, outputs: Any) -> float:
         targets, outputs = _scores(targets, outputs)
         own = np.take_along_axis(outputs, targets[:, None], axis=1)
-        return float(np.mean((outputs > own).sum(axis=1) < self.k))
+        earlier = np.arange(outputs.shape[1]) < targets[:, None]  # as argmax breaks a tie
+        ahead = (outputs > own) | (outputs == own) & earlier | np.isnan(outputs)
+        return float(np.mean(ahead.sum(axis=1) < self.k))
 
 
 def coverage(targets: Any, outputs: Any, threshold: float) -> tuple[float, float]:

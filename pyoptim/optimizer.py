@@ -74,6 +74,8 @@ class Optimizer:
         cannot be is refused when it is set.
     epoch : int
         Epochs done, for schedules that count them; a `Trainer` counts it up.
+    average : WeightAverage or None
+        What follows the steps: see `averages`.
     skipped : int
         Steps that ``nonfinite="skip"`` left out.
     """
@@ -145,7 +147,7 @@ class Optimizer:
         )
         self._addresses = [(p.ctypes.data, p.shape) for p in self._params]
         self._steppers: dict[str, Any] = {}  # by backend
-        self._average: Any = None  # a `WeightAverage` that follows the steps
+        self.average: Any = None  # a `WeightAverage` that follows the steps
         self._sums: list[Array] = []  # of gradients being accumulated
         self._summed = 0
 
@@ -200,9 +202,9 @@ class Optimizer:
 
     def follow(self, average: Any) -> None:
         """Let every step update a `WeightAverage` of the parameters: what ``EMA(optimizer)`` calls."""
-        if self._average is not None:
+        if self.average is not None:
             raise ValueError(f"{self!r} already carries an average, expected one at most")
-        self._average = average
+        self.average = average
         self._steppers = {}
 
     # Stepping.
@@ -236,7 +238,7 @@ class Optimizer:
             new = self._next_scalars(group, self._scalars[i])
             rows.append(self._row(group, self._rules[i], new, factor))
             scalars.append(new)
-        average = self._average
+        average = self.average
         count = None if average is None else average.count
         self._apply(flat, rows)
         self._scalars = scalars
@@ -292,7 +294,7 @@ class Optimizer:
         elif not stepper.checks:
             stepper.step(self._checked(flat), rows)
         else:
-            average = self._average
+            average = self.average
             weight = 0.0 if average is None else average.weight_in_step()
             if not stepper.step(flat, rows, weight) and not stepper.step(self._checked(flat), rows, weight):
                 raise RuntimeError("a kernel refused gradients that were found to be right: please report it")
@@ -307,8 +309,8 @@ class Optimizer:
         backend = backends.current()
         if self._is_packed:
             stepper = backend.PackedStepper(self._rules, self._packed_arrays())
-        elif self._average is not None and backend.Stepper.checks:
-            stepper = backend.Stepper(self._step_groups(), self._average.averages)
+        elif self.average is not None and backend.Stepper.checks:
+            stepper = backend.Stepper(self._step_groups(), self.average.averages)
         else:
             stepper = backend.Stepper(self._step_groups())
         self._steppers[backend.name] = stepper

@@ -62,12 +62,24 @@ class Resume:
         if time.monotonic() >= self._due:
             self.save(epoch, history)
 
+    def check(self) -> None:
+        """Raise what `save` would, before the training: there is no folder, or something cannot be saved."""
+        if not self.path.parent.is_dir():
+            raise ValueError(
+                f"checkpoint is {str(self.path)!r}, but there is no folder {str(self.path.parent)!r}"
+            )
+        checkpoint.check_writable(self.path)
+        checkpoint.optimizer_state(self._trainer.optimizer)
+
     def save(self, epoch: Epoch, history: Mapping[str, list[float]]) -> None:
         """Write everything; whoever reads the file sees the old or the new state whole."""
         trainer = self._trainer
         optimizer, tensors = checkpoint.optimizer_state(trainer.optimizer)
         tensors = {f"optimizer.{name}": value for name, value in tensors.items()}
         tensors |= {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
+        average = trainer.optimizer.average
+        if average is not None:
+            tensors |= {f"average.{i}": value for i, value in enumerate(average.averages)}
         states = [callback.state() for callback in self._callbacks]
         for i, (_, arrays) in enumerate(states):
             tensors |= {f"callbacks.{i}.{name}": value for name, value in arrays.items()}
@@ -78,13 +90,17 @@ class Resume:
             "rng": trainer._rng.bit_generator.state,
             "history": history,
             "optimizer": optimizer,
-            "callbacks": [plain for plain, _ in states],
+            "average": None if average is None else [type(average).__name__, average.count],
+            "callbacks": [
+                [type(callback).__name__, plain]
+                for callback, (plain, _) in zip(self._callbacks, states, strict=True)
+            ],
         }
         checkpoint.write(self.path, description, tensors)
         self._due = time.monotonic() + self._every
 
     def load(self) -> tuple[Epoch, dict[str, list[float]]]:
-        """Take everything over: the epoch that was running, and the history before it.
+        """Take everything over but the callbacks: the epoch that was running, and the history before it.
 
         Raises
         ------
@@ -93,32 +109,59 @@ class Resume:
         """
         trainer = self._trainer
         description, tensors = checkpoint.read(self.path, _FORMAT)
+        average = trainer.optimizer.average
         try:
             if description["fixed"] != self._fixed:
                 raise ValueError(f"it was saved with {description['fixed']}, expected {self._fixed}")
-            if len(description["callbacks"]) != len(self._callbacks):
-                raise ValueError(
-                    f"it was saved with {len(description['callbacks'])} callbacks, expected "
-                    f"{len(self._callbacks)}"
-                )
-            epoch = Epoch(**description["epoch"])
+            saved = [name for name, _ in description["callbacks"]]
+            own = [type(callback).__name__ for callback in self._callbacks]
+            if saved != own:
+                raise ValueError(f"it was saved with the callbacks {saved}, expected {own}")
+            held = description["average"]
+            if (held and held[0]) != (average and type(average).__name__):
+                raise ValueError(f"it was saved with the average {held and held[0]}, expected {average!r}")
+            epoch = _checked(Epoch(**description["epoch"]), self._fixed)
             rng = np.random.Generator(type(trainer._rng.bit_generator)())
+            rng.bit_generator.state = epoch.rng
             rng.bit_generator.state = description["rng"]
             history = {str(k): [float(v) for v in values] for k, values in description["history"].items()}
-            before = trainer.model.state_dict()
-            trainer.model.load_state_dict(_under("model.", tensors))
+            before = trainer.model.state_dict(), None if average is None else average.state_dict()
             try:
-                own = _under("optimizer.", tensors)
-                checkpoint.restore_optimizer(trainer.optimizer, description["optimizer"], own)
+                trainer.model.load_state_dict(_under("model.", tensors))
+                if average is not None:
+                    arrays = _under("average.", tensors)
+                    values = [arrays[str(i)] for i in range(len(arrays))]
+                    average.load_state_dict({"count": held[1], "averages": values})
+                saved_state = _under("optimizer.", tensors)
+                checkpoint.restore_optimizer(trainer.optimizer, description["optimizer"], saved_state)
             except BaseException:
-                trainer.model.load_state_dict(before)
+                trainer.model.load_state_dict(before[0])
+                if average is not None:
+                    average.load_state_dict(before[1])
                 raise
         except checkpoint.NONSENSE as error:
             raise ValueError(f"{self.path} does not fit this training: {error}") from error
         trainer._rng.bit_generator.state = rng.bit_generator.state
-        for i, (callback, plain) in enumerate(zip(self._callbacks, description["callbacks"], strict=True)):
-            callback.load_state(plain, _under(f"callbacks.{i}.", tensors))
+        self._states = [
+            (plain, _under(f"callbacks.{i}.", tensors))
+            for i, (_, plain) in enumerate(description["callbacks"])
+        ]
         return epoch, history
+
+    def load_callbacks(self) -> None:
+        """Give the callbacks what they held, once the training has begun."""
+        for callback, (plain, arrays) in zip(self._callbacks, self._states, strict=True):
+            callback.load_state(plain, arrays)
+
+
+def _checked(epoch: Epoch, fixed: Mapping[str, Any]) -> Epoch:
+    counts = (epoch.index, epoch.done, epoch.correct)
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError(f"its position is {counts}, expected counts")
+    if epoch.done >= max(fixed["examples"], 1) or epoch.done % fixed["batch_size"]:
+        raise ValueError(f"it stands at example {epoch.done}, expected the begin of a batch")
+    epoch.loss, epoch.seconds = float(epoch.loss), float(epoch.seconds)
+    return epoch
 
 
 def _under(prefix: str, tensors: Mapping[str, Array]) -> dict[str, Array]:

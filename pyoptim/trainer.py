@@ -90,9 +90,13 @@ class Trainer:
         self._gradients = optimizer.structured(compiled.gradients_of(model, optimizer))
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.stop_training = False  # what a callback sets
+        self.resuming = False  # from a checkpoint
         for i, metric in enumerate(metrics):
             if not callable(metric):
                 raise TypeError(f"metrics[{i}] is {metric!r}, expected a function of targets and outputs")
+        names = ["loss", *map(_metric_name, metrics)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"metrics have the names {names[1:]}, expected each once, and none of them loss")
         self.metrics, self.penalty = tuple(metrics), penalty
         self._rng = np.random.default_rng(seed)
 
@@ -181,6 +185,8 @@ class Trainer:
             raise ValueError("validation_split and validation_data: expected one of them at most")
         if not 0 <= weight_noise < math.inf:
             raise ValueError(f"weight_noise is {weight_noise!r}, expected a finite number >= 0")
+        if not isinstance(callbacks, Sequence):
+            raise TypeError(f"callbacks is a {type(callbacks).__name__}, expected a list of them")
         for i, callback in enumerate(callbacks):
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks[{i}] is a {type(callback).__name__}, expected a Callback")
@@ -206,41 +212,25 @@ class Trainer:
         history = History()
         if engine not in ("auto", "native", "python"):
             raise ValueError(f"engine is {engine!r}, expected 'auto', 'native' or 'python'")
-        history.reason = "engine='python' was asked for"
-        if engine != "python":
-            history.reason = compiled.why_not(self.model, self.loss, self.optimizer, engine == "native")
-            if transform is not None or weight_noise:
-                history.reason = "transform and weight_noise act on every batch"
-            if weight is not None or self.penalty is not None:
-                history.reason = "sample_weight and penalty have no compiled form"
-            if self.loss.classification and y.ndim > 1:
-                history.reason = "targets that are no labels have no compiled form"
-            for i, callback in enumerate(callbacks):
-                if callback.acts_on_batches:
-                    history.reason = f"callbacks[{i}] acts on every batch"
-            if engine == "native" and history.reason is not None:
-                raise ValueError(f"engine is 'native', but {history.reason}")
-        native = None
-        if history.reason is None:
-            history.path = "native"
-            self.optimizer.check_memory()
-            native = compiled.Engine(self.model, self.loss, self.optimizer, x.shape[1:],
-                                     min(batch_size, len(x)))  # fmt: skip
         if not 0 <= checkpoint_every < math.inf:
             raise ValueError(f"checkpoint_every is {checkpoint_every!r}, expected a finite number >= 0")
         resume = None
         if checkpoint is not None:
             fixed = {"batch_size": batch_size, "shuffle": bool(shuffle), "examples": len(x)}
             resume = Resume(checkpoint, checkpoint_every, self, fixed, callbacks)
+            resume.check()
         run = _Run(batch_size, shuffle, transform, weight_noise, callbacks, weight, resume)
-        self.stop_training = False
+        history.reason = self._why_not(engine, y, run)  # what cannot be is said before anything happens
+        epoch = Epoch(0, self._rng.bit_generator.state)
+        self.stop_training, self.resuming = False, resume is not None and resume.path.exists()
+        if resume is not None and self.resuming:
+            epoch, before = resume.load()
+            history.update(before)
         for callback in callbacks:
             callback.trainer = self
             callback.on_train_begin()
-        epoch = Epoch(0, self._rng.bit_generator.state)
-        if resume is not None and resume.path.exists():
-            epoch, before = resume.load()
-            history.update(before)
+        if resume is not None and self.resuming:
+            resume.load_callbacks()
         progress = _Progress(epochs, len(x), enabled=verbose)
         progress.advance(min(epoch.index, epochs) * len(x) + epoch.done)
         try:
@@ -249,6 +239,14 @@ class Trainer:
                 if epoch.done == 0:
                     for callback in callbacks:
                         callback.on_epoch_begin(done)
+                # Made anew for every epoch: callbacks may have changed what it is made of.
+                history.reason = self._why_not(engine, y, run)
+                history.path = "native" if history.reason is None else "python"
+                native = None
+                self.optimizer.check_memory()
+                if history.reason is None:
+                    native = compiled.Engine(self.model, self.loss, self.optimizer, x.shape[1:],
+                                             min(batch_size, len(x)))  # fmt: skip
                 measured = self._run_epoch(native, x, y, epoch, run, history, progress)
                 self.optimizer.epoch = done + 1
                 if held_back is not None:
@@ -261,7 +259,9 @@ class Trainer:
                     callback.on_epoch_end(done, measured)
                 epoch = Epoch(epoch.index + 1, self._rng.bit_generator.state)
                 if self.stop_training:
-                    epoch.index = max(epochs, epoch.index)  # so that it is not gone on with
+                    epoch.index = max(epochs, epoch.index)  # so that the same call does not go on
+                elif resume is not None:
+                    resume.save_if_due(epoch, history)
             if resume is not None:
                 resume.save(epoch, history)
             for callback in callbacks:
@@ -270,6 +270,24 @@ class Trainer:
             progress.close()
             self.model.eval()
         return history
+
+    def _why_not(self, engine: str, y: Array, run: _Run) -> str | None:
+        """Why the engine cannot run an epoch, or None; ValueError if it was insisted on."""
+        if engine == "python":
+            return "engine='python' was asked for"
+        reason = compiled.why_not(self.model, self.loss, self.optimizer, engine == "native")
+        if run.transform is not None or run.weight_noise:
+            reason = "transform and weight_noise act on every batch"
+        if run.sample_weight is not None or self.penalty is not None:
+            reason = "sample_weight and penalty have no compiled form"
+        if self.loss.classification and y.ndim > 1:
+            reason = "targets that are no labels have no compiled form"
+        for i, callback in enumerate(run.callbacks):
+            if callback.acts_on_batches:
+                reason = f"callbacks[{i}] acts on every batch"
+        if engine == "native" and reason is not None:
+            raise ValueError(f"engine is 'native', but {reason}")
+        return reason
 
     def partial_fit(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """One step on one mini-batch, for data that come as a stream.
@@ -377,10 +395,14 @@ class Trainer:
 
     def _transformed(self, transform: Transform, x: Array, y: Array) -> tuple[Array, Array]:
         shape = x.shape
-        x, y = transform(x, y, self._rng)
+        result = transform(x, y, self._rng)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(f"transform returned a {type(result).__name__}, expected (x, y)")
+        x, y = result
         if not isinstance(x, np.ndarray) or x.shape != shape:
             raise ValueError(f"transform returned x of shape {np.shape(x)}, expected {shape}")
-        return self._check_data("transform's x", x, "transform's y", y)
+        x, y = self._check_data("transform's x", x, "transform's y", y)
+        return x.astype(self.model.dtype, copy=False), y
 
     def _step(self, x: Array, y: Array, weight: Array | None, weight_noise: float) -> tuple[float, int]:
         """Train on one mini-batch; its loss, and how many were classified right."""
@@ -434,8 +456,7 @@ class Trainer:
         if self.loss.classification:
             measured["accuracy"] = correct / len(x)
         for metric in self.metrics:
-            name = getattr(metric, "__name__", type(metric).__name__)
-            measured[name] = float(metric(y, np.concatenate(outputs)))
+            measured[_metric_name(metric)] = float(metric(y, np.concatenate(outputs)))
         return measured
 
     def predict(self, x: Any) -> Array:
@@ -460,6 +481,10 @@ class Trainer:
             isinstance(layer, nn.BatchNorm) and not layer.track_running_stats for layer in self.model.layers
         )
         return max(len(x), 1) if takes else _EVALUATION_BATCH
+
+
+def _metric_name(metric: Any) -> str:
+    return str(getattr(metric, "__name__", type(metric).__name__))
 
 
 class _Run(NamedTuple):

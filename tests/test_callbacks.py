@@ -210,6 +210,9 @@ def test_activation_statistics():
         (lambda: transforms.Flip(1, (1, 2, 2))(X, Y, RNG), "expected examples of shape"),
         (lambda: transforms.Mixup()(X, Y, RNG), "expected real targets"),
         (lambda: trainer(metrics=["accuracy"]), "metrics\\[0\\]"),
+        (lambda: trainer(metrics=[metrics.recall] * 2), "expected each once"),
+        (lambda: trainer().fit(X, Y, callbacks=callbacks.TerminateOnNaN()), "expected a list"),
+        (lambda: trainer().fit(X, Y, transform=lambda *a: None, verbose=False), "returned a NoneType"),
         (lambda: trainer().fit(X, Y, validation_split=1), "validation_split is 1"),
         (lambda: trainer().fit(X, Y, validation_split=0.001), "leaves 60 of 60"),
         (lambda: trainer().fit(X, Y, validation_split=0.5, validation_data=(X, Y)), "one of them"),
@@ -253,6 +256,31 @@ def test_metrics_are_measured_and_are_scikit_learns():
     np.testing.assert_array_equal(metrics.confusion_matrix(Y, outputs), sklearn.confusion_matrix(Y, chosen))
     p, r, t = metrics.precision_recall_curve(Y, outputs[:, 1])
     assert len(p) == len(r) == len(t) + 1
+
+
+def test_top_k_of_outputs_that_say_nothing():
+    for outputs in (np.full((4, 4), np.nan), np.zeros((4, 4))):
+        found = metrics.TopK(1)(np.arange(4), outputs)
+        assert found == (0 if np.isnan(outputs).any() else metrics.accuracy(np.arange(4), outputs))
+
+
+def test_a_reduced_rate_is_never_larger():
+    rates = played(callbacks.ReduceLROnPlateau(patience=0, min_lr=1e-3), [1, 1, 1, 1], lr=1e-5)
+    assert rates == [1e-5] * 4
+
+
+@pytest.mark.parametrize("engine_name", ["auto", "python"])
+def test_what_callbacks_change_is_seen(engine_name):
+    class Change(callbacks.Callback):
+        def on_train_begin(self):
+            self.ema = po.averages.EMA(self.trainer.optimizer, 0.5)
+
+        def on_epoch_begin(self, epoch):
+            self.trainer.optimizer.param_groups[0]["lr"] = 0.1 / (1 + epoch)
+
+    change, mine = Change(), trainer()
+    mine.fit(X, Y, epochs=2, batch_size=20, callbacks=[change], verbose=False, engine=engine_name)
+    assert change.ema.count == 6
 
 
 def test_top_k_and_coverage_by_hand():

@@ -166,7 +166,7 @@ def test_an_average_is_resumed_and_copied():
     twin.step(np.ones(5))
     later.update()
     assert np.array_equal(later.averages[0], swa.averages[0])
-    assert np.array_equal(twin._average.averages[0], swa.averages[0])
+    assert np.array_equal(twin.average.averages[0], swa.averages[0])
     for wrong in ({}, {**kept, "count": -1}, {**kept, "averages": []}, {**kept, "averages": [np.ones(4)]}):
         with pytest.raises(ValueError, match="state_dict"):
             later.load_state_dict(wrong)

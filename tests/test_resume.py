@@ -156,7 +156,7 @@ def test_killed_at_any_moment_and_resumed(tmp_path):
     [
         ({"batch_size": 8}, "saved with .*16.* expected .*8"),
         ({"shuffle": False}, "'shuffle': True"),
-        ({"callbacks": [callbacks.Callback()]}, "0 callbacks, expected 1"),
+        ({"callbacks": [callbacks.Callback()]}, r"with the callbacks \[\], expected"),
     ],
 )
 def test_what_does_not_fit_changes_nothing(options, message, tmp_path):
@@ -177,3 +177,63 @@ def test_what_does_not_fit_changes_nothing(options, message, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(before, bits(mine), strict=True))
     with pytest.raises(ValueError, match="checkpoint_every is -1"):
         mine.fit(X, Y, checkpoint=path, checkpoint_every=-1, verbose=False)
+
+
+def test_epochs_of_one_batch_are_saved_between_them(tmp_path, monkeypatch):
+    path, whole = tmp_path / "run.safetensors", trainer()
+    whole.fit(X, Y, epochs=6, batch_size=None, verbose=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(resume.checkpoint, "write", After(3))
+        with pytest.raises(Killed):
+            trainer().fit(X, Y, epochs=6, batch_size=None, checkpoint=path, checkpoint_every=0, verbose=False)
+    resumed = trainer()
+    assert len(resumed.fit(X, Y, epochs=6, batch_size=None, checkpoint=path, verbose=False)["loss"]) == 6
+    assert_same(whole, resumed)
+
+
+def test_what_cannot_be_saved_is_said_before_the_training(tmp_path):
+    mine = trainer()
+    mine.optimizer.param_groups[0]["lr"] = lambda step: 0.1
+    before = mine.model.flat_parameters.copy()
+    with pytest.raises(ValueError, match="cannot be saved"):
+        mine.fit(X, Y, checkpoint=tmp_path / "x", verbose=False)
+    with pytest.raises(ValueError, match="no folder"):
+        trainer().fit(X, Y, checkpoint=tmp_path / "nowhere" / "x", verbose=False)
+    with pytest.raises(ValueError, match="is a directory"):
+        trainer().fit(X, Y, checkpoint=tmp_path, verbose=False)
+    assert np.array_equal(before, mine.model.flat_parameters)
+
+
+def test_an_average_and_a_log_go_on(tmp_path, monkeypatch):
+    def fit(mine, log, **more):
+        ema = po.averages.EMA(mine.optimizer, 0.9)
+        mine.fit(X, Y, epochs=5, batch_size=16, callbacks=[callbacks.CSVLogger(log)], verbose=False, **more)
+        return ema
+
+    path, whole, resumed = tmp_path / "run.safetensors", trainer(), trainer()
+    ema = fit(whole, tmp_path / "a.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr(resume.checkpoint, "write", After(15))
+        with pytest.raises(Killed):
+            fit(trainer(), tmp_path / "b.csv", checkpoint=path, checkpoint_every=0)
+    log = [callbacks.CSVLogger(tmp_path / "b.csv")]
+    with pytest.raises(ValueError, match="with the average EMA"):
+        trainer().fit(X, Y, batch_size=16, checkpoint=path, callbacks=log, verbose=False)
+    again = fit(resumed, tmp_path / "b.csv", checkpoint=path)
+    assert_same(whole, resumed)
+    assert again.count == ema.count == 30
+    assert all(np.array_equal(a, b) for a, b in zip(ema.averages, again.averages, strict=True))
+    a, b = ([line.split(",")[:3] for line in (tmp_path / f).read_text().split()] for f in ("a.csv", "b.csv"))
+    assert a == b
+
+
+def test_settings_are_those_of_the_new_callbacks(tmp_path):
+    path = tmp_path / "run.safetensors"
+    old = callbacks.EarlyStopping("loss", patience=3)
+    trainer().fit(X, Y, batch_size=16, checkpoint=path, callbacks=[old], verbose=False)
+    new = callbacks.EarlyStopping("loss", patience=50)
+    trainer().fit(X, Y, batch_size=16, checkpoint=path, callbacks=[new], verbose=False)
+    assert (new.patience, new.best) == (50, old.best)
+    other = callbacks.ReduceLROnPlateau("loss")
+    with pytest.raises(ValueError, match="with the callbacks"):
+        trainer().fit(X, Y, batch_size=16, checkpoint=path, callbacks=[other], verbose=False)

@@ -75,12 +75,18 @@ int pyoptim_network_save(const pyoptim_network* network, const char* path, pyopt
 
 void pyoptim_network_destroy(pyoptim_network* network) { delete network; }
 
-size_t pyoptim_network_inputs(const pyoptim_network* network) { return network->it.inputs(); }
-size_t pyoptim_network_outputs(const pyoptim_network* network) { return network->it.outputs(); }
-size_t pyoptim_network_parameter_count(const pyoptim_network* network) {
-    return network->it.parameter_count();
+size_t pyoptim_network_inputs(const pyoptim_network* network) {
+    return network == nullptr ? 0 : network->it.inputs();
 }
-float* pyoptim_network_parameters(pyoptim_network* network) { return network->it.parameters(); }
+size_t pyoptim_network_outputs(const pyoptim_network* network) {
+    return network == nullptr ? 0 : network->it.outputs();
+}
+size_t pyoptim_network_parameter_count(const pyoptim_network* network) {
+    return network == nullptr ? 0 : network->it.parameter_count();
+}
+float* pyoptim_network_parameters(pyoptim_network* network) {
+    return network == nullptr ? nullptr : network->it.parameters();
+}
 
 int pyoptim_network_fit(pyoptim_network* network, pyoptim_optimizer* optimizer, const float* x,
                         const int64_t* labels, size_t examples, size_t batch_size, uint64_t seed,

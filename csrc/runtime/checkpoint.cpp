@@ -32,6 +32,7 @@ const char* flag(bool value) { return value ? "true" : "false"; }
 
 std::string describe(const Layer& layer) {
     std::ostringstream out;
+    out.imbue(std::locale::classic());
     if (layer.type == "Dense") {
         out << R"({"type": "Dense", "in_features": )" << layer.in << R"(, "out_features": )" << layer.out
             << R"(, "bias": )" << flag(layer.bias) << R"(, "activation": )"
@@ -155,6 +156,7 @@ void Network<T>::save(const std::string& path) const {
     std::string layers;
     for (const Layer& layer : impl_->layers) layers += (layers.empty() ? "[" : ", ") + describe(layer);
     std::ostringstream header;
+    header.imbue(std::locale::classic());
     const std::string description = std::string(R"({"format": ")") + kFormat + R"(", "layers": )" + layers +
                                     R"(], "dtype": ")" + kDtypeName<T> + "\"}";
     header << R"({"__metadata__":{"pyoptim":)" << quoted(description) << "}";
@@ -211,8 +213,15 @@ Network<T> Network<T>::load(const std::string& path) {
         if (description.at("dtype", Kind::text).text != kDtypeName<T>) {
             throw std::runtime_error("it is of " + description.at("dtype", Kind::text).text);
         }
-        auto impl = std::make_unique<Impl>(layers_of(description.at("layers", Kind::list)));
         const std::string data = content.substr(8 + static_cast<std::size_t>(length));
+        const std::vector<Layer> layers = layers_of(description.at("layers", Kind::list));
+        for (const Layer& layer : layers) {  // before memory is taken for them
+            const auto most = static_cast<std::ptrdiff_t>(data.size() / sizeof(T));
+            if (layer.in > most || (layer.type == "Dense" && layer.in > 0 && layer.out > most / layer.in)) {
+                throw std::runtime_error("it is too short for its layers");
+            }
+        }
+        auto impl = std::make_unique<Impl>(layers);
         const std::vector<Tensor> all = tensors<T>(*impl);
         if (header.entries.size() != all.size() + 1)
             throw std::runtime_error("it has arrays of other layers");

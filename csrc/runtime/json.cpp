@@ -1,7 +1,9 @@
 #include "runtime/json.hpp"
 
-#include <cstdio>
 #include <cstdlib>
+#include <iomanip>
+#include <locale>
+#include <sstream>
 #include <stdexcept>
 
 namespace pyoptim::runtime {
@@ -69,10 +71,11 @@ class Parser {
             expect("null");
         } else {
             value.kind = Json::Kind::number;
-            char* end = nullptr;
-            value.number = std::strtod(text_.c_str() + at_, &end);
-            if (end == text_.c_str() + at_) fail();
-            at_ = static_cast<std::size_t>(end - text_.c_str());
+            const std::size_t end = text_.find_first_not_of("+-.0123456789eE", at_);
+            std::istringstream digits(text_.substr(at_, end - at_));
+            digits.imbue(std::locale::classic());  // whatever the program's decimal point is
+            if (!(digits >> value.number) || digits.peek() != std::char_traits<char>::eof()) fail();
+            at_ = end < text_.size() ? end : text_.size();
         }
         return value;
     }
@@ -140,12 +143,18 @@ std::string quoted(const std::string& text) {
 }
 
 std::string shortest(double value) {
-    char buffer[32];
+    std::string text;
     for (int digits = 1; digits <= 17; ++digits) {
-        std::snprintf(buffer, sizeof(buffer), "%.*g", digits, value);
-        if (std::strtod(buffer, nullptr) == value) break;
+        std::ostringstream out;
+        out.imbue(std::locale::classic());
+        out << std::setprecision(digits) << value;
+        text = out.str();
+        std::istringstream in(text);
+        in.imbue(std::locale::classic());
+        double again = 0;
+        if (in >> again && again == value) break;
     }
-    return buffer;
+    return text;
 }
 
 }  // namespace pyoptim::runtime

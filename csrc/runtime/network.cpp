@@ -17,7 +17,8 @@ namespace pyoptim {
 namespace {
 
 constexpr std::size_t kPredictBatch = 1024;
-constexpr std::size_t kChunk = 256;  // steps whose coefficients are computed together
+constexpr std::ptrdiff_t kMost = 1 << 30;  // inputs or outputs of a layer
+constexpr std::size_t kChunk = 256;        // steps whose coefficients are computed together
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
@@ -80,10 +81,10 @@ Network<T>::Impl::Impl(const std::vector<Layer>& given) : layers(given) {
         runtime::LayerView<T> view;
         view.in = view.out = width;
         if (layer.type == "Dense") {
-            if (layer.in != width || layer.out <= 0) {
+            if (layer.in != width || layer.out <= 0 || layer.in > kMost || layer.out > kMost) {
                 refuse(label + " has " + std::to_string(layer.in) + " inputs and " +
                        std::to_string(layer.out) + " outputs, expected " + std::to_string(width) +
-                       " inputs and at least one output");
+                       " inputs and at least one output, of each at most 2^30");
             }
             view.out = width = layer.out;
             view.activation = runtime::activation_named(layer.activation);
@@ -103,6 +104,7 @@ Network<T>::Impl::Impl(const std::vector<Layer>& given) : layers(given) {
             }
             if (layer.affine) total += static_cast<std::size_t>(2 * layer.in);
         } else if (layer.type == "Activation") {
+            if (layer.activation.empty()) refuse(label + " is an activation without a name");
             view.kind = runtime::LayerKind::activation;
             view.activation = runtime::activation_named(layer.activation);
         } else if (layer.type == "Rescale") {
@@ -209,6 +211,7 @@ runtime::Engine<T>& Network<T>::Impl::engine_for(const Dataset<T>& data, Optimiz
 template <class T>
 void Network<T>::Impl::run(runtime::Engine<T>& with, const runtime::Examples<T>& of, std::size_t examples,
                            std::size_t batch, Optimizer<T>& optimizer, runtime::Outcome& outcome) {
+    optimizer.prepare();  // its options may have changed since the last epoch
     runtime::StepOptions options;
     options.max_grad_norm = optimizer.max_grad_norm;
     for (std::size_t begin = 0; begin < examples; begin += kChunk * batch) {
@@ -271,6 +274,7 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
     const std::size_t batch =
         options.batch_size == 0 ? data.examples : std::min(options.batch_size, data.examples);
     if (data.examples == 0) refuse("data has no examples");
+    const typename Impl::Busy busy(*impl_);
     runtime::Engine<T>& engine = impl_->engine_for(data, optimizer, batch);
     std::mt19937_64 rng(options.seed);
     std::vector<std::int64_t> order(data.examples);
@@ -294,6 +298,7 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
 template <class T>
 double Network<T>::step(const Dataset<T>& data, Optimizer<T>& optimizer) {
     if (data.examples == 0) refuse("data has no examples");
+    const typename Impl::Busy busy(*impl_);
     runtime::Engine<T>& engine = impl_->engine_for(data, optimizer, data.examples);
     runtime::Outcome outcome;
     impl_->run(engine, {data.x, data.bytes, data.labels, data.targets, nullptr}, data.examples, data.examples,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "pyoptim/network.hpp"
@@ -14,6 +15,19 @@ struct Network<T>::Impl {
     struct Statistics {  // running ones, of a batch norm
         std::vector<T> mean, var;
         std::int64_t tracked = 0;
+    };
+
+    // While it lives the engine is in use: what after_epoch does must not replace it.
+    struct Busy {
+        explicit Busy(Impl& of) : impl(of) {
+            if (impl.busy)
+                throw std::invalid_argument("the network is being trained: after_epoch cannot train it");
+            impl.busy = true;
+        }
+        ~Busy() { impl.busy = false; }
+        Busy(const Busy&) = delete;
+        Busy& operator=(const Busy&) = delete;
+        Impl& impl;
     };
 
     explicit Impl(const std::vector<Layer>& layers);
@@ -29,6 +43,7 @@ struct Network<T>::Impl {
     std::vector<T> parameters, gradients, rows;
     runtime::LossKind loss = runtime::LossKind::cross_entropy;
     std::unique_ptr<runtime::Engine<T>> engine;
+    bool busy = false;
 };
 
 }  // namespace pyoptim

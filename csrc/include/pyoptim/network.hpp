@@ -8,8 +8,10 @@
 ///     network.save("model.safetensors");
 ///
 /// Arrays are row-major, one example a row. Errors are std::invalid_argument (what was asked for cannot be)
-/// and std::runtime_error (a file); nothing is changed then. No exception leaves a thread of ours. A network
-/// is used by one thread at a time.
+/// and std::runtime_error (a file); nothing is changed then, but for a schedule that fails on its way: the
+/// steps before are done. after_epoch must not train, load or move the network. Hyperparameters other than
+/// the learning rate are taken as they are. No exception leaves a thread of ours. A network is used by one
+/// thread at a time.
 #pragma once
 
 #include <cstddef>

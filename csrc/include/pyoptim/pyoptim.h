@@ -1,7 +1,8 @@
 /* pyoptim for C and for languages that call C: float networks and optimizers behind opaque handles.
  *
  * Every function that can fail returns PYOPTIM_OK or an error code, and writes a message into `error`
- * unless that is null. Nothing is changed by a call that fails. A handle is used by one thread at a time.
+ * unless that is null. Nothing is changed by a call that fails (but a learning rate
+ * that fails on its way leaves the steps before it done). A handle is used by one thread at a time.
  */
 #ifndef PYOPTIM_H
 #define PYOPTIM_H
