@@ -112,6 +112,7 @@ class Trainer:
         checkpoint_every: float = 60.0,
         verbose: bool = True,
         engine: str = "auto",
+        parallel: str | None = None,
     ) -> History:
         """Train, and leave the model in evaluation mode.
 
@@ -148,6 +149,14 @@ class Trainer:
             the generic loop, or always, or never. A learning rate that is a function of your own, and
             none of `schedules`, is called for up to some thousand steps ahead when "native" asks for it,
             and takes the generic loop under "auto".
+        parallel : {None, "hogwild"}
+            With None, threads share the work on each mini-batch, and results do not depend on their number.
+            With "hogwild" each of `get_num_threads` threads takes mini-batches of its own, of 1 to 16
+            examples, and updates the parameters and the optimizer's states without waiting for the
+            others. Each batch is trained on once, with the coefficients of its place in the order. Results
+            are not reproducible: they depend on which thread comes first. They converge alike (Niu et al.,
+            2011). It needs what ``engine="native"`` needs, and no clipping, no look for gradients that are
+            not finite, and no layers with more than parameters, like BatchNorm.
 
         Returns
         -------
@@ -157,13 +166,16 @@ class Trainer:
         ------
         TypeError, ValueError
             The data do not suit the model or the loss, are empty, or are not finite; a batch would hold
-            too little for BatchNorm; ``engine="native"`` with a part that is not compiled. The model is
-            unchanged.
+            too little for BatchNorm; ``engine="native"`` with a part that is not compiled, or
+            ``parallel="hogwild"`` with what it does not take. The model is unchanged.
 
         Notes
         -----
         Ctrl-C ends the training after the step that runs, at most some 50 ms later, and leaves model and
         optimizer as they are then.
+
+        The compiled engine does not fill the model's gradients: afterwards those of dense weights are
+        unspecified, of the last mini-batch or 0.
         """
         nn.layers.check_count("epochs", epochs)
         if not 0 <= validation_split < 1:
@@ -204,12 +216,21 @@ class Trainer:
                     history.reason = f"callbacks[{i}] acts on every batch"
             if engine == "native" and history.reason is not None:
                 raise ValueError(f"engine is 'native', but {history.reason}")
+        if parallel not in (None, "hogwild"):
+            raise ValueError(f"parallel is {parallel!r}, expected None or 'hogwild'")
+        if parallel is not None:
+            reason = history.reason
+            if reason is None:
+                size = min(batch_size, len(x))
+                reason = compiled.why_no_hogwild(self.model, self.optimizer, size)
+            if reason is not None:
+                raise ValueError(f"parallel is 'hogwild', but {reason}")
         native = None
         if history.reason is None:
             history.path = "native"
             self.optimizer.check_memory()
             native = compiled.Engine(self.model, self.loss, self.optimizer, x.shape[1:],
-                                     min(batch_size, len(x)))  # fmt: skip
+                                     min(batch_size, len(x)), parallel is not None)  # fmt: skip
         if not 0 <= checkpoint_every < math.inf:
             raise ValueError(f"checkpoint_every is {checkpoint_every!r}, expected a finite number >= 0")
         resume = None
