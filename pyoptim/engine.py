@@ -102,6 +102,13 @@ def why_no_hogwild(model: nn.Sequential, optimizer: Optimizer, batch_size: int) 
         return f"max_grad_norm is {optimizer.max_grad_norm!r}, expected None"
     if optimizer.nonfinite != "ignore":
         return f"nonfinite is {optimizer.nonfinite!r}, expected 'ignore'"
+    for rule in optimizer._rules:
+        if len(rule.states) > 1:
+            # Adam's m of one thread beside the v = 0 of another divides by eps: training does not recover.
+            return (
+                f"{type(optimizer).__name__} keeps {len(rule.states)} states a parameter, of which threads may "
+                "leave a mixture; expected at most one, as in SGD, Adagrad, RMSprop and Lion"
+            )
     for i, layer in enumerate(model.layers):
         if type(layer) not in _STATELESS:
             return f"layers[{i}] is a {type(layer).__name__}, which keeps more than parameters"

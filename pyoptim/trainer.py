@@ -155,8 +155,10 @@ class Trainer:
             examples, and updates the parameters and the optimizer's states without waiting for the
             others. Each batch is trained on once, with the coefficients of its place in the order. Results
             are not reproducible: they depend on which thread comes first. They converge alike (Niu et al.,
-            2011). It needs what ``engine="native"`` needs, and no clipping, no look for gradients that are
-            not finite, and no layers with more than parameters, like BatchNorm.
+            2011). It needs what ``engine="native"`` needs, an optimizer with one state a parameter at most
+            (SGD, also with momentum, Adagrad, RMSprop, Lion: the two of Adam would come apart), no
+            clipping, no look for gradients that are not finite, and no layers with more than parameters,
+            like BatchNorm.
 
         Returns
         -------

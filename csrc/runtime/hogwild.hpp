@@ -17,7 +17,8 @@ namespace pyoptim::runtime {
 // Threads read and write the same parameters and states with plain loads and stores. For C++ that is a data
 // race, whose behaviour is undefined. The stores are those of the step kernels, into memory that a
 // compiler knows nothing more of, and aligned elements of 4 and 8 bytes are loaded and stored whole on the
-// processors that this runs on: a race costs an update of an element, no more. Atomic elements would forbid
+// processors that this runs on: a race costs an update of an element, no more,
+// where a rule keeps one state at most. Two, like Adam's, may come to be of different updates. Atomic elements would forbid
 // vectors. What addresses depend on, and the counter, is not shared or is atomic. A thread sanitizer is right
 // to report train(): suppress it with `race:pyoptim::runtime::Hogwild`.
 template <class T>
