@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Engine32', 'Engine64', 'PackedStepper', 'Stepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'coefficients', 'common_coefficients', 'dense_backward', 'dense_forward', 'get_num_threads', 'instruction_set', 'instruction_sets', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'squared_error', 'stream_update', 'sum_of_squares', 'use_instruction_set']
+__all__: list[str] = ['Engine32', 'Engine64', 'PackedStepper', 'Stepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'coefficients', 'common_coefficients', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'layer_norm_backward', 'layer_norm_forward', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'philox', 'pointwise_loss', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
@@ -95,6 +95,28 @@ def dense_forward(x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.N
 @typing.overload
 def dense_forward(x: numpy.typing.NDArray[numpy.float64], weight: numpy.typing.NDArray[numpy.float64], bias: numpy.typing.NDArray[numpy.float64] | None, activation: str | None, y: numpy.typing.NDArray[numpy.float64]) -> None:
     ...
+@typing.overload
+def dropout(x: numpy.typing.NDArray[numpy.float32], p: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, step: typing.SupportsInt | typing.SupportsIndex, y: numpy.typing.NDArray[numpy.float32]) -> None:
+    ...
+@typing.overload
+def dropout(x: numpy.typing.NDArray[numpy.float64], p: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, step: typing.SupportsInt | typing.SupportsIndex, y: numpy.typing.NDArray[numpy.float64]) -> None:
+    ...
+@typing.overload
+def exponential(x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32]) -> None:
+    """
+    The kernels' own exp, for its tests.
+    """
+@typing.overload
+def exponential(x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64]) -> None:
+    """
+    The kernels' own exp, for its tests.
+    """
+@typing.overload
+def gaussian_noise(x: numpy.typing.NDArray[numpy.float32], std: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, step: typing.SupportsInt | typing.SupportsIndex, y: numpy.typing.NDArray[numpy.float32]) -> None:
+    ...
+@typing.overload
+def gaussian_noise(x: numpy.typing.NDArray[numpy.float64], std: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, step: typing.SupportsInt | typing.SupportsIndex, y: numpy.typing.NDArray[numpy.float64]) -> None:
+    ...
 def get_num_threads() -> int:
     ...
 def instruction_set() -> str:
@@ -103,6 +125,18 @@ def instruction_sets() -> list[str]:
     """
     Those that run here, best first.
     """
+@typing.overload
+def layer_norm_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], gamma: numpy.typing.NDArray[numpy.float32] | None, mean: numpy.typing.NDArray[numpy.float32], inv_std: numpy.typing.NDArray[numpy.float32], dx: numpy.typing.NDArray[numpy.float32] | None, dgamma: numpy.typing.NDArray[numpy.float32], dbeta: numpy.typing.NDArray[numpy.float32]) -> None:
+    ...
+@typing.overload
+def layer_norm_backward(dy: numpy.typing.NDArray[numpy.float64], x: numpy.typing.NDArray[numpy.float64], gamma: numpy.typing.NDArray[numpy.float64] | None, mean: numpy.typing.NDArray[numpy.float64], inv_std: numpy.typing.NDArray[numpy.float64], dx: numpy.typing.NDArray[numpy.float64] | None, dgamma: numpy.typing.NDArray[numpy.float64], dbeta: numpy.typing.NDArray[numpy.float64]) -> None:
+    ...
+@typing.overload
+def layer_norm_forward(x: numpy.typing.NDArray[numpy.float32], gamma: numpy.typing.NDArray[numpy.float32] | None, beta: numpy.typing.NDArray[numpy.float32] | None, eps: typing.SupportsFloat | typing.SupportsIndex, y: numpy.typing.NDArray[numpy.float32], mean: numpy.typing.NDArray[numpy.float32], inv_std: numpy.typing.NDArray[numpy.float32]) -> None:
+    ...
+@typing.overload
+def layer_norm_forward(x: numpy.typing.NDArray[numpy.float64], gamma: numpy.typing.NDArray[numpy.float64] | None, beta: numpy.typing.NDArray[numpy.float64] | None, eps: typing.SupportsFloat | typing.SupportsIndex, y: numpy.typing.NDArray[numpy.float64], mean: numpy.typing.NDArray[numpy.float64], inv_std: numpy.typing.NDArray[numpy.float64]) -> None:
+    ...
 def multiply_add(dtype: str, n: typing.SupportsInt | typing.SupportsIndex) -> float:
     """
     n rounds of multiply-adds in the registers of all threads; returns the number of operations.
@@ -119,6 +153,16 @@ def norm_forward(x: numpy.typing.NDArray[numpy.float32], gamma: numpy.typing.NDA
 @typing.overload
 def norm_forward(x: numpy.typing.NDArray[numpy.float64], gamma: numpy.typing.NDArray[numpy.float64] | None, beta: numpy.typing.NDArray[numpy.float64] | None, running_mean: numpy.typing.NDArray[numpy.float64] | None, running_var: numpy.typing.NDArray[numpy.float64] | None, training: bool, momentum: typing.SupportsFloat | typing.SupportsIndex, eps: typing.SupportsFloat | typing.SupportsIndex, unbiased: bool, relu: bool, y: numpy.typing.NDArray[numpy.float64], mean: numpy.typing.NDArray[numpy.float64], inv_std: numpy.typing.NDArray[numpy.float64]) -> None:
     ...
+def philox(counter: typing.Annotated[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(4)"], key: typing.Annotated[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(2)"]) -> typing.Annotated[list[int], "FixedSize(4)"]:
+    """
+    Four words of Philox4x32-10.
+    """
+@typing.overload
+def pointwise_loss(kind: str, prediction: numpy.typing.NDArray[numpy.float32], target: numpy.typing.NDArray[numpy.float32], dprediction: numpy.typing.NDArray[numpy.float32] | None, sample_weight: numpy.typing.NDArray[numpy.float32] | None, parameter: float | numpy.typing.NDArray[numpy.float32]) -> float:
+    ...
+@typing.overload
+def pointwise_loss(kind: str, prediction: numpy.typing.NDArray[numpy.float64], target: numpy.typing.NDArray[numpy.float64], dprediction: numpy.typing.NDArray[numpy.float64] | None, sample_weight: numpy.typing.NDArray[numpy.float64] | None, parameter: float | numpy.typing.NDArray[numpy.float64]) -> float:
+    ...
 def rules() -> dict[str, tuple[str, str]]:
     """
     Every rule: its name -> (names of its states, names of its coefficients).
@@ -132,22 +176,22 @@ def softmax_backward(log: bool, dy: numpy.typing.NDArray[numpy.float32], y: nump
 def softmax_backward(log: bool, dy: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64], dx: numpy.typing.NDArray[numpy.float64]) -> None:
     ...
 @typing.overload
-def softmax_cross_entropy(logits: numpy.typing.NDArray[numpy.float32], labels: numpy.typing.NDArray[numpy.int64], dlogits: numpy.typing.NDArray[numpy.float32] | None) -> float:
+def softmax_cross_entropy(logits: numpy.typing.NDArray[numpy.float32], target: numpy.typing.NDArray[numpy.int64], dlogits: numpy.typing.NDArray[numpy.float32] | None, sample_weight: numpy.typing.NDArray[numpy.float32] | None, class_weight: numpy.typing.NDArray[numpy.float32] | None, smoothing: typing.SupportsFloat | typing.SupportsIndex) -> float:
     ...
 @typing.overload
-def softmax_cross_entropy(logits: numpy.typing.NDArray[numpy.float64], labels: numpy.typing.NDArray[numpy.int64], dlogits: numpy.typing.NDArray[numpy.float64] | None) -> float:
+def softmax_cross_entropy(logits: numpy.typing.NDArray[numpy.float32], target: numpy.typing.NDArray[numpy.float32], dlogits: numpy.typing.NDArray[numpy.float32] | None, sample_weight: numpy.typing.NDArray[numpy.float32] | None, class_weight: numpy.typing.NDArray[numpy.float32] | None, smoothing: typing.SupportsFloat | typing.SupportsIndex) -> float:
+    ...
+@typing.overload
+def softmax_cross_entropy(logits: numpy.typing.NDArray[numpy.float64], target: numpy.typing.NDArray[numpy.int64], dlogits: numpy.typing.NDArray[numpy.float64] | None, sample_weight: numpy.typing.NDArray[numpy.float64] | None, class_weight: numpy.typing.NDArray[numpy.float64] | None, smoothing: typing.SupportsFloat | typing.SupportsIndex) -> float:
+    ...
+@typing.overload
+def softmax_cross_entropy(logits: numpy.typing.NDArray[numpy.float64], target: numpy.typing.NDArray[numpy.float64], dlogits: numpy.typing.NDArray[numpy.float64] | None, sample_weight: numpy.typing.NDArray[numpy.float64] | None, class_weight: numpy.typing.NDArray[numpy.float64] | None, smoothing: typing.SupportsFloat | typing.SupportsIndex) -> float:
     ...
 @typing.overload
 def softmax_forward(log: bool, x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32]) -> None:
     ...
 @typing.overload
 def softmax_forward(log: bool, x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64]) -> None:
-    ...
-@typing.overload
-def squared_error(prediction: numpy.typing.NDArray[numpy.float32], target: numpy.typing.NDArray[numpy.float32], dprediction: numpy.typing.NDArray[numpy.float32] | None) -> float:
-    ...
-@typing.overload
-def squared_error(prediction: numpy.typing.NDArray[numpy.float64], target: numpy.typing.NDArray[numpy.float64], dprediction: numpy.typing.NDArray[numpy.float64] | None) -> float:
     ...
 def stream_update(a: numpy.typing.NDArray[numpy.float64], b: numpy.typing.NDArray[numpy.float64], s: typing.SupportsFloat | typing.SupportsIndex) -> None:
     """

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .plots import check_image
@@ -54,9 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train)
     train.add_argument("dataset", nargs="?", default="digits", help="digits, mnist, …")
-    train.add_argument("--epochs", type=_positive, help="default: 40 for digits, else 5")
+    train.add_argument("--epochs", type=_positive, help="default: 40 for digits, else 10")
     train.add_argument("--batch-size", type=_batch_size, default=32, help="a number, or 'full'")
     train.add_argument("--lr", type=float, help="learning rate; default: the optimizer's own")
+    train.add_argument(
+        "--schedule", choices=("cosine", "constant"), default="cosine", help="what lr does over the training"
+    )
     train.add_argument("--optimizer", default="adam", help="sgd, adam, adamw, …")
     train.add_argument(
         "--hidden", type=_sizes, default=(256, 128), help="sizes of the hidden layers: 256,128"
@@ -198,12 +201,12 @@ def _check_target(option: str, target: Path) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from . import Trainer, backends, datasets, nn, threads
+    from . import Trainer, backends, datasets, nn, schedules, threads
 
     optimizer_class = _optimizer(options.optimizer)
     epochs = options.epochs
     if epochs is None:
-        epochs = 40 if options.dataset == "digits" else 5
+        epochs = 40 if options.dataset == "digits" else 10
     # What would fail after the training is said before it.
     path = Path(options.save or f"{options.dataset}.safetensors")
     _check_target("--save", path)
@@ -219,8 +222,11 @@ def _train(options: argparse.Namespace) -> int:
         sizes = [data.x_train.shape[1], *options.hidden, int(data.y_train.max()) + 1]
         hidden = [nn.Dense(a, b, activation="relu", init="he") for a, b in pairwise(sizes[:-1])]
         model = nn.Sequential(*hidden, nn.Dense(*sizes[-2:]), seed=options.seed)
-        given = {} if options.lr is None else {"lr": options.lr}
-        optimizer = optimizer_class(model.parameters(), **given)
+        lr: Any = optimizer_class.defaults["lr"] if options.lr is None else options.lr
+        if options.schedule == "cosine":
+            batches = -(-len(data.x_train) // (options.batch_size or len(data.x_train)))
+            lr = schedules.Cosine(lr, steps=epochs * batches)
+        optimizer = optimizer_class(model.parameters(), lr=lr)
         trainer = Trainer(model, nn.CrossEntropy(), optimizer, seed=options.seed)
 
         print(

@@ -21,7 +21,6 @@ from .schedules import Schedule
 
 _CHUNK = 0.05  # seconds of work between two looks at the outside world
 _HOGWILD_BATCH = 16  # beyond, threads do better to share one batch
-_ACTIVATIONS: dict[type, str] = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh"}
 _LOSSES: dict[type, str] = {nn.CrossEntropy: "cross_entropy", nn.MSE: "squared_error"}
 
 
@@ -77,6 +76,8 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
             return f"layers[{i}] is a {type(layer).__name__}, which has no compiled form"
     if type(loss) not in _LOSSES:
         return f"the loss is a {type(loss).__name__}, which has no compiled form"
+    if isinstance(loss, nn.CrossEntropy) and not loss.is_plain:
+        return "class weights and label smoothing have no compiled form"
     if model.flat_parameters.size == 0:
         return "the model has no parameters"
     kind = type(optimizer)
@@ -111,7 +112,10 @@ def why_no_hogwild(model: nn.Sequential, optimizer: Optimizer, batch_size: int) 
             )
     for i, layer in enumerate(model.layers):
         if type(layer) not in _STATELESS:
-            return f"layers[{i}] is a {type(layer).__name__}, which keeps more than parameters"
+            return (
+                f"layers[{i}] is a {type(layer).__name__}, expected no layers but Dense, Flatten, Rescale and "
+                "activations"
+            )
     return None
 
 
@@ -218,17 +222,28 @@ def _batch_norm(layer: Any) -> dict[str, Any]:
     }
 
 
+def _layer_norm(layer: Any) -> dict[str, Any]:
+    size = int(np.prod(layer.features))
+    return {"kind": "layer_norm", "channels": size, "eps": layer.eps, **_arrays_of(layer)}
+
+
+def _activation(layer: Any) -> dict[str, Any]:
+    a, b = layer.numbers
+    return {"kind": "activation", "activation": layer.kind, "a": a, "b": b}
+
+
 def _arrays_of(layer: Any) -> dict[str, Array]:
     return {**layer.parameters, **{f"d{name}": value for name, value in layer.gradients.items()}}
 
 
-_STATELESS = (nn.Dense, nn.Flatten, nn.Rescale, *_ACTIVATIONS)
+_STATELESS = (nn.Dense, nn.Flatten, nn.Rescale, *nn.activations.ELEMENTWISE)
 _LAYERS: dict[type, Callable[[Any], dict[str, Any] | None]] = {
     nn.Dense: _dense,
     nn.BatchNorm: _batch_norm,
+    nn.LayerNorm: _layer_norm,
     nn.Flatten: lambda layer: None,
     nn.Rescale: lambda layer: {"kind": "rescale", "scale": layer.scale, "shift": layer.shift},
-    **dict.fromkeys(
-        _ACTIVATIONS, lambda layer: {"kind": "activation", "activation": _ACTIVATIONS[type(layer)]}
-    ),
+    nn.Dropout: lambda layer: {"kind": "dropout", "amount": layer.p, **layer.buffers},
+    nn.GaussianNoise: lambda layer: {"kind": "gaussian_noise", "amount": layer.std, **layer.buffers},
+    **dict.fromkeys(nn.activations.ELEMENTWISE, _activation),
 }

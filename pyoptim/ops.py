@@ -20,12 +20,21 @@ from ._activation_ops import (
     softmax_forward,
 )
 from ._arrays import Array, check_float_array, check_like, is_fast
+from ._dropout_ops import (
+    check_deviation,
+    check_drop_probability,
+    dropout_backward,
+    dropout_forward,
+    gaussian_noise,
+)
+from ._loss_ops import kl_divergence, pointwise_loss, softmax_cross_entropy
 
 __all__ = [
     "ACTIVATIONS", "SavedNorm", "activation_backward", "activation_forward", "as_channels",
-    "batch_norm_backward", "batch_norm_forward", "check_activation", "check_labels", "check_parameters",
-    "dense_backward", "dense_forward", "norm_forward", "softmax_backward", "softmax_cross_entropy",
-    "softmax_forward", "squared_error",
+    "batch_norm_backward", "batch_norm_forward", "check_activation", "check_deviation",
+    "check_drop_probability", "check_parameters", "dense_backward", "dense_forward", "dropout_backward",
+    "dropout_forward", "gaussian_noise", "kl_divergence", "norm_forward", "pointwise_loss",
+    "softmax_backward", "softmax_cross_entropy", "softmax_forward",
 ]  # fmt: skip
 
 # Those that a dense layer applies itself; activation_forward has more.
@@ -173,29 +182,37 @@ def batch_norm_forward(
         raise ValueError(f"momentum is {momentum!r}, expected a number in [0, 1]")
     if not eps >= 0:
         raise ValueError(f"eps is {eps!r}, expected a number >= 0")
-    running = [running_mean, running_var]
-    others = {"x": x, "gamma": gamma, "beta": beta}
-    for i, name in enumerate(("running_mean", "running_var")):
-        array = running[i]
-        if array is None:
-            continue
-        running[i] = check_like(name, array, channels, x3.dtype, " as x's channels")
+    used_mean, used_var = running_mean, running_var
+    if running_mean is not None and running_var is not None:
+        why = " as x's channels"
+        used_mean = check_like("running_mean", running_mean, channels, x3.dtype, why)
+        used_var = check_like("running_var", running_var, channels, x3.dtype, why)
         if training:
-            if not array.flags.writeable:
-                raise ValueError(f"{name} is read-only, expected a writeable array")
-            for other, memory in others.items():
-                if memory is not None and np.shares_memory(array, memory):
-                    raise ValueError(f"{name} overlaps {other}, expected separate memory")
-            others[name] = array
+            _check_updated("running_mean", running_mean, x=x, gamma=gamma, beta=beta)
+            _check_updated("running_var", running_var, x=x, gamma=gamma, beta=beta, running_mean=running_mean)
     if training or running_mean is None:
         check_count(x3)
-    y = np.empty_like(x3)
+    y = np.empty(x3.shape, x3.dtype)
     relu = activation is not None
-    saved = norm_forward(x3, gamma, beta, running[0], running[1], training, momentum, eps, unbiased, relu, y)
-    for given, used in zip((running_mean, running_var), running, strict=True):
-        if training and given is not None and used is not None and used is not given:
-            given[...] = used  # it was not contiguous
+    saved = norm_forward(x3, gamma, beta, used_mean, used_var, training, momentum, eps, unbiased, relu, y)
+    if training and running_mean is not None and running_var is not None:
+        if used_mean is not running_mean:
+            running_mean[...] = used_mean  # it was not contiguous
+        if used_var is not running_var:
+            running_var[...] = used_var
     return _as_given(y, x.shape, last), saved
+
+
+def _check_updated(name: str, array: Array, **others: Array | None) -> None:
+    flags = array.flags
+    if not flags.writeable:
+        raise ValueError(f"{name} is read-only, expected a writeable array")
+    for other, memory in others.items():
+        # Two arrays that own their memory share none: the common case, told without a search.
+        if memory is None or (flags.owndata and memory is not array and memory.flags.owndata):
+            continue
+        if np.shares_memory(array, memory):
+            raise ValueError(f"{name} overlaps {other}, expected separate memory")
 
 
 def norm_forward(
@@ -264,8 +281,8 @@ def batch_norm_backward(
         raise TypeError(f"saved is a {type(saved).__name__}, expected what batch_norm_forward returned")
     mean = check_like("saved.mean", saved.mean, x3.shape[1:2], x3.dtype, " as x's channels")
     inv_std = check_like("saved.inv_std", saved.inv_std, x3.shape[1:2], x3.dtype, " as x's channels")
-    dx = np.empty_like(x3)
-    dgamma, dbeta = np.empty_like(mean), np.empty_like(mean)
+    dx = np.empty(x3.shape, x3.dtype)
+    dgamma, dbeta = np.empty(x3.shape[1], x3.dtype), np.empty(x3.shape[1], x3.dtype)
     relu = activation is not None
     backends.current().norm_backward(
         dy3, x3, gamma, beta, mean, inv_std, saved.of_this_batch, relu, dx, dgamma, dbeta
@@ -306,7 +323,8 @@ def _as_given(y: Array, shape: tuple[int, ...], channels_last: bool) -> Array:
 
 def as_channels(x: Array) -> Array:
     """(N, C, *spatial) as (N, C, space), without a copy."""
-    return x.reshape(x.shape[0], x.shape[1], math.prod(x.shape[2:]))
+    shape = x.shape
+    return x.reshape(shape[0], shape[1], math.prod(shape[2:]) if len(shape) > 2 else 1)
 
 
 def _check_affine(gamma: Any, beta: Any, x: Array) -> tuple[Array | None, Array | None]:
@@ -318,66 +336,116 @@ def _check_affine(gamma: Any, beta: Any, x: Array) -> tuple[Array | None, Array 
     return gamma, beta
 
 
-def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
-    """The mean over the batch of ``-log softmax(logits)[label]``, and its gradient.
+class SavedLayerNorm(NamedTuple):
+    """What `layer_norm_forward` keeps for `layer_norm_backward`: per normalised piece."""
+
+    mean: Array
+    inv_std: Array
+
+
+def layer_norm_forward(
+    x: Array,
+    features: int | tuple[int, ...],
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    eps: float = 1e-5,
+) -> tuple[Array, SavedLayerNorm]:
+    """Layer normalisation (Ba, Kiros & Hinton 2016), as PyTorch defines it.
+
+    ``y = gamma * (x - mean)/sqrt(var + eps) + beta`` with the mean and the biased variance of each
+    piece of shape ``features``.
 
     Parameters
     ----------
-    logits : array (batch, classes)
-    labels : integer array (batch,), each in [0, classes)
+    x : array (..., *features)
+    features : int or tuple of int
+        The last dimensions of x, which are normalised together.
+    gamma, beta : array (*features) or None
+        None takes 1 and 0.
+    eps : float, default 1e-5
 
     Returns
     -------
-    loss : float
-    dlogits : array (batch, classes)
+    y : array like x
+    saved : SavedLayerNorm
 
     Raises
     ------
     TypeError, ValueError
-        A dtype or a shape does not match, an empty batch, or a label out of range.
+        A dtype or a shape does not match.
     """
-    logits = check_float_array("logits", logits, ndim=2)
-    labels = check_labels("labels", labels, logits.shape[0], logits.shape[1])
-    dlogits = np.empty_like(logits)
-    return backends.current().softmax_cross_entropy(logits, labels, dlogits), dlogits
+    x, shape, x2 = _check_rows(x, features)
+    if not eps >= 0:
+        raise ValueError(f"eps is {eps!r}, expected a number >= 0")
+    if gamma is not None:
+        gamma = check_like("gamma", gamma, shape, x.dtype, " as features").reshape(-1)
+    if beta is not None:
+        beta = check_like("beta", beta, shape, x.dtype, " as features").reshape(-1)
+    y = np.empty(x.shape, x.dtype)
+    mean, inv_std = np.empty(len(x2), x.dtype), np.empty(len(x2), x.dtype)
+    backends.current().layer_norm_forward(x2, gamma, beta, eps, y.reshape(x2.shape), mean, inv_std)
+    return y, SavedLayerNorm(mean, inv_std)
 
 
-def check_labels(name: str, labels: Any, batch: int, classes: int) -> Array:
-    """Class indices as contiguous int64."""
-    labels = np.asarray(labels)
-    if labels.dtype.kind not in "iu":
-        raise TypeError(f"{name} has dtype {labels.dtype}, expected integers")
-    if labels.shape != (batch,):
-        raise ValueError(f"{name} has shape {labels.shape}, expected ({batch},): one per example")
-    if batch == 0:
-        raise ValueError(f"{name} is empty, expected at least one example")
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if wrong.size:
-        i = int(wrong[0])
-        raise ValueError(f"{name}[{i}] is {labels[i]}, expected a class in [0, {classes})")
-    return np.ascontiguousarray(labels, dtype=np.int64)
-
-
-def squared_error(prediction: Array, target: Array) -> tuple[float, Array]:
-    """The mean over all elements of ``(prediction - target)**2`` (`torch.nn.MSELoss`), and its gradient.
+def layer_norm_backward(
+    dy: Array,
+    x: Array,
+    features: int | tuple[int, ...],
+    gamma: Array | None,
+    saved: SavedLayerNorm,
+) -> tuple[Array, Array, Array]:
+    """The gradients of `layer_norm_forward`.
 
     Parameters
     ----------
-    prediction, target : arrays of one shape and dtype
+    dy : array like x
+        Gradient with respect to the output.
+    x, features, gamma
+        As in the forward pass.
+    saved : SavedLayerNorm
+        What the forward pass returned.
 
     Returns
     -------
-    loss : float
-    dprediction : array like prediction
+    dx : array like x
+    dgamma, dbeta : array (*features)
 
     Raises
     ------
     TypeError, ValueError
-        A dtype or a shape does not match, or there are no elements.
+        A dtype or a shape does not match.
     """
-    prediction = check_float_array("prediction", prediction)
-    target = check_like("target", target, prediction.shape, prediction.dtype, " as prediction")
-    if prediction.size == 0:
-        raise ValueError("prediction is empty, expected at least one element")
-    dprediction = np.empty_like(prediction)
-    return backends.current().squared_error(prediction, target, dprediction), dprediction
+    x, shape, x2 = _check_rows(x, features)
+    dy = check_like("dy", dy, x.shape, x.dtype, " as x")
+    if gamma is not None:
+        gamma = check_like("gamma", gamma, shape, x.dtype, " as features").reshape(-1)
+    if not isinstance(saved, SavedLayerNorm):
+        raise TypeError(f"saved is a {type(saved).__name__}, expected what layer_norm_forward returned")
+    mean = check_like("saved.mean", saved.mean, x2.shape[:1], x.dtype, " for x")
+    inv_std = check_like("saved.inv_std", saved.inv_std, x2.shape[:1], x.dtype, " for x")
+    dx, dgamma, dbeta = np.empty(x.shape, x.dtype), np.empty(shape, x.dtype), np.empty(shape, x.dtype)
+    backends.current().layer_norm_backward(
+        dy.reshape(x2.shape), x2, gamma, mean, inv_std, dx.reshape(x2.shape), dgamma.reshape(-1),
+        dbeta.reshape(-1),
+    )  # fmt: skip
+    return dx, dgamma, dbeta
+
+
+def check_features(features: Any) -> tuple[int, ...]:
+    """Dimensions to normalise, each a positive integer."""
+    shape = features if isinstance(features, tuple | list) else (features,)
+    for n in shape:
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+            raise ValueError(f"features is {features!r}, expected a positive integer or a tuple of them")
+    if not shape:
+        raise ValueError(f"features is {features!r}, expected at least one dimension")
+    return tuple(int(n) for n in shape)
+
+
+def _check_rows(x: Any, features: Any) -> tuple[Array, tuple[int, ...], Array]:
+    """x contiguous, the shape of what is normalised, and x as (pieces, elements of one)."""
+    x, shape = check_float_array("x", x), check_features(features)
+    if x.shape[-len(shape) :] != shape:
+        raise ValueError(f"x has shape {x.shape}, expected (..., {', '.join(map(str, shape))})")
+    size = math.prod(shape)
+    return x, shape, x.reshape(x.size // size, size)

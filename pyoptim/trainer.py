@@ -59,6 +59,8 @@ class Trainer:
         Of the order in which examples are visited.
     metrics : sequence of callable
         ``(targets, outputs) -> number``, which `evaluate` and validation measure too: see `metrics`.
+    penalty : nn.Penalty, optional
+        Added to the loss and its gradient in training, not in evaluation.
 
     Examples
     --------
@@ -75,6 +77,7 @@ class Trainer:
         *,
         seed: int | None = None,
         metrics: Sequence[Callable[[Array, Array], float]] = (),
+        penalty: nn.Penalty | None = None,
     ) -> None:
         if not isinstance(model, nn.Sequential):
             raise TypeError(f"model is a {type(model).__name__}, expected a Sequential")
@@ -82,13 +85,15 @@ class Trainer:
             raise TypeError(f"loss is a {type(loss).__name__}, expected a Loss, e.g. CrossEntropy()")
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer is a {type(optimizer).__name__}, expected an Optimizer")
+        if penalty is not None and not isinstance(penalty, nn.Penalty):
+            raise TypeError(f"penalty is a {type(penalty).__name__}, expected a Penalty or None")
         self._gradients = optimizer.structured(compiled.gradients_of(model, optimizer))
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.stop_training = False  # what a callback sets
         for i, metric in enumerate(metrics):
             if not callable(metric):
                 raise TypeError(f"metrics[{i}] is {metric!r}, expected a function of targets and outputs")
-        self.metrics = tuple(metrics)
+        self.metrics, self.penalty = tuple(metrics), penalty
         self._rng = np.random.default_rng(seed)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,6 +109,7 @@ class Trainer:
         batch_size: int | None = 32,
         validation_data: tuple[Any, Any] | None = None,
         validation_split: float = 0.0,
+        sample_weight: Any = None,
         shuffle: bool = True,
         callbacks: Sequence[Callback] = (),
         transform: Transform | None = None,
@@ -129,6 +135,9 @@ class Trainer:
             Evaluated after each epoch.
         validation_split : float in [0, 1), default 0
             Instead hold back the last examples, this share of them, for validation.
+        sample_weight : array (examples,), optional
+            Numbers >= 0 that multiply each example's loss. A batch's loss is the sum divided by what it
+            is divided by without them, not by the sum of the weights.
         shuffle : bool, default True
             Visit the examples in a new order each epoch; every one once.
         callbacks : sequence of `callbacks.Callback`
@@ -157,8 +166,8 @@ class Trainer:
             are not reproducible: they depend on which thread comes first. They converge alike (Niu et al.,
             2011). It needs what ``engine="native"`` needs, an optimizer with one state a parameter at most
             (SGD, also with momentum, Adagrad, RMSprop, Lion: the two of Adam would come apart), no
-            clipping, no look for gradients that are not finite, and no layers with more than parameters,
-            like BatchNorm.
+            clipping, no look for gradients that are not finite, and of layers Dense, Flatten, Rescale and
+            activations alone.
 
         Returns
         -------
@@ -190,6 +199,8 @@ class Trainer:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks[{i}] is a {type(callback).__name__}, expected a Callback")
         x, y = self._check_data("x", x, "y", y)
+        weight = self.loss.check_sample_weight("sample_weight", sample_weight, len(x), self.model.dtype)
+        held_back: tuple[Array, Array, Array | None] | None = None
         if validation_split:
             kept = len(x) - round(len(x) * validation_split)
             if not 0 < kept < len(x):
@@ -197,10 +208,11 @@ class Trainer:
                     f"validation_split is {validation_split!r}, which leaves {kept} of {len(x)} examples to "
                     "train on, expected some for each"
                 )
-            validation_data, x, y = (x[kept:], y[kept:]), x[:kept], y[:kept]
+            held_back = x[kept:], y[kept:], None if weight is None else weight[kept:]
+            x, y, weight = x[:kept], y[:kept], None if weight is None else weight[:kept]
         elif validation_data is not None:
-            validation_data = self._check_data("validation_data[0]", validation_data[0],
-                                               "validation_data[1]", validation_data[1])  # fmt: skip
+            held_back = (*self._check_data("validation_data[0]", validation_data[0],
+                                           "validation_data[1]", validation_data[1]), None)  # fmt: skip
         if batch_size is None:
             batch_size = len(x)
         nn.layers.check_count("batch_size", batch_size)
@@ -213,6 +225,10 @@ class Trainer:
             history.reason = compiled.why_not(self.model, self.loss, self.optimizer, engine == "native")
             if transform is not None or weight_noise:
                 history.reason = "transform and weight_noise act on every batch"
+            if weight is not None or self.penalty is not None:
+                history.reason = "sample_weight and penalty have no compiled form"
+            if self.loss.classification and y.ndim > 1:
+                history.reason = "targets that are no labels have no compiled form"
             for i, callback in enumerate(callbacks):
                 if callback.acts_on_batches:
                     history.reason = f"callbacks[{i}] acts on every batch"
@@ -239,7 +255,7 @@ class Trainer:
         if checkpoint is not None:
             fixed = {"batch_size": batch_size, "shuffle": bool(shuffle), "examples": len(x)}
             resume = Resume(checkpoint, checkpoint_every, self, fixed, callbacks)
-        run = _Run(batch_size, shuffle, transform, weight_noise, callbacks, resume)
+        run = _Run(batch_size, shuffle, transform, weight_noise, callbacks, weight, resume)
         self.stop_training = False
         for callback in callbacks:
             callback.trainer = self
@@ -258,8 +274,8 @@ class Trainer:
                         callback.on_epoch_begin(done)
                 measured = self._run_epoch(native, x, y, epoch, run, history, progress)
                 self.optimizer.epoch = done + 1
-                if validation_data is not None:
-                    results = self._evaluate(*validation_data)
+                if held_back is not None:
+                    results = self._evaluate(*held_back)
                     measured |= {f"val_{name}": value for name, value in results.items()}
                 for name, value in measured.items():
                     history.setdefault(name, []).append(value)
@@ -278,12 +294,12 @@ class Trainer:
             self.model.eval()
         return history
 
-    def partial_fit(self, x: Any, y: Any) -> float:
+    def partial_fit(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """One step on one mini-batch, for data that come as a stream.
 
         Parameters
         ----------
-        x, y
+        x, y, sample_weight
             As `fit`.
 
         Returns
@@ -297,9 +313,10 @@ class Trainer:
             As `fit`.
         """
         x, y = self._check_data("x", x, "y", y)
+        weight = self.loss.check_sample_weight("sample_weight", sample_weight, len(x), self.model.dtype)
         self._check_batches(x, len(x))
         self.model.train()
-        loss, _ = self._step(x.astype(self.model.dtype, copy=False), y, 0.0)
+        loss, _ = self._step(x.astype(self.model.dtype, copy=False), y, weight, 0.0)
         return loss
 
     def _check_data(self, x_name: str, x: Any, y_name: str, y: Any) -> tuple[Array, Array]:
@@ -368,13 +385,13 @@ class Trainer:
         run: _Run,
         advance: Callable[[int], None],
     ) -> None:
-        left = _batches(x, y, run.batch_size, self.model.dtype, order, epoch.done)
-        for i, (batch, target) in enumerate(left, epoch.done // run.batch_size):
+        left = _batches(x, y, run.batch_size, self.model.dtype, order, epoch.done, run.sample_weight)
+        for i, (batch, target, weight) in enumerate(left, epoch.done // run.batch_size):
             for callback in run.callbacks:
                 callback.on_batch_begin(i)
             if run.transform is not None:
                 batch, target = self._transformed(run.transform, batch, target)
-            loss, right = self._step(batch, target, run.weight_noise)
+            loss, right = self._step(batch, target, weight, run.weight_noise)
             epoch.done, epoch.loss = epoch.done + len(batch), epoch.loss + loss * len(batch)
             epoch.correct += right
             for callback in run.callbacks:
@@ -388,7 +405,7 @@ class Trainer:
             raise ValueError(f"transform returned x of shape {np.shape(x)}, expected {shape}")
         return self._check_data("transform's x", x, "transform's y", y)
 
-    def _step(self, x: Array, y: Array, weight_noise: float) -> tuple[float, int]:
+    def _step(self, x: Array, y: Array, weight: Array | None, weight_noise: float) -> tuple[float, int]:
         """Train on one mini-batch; its loss, and how many were classified right."""
         model, loss = self.model, self.loss
         kept = None
@@ -399,36 +416,43 @@ class Trainer:
         try:
             output = model._forward(x)
             doutput = np.empty_like(output)
-            value = loss.compute(output, y, doutput)
+            value = loss.evaluate(output, y, doutput, weight)
             model._backward(doutput)
+            if self.penalty is not None:
+                value += self.penalty.add(model)
         finally:
             if kept is not None:
                 model.flat_parameters[...] = kept
-        right = int(np.count_nonzero(output.argmax(axis=1) == y)) if loss.classification else 0
+        right = _count_right(output, y) if loss.classification else 0
         self.optimizer.step(self._gradients)
         return value, right
 
-    def evaluate(self, x: Any, y: Any) -> dict[str, float]:
+    def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
         """The loss, for classification the accuracy, and the trainer's metrics, in evaluation mode.
+
+        ``sample_weight`` is as in `fit`, and concerns the loss alone.
 
         Raises
         ------
         TypeError, ValueError
             As `fit`.
         """
-        return self._evaluate(*self._check_data("x", x, "y", y))
+        x, y = self._check_data("x", x, "y", y)
+        weight = self.loss.check_sample_weight("sample_weight", sample_weight, len(x), self.model.dtype)
+        return self._evaluate(x, y, weight)
 
-    def _evaluate(self, x: Array, y: Array) -> dict[str, float]:
+    def _evaluate(self, x: Array, y: Array, sample_weight: Array | None) -> dict[str, float]:
         self.model.eval()
         total_loss, correct = 0.0, 0
         outputs = []
-        for batch, target in _batches(x, y, self._evaluation_batch(x), self.model.dtype):
+        size = self._evaluation_batch(x)
+        for batch, target, weight in _batches(x, y, size, self.model.dtype, weight=sample_weight):
             output = self.model._forward(batch)
             if self.metrics:
                 outputs.append(output.copy())
-            total_loss += self.loss.compute(output, target, None) * len(batch)
+            total_loss += self.loss.evaluate(output, target, None, weight) * len(batch)
             if self.loss.classification:
-                correct += int(np.count_nonzero(output.argmax(axis=1) == target))
+                correct += _count_right(output, target)
         measured = {"loss": total_loss / len(x)}
         if self.loss.classification:
             measured["accuracy"] = correct / len(x)
@@ -469,19 +493,33 @@ class _Run(NamedTuple):
     transform: Transform | None
     weight_noise: float
     callbacks: Sequence[Callback]
+    sample_weight: Array | None
     resume: Resume | None
 
 
 def _batches(
-    x: Array, y: Array, batch_size: int, dtype: np.dtype[Any], order: Array | None = None, first: int = 0
-) -> Iterator[tuple[Array, Array]]:
+    x: Array,
+    y: Array,
+    batch_size: int,
+    dtype: np.dtype[Any],
+    order: Array | None = None,
+    first: int = 0,
+    weight: Array | None = None,
+) -> Iterator[tuple[Array, Array, Array | None]]:
+    arrays = (x, y) if weight is None else (x, y, weight)
     for begin in range(first, len(x), batch_size):
+        chosen = slice(begin, begin + batch_size)
         if order is None:
-            batch, target = x[begin : begin + batch_size], y[begin : begin + batch_size]
+            batch, target, *rest = (a[chosen] for a in arrays)
         else:
-            chosen = order[begin : begin + batch_size]
-            batch, target = x.take(chosen, axis=0), y.take(chosen, axis=0)
-        yield batch.astype(dtype, copy=False), target
+            batch, target, *rest = (a.take(order[chosen], axis=0) for a in arrays)
+        yield batch.astype(dtype, copy=False), target, rest[0] if rest else None
+
+
+def _count_right(output: Array, target: Array) -> int:
+    """Where the largest output is that of the label, or that with the largest share."""
+    labels = target if target.ndim == 1 else target.argmax(axis=1)
+    return int(np.count_nonzero(output.argmax(axis=1) == labels))
 
 
 class _Progress:

@@ -24,6 +24,15 @@ def batch_norm(x, gamma, beta, eps):
     return y
 
 
+def layer_norm(x, gamma, beta, eps):
+    """Over the last dimensions, as many as gamma has."""
+    y = np.empty_like(x)
+    for index in np.ndindex(x.shape[: x.ndim - gamma.ndim]):
+        values = x[index]
+        y[index] = (values - values.mean()) / np.sqrt(values.var() + eps) * gamma + beta
+    return y
+
+
 def cross_entropy(logits, labels):
     losses = []
     for row, label in zip(logits, labels, strict=True):

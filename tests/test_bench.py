@@ -122,6 +122,43 @@ def test_one_wrong_element_of_a_dense_layer_is_caught(monkeypatch, capsys, resul
     assert f"of numpy: {result}[" in capsys.readouterr().err
 
 
+NORM_CASES = [("batch norm", (9, 5)), ("batch norm ReLU", (4, 3, 2, 2)), ("layer norm", (6, 11))]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_normalisation_is_checked_and_timed(monkeypatch, tmp_path, dtype):
+    monkeypatch.setattr(bench.norms, "_CASES", NORM_CASES)
+    data = tmp_path / "bench.json"
+    assert bench.main(["--quick", "--parts", "norm", "--dtype", dtype, "--json", str(data)]) == 0
+    rows = json.loads(data.read_text())["rows"]
+    size = np.dtype(dtype).itemsize
+    assert [(row["name"], row["traffic"]) for row in rows] == [
+        ("batch norm 9x5", 8 * 45 * size),
+        ("batch norm ReLU 4x3x2x2", 8 * 48 * size),
+        ("layer norm 6x11", 5 * 66 * size),
+    ]
+    assert all({"pyoptim", "numpy"} <= set(row["seconds"]) for row in rows)
+
+
+@pytest.mark.parametrize("result", ["y", "dx", "dgamma", "dbeta"])
+def test_one_wrong_element_of_a_normalisation_is_caught(monkeypatch, capsys, result):
+    monkeypatch.setattr(bench.norms, "_CASES", NORM_CASES)
+    right = bench.norms._numpy
+
+    def slightly_wrong(*arguments):
+        run, results = right(*arguments)
+
+        def off():
+            run()
+            results()[result].reshape(-1)[2] += 0.01
+
+        return bench.layers.Competitor(off, results)
+
+    monkeypatch.setattr(bench.norms, "_numpy", slightly_wrong)
+    assert bench.main(["--quick", "--parts", "norm", "--against", "numpy"]) == 1
+    assert capsys.readouterr().err.count(f"of numpy: {result}[") == len(NORM_CASES)
+
+
 def test_a_step_that_does_nothing_is_caught(monkeypatch, capsys):
     monkeypatch.setattr(po.Optimizer, "step", lambda self, grads: None)
     assert bench.main(QUICK) == 1
@@ -223,6 +260,16 @@ def test_asking_for_torch_where_it_is_missing_is_an_error(monkeypatch, capsys):
     assert "not installed" in capsys.readouterr().err
 
 
+@pytest.fixture
+def one_thread():
+    """So that PyTorch's threads, which go on spinning, are not in the way of ours."""
+    before = po.get_num_threads()
+    po.set_num_threads(1)
+    yield
+    po.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_training_is_checked_and_timed(monkeypatch, tmp_path):
     pytest.importorskip("torch")
     monkeypatch.setattr(training, "_QUICK_EXAMPLES", {1: 20, 16: 160})
@@ -238,9 +285,18 @@ def test_training_is_checked_and_timed(monkeypatch, tmp_path):
         assert set(row["seconds"]) == {"pyoptim", "torch fused", "torch foreach"} | norm
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_training_that_goes_another_way_is_not_timed(monkeypatch, capsys):
     pytest.importorskip("torch")
     monkeypatch.setattr(training, "_QUICK_EXAMPLES", {1: 20})
     monkeypatch.setattr(training, "_pyoptim", lambda work: lambda order: 2.0)
     assert bench.main(["--quick", "--parts", "training", "--against", "torch"]) == 1
     assert "WRONG: Adam, batch 1: torch fused has a mean loss of" in capsys.readouterr().err
+
+
+def test_activations_are_checked_and_timed(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench.activations, "_SIZE", 999)
+    path = tmp_path / "rows.json"
+    bench.main(["--quick", "--parts", "activations", "--json", str(path)])
+    names = [row["name"] for row in json.loads(path.read_text())["rows"]]
+    assert names == list(bench.activations._KINDS)

@@ -1,5 +1,6 @@
 """The compiled engine gives the bits of the generic loop, says when it runs, and stops when told to."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -24,6 +25,8 @@ def make_model(dtype=np.float32, norm=True):
         *([nn.BatchNorm(9), nn.Sigmoid(), nn.Dense(9, 7, bias=False)] if norm else [nn.Dense(9, 7)]),
         *([nn.BatchNorm(7, affine=False, momentum=None), nn.Tanh()] if norm else [nn.ReLU()]),
         *([nn.Dense(7, 7, activation="tanh"), nn.BatchNorm(7, track_running_stats=False)] if norm else []),
+        *([nn.LayerNorm(7), nn.Dense(7, 7), nn.BatchNorm(7, activation="relu")] if norm else []),
+        *([nn.LayerNorm(7, affine=False)] if norm else []),
         nn.Dense(7, 3),
         seed=1,
         dtype=dtype,
@@ -153,6 +156,31 @@ def test_batches_and_losses(batch_size, loss):
 def test_bytes_are_trained_on_as_the_same_floats(dtype):
     x = data(nn.CrossEntropy())[0]
     assert_same(both(adam, dtype=dtype), both(adam, dtype=dtype, x=x.astype(dtype)))
+
+
+ACTIVATIONS = [
+    nn.Identity(), nn.ReLU(), nn.Sigmoid(), nn.Tanh(), nn.LeakyReLU(0.2), nn.ELU(0.7), nn.SELU(), nn.GELU(),
+    nn.GELU("tanh"), nn.SiLU(), nn.Softplus(2), nn.Hardtanh(-0.5, 2), nn.Hardsigmoid(), nn.Hardswish(),
+]  # fmt: skip
+
+
+def test_every_activation_and_noise(dtype):
+    """Each between dense layers, first in the chain too: those that keep their input read the batch's."""
+    assert {type(layer) for layer in ACTIVATIONS} == set(nn.activations.ELEMENTWISE)
+    x, y = data(nn.CrossEntropy())
+    x = (x.reshape(len(x), -1) / 100 - 1).astype(dtype)
+    for chosen in ACTIVATIONS:
+        results = []
+        for engine in ("native", "python"):
+            made = [copy.deepcopy(chosen) for _ in range(3)]
+            layers = [made[0], nn.Dense(12, 9), made[1], nn.Dropout(0.3), nn.BatchNorm(9), nn.Dense(9, 8),
+                      nn.GaussianNoise(0.2), made[2], nn.Dropout(0.5), nn.Dense(8, 3)]  # fmt: skip
+            model = nn.Sequential(*layers, seed=1, dtype=dtype)
+            trainer = po.Trainer(model, nn.CrossEntropy(), adam(model), seed=3)
+            history = trainer.fit(x, y, epochs=2, batch_size=8, engine=engine, verbose=False)
+            results.append((history["loss"], model.state_dict(), trainer.predict(x)))
+        assert_same(*results)
+        assert results[0][1]["3.step"] == results[0][1]["6.step"] == 14
 
 
 def test_instruction_sets_and_threads(engine):
@@ -385,6 +413,7 @@ def test_hogwild_on_one_thread_is_the_serial_run():
         "max_grad_norm is 1.0, expected None": {"make": lambda p: po.SGD(p, max_grad_norm=1.0)},
         "nonfinite is 'skip', expected 'ignore'": {"make": lambda p: po.SGD(p, nonfinite="skip")},
         r"layers\[1\] is a BatchNorm": {"layer": nn.BatchNorm(2)},
+        r"layers\[1\] is a Dropout": {"layer": nn.Dropout(0.5)},
         "Adam keeps 2 states a parameter": {"make": po.Adam},
         "engine='python' was asked for": {"engine": "python"},
         "accumulates gradients": {"make": lambda p: po.SGD(p, accumulate=2)},

@@ -198,9 +198,9 @@ def test_loss_gradients_by_central_differences(engine, rng):
     numeric = oracles.numerical_gradient(lambda: ops.softmax_cross_entropy(logits, labels)[0], logits)
     np.testing.assert_allclose(gradient, numeric, atol=1e-8)
     prediction, target = rng.normal(size=(5, 4)), rng.normal(size=(5, 4))
-    loss, gradient = ops.squared_error(prediction, target)
+    loss, gradient = ops.pointwise_loss(prediction, target)
     assert loss == pytest.approx(((prediction - target) ** 2).mean(), rel=1e-14)
-    numeric = oracles.numerical_gradient(lambda: ops.squared_error(prediction, target)[0], prediction)
+    numeric = oracles.numerical_gradient(lambda: ops.pointwise_loss(prediction, target)[0], prediction)
     np.testing.assert_allclose(gradient, numeric, atol=1e-8)
 
 
@@ -226,7 +226,7 @@ def run_everything(dtype):
         *ops.batch_norm_backward(y, dy, None, saved_rows),
         np.array(loss),
         gradient,
-        np.array(ops.squared_error(dy, y)[0]),
+        np.array(ops.pointwise_loss(dy, y)[0]),
         ops.activation_forward(dy, "sigmoid"),
     ]
 
@@ -303,8 +303,8 @@ BAD_CALLS = [
     (lambda: ops.softmax_cross_entropy(A((2, 3)), np.array([0])), ValueError, "labels has shape"),
     (lambda: ops.softmax_cross_entropy(A((0, 3)), A(0, int)), ValueError, "labels is empty"),
     (lambda: ops.softmax_cross_entropy(A((2, 0)), A(2, int)), ValueError, r"labels\[0\] is 0"),
-    (lambda: ops.squared_error(A((2, 3)), A((2, 1))), ValueError, "target has shape"),
-    (lambda: ops.squared_error(A(0), A(0)), ValueError, "prediction is empty"),
+    (lambda: ops.pointwise_loss(A((2, 3)), A((2, 1))), ValueError, "target has shape"),
+    (lambda: ops.pointwise_loss(A(0), A(0)), ValueError, "prediction is empty"),
     (lambda: ops.activation_forward(A(3), "swish?"), ValueError, "activation is"),
 ]
 

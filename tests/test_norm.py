@@ -12,7 +12,7 @@ TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}
 # Columns with and without a rest, several parts of rows, short and long runs of a channel.
 SHAPES = [
     (2, 1), (3, 15), (17, 16), (33, 17), (4099, 70), (70, 5, 7), (65, 3, 40), (3, 4, 17), (5, 2, 15, 70),
-    (2, 3, 1025),
+    (2, 3, 1025), (1000, 3), (97, 10), (64, 1), (60, 2, 3),
 ]  # fmt: skip
 
 
@@ -179,3 +179,25 @@ def test_evaluation_by_the_batchs_statistics_takes_all_examples_at_once(engine, 
     x = rng.normal(size=(1025, 3)).astype(np.float32)
     assert np.array_equal(trainer.predict(x), model.eval()(x))
     assert np.isfinite(trainer.evaluate(x, np.zeros(1025, int))["loss"])
+
+
+def at_offset(a, offset):
+    """The same values, that many bytes beyond a cache line."""
+    raw = np.zeros(a.nbytes + 128, np.uint8)
+    begin = -raw.ctypes.data % 64 + offset
+    view = raw[begin : begin + a.nbytes].view(a.dtype).reshape(a.shape)
+    view[...] = a
+    return view
+
+
+@pytest.mark.parametrize("shape", [(40, 3), (40, 33), (3, 4, 70)], ids=str)
+def test_alignment_changes_nothing(engine, dtype, shape, rng):
+    values = [rng.normal(size=s).astype(dtype) for s in (shape, shape, shape[1:2], shape[1:2])]
+    results = []
+    for offset in (0, 8, 3):  # whole elements, and bytes
+        x, dy, gamma, beta = (at_offset(a, offset) for a in values)
+        mean, var = at_offset(np.zeros_like(gamma), offset), at_offset(np.ones_like(gamma), offset)
+        y, saved = ops.batch_norm_forward(x, gamma, beta, mean, var, activation="relu")
+        results.append([y, mean, var, *ops.batch_norm_backward(dy, x, gamma, saved, beta, "relu")])
+    for other in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))

@@ -157,11 +157,11 @@ def test_an_epoch_visits_every_example_once(monkeypatch):
     x, y = np.arange(10.0)[:, None], np.arange(10)
     rng = np.random.default_rng(0)
     epochs = [list(trainer._batches(x, y, 3, x.dtype, rng.permutation(10))) for _ in range(2)]
-    assert [len(b) for b, _ in epochs[0]] == [3, 3, 3, 1]
-    orders = [np.concatenate([t for _, t in epoch]) for epoch in epochs]
+    assert [len(b) for b, _, _ in epochs[0]] == [3, 3, 3, 1]
+    orders = [np.concatenate([t for _, t, _ in epoch]) for epoch in epochs]
     assert all(sorted(order) == list(range(10)) for order in orders)
     assert list(orders[0]) != list(orders[1])
-    assert all((b[:, 0] == t).all() for epoch in epochs for b, t in epoch)
+    assert all((b[:, 0] == t).all() for epoch in epochs for b, t, _ in epoch)
 
 
 def test_a_trained_model_survives_saving(engine, tmp_path):
@@ -295,7 +295,10 @@ def test_train_command(tmp_path):
 
 
 def test_train_options(tmp_path):
-    options = "--epochs 2 --batch-size full --lr 0.5 --optimizer sgd --hidden 8,8 --backend numpy --threads 1"
+    options = (
+        "--epochs 2 --batch-size full --lr 0.5 --schedule constant --optimizer sgd --hidden 8,8 "
+        "--backend numpy --threads 1"
+    )
     done = run_cli("train", *options.split(), "--save", "m.safetensors", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "64-8-8-10" in done.stdout

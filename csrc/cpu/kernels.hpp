@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "pyoptim/activations.hpp"
+#include "pyoptim/random.hpp"
 #include "pyoptim/rules.hpp"
 
 namespace pyoptim::cpu {
@@ -56,6 +57,50 @@ struct NormCoefficients {
     const T *mean, *scale, *shift, *slope, *offset;
 };
 
+// Of layer normalisation over rows of `cols` elements.
+template <class T>
+struct LayerNorm {
+    ptrdiff_t cols;
+    const T *gamma, *beta;
+};
+
+// What it had in the forward pass, with the gradient of the result; mean and inv_std are of each row.
+template <class T>
+struct LayerNormRows {
+    const T *dy, *x, *mean, *inv_std;
+};
+
+// Softmax cross-entropy of rows of logits. A row's target is a label, or a share of each class, smoothed:
+// (1 - smoothing) of it and smoothing/classes of every class; then classes and rows have their weights.
+template <class T>
+struct CrossEntropy {
+    ptrdiff_t classes;
+    const T* logits;
+    const int64_t* labels;   // or null and
+    const T* targets;        // (rows, classes)
+    const T* sample_weight;  // (rows), or null
+    const T* class_weight;   // (classes), or null
+    double smoothing;
+    T* dlogits;        // or null: no gradient
+    double scale = 1;  // of the gradient
+};
+
+#define PYOPTIM_FOR_EACH_POINTWISE_LOSS(X) X(squared) X(absolute) X(huber) X(binary) X(hinge)
+enum class PointwiseKind : int {
+#define X(name) name,
+    PYOPTIM_FOR_EACH_POINTWISE_LOSS(X)
+#undef X
+        count
+};
+
+// A loss of single outputs with its parameter: huber's delta, binary's weight of positive examples.
+template <class T>
+struct Pointwise {
+    PointwiseKind kind;
+    T a;
+    const T* columns;  // the parameter of each column, or null: a
+};
+
 template <class T>
 struct Kernels {
     // state: one pointer per state of the rule; coefficients: Common's, then the rule's.
@@ -79,6 +124,12 @@ struct Kernels {
     void (*softmax_forward)(bool log, ptrdiff_t rows, ptrdiff_t classes, const T* x, T* y);
     void (*softmax_backward)(bool log, ptrdiff_t rows, ptrdiff_t classes, const T* dy, const T* y, T* dx);
 
+    // Elements from `first` on, a multiple of kStreamBlock. Those whose random word is below the threshold
+    // become 0, the others are scaled.
+    void (*dropout)(const RandomStream&, uint64_t first, size_t n, uint32_t threshold, T scale, const T* x,
+                    T* y);
+    void (*gaussian_noise)(const RandomStream&, uint64_t first, size_t n, T deviation, const T* x, T* y);
+
     // Rows [begin, end). The mean and the sum of squares about it: of each column, or of each row.
     void (*norm_moments)(const NormMatrix&, const T* x, ptrdiff_t begin, ptrdiff_t end, double* mean,
                          double* m2);
@@ -93,11 +144,19 @@ struct Kernels {
     void (*norm_gradient)(const NormMatrix&, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
                           const NormCoefficients<T>&, bool relu, bool statistics, T* dx);
 
-    // The sum of the losses of rows [begin, end); dlogits (null: not wanted) is scaled by `scale`.
-    double (*softmax_cross_entropy)(const T* logits, const int64_t* labels, ptrdiff_t classes,
-                                    ptrdiff_t begin, ptrdiff_t end, T scale, T* dlogits);
-    // The sum of the squared differences; its derivative likewise.
-    double (*squared_error)(size_t n, const T* prediction, const T* target, T scale, T* dprediction);
+    // Rows [begin, end); dx may be null. dgamma and dbeta are of these rows, waiting is scratch memory of
+    // two vectors; all have room for multiples of 16.
+    void (*layer_norm)(const LayerNorm<T>&, const T* x, ptrdiff_t begin, ptrdiff_t end, double eps, T* y,
+                       T* mean, T* inv_std);
+    void (*layer_norm_backward)(const LayerNorm<T>&, const LayerNormRows<T>&, ptrdiff_t begin, ptrdiff_t end,
+                                T* dx, T* waiting, double* dgamma, double* dbeta);
+
+    // The sum of the losses of the rows [begin, end).
+    double (*cross_entropy)(const CrossEntropy<T>&, ptrdiff_t begin, ptrdiff_t end);
+    // The sum of the losses of n elements; dx (null: not wanted) is scaled by `scale`.
+    double (*pointwise_loss)(const Pointwise<T>&, ptrdiff_t n, T scale, const T* x, const T* target, T* dx);
+
+    void (*exponential)(size_t n, const T* x, T* y);
 
     // n rounds of multiply-adds in registers; returns the number of operations.
     double (*multiply_add)(size_t n, T x);

@@ -1,6 +1,7 @@
 // Normalisation over matrices: see NormMatrix in kernels.hpp. Sums run in lanes of T over short blocks, about
 // a value of the block, so that a large mean costs no accuracy; blocks are merged in double (Chan, Golub &
-// LeVeque 1979) in order.
+// LeVeque 1979) in order. Sums of columns wait in the L1 cache while whole rows stream by, one after the
+// other: down the columns, each row would be a stream, and prefetchers follow few.
 #pragma once
 
 #include "cpu/kernels.hpp"
@@ -14,8 +15,10 @@ struct Norm {
     typedef T Vector __attribute__((vector_size(PYOPTIM_VECTOR_BYTES)));
     typedef double Wide __attribute__((vector_size(PYOPTIM_VECTOR_BYTES / sizeof(T) * sizeof(double))));
 };
-// Rows of a block: few, since each is a stream for the prefetchers, and theirs is the time.
-constexpr ptrdiff_t kNormRows = 8, kProductRows = 4;
+// Rows whose sums of columns are taken in T, and columns that are summed at a time.
+constexpr ptrdiff_t kNormRows = 32;
+template <class T>
+constexpr ptrdiff_t kNormCols = 4096 / ptrdiff_t(sizeof(T));
 
 template <class V, class T>
 inline __attribute__((always_inline)) void load_lanes(V& v, const T* from, ptrdiff_t live) {
@@ -45,50 +48,93 @@ inline void norm_merge(ptrdiff_t n, double seen, double* mean, double* m2, doubl
     for (ptrdiff_t j = 0; j < n; ++j) merge_one(mean[j], m2[j], w, other_mean[j], other_m2[j]);
 }
 
+template <class V, class T>
+inline __attribute__((always_inline)) void get_lanes(V& v, const T* from) {
+    __builtin_memcpy(&v, from, sizeof(v));
+}
+
+template <class V, class T>
+inline __attribute__((always_inline)) void put_lanes(T* to, const V& v) {
+    __builtin_memcpy(to, &v, sizeof(v));
+}
+
+// Sums two values of each element down the columns: visit(row, column, live, sums, squares) adds `live`
+// lanes; flush(rows, row, column, sums, squares) takes the sums of a block of `rows` that begins at `row`.
+// kGroup rows are visited together where there are as many, which spares the sums a way to the cache.
+template <class T, ptrdiff_t kGroup, class Visit, class Flush>
+inline __attribute__((always_inline)) void column_blocks(ptrdiff_t begin, ptrdiff_t end, ptrdiff_t cols,
+                                                         Visit visit, Flush flush) {
+    using Vector = typename Norm<T>::Vector;
+    constexpr ptrdiff_t L = Norm<T>::lanes, kCols = kNormCols<T>;
+    alignas(64) T first[kCols], second[kCols];
+    for (ptrdiff_t r0 = begin; r0 < end; r0 += kNormRows) {
+        const ptrdiff_t r1 = r0 + kNormRows < end ? r0 + kNormRows : end;
+        for (ptrdiff_t c0 = 0; c0 < cols; c0 += kCols) {
+            const ptrdiff_t c1 = c0 + kCols < cols ? c0 + kCols : cols;
+            const auto rows = [&](ptrdiff_t r, ptrdiff_t count) __attribute__((always_inline)) {
+                const auto add = [&](ptrdiff_t j, ptrdiff_t live) __attribute__((always_inline)) {
+                    Vector s1 = {}, s2 = {};
+                    if (r > r0) {
+                        get_lanes(s1, first + (j - c0));
+                        get_lanes(s2, second + (j - c0));
+                    }
+                    for (ptrdiff_t q = 0; q < count; ++q) visit(r0, r + q, j, live, s1, s2);
+                    put_lanes(first + (j - c0), s1);
+                    put_lanes(second + (j - c0), s2);
+                };
+                ptrdiff_t j = c0;
+                for (; j + L <= c1; j += L) add(j, L);
+                if (j < c1) add(j, c1 - j);
+            };
+            ptrdiff_t r = r0;
+            for (; r + kGroup <= r1; r += kGroup) rows(r, kGroup);
+            for (; r < r1; ++r) rows(r, 1);
+            for (ptrdiff_t j = c0; j < c1; j += L) {
+                Vector s1, s2;
+                get_lanes(s1, first + (j - c0));
+                get_lanes(s2, second + (j - c0));
+                flush(r0, r1 - r0, j, s1, s2);
+            }
+        }
+    }
+}
+
 // Per column, over the rows; mean and m2 have room for whole vectors.
 template <class T>
 void column_moments(const T* x, ptrdiff_t rows, ptrdiff_t cols, double* mean, double* m2) {
     using Vector = typename Norm<T>::Vector;
     using Wide = typename Norm<T>::Wide;
     constexpr ptrdiff_t L = Norm<T>::lanes;
-    for (ptrdiff_t r0 = 0; r0 < rows; r0 += kNormRows) {
-        const ptrdiff_t live_rows = r0 + kNormRows < rows ? kNormRows : rows - r0;
-        const MergeWeights w{double(r0), double(live_rows)};
-        const double share = 1.0 / double(live_rows);
-        const auto block = [&](ptrdiff_t j, ptrdiff_t live, ptrdiff_t block_rows)
-                               __attribute__((always_inline)) {
-                                   const T* from = x + r0 * cols + j;
-                                   Vector shift, row, s1 = {}, s2 = {};
-                                   load_lanes(shift, from, live);
-                                   for (ptrdiff_t r = 1; r < block_rows; ++r) {
-                                       load_lanes(row, from + r * cols, live);
-                                       const Vector d = row - shift;
-                                       s1 += d;
-                                       s2 += d * d;
-                                   }
-                                   const Wide sum = __builtin_convertvector(s1, Wide);
-                                   const Wide squares = __builtin_convertvector(s2, Wide);
-                                   const Wide block_mean = __builtin_convertvector(shift, Wide) + sum * share;
-                                   const Wide block_m2 = squares - sum * sum * share;
-                                   Wide old_mean = {}, old_m2 = {};
-                                   if (r0 > 0) {
-                                       __builtin_memcpy(&old_mean, mean + j, sizeof(Wide));
-                                       __builtin_memcpy(&old_m2, m2 + j, sizeof(Wide));
-                                   }
-                                   const Wide delta = block_mean - old_mean;
-                                   old_mean += delta * w.mean;
-                                   old_m2 += block_m2 + delta * delta * w.square;
-                                   __builtin_memcpy(mean + j, &old_mean, sizeof(Wide));
-                                   __builtin_memcpy(m2 + j, &old_m2, sizeof(Wide));
-                               };
-        ptrdiff_t j = 0;
-        if (live_rows == kNormRows) {
-            for (; j + L <= cols; j += L) block(j, L, kNormRows);
-        } else {
-            for (; j + L <= cols; j += L) block(j, L, live_rows);
+    const auto visit = [=](ptrdiff_t r0, ptrdiff_t r, ptrdiff_t j, ptrdiff_t live, Vector& s1, Vector& s2)
+                           __attribute__((always_inline)) {
+                               Vector row, shift;
+                               load_lanes(row, x + r * cols + j, live);
+                               load_lanes(shift, x + r0 * cols + j, live);
+                               const Vector d = row - shift;
+                               s1 += d;
+                               s2 += d * d;
+                           };
+    const auto flush = [=](ptrdiff_t r0, ptrdiff_t n, ptrdiff_t j, const Vector& s1,
+                           const Vector& s2) __attribute__((always_inline)) {
+        const MergeWeights w{double(r0), double(n)};
+        const double share = 1.0 / double(n);
+        Vector shift;
+        load_lanes(shift, x + r0 * cols + j, cols - j < L ? cols - j : L);
+        const Wide sum = __builtin_convertvector(s1, Wide);
+        const Wide squares = __builtin_convertvector(s2, Wide);
+        const Wide block = __builtin_convertvector(shift, Wide) + sum * share;
+        Wide old_mean = {}, old_m2 = {};
+        if (r0 > 0) {
+            get_lanes(old_mean, mean + j);
+            get_lanes(old_m2, m2 + j);
         }
-        if (j < cols) block(j, cols - j, live_rows);
-    }
+        const Wide delta = block - old_mean;
+        const Wide new_mean = old_mean + delta * w.mean;
+        const Wide new_m2 = old_m2 + (squares - sum * sum * share) + delta * delta * w.square;
+        put_lanes(mean + j, new_mean);
+        put_lanes(m2 + j, new_m2);
+    };
+    column_blocks<T, 2>(0, rows, cols, visit, flush);
 }
 
 template <class T>
@@ -203,33 +249,30 @@ void norm_products_as(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t b
                              s2 += g * d;
                          };
     if (it.channels == 0) {
-        for (ptrdiff_t r0 = begin; r0 < end; r0 += kProductRows) {
-            const ptrdiff_t r1 = r0 + kProductRows < end ? r0 + kProductRows : end;
-            const auto block = [&](ptrdiff_t j, ptrdiff_t live) __attribute__((always_inline)) {
-                Vector mean, scale = {}, shift = {}, s1 = {}, s2 = {};
-                load_lanes(mean, k.mean + j, live);
-                if (kRelu) {
-                    load_lanes(scale, k.scale + j, live);
-                    load_lanes(shift, k.shift + j, live);
-                }
-                for (ptrdiff_t r = r0; r < r1; ++r) {
-                    const ptrdiff_t at = r * it.cols + j;
-                    add(dy + at, x + at, live, mean, scale, shift, s1, s2);
-                }
-                Wide total = {}, products = {};
-                if (r0 > begin) {
-                    __builtin_memcpy(&total, sum + j, sizeof(Wide));
-                    __builtin_memcpy(&products, product + j, sizeof(Wide));
-                }
-                total += __builtin_convertvector(s1, Wide);
-                products += __builtin_convertvector(s2, Wide);
-                __builtin_memcpy(sum + j, &total, sizeof(Wide));
-                __builtin_memcpy(product + j, &products, sizeof(Wide));
-            };
-            ptrdiff_t j = 0;
-            for (; j + L <= it.cols; j += L) block(j, L);
-            if (j < it.cols) block(j, it.cols - j);
-        }
+        const auto visit = [&](ptrdiff_t, ptrdiff_t r, ptrdiff_t j, ptrdiff_t live, Vector& s1, Vector& s2)
+                               __attribute__((always_inline)) {
+                                   const ptrdiff_t at = r * it.cols + j;
+                                   Vector mean, scale = {}, shift = {};
+                                   load_lanes(mean, k.mean + j, live);
+                                   if (kRelu) {
+                                       load_lanes(scale, k.scale + j, live);
+                                       load_lanes(shift, k.shift + j, live);
+                                   }
+                                   add(dy + at, x + at, live, mean, scale, shift, s1, s2);
+                               };
+        const auto flush = [=](ptrdiff_t r0, ptrdiff_t, ptrdiff_t j, const Vector& s1, const Vector& s2)
+                               __attribute__((always_inline)) {
+                                   Wide total = {}, products = {};
+                                   if (r0 > begin) {
+                                       get_lanes(total, sum + j);
+                                       get_lanes(products, product + j);
+                                   }
+                                   total += __builtin_convertvector(s1, Wide);
+                                   products += __builtin_convertvector(s2, Wide);
+                                   put_lanes(sum + j, total);
+                                   put_lanes(product + j, products);
+                               };
+        column_blocks<T, 1>(begin, end, it.cols, visit, flush);
         return;
     }
     constexpr ptrdiff_t kChains = 4, kBlock = 16 * kChains * L;

@@ -2,11 +2,9 @@
 #pragma once
 
 #include "cpu/kernels.hpp"
+#include "cpu/vector.hpp"
 
 namespace pyoptim::cpu::PYOPTIM_ISA {
-
-template <class T>
-using Vector __attribute__((vector_size(PYOPTIM_VECTOR_BYTES))) = T;
 
 // How many elements of a result a micro-kernel keeps in registers: 32 of them with AVX-512, else 16.
 template <class T>

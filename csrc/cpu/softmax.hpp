@@ -1,6 +1,7 @@
 // Softmax over rows. Sums run over fixed lanes, so they depend on the length alone.
 #pragma once
 
+#include "cpu/vector.hpp"
 #include "cpu/vector_math.hpp"
 
 namespace pyoptim::cpu::PYOPTIM_ISA {
@@ -8,26 +9,32 @@ namespace {
 
 constexpr ptrdiff_t kSumLanes = 16;
 
-// Of n >= 1 elements; NaN if there is one.
+template <class T>
+PYOPTIM_INLINE void take_larger(Vector<T>& most, const T* x) {
+    Vector<T> other;
+    __builtin_memcpy(&other, x, sizeof other);
+    most = most > other ? most : other;
+}
+
+// Of n >= 1 elements. Where there is NaN, any of them: it comes back with the exponentials.
 template <class T>
 PYOPTIM_INLINE T largest_of(ptrdiff_t n, const T* x) {
-    if (n < kSumLanes) {
-        T largest = x[0];
-        for (ptrdiff_t i = 1; i < n; ++i) largest = x[i] <= largest ? largest : x[i];
+    constexpr ptrdiff_t lanes = PYOPTIM_VECTOR_BYTES / sizeof(T), chains = 4;
+    T largest = x[0];
+    if (n < lanes) {
+        for (ptrdiff_t i = 1; i < n; ++i) largest = largest > x[i] ? largest : x[i];
         return largest;
     }
-    T lanes[kSumLanes];
-    for (ptrdiff_t j = 0; j < kSumLanes; ++j) lanes[j] = x[j];
-    ptrdiff_t i = kSumLanes;
-    for (; i + kSumLanes <= n; i += kSumLanes) {
-        for (ptrdiff_t j = 0; j < kSumLanes; ++j) {
-            const T other = x[i + j];
-            lanes[j] = other <= lanes[j] ? lanes[j] : other;
-        }
+    Vector<T> most[chains];
+    for (ptrdiff_t k = 0; k < chains; ++k) __builtin_memcpy(&most[k], x, sizeof most[k]);
+    ptrdiff_t i = 0;
+    for (; i + chains * lanes <= n; i += chains * lanes) {
+        for (ptrdiff_t k = 0; k < chains; ++k) take_larger<T>(most[k], x + i + k * lanes);
     }
-    T largest = lanes[0];
-    for (ptrdiff_t j = 1; j < kSumLanes; ++j) largest = largest >= lanes[j] ? largest : lanes[j];
-    for (; i < n; ++i) largest = x[i] <= largest ? largest : x[i];
+    for (; i + lanes <= n; i += lanes) take_larger<T>(most[0], x + i);
+    take_larger<T>(most[1], x + n - lanes);  // the rest, and some once more
+    for (ptrdiff_t k = 1; k < chains; ++k) most[0] = most[0] > most[k] ? most[0] : most[k];
+    for (ptrdiff_t j = 0; j < lanes; ++j) largest = largest > most[0][j] ? largest : most[0][j];
     return largest;
 }
 

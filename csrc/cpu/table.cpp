@@ -1,8 +1,11 @@
 // The table of one instruction set: PYOPTIM_ISA names it, PYOPTIM_VECTOR_BYTES is its vector's width.
 #include "cpu/activation.hpp"
+#include "cpu/cross_entropy.hpp"
+#include "cpu/dropout.hpp"
 #include "cpu/kernels.hpp"
-#include "cpu/loss.hpp"
+#include "cpu/layer_norm.hpp"
 #include "cpu/norm.hpp"
+#include "cpu/pointwise_loss.hpp"
 #include "cpu/product.hpp"
 #include "cpu/reduce.hpp"
 #include "cpu/softmax.hpp"
@@ -31,13 +34,18 @@ constexpr Kernels<T> kTable = {
     activation_backward<T>,
     softmax_forward<T>,
     softmax_backward<T>,
+    dropout<T>,
+    gaussian_noise<T>,
     norm_moments<T>,
     norm_merge,
     norm_apply<T>,
     norm_products<T>,
     norm_gradient<T>,
-    softmax_cross_entropy<T>,
-    squared_error<T>,
+    layer_norm<T>,
+    layer_norm_backward<T>,
+    cross_entropy<T>,
+    pointwise_loss<T>,
+    exponential<T>,
     multiply_add<T>,
 };
 }  // namespace

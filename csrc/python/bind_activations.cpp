@@ -4,29 +4,17 @@
 #include <vector>
 
 #include "python/arrays.hpp"
+#include "runtime/activation_names.hpp"
 #include "runtime/activations.hpp"
 
 namespace pyoptim::python {
 
 namespace {
 
-const char* const kNames[] = {
-#define X(name) #name,
-    PYOPTIM_FOR_EACH_ACTIVATION(X)
-#undef X
-};
-
-Activation activation_from(const std::string& name) {
-    for (int i = 0; i < static_cast<int>(Activation::count); ++i) {
-        if (name == kNames[i]) return static_cast<Activation>(i);
-    }
-    throw py::value_error("there is no activation named '" + name + "'");
-}
-
 template <class T>
 void activation_forward(const std::string& kind, const Array<T>& x, Array<T> y, double a, double b) {
     require(x.size() == y.size(), "y as x");
-    const ActivationSpec it{activation_from(kind), a, b};
+    const ActivationSpec it{runtime::any_activation_named(kind), a, b};
     T* out = y.mutable_data();
     py::gil_scoped_release release;
     runtime::activation_forward(it, static_cast<std::size_t>(x.size()), x.data(), out);
@@ -36,7 +24,7 @@ template <class T>
 void activation_backward(const std::string& kind, const Array<T>& dy, const Array<T>& kept, Array<T> dx,
                          double a, double b) {
     require(dy.size() == kept.size() && dx.size() == kept.size(), "dy and dx as what was kept");
-    const ActivationSpec it{activation_from(kind), a, b};
+    const ActivationSpec it{runtime::any_activation_named(kind), a, b};
     T* out = dx.mutable_data();
     py::gil_scoped_release release;
     runtime::activation_backward(it, static_cast<std::size_t>(kept.size()), dy.data(), kept.data(), out);
@@ -80,7 +68,8 @@ void bind_activations(py::module_& m) {
         [] {
             std::vector<std::string> inputs, outputs;
             for (int i = 0; i < static_cast<int>(Activation::count); ++i) {
-                (runtime::keeps_input(static_cast<Activation>(i)) ? inputs : outputs).emplace_back(kNames[i]);
+                (runtime::keeps_input(static_cast<Activation>(i)) ? inputs : outputs)
+                    .emplace_back(runtime::kActivationNames[i]);
             }
             return std::make_pair(outputs, inputs);
         },

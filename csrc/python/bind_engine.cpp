@@ -31,7 +31,10 @@ LayerKind kind_from(const std::string& name) {
     if (name == "dense") return LayerKind::dense;
     if (name == "activation") return LayerKind::activation;
     if (name == "batch_norm") return LayerKind::batch_norm;
+    if (name == "layer_norm") return LayerKind::layer_norm;
     if (name == "rescale") return LayerKind::rescale;
+    if (name == "dropout") return LayerKind::dropout;
+    if (name == "gaussian_noise") return LayerKind::gaussian_noise;
     throw py::value_error("there is no compiled layer named '" + name + "'");
 }
 
@@ -148,6 +151,14 @@ class Engine {
         return claim(array);
     }
 
+    std::int64_t* counter(const Description& layer, const char* name) {
+        if (!layer.contains(name)) return nullptr;
+        auto array = layer[name].cast<Array<std::int64_t>>();
+        require(array.size() == 1, name);
+        kept_.push_back(array);
+        return array.mutable_data();
+    }
+
     std::vector<runtime::LayerView<T>> views(const std::vector<Description>& layers) {
         require(!layers.empty(), "there are no layers");
         std::vector<runtime::LayerView<T>> all;
@@ -157,7 +168,11 @@ class Engine {
             view.in = layer["in"].cast<std::ptrdiff_t>();
             view.out = layer["out"].cast<std::ptrdiff_t>();
             require(view.in > 0 && view.out > 0 && (all.empty() || all.back().out == view.in), "layers");
-            view.activation = runtime::activation_named(entry<std::string>(layer, "activation", ""));
+            const auto activation = entry<std::string>(layer, "activation", "");
+            view.activation = view.kind == LayerKind::activation ? runtime::any_activation_named(activation)
+                                                                 : runtime::activation_named(activation);
+            view.a = entry<double>(layer, "a", 0);
+            view.b = entry<double>(layer, "b", 0);
             const bool dense = view.kind == LayerKind::dense;
             require(dense || view.in == view.out, "inputs and outputs of a layer");
             view.channels = entry<std::ptrdiff_t>(layer, "channels", 1);
@@ -174,12 +189,12 @@ class Engine {
             view.unbiased = entry<bool>(layer, "unbiased", true);
             view.running_mean = find(layer, "running_mean", own);
             view.running_var = find(layer, "running_var", own);
-            if (layer.contains("tracked")) {
-                auto tracked = layer["tracked"].cast<Array<std::int64_t>>();
-                require(tracked.size() == 1, "num_batches_tracked");
-                kept_.push_back(tracked);
-                view.tracked = tracked.mutable_data();
-            }
+            view.tracked = counter(layer, "tracked");
+            view.seed = counter(layer, "seed");
+            view.step = counter(layer, "step");
+            view.amount = entry<double>(layer, "amount", 0);
+            const bool is_random = view.kind == LayerKind::dropout || view.kind == LayerKind::gaussian_noise;
+            require(!is_random || (view.seed != nullptr && view.step != nullptr), "seed and step");
             require(!view.running_mean == !view.tracked && !view.running_var == !view.tracked, "statistics");
             view.scale = static_cast<T>(entry<double>(layer, "scale", 1));
             view.shift = static_cast<T>(entry<double>(layer, "shift", 0));

@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include "python/arrays.hpp"
+#include "runtime/layer_norm.hpp"
 #include "runtime/norm.hpp"
 
 namespace pyoptim::python {
@@ -50,6 +51,40 @@ void norm_backward(const Array<T>& dy, const Array<T>& x, const MaybeArray<T>& g
                               {mean.data(), inv_std.data(), of_this_batch, relu}, out[0], out[1], out[2]);
 }
 
+template <class T>
+runtime::LayerNormShape layer_shape(const Array<T>& x) {
+    require(x.ndim() == 2 && x.shape(1) > 0, "x (rows, features)");
+    return {x.shape(0), x.shape(1)};
+}
+
+template <class T>
+void layer_norm_forward(const Array<T>& x, const MaybeArray<T>& gamma, const MaybeArray<T>& beta, double eps,
+                        Array<T> y, Array<T> mean, Array<T> inv_std) {
+    const auto shape = layer_shape(x);
+    require(has_size(gamma, shape.features) && has_size(beta, shape.features) && y.size() == x.size() &&
+                mean.size() == shape.rows && inv_std.size() == shape.rows,
+            "gamma, beta (features), mean, inv_std (rows), y as x");
+    T* out[] = {y.mutable_data(), mean.mutable_data(), inv_std.mutable_data()};
+    py::gil_scoped_release release;
+    runtime::layer_norm_forward<T>(shape, x.data(), data_or_null(gamma), data_or_null(beta), eps, out[0],
+                                   out[1], out[2]);
+}
+
+template <class T>
+void layer_norm_backward(const Array<T>& dy, const Array<T>& x, const MaybeArray<T>& gamma,
+                         const Array<T>& mean, const Array<T>& inv_std, MaybeArray<T> dx, Array<T> dgamma,
+                         Array<T> dbeta) {
+    const auto shape = layer_shape(x);
+    require(dy.size() == x.size() && mean.size() == shape.rows && inv_std.size() == shape.rows &&
+                has_size(gamma, shape.features) && has_size(dx, x.size()) &&
+                dgamma.size() == shape.features && dbeta.size() == shape.features,
+            "dy and dx as x; gamma, dgamma, dbeta (features); mean, inv_std (rows)");
+    T* out[] = {mutable_data_or_null(dx), dgamma.mutable_data(), dbeta.mutable_data()};
+    py::gil_scoped_release release;
+    runtime::layer_norm_backward<T>(shape, {dy.data(), x.data(), mean.data(), inv_std.data()},
+                                    data_or_null(gamma), out[0], out[1], out[2]);
+}
+
 // Arguments are never converted: a copy would swallow the output.
 template <class T>
 void bind_for(py::module_& m) {
@@ -60,6 +95,10 @@ void bind_for(py::module_& m) {
     m.def("norm_backward", &norm_backward<T>, a("dy"), a("x"), a("gamma").none(true), a("beta").none(true),
           a("mean"), a("inv_std"), py::arg("of_this_batch"), py::arg("relu"), a("dx").none(true), a("dgamma"),
           a("dbeta"));
+    m.def("layer_norm_forward", &layer_norm_forward<T>, a("x"), a("gamma").none(true), a("beta").none(true),
+          py::arg("eps"), a("y"), a("mean"), a("inv_std"));
+    m.def("layer_norm_backward", &layer_norm_backward<T>, a("dy"), a("x"), a("gamma").none(true), a("mean"),
+          a("inv_std"), a("dx").none(true), a("dgamma"), a("dbeta"));
 }
 
 }  // namespace

@@ -6,8 +6,10 @@ PYBIND11_MODULE(_native, m) {
     pyoptim::python::bind_runtime(m);
     pyoptim::python::bind_optimizers(m);
     pyoptim::python::bind_packed(m);
-    pyoptim::python::bind_layers(m);
+    pyoptim::python::bind_dense(m);
+    pyoptim::python::bind_losses(m);
     pyoptim::python::bind_norm(m);
     pyoptim::python::bind_engine(m);
     pyoptim::python::bind_activations(m);
+    pyoptim::python::bind_dropout(m);
 }

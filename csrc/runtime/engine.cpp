@@ -7,7 +7,9 @@
 
 #include "runtime/activations.hpp"
 #include "runtime/dense.hpp"
-#include "runtime/layers.hpp"
+#include "runtime/dropout.hpp"
+#include "runtime/layer_norm.hpp"
+#include "runtime/losses.hpp"
 #include "runtime/norm.hpp"
 #include "runtime/parallel.hpp"
 #include "runtime/reduce.hpp"
@@ -41,8 +43,19 @@ std::ptrdiff_t argmax(const T* x, std::ptrdiff_t n) {
 }
 
 template <class T>
+LayerNormShape layer_norm_shape(const LayerView<T>& layer, std::size_t n) {
+    return {static_cast<std::ptrdiff_t>(n) * layer.in / layer.channels, layer.channels};
+}
+
+template <class T>
 NormShape norm_shape(const LayerView<T>& layer, std::size_t n) {
     return {static_cast<std::ptrdiff_t>(n), layer.channels, layer.in / layer.channels};
+}
+
+// Of the training pass that came `before` the next one.
+template <class T>
+RandomStream stream(const LayerView<T>& layer, std::int64_t before) {
+    return {static_cast<std::uint64_t>(*layer.seed), static_cast<std::uint64_t>(*layer.step - before)};
 }
 
 }  // namespace
@@ -67,10 +80,12 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t c
         if (layer.kind == LayerKind::dense) {
             dz_[i].resize(std::min(capacity, kFused) * static_cast<std::size_t>(layer.out));
         }
-        if (layer.kind == LayerKind::batch_norm) {
+        const bool by_example = layer.kind == LayerKind::layer_norm;
+        if (layer.kind == LayerKind::batch_norm || by_example) {
             const auto c = static_cast<std::size_t>(layer.channels);
-            mean_[i].resize(c);
-            inv_std_[i].resize(c);
+            const std::size_t kept = by_example ? outputs_[i].size() / c : c;
+            mean_[i].resize(kept);
+            inv_std_[i].resize(kept);
             if (layer.weight == nullptr) unused_[i].resize(2 * c);
         }
     }
@@ -180,6 +195,7 @@ void Engine<T>::norm_forward(std::size_t i, const T* x, std::size_t n, bool trai
 template <class T>
 void Engine<T>::forward(const T* x, std::size_t n, bool training) {
     const auto batch = static_cast<std::ptrdiff_t>(n);
+    training_ = training;
     for (std::size_t i = 0; i < layers_.size(); ++i) {
         const LayerView<T>& layer = layers_[i];
         const std::size_t size = n * static_cast<std::size_t>(layer.out);
@@ -190,13 +206,28 @@ void Engine<T>::forward(const T* x, std::size_t n, bool training) {
                                  y);
                 break;
             case LayerKind::activation:
-                activation_forward(layer.activation, size, x, y);
+                activation_forward({layer.activation, layer.a, layer.b}, size, x, y);
                 break;
             case LayerKind::batch_norm:
                 norm_forward(i, x, n, training);
                 break;
+            case LayerKind::layer_norm:
+                layer_norm_forward<T>(layer_norm_shape(layer, n), x, layer.weight, layer.bias, layer.eps, y,
+                                      mean_[i].data(), inv_std_[i].data());
+                break;
             case LayerKind::rescale:
                 for (std::size_t j = 0; j < size; ++j) y[j] = x[j] * layer.scale + layer.shift;
+                break;
+            case LayerKind::dropout:
+            case LayerKind::gaussian_noise:
+                if (!training) {
+                    std::memcpy(y, x, size * sizeof(T));
+                } else if (layer.kind == LayerKind::dropout) {
+                    dropout(stream(layer, 0), layer.amount, size, x, y);
+                } else {
+                    gaussian_noise(stream(layer, 0), layer.amount, size, x, y);
+                }
+                *layer.step += training;
                 break;
         }
         x = y;
@@ -229,7 +260,8 @@ void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
                 break;
             }
             case LayerKind::activation:
-                activation_backward(layer.activation, size, dy, y, dy);
+                activation_backward({layer.activation, layer.a, layer.b}, size, dy,
+                                    keeps_input(layer.activation) ? x : y, dy);
                 break;
             case LayerKind::batch_norm: {
                 T* const unused = unused_[i].data();
@@ -241,8 +273,22 @@ void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
                 std::swap(dy, other);
                 break;
             }
+            case LayerKind::layer_norm: {
+                T* const unused = unused_[i].data();
+                layer_norm_backward<T>(layer_norm_shape(layer, n),
+                                       {dy, x, mean_[i].data(), inv_std_[i].data()}, layer.weight, dx,
+                                       layer.weight != nullptr ? layer.dweight : unused,
+                                       layer.weight != nullptr ? layer.dbias : unused + layer.channels);
+                std::swap(dy, other);
+                break;
+            }
             case LayerKind::rescale:
                 for (std::size_t j = 0; j < size; ++j) dy[j] *= layer.scale;
+                break;
+            case LayerKind::dropout:
+                if (training_) dropout(stream(layer, 1), layer.amount, size, dy, dy);
+                break;
+            case LayerKind::gaussian_noise:
                 break;
         }
     }
@@ -259,15 +305,16 @@ double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, 
         for (std::size_t i = 0; i < n; ++i) {
             std::memcpy(targets_.data() + i * width, of.targets + example(i) * width, width * sizeof(T));
         }
-        return squared_error(n * width, output, targets_.data(), gradient_.data());
+        return pointwise_loss<T>({cpu::PointwiseKind::squared, T(0), nullptr},
+                                 {n, width, output, targets_.data(), nullptr, gradient_.data()});
     }
     const auto classes = static_cast<std::ptrdiff_t>(width);
     for (std::size_t i = 0; i < n; ++i) {
         labels_[i] = of.labels[example(i)];
         outcome.correct += argmax(output + i * width, classes) == labels_[i];
     }
-    return softmax_cross_entropy(static_cast<std::ptrdiff_t>(n), classes, output, labels_.data(),
-                                 gradient_.data());
+    return cross_entropy<T>({classes, output, labels_.data(), nullptr, nullptr, nullptr, 0, gradient_.data()},
+                            static_cast<std::ptrdiff_t>(n));
 }
 
 // False where the gradients are not finite and that ends the run.

@@ -13,7 +13,7 @@
 
 namespace pyoptim::runtime {
 
-enum class LayerKind { dense, activation, batch_norm, rescale };
+enum class LayerKind { dense, activation, batch_norm, layer_norm, rescale, dropout, gaussian_noise };
 
 // A layer with the addresses of its arrays; null where it has none.
 template <class T>
@@ -21,9 +21,10 @@ struct LayerView {
     LayerKind kind = LayerKind::dense;
     std::ptrdiff_t in = 0, out = 0;  // elements of an example
     cpu::Activation activation = cpu::Activation::identity;
+    double a = 0, b = 0;  // activation: its parameters
     T *weight = nullptr, *bias = nullptr, *dweight = nullptr, *dbias = nullptr;
 
-    // batch_norm: of `in` elements, `channels` times space
+    // batch_norm: of `in` elements, `channels` times space; layer_norm: rows of `channels`
     std::ptrdiff_t channels = 0;
     double eps = 0, momentum = 0;  // momentum < 0: the cumulative mean
     bool unbiased = true;
@@ -31,6 +32,9 @@ struct LayerView {
     std::int64_t* tracked = nullptr;
 
     T scale = 1, shift = 0;  // rescale
+
+    double amount = 0;  // dropout: the drop probability; gaussian_noise: the standard deviation
+    std::int64_t *seed = nullptr, *step = nullptr;  // of them: a step is a training pass
 };
 
 enum class LossKind { cross_entropy, squared_error };
@@ -97,10 +101,11 @@ class Engine {
     std::size_t capacity_;
     std::size_t first_trainable_;
     std::vector<std::vector<T>> outputs_;                  // of each layer
-    std::vector<std::vector<T>> mean_, inv_std_, unused_;  // of each batch norm
+    std::vector<std::vector<T>> mean_, inv_std_, unused_;  // of each normalisation
     std::vector<T> input_, targets_, gradient_, other_gradient_;
     std::vector<std::int64_t> labels_;
     std::vector<bool> of_this_batch_;
+    bool training_ = false;  // the last forward
     Stepper<T> stepper_;
     std::vector<const T*> gradients_;
 

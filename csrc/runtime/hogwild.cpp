@@ -22,7 +22,8 @@ Hogwild<T>::Hogwild(std::vector<LayerView<T>> layers, LossKind loss, std::size_t
         total += static_cast<std::size_t>(n);
     };
     for (const LayerView<T>& layer : layers) {
-        if (layer.kind == LayerKind::batch_norm) throw std::invalid_argument("hogwild: a batch_norm");
+        if (layer.kind == LayerKind::activation || layer.kind == LayerKind::rescale) continue;
+        if (layer.kind != LayerKind::dense) throw std::invalid_argument("hogwild: no such layer");
         take(layer.dweight, layer.in * layer.out);
         take(layer.dbias, layer.out);
     }

@@ -18,14 +18,14 @@ namespace pyoptim::runtime {
 // race, whose behaviour is undefined. The stores are those of the step kernels, into memory that a
 // compiler knows nothing more of, and aligned elements of 4 and 8 bytes are loaded and stored whole on the
 // processors that this runs on: a race costs an update of an element, no more,
-// where a rule keeps one state at most. Two, like Adam's, may come to be of different updates. Atomic elements would forbid
-// vectors. What addresses depend on, and the counter, is not shared or is atomic. A thread sanitizer is right
-// to report train(): suppress it with `race:pyoptim::runtime::Hogwild`.
+// where a rule keeps one state at most. Two, like Adam's, may come to be of different updates. Atomic
+// elements would forbid vectors. What addresses depend on, and the counter, is not shared or is atomic. A
+// thread sanitizer is right to report train(): suppress it with `race:pyoptim::runtime::Hogwild`.
 template <class T>
 class Hogwild {
   public:
-    // The gradients of the layers lie in one block of memory; it is not written to. No layer is a batch_norm,
-    // whose statistics are of one thread's batches. Throws std::invalid_argument.
+    // Of dense, activation and rescale layers, whose gradients lie in one block of memory; it is not written
+    // to. Throws std::invalid_argument.
     Hogwild(std::vector<LayerView<T>> layers, LossKind loss, std::size_t capacity);
 
     void add(const typename Stepper<T>::Array& array, const T* gradient);

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
-#include <new>
+#include <limits>
 
 #include "runtime/dispatch.hpp"
 #include "runtime/parallel.hpp"
+#include "runtime/scratch.hpp"
 
 namespace pyoptim::runtime {
 
@@ -18,41 +18,34 @@ using std::ptrdiff_t;
 using std::size_t;
 
 constexpr size_t kGrain = 65536;      // elements that pay for waking a thread
-constexpr ptrdiff_t kPartRows = 16;   // parts of columns are multiples of a kernel's block
+constexpr ptrdiff_t kPartRows = 32;   // parts of columns are multiples of a kernel's block
 constexpr ptrdiff_t kMostParts = 32;  // each costs a merge of all columns
-
-// Kept by the calling thread for its next call. Nothing may throw where threads run.
-double* scratch(size_t n) {
-    struct Free {
-        void operator()(double* p) const { ::operator delete(p, std::align_val_t(64)); }
-    };
-    thread_local std::unique_ptr<double, Free> memory;
-    thread_local size_t size = 0;
-    if (size < n) {
-        size = 0;
-        memory.reset(static_cast<double*>(::operator new(n * sizeof(double), std::align_val_t(64))));
-        size = n;
-    }
-    return memory.get();
-}
+constexpr ptrdiff_t kNarrow = 64;     // columns that are worth folding rows for, and what they become
+constexpr ptrdiff_t kFolded = 256;
 
 // How a shape is worked on, whatever the number of threads: as rows of whole columns, of which parts are
-// summed apart, or, where a channel's run within an example is long, by runs.
+// summed apart, or, where a channel's run within an example is long, by runs. Examples of few values are
+// taken several to a row, if their number allows.
 struct Plan {
     NormMatrix matrix;
     ptrdiff_t parts;      // of partial sums
     ptrdiff_t part_rows;  // rows that are worked on together
     ptrdiff_t width;      // partial sums of a part, with room for whole vectors
+    ptrdiff_t folds = 1;  // examples in a row of columns
     size_t volume;
 
     explicit Plan(const NormShape& s) : volume(static_cast<size_t>(s.batch * s.channels * s.space)) {
         const bool by_columns = s.space < 16 || (s.space < 256 && s.batch >= 64);
         if (by_columns) {
-            matrix = {s.batch, s.channels * s.space, 0};
+            const ptrdiff_t width_of_one = s.channels * s.space;
+            if (width_of_one > 0 && width_of_one < kNarrow) {
+                for (folds = kFolded / width_of_one; s.batch % folds != 0;) --folds;
+            }
+            matrix = {s.batch / folds, width_of_one * folds, 0};
             const auto wanted = std::min<ptrdiff_t>(kMostParts, static_cast<ptrdiff_t>(volume / kGrain) + 1);
-            const ptrdiff_t blocks = (s.batch + kPartRows - 1) / kPartRows;
+            const ptrdiff_t blocks = (matrix.rows + kPartRows - 1) / kPartRows;
             part_rows = std::max<ptrdiff_t>(1, (blocks + wanted - 1) / wanted) * kPartRows;
-            parts = (s.batch + part_rows - 1) / part_rows;
+            parts = (matrix.rows + part_rows - 1) / part_rows;
             width = (matrix.cols + 31) / 16 * 16;
         } else {
             matrix = {s.batch * s.channels, s.space, s.channels};
@@ -93,29 +86,52 @@ struct Plan {
 template <class T>
 struct Coefficients {
     T *mean, *scale, *shift, *slope, *offset;
-    size_t n, repeat;
+    ptrdiff_t n, channels, repeat, folds;
 
     Coefficients(const Plan& plan, const NormShape& s, double* memory)
-        : n(static_cast<size_t>(plan.by_columns() ? plan.matrix.cols : s.channels)),
-          repeat(static_cast<size_t>(plan.by_columns() ? s.space : 1)) {
+        : channels(s.channels), repeat(plan.by_columns() ? s.space : 1), folds(plan.folds) {
+        n = folds * channels * repeat;
         T* next = reinterpret_cast<T*>(memory);
-        const size_t stride = (n + 15) / 16 * 16;
         for (T** field : {&mean, &scale, &shift, &slope, &offset}) {
             *field = next;
-            next += stride;
+            next += (n + 15) / 16 * 16;
         }
     }
     static size_t doubles(const Plan& plan, const NormShape& s) {
-        const auto n = static_cast<size_t>(std::max(plan.by_columns() ? plan.matrix.cols : 0, s.channels));
-        return 5 * ((n + 15) / 16 * 16);
+        const ptrdiff_t n = std::max(plan.by_columns() ? plan.matrix.cols : 0, s.channels);
+        return static_cast<size_t>(5 * ((n + 15) / 16 * 16));
     }
-    void set(size_t channel, T m, T k, T b, T down, T off) {
-        for (size_t i = channel * repeat; i < (channel + 1) * repeat; ++i) {
-            mean[i] = m;
-            scale[i] = k;
-            shift[i] = b;
-            slope[i] = down;
-            offset[i] = off;
+
+    // visit(column) for the columns of a channel
+    template <class Visit>
+    void each_column(ptrdiff_t channel, Visit visit) const {
+        for (ptrdiff_t f = 0; f < folds; ++f) {
+            for (ptrdiff_t i = 0; i < repeat; ++i) visit((f * channels + channel) * repeat + i);
+        }
+    }
+    // field[column] = of(channel)
+    template <class Of>
+    void fill(T* field, Of of) const {
+        if (repeat == 1) {
+            for (ptrdiff_t c = 0; c < channels; ++c) field[c] = of(c);
+        } else {
+            for (ptrdiff_t c = 0; c < channels; ++c) std::fill_n(field + c * repeat, repeat, of(c));
+        }
+        for (ptrdiff_t f = 1; f < folds; ++f) {
+            std::copy_n(field, channels * repeat, field + f * channels * repeat);
+        }
+    }
+    void fill_forward(const NormAffine<T>& affine, const T* means, const T* inv_std) const {
+        fill(mean, [=](ptrdiff_t c) { return means[c]; });
+        if (affine.gamma != nullptr) {
+            fill(scale, [=](ptrdiff_t c) { return affine.gamma[c] * inv_std[c]; });
+        } else {
+            fill(scale, [=](ptrdiff_t c) { return inv_std[c]; });
+        }
+        if (affine.beta != nullptr) {
+            fill(shift, [=](ptrdiff_t c) { return affine.beta[c]; });
+        } else {
+            fill(shift, [](ptrdiff_t) { return T(0); });
         }
     }
     NormCoefficients<T> view() const { return {mean, scale, shift, slope, offset}; }
@@ -139,28 +155,34 @@ void careful_moments(const NormShape& s, const T* x, ptrdiff_t channel, double& 
 
 // Leaves the channels' mean and sum of squares about it in the first of these.
 template <class T>
-void moments(const NormShape& s, const Plan& plan, const T* x, double* mean, double* m2) {
+void moments(const NormShape& s, const Plan& plan, const Coefficients<T>& k, const T* x, double* mean,
+             double* m2) {
     const auto& table = kernels<T>();
     plan.each(true, [&](ptrdiff_t begin, ptrdiff_t end) {
         table.norm_moments(plan.matrix, x, begin, end, mean + plan.partial(begin), m2 + plan.partial(begin));
     });
-    const ptrdiff_t live = plan.by_columns() ? plan.matrix.cols : s.channels;
     double seen = plan.count(0);
     for (ptrdiff_t part = 1; part < plan.parts; ++part) {
-        table.norm_merge(live, seen, mean, m2, plan.count(part), mean + part * plan.width,
+        table.norm_merge(k.n, seen, mean, m2, plan.count(part), mean + part * plan.width,
                          m2 + part * plan.width);
         seen += plan.count(part);
     }
-    const ptrdiff_t repeat = plan.by_columns() ? s.space : 1;
-    for (ptrdiff_t c = 0; c < s.channels; ++c) {
-        double total = mean[c * repeat], squares = m2[c * repeat];
-        for (ptrdiff_t i = 1; i < repeat; ++i) {
-            table.norm_merge(1, seen * static_cast<double>(i), &total, &squares, seen, mean + c * repeat + i,
-                             m2 + c * repeat + i);
-        }
-        if (!std::isfinite(squares)) careful_moments(s, x, c, total, squares);
+    for (ptrdiff_t c = 0; k.n > s.channels && c < s.channels; ++c) {
+        double total = 0, squares = 0, before = 0;
+        k.each_column(c, [&](ptrdiff_t column) {
+            table.norm_merge(1, before, &total, &squares, seen, mean + column, m2 + column);
+            before += seen;
+        });
         mean[c] = total;
-        m2[c] = squares < 0 ? 0 : squares;
+        m2[c] = squares;
+    }
+    bool finite = true;
+    for (ptrdiff_t c = 0; c < s.channels; ++c) {
+        m2[c] = m2[c] < 0 ? 0 : m2[c];
+        finite &= m2[c] <= std::numeric_limits<double>::max();
+    }
+    for (ptrdiff_t c = 0; !finite && c < s.channels; ++c) {
+        if (!std::isfinite(m2[c])) careful_moments(s, x, c, mean[c], m2[c]);
     }
 }
 
@@ -174,32 +196,36 @@ void norm_forward(const NormShape& s, const T* x, const NormAffine<T>& affine, c
     const size_t partial = static_cast<size_t>(plan.parts * plan.width);
     const bool of_this_batch = options.training || running.mean == nullptr;
     double* const memory = scratch(Coefficients<T>::doubles(plan, s) + (of_this_batch ? 2 * partial : 0));
-    Coefficients<T> k(plan, s, memory);
+    const Coefficients<T> k(plan, s, memory);
     double* const means = memory + Coefficients<T>::doubles(plan, s);
     double* const squares = means + partial;
-    if (of_this_batch) moments(s, plan, x, means, squares);
-    const double count = static_cast<double>(s.batch * s.space);
-    for (ptrdiff_t c = 0; c < s.channels; ++c) {
-        double var;
-        if (of_this_batch) {
-            var = squares[c] / count;
-            mean[c] = static_cast<T>(means[c]);
-            if (options.training && running.mean != nullptr) {
-                const double seen = options.unbiased ? squares[c] / (count - 1) : var;
-                const double a = options.momentum;
+    const ptrdiff_t channels = s.channels;
+    if (of_this_batch) {
+        moments(s, plan, k, x, means, squares);
+        const double count = static_cast<double>(s.batch * s.space), a = options.momentum;
+        if (options.training && running.mean != nullptr) {
+            const double share = 1 / (options.unbiased ? count - 1 : count);
+            for (ptrdiff_t c = 0; c < channels; ++c) {
                 running.mean[c] =
                     static_cast<T>((1 - a) * static_cast<double>(running.mean[c]) + a * means[c]);
-                running.var[c] = static_cast<T>((1 - a) * static_cast<double>(running.var[c]) + a * seen);
             }
-        } else {
-            var = static_cast<double>(running.var[c]);
-            mean[c] = running.mean[c];
+            for (ptrdiff_t c = 0; c < channels; ++c) {
+                running.var[c] =
+                    static_cast<T>((1 - a) * static_cast<double>(running.var[c]) + a * (squares[c] * share));
+            }
         }
-        inv_std[c] = static_cast<T>(1 / std::sqrt(var + options.eps));
-        const T scale = affine.gamma != nullptr ? affine.gamma[c] * inv_std[c] : inv_std[c];
-        k.set(static_cast<size_t>(c), mean[c], scale, affine.beta != nullptr ? affine.beta[c] : T(0), T(0),
-              T(0));
+        const double share = 1 / count;
+        for (ptrdiff_t c = 0; c < channels; ++c) mean[c] = static_cast<T>(means[c]);
+        for (ptrdiff_t c = 0; c < channels; ++c) {
+            inv_std[c] = static_cast<T>(1 / std::sqrt(squares[c] * share + options.eps));
+        }
+    } else {
+        std::copy_n(running.mean, channels, mean);
+        for (ptrdiff_t c = 0; c < channels; ++c) {
+            inv_std[c] = static_cast<T>(1 / std::sqrt(static_cast<double>(running.var[c]) + options.eps));
+        }
     }
+    k.fill_forward(affine, mean, inv_std);
     plan.each(!of_this_batch, [&](ptrdiff_t begin, ptrdiff_t end) {
         kernels<T>().norm_apply(plan.matrix, x, begin, end, k.view(), options.relu, y);
     });
@@ -208,50 +234,56 @@ void norm_forward(const NormShape& s, const T* x, const NormAffine<T>& affine, c
 template <class T>
 void norm_backward(const NormShape& s, const T* dy, const T* x, const NormAffine<T>& affine,
                    const NormSaved<T>& saved, T* dx, T* dgamma, T* dbeta) {
-    if (s.channels == 0) return;
+    if (s.batch * s.channels * s.space == 0) {
+        std::fill_n(dgamma, s.channels, T(0));
+        std::fill_n(dbeta, s.channels, T(0));
+        return;
+    }
     const Plan plan(s);
     const size_t partial = static_cast<size_t>(plan.parts * plan.width);
     double* const memory = scratch(Coefficients<T>::doubles(plan, s) + 2 * partial);
-    Coefficients<T> k(plan, s, memory);
+    const Coefficients<T> k(plan, s, memory);
     double* const sums = memory + Coefficients<T>::doubles(plan, s);
     double* const products = sums + partial;
-    for (ptrdiff_t c = 0; c < s.channels; ++c) {
-        const T scale = affine.gamma != nullptr ? affine.gamma[c] * saved.inv_std[c] : saved.inv_std[c];
-        k.set(static_cast<size_t>(c), saved.mean[c], scale, affine.beta != nullptr ? affine.beta[c] : T(0),
-              T(0), T(0));
-    }
+    k.fill_forward(affine, saved.mean, saved.inv_std);
     const auto& table = kernels<T>();
     plan.each(true, [&](ptrdiff_t begin, ptrdiff_t end) {
         table.norm_products(plan.matrix, dy, x, begin, end, k.view(), saved.relu, sums + plan.partial(begin),
                             products + plan.partial(begin));
     });
-    const ptrdiff_t live = static_cast<ptrdiff_t>(k.n);
     for (ptrdiff_t part = 1; part < plan.parts; ++part) {
         const double *const sum = sums + part * plan.width, *const product = products + part * plan.width;
-        for (ptrdiff_t j = 0; j < live; ++j) {
+        for (ptrdiff_t j = 0; j < k.n; ++j) {
             sums[j] += sum[j];
             products[j] += product[j];
         }
     }
-    const double count = static_cast<double>(s.batch * s.space);
-    const auto repeat = static_cast<ptrdiff_t>(k.repeat);
-    for (ptrdiff_t c = 0; c < s.channels; ++c) {
+    for (ptrdiff_t c = 0; k.n > s.channels && c < s.channels; ++c) {
         double sum = 0, product = 0;
-        if (plan.parts > 0) {
-            for (ptrdiff_t i = c * repeat; i < (c + 1) * repeat; ++i) {
-                sum += sums[i];
-                product += products[i];
-            }
-        }
-        const double inv_std = static_cast<double>(saved.inv_std[c]);
-        const T scale = affine.gamma != nullptr ? affine.gamma[c] * saved.inv_std[c] : saved.inv_std[c];
-        const double share = static_cast<double>(scale) / count;
-        dbeta[c] = static_cast<T>(sum);
-        dgamma[c] = static_cast<T>(product * inv_std);
-        k.set(static_cast<size_t>(c), saved.mean[c], scale, affine.beta != nullptr ? affine.beta[c] : T(0),
-              static_cast<T>(product * inv_std * inv_std * share), static_cast<T>(sum * share));
+        k.each_column(c, [&](ptrdiff_t column) {
+            sum += sums[column];
+            product += products[column];
+        });
+        sums[c] = sum;
+        products[c] = product;
     }
+    const double share = 1 / static_cast<double>(s.batch * s.space);
+    const T* const inv_std = saved.inv_std;
+    for (ptrdiff_t c = 0; c < s.channels; ++c) {
+        dbeta[c] = static_cast<T>(sums[c]);
+        products[c] *= static_cast<double>(inv_std[c]);
+    }
+    for (ptrdiff_t c = 0; c < s.channels; ++c) dgamma[c] = static_cast<T>(products[c]);
     if (dx == nullptr) return;
+    const T* const gamma = affine.gamma;
+    const auto scaled = [=](ptrdiff_t c) {  // scale / count
+        const T scale = gamma != nullptr ? gamma[c] * inv_std[c] : inv_std[c];
+        return static_cast<double>(scale) * share;
+    };
+    k.fill(k.slope, [=](ptrdiff_t c) {
+        return static_cast<T>(products[c] * static_cast<double>(inv_std[c]) * scaled(c));
+    });
+    k.fill(k.offset, [=](ptrdiff_t c) { return static_cast<T>(sums[c] * scaled(c)); });
     plan.each(false, [&](ptrdiff_t begin, ptrdiff_t end) {
         table.norm_gradient(plan.matrix, dy, x, begin, end, k.view(), saved.relu, saved.of_this_batch, dx);
     });

@@ -27,14 +27,15 @@ from .jit_layers import (
     activation_forward,
     dense_backward,
     dense_forward,
+    layer_norm_backward,
+    layer_norm_forward,
     norm_backward,
     norm_forward,
     softmax_backward,
-    softmax_cross_entropy,
     softmax_forward,
-    squared_error,
 )
-from .reference import PackedStepper, sum_of_squares
+from .jit_losses import pointwise_loss, softmax_cross_entropy
+from .reference import PackedStepper, dropout, gaussian_noise, sum_of_squares
 
 __all__ = [
     "PackedStepper",
@@ -43,13 +44,17 @@ __all__ = [
     "activation_forward",
     "dense_backward",
     "dense_forward",
+    "dropout",
+    "gaussian_noise",
     "name",
+    "layer_norm_backward",
+    "layer_norm_forward",
     "norm_backward",
     "norm_forward",
+    "pointwise_loss",
     "softmax_backward",
     "softmax_cross_entropy",
     "softmax_forward",
-    "squared_error",
     "sum_of_squares",
 ]
 

@@ -1,4 +1,4 @@
-"""Layers and losses of the Numba backend: `reference` says what each computes.
+"""Layers of the Numba backend: `reference` says what each computes.
 
 Scalars and sums are float64, results are rounded once when stored.
 """
@@ -22,12 +22,12 @@ __all__ = [
     "activation_forward",
     "dense_backward",
     "dense_forward",
+    "layer_norm_backward",
+    "layer_norm_forward",
     "norm_backward",
     "norm_forward",
     "softmax_backward",
-    "softmax_cross_entropy",
     "softmax_forward",
-    "squared_error",
 ]
 
 _jit = numba.njit(nogil=True, error_model="numpy")
@@ -149,35 +149,48 @@ def norm_backward(  # type: ignore[no-untyped-def]
 
 
 @_jit
-def softmax_cross_entropy(logits, labels, dlogits):  # type: ignore[no-untyped-def]
-    batch, classes = logits.shape
-    total = 0.0
-    for i in range(batch):
-        largest = np.float64(logits[i, 0])
-        for j in range(1, classes):
-            largest = np.maximum(largest, logits[i, j])
-        denominator = 0.0
-        for j in range(classes):
-            denominator += np.exp(logits[i, j] - largest)
-        total += np.log(denominator) + (largest - logits[i, labels[i]])
-        if dlogits is not None:
-            for j in range(classes):
-                dlogits[i, j] = np.exp(logits[i, j] - largest) / denominator / batch
-            dlogits[i, labels[i]] -= 1.0 / batch
-    return total / batch
+def layer_norm_forward(x, gamma, beta, eps, y, mean, inv_std):  # type: ignore[no-untyped-def]
+    rows, features = x.shape
+    for r in range(rows):
+        m = 0.0
+        for j in range(features):
+            m += x[r, j]
+        m /= features
+        squares = 0.0
+        for j in range(features):
+            squares += (x[r, j] - m) ** 2
+        mean[r] = m
+        inv_std[r] = 1.0 / np.sqrt(squares / features + eps)
+        for j in range(features):
+            z = (x[r, j] - mean[r]) * inv_std[r]
+            if gamma is not None:
+                z *= gamma[j]
+            if beta is not None:
+                z += beta[j]
+            y[r, j] = z
 
 
 @_jit
-def _squared_error(prediction, target, dprediction):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for i in range(prediction.size):
-        difference = np.float64(prediction[i]) - np.float64(target[i])
-        total += difference * difference
-        if dprediction is not None:
-            dprediction[i] = 2.0 * difference / prediction.size
-    return total / prediction.size
-
-
-def squared_error(prediction: Array, target: Array, dprediction: Array | None) -> float:
-    gradient = None if dprediction is None else dprediction.reshape(-1)
-    return float(_squared_error(prediction.ravel(), target.ravel(), gradient))
+def layer_norm_backward(  # type: ignore[no-untyped-def]
+    dy, x, gamma, mean, inv_std, dx, dgamma, dbeta
+):
+    rows, features = x.shape
+    gammas, betas = np.zeros(features), np.zeros(features)
+    for r in range(rows):
+        total, product = 0.0, 0.0
+        for j in range(features):
+            g, z = np.float64(dy[r, j]), (x[r, j] - mean[r]) * inv_std[r]
+            gammas[j] += g * z
+            betas[j] += g
+            if gamma is not None:
+                g *= gamma[j]
+            total += g
+            product += g * z
+        if dx is not None:
+            for j in range(features):
+                g, z = np.float64(dy[r, j]), (x[r, j] - mean[r]) * inv_std[r]
+                if gamma is not None:
+                    g *= gamma[j]
+                dx[r, j] = inv_std[r] * (g - (z * product + total) / features)
+    dgamma[:] = gammas
+    dbeta[:] = betas

@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from .. import random
 from .._arrays import Array
 from ..activations import KINDS
 from ..rules import Common, Rule, common
 from ..storage import Packed, PackedArray, decode, encode, hash_key
 from . import StepGroup
+from .reference_losses import pointwise_loss as pointwise_loss
+from .reference_losses import softmax_cross_entropy as softmax_cross_entropy
 
 name = "numpy"
 _MAX_STATES = 4  # as in csrc/cpu/kernels.hpp: it numbers the streams of random numbers
@@ -145,6 +148,22 @@ def softmax_backward(log: bool, dy: Array, y: Array, dx: Array) -> None:
             dx[...] = y * (dy - (dy * y).sum(axis=1, keepdims=True, dtype=np.float64))
 
 
+def dropout(x: Array, p: float, seed: int, step: int, y: Array) -> None:
+    """Drop elements with probability p, in [0, 1), and divide the others by 1 - p; y may be x.
+
+    Which ones depends on seed, step and position: a backward pass is this on the gradient.
+    """
+    number = x.dtype.type
+    kept = x * number(1 / (1 - p))
+    y[...] = np.where(random.dropped(seed, step, p, x.size).reshape(x.shape), number(0), kept)
+
+
+def gaussian_noise(x: Array, std: float, seed: int, step: int, y: Array) -> None:
+    """Add normal noise of standard deviation ``std``; y may be x."""
+    noise = random.normal(seed, step, x.size).astype(x.dtype).reshape(x.shape)
+    np.add(x, x.dtype.type(std) * noise, out=y)
+
+
 def norm_forward(
     x: Array,
     gamma: Array | None,
@@ -218,23 +237,48 @@ def norm_backward(
             dx -= centred * slope[:, None] + (total * share).astype(x.dtype)[:, None]
 
 
-def softmax_cross_entropy(logits: Array, labels: Array, dlogits: Array | None) -> float:
-    """The mean over the batch of ``-log softmax(logits)[label]``, and its gradient."""
-    rows = np.arange(len(labels))
+def layer_norm_forward(
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    eps: float,
+    y: Array,
+    mean: Array,
+    inv_std: Array,
+) -> None:
+    """Each row of x (rows, features) by its own statistics; ``mean`` and ``inv_std`` (rows) are outputs."""
     with np.errstate(all="ignore"):
-        shifted = logits - logits.max(axis=1, keepdims=True).astype(np.float64)
-        e = np.exp(shifted)
-        total = e.sum(axis=1, dtype=np.float64)
-        if dlogits is not None:
-            dlogits[...] = e / total[:, None]
-            dlogits[rows, labels] -= 1
-            dlogits /= len(labels)
-        return float(np.mean(np.log(total) - shifted[rows, labels]))
+        exact = np.asarray(np.mean(x, axis=1, dtype=np.float64))
+        var = np.mean((x - exact[:, None]) ** 2, axis=1, dtype=np.float64)
+        mean[...] = exact
+        inv_std[...] = 1 / np.sqrt(var + eps)
+        np.subtract(x, mean[:, None], out=y)
+        y *= inv_std[:, None]
+        if gamma is not None:
+            y *= gamma
+        if beta is not None:
+            y += beta
 
 
-def squared_error(prediction: Array, target: Array, dprediction: Array | None) -> float:
-    """The mean over all elements of the squared difference, and its gradient."""
-    difference = prediction - target
-    if dprediction is not None:
-        np.multiply(difference, 2 / difference.size, out=dprediction)
-    return float(np.mean(np.square(difference, dtype=np.float64)))
+def layer_norm_backward(
+    dy: Array,
+    x: Array,
+    gamma: Array | None,
+    mean: Array,
+    inv_std: Array,
+    dx: Array | None,
+    dgamma: Array,
+    dbeta: Array,
+) -> None:
+    """dgamma and dbeta (features) are written without a gamma too."""
+    with np.errstate(all="ignore"):
+        normalised = (x - mean[:, None]) * inv_std[:, None]
+        dgamma[...] = (dy * normalised).sum(axis=0, dtype=np.float64)
+        dbeta[...] = dy.sum(axis=0, dtype=np.float64)
+        if dx is None:
+            return
+        scaled = dy if gamma is None else dy * gamma
+        slope = (scaled * normalised).mean(axis=1, dtype=np.float64).astype(x.dtype)
+        offset = scaled.mean(axis=1, dtype=np.float64).astype(x.dtype)
+        np.subtract(scaled, normalised * slope[:, None] + offset[:, None], out=dx)
+        dx *= inv_std[:, None]

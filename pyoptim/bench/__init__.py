@@ -13,11 +13,17 @@ from collections.abc import Callable, Collection, Sequence
 
 from .. import threads
 from ..plots import check_image
-from . import layers, machine, optimizers, report, training
+from . import activations, layers, machine, norms, optimizers, report, training
 from .case import Case, Mismatch, Options, Row
 from .timing import FULL, QUICK, Effort, in_turn
 
-FAMILIES = {"optimizers": optimizers.FAMILY, **layers.FAMILIES, "training": training.FAMILY}
+FAMILIES = {
+    "optimizers": optimizers.FAMILY,
+    **layers.FAMILIES,
+    "norm": norms.FAMILY,
+    "activations": activations.FAMILY,
+    "training": training.FAMILY,
+}
 
 _SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 50_000_000)
 _QUICK_SIZES = (1_000, 100_000)
@@ -85,7 +91,7 @@ def _measure(case: Case, options: Options, effort: Effort) -> Row:
     ceiling = {}
     if case.flops:
         ceiling = machine.peak_runs(options.dtype)
-    elif case.traffic > 8 * machine.last_level_cache():
+    elif case.streams or case.traffic > 8 * machine.last_level_cache():
         ceiling = machine.streaming_runs(options.peers)
     seconds = in_turn({**runs, **{name: run for name, (_, run) in ceiling.items()}}, effort)
     return Row(

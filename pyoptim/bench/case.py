@@ -35,6 +35,7 @@ class Case(NamedTuple):
     prepare: Callable[[], Mapping[str, Run]]
     flops: int = 0  # where operations are the limit, not memory; 0: they are not
     scale: float = 1  # of the times: where a run does only a part of the work
+    streams: bool = False  # measured against plain streaming although caches may keep a part
 
 
 class Row(NamedTuple):

@@ -1,4 +1,4 @@
-"""Layers, forward and backward: the backend in force, NumPy, and PyTorch where it is installed.
+"""Layers and losses, forward and backward: the backend in force, NumPy, and PyTorch where it is installed.
 
 Results are written into arrays that exist, by all who can: memory from the system would cost more than
 the small cases themselves. To add cases: a generator of `Case`, and its family in `FAMILIES`.
@@ -184,6 +184,137 @@ def _against_torch(batches: tuple[int, ...]) -> Callable[[Row], float | None]:
     return value
 
 
+# ---- losses with their gradients: cross-entropy of (batch, classes), squared error --------------------
+
+_CROSS_ENTROPY = ((1024, 10), (256, 1000))
+_SQUARED = 1_000_000
+
+
+class _Loss(NamedTuple):
+    """The arrays of a loss: outputs, labels or targets of the same shape, and the gradient."""
+
+    x: Array
+    target: Array
+    dx: Array
+
+
+def _loss_cases(options: Options) -> Iterator[Case]:
+    dtype = np.dtype(options.dtype)
+    for batch, classes in _CROSS_ENTROPY:
+        prepare = functools.partial(_cross_entropy, batch, classes, dtype, options.peers)
+        yield Case(f"cross-entropy {classes}", batch, 2 * batch * classes * dtype.itemsize, prepare)
+    squared = functools.partial(_squared, dtype, options.peers)
+    yield Case("squared error", _SQUARED, 3 * _SQUARED * dtype.itemsize, squared)
+
+
+def _cross_entropy(batch: int, classes: int, dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[str, Run]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(batch, classes)).astype(dtype).astype(np.float64)
+    labels, rows = rng.integers(0, classes, batch), np.arange(batch)
+    p = np.exp(x)
+    p /= p.sum(1, keepdims=True)
+    loss = -np.log(p[rows, labels]).mean()
+    gradient = p / batch
+    gradient[rows, labels] -= 1 / batch
+    # exp within 2 ulp, and the rounding of a sum of exponentials.
+    off = (32 + classes / 16) * float(np.finfo(dtype).eps)
+    expected = {
+        "loss": Expected(loss, np.asarray(off * (1 + loss))),
+        "dx": Expected(gradient, off * (np.abs(gradient) + 1 / batch)),
+    }
+    makers = {"pyoptim": _cross_entropy_pyoptim}
+    if "numpy" in peers:
+        makers["numpy"] = _cross_entropy_numpy
+    if "torch" in peers:
+        makers["torch"] = functools.partial(_loss_torch, "cross_entropy")
+    competitors = {
+        who: make(_Loss(aligned(x, dtype), labels, aligned(x, dtype))) for who, make in makers.items()
+    }
+    return checked(f"cross-entropy ({batch}, {classes}), {dtype}", competitors, expected)
+
+
+def _cross_entropy_pyoptim(a: _Loss) -> Competitor:
+    backend, found = backends.current(), np.empty(())
+
+    def run() -> None:
+        found[...] = backend.softmax_cross_entropy(a.x, a.target, a.dx, None, None, 0.0)
+
+    return Competitor(run, lambda: {"loss": found, "dx": a.dx})
+
+
+def _cross_entropy_numpy(a: _Loss) -> Competitor:
+    rows, batch, found = np.arange(len(a.x)), len(a.x), np.empty(())
+
+    def run() -> None:
+        np.subtract(a.x, a.x.max(axis=1, keepdims=True), out=a.dx)
+        of_label = a.dx[rows, a.target]
+        np.exp(a.dx, out=a.dx)
+        total = a.dx.sum(axis=1, keepdims=True)
+        found[...] = np.mean(np.log(total[:, 0]) - of_label)
+        np.divide(a.dx, total * batch, out=a.dx)
+        a.dx[rows, a.target] -= a.dx.dtype.type(1 / batch)
+
+    return Competitor(run, lambda: {"loss": found, "dx": a.dx})
+
+
+def _squared(dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[str, Run]:
+    rng = np.random.default_rng(0)
+    x, target = (rng.normal(size=(1000, _SQUARED // 1000)).astype(dtype).astype(np.float64) for _ in range(2))
+    d, eps = x - target, float(np.finfo(dtype).eps)
+    loss = np.asarray(np.mean(d * d))
+    expected = {
+        "loss": Expected(np.asarray(loss), np.asarray(1000 * eps * loss)),
+        "dx": Expected(2 * d / d.size, 4 * eps * (np.abs(x) + np.abs(target)) / d.size),
+    }
+    makers = {"pyoptim": _squared_pyoptim}
+    if "numpy" in peers:
+        makers["numpy"] = _squared_numpy
+    if "torch" in peers:
+        makers["torch"] = functools.partial(_loss_torch, "mse_loss")
+    arrays = x, target, x
+    competitors = {who: make(_Loss(*(aligned(a, dtype) for a in arrays))) for who, make in makers.items()}
+    return checked(f"squared error, {dtype}", competitors, expected)
+
+
+def _squared_pyoptim(a: _Loss) -> Competitor:
+    backend, found = backends.current(), np.empty(())
+
+    def run() -> None:
+        found[...] = backend.pointwise_loss("squared", a.x, a.target, a.dx, None, 1.0)
+
+    return Competitor(run, lambda: {"loss": found, "dx": a.dx})
+
+
+def _squared_numpy(a: _Loss) -> Competitor:
+    found = np.empty(())
+
+    def run() -> None:
+        np.subtract(a.x, a.target, out=a.dx)
+        found[...] = np.vdot(a.dx, a.dx) / a.dx.size
+        np.multiply(a.dx, a.dx.dtype.type(2 / a.dx.size), out=a.dx)
+
+    return Competitor(run, lambda: {"loss": found, "dx": a.dx})
+
+
+def _loss_torch(name: str, a: _Loss) -> Competitor:
+    import torch
+
+    function = getattr(torch.nn.functional, name)
+    x, target = torch.from_numpy(a.x).requires_grad_(), torch.from_numpy(a.target)
+    found: dict[str, Any] = {}
+
+    def run() -> None:
+        loss = function(x, target)
+        (dx,) = torch.autograd.grad(loss, x)
+        found.update(loss=loss, dx=dx)
+
+    return Competitor(run, lambda: {name: tensor.detach().numpy() for name, tensor in found.items()})
+
+
+def _loss_against_torch(row: Row) -> float | None:
+    return row.faster_than("torch") if row.name.startswith("cross-entropy") else None
+
+
 def _of_peak(row: Row) -> float | None:
     return row.of_ceiling if row.name.startswith("dense") and row.size >= 128 else None
 
@@ -197,5 +328,8 @@ FAMILIES = {
             Target("dense, batch 1024: times torch", 1, _against_torch((1024,))),
             Target("dense, batch 128 and more: share of peak", 0.7, _of_peak),
         ],
+    ),
+    "losses": Family(
+        _loss_cases, [Target("cross-entropy and its gradient: times torch", 3, _loss_against_torch)]
     ),
 }

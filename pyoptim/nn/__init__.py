@@ -17,12 +17,31 @@ from .activations import (
     Softplus,
     Tanh,
 )
-from .initializers import Constant, Glorot, He, Initializer, Normal, Uniform, Zeros
-from .layers import BatchNorm, Dense, Flatten, Layer, Rescale
-from .losses import MSE, CrossEntropy, Loss
+from .initializers import (
+    Constant,
+    Glorot,
+    He,
+    Initializer,
+    LeCun,
+    Normal,
+    Orthogonal,
+    TruncatedNormal,
+    Uniform,
+    Zeros,
+)
+from .layers import BatchNorm, Dense, Flatten, Layer, LayerNorm, Rescale
+from .losses import L1, MSE, BinaryCrossEntropy, CrossEntropy, Hinge, Huber, KLDiv, Loss
+from .noise import Dropout, GaussianNoise
+from .penalties import Penalty
 from .sequential import Sequential
 
 __all__ = [
+    "L1",
+    "BinaryCrossEntropy",
+    "Hinge",
+    "Huber",
+    "KLDiv",
+    "Penalty",
     "Softplus",
     "Softmax",
     "SiLU",
@@ -40,18 +59,24 @@ __all__ = [
     "Constant",
     "CrossEntropy",
     "Dense",
+    "Dropout",
     "Flatten",
+    "GaussianNoise",
     "Glorot",
     "He",
     "Initializer",
     "Layer",
+    "LayerNorm",
+    "LeCun",
     "Loss",
     "Normal",
+    "Orthogonal",
     "ReLU",
     "Rescale",
     "Sequential",
     "Sigmoid",
     "Tanh",
+    "TruncatedNormal",
     "Uniform",
     "Zeros",
 ]

@@ -19,12 +19,12 @@ class Activation(Layer):
 
     def __init__(self, **parameters: float) -> None:
         super().__init__()
-        self._numbers = ops.check_parameters(self.kind, parameters)
+        self.numbers = ops.check_parameters(self.kind, parameters)
         self.__dict__.update({name: float(value) for name, value in parameters.items()})
 
     def forward(self, x: Array, training: bool) -> Array:
         y = np.empty_like(x)
-        backends.current().activation_forward(self.kind, x, y, *self._numbers)
+        backends.current().activation_forward(self.kind, x, y, *self.numbers)
         self._kept = x if KINDS[self.kind].keeps_input else y
         return y
 
@@ -32,7 +32,7 @@ class Activation(Layer):
         if not need_dx:
             return None
         dx = np.empty_like(dy)
-        backends.current().activation_backward(self.kind, dy, self._kept, dx, *self._numbers)
+        backends.current().activation_backward(self.kind, dy, self._kept, dx, *self.numbers)
         return dx
 
 
@@ -137,6 +137,9 @@ class GELU(Activation):
         self.approximate = approximate
         self.kind = "gelu" if approximate == "none" else "gelu_tanh"  # type: ignore[misc]
         super().__init__()
+
+
+ELEMENTWISE = tuple(Activation.__subclasses__())
 
 
 class Softmax(Layer):

@@ -50,6 +50,41 @@ class Uniform:
 
 
 @dataclass(frozen=True)
+class TruncatedNormal:
+    """Normal with standard deviation ``std`` before values beyond ``bound`` of it are drawn again."""
+
+    std: float = 0.02
+    bound: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.bound > 0:
+            raise ValueError(f"bound is {self.bound!r}, expected a number > 0")
+
+    def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        values = rng.normal(size=shape)
+        while (far := np.abs(values) > self.bound).any():
+            values[far] = rng.normal(size=np.count_nonzero(far))
+        return values * self.std
+
+
+@dataclass(frozen=True)
+class Orthogonal:
+    """``gain`` times a random matrix with orthonormal rows, or columns where those are fewer.
+
+    Uniformly distributed (Saxe et al. 2014; the signs as Mezzadri 2007).
+    """
+
+    gain: float = 1.0
+
+    def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        rows, columns = shape
+        q, r = np.linalg.qr(rng.normal(size=(max(shape), min(shape))))
+        q *= np.where(np.diag(r) < 0, -1.0, 1.0)
+        values: Array = self.gain * (q.T if rows < columns else q)
+        return values
+
+
+@dataclass(frozen=True)
 class Glorot:
     """Glorot & Bengio 2010, normalised: ``U(±sqrt(6/(in + out)))``. Suits sigmoid and tanh."""
 
@@ -65,10 +100,21 @@ class He:
         return Normal((2 / max(1, shape[-1])) ** 0.5)(rng, shape)
 
 
+@dataclass(frozen=True)
+class LeCun:
+    """LeCun et al. 1998: normal with variance ``1/in``. Suits SELU."""
+
+    def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        return Normal((1 / max(1, shape[-1])) ** 0.5)(rng, shape)
+
+
 _BY_NAME: dict[str, Initializer] = {
     "glorot": Glorot(),
     "he": He(),
+    "lecun": LeCun(),
     "normal": Normal(),
+    "orthogonal": Orthogonal(),
+    "truncated_normal": TruncatedNormal(),
     "uniform": Uniform(),
     "zeros": Zeros(),
 }

@@ -6,6 +6,7 @@ buffer. ``forward`` keeps what ``backward`` needs.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -70,8 +71,9 @@ class Dense(Layer):
     bias : bool, default True
     activation : {None, "relu", "sigmoid", "tanh"}
         Fused into the layer.
-    init : {"glorot", "he", "normal", "uniform", "zeros"} or callable
-        Of the weight; the bias begins at 0. A callable takes a `numpy.random.Generator` and a shape.
+    init : str or callable
+        "glorot", "he", "lecun", "normal", "orthogonal", "truncated_normal", "uniform" or "zeros", of the
+        weight; the bias begins at 0. A callable takes a `numpy.random.Generator` and a shape.
     """
 
     arguments = ("in_features", "out_features", "bias", "activation")
@@ -100,7 +102,10 @@ class Dense(Layer):
 
     def initialize(self, rng: np.random.Generator) -> None:
         weight = self.parameters["weight"]
-        weight[...] = self._init(rng, weight.shape)
+        values = np.asarray(self._init(rng, weight.shape))
+        if values.shape != weight.shape:
+            raise ValueError(f"init of {self!r} returned shape {values.shape}, expected {weight.shape}")
+        weight[...] = values
         if self.bias:
             self.parameters["bias"][...] = 0
 
@@ -251,6 +256,74 @@ class BatchNorm(Layer):
             dbeta,
         )
         return dx
+
+
+class LayerNorm(Layer):
+    """Layer normalisation over the last dimensions (Ba, Kiros & Hinton 2016), as `torch.nn.LayerNorm`.
+
+    Parameters
+    ----------
+    features : int or tuple of int
+        The dimensions that are normalised together: of an input (N, ..., *features).
+    eps : float, default 1e-5
+    affine : bool, default True
+        Whether there are a gamma (``weight``) and a beta (``bias``), of shape ``features``.
+    """
+
+    arguments = ("features", "eps", "affine")
+
+    def __init__(self, features: int | tuple[int, ...], eps: float = 1e-5, affine: bool = True) -> None:
+        super().__init__()
+        if not eps >= 0:
+            raise ValueError(f"eps is {eps!r}, expected a number >= 0")
+        self.features, self.eps, self.affine = ops.check_features(features), float(eps), bool(affine)
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"weight": self.features, "bias": self.features} if self.affine else {}
+
+    def initialize(self, rng: np.random.Generator) -> None:
+        if self.affine:
+            self.parameters["weight"][...] = 1
+            self.parameters["bias"][...] = 0
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if shape[-len(self.features) :] != self.features:
+            expected = ", ".join(map(str, self.features))
+            raise ValueError(f"{self!r} has an input of shape {shape}, expected (..., {expected})")
+        return shape
+
+    def forward(self, x: Array, training: bool) -> Array:
+        size = math.prod(self.features)
+        rows = x.reshape(x.size // size, size)
+        y = np.empty_like(x)
+        self._mean, self._inv_std = np.empty(len(rows), x.dtype), np.empty(len(rows), x.dtype)
+        gamma, beta = self._flat(self.parameters)
+        backends.current().layer_norm_forward(
+            rows, gamma, beta, self.eps, y.reshape(rows.shape), self._mean, self._inv_std
+        )
+        self._x = rows
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        x = self._x
+        dx = np.empty_like(dy) if need_dx else None
+        dgamma, dbeta = self._flat(self.gradients) if self.affine else np.empty((2, x.shape[1]), x.dtype)
+        backends.current().layer_norm_backward(
+            dy.reshape(x.shape),
+            x,
+            self._flat(self.parameters)[0],
+            self._mean,
+            self._inv_std,
+            None if dx is None else dx.reshape(x.shape),
+            dgamma,
+            dbeta,
+        )
+        return dx
+
+    def _flat(self, arrays: dict[str, Array]) -> tuple[Array | None, Array | None]:
+        if not self.affine:
+            return None, None
+        return arrays["weight"].reshape(-1), arrays["bias"].reshape(-1)
 
 
 class Flatten(Layer):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import backends, ops
-from .._arrays import Array, check_finite, check_float_array
+from .. import _loss_ops, backends
+from .._arrays import Array, check_float_array
 
 
 class Loss:
-    """What a trainer asks of a loss."""
+    """What a trainer asks of a loss.
 
-    classification = False  # whether targets are class labels, so that accuracy makes sense
+    Subclasses implement ``check_target`` and ``compute``. One whose ``compute`` takes a fourth argument,
+    ``sample_weight``, says so by ``takes_sample_weight = True``; it is given only where there are weights.
+    """
+
+    classification = False  # whether targets are classes, so that accuracy makes sense
+    takes_sample_weight = False
+    arguments: ClassVar[tuple[str, ...]] = ()  # of __init__, kept as attributes of these names
 
     def check_target(
         self, name: str, target: Any, batch: int, shape: tuple[int, ...], dtype: np.dtype[Any]
@@ -21,68 +27,248 @@ class Loss:
         """Targets for ``batch`` outputs of ``shape``, checked and converted once for all steps."""
         raise NotImplementedError
 
-    def compute(self, output: Array, target: Array, gradient: Array | None) -> float:
-        """The loss for checked targets; its gradient goes into ``gradient`` unless None."""
+    def compute(
+        self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
+    ) -> float:
+        """The loss for checked targets; its gradient goes into ``gradient`` unless None.
+
+        ``sample_weight`` (batch,), checked and of the output's dtype, multiplies each example's loss.
+        """
         raise NotImplementedError
 
-    def __call__(self, output: Array, target: Any) -> tuple[float, Array]:
+    def check_sample_weight(self, name: str, weight: Any, batch: int, dtype: np.dtype[Any]) -> Array | None:
+        """Weights >= 0 of the examples, converted; TypeError where the loss takes none."""
+        if weight is not None and not self.takes_sample_weight:
+            raise TypeError(f"{type(self).__name__} takes no sample_weight")
+        return _loss_ops.check_sample_weight(name, weight, batch, dtype)
+
+    def evaluate(
+        self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None
+    ) -> float:
+        """`compute`, with weights where there are some."""
+        if sample_weight is None:
+            return self.compute(output, target, gradient)
+        return self.compute(output, target, gradient, sample_weight)
+
+    def __call__(self, output: Array, target: Any, sample_weight: Any = None) -> tuple[float, Array]:
         """The loss and its gradient with respect to ``output``.
+
+        Parameters
+        ----------
+        output : array (batch, ...)
+        target
+            As the loss takes them.
+        sample_weight : array (batch,), optional
+            Multiplies each example's loss; the mean is still over the batch, not over the weights.
 
         Raises
         ------
         TypeError, ValueError
-            The target's dtype, shape or values do not suit the output.
+            The target's dtype, shape or values do not suit the output; a negative weight.
         """
         output = check_float_array("output", output)
         if output.ndim == 0 or output.size == 0:
             raise ValueError(f"output has shape {output.shape}, expected at least one example")
         target = self.check_target("target", target, output.shape[0], output.shape[1:], output.dtype)
+        weight = self.check_sample_weight("sample_weight", sample_weight, len(output), output.dtype)
         gradient = np.empty_like(output)
-        return self.compute(output, target, gradient), gradient
+        return self.evaluate(output, target, gradient, weight), gradient
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.arguments)
+        return f"{type(self).__name__}({values})"
 
 
 class CrossEntropy(Loss):
-    """Softmax cross-entropy (log loss) from logits (batch, classes) and integer labels (batch,).
+    """Softmax cross-entropy (log loss) from logits (batch, classes), as `torch.nn.CrossEntropyLoss`.
 
-    The mean over the batch, as `torch.nn.CrossEntropyLoss`; stable for any finite logits.
+    Targets are integer labels (batch,), or a float array (batch, classes) with each class's share >= 0.
+    Stable for any finite logits.
+
+    Parameters
+    ----------
+    class_weight : array (classes,), optional
+        Multiplies each class's term. With labels the mean is the weighted one: the sum is divided by that
+        of the labels' weights (and is 0 where they are all 0), not by the batch.
+    label_smoothing : float in [0, 1], default 0
+        Of the target, this share goes to all classes alike.
     """
 
     classification = True
+    takes_sample_weight = True
+    arguments = ("class_weight", "label_smoothing")
+
+    def __init__(self, class_weight: Any = None, label_smoothing: float = 0.0) -> None:
+        if class_weight is not None:
+            class_weight = np.array(class_weight)
+            size = class_weight.size
+            _loss_ops.check_class_weight(class_weight, size, np.dtype(np.float64))
+        _loss_ops.check_smoothing(label_smoothing)
+        self.class_weight: Array | None = class_weight
+        self.label_smoothing = float(label_smoothing)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there are neither class weights nor smoothing."""
+        return self.class_weight is None and not self.label_smoothing
 
     def check_target(
         self, name: str, target: Any, batch: int, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> Array:
         if len(shape) != 1:
             raise ValueError(f"CrossEntropy has an output of shape {shape}, expected (classes,)")
-        return ops.check_labels(name, target, batch, shape[0])
+        _loss_ops.check_class_weight(self.class_weight, shape[0], dtype)
+        if _loss_ops.is_soft(target):
+            return _loss_ops.check_shares(name, target, (batch, shape[0]), dtype)
+        return _loss_ops.check_labels(name, target, batch, shape[0])
 
-    def compute(self, output: Array, target: Array, gradient: Array | None) -> float:
-        return float(backends.current().softmax_cross_entropy(output, target, gradient))
+    def compute(
+        self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
+    ) -> float:
+        weight = None if self.class_weight is None else np.ascontiguousarray(self.class_weight, output.dtype)
+        return float(
+            backends.current().softmax_cross_entropy(
+                output, target, gradient, sample_weight, weight, self.label_smoothing
+            )
+        )
 
 
-class MSE(Loss):
-    """Mean squared error over all elements, as `torch.nn.MSELoss`.
+class KLDiv(Loss):
+    """The Kullback-Leibler divergence of a model from its teacher (Hinton, Vinyals & Dean 2015).
 
-    Targets have the output's shape; for one output per example, (batch,) will do.
+    ``T^2 sum(t log(t / softmax(output/T)))``, the mean over the batch, from logits (batch, classes).
+
+    Parameters
+    ----------
+    temperature : float > 0, default 1
+        T.
+    from_logits : bool, default False
+        Whether targets (batch, classes) are the teacher's logits, or its probabilities t at temperature T.
     """
+
+    takes_sample_weight = True
+    arguments = ("temperature", "from_logits")
+
+    def __init__(self, temperature: float = 1.0, from_logits: bool = False) -> None:
+        _loss_ops.check_temperature(temperature)
+        self.temperature, self.from_logits = float(temperature), bool(from_logits)
+
+    def check_target(
+        self, name: str, target: Any, batch: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> Array:
+        if len(shape) != 1:
+            raise ValueError(f"KLDiv has an output of shape {shape}, expected (classes,)")
+        if not self.from_logits:
+            return _loss_ops.check_shares(name, target, (batch, *shape), dtype)
+        logits = _loss_ops.check_numbers(name, target, (batch, *shape), np.dtype(np.float64))
+        e = np.exp((logits - logits.max(axis=1, keepdims=True)) / self.temperature)
+        shares: Array = (e / e.sum(axis=1, keepdims=True)).astype(dtype)
+        return shares
+
+    def compute(
+        self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
+    ) -> float:
+        return _loss_ops.run_kl_divergence(output, target, gradient, sample_weight, self.temperature)
+
+
+class _Pointwise(Loss):
+    """The mean over all elements. For one output per example, targets (batch,) will do."""
+
+    takes_sample_weight = True
+    kind: ClassVar[str]
 
     def check_target(
         self, name: str, target: Any, batch: int, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> Array:
         target = np.asarray(target)
-        if target.dtype.kind not in "fiub":
-            raise TypeError(f"{name} has dtype {target.dtype}, expected numbers")
         if shape == (1,) and target.shape == (batch,):
             target = target[:, None]
-        if target.shape != (batch, *shape):
-            raise ValueError(f"{name} has shape {target.shape}, expected {(batch, *shape)}")
-        with np.errstate(over="ignore"):
-            converted = np.ascontiguousarray(target, dtype)
-        check_finite(name, converted)
-        return converted
+        checked = _loss_ops.check_numbers(name, target, (batch, *shape), dtype)
+        _loss_ops.check_pointwise_target(name, checked, self.kind)
+        return checked
 
-    def compute(self, output: Array, target: Array, gradient: Array | None) -> float:
-        return float(backends.current().squared_error(output, target, gradient))
+    def parameter(self, dtype: np.dtype[Any]) -> Any:
+        """What the kernel takes beside outputs and targets."""
+        return 1.0
+
+    def compute(
+        self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
+    ) -> float:
+        parameter = self.parameter(output.dtype)
+        return _loss_ops.run_pointwise(self.kind, output, target, gradient, sample_weight, parameter)
+
+
+class MSE(_Pointwise):
+    """Mean squared error over all elements, as `torch.nn.MSELoss`.
+
+    Targets have the output's shape; for one output per example, (batch,) will do.
+    """
+
+    kind = "squared"
+
+
+class L1(_Pointwise):
+    """Mean absolute error over all elements, as `torch.nn.L1Loss`; targets as `MSE`'s."""
+
+    kind = "absolute"
+
+
+class Huber(_Pointwise):
+    """``d^2/2`` where ``|d| <= delta``, else ``delta (|d| - delta/2)``; as `torch.nn.HuberLoss`.
+
+    The mean over all elements of the difference d; targets as `MSE`'s.
+
+    Parameters
+    ----------
+    delta : float > 0, default 1
+    """
+
+    kind = "huber"
+    arguments = ("delta",)
+
+    def __init__(self, delta: float = 1.0) -> None:
+        _loss_ops.check_delta(delta)
+        self.delta = float(delta)
+
+    def parameter(self, dtype: np.dtype[Any]) -> Any:
+        return self.delta
+
+
+class BinaryCrossEntropy(_Pointwise):
+    """Cross-entropy of logits and targets in [0, 1], as `torch.nn.BCEWithLogitsLoss`.
+
+    The mean over all elements; targets have the output's shape, or (batch,) for one output.
+
+    Parameters
+    ----------
+    pos_weight : float or array (outputs,), optional
+        What the term of positive examples is multiplied with; an array has one for each of the last
+        dimension.
+    """
+
+    kind = "binary"
+    arguments = ("pos_weight",)
+
+    def __init__(self, pos_weight: Any = None) -> None:
+        if pos_weight is not None:
+            pos_weight = np.array(pos_weight)
+            _loss_ops.check_pos_weight(pos_weight, pos_weight.size, np.dtype(np.float64))
+        self.pos_weight: Array | None = pos_weight
+
+    def check_target(
+        self, name: str, target: Any, batch: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> Array:
+        if self.pos_weight is not None:
+            _loss_ops.check_pos_weight(self.pos_weight, shape[-1] if shape else 1, dtype)
+        return super().check_target(name, target, batch, shape, dtype)
+
+    def parameter(self, dtype: np.dtype[Any]) -> Any:
+        if self.pos_weight is None:
+            return 1.0
+        return self.pos_weight.astype(dtype) if self.pos_weight.ndim else float(self.pos_weight)
+
+
+class Hinge(_Pointwise):
+    """``max(0, 1 - t x)`` for targets t = -1 or 1, the mean over all elements."""
+
+    kind = "hinge"

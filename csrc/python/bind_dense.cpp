@@ -1,18 +1,14 @@
-// Layers and losses. Every function takes its outputs as arguments; None skips one that is optional.
+// Dense layers. Every function takes its outputs as arguments; None skips one that is optional.
 #include <pybind11/stl.h>
-
-#include <cmath>
-#include <vector>
 
 #include "python/arrays.hpp"
 #include "runtime/dense.hpp"
-#include "runtime/layers.hpp"
 
 namespace pyoptim::python {
 
 namespace {
 
-using runtime::Activation;
+using cpu::Activation;
 
 Activation activation_from(const std::optional<std::string>& name) {
     if (!name) return Activation::identity;
@@ -58,32 +54,6 @@ void dense_backward(const Array<T>& dy, const Array<T>& x, const Array<T>& weigh
     runtime::dense_backward(shape, of, to);
 }
 
-template <class T>
-double softmax_cross_entropy(const Array<T>& logits, const Array<std::int64_t>& labels,
-                             MaybeArray<T> dlogits) {
-    require(logits.ndim() == 2 && logits.shape(0) > 0 && labels.size() == logits.shape(0) &&
-                has_size(dlogits, logits.size()),
-            "logits (batch, classes), labels (batch), dlogits as logits");
-    for (py::ssize_t i = 0; i < labels.size(); ++i) {
-        require(labels.data()[i] >= 0 && labels.data()[i] < logits.shape(1), "labels within the classes");
-    }
-    T* out = mutable_data_or_null(dlogits);
-    py::gil_scoped_release release;
-    return runtime::softmax_cross_entropy(logits.shape(0), logits.shape(1), logits.data(), labels.data(),
-                                          out);
-}
-
-template <class T>
-double squared_error(const Array<T>& prediction, const Array<T>& target, MaybeArray<T> dprediction) {
-    require(prediction.size() > 0 && target.size() == prediction.size() &&
-                has_size(dprediction, prediction.size()),
-            "target and dprediction as prediction");
-    T* out = mutable_data_or_null(dprediction);
-    py::gil_scoped_release release;
-    return runtime::squared_error(static_cast<std::size_t>(prediction.size()), prediction.data(),
-                                  target.data(), out);
-}
-
 // Arguments are never converted: a copy would swallow the output.
 template <class T>
 void bind_for(py::module_& m) {
@@ -92,14 +62,11 @@ void bind_for(py::module_& m) {
           py::arg("activation").none(true), a("y"));
     m.def("dense_backward", &dense_backward<T>, a("dy"), a("x"), a("weight"), a("y").none(true),
           py::arg("activation").none(true), a("dx").none(true), a("dweight"), a("dbias").none(true));
-    m.def("softmax_cross_entropy", &softmax_cross_entropy<T>, a("logits"), a("labels"),
-          a("dlogits").none(true));
-    m.def("squared_error", &squared_error<T>, a("prediction"), a("target"), a("dprediction").none(true));
 }
 
 }  // namespace
 
-void bind_layers(py::module_& m) {
+void bind_dense(py::module_& m) {
     bind_for<float>(m);
     bind_for<double>(m);
 }

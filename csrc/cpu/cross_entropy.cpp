@@ -1,0 +1,188 @@
+#include "cpu/cross_entropy.hpp"
+
+#include "cpu/softmax.hpp"
+
+namespace pyoptim::cpu::PYOPTIM_ISA {
+
+namespace {
+
+constexpr ptrdiff_t kLanes = 16;      // rows of a tile, and partial sums of a long row
+constexpr ptrdiff_t kChunk = 256;     // elements of a long row that are summed in T
+constexpr ptrdiff_t kMostTiled = 32;  // classes
+
+// e = exp(x - largest) for n <= kChunk elements, and their sum.
+template <class T>
+PYOPTIM_INLINE double exponentials(ptrdiff_t n, const T* x, T largest, T* e) {
+    const ptrdiff_t whole = n & ~(kLanes - 1);
+    for (ptrdiff_t j = 0; j < whole; ++j) e[j] = exponential(x[j] - largest);
+    T lanes[kLanes] = {};
+    for (ptrdiff_t i = 0; i < whole; i += kLanes) {
+        for (ptrdiff_t j = 0; j < kLanes; ++j) lanes[j] += e[i + j];
+    }
+    if (whole < n) {  // a whole vector again: single exponentials cost as much each
+        T rest[kLanes];
+        for (ptrdiff_t j = 0; j < kLanes; ++j) rest[j] = T(-__builtin_inf());
+        for (ptrdiff_t j = 0; whole + j < n; ++j) rest[j] = x[whole + j];
+        for (ptrdiff_t j = 0; j < kLanes; ++j) rest[j] = exponential(rest[j] - largest);
+        for (ptrdiff_t j = 0; j < kLanes; ++j) lanes[j] += rest[j];
+        for (ptrdiff_t j = 0; whole + j < n; ++j) e[whole + j] = rest[j];
+    }
+    double sum = 0;
+    for (ptrdiff_t j = 0; j < kLanes; ++j) sum += double(lanes[j]);
+    return sum;
+}
+
+// exp(x - largest) into e, unless that is null; their sum.
+template <class T>
+PYOPTIM_INLINE double row_of_exponentials(ptrdiff_t classes, const T* x, T largest, T* e) {
+    T unused[kChunk];
+    double sum = 0;
+    for (ptrdiff_t begin = 0; begin < classes; begin += kChunk) {
+        const ptrdiff_t n = classes - begin < kChunk ? classes - begin : kChunk;
+        sum += exponentials(n, x + begin, largest, e == nullptr ? unused : e + begin);
+    }
+    return sum;
+}
+
+// What a row's loss is multiplied with, where the target is its label alone.
+template <class T>
+PYOPTIM_INLINE double weight_of_row(const CrossEntropy<T>& it, ptrdiff_t i) {
+    const double weight = it.sample_weight == nullptr ? 1.0 : double(it.sample_weight[i]);
+    return it.class_weight == nullptr ? weight : weight * double(it.class_weight[it.labels[i]]);
+}
+
+// At most kLanes rows of many classes.
+template <class T>
+double labelled_rows(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) {
+    double sum[kLanes], weight[kLanes], above[kLanes];
+    for (ptrdiff_t r = 0; r < kLanes; ++r) sum[r] = 1;
+    for (ptrdiff_t r = 0; r < rows; ++r) {
+        const ptrdiff_t i = begin + r;
+        const T* x = it.logits + i * it.classes;
+        T* dx = it.dlogits == nullptr ? nullptr : it.dlogits + i * it.classes;
+        const T largest = largest_of(it.classes, x);
+        weight[r] = weight_of_row(it, i);
+        above[r] = double(largest) - double(x[it.labels[i]]);
+        sum[r] = row_of_exponentials(it.classes, x, largest, dx);
+        if (dx == nullptr) continue;
+        const T share = T(weight[r] * it.scale / sum[r]);
+        for (ptrdiff_t j = 0; j < it.classes; ++j) dx[j] *= share;
+        dx[it.labels[i]] -= T(weight[r] * it.scale);
+    }
+    for (ptrdiff_t r = 0; r < kLanes; ++r) sum[r] = logarithm(sum[r]);
+    double total = 0;
+    for (ptrdiff_t r = 0; r < rows; ++r) total += weight[r] * (sum[r] + above[r]);
+    return total;
+}
+
+// kLanes rows of few classes: every operation is on one class of all of them.
+template <class T>
+double labelled_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) {
+    const ptrdiff_t classes = it.classes;
+    const T* x = it.logits + begin * classes;
+    T tile[kMostTiled][kLanes], largest[kLanes];
+    for (ptrdiff_t c = 0; c < classes; ++c) {
+        if (rows == kLanes) {
+            for (ptrdiff_t r = 0; r < kLanes; ++r) tile[c][r] = x[r * classes + c];
+        } else {
+            for (ptrdiff_t r = 0; r < kLanes; ++r) tile[c][r] = r < rows ? x[r * classes + c] : T(0);
+        }
+    }
+    for (ptrdiff_t r = 0; r < kLanes; ++r) largest[r] = T(-__builtin_inf());
+    for (ptrdiff_t c = 0; c < classes; ++c) {  // NaN may be lost here, it comes with the sum
+        for (ptrdiff_t r = 0; r < kLanes; ++r) {
+            largest[r] = tile[c][r] <= largest[r] ? largest[r] : tile[c][r];
+        }
+    }
+    T sum[kLanes] = {};
+    for (ptrdiff_t c = 0; c < classes; ++c) {
+        for (ptrdiff_t r = 0; r < kLanes; ++r) {
+            tile[c][r] = exponential(tile[c][r] - largest[r]);
+            sum[r] += tile[c][r];
+        }
+    }
+    double weight[kLanes], log_sum[kLanes];
+    for (ptrdiff_t r = 0; r < kLanes; ++r) weight[r] = r < rows ? weight_of_row(it, begin + r) : 0.0;
+    for (ptrdiff_t r = 0; r < kLanes; ++r) log_sum[r] = logarithm(double(sum[r]));
+    double total = 0;
+    for (ptrdiff_t r = 0; r < rows; ++r) {
+        const double of_label = double(x[r * classes + it.labels[begin + r]]);
+        total += weight[r] * (log_sum[r] + (double(largest[r]) - of_label));
+    }
+    if (it.dlogits == nullptr) return total;
+    T* dx = it.dlogits + begin * classes;
+    T share[kLanes];
+    for (ptrdiff_t r = 0; r < kLanes; ++r) share[r] = T(weight[r] * it.scale / double(sum[r]));
+    for (ptrdiff_t c = 0; c < classes; ++c) {
+        for (ptrdiff_t r = 0; r < kLanes; ++r) tile[c][r] *= share[r];
+        for (ptrdiff_t r = 0; r < rows; ++r) dx[r * classes + c] = tile[c][r];
+    }
+    for (ptrdiff_t r = 0; r < rows; ++r) {
+        dx[r * classes + it.labels[begin + r]] -= T(weight[r] * it.scale);
+    }
+    return total;
+}
+
+// Any target: the sum over the classes of q (log(sum exp x) - x), with q >= 0 of each class.
+template <class T>
+double general_row(const CrossEntropy<T>& it, ptrdiff_t i) {
+    const T* x = it.logits + i * it.classes;
+    T* dx = it.dlogits == nullptr ? nullptr : it.dlogits + i * it.classes;
+    const double weight = it.sample_weight == nullptr ? 1.0 : double(it.sample_weight[i]);
+    const double keep = weight * (1 - it.smoothing), spread = weight * it.smoothing / double(it.classes);
+    const T largest = largest_of(it.classes, x);
+    const double sum = row_of_exponentials(it.classes, x, largest, dx);
+    double q[kChunk], total = 0, linear = 0;
+    const auto fill = [&](ptrdiff_t begin, ptrdiff_t n) {
+        for (ptrdiff_t j = 0; j < n; ++j) q[j] = spread;
+        if (it.labels == nullptr) {
+            const T* target = it.targets + i * it.classes + begin;
+            for (ptrdiff_t j = 0; j < n; ++j) q[j] += keep * double(target[j]);
+        } else if (it.labels[i] >= begin && it.labels[i] < begin + n) {
+            q[it.labels[i] - begin] += keep;
+        }
+        if (it.class_weight == nullptr) return;
+        for (ptrdiff_t j = 0; j < n; ++j) q[j] *= double(it.class_weight[begin + j]);
+    };
+    for (ptrdiff_t begin = 0; begin < it.classes; begin += kChunk) {
+        const ptrdiff_t n = it.classes - begin < kChunk ? it.classes - begin : kChunk;
+        fill(begin, n);
+        total += sum_of(n, [&](ptrdiff_t j) { return q[j]; });
+        linear += sum_of(n, [&](ptrdiff_t j) {  // a logit of -infinity without a share costs nothing
+            const double term = q[j] * (double(largest) - double(x[begin + j]));
+            return q[j] == 0 ? 0 : term;
+        });
+    }
+    if (dx != nullptr) {
+        const double share = total * it.scale / sum;
+        for (ptrdiff_t begin = 0; begin < it.classes; begin += kChunk) {
+            const ptrdiff_t n = it.classes - begin < kChunk ? it.classes - begin : kChunk;
+            if (it.classes > kChunk) fill(begin, n);
+            for (ptrdiff_t j = 0; j < n; ++j) {
+                dx[begin + j] = T(double(dx[begin + j]) * share - q[j] * it.scale);
+            }
+        }
+    }
+    return total * logarithm(sum) + linear;
+}
+
+}  // namespace
+
+template <class T>
+double cross_entropy(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t end) {
+    double total = 0;
+    if (it.labels == nullptr || it.smoothing > 0) {
+        for (ptrdiff_t i = begin; i < end; ++i) total += general_row(it, i);
+    } else {
+        const auto several = it.classes > kMostTiled ? labelled_rows<T> : labelled_tile<T>;
+        for (ptrdiff_t i = begin; i < end; i += kLanes) {
+            total += several(it, i, end - i < kLanes ? end - i : kLanes);
+        }
+    }
+    return total;
+}
+
+template double cross_entropy<float>(const CrossEntropy<float>&, ptrdiff_t, ptrdiff_t);
+template double cross_entropy<double>(const CrossEntropy<double>&, ptrdiff_t, ptrdiff_t);
+
+}  // namespace pyoptim::cpu::PYOPTIM_ISA

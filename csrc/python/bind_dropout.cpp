@@ -1,0 +1,44 @@
+// Dropout and Gaussian noise: outputs are arguments.
+#include <pybind11/stl.h>
+
+#include <array>
+
+#include "python/arrays.hpp"
+#include "runtime/dropout.hpp"
+
+namespace pyoptim::python {
+
+namespace {
+
+template <class T, void (*run)(const RandomStream&, double, std::size_t, const T*, T*)>
+void apply(const Array<T>& x, double amount, std::uint64_t seed, std::uint64_t step, Array<T> y) {
+    require(x.size() == y.size(), "y as x");
+    T* out = y.mutable_data();
+    py::gil_scoped_release release;
+    run({seed, step}, amount, static_cast<std::size_t>(x.size()), x.data(), out);
+}
+
+template <class T>
+void bind_for(py::module_& m) {
+    const auto a = [](const char* name) { return py::arg(name).noconvert(); };
+    m.def("dropout", &apply<T, runtime::dropout<T>>, a("x"), py::arg("p"), py::arg("seed"), py::arg("step"),
+          a("y"));
+    m.def("gaussian_noise", &apply<T, runtime::gaussian_noise<T>>, a("x"), py::arg("std"), py::arg("seed"),
+          py::arg("step"), a("y"));
+}
+
+}  // namespace
+
+void bind_dropout(py::module_& m) {
+    bind_for<float>(m);
+    bind_for<double>(m);
+    m.def(
+        "philox",
+        [](const std::array<std::uint32_t, 4>& counter, const std::array<std::uint32_t, 2>& key) {
+            const Words words = philox({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
+            return std::array<std::uint32_t, 4>{words.word[0], words.word[1], words.word[2], words.word[3]};
+        },
+        py::arg("counter"), py::arg("key"), "Four words of Philox4x32-10.");
+}
+
+}  // namespace pyoptim::python

@@ -1,0 +1,109 @@
+// Losses. Arguments are never converted: a copy would swallow the output. None skips one that is optional.
+#include <pybind11/stl.h>
+
+#include <type_traits>
+#include <variant>
+
+#include "python/arrays.hpp"
+#include "runtime/dispatch.hpp"
+#include "runtime/losses.hpp"
+
+namespace pyoptim::python {
+
+namespace {
+
+const char* const kNames[] = {
+#define X(name) #name,
+    PYOPTIM_FOR_EACH_POINTWISE_LOSS(X)
+#undef X
+};
+
+cpu::PointwiseKind kind_from(const std::string& name) {
+    for (int i = 0; i < static_cast<int>(cpu::PointwiseKind::count); ++i) {
+        if (name == kNames[i]) return static_cast<cpu::PointwiseKind>(i);
+    }
+    throw py::value_error("there is no loss named '" + name + "'");
+}
+
+// Target: labels (batch), or T (batch, classes).
+template <class T, class Target>
+double softmax_cross_entropy(const Array<T>& logits, const Array<Target>& target, MaybeArray<T> dlogits,
+                             const MaybeArray<T>& sample_weight, const MaybeArray<T>& class_weight,
+                             double smoothing) {
+    require(logits.ndim() == 2 && logits.size() > 0 && has_size(dlogits, logits.size()) &&
+                has_size(sample_weight, logits.shape(0)) && has_size(class_weight, logits.shape(1)),
+            "logits (batch, classes), dlogits as logits, sample_weight (batch), class_weight (classes)");
+    cpu::CrossEntropy<T> it{logits.shape(1),
+                            logits.data(),
+                            nullptr,
+                            nullptr,
+                            data_or_null(sample_weight),
+                            data_or_null(class_weight),
+                            smoothing,
+                            mutable_data_or_null(dlogits)};
+    if constexpr (std::is_same_v<Target, std::int64_t>) {
+        require(target.size() == logits.shape(0), "labels (batch)");
+        for (py::ssize_t i = 0; i < target.size(); ++i) {
+            require(target.data()[i] >= 0 && target.data()[i] < logits.shape(1), "labels within the classes");
+        }
+        it.labels = target.data();
+    } else {
+        require(target.size() == logits.size(), "targets as logits");
+        it.targets = target.data();
+    }
+    py::gil_scoped_release release;
+    return runtime::cross_entropy(it, logits.shape(0));
+}
+
+template <class T>
+double pointwise_loss(const std::string& kind, const Array<T>& prediction, const Array<T>& target,
+                      MaybeArray<T> dprediction, const MaybeArray<T>& sample_weight,
+                      const std::variant<double, Array<T>>& parameter) {
+    require(prediction.ndim() == 2 && prediction.size() > 0 && target.size() == prediction.size() &&
+                has_size(dprediction, prediction.size()) && has_size(sample_weight, prediction.shape(0)),
+            "prediction (rows, columns), target and dprediction as prediction, sample_weight (rows)");
+    cpu::Pointwise<T> it{kind_from(kind), T(0), nullptr};
+    if (const double* number = std::get_if<double>(&parameter)) {
+        it.a = static_cast<T>(*number);
+    } else {
+        const auto& columns = std::get<Array<T>>(parameter);
+        require(columns.size() == prediction.shape(1), "parameter (columns)");
+        it.columns = columns.data();
+    }
+    const runtime::Predictions<T> of{static_cast<std::size_t>(prediction.shape(0)),
+                                     static_cast<std::size_t>(prediction.shape(1)),
+                                     prediction.data(),
+                                     target.data(),
+                                     data_or_null(sample_weight),
+                                     mutable_data_or_null(dprediction)};
+    py::gil_scoped_release release;
+    return runtime::pointwise_loss(it, of);
+}
+
+template <class T>
+void exponential(const Array<T>& x, Array<T> y) {
+    require(x.size() == y.size(), "y as x");
+    runtime::kernels<T>().exponential(static_cast<std::size_t>(x.size()), x.data(), y.mutable_data());
+}
+
+template <class T>
+void bind_for(py::module_& m) {
+    const auto a = [](const char* name) { return py::arg(name).noconvert(); };
+    const auto maybe = [&](const char* name) { return a(name).none(true); };
+    m.def("softmax_cross_entropy", &softmax_cross_entropy<T, std::int64_t>, a("logits"), a("target"),
+          maybe("dlogits"), maybe("sample_weight"), maybe("class_weight"), py::arg("smoothing"));
+    m.def("softmax_cross_entropy", &softmax_cross_entropy<T, T>, a("logits"), a("target"), maybe("dlogits"),
+          maybe("sample_weight"), maybe("class_weight"), py::arg("smoothing"));
+    m.def("pointwise_loss", &pointwise_loss<T>, py::arg("kind"), a("prediction"), a("target"),
+          maybe("dprediction"), maybe("sample_weight"), a("parameter"));
+    m.def("exponential", &exponential<T>, a("x"), a("y"), "The kernels' own exp, for its tests.");
+}
+
+}  // namespace
+
+void bind_losses(py::module_& m) {
+    bind_for<float>(m);
+    bind_for<double>(m);
+}
+
+}  // namespace pyoptim::python

@@ -1,0 +1,96 @@
+"""Activations, forward and backward: the backend in force, NumPy, and PyTorch where it is installed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import backends
+from .._arrays import Array
+from ..activations import KINDS
+from ..backends import reference
+from .case import Case, Family, Options, Row, Target
+from .layers import Competitor, Expected, aligned, checked
+from .timing import Run
+
+_SIZE = 1_000_000
+_KINDS = tuple(kind for kind in KINDS if kind != "identity")
+
+
+class _Arrays(NamedTuple):
+    x: Array
+    dy: Array
+    y: Array
+    dx: Array
+
+    def results(self) -> dict[str, Array]:
+        return {"y": self.y, "dx": self.dx}
+
+
+def _cases(options: Options) -> Iterator[Case]:
+    dtype = np.dtype(options.dtype)
+    for kind in _KINDS:
+        prepare = functools.partial(_prepare, kind, dtype, options.peers)
+        yield Case(kind, _SIZE, 5 * _SIZE * dtype.itemsize, prepare)
+
+
+def _prepare(kind: str, dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[str, Run]:
+    rng = np.random.default_rng(0)
+    x, dy = (rng.normal(0, std, size=_SIZE).astype(dtype).astype(np.float64) for std in (2, 1))
+    a, b = _numbers(kind)
+    y = KINDS[kind].value(x, a, b)
+    dx = dy * KINDS[kind].slope(x if KINDS[kind].keeps_input else y, a, b)
+    # A dozen roundings, of values whose conditions are below 10 for arguments of this size
+    eps = 128 * float(np.finfo(dtype).eps)
+    expected = {"y": Expected(y, eps * (1 + np.abs(y))), "dx": Expected(dx, eps * (1 + np.abs(dx)))}
+    makers: dict[str, Callable[[str, _Arrays], Competitor]]
+    makers = {"pyoptim": functools.partial(_kernels, backends.current())}
+    if "numpy" in peers:
+        makers["numpy"] = functools.partial(_kernels, reference)
+    if "torch" in peers:
+        makers["torch autograd"] = _autograd
+    competitors = {
+        who: make(kind, _Arrays(*(aligned(v, dtype) for v in (x, dy, x, x)))) for who, make in makers.items()
+    }
+    return checked(f"{kind}, {dtype}", competitors, expected)
+
+
+def _numbers(kind: str) -> tuple[float, float]:
+    a, b = (*KINDS[kind].defaults.values(), 0.0, 0.0)[:2]
+    return a, b
+
+
+def _kernels(backend: Any, kind: str, v: _Arrays) -> Competitor:
+    a, b = _numbers(kind)
+    kept = v.x if KINDS[kind].keeps_input else v.y
+
+    def run() -> None:
+        backend.activation_forward(kind, v.x, v.y, a, b)
+        backend.activation_backward(kind, v.dy, kept, v.dx, a, b)
+
+    return Competitor(run, v.results)
+
+
+def _autograd(kind: str, v: _Arrays) -> Competitor:
+    import torch
+
+    functional = torch.nn.functional
+    theirs = getattr(functional, kind, None) or functools.partial(functional.gelu, approximate="tanh")
+    x, dy = torch.from_numpy(v.x).requires_grad_(), torch.from_numpy(v.dy)
+    found: dict[str, Any] = {}
+
+    def run() -> None:
+        y = theirs(x)
+        found.update(y=y, dx=torch.autograd.grad(y, x, dy)[0])
+
+    return Competitor(run, lambda: {name: tensor.detach().numpy() for name, tensor in found.items()})
+
+
+def _against_torch(row: Row) -> float | None:
+    return row.faster_than("torch") if row.name in _KINDS and row.dtype == "float32" else None
+
+
+FAMILY = Family(_cases, [Target("activations: times torch", 1.5, _against_torch)])
