@@ -107,14 +107,14 @@ def why_no_hogwild(model: nn.Sequential, optimizer: Optimizer, batch_size: int) 
         if len(rule.states) > 1:
             # Adam's m of one thread beside the v = 0 of another divides by eps: training does not recover.
             return (
-                f"{type(optimizer).__name__} keeps {len(rule.states)} states a parameter, of which threads may "
-                "leave a mixture; expected at most one, as in SGD, Adagrad, RMSprop and Lion"
+                f"{type(optimizer).__name__} keeps {len(rule.states)} states a parameter, of which threads "
+                "may leave a mixture; expected at most one, as in SGD, Adagrad, RMSprop and Lion"
             )
     for i, layer in enumerate(model.layers):
         if type(layer) not in _STATELESS:
             return (
-                f"layers[{i}] is a {type(layer).__name__}, expected no layers but Dense, Flatten, Rescale and "
-                "activations"
+                f"layers[{i}] is a {type(layer).__name__}, expected no layers but Dense, Flatten, Rescale "
+                "and activations"
             )
     return None
 

@@ -288,7 +288,7 @@ def test_training_is_checked_and_timed(monkeypatch, tmp_path):
 @pytest.mark.usefixtures("one_thread")
 def test_training_that_goes_another_way_is_not_timed(monkeypatch, capsys):
     pytest.importorskip("torch")
-    monkeypatch.setattr(training, "_QUICK_EXAMPLES", {1: 20})
+    monkeypatch.setattr(training, "_QUICK_EXAMPLES", {1: 20, 16: 160})
     monkeypatch.setattr(training, "_pyoptim", lambda work: lambda order: 2.0)
     assert bench.main(["--quick", "--parts", "training", "--against", "torch"]) == 1
     assert "WRONG: Adam, batch 1: torch fused has a mean loss of" in capsys.readouterr().err

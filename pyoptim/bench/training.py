@@ -87,8 +87,8 @@ def _checked(work: _Work, peers: tuple[str, ...]) -> dict[str, Run]:
     for who, loss in losses.items():
         if not abs(loss - losses["pyoptim"]) <= 1e-3 * losses["pyoptim"]:
             raise Mismatch(
-                f"{work.optimizer}, batch {work.batch}: {who} has a mean loss of {loss} over the first steps, "
-                f"pyoptim {losses['pyoptim']}"
+                f"{work.optimizer}, batch {work.batch}: {who} has a mean loss of {loss} over the first "
+                f"steps, pyoptim {losses['pyoptim']}"
             )
     if work.norm:
         makers[_NORMED] = lambda work: _pyoptim(work._replace(norm=False))
