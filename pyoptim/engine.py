@@ -20,6 +20,7 @@ from .resume import Epoch
 from .schedules import Schedule
 
 _CHUNK = 0.05  # seconds of work between two looks at the outside world
+_HOGWILD_BATCH = 16  # beyond, threads do better to share one batch
 _LOSSES: dict[type, str] = {nn.CrossEntropy: "cross_entropy", nn.MSE: "squared_error"}
 
 
@@ -94,11 +95,38 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
     return None
 
 
+def why_no_hogwild(model: nn.Sequential, optimizer: Optimizer, batch_size: int) -> str | None:
+    """Why threads cannot train this without locks, naming the part, or None; `why_not` has said None."""
+    if batch_size > _HOGWILD_BATCH:
+        return f"batch_size is {batch_size}, expected at most {_HOGWILD_BATCH}"
+    if optimizer.max_grad_norm is not None:
+        return f"max_grad_norm is {optimizer.max_grad_norm!r}, expected None"
+    if optimizer.nonfinite != "ignore":
+        return f"nonfinite is {optimizer.nonfinite!r}, expected 'ignore'"
+    for rule in optimizer._rules:
+        if len(rule.states) > 1:
+            # Adam's m of one thread beside the v = 0 of another divides by eps: training does not recover.
+            return (
+                f"{type(optimizer).__name__} keeps {len(rule.states)} states a parameter, of which threads "
+                "may leave a mixture; expected at most one, as in SGD, Adagrad, RMSprop and Lion"
+            )
+    for i, layer in enumerate(model.layers):
+        if type(layer) not in _STATELESS:
+            return (
+                f"layers[{i}] is a {type(layer).__name__}, expected no layers but Dense, Flatten, Rescale "
+                "and activations"
+            )
+    return None
+
+
 class Engine:
-    """A model, its loss and its optimizer, ready to run epochs; `why_not` has said None."""
+    """A model, its loss and its optimizer, ready to run epochs; `why_not` has said None.
+
+    ``hogwild``: by threads that do not wait for each other; `why_no_hogwild` has said None.
+    """
 
     def __init__(self, model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, shape: tuple[int, ...],
-                 batch_size: int) -> None:  # fmt: skip
+                 batch_size: int, hogwild: bool = False) -> None:  # fmt: skip
         from . import _native
 
         gradients = iter(gradients_of(model, optimizer))
@@ -122,7 +150,7 @@ class Engine:
             if described is not None:
                 layers.append({**described, **sizes})
         kind = _native.Engine32 if model.dtype == np.float32 else _native.Engine64
-        self._engine = kind(layers, _LOSSES[type(loss)], batch_size, groups)
+        self._engine = kind(layers, _LOSSES[type(loss)], batch_size, groups, hogwild)
         self._optimizer, self._batch_size = optimizer, batch_size
         self._chunk = 1  # batches
 
@@ -208,6 +236,7 @@ def _arrays_of(layer: Any) -> dict[str, Array]:
     return {**layer.parameters, **{f"d{name}": value for name, value in layer.gradients.items()}}
 
 
+_STATELESS = (nn.Dense, nn.Flatten, nn.Rescale, *nn.activations.ELEMENTWISE)
 _LAYERS: dict[type, Callable[[Any], dict[str, Any] | None]] = {
     nn.Dense: _dense,
     nn.BatchNorm: _batch_norm,

@@ -122,6 +122,7 @@ class Trainer:
         checkpoint_every: float = 60.0,
         verbose: bool = True,
         engine: str = "auto",
+        parallel: str | None = None,
     ) -> History:
         """Train, and leave the model in evaluation mode.
 
@@ -151,7 +152,8 @@ class Trainer:
         checkpoint : str or Path, optional
             Save the training to this file as it goes: model, optimizer, random state, callbacks, and the
             position in the epoch. Where the file exists the training goes on from there instead, and ends
-            with the same bits as if it had never been interrupted; ``epochs`` counts those before too.
+            with the same bits as if it had never been interrupted (but for "hogwild"); ``epochs`` counts
+            those before too.
         checkpoint_every : float, default 60
             Seconds from one time to the next; it is saved at the end in any case.
         verbose : bool, default True
@@ -161,6 +163,16 @@ class Trainer:
             the generic loop, or always, or never. A learning rate that is a function of your own, and
             none of `schedules`, is called for up to some thousand steps ahead when "native" asks for it,
             and takes the generic loop under "auto".
+        parallel : {None, "hogwild"}
+            With None, threads share the work on each mini-batch, and results do not depend on their number.
+            With "hogwild" each of `get_num_threads` threads takes mini-batches of its own, of 1 to 16
+            examples, and updates the parameters and the optimizer's states without waiting for the
+            others. Each batch is trained on once, with the coefficients of its place in the order. Results
+            are not reproducible: they depend on which thread comes first. They converge alike (Niu et al.,
+            2011). It needs what ``engine="native"`` needs, an optimizer with one state a parameter at most
+            (SGD, also with momentum, Adagrad, RMSprop, Lion: the two of Adam would come apart), no
+            clipping, no look for gradients that are not finite, and of layers Dense, Flatten, Rescale and
+            activations alone.
 
         Returns
         -------
@@ -170,13 +182,16 @@ class Trainer:
         ------
         TypeError, ValueError
             The data do not suit the model or the loss, are empty, or are not finite; a batch would hold
-            too little for BatchNorm; ``engine="native"`` with a part that is not compiled. The model is
-            unchanged.
+            too little for BatchNorm; ``engine="native"`` with a part that is not compiled, or
+            ``parallel="hogwild"`` with what it does not take. The model is unchanged.
 
         Notes
         -----
         Ctrl-C ends the training after the step that runs, at most some 50 ms later, and leaves model and
         optimizer as they are then.
+
+        The compiled engine does not fill the model's gradients: afterwards those of dense weights are
+        unspecified, of the last mini-batch or 0.
         """
         nn.layers.check_count("epochs", epochs)
         if not 0 <= validation_split < 1:
@@ -212,6 +227,9 @@ class Trainer:
         history = History()
         if engine not in ("auto", "native", "python"):
             raise ValueError(f"engine is {engine!r}, expected 'auto', 'native' or 'python'")
+        if parallel not in (None, "hogwild"):
+            raise ValueError(f"parallel is {parallel!r}, expected None or 'hogwild'")
+        hogwild = parallel == "hogwild"
         if not 0 <= checkpoint_every < math.inf:
             raise ValueError(f"checkpoint_every is {checkpoint_every!r}, expected a finite number >= 0")
         resume = None
@@ -219,7 +237,9 @@ class Trainer:
             fixed = {"batch_size": batch_size, "shuffle": bool(shuffle), "examples": len(x)}
             resume = Resume(checkpoint, checkpoint_every, self, fixed, callbacks)
             resume.check()
-        run = _Run(batch_size, shuffle, transform, weight_noise, callbacks, weight, resume)
+        run = _Run(
+            min(batch_size, len(x)), shuffle, transform, weight_noise, callbacks, weight, resume, hogwild
+        )
         history.reason = self._why_not(engine, y, run)  # what cannot be is said before anything happens
         epoch = Epoch(0, self._rng.bit_generator.state)
         self.stop_training, self.resuming = False, resume is not None and resume.path.exists()
@@ -245,8 +265,9 @@ class Trainer:
                 native = None
                 self.optimizer.check_memory()
                 if history.reason is None:
-                    native = compiled.Engine(self.model, self.loss, self.optimizer, x.shape[1:],
-                                             min(batch_size, len(x)))  # fmt: skip
+                    native = compiled.Engine(
+                        self.model, self.loss, self.optimizer, x.shape[1:], run.batch_size, hogwild
+                    )
                 measured = self._run_epoch(native, x, y, epoch, run, history, progress)
                 self.optimizer.epoch = done + 1
                 if held_back is not None:
@@ -274,8 +295,9 @@ class Trainer:
     def _why_not(self, engine: str, y: Array, run: _Run) -> str | None:
         """Why the engine cannot run an epoch, or None; ValueError if it was insisted on."""
         if engine == "python":
-            return "engine='python' was asked for"
-        reason = compiled.why_not(self.model, self.loss, self.optimizer, engine == "native")
+            reason: str | None = "engine='python' was asked for"
+        else:
+            reason = compiled.why_not(self.model, self.loss, self.optimizer, engine == "native")
         if run.transform is not None or run.weight_noise:
             reason = "transform and weight_noise act on every batch"
         if run.sample_weight is not None or self.penalty is not None:
@@ -287,6 +309,10 @@ class Trainer:
                 reason = f"callbacks[{i}] acts on every batch"
         if engine == "native" and reason is not None:
             raise ValueError(f"engine is 'native', but {reason}")
+        if run.hogwild:
+            reason = reason or compiled.why_no_hogwild(self.model, self.optimizer, run.batch_size)
+            if reason is not None:
+                raise ValueError(f"parallel is 'hogwild', but {reason}")
         return reason
 
     def partial_fit(self, x: Any, y: Any, sample_weight: Any = None) -> float:
@@ -497,6 +523,7 @@ class _Run(NamedTuple):
     callbacks: Sequence[Callback]
     sample_weight: Array | None
     resume: Resume | None
+    hogwild: bool
 
 
 def _batches(

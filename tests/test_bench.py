@@ -8,7 +8,7 @@ import pytest
 
 import pyoptim as po
 from pyoptim import bench
-from pyoptim.bench import numpy_optimizers, optimizers, report, timing
+from pyoptim.bench import numpy_optimizers, optimizers, report, timing, training
 from pyoptim.bench.case import Row, Target
 
 QUICK = ["--quick", "--against", "numpy", "--parts", "optimizers"]
@@ -234,7 +234,7 @@ def test_the_centered_variance_of_a_constant_gradient_stays_finite():
         (["--sizes", "many"], "invalid"),
         (["--optimizers", "Adam,Eve"], "'eve' is not among"),
         (["--parts", "sparse"], "'sparse' is not among optimizers, dense"),
-        (["--against", "jax"], "'jax' is not among numpy, torch"),
+        (["--against", "mlx"], "'mlx' is not among numpy, torch, jax"),
         (["--threads", "0"], "n is 0"),
         (["--plot", "a.xyz"], "no image"),
     ],
@@ -258,6 +258,40 @@ def test_asking_for_torch_where_it_is_missing_is_an_error(monkeypatch, capsys):
     monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
     assert bench.main(["--quick", "--against", "torch"]) == 2
     assert "not installed" in capsys.readouterr().err
+
+
+@pytest.fixture
+def one_thread():
+    """So that PyTorch's threads, which go on spinning, are not in the way of ours."""
+    before = po.get_num_threads()
+    po.set_num_threads(1)
+    yield
+    po.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_training_is_checked_and_timed(monkeypatch, tmp_path):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(training, "_QUICK_EXAMPLES", {1: 20, 16: 160})
+    monkeypatch.delenv("PYOPTIM_DATA", raising=False)
+    data = tmp_path / "bench.json"
+    arguments = ["--quick", "--parts", "training", "--against", "torch", "--json", str(data)]
+    assert bench.main(arguments) == 0
+    rows = json.loads(data.read_text())["rows"]
+    names = [("epoch Adam", 1), ("epoch Adam", 16), ("epoch SGD", 1), ("epoch Adam BatchNorm", 16)]
+    assert [(row["name"], row["size"]) for row in rows] == names
+    for row in rows:
+        norm = {"pyoptim without"} if "BatchNorm" in row["name"] else set()
+        assert set(row["seconds"]) == {"pyoptim", "torch fused", "torch foreach"} | norm
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_training_that_goes_another_way_is_not_timed(monkeypatch, capsys):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(training, "_QUICK_EXAMPLES", {1: 20, 16: 160})
+    monkeypatch.setattr(training, "_pyoptim", lambda work: lambda order: 2.0)
+    assert bench.main(["--quick", "--parts", "training", "--against", "torch"]) == 1
+    assert "WRONG: Adam, batch 1: torch fused has a mean loss of" in capsys.readouterr().err
 
 
 def test_activations_are_checked_and_timed(monkeypatch, tmp_path, capsys):

@@ -1,7 +1,11 @@
 """The compiled engine gives the bits of the generic loop, says when it runs, and stops when told to."""
 
 import copy
+import os
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -99,6 +103,46 @@ def test_every_optimizer_gives_the_bits_of_the_generic_loop(name, dtype):
     kind = getattr(po, name, po.SGD)
     _, state, _, _ = both(lambda m: kind(m.parameters(), **OPTIMIZERS[name]), dtype=dtype)
     assert (state["2.weight"] != make_model(dtype).state_dict()["2.weight"]).any()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_gradient_and_step_at_once_give_the_same_bits(name, batch_size, dtype):
+    """Layers large enough to be shared by threads, whose rows are neither whole vectors nor whole blocks."""
+    kind = getattr(po, name, po.SGD)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 2100)).astype(dtype)
+    y = rng.integers(0, 3, 12)
+
+    def run(engine, structure, whole=True):
+        model = nn.Sequential(
+            nn.Dense(2100, 37, activation="tanh", bias=False), nn.Dense(37, 29), nn.ReLU(), nn.Dense(29, 3),
+            seed=1, dtype=dtype,
+        )  # fmt: skip
+        start = model.flat_parameters.copy()
+        optimizer = kind(structure(model), **OPTIMIZERS[name])
+        trainer = po.Trainer(model, nn.CrossEntropy(), optimizer, seed=0)
+        model.flat_gradients[...] = 7
+        trainer.fit(x, y, epochs=2, batch_size=batch_size, verbose=False, engine=engine)
+        assert (model.flat_parameters != start).mean() > 0.5
+        if engine == "native" and whole:
+            weights = [g for n, g in model.gradients().items() if "weight" in n]
+            assert all((g == 0).all() for g in weights) == (batch_size < 10)
+            assert not any((g == 7).any() for g in weights)
+        return model.flat_parameters
+
+    expected = run("python", nn.Sequential.parameters)
+    before = po.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            po.set_num_threads(threads)
+            assert np.array_equal(run("native", nn.Sequential.parameters), expected)
+        if name in ("SGD", "Adam"):  # one array of all, and arrays that end within a weight
+            assert np.array_equal(run("native", lambda m: m.flat_parameters), expected)
+            cut = run("native", lambda m: [m.flat_parameters[:100], m.flat_parameters[100:]], whole=False)
+            assert np.array_equal(cut, expected)
+    finally:
+        po.set_num_threads(before)
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 50, None])
@@ -307,3 +351,140 @@ def test_interrupted_training_leaves_a_model_that_goes_on():
         other.backward(dy)
         by_hand.step(other.gradients())
     assert np.array_equal(model.flat_parameters, other.flat_parameters)
+
+
+def two_threads(function):
+    before = po.get_num_threads()
+    po.set_num_threads(2)
+    try:
+        return function()
+    finally:
+        po.set_num_threads(before)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 16])
+@pytest.mark.parametrize("name", ["SGD", "RMSprop"])
+def test_hogwild_converges_as_the_serial_run(name, batch_size):
+    datasets = pytest.importorskip("sklearn.datasets")
+    digits = datasets.load_digits()
+    x, y = digits.data.astype(np.float32) / 16, digits.target
+
+    def accuracy(parallel):
+        model = nn.Sequential(nn.Dense(64, 32, activation="relu", init="he"), nn.Dense(32, 10), seed=0)
+        lr = 0.02 * batch_size**0.5 if name == "SGD" else 1e-3
+        optimizer = getattr(po, name)(model.parameters(), lr=lr)
+        trainer = po.Trainer(model, nn.CrossEntropy(), optimizer, seed=0)
+        history = trainer.fit(x, y, epochs=20, batch_size=batch_size, verbose=False, parallel=parallel)
+        assert history.path == "native"
+        # each batch once, and a step for each
+        assert int(optimizer.state_dict()["state"][0]["step"]) == 20 * -(-len(x) // batch_size)
+        assert history["loss"][-1] < 0.2 * history["loss"][0]
+        return trainer.evaluate(x, y)["accuracy"]
+
+    serial, parallel = accuracy(None), two_threads(lambda: accuracy("hogwild"))
+    assert serial > 0.97
+    assert abs(parallel - serial) < 0.01
+
+
+def test_hogwild_on_one_thread_is_the_serial_run():
+    """One thread takes every batch in its turn: the same bits."""
+    before = po.get_num_threads()
+    try:
+        po.set_num_threads(1)
+        for make, batch_size in (
+            (lambda m: po.RMSprop(m.parameters()), 3),
+            (lambda m: po.SGD(m.parameters(), momentum=0.9), 16),
+            (lambda m: po.SGD(m.flat_parameters), 1),
+        ):
+            options = {"norm": False, "batch_size": batch_size}
+            hogwild, serial = (
+                train("native", make, parallel=parallel, **options) for parallel in ("hogwild", None)
+            )
+            assert_same(hogwild[1:], serial[1:])
+            assert hogwild[0]["loss"] == pytest.approx(serial[0]["loss"], rel=1e-12)  # summed by chunks
+    finally:
+        po.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("message", "case"),
+    {
+        "batch_size is 17, expected at most 16": {"batch_size": 17},
+        "max_grad_norm is 1.0, expected None": {"make": lambda p: po.SGD(p, max_grad_norm=1.0)},
+        "nonfinite is 'skip', expected 'ignore'": {"make": lambda p: po.SGD(p, nonfinite="skip")},
+        r"layers\[1\] is a BatchNorm": {"layer": nn.BatchNorm(2)},
+        r"layers\[1\] is a Dropout": {"layer": nn.Dropout(0.5)},
+        "Adam keeps 2 states a parameter": {"make": po.Adam},
+        "engine='python' was asked for": {"engine": "python"},
+        "accumulates gradients": {"make": lambda p: po.SGD(p, accumulate=2)},
+        "weight_noise act": {"weight_noise": 0.1},
+        "parallel is 'fast', expected None or 'hogwild'": {"parallel": "fast"},
+    }.items(),
+)
+def test_hogwild_refuses_what_it_cannot_do(message, case):
+    case = {"parallel": "hogwild", "batch_size": 4, "verbose": False, **case}
+    layer, make = case.pop("layer", None) or nn.ReLU(), case.pop("make", po.SGD)
+    model = nn.Sequential(nn.Dense(2, 2), layer, seed=0)
+    start = model.flat_parameters.copy()
+    trainer = po.Trainer(model, nn.CrossEntropy(), make(model.parameters()))
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(np.ones((40, 2), np.float32), np.zeros(40, int), **case)
+    assert np.array_equal(model.flat_parameters, start)
+
+
+INTERRUPTED = """
+import signal, sys, time
+import numpy as np, pyoptim as po
+from pyoptim import nn
+po.set_num_threads(2)
+rng = np.random.default_rng(0)
+x, y = rng.normal(size=(20000, 784)).astype(np.float32), rng.integers(0, 10, 20000)
+model = nn.Sequential(nn.Dense(784, 64, activation="relu"), nn.Dense(64, 10), seed=0)
+trainer = po.Trainer(model, nn.CrossEntropy(), po.SGD(model.parameters(), lr=1e-3), seed=0)
+fit = dict(batch_size=1, parallel="hogwild", verbose=False)
+print("ready", flush=True)
+try:
+    trainer.fit(x, y, epochs=10**6, **fit)
+except KeyboardInterrupt:
+    print(time.monotonic(), flush=True)
+assert np.isfinite(model.flat_parameters).all() and not model.training
+trainer.fit(x[:500], y[:500], **fit)
+assert np.isfinite(trainer.predict(x[:100])).all()
+print("went on", flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_hogwild_is_ended_by_ctrl_c():
+    command = [sys.executable, "-c", INTERRUPTED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(1)
+        sent = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        ended = float(child.stdout.readline())
+        assert child.stdout.read() == "went on\n"
+    assert child.returncode == 0
+    assert ended - sent < 1  # 0.1 on a machine that does nothing else
+
+
+@pytest.mark.skipif(
+    not os.path.isdir(os.path.join(os.environ.get("PYOPTIM_DATA", ""), "mnist")),
+    reason="needs MNIST: PYOPTIM_DATA names no folder that holds mnist/",
+)
+def test_hogwild_reaches_the_accuracy_of_the_serial_run_on_mnist():
+    data = po.datasets.load("mnist")
+
+    def accuracy(parallel):
+        model = nn.Sequential(
+            nn.Flatten(), nn.Rescale(1 / 255, 0), nn.Dense(784, 64, activation="relu", init="he"),
+            nn.Dense(64, 10), seed=0,
+        )  # fmt: skip
+        schedule = schedules.Cosine(0.2, steps=2 * 3750)
+        trainer = po.Trainer(model, nn.CrossEntropy(), po.SGD(model.parameters(), lr=schedule), seed=0)
+        trainer.fit(data.x_train, data.y_train, epochs=2, batch_size=16, verbose=False, parallel=parallel)
+        return trainer.evaluate(data.x_test, data.y_test)["accuracy"]
+
+    serial, parallel = accuracy(None), two_threads(lambda: accuracy("hogwild"))
+    assert serial > 0.965
+    assert abs(parallel - serial) < 0.003

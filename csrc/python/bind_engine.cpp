@@ -3,6 +3,7 @@
 #include <pybind11/typing.h>
 
 #include <map>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "python/rule_info.hpp"
 #include "runtime/activation_names.hpp"
 #include "runtime/engine.hpp"
+#include "runtime/hogwild.hpp"
 
 namespace pyoptim::python {
 
@@ -44,11 +46,12 @@ class Engine {
     using Group = std::tuple<std::string, std::vector<Parameter>>;
 
     Engine(const std::vector<Description>& layers, const std::string& loss, std::size_t capacity,
-           const std::vector<Group>& groups)
+           const std::vector<Group>& groups, bool hogwild)
         : loss_(loss == "cross_entropy" ? runtime::LossKind::cross_entropy
                                         : runtime::LossKind::squared_error),
           engine_(views(layers), loss_, capacity) {
         require(loss == "cross_entropy" || loss == "squared_error", "there is no such loss");
+        if (hogwild) hogwild_.emplace(views(layers), loss_, capacity);
         for (const auto& [name, parameters] : groups) {
             const int rule = rule_index(name);
             for (const auto& [parameter, gradient, states] : parameters) {
@@ -61,7 +64,11 @@ class Engine {
                     require(states[k].size() == parameter.size(), "a state and its parameter");
                     array.state[k] = claim(states[k]);
                 }
-                engine_.add(array, claim(gradient));
+                if (hogwild_) {
+                    hogwild_->add(array, claim(gradient));
+                } else {
+                    engine_.add(array, claim(gradient));
+                }
             }
             row_ += static_cast<std::size_t>(kRules[rule].coefficients);
         }
@@ -121,7 +128,10 @@ class Engine {
         if (nonfinite == "raise") options.nonfinite = runtime::NonFinite::raise;
         if (nonfinite == "skip") options.nonfinite = runtime::NonFinite::skip;
         const std::vector<T> cast(rows.data(), rows.data() + rows.size());
+        require(!hogwild_ || (options.max_grad_norm <= 0 && options.nonfinite == runtime::NonFinite::ignore),
+                "hogwild, and options of the step");
         py::gil_scoped_release release;
+        if (hogwild_) return hogwild_->train(of, begin, end, batch, cast.data(), row_, outcome);
         engine_.train(of, begin, end, batch, cast.data(), row_, options, outcome);
     }
 
@@ -197,6 +207,7 @@ class Engine {
     std::size_t row_ = 0;          // coefficients of a step
     runtime::LossKind loss_;
     runtime::Engine<T> engine_;
+    std::optional<runtime::Hogwild<T>> hogwild_;  // trains instead
 };
 
 template <class T>
@@ -205,8 +216,9 @@ void bind_for(py::module_& m, const char* name) {
     const auto outcome = [](auto member) { return [member](const E& self) { return self.outcome.*member; }; };
     py::class_<E>(m, name)
         .def(py::init<const std::vector<Description>&, const std::string&, std::size_t,
-                      const std::vector<typename E::Group>&>(),
-             py::arg("layers"), py::arg("loss"), py::arg("capacity"), py::arg("groups"))
+                      const std::vector<typename E::Group>&, bool>(),
+             py::arg("layers"), py::arg("loss"), py::arg("capacity"), py::arg("groups"),
+             py::arg("hogwild") = false)
         .def("begin_epoch", &E::begin_epoch, py::arg("loss"), py::arg("correct"))
         .def("train", &E::train, py::arg("x"), py::arg("target"), py::arg("order").noconvert().none(true),
              py::arg("range"), py::arg("batch"), py::arg("rows").noconvert(), py::arg("max_grad_norm"),

@@ -1,5 +1,6 @@
 #include "runtime/dense.hpp"
 
+#include <algorithm>
 #include <memory>
 #include <new>
 
@@ -77,12 +78,15 @@ void dense_backward(const DenseShape& s, const DenseInputs<T>& of, const DenseGr
     const cpu::Kernels<T>& table = kernels<T>();
     const std::ptrdiff_t size = s.batch * s.out;
     const bool has_activation = of.activation != Activation::identity;
-    const int most = threads_for(2 * multiply_adds(s), kGrain);
+    const std::size_t products = (to.dx != nullptr) + (to.dweight != nullptr);
+    const int most = threads_for(products * multiply_adds(s), kGrain);
     // All threads' memory is asked for here: nothing may throw where they run.
+    const bool keeps = to.dz != nullptr;
     T* const own = scratch<T>(table.product_scratch * static_cast<std::size_t>(most) +
-                              (has_activation ? static_cast<std::size_t>(size) : 0));
-    T* const written = own + table.product_scratch * static_cast<std::size_t>(most);
+                              (has_activation && !keeps ? static_cast<std::size_t>(size) : 0));
+    T* const written = keeps ? to.dz : own + table.product_scratch * static_cast<std::size_t>(most);
     const T* const dz = has_activation ? written : of.dy;  // the gradient before the activation
+    if (keeps && !has_activation) std::copy(of.dy, of.dy + size, to.dz);
 
     const auto prepare = [&](Span cols) {
         const std::ptrdiff_t width = cols.end - cols.begin;
@@ -115,13 +119,55 @@ void dense_backward(const DenseShape& s, const DenseInputs<T>& of, const DenseGr
         if (to.dx != nullptr) {
             run(dx, area(s.in < 4 * tile_cols, s.batch, 1, s.in, tile_cols, thread, threads));
         }
+        if (to.dweight == nullptr) return;
         run(dweight, area(s.out >= 4 * tile_rows, s.out, 1, s.in, tile_cols, thread, threads));
     });
 }
 
-#define X(T)                                                                                         \
-    template void dense_forward<T>(const DenseShape&, const T*, const T*, const T*, Activation, T*); \
-    template void dense_backward<T>(const DenseShape&, const DenseInputs<T>&, const DenseGradients<T>&);
+template <class T>
+void dense_update(const std::vector<DenseUpdate<T>>& updates, const T* coefficients) {
+    const cpu::Kernels<T>& table = kernels<T>();
+    constexpr std::ptrdiff_t kBlock = 8192 / sizeof(T);  // of the gradient, which stays in the first cache
+    std::size_t work = 0;
+    for (const auto& it : updates) work += it.weight.size;
+    const int most = threads_for(work, 16384);
+    const std::size_t each = table.product_scratch + kBlock;
+    T* const own = scratch<T>(each * static_cast<std::size_t>(most));
+    parallel(most, [&](int thread, int threads) {
+        T* const memory = own + each * static_cast<std::size_t>(thread);
+        T* const gradient = memory + table.product_scratch;
+        for (const auto& it : updates) {
+            const auto [batch, in, out] = it.shape;
+            // The rows that this thread has in the forward pass, so that they are in its caches.
+            const Span mine = part(out, table.dot_cols, thread, threads);
+            const std::ptrdiff_t tall = batch == 1 ? 1 : table.tile_rows;
+            const std::ptrdiff_t wide = std::min(in, kBlock / tall / table.tile_cols * table.tile_cols);
+            for (std::ptrdiff_t i = mine.begin; i < mine.end; i += tall) {
+                const std::ptrdiff_t rows = std::min(tall, mine.end - i);
+                for (std::ptrdiff_t j = 0; j < in; j += wide) {
+                    const std::ptrdiff_t cols = std::min(wide, in - j);
+                    table.product({cols, batch, it.dz + i, 1, out, it.x + j, in, gradient}, 0, rows, 0, cols,
+                                  memory);
+                    for (std::ptrdiff_t row = 0; row < rows; ++row) {
+                        const std::ptrdiff_t at = (i + row) * in + j;
+                        T* state[cpu::kMaxStates];
+                        for (int k = 0; k < cpu::kMaxStates; ++k) {
+                            state[k] = it.weight.state[k] == nullptr ? nullptr : it.weight.state[k] + at;
+                        }
+                        table.step[it.weight.rule](static_cast<std::size_t>(cols), it.weight.param + at,
+                                                   gradient + row * cols, state,
+                                                   coefficients + it.weight.coefficients);
+                    }
+                }
+            }
+        }
+    });
+}
+
+#define X(T)                                                                                             \
+    template void dense_forward<T>(const DenseShape&, const T*, const T*, const T*, Activation, T*);     \
+    template void dense_backward<T>(const DenseShape&, const DenseInputs<T>&, const DenseGradients<T>&); \
+    template void dense_update<T>(const std::vector<DenseUpdate<T>>&, const T*);
 X(float)
 X(double)
 #undef X

@@ -3,7 +3,10 @@
 
 #include <cstddef>
 
+#include <vector>
+
 #include "cpu/kernels.hpp"
+#include "runtime/stepper.hpp"
 
 namespace pyoptim::runtime {
 
@@ -24,13 +27,26 @@ struct DenseInputs {
     Activation activation;
 };
 
-// The gradients of the inputs; dx and dbias may be null: not wanted.
+// The gradients of the inputs, and dz (batch, out), that before the activation; any may be null: not wanted.
 template <class T>
 struct DenseGradients {
-    T *dx, *dweight, *dbias;
+    T *dx, *dweight, *dbias, *dz = nullptr;
 };
 
 template <class T>
 void dense_backward(const DenseShape&, const DenseInputs<T>&, const DenseGradients<T>&);
+
+// A weight and its states, and what its gradient dz^T x is a product of.
+template <class T>
+struct DenseUpdate {
+    DenseShape shape;
+    const T *dz, *x;
+    typename Stepper<T>::Array weight;
+};
+
+// An optimizer step on each weight, with the bits of dense_backward and Stepper. A block of the gradient is
+// used while it is in the first cache, and none is ever written to memory.
+template <class T>
+void dense_update(const std::vector<DenseUpdate<T>>&, const T* coefficients);
 
 }  // namespace pyoptim::runtime

@@ -20,6 +20,9 @@ namespace {
 
 // Copies or converts that pay for waking a thread, in elements.
 constexpr std::size_t kGatherGrain = 65536;
+// Batches up to this have gradient and step of dense weights at once: from ten examples on, the products
+// are faster as a whole by as much as that saves.
+constexpr std::size_t kFused = 4;
 
 template <class T>
 bool all_finite(const T* x, std::size_t n) {
@@ -65,12 +68,18 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t c
     mean_.resize(count);
     inv_std_.resize(count);
     unused_.resize(count);
+    weights_.resize(count);
+    dz_.resize(count);
+    updates_.reserve(count);
     of_this_batch_.resize(count);
     std::size_t widest = outputs();
     for (std::size_t i = count; i-- > 0;) {
         const LayerView<T>& layer = layers_[i];
         outputs_[i].resize(capacity * static_cast<std::size_t>(layer.out));
         if (layer.weight != nullptr) first_trainable_ = i;
+        if (layer.kind == LayerKind::dense) {
+            dz_[i].resize(std::min(capacity, kFused) * static_cast<std::size_t>(layer.out));
+        }
         const bool by_example = layer.kind == LayerKind::layer_norm;
         if (layer.kind == LayerKind::batch_norm || by_example) {
             const auto c = static_cast<std::size_t>(layer.channels);
@@ -95,14 +104,51 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t c
 
 template <class T>
 void Engine<T>::clear() {
-    stepper_ = {};
+    stepper_ = rest_ = {};
     gradients_.clear();
+    rest_gradients_.clear();
+    weights_.assign(layers_.size(), {});
+    zeroed_ = false;
 }
 
 template <class T>
 void Engine<T>::add(const typename Stepper<T>::Array& array, const T* gradient) {
     stepper_.add(array);
     gradients_.push_back(gradient);
+    const auto part = [&](std::size_t begin, std::size_t end) {
+        auto of = array;
+        of.param += begin;
+        for (T*& state : of.state) state = state == nullptr ? nullptr : state + begin;
+        of.size = end - begin;
+        return of;
+    };
+    const auto add_rest = [&](std::size_t begin, std::size_t end) {
+        if (begin == end) return;
+        rest_.add(part(begin, end));
+        rest_gradients_.push_back(gradient + begin);
+    };
+    // The weights that lie in the array as a whole, in the order of their gradients.
+    const auto address = [](const T* p) { return reinterpret_cast<std::uintptr_t>(p); };
+    std::size_t done = 0;
+    while (done < array.size) {
+        std::size_t begin = array.size, size = 0, found = 0;
+        for (std::size_t i = 0; i < layers_.size(); ++i) {
+            const LayerView<T>& layer = layers_[i];
+            const auto of_layer = static_cast<std::size_t>(layer.in * layer.out);
+            if (layer.kind != LayerKind::dense || address(layer.dweight) < address(gradient + done) ||
+                address(layer.dweight + of_layer) > address(gradient + array.size)) {
+                continue;
+            }
+            const auto at = static_cast<std::size_t>(layer.dweight - gradient);
+            if (at >= begin) continue;
+            begin = at;
+            size = of_layer;
+            found = i;
+        }
+        add_rest(done, begin);
+        if (size > 0) weights_[found] = part(begin, begin + size);
+        done = begin + size;
+    }
 }
 
 template <class T>
@@ -188,9 +234,11 @@ void Engine<T>::forward(const T* x, std::size_t n, bool training) {
     }
 }
 
-// From the gradient of the output in gradient_, which is overwritten.
+// From the gradient of the output in gradient_, which is overwritten. Fused: without those of the weights
+// that are updated by themselves; what they take is left in updates_.
 template <class T>
-void Engine<T>::backward(const T* input, std::size_t n) {
+void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
+    updates_.clear();
     const auto batch = static_cast<std::ptrdiff_t>(n);
     T* dy = gradient_.data();
     T* other = other_gradient_.data();
@@ -201,11 +249,16 @@ void Engine<T>::backward(const T* input, std::size_t n) {
         const T* const y = outputs_[i].data();
         T* const dx = i > first_trainable_ ? other : nullptr;
         switch (layer.kind) {
-            case LayerKind::dense:
-                dense_backward<T>({batch, layer.in, layer.out}, {dy, x, layer.weight, y, layer.activation},
-                                  {dx, layer.dweight, layer.dbias});
+            case LayerKind::dense: {
+                const DenseShape shape = {batch, layer.in, layer.out};
+                const bool later = fused && weights_[i].size > 0;
+                dense_backward<T>(
+                    shape, {dy, x, layer.weight, y, layer.activation},
+                    {dx, later ? nullptr : layer.dweight, layer.dbias, later ? dz_[i].data() : nullptr});
+                if (later) updates_.push_back({shape, dz_[i].data(), x, weights_[i]});
                 std::swap(dy, other);
                 break;
+            }
             case LayerKind::activation:
                 activation_backward({layer.activation, layer.a, layer.b}, size, dy,
                                     keeps_input(layer.activation) ? x : y, dy);
@@ -295,7 +348,12 @@ bool Engine<T>::update(const T* row, std::size_t length, const StepOptions& opti
             row = clipped_.data();
         }
     }
-    stepper_.step(gradients_.data(), row);
+    if (updates_.empty()) {
+        stepper_.step(gradients_.data(), row);
+    } else {
+        rest_.step(rest_gradients_.data(), row);
+        dense_update(updates_, row);
+    }
     ++outcome.steps;
     return true;
 }
@@ -306,12 +364,19 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
     const std::size_t before = outcome.steps;
     outcome.wrong = -1;
     if (clipped_.size() < row) clipped_.resize(row);
+    // Clipping and finding what is not finite look at all gradients before the first update.
+    const bool fused = batch <= kFused && !options.keep_gradients && options.max_grad_norm <= 0 &&
+                       options.nonfinite == NonFinite::ignore;
+    for (std::size_t i = 0; i < layers_.size() && fused && !zeroed_; ++i) {  // nothing stale remains
+        std::fill(layers_[i].dweight, layers_[i].dweight + weights_[i].size, T(0));
+    }
+    zeroed_ = fused;
     for (; begin < end; begin += batch) {
         const std::size_t n = std::min(batch, end - begin);
         const T* const x = gather(of, begin, n);
         forward(x, n, true);
         outcome.loss += loss(of, begin, n, outcome) * static_cast<double>(n);
-        backward(x, n);
+        backward(x, n, fused);
         if (!update(rows + (outcome.steps - before) * row, row, options, outcome)) return;
     }
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/kernels.hpp"
+#include "runtime/dense.hpp"
 #include "runtime/stepper.hpp"
 
 namespace pyoptim::runtime {
@@ -53,6 +54,7 @@ enum class NonFinite { ignore, raise, skip };
 struct StepOptions {
     double max_grad_norm = 0;  // 0: gradients are not clipped
     NonFinite nonfinite = NonFinite::ignore;
+    bool keep_gradients = false;  // where they lie; else those of dense weights may be 0 after a run
 };
 
 // What ran: adds up over calls, but for `wrong`.
@@ -89,7 +91,7 @@ class Engine {
   private:
     const T* gather(const Examples<T>&, std::size_t begin, std::size_t n);
     void forward(const T* x, std::size_t n, bool training);
-    void backward(const T* x, std::size_t n);
+    void backward(const T* x, std::size_t n, bool fused);
     double loss(const Examples<T>&, std::size_t begin, std::size_t n, Outcome&);
     bool update(const T* row, std::size_t length, const StepOptions&, Outcome&);
     void norm_forward(std::size_t i, const T* x, std::size_t n, bool training);
@@ -106,6 +108,14 @@ class Engine {
     bool training_ = false;  // the last forward
     Stepper<T> stepper_;
     std::vector<const T*> gradients_;
+
+    // Gradient and step at once: the weights of dense layers, and the rest of what add() added.
+    std::vector<typename Stepper<T>::Array> weights_;  // by layer; empty where it is among the rest
+    Stepper<T> rest_;
+    std::vector<const T*> rest_gradients_;
+    std::vector<std::vector<T>> dz_;  // of dense layers
+    std::vector<DenseUpdate<T>> updates_;
+    bool zeroed_ = false;     // the gradients that are not written
     std::vector<T> clipped_;  // a row of coefficients
 };
 

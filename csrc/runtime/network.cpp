@@ -210,9 +210,11 @@ runtime::Engine<T>& Network<T>::Impl::engine_for(const Dataset<T>& data, Optimiz
 
 template <class T>
 void Network<T>::Impl::run(runtime::Engine<T>& with, const runtime::Examples<T>& of, std::size_t examples,
-                           std::size_t batch, Optimizer<T>& optimizer, runtime::Outcome& outcome) {
+                           std::size_t batch, Optimizer<T>& optimizer, bool keep_gradients,
+                           runtime::Outcome& outcome) {
     optimizer.prepare();  // its options may have changed since the last epoch
     runtime::StepOptions options;
+    options.keep_gradients = keep_gradients;
     options.max_grad_norm = optimizer.max_grad_norm;
     for (std::size_t begin = 0; begin < examples; begin += kChunk * batch) {
         const std::size_t end = std::min(examples, begin + kChunk * batch);
@@ -287,7 +289,7 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
             for (std::size_t i = order.size() - 1; i > 0; --i) std::swap(order[i], order[rng() % (i + 1)]);
         }
         runtime::Outcome outcome;
-        impl_->run(engine, of, data.examples, batch, optimizer, outcome);
+        impl_->run(engine, of, data.examples, batch, optimizer, false, outcome);
         const auto examples = static_cast<double>(data.examples);
         result = {outcome.loss / examples, static_cast<double>(outcome.correct) / examples};
         if (options.after_epoch && !options.after_epoch(epoch, result)) break;
@@ -302,7 +304,7 @@ double Network<T>::step(const Dataset<T>& data, Optimizer<T>& optimizer) {
     runtime::Engine<T>& engine = impl_->engine_for(data, optimizer, data.examples);
     runtime::Outcome outcome;
     impl_->run(engine, {data.x, data.bytes, data.labels, data.targets, nullptr}, data.examples, data.examples,
-               optimizer, outcome);
+               optimizer, true, outcome);
     return outcome.loss / static_cast<double>(data.examples);
 }
 

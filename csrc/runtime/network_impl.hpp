@@ -34,7 +34,7 @@ struct Network<T>::Impl {
     void initialize(std::uint64_t seed);
     runtime::Engine<T>& engine_for(const Dataset<T>&, Optimizer<T>&, std::size_t batch);
     void run(runtime::Engine<T>&, const runtime::Examples<T>&, std::size_t examples, std::size_t batch,
-             Optimizer<T>&, runtime::Outcome&);
+             Optimizer<T>&, bool keep_gradients, runtime::Outcome&);
 
     std::vector<Layer> layers;
     std::vector<runtime::LayerView<T>> views;

@@ -1,4 +1,4 @@
-"""``pyoptim bench``: every kernel against NumPy and PyTorch, checked before it is timed.
+"""``pyoptim bench``: every kernel, and training, against NumPy, PyTorch and JAX, checked before it is timed.
 
 To add cases: a module with a `Family`, and its line in `FAMILIES`.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from .. import threads
 from ..plots import check_image
-from . import activations, layers, machine, norms, optimizers, report
+from . import activations, layers, machine, norms, optimizers, report, training
 from .case import Case, Mismatch, Options, Row
 from .timing import FULL, QUICK, Effort, in_turn
 
@@ -22,6 +22,7 @@ FAMILIES = {
     **layers.FAMILIES,
     "norm": norms.FAMILY,
     "activations": activations.FAMILY,
+    "training": training.FAMILY,
 }
 
 _SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 50_000_000)
@@ -37,12 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 if a result is wrong, or with ``--strict`` if a target is missed; 2 if it cannot run.
     """
     arguments = _parser().parse_args(argv)
-    has_torch = importlib.util.find_spec("torch") is not None
+    installed = ("numpy", *(peer for peer in ("torch", "jax") if importlib.util.find_spec(peer) is not None))
     try:
         if arguments.plot:
             check_image(arguments.plot)  # what is missing is said before the measurements, not after
-        if "torch" in (arguments.against or ()) and not has_torch:
-            raise ImportError("--against asks for torch, which is not installed")
+        for peer in arguments.against or ():
+            if peer not in installed:
+                raise ImportError(f"--against asks for {peer}, which is not installed")
         if arguments.threads is not None:
             threads.set_num_threads(arguments.threads)
     except (ImportError, ValueError) as error:
@@ -51,8 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = Options(
         arguments.sizes or (_QUICK_SIZES if arguments.quick else _SIZES),
         arguments.dtype,
-        arguments.against or ("numpy", "torch")[: 1 + has_torch],
+        arguments.against or installed,
         arguments.optimizers or optimizers.NAMES,
+        arguments.quick,
     )
     known = machine.describe()
     if "torch" in options.peers:
@@ -96,7 +99,7 @@ def _measure(case: Case, options: Options, effort: Effort) -> Row:
         case.size,
         options.dtype,
         case.traffic,
-        {name: seconds[name] for name in runs},
+        {name: seconds[name] * case.scale for name in runs},
         {name: size / seconds[name] for name, (size, _) in ceiling.items()},
         case.flops,
     )
@@ -115,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--threads", type=int, help="of pyoptim and PyTorch; default: all processors")
     parser.add_argument(
-        "--against", type=_some_of(["numpy", "torch"]), help="default: numpy,torch if installed"
+        "--against", type=_some_of(["numpy", "torch", "jax"]), help="default: those installed"
     )
     parser.add_argument("--json", metavar="FILE", help="write what was measured")
     parser.add_argument("--plot", metavar="FILE", help="draw time over size into an image")

@@ -17,8 +17,9 @@ class Options(NamedTuple):
 
     sizes: Sequence[int]
     dtype: str
-    peers: tuple[str, ...]  # of "numpy" and "torch"
+    peers: tuple[str, ...]  # of "numpy", "torch" and "jax"
     names: Collection[str]  # of the cases
+    quick: bool = False
 
 
 class Case(NamedTuple):
@@ -33,6 +34,7 @@ class Case(NamedTuple):
     traffic: int  # bytes that one run must read and write
     prepare: Callable[[], Mapping[str, Run]]
     flops: int = 0  # where operations are the limit, not memory; 0: they are not
+    scale: float = 1  # of the times: where a run does only a part of the work
     streams: bool = False  # measured against plain streaming although caches may keep a part
 
 

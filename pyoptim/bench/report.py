@@ -13,13 +13,14 @@ from .case import Row, Target
 
 _COLUMNS = {
     "n": 12, "pyoptim": 11, "numpy": 11, "torch fused": 12, "torch": 11,
-    "x numpy": 9, "x torch": 9, "G/s": 8, "ceiling": 9,
+    "x numpy": 9, "x torch": 9, "x jax": 9, "G/s": 8, "ceiling": 9,
 }  # fmt: skip
 _EXPLANATION = """
-Microseconds of one run: medians, all in turn. n: elements; of layers, the batch. torch: the fastest way
-but fused. x: times as fast as numpy, and as the fastest of torch. G/s: by pyoptim, the gigabytes that the
-work must read and write, of dense layers the GFLOP; ceiling: that as a share of plain streaming, where the
-data is beyond the caches, of dense layers as a share of multiply-adds in registers.
+Microseconds of one run, or of an epoch of 60,000: medians, all in turn. n: elements; of layers and epochs,
+the batch. torch: the fastest way but fused. x: times as fast as numpy, the fastest of torch, and JAX. G/s:
+by pyoptim, the gigabytes that the work must read and write, of dense layers and epochs the GFLOP; ceiling:
+that as a share of plain streaming, where the data is beyond the caches, of GFLOP as a share of multiply-adds
+in registers.
 """
 
 
@@ -35,7 +36,7 @@ def print_row(row: Row) -> None:
     default = [t for name, t in row.seconds.items() if name.startswith("torch") and name != "torch fused"]
     times = [row.seconds["pyoptim"], row.seconds.get("numpy"), row.seconds.get("torch fused")]
     microseconds = [None if t is None else t * 1e6 for t in (*times, min(default, default=None))]
-    ratios = [row.faster_than("numpy"), row.faster_than("torch")]
+    ratios = [row.faster_than("numpy"), row.faster_than("torch"), row.faster_than("jax")]
     cells = [f"{row.size:,}", *map(_number, [*microseconds, *ratios, row.rate / 1e9])]
     cells.append("-" if row.of_ceiling is None else f"{row.of_ceiling:.0%}")
     widths = _COLUMNS.values()

@@ -90,7 +90,8 @@ class PYOPTIM_API Network {
     std::size_t outputs() const;
     const std::vector<Layer>& layers() const;
 
-    /// All parameters as one vector, layer by layer, weight before bias; and their gradients.
+    /// All parameters as one vector, layer by layer, weight before bias; and their gradients,
+    /// of the last step(). What they hold after fit() is not specified.
     T* parameters();
     T* gradients();
     std::size_t parameter_count() const;

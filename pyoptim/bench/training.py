@@ -1,0 +1,232 @@
+"""Training: epochs over MNIST by the engine, by an eager loop of PyTorch, and by a compiled scan of JAX.
+
+A run trains on as many examples as make a measurable time; what is reported is the time of 60,000. Every
+competitor visits the examples in a new order each run. Before, all train on the first examples in one
+order, and their losses must agree.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import datasets, nn, threads
+from .._arrays import Array
+from ..optimizers import SGD, Adam
+from ..trainer import Trainer
+from .case import Case, Family, Mismatch, Options, Row, Target
+from .timing import Run
+
+_WIDTHS = (784, 256, 128, 10)
+_EPOCH = 60_000
+_LR = {"Adam": 1e-3, "SGD": 0.01}
+_CHECKED = 10  # steps
+# Batch sizes, and the examples of a run.
+_EXAMPLES = {1: 2_000, 10: 10_000, 32: 16_000, 128: 32_000, 1024: 30_720}
+_QUICK_EXAMPLES = {1: 100, 10: 200, 32: 320, 128: 1_280, 1024: 2_048}
+_NORMED = "pyoptim without"  # the same network without BatchNorm
+
+
+class _Work(NamedTuple):
+    """What all competitors do."""
+
+    optimizer: str
+    batch: int
+    norm: bool
+    x: Array  # of a run: float32 from 0 to 1
+    y: Array
+
+
+# What trains on the examples in this order (None: in a new one), and returns the mean loss.
+_Epoch = Callable[[Array | None], float]
+
+
+def _cases(options: Options) -> Iterator[Case]:
+    examples = _QUICK_EXAMPLES if options.quick else _EXAMPLES
+    wanted = [("Adam", batch, False) for batch in examples]
+    wanted += [("SGD", 1, False), ("Adam", 128 if 128 in examples else max(examples), True)]
+    sizes = [m * n for m, n in itertools.pairwise(_WIDTHS)]
+    # forward, the gradient of the weights, and that of the inputs but for the first layer's
+    flops = 2 * (3 * sum(sizes) - sizes[0]) * _EPOCH
+    for optimizer, batch, norm in wanted:
+        name = f"epoch {optimizer}{' BatchNorm' if norm else ''}"
+
+        def prepare(key: tuple[str, int, bool] = (optimizer, batch, norm)) -> dict[str, Run]:
+            optimizer, batch, norm = key
+            x, y = _data(examples[batch])
+            work = _Work(optimizer, batch, norm, x, y)
+            return _checked(work, options.peers)
+
+        yield Case(name, batch, 4 * _EPOCH * _WIDTHS[0], prepare, flops, _EPOCH / examples[batch])
+
+
+def _data(examples: int) -> tuple[Array, Array]:
+    if (Path(os.environ.get("PYOPTIM_DATA", "")) / "mnist").is_dir():
+        data = datasets.load("mnist", flatten=True, normalize=True)
+        return data.x_train[:examples].copy(), data.y_train[:examples].copy()
+    rng = np.random.default_rng(0)
+    x = np.maximum(rng.random((examples, _WIDTHS[0]), np.float32) * 5 - 4, 0)  # four of five pixels are 0
+    return x, rng.integers(0, _WIDTHS[-1], examples)
+
+
+def _checked(work: _Work, peers: tuple[str, ...]) -> dict[str, Run]:
+    first = work._replace(x=work.x[: _CHECKED * work.batch], y=work.y[: _CHECKED * work.batch])
+    makers: dict[str, Callable[[_Work], _Epoch]] = {"pyoptim": _pyoptim}
+    if "torch" in peers:
+        makers |= {f"torch {way}": _torch(way) for way in ("fused", "foreach")}
+    if "jax" in peers and not work.norm:
+        makers["jax"] = _jax
+    order = np.arange(len(first.x))
+    losses = {who: make(first)(order) for who, make in makers.items()}
+    for who, loss in losses.items():
+        if not abs(loss - losses["pyoptim"]) <= 1e-3 * losses["pyoptim"]:
+            raise Mismatch(
+                f"{work.optimizer}, batch {work.batch}: {who} has a mean loss of {loss} over the first "
+                f"steps, pyoptim {losses['pyoptim']}"
+            )
+    if work.norm:
+        makers[_NORMED] = lambda work: _pyoptim(work._replace(norm=False))
+    epochs = {who: make(work) for who, make in makers.items()}
+    return {who: lambda epoch=epoch: epoch(None) for who, epoch in epochs.items()}  # type: ignore[misc]
+
+
+def _model(norm: bool) -> nn.Sequential:
+    layers: list[nn.Layer] = []
+    for inputs, outputs in itertools.pairwise(_WIDTHS[:-1]):
+        layers.append(nn.Dense(inputs, outputs, activation=None if norm else "relu", init="he"))
+        if norm:
+            layers.append(nn.BatchNorm(outputs, activation="relu"))
+    return nn.Sequential(*layers, nn.Dense(*_WIDTHS[-2:]), seed=0)
+
+
+def _pyoptim(work: _Work) -> _Epoch:
+    model = _model(work.norm)
+    optimizer = {"Adam": Adam, "SGD": SGD}[work.optimizer](model.parameters(), lr=_LR[work.optimizer])
+    trainer = Trainer(model, nn.CrossEntropy(), optimizer, seed=0)
+
+    def epoch(order: Array | None) -> float:
+        x, y = (work.x, work.y) if order is None else (work.x[order], work.y[order])
+        history = trainer.fit(x, y, batch_size=work.batch, shuffle=order is None, verbose=False)
+        return history["loss"][0]
+
+    return epoch
+
+
+def _torch(way: str) -> Callable[[_Work], _Epoch]:
+    def make(work: _Work) -> _Epoch:
+        import torch
+
+        layers: list[Any] = []
+        for inputs, outputs in itertools.pairwise(_WIDTHS):
+            layers.append(torch.nn.Linear(inputs, outputs))
+            if outputs != _WIDTHS[-1]:
+                layers += [torch.nn.BatchNorm1d(outputs)] * work.norm + [torch.nn.ReLU()]
+        model = torch.nn.Sequential(*layers)
+        with torch.no_grad():
+            for theirs, ours in zip(model.parameters(), _model(work.norm).parameters().values(), strict=True):
+                theirs.copy_(torch.from_numpy(ours))
+        optimizer = getattr(torch.optim, work.optimizer)(
+            model.parameters(), lr=_LR[work.optimizer], **{way: True}
+        )
+        loss_of = torch.nn.CrossEntropyLoss()
+        x, y = torch.from_numpy(work.x), torch.from_numpy(work.y)
+
+        def epoch(order: Array | None) -> float:
+            chosen = torch.randperm(len(x)) if order is None else torch.from_numpy(order)
+            total = torch.zeros(())
+            for indices in chosen.split(work.batch):
+                optimizer.zero_grad()
+                loss = loss_of(model(x[indices]), y[indices])
+                loss.backward()
+                optimizer.step()
+                total += loss.detach()
+            return float(total) * work.batch / len(x)
+
+        return epoch
+
+    return make
+
+
+def _jax(work: _Work) -> _Epoch:
+    """The epoch is one compiled function: a scan over the mini-batches."""
+    jax = importlib.import_module("jax")
+    np_ = importlib.import_module("jax.numpy")
+    lr, beta1, beta2, eps = _LR[work.optimizer], 0.9, 0.999, 1e-8
+    tree = jax.tree_util.tree_map
+
+    def loss_of(parameters: Any, x: Any, y: Any) -> Any:
+        *hidden, last = parameters
+        for weight, bias in hidden:
+            x = jax.nn.relu(x @ weight.T + bias)
+        logits = jax.nn.log_softmax(x @ last[0].T + last[1])
+        return -np_.take_along_axis(logits, y[:, None], axis=1).mean()
+
+    def step(state: Any, batch: Any) -> Any:
+        parameters, m, v, t = state
+        loss, g = jax.value_and_grad(loss_of)(parameters, *batch)
+        if work.optimizer == "SGD":
+            return (tree(lambda p, g: p - lr * g, parameters, g), m, v, t), loss
+        t = t + 1
+        m = tree(lambda m, g: beta1 * m + (1 - beta1) * g, m, g)
+        v = tree(lambda v, g: beta2 * v + (1 - beta2) * g * g, v, g)
+        rate, root = lr / (1 - beta1**t), np_.sqrt(1 - beta2**t)
+        parameters = tree(lambda p, m, v: p - rate * m / (np_.sqrt(v) / root + eps), parameters, m, v)
+        return (parameters, m, v, t), loss
+
+    def run(state: Any, x: Any, y: Any, order: Any) -> Any:
+        rows = order.reshape(-1, work.batch)
+        state, losses = jax.lax.scan(lambda state, rows: step(state, (x[rows], y[rows])), state, rows)
+        return state, losses.mean()
+
+    compiled = jax.jit(run, donate_argnums=0)
+    values = [np_.array(p) for p in _model(False).parameters().values()]
+    parameters = list(zip(values[::2], values[1::2], strict=True))
+    zeros = [tree(np_.zeros_like, parameters) for _ in range(2)]
+    state = [(parameters, *zeros, np_.zeros((), np_.float32))]
+    x, y, rng = np_.array(work.x), np_.array(work.y), np.random.default_rng(0)
+
+    def epoch(order: Array | None) -> float:
+        chosen = rng.permutation(len(x)) if order is None else order
+        state[0], loss = compiled(state[0], x, y, np_.array(chosen))
+        return float(loss)
+
+    return epoch
+
+
+def _times(peer: str, optimizer: str, batch: int) -> Callable[[Row], float | None]:
+    def value(row: Row) -> float | None:
+        is_meant = row.name == f"epoch {optimizer}" and row.size == batch
+        return row.faster_than(peer) if is_meant and threads.get_num_threads() == 2 else None
+
+    return value
+
+
+def _norm_costs(row: Row) -> float | None:
+    return row.faster_than(_NORMED) if row.name == "epoch Adam BatchNorm" else None
+
+
+_BOUNDS = {
+    ("Adam", 1): (8, 2),
+    ("Adam", 10): (6, 2),
+    ("Adam", 32): (4, 1.7),
+    ("Adam", 128): (2.2, 1.4),
+    ("Adam", 1024): (1.3, 1.2),
+    ("SGD", 1): (8, 1.8),
+}
+FAMILY = Family(
+    _cases,
+    [
+        *(
+            Target(f"epoch {name}, batch {batch}: times {peer}", bound, _times(peer, name, batch))
+            for (name, batch), bounds in _BOUNDS.items()
+            for peer, bound in zip(("torch", "jax"), bounds, strict=True)
+        ),
+        Target("epoch, batch 128: with BatchNorm, of the speed without", 0.8, _norm_costs),
+    ],
+)
