@@ -480,11 +480,13 @@ def test_hogwild_reaches_the_accuracy_of_the_serial_run_on_mnist():
             nn.Flatten(), nn.Rescale(1 / 255, 0), nn.Dense(784, 64, activation="relu", init="he"),
             nn.Dense(64, 10), seed=0,
         )  # fmt: skip
-        schedule = schedules.Cosine(0.2, steps=2 * 3750)
+        schedule = schedules.Cosine(0.2, steps=5 * 3750)
         trainer = po.Trainer(model, nn.CrossEntropy(), po.SGD(model.parameters(), lr=schedule), seed=0)
-        trainer.fit(data.x_train, data.y_train, epochs=2, batch_size=16, verbose=False, parallel=parallel)
+        trainer.fit(data.x_train, data.y_train, epochs=5, batch_size=16, verbose=False, parallel=parallel)
         return trainer.evaluate(data.x_test, data.y_test)["accuracy"]
 
-    serial, parallel = accuracy(None), two_threads(lambda: accuracy("hogwild"))
-    assert serial > 0.965
+    # No two runs are the same: the median of three.
+    parallel = np.median(two_threads(lambda: [accuracy("hogwild") for _ in range(3)]))
+    serial = accuracy(None)
+    assert serial > 0.975
     assert abs(parallel - serial) < 0.003
