@@ -436,6 +436,8 @@ INTERRUPTED = """
 import signal, sys, time
 import numpy as np, pyoptim as po
 from pyoptim import nn
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+signal.alarm(100)
 po.set_num_threads(2)
 rng = np.random.default_rng(0)
 x, y = rng.normal(size=(20000, 784)).astype(np.float32), rng.integers(0, 10, 20000)
@@ -465,7 +467,7 @@ def test_hogwild_is_ended_by_ctrl_c():
         ended = float(child.stdout.readline())
         assert child.stdout.read() == "went on\n"
     assert child.returncode == 0
-    assert ended - sent < 1  # 0.1 on a machine that does nothing else
+    assert ended - sent < 5  # 0.1 on a machine that does nothing else
 
 
 @pytest.mark.skipif(
