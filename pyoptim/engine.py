@@ -1,6 +1,6 @@
 """The compiled training engine: whole epochs in C++, where every part is compiled.
 
-Python computes the coefficients of the steps to come, in chunks of about 50 ms of work, and hands them to
+Python computes the coefficients of the steps to come, in chunks of about 20 ms of work, and hands them to
 the engine: so schedules may be any function of the step, Ctrl-C and the progress bar are served between
 chunks, and the coefficients have one definition. The bits are those of `Trainer`'s own loop.
 """
@@ -19,7 +19,7 @@ from .optimizer import Optimizer
 from .resume import Epoch
 from .schedules import Schedule
 
-_CHUNK = 0.05  # seconds of work between two looks at the outside world
+_CHUNK = 0.02  # seconds of work between two looks at the outside world
 _HOGWILD_BATCH = 16  # beyond, threads do better to share one batch
 _LOSSES: dict[type, str] = {nn.CrossEntropy: "cross_entropy", nn.MSE: "squared_error"}
 
