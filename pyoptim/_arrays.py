@@ -89,12 +89,16 @@ def in_place(name: str, value: Any) -> Any:
         device, _ = value.__dlpack_device__()
         if device != 1:  # kDLCPU
             raise BufferError(f"it is on DLPack's device {int(device)}")
-        if str(getattr(value, "dtype", "")) != "torch.bfloat16":
+        torch: Any = sys.modules.get("torch")
+        if torch is None or not isinstance(value, torch.Tensor):
             return np.from_dlpack(value)
+        # numpy() and no capsule: PyTorch then refuses to resize the memory under us, and lazy signs too.
+        if value.dtype != torch.bfloat16:
+            return value.numpy()
         # NumPy has no bfloat16 of its own: its bits travel as integers.
         from .storage import bfloat16
 
-        return np.from_dlpack(value.view(sys.modules["torch"].int16)).view(bfloat16())
+        return value.view(torch.int16).numpy().view(bfloat16())
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         kind = type(value).__name__
         raise TypeError(

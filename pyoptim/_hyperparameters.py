@@ -135,8 +135,10 @@ class ParameterGroup(dict[str, Any]):
         super().__setitem__(name, checked({name: value}, self._known)[name])
 
     def update(self, *values: Any, **more: Any) -> None:
-        for name, value in dict(*values, **more).items():
-            self[name] = value
+        new = dict(*values, **more)
+        if "params" in new:
+            raise ValueError("params of a group are fixed: make a new optimizer")
+        super().update(checked(new, self._known))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ParameterGroup, (dict(self), self._known)

@@ -8,6 +8,7 @@ from typing import Any
 
 from . import _arrays, backends
 from ._arrays import Array
+from ._hyperparameters import is_number
 from .optimizer import Optimizer
 from .rules import RULES
 
@@ -106,10 +107,13 @@ class WeightAverage:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside the ``with`` block the parameters hold the averages; afterwards their own values again."""
+        for name, p in zip(self._names, self._params, strict=True):
+            if not p.flags.writeable:
+                raise ValueError(f"{name} is read-only, expected a writeable array")
         kept = [p.copy() for p in self._params]
-        for p, average in zip(self._params, self.averages, strict=True):
-            p[...] = average
         try:
+            for p, average in zip(self._params, self.averages, strict=True):
+                p[...] = average
             yield
         finally:
             for p, value in zip(self._params, kept, strict=True):
@@ -130,10 +134,10 @@ class EMA(WeightAverage):
     """
 
     def __init__(self, params: Any, decay: float = 0.999, warm_up: bool = False) -> None:
-        super().__init__(params)
-        if not 0 <= decay < 1:
+        if not is_number(decay) or not 0 <= decay < 1:
             raise ValueError(f"decay is {decay!r}, expected a number in [0, 1)")
-        self.decay, self.warm_up = decay, warm_up
+        self.decay, self.warm_up = float(decay), bool(warm_up)
+        super().__init__(params)
 
     def _weight(self) -> float:
         early = (1 + self.count) / (10 + self.count)

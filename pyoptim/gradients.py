@@ -39,7 +39,8 @@ def norm_of(arrays: Iterable[Array]) -> float:
 
 def clip_factor(norm: float, max_norm: float) -> float:
     """What gradients of this norm are multiplied by: 1, or ``max_norm / (norm + 1e-6)`` (PyTorch's)."""
-    return min(1.0, max_norm / (norm + 1e-6))
+    factor = max_norm / (norm + 1e-6)
+    return 1.0 if factor >= 1 else factor  # NaN stays NaN: it must not switch clipping off
 
 
 def clip_grad_norm_(grads: Any, max_norm: float) -> float:

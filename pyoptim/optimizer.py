@@ -142,12 +142,10 @@ class Optimizer:
         self._staged = {
             i: np.array(p, order="C") for i, p in enumerate(self._params) if not _arrays.is_fast(p)
         }
-        self._written = _arrays.Memory(
-            self._params + [a for group in self._states for s in group for a in s.values()]
-        )
+        self.average: Any = None  # a `WeightAverage` that follows the steps
+        self._written = self._memory()
         self._addresses = [(p.ctypes.data, p.shape) for p in self._params]
         self._steppers: dict[str, Any] = {}  # by backend
-        self.average: Any = None  # a `WeightAverage` that follows the steps
         self._sums: list[Array] = []  # of gradients being accumulated
         self._summed = 0
 
@@ -205,7 +203,13 @@ class Optimizer:
         if self.average is not None:
             raise ValueError(f"{self!r} already carries an average, expected one at most")
         self.average = average
-        self._steppers = {}
+        self._steppers, self._written = {}, self._memory()
+
+    def _memory(self) -> _arrays.Memory:
+        """All that a step writes."""
+        averages = [] if self.average is None else self.average.averages
+        states = [a for group in self._states for state in group for a in state.values()]
+        return _arrays.Memory([*self._params, *states, *averages])
 
     # Stepping.
 
@@ -611,6 +615,7 @@ class Optimizer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._addresses = [(p.ctypes.data, p.shape) for p in self._params]
+        self._written = self._memory()
 
     def __repr__(self) -> str:
         usual = {**SHARED, **type(self).defaults}

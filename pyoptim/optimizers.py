@@ -88,13 +88,16 @@ class SGD(Optimizer):
                 raise ValueError(
                     "lookahead needs velocity='classical', momentum > 0 and nesterov=False in every group"
                 )
+        if self._looking_ahead:
+            raise RuntimeError("lookahead inside lookahead: the parameters already stand there")
+        self.check_memory()
         self._looking_ahead = True
         kept = [p.copy() for p in self._params]
-        for group, states in zip(self.param_groups, self._states, strict=True):
-            for p, state in zip(group["params"], states, strict=True):
-                velocity = storage.read_state("momentum_buffer", state)
-                p[...] = p - p.dtype.type(group["momentum"]) * velocity
         try:
+            for group, states in zip(self.param_groups, self._states, strict=True):
+                for p, state in zip(group["params"], states, strict=True):
+                    velocity = storage.read_state("momentum_buffer", state)
+                    p[...] = p - p.dtype.type(group["momentum"]) * velocity
             yield
         finally:
             self._looking_ahead = False

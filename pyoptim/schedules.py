@@ -234,7 +234,7 @@ class Cyclic(Schedule):
         cycle = k // (2 * self.half_cycle)
         height = 1 - abs(k / self.half_cycle - 2 * cycle - 1)
         if self.mode == "triangular2":
-            height /= 2**cycle
+            height = math.ldexp(height, -cycle)  # 2**cycle may be beyond all floats
         elif self.mode == "exp_range":
             height *= self.gamma**k
         return self.lowest + (self.highest - self.lowest) * height

@@ -193,12 +193,17 @@ def _copied(array: Array) -> torch.Tensor:
     return torch.from_numpy(array.copy())
 
 
+def _address(p: torch.Tensor) -> Any:
+    """Where a tensor lies, and how."""
+    return p.data_ptr(), p.shape, p.stride(), p.dtype
+
+
 class _Part(NamedTuple):
     """Parameters that have taken the same steps, and what steps them."""
 
     members: list[tuple[int, list[torch.Tensor]]]  # a group's index, those of its parameters
     tensors: list[torch.Tensor]  # the same in one list
-    addresses: list[int]
+    addresses: list[Any]
     ours: _Ours
 
 
@@ -282,8 +287,8 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         for part in self._current_parts():
             grads = [p.grad for p in part.tensors]
             if grads and grads[0] is not None:
-                work.append((part, grads))
-        for part, grads in work:
+                work.append((part, self._arrays(part, grads)))
+        for part, _ in work:  # nothing moves before all is found to be right
             for (i, _), own in zip(part.members, part.ours.param_groups, strict=True):
                 theirs = self.param_groups[i]
                 for name in self._names:
@@ -292,10 +297,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                         value = value.item()
                     if value != own[name]:  # setting it checks it
                         own[name] = value
-            try:
-                arrays = [g.numpy() for g in grads]
-            except (RuntimeError, TypeError):  # bfloat16, or what the step then refuses by name
-                arrays = grads
+        for part, arrays in work:
             if len(part.members) > 1:
                 flat = iter(arrays)
                 part.ours.step([[next(flat) for _ in tensors] for _, tensors in part.members])
@@ -305,12 +307,19 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             torch.autograd.graph.increment_version(part.tensors)
         return loss
 
+    def _arrays(self, part: _Part, grads: list[Any]) -> list[Any]:
+        try:
+            return [g.numpy() for g in grads]
+        except (RuntimeError, TypeError):  # bfloat16, or what cannot be shared
+            names = part.ours._gradient_names()
+            return [_arrays.in_place(name, g) for name, g in zip(names, grads, strict=True)]
+
     def _current_parts(self) -> list[_Part]:
         """Parts that have gradients for all of their parameters or for none."""
         assert self._parts is not None
         for part in self._parts:
             present = [p.grad is not None for p in part.tensors]
-            if (any(present) and not all(present)) or [p.data_ptr() for p in part.tensors] != part.addresses:
+            if (any(present) and not all(present)) or [_address(p) for p in part.tensors] != part.addresses:
                 break
         else:
             return self._parts
@@ -341,7 +350,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             index = iter(range(len(tensors)))
             numbered = [{**g, "params": [next(index) for _ in g["params"]]} for g in groups]
             load_state_dict(ours, {"state": entries, "param_groups": numbered})
-        return _Part(members, tensors, [p.data_ptr() for p in tensors], ours)
+        return _Part(members, tensors, [_address(p) for p in tensors], ours)
 
     def _synchronize(self) -> None:
         """Write the parts' states into ``self.state``."""

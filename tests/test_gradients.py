@@ -1,6 +1,7 @@
 """Norms and clipping of gradients, and averages of weights."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -196,3 +197,45 @@ def test_clipping_of_many_arrays_is_that_of_one(engine, dtype):
     po.SGD(scaled, lr=0.1).step({k: g * g.dtype.type(1.0 / (norm + 1e-6)) for k, g in grads.items()})
     for k in params:
         np.testing.assert_array_equal(clipped[k], scaled[k])
+
+
+def test_a_refused_average_leaves_the_optimizer_as_it_was():
+    optimizer = po.Adam([np.ones(3)])
+    for wrong in (2, "0.9"):
+        with pytest.raises(ValueError, match="decay is"):
+            averages.EMA(optimizer, decay=wrong)
+    averages.EMA(optimizer)
+    optimizer.step([np.ones(3)])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_copies_find_overlaps_too(engine, copied):
+    optimizer = copied(po.SGD([np.ones(3)], momentum=0.9))
+    ema = averages.EMA(optimizer)
+    for overlapping in (optimizer.param_groups[0]["params"][0], ema.averages[0]):
+        with pytest.raises(ValueError, match="overlaps"):
+            optimizer.step([overlapping])
+
+
+def test_a_gradient_that_is_nan_does_not_switch_clipping_off(engine):
+    a, b = np.zeros(2), np.zeros(2)
+    po.SGD([a, b], lr=1.0, max_grad_norm=1.0).step([np.array([np.nan, 1]), np.full(2, 1e6)])
+    assert np.isnan(a).all()
+    assert np.isnan(b).all()  # as torch.nn.utils.clip_grad_norm_
+
+
+def test_lookahead_and_averages_that_are_refused_move_nothing():
+    p, q = np.ones(2), np.ones(2)
+    optimizer = po.SGD([p, q], lr=0.1, momentum=0.9, velocity="classical")
+    ema = averages.EMA([p, q])
+    optimizer.step([np.ones(2), np.ones(2)])
+    before = p.copy()
+    q.flags.writeable = False
+    for refused in (optimizer.lookahead(), ema.applied()):
+        with pytest.raises(ValueError, match="read-only"):
+            refused.__enter__()
+        assert np.array_equal(p, before)
+    q.flags.writeable = True
+    with optimizer.lookahead(), pytest.raises(RuntimeError, match="already stand"):
+        optimizer.lookahead().__enter__()
+    assert po.schedules.Cyclic(0.1, 1.0, half_cycle=1, mode="triangular2")(2101) == 0.1
