@@ -477,18 +477,18 @@ def test_hogwild_is_ended_by_ctrl_c():
 def test_hogwild_reaches_the_accuracy_of_the_serial_run_on_mnist():
     data = po.datasets.load("mnist")
 
-    def accuracy(parallel):
+    def accuracy(parallel, seed):
         model = nn.Sequential(
             nn.Flatten(), nn.Rescale(1 / 255, 0), nn.Dense(784, 64, activation="relu", init="he"),
-            nn.Dense(64, 10), seed=0,
+            nn.Dense(64, 10), seed=seed,
         )  # fmt: skip
-        schedule = schedules.Cosine(0.2, steps=5 * 3750)
-        trainer = po.Trainer(model, nn.CrossEntropy(), po.SGD(model.parameters(), lr=schedule), seed=0)
+        schedule = schedules.Cosine(0.1, steps=5 * 3750)
+        trainer = po.Trainer(model, nn.CrossEntropy(), po.SGD(model.parameters(), lr=schedule), seed=seed)
         trainer.fit(data.x_train, data.y_train, epochs=5, batch_size=16, verbose=False, parallel=parallel)
         return trainer.evaluate(data.x_test, data.y_test)["accuracy"]
 
-    # No two runs are the same: the median of three.
-    parallel = np.median(two_threads(lambda: [accuracy("hogwild") for _ in range(3)]))
-    serial = accuracy(None)
-    assert serial > 0.975
+    # A seed moves the accuracy by 0.1 points, and no two parallel runs are the same: means of five.
+    parallel = np.mean(two_threads(lambda: [accuracy("hogwild", seed) for seed in range(5)]))
+    serial = np.mean([accuracy(None, seed) for seed in range(5)])
+    assert serial > 0.97
     assert abs(parallel - serial) < 0.003

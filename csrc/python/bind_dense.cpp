@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include "python/arrays.hpp"
+#include "runtime/activation_names.hpp"
 #include "runtime/dense.hpp"
 
 namespace pyoptim::python {
@@ -9,14 +10,6 @@ namespace pyoptim::python {
 namespace {
 
 using cpu::Activation;
-
-Activation activation_from(const std::optional<std::string>& name) {
-    if (!name) return Activation::identity;
-    if (*name == "relu") return Activation::relu;
-    if (*name == "sigmoid") return Activation::sigmoid;
-    if (*name == "tanh") return Activation::tanh;
-    throw py::value_error("there is no activation named '" + *name + "'");
-}
 
 template <class T>
 runtime::DenseShape dense_shape(const Array<T>& x, const Array<T>& weight, const Array<T>& y) {
@@ -31,7 +24,7 @@ void dense_forward(const Array<T>& x, const Array<T>& weight, const MaybeArray<T
                    const std::optional<std::string>& activation, Array<T> y) {
     const auto shape = dense_shape(x, weight, y);
     require(has_size(bias, shape.out), "bias (out)");
-    const Activation kind = activation_from(activation);
+    const Activation kind = runtime::activation_named(activation.value_or(""));
     T* out = y.mutable_data();
     py::gil_scoped_release release;
     runtime::dense_forward(shape, x.data(), weight.data(), data_or_null(bias), kind, out);
@@ -45,7 +38,7 @@ void dense_backward(const Array<T>& dy, const Array<T>& x, const Array<T>& weigh
     require(has_size(dx, x.size()) && dweight.size() == weight.size() && has_size(dbias, shape.out) &&
                 has_size(y, dy.size()),
             "dx as x, dweight as weight, dbias (out), y as dy");
-    const Activation kind = activation_from(activation);
+    const Activation kind = runtime::activation_named(activation.value_or(""));
     require(y || kind == Activation::identity, "an activation and its output y");
     const runtime::DenseInputs<T> of = {dy.data(), x.data(), weight.data(), data_or_null(y), kind};
     const runtime::DenseGradients<T> to = {mutable_data_or_null(dx), dweight.mutable_data(),

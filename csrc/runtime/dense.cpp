@@ -1,11 +1,10 @@
 #include "runtime/dense.hpp"
 
 #include <algorithm>
-#include <memory>
-#include <new>
 
 #include "runtime/dispatch.hpp"
 #include "runtime/parallel.hpp"
+#include "runtime/scratch.hpp"
 
 namespace pyoptim::runtime {
 
@@ -15,21 +14,6 @@ namespace {
 constexpr std::size_t kGrain = 1 << 16;
 // Gradients up to this many elements are prepared by the calling thread, which saves the others a wait.
 constexpr std::ptrdiff_t kAlone = 8192;
-
-// Memory kept by the calling thread for its next call.
-template <class T>
-T* scratch(std::size_t n) {
-    struct Free {
-        void operator()(T* p) const { ::operator delete(p, std::align_val_t(64)); }
-    };
-    thread_local std::unique_ptr<T, Free> memory;
-    thread_local std::size_t size = 0;
-    if (size < n) {
-        memory.reset(static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64))));
-        size = n;
-    }
-    return memory.get();
-}
 
 struct Span {
     std::ptrdiff_t begin, end;

@@ -338,8 +338,7 @@ bool Engine<T>::update(const T* row, std::size_t length, const StepOptions& opti
             }
         }
         if (options.max_grad_norm > 0) {
-            const double share = options.max_grad_norm / (norm + 1e-6);
-            const double factor = share >= 1 ? 1 : share;  // NaN stays NaN
+            const double factor = clip_factor(norm, options.max_grad_norm);
             std::copy(row, row + length, clipped_.begin());
             for (const auto& array : stepper_.arrays()) {  // the first of a row scales the gradient
                 clipped_[array.coefficients] =

@@ -10,6 +10,9 @@
 
 namespace pyoptim::runtime {
 
+// Elements that a worker updates at a stretch.
+constexpr std::size_t kPiece = 4096;
+
 template <class T>
 Hogwild<T>::Hogwild(std::vector<LayerView<T>> layers, LossKind loss, std::size_t capacity) {
     const std::less<const T*> before;
@@ -45,8 +48,21 @@ Hogwild<T>::Hogwild(std::vector<LayerView<T>> layers, LossKind loss, std::size_t
 
 template <class T>
 void Hogwild<T>::add(const typename Stepper<T>::Array& array, const T* gradient) {
-    for (Worker& worker : workers_) {
-        worker.engine->add(array, worker.gradients.data() + (gradient - first_));
+    // Workers that update in one order fall into step, each on the cache lines that the other has just
+    // taken: slow, and half of the updates are lost. So every worker begins elsewhere, and every other
+    // one goes backwards.
+    const std::size_t pieces = (array.size + kPiece - 1) / kPiece;
+    for (std::size_t w = 0; w < workers_.size(); ++w) {
+        Worker& worker = workers_[w];
+        for (std::size_t i = 0; i < pieces; ++i) {
+            const std::size_t turn = (w * pieces / workers_.size() + i) % pieces;
+            const std::size_t at = (w % 2 == 0 ? turn : pieces - 1 - turn) * kPiece;
+            auto piece = array;
+            piece.param += at;
+            for (T*& state : piece.state) state = state == nullptr ? nullptr : state + at;
+            piece.size = std::min(kPiece, array.size - at);
+            worker.engine->add(piece, worker.gradients.data() + (gradient - first_) + at);
+        }
     }
 }
 

@@ -32,7 +32,7 @@ cpu::LayerNorm<T> filled(const LayerNormShape& s, const T* gamma, const T* beta,
 template <class T>
 void layer_norm_forward(const LayerNormShape& s, const T* x, const T* gamma, const T* beta, double eps, T* y,
                         T* mean, T* inv_std) {
-    T* const memory = reinterpret_cast<T*>(scratch(2 * static_cast<size_t>(s.features)));
+    T* const memory = reinterpret_cast<T*>(scratch<double>(2 * static_cast<size_t>(s.features)));
     const auto it = filled(s, gamma, beta, memory);
     parallel(threads_for(volume(s), kGrain), [&](int thread, int threads) {
         const Range mine = share(static_cast<size_t>(s.rows), 1, thread, threads);
@@ -50,7 +50,7 @@ void layer_norm_backward(const LayerNormShape& s, const cpu::LayerNormRows<T>& r
     const ptrdiff_t parts = (s.rows + part_rows - 1) / part_rows;
     // Of each part: two vectors of sums in double, and as many in T, with room for whole lanes.
     const ptrdiff_t width = (s.features + 15) / 16 * 16, of_part = 4 * width;
-    double* const sums = scratch(static_cast<size_t>(parts * of_part + 2 * width));
+    double* const sums = scratch<double>(static_cast<size_t>(parts * of_part + 2 * width));
     const auto it = filled<T>(s, gamma, nullptr, reinterpret_cast<T*>(sums + parts * of_part));
     parallel(threads_for(volume(s), kGrain), [&](int thread, int threads) {
         const Range mine = share(static_cast<size_t>(parts), 1, thread, threads);

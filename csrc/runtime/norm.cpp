@@ -195,7 +195,8 @@ void norm_forward(const NormShape& s, const T* x, const NormAffine<T>& affine, c
     const Plan plan(s);
     const size_t partial = static_cast<size_t>(plan.parts * plan.width);
     const bool of_this_batch = options.training || running.mean == nullptr;
-    double* const memory = scratch(Coefficients<T>::doubles(plan, s) + (of_this_batch ? 2 * partial : 0));
+    double* const memory =
+        scratch<double>(Coefficients<T>::doubles(plan, s) + (of_this_batch ? 2 * partial : 0));
     const Coefficients<T> k(plan, s, memory);
     double* const means = memory + Coefficients<T>::doubles(plan, s);
     double* const squares = means + partial;
@@ -241,7 +242,7 @@ void norm_backward(const NormShape& s, const T* dy, const T* x, const NormAffine
     }
     const Plan plan(s);
     const size_t partial = static_cast<size_t>(plan.parts * plan.width);
-    double* const memory = scratch(Coefficients<T>::doubles(plan, s) + 2 * partial);
+    double* const memory = scratch<double>(Coefficients<T>::doubles(plan, s) + 2 * partial);
     const Coefficients<T> k(plan, s, memory);
     double* const sums = memory + Coefficients<T>::doubles(plan, s);
     double* const products = sums + partial;

@@ -119,8 +119,7 @@ void Optimizer<T>::step(T* param, const T* grad) {
     for (int i = 0; i < 16; ++i) cast[i] = static_cast<T>(row.values[i]);
     if (max_grad_norm > 0) {
         const double norm = std::sqrt(runtime::sum_of_squares(impl_->size, grad));
-        const double share = max_grad_norm / (norm + 1e-6);
-        cast[0] = static_cast<T>(row.values[0] * (share >= 1 ? 1 : share));
+        cast[0] = static_cast<T>(row.values[0] * runtime::clip_factor(norm, max_grad_norm));
     }
     if (impl_->stepped != param) {
         impl_->stepper = {};

@@ -36,4 +36,10 @@ double sum_of_squares(std::size_t n, const T* x) {
                          [&](std::size_t begin, std::size_t end) { return kernel(end - begin, x + begin); });
 }
 
+// What gradients of this norm are multiplied by: 1, or less; NaN for NaN. pyoptim/gradients.py has its twin.
+inline double clip_factor(double norm, double max_norm) {
+    const double factor = max_norm / (norm + 1e-6);
+    return factor >= 1 ? 1 : factor;
+}
+
 }  // namespace pyoptim::runtime

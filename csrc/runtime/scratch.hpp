@@ -7,17 +7,18 @@
 
 namespace pyoptim::runtime {
 
-// n doubles that begin on a cache line, of the calling thread's; the next call may give the same ones.
+// n elements that begin on a cache line, of the calling thread's; the next call may give the same ones.
 // Nothing may throw where threads run: what they need is asked for before.
-inline double* scratch(std::size_t n) {
+template <class T>
+T* scratch(std::size_t n) {
     struct Free {
-        void operator()(double* p) const { ::operator delete(p, std::align_val_t(64)); }
+        void operator()(T* p) const { ::operator delete(p, std::align_val_t(64)); }
     };
-    thread_local std::unique_ptr<double, Free> memory;
+    thread_local std::unique_ptr<T, Free> memory;
     thread_local std::size_t size = 0;
     if (size < n) {
         size = 0;
-        memory.reset(static_cast<double*>(::operator new(n * sizeof(double), std::align_val_t(64))));
+        memory.reset(static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64))));
         size = n;
     }
     return memory.get();
