@@ -16,8 +16,9 @@ constexpr int kComputeFloat = 68, kComputeDouble = 70;  // CUBLAS_COMPUTE_32F: n
 constexpr int kTypeFloat = 0, kTypeDouble = 1;          // CUDA_R_32F, CUDA_R_64F
 constexpr int kTransA = 3, kTransB = 4, kEpilogue = 7, kBiasPointer = 8;  // CUBLASLT_MATMUL_DESC_
 constexpr int kEpilogueRelu = 2, kEpilogueBias = 4, kEpilogueReluBias = 6;
-constexpr int kMaxWorkspace = 1;  // CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES
-constexpr int kTransposed = 1;    // CUBLAS_OP_T
+constexpr int kMaxWorkspace = 1;               // CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES
+constexpr int kMinAlignment[] = {5, 6, 7, 8};  // CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, B, C, D
+constexpr int kTransposed = 1;                 // CUBLAS_OP_T
 
 struct Algorithm {
     std::uint64_t data[8];
@@ -147,6 +148,11 @@ struct Blas::Plan {
         succeed(library.preference_create(&preference), "a preference");
         int found = 0;
         int status = library.preference_set(preference, kMaxWorkspace, &kWorkspace, sizeof kWorkspace);
+        // Parameters lie in one buffer, where they fall.
+        const std::uint32_t bytes = s.aligned ? 16 : (s.is_double ? 8 : 4);
+        for (const int attribute : kMinAlignment) {
+            if (status == 0) status = library.preference_set(preference, attribute, &bytes, sizeof bytes);
+        }
         if (status == 0) {
             status = library.heuristic(handle, description, first, second, result, result, preference, 1,
                                        &choice, &found);
@@ -184,11 +190,12 @@ Blas::Plan& Blas::plan(const ProductShape& shape) {
     return *found;
 }
 
-void Blas::product(const ProductShape& s, const ProductAddresses& at, std::uintptr_t stream) {
+void Blas::product(ProductShape s, const ProductAddresses& at, std::uintptr_t stream) {
     if (s.m <= 0 || s.n <= 0 || s.k <= 0) {
         throw py::value_error("shape is (" + std::to_string(s.m) + ", " + std::to_string(s.n) + ", " +
                               std::to_string(s.k) + "), expected positive numbers");
     }
+    s.aligned = (at.a | at.b | at.y) % 16 == 0;
     Plan& it = plan(s);
     if (s.has_bias) {
         succeed(library_->description_set(it.description, kBiasPointer, &at.bias, sizeof at.bias),

@@ -17,7 +17,10 @@ namespace pyoptim::cuda {
 struct ProductShape {
     std::int64_t m, n, k;
     bool a_transposed, b_transposed, has_bias, relu, is_double;
-    auto key() const { return std::tie(m, n, k, a_transposed, b_transposed, has_bias, relu, is_double); }
+    bool aligned = false;  // all matrices are on 16 bytes; set by Blas::product
+    auto key() const {
+        return std::tie(m, n, k, a_transposed, b_transposed, has_bias, relu, is_double, aligned);
+    }
     bool operator<(const ProductShape& other) const { return key() < other.key(); }
 };
 struct ProductAddresses {
@@ -34,7 +37,7 @@ class Blas {
     Blas(const Blas&) = delete;
     Blas& operator=(const Blas&) = delete;
 
-    void product(const ProductShape& shape, const ProductAddresses& at, std::uintptr_t stream);
+    void product(ProductShape shape, const ProductAddresses& at, std::uintptr_t stream);
     std::size_t version() const;
 
   private:
@@ -44,7 +47,7 @@ class Blas {
 
     Library* library_;
     void* handle_ = nullptr;
-    std::map<ProductShape, Plan*> plans_;  // an algorithm is chosen once per shape, so results repeat
+    std::map<ProductShape, Plan*> plans_;  // an algorithm is chosen once, so results repeat
 };
 
 }  // namespace pyoptim::cuda

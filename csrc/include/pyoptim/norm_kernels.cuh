@@ -7,8 +7,9 @@
 
 namespace pyoptim::cuda {
 
-// A block takes a tile of columns of the matrix (batch, channels * space), or, where `space` is long, up to
-// kChunk elements of one example's channel. pyoptim/backends has the number of blocks and of partial sums.
+// Where `space` is short, blocks take tiles of the matrix (batch, channels * space): ceil(batch / kPartRows)
+// parts of its rows, each with a partial sum per column, times ceil(columns / kWarp). Else each has up to
+// kChunk elements of one example's channel, and one sum: batch * channels * ceil(space / kChunk) of them.
 struct NormShape {
     Index batch, channels, space;
 

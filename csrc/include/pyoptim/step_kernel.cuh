@@ -60,8 +60,8 @@ PYOPTIM_KERNEL step(const StepArray* arrays, const StepChunk* chunks, const T* c
     });
 }
 
-// rows (in double) with their first coefficient, the gradient's scale, multiplied by *factor; cast once. A
-// block of at most kThreads rows.
+// rows (in double) with their first coefficient, the gradient's scale, multiplied by *factor unless that is
+// null; cast once. One block.
 template <class T>
 PYOPTIM_KERNEL scale_rows(Index count, const double* rows, const double* factor, T* out) {
     for (Index i = thread(); i < count * kRowLength; i += kThreads) {
