@@ -119,7 +119,7 @@ def checked(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, An
         allowed, expected = _EXPECTED["eps_pair" if pair else name]
         if not allowed(value):
             raise ValueError(f"{name} is {value!r}, expected {expected}")
-    return {name: _plain(value) for name, value in values.items()}
+    return {name: plain(value) for name, value in values.items()}
 
 
 class ParameterGroup(dict[str, Any]):
@@ -144,7 +144,12 @@ class ParameterGroup(dict[str, Any]):
         return ParameterGroup, (dict(self), self._known)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """NumPy's numbers as Python's; lists and arrays as tuples."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        value = list(value)
     if isinstance(value, tuple | list):
-        return tuple(map(_plain, value))
+        return tuple(map(plain, value))
+    if isinstance(value, np.floating):  # the item of a long double is one
+        return float(value)
     return value.item() if isinstance(value, np.generic) else value
