@@ -76,7 +76,7 @@ def _check_sizes(layers: Iterable[nn.Layer], tensors: dict[str, Array]) -> None:
 
 
 def save_optimizer(optimizer: Optimizer, path: str | Path) -> None:
-    """Write what `Optimizer.state_dict` returns; as `save_model`."""
+    """Write what `Optimizer.state_dict` returns, and its average; as `save_model`."""
     description, tensors = optimizer_state(optimizer)
     write(path, {"format": _OPTIMIZER, **description}, tensors)
 
@@ -91,7 +91,7 @@ def load_optimizer(optimizer: Optimizer, path: str | Path) -> None:
 
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Array]]:
-    """`Optimizer.state_dict` as what JSON can hold, and arrays by name."""
+    """`Optimizer.state_dict` and the average as what JSON can hold, and arrays by name."""
     saved = optimizer.state_dict()
     tensors: dict[str, Array] = {}
     scalars = []
@@ -100,6 +100,9 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Arr
         tensors.update({f"{i}.{name}": v for name, v in entry.items() if isinstance(v, np.ndarray)})
     sums = saved["accumulated"]["sums"]
     tensors.update({f"accumulated.{i}": total for i, total in enumerate(sums)})
+    average = optimizer.average
+    if average is not None:
+        tensors.update({f"average.{i}": value for i, value in enumerate(average.averages)})
     groups = []
     for group in saved["param_groups"]:
         options = {name: value for name, value in group.items() if name != "params"}
@@ -112,6 +115,9 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Arr
         "scalars": scalars,
         "epoch": saved["epoch"],
         "skipped": saved["skipped"],
+        "rounding": saved["rounding"],
+        "seed": saved["seed"],
+        "average": None if average is None else [type(average).__name__, average.count],
         "accumulated": saved["accumulated"]["count"],
     }
     return description, tensors
@@ -123,10 +129,13 @@ def restore_optimizer(optimizer: Optimizer, description: dict[str, Any], tensors
         raise ValueError(f"it is the state of {description['type']!r}")
     state: dict[int, dict[str, Any]] = {i: {**s} for i, s in enumerate(description["scalars"])}
     sums: dict[int, Array] = {}
+    averages: dict[int, Array] = {}
     for name, tensor in tensors.items():
         owner, _, own_name = name.partition(".")
         if owner == "accumulated":
             sums[int(own_name)] = tensor
+        elif owner == "average":
+            averages[int(own_name)] = tensor
         else:
             state[int(owner)][own_name] = tensor
     groups = [
@@ -134,8 +143,23 @@ def restore_optimizer(optimizer: Optimizer, description: dict[str, Any], tensors
         for group in description["param_groups"]
     ]
     accumulated = {"count": description["accumulated"], "sums": [sums[i] for i in range(len(sums))]}
-    counts = {name: description[name] for name in ("epoch", "skipped")}
-    optimizer.load_state_dict({"state": state, "param_groups": groups, "accumulated": accumulated, **counts})
+    saved = {name: description[name] for name in ("epoch", "skipped")}
+    saved |= {name: description[name] for name in ("rounding", "seed") if name in description}
+    saved |= {"state": state, "param_groups": groups, "accumulated": accumulated}
+
+    average, held = optimizer.average, description.get("average")
+    if held is None:
+        optimizer.load_state_dict(saved)
+        return
+    if average is None or type(average).__name__ != held[0]:
+        raise ValueError(f"it was saved with the average {held[0]}, but what follows this one is {average!r}")
+    before = average.state_dict()
+    average.load_state_dict({"count": held[1], "averages": [averages[i] for i in range(len(averages))]})
+    try:
+        optimizer.load_state_dict(saved)
+    except BaseException:
+        average.load_state_dict(before)
+        raise
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -14,10 +14,9 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from ._hyperparameters import is_number, plain
+from ._hyperparameters import is_integer, is_number, plain
 
 __all__ = [
     "Chained",
@@ -47,7 +46,7 @@ class _Check(NamedTuple):
 
 
 def _is_count(value: Any) -> bool:
-    return is_number(value) and isinstance(value, Integral) and value >= 1
+    return is_integer(value) and value >= 1
 
 
 def _is_rate(value: Any) -> bool:
