@@ -1,5 +1,6 @@
 """Updates: against the float64 oracles, against PyTorch, and bit for bit between engines and layouts."""
 
+import inspect
 import itertools
 import math
 import pickle
@@ -106,9 +107,7 @@ betas = {"betas": ((0.9, 0.999), (0.8, 0.9)), "eps": (1e-8, 0.1)}
 TORCH = {
     "SGD": [
         o
-        for o in product(
-            lr=(1e-3, 0.1), momentum=(0, 0.9), dampening=(0, 0.5), nesterov=(False, True), **decay
-        )
+        for o in product(momentum=(0, 0.9), dampening=(0, 0.5), nesterov=(False, True), **decay)
         if not o["nesterov"] or (o["momentum"] and not o["dampening"])
     ],
     "Adagrad": product(lr_decay=(0, 0.1), initial_accumulator_value=(0, 0.1), eps=(1e-10, 0.1), **decay),
@@ -126,10 +125,20 @@ TORCH = {
     ),
     "ASGD": product(lambd=(1e-4, 0.1), alpha=(0.75, 0.5), t0=(1e6, 3), **decay),
     "Adafactor": product(beta2_decay=(-0.8, -0.5), eps=((None, 1e-3), (0.5, 0.1)), d=(1.0, 2.0), **decay),
-    "Muon": [
-        {"momentum": 0.5, "nesterov": False, "adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.0},
-        {"ns_steps": 2, "ns_coefficients": (2.0, -1.5, 0.5), "eps": 1.0, "adjust_lr_fn": "original"},
-    ],
+    "Muon": product(
+        momentum=(0.95, 0.5),
+        nesterov=(False, True),
+        ns_coefficients=((3.4445, -4.775, 2.0315), (2.0, -1.5, 0.5)),
+        eps=(1e-7, 1.0),
+        ns_steps=(5, 2),
+        adjust_lr_fn=("original", "match_rms_adamw"),
+        weight_decay=(0, 0.1),
+    ),
+}
+# Half of them, of every option's values, with another learning rate: twice as many would find no more.
+TORCH = {
+    name: [{**options, "lr": (0.03, 0.004)[i.bit_count() % 2]} for i, options in enumerate(cases)]
+    for name, cases in TORCH.items()
 }
 
 
@@ -148,15 +157,15 @@ def test_against_torch(name, defaults, torch_in_double):
     torch = torch_in_double
     their_class = getattr(torch.optim, name)
     rng = np.random.default_rng(3)
-    renamed = {"adjust_lr_fn": "adjust_lr_fn"}
     start = [rng.normal(size=shape) for shape in ((4, 3), (1, 5) if name == "Muon" else (5,))]
-    # PyTorch orthogonalises in bfloat16, whatever the parameter is.
-    close = {"rtol": 1e-12, "atol": 1e-14} if name != "Muon" else {"rtol": 0, "atol": 3e-4}
     for options in [{}] if defaults else TORCH[name]:
         ours = [p.copy() for p in start]
         theirs = [torch.tensor(p) for p in start]
+        # PyTorch orthogonalises in bfloat16, whatever the parameter is: 2.5% of the way of twelve steps.
+        muons = {"rtol": 0, "atol": 0.3 * options.get("lr", 1e-3)}
+        close = muons if name == "Muon" else {"rtol": 1e-12, "atol": 1e-14}
         mine = getattr(po, name)(ours, **options)
-        other = their_class(theirs, **{renamed.get(k, k): v for k, v in options.items()})
+        other = their_class(theirs, **options)
         for g in plain_gradients(np.float64)[:12]:
             grads = [g.ravel()[:12].reshape(4, 3).copy(), g.ravel()[12:17].reshape(start[1].shape).copy()]
             mine.step(grads)
@@ -177,14 +186,18 @@ def test_against_torch(name, defaults, torch_in_double):
                 np.testing.assert_allclose(state[key], theirs_now, rtol=1e-12, atol=1e-14, err_msg=key)
 
 
-def test_every_torch_keyword_is_compared():
+# Keywords of PyTorch's that no comparison can need: they choose how it runs, not what it computes.
+MACHINERY = {"params", "foreach", "fused", "capturable", "differentiable"}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_every_torch_keyword_is_compared(name):
+    """With two values at least, so that one of them is not what it would be without."""
     torch = pytest.importorskip("torch")
-    machinery = {"foreach", "fused", "capturable", "differentiable"}  # how torch runs it, not what
-    for name, options in TORCH.items():
-        known = set(getattr(torch.optim, name)([torch.zeros(1, 1)]).defaults) - machinery - {"adjust_lr_fn"}
-        tested = set().union(*options, {"lr"}) - {"adjust_lr_fn"}
-        assert known - tested <= {"decoupled_weight_decay"}, name  # which AdamW and others fix
-        assert tested <= known
+    known = set(inspect.signature(getattr(torch.optim, name)).parameters) - MACHINERY
+    values = {key: {str(options[key]) for options in TORCH[name]} for key in TORCH[name][0]}
+    assert set(values) == known
+    assert min(map(len, values.values())) >= 2
 
 
 # ---- the same bits everywhere ----------------------------------------------------------------------
