@@ -158,6 +158,7 @@ class RMSprop(Optimizer):
         See `Optimizer`.
     lr : float or callable, default 1e-2
     alpha : float in [0, 1], default 0.99
+        Above 1, which PyTorch takes, v is negative and p NaN.
     eps : float, default 1e-8
     eps_root, momentum : float, default 0
     centered : bool, default False
