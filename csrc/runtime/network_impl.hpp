@@ -41,6 +41,7 @@ struct Network<T>::Impl {
     std::vector<std::size_t> origin;     // of each view: its layer
     std::vector<Statistics> statistics;  // of each view
     std::vector<T> parameters, gradients, rows;
+    std::vector<Progress> after;  // how far the optimizer is before these rows and after each
     runtime::LossKind loss = runtime::LossKind::cross_entropy;
     std::unique_ptr<runtime::Engine<T>> engine;
     bool busy = false;
