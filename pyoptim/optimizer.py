@@ -90,6 +90,11 @@ class Optimizer:
     rounding: Any = Checked(*choice("master", "stochastic", "nearest"), fixed=True)
     state_dtype: Any = Checked(*choice(None, "bfloat16", "int8"), fixed=True)
     seed: Any = Checked(lambda v: is_integer(v) and 0 <= v < 2**32, "an integer from 0 to 2**32 - 1")
+    _max_grad_norm: float | None
+    _nonfinite: str
+    _accumulate: int
+    _rounding: str
+    _seed: int
 
     def __init__(
         self,
@@ -229,10 +234,10 @@ class Optimizer:
         flat = [grads] if self._lone else self._flatten_gradients(grads)
         factor = 1.0
         if (
-            self.accumulate > 1
+            self._accumulate > 1
             or self._summed
-            or self.max_grad_norm is not None
-            or self.nonfinite != "ignore"
+            or self._max_grad_norm is not None
+            or self._nonfinite != "ignore"
         ):
             flat, factor = self._prepare(flat)
             if not flat and self._params:
@@ -293,8 +298,8 @@ class Optimizer:
             for i, copy in self._staged.items():
                 copy[...] = self._params[i]
             if self._is_packed:
-                key = storage.hash_key(int(self._scalars[0]["step"]), self.seed)
-                stepper.step([storage.raw(g) for g in flat], rows, key, self.rounding == "stochastic")
+                key = storage.hash_key(int(self._scalars[0]["step"]), self._seed)
+                stepper.step([storage.raw(g) for g in flat], rows, key, self._rounding == "stochastic")
             else:
                 stepper.step(flat, rows)
             for i, copy in self._staged.items():
@@ -349,11 +354,11 @@ class Optimizer:
 
     def _prepare(self, flat: list[Any]) -> tuple[list[Array], float]:
         """What to step with, and its factor; nothing where this call makes no step."""
-        limit = self.max_grad_norm
-        accumulating = self.accumulate > 1 or self._summed > 0
-        if not accumulating or self.nonfinite != "ignore":
+        limit = self._max_grad_norm
+        accumulating = self._accumulate > 1 or self._summed > 0
+        if not accumulating or self._nonfinite != "ignore":
             flat, norm = self._normed(flat)
-            if self.nonfinite != "ignore" and not self._is_finite(norm, flat):
+            if self._nonfinite != "ignore" and not self._is_finite(norm, flat):
                 return [], 0.0
         else:
             flat = self._checked(flat)
@@ -382,7 +387,7 @@ class Optimizer:
             # In float32 at least: sums of 16 bits would overflow, or stand still.
             wide = [storage.widened(g) for g in flat]
             wide = [a + g for a, g in zip(self._sums, wide, strict=True)] if self._summed else wide
-            if self._summed + 1 < self.accumulate:
+            if self._summed + 1 < self._accumulate:
                 self._sums = wide if self._summed else [g.copy() for g in wide]
                 self._summed += 1
                 return [], 1.0
@@ -396,7 +401,7 @@ class Optimizer:
             return True
         named = zip(self._gradient_names(), flat, strict=True)
         wrong = [name for name, g in named if not np.isfinite(g).all()]
-        if wrong and self.nonfinite == "raise":
+        if wrong and self._nonfinite == "raise":
             raise ValueError(f"{wrong[0]} holds NaN or infinity, expected finite values")
         self.skipped += bool(wrong)
         return not wrong  # a norm may overflow though all elements are finite
@@ -521,7 +526,7 @@ class Optimizer:
             _check_count(name, state_dict.get(name, getattr(self, name))) for name in ("epoch", "skipped")
         ]
         randomness = {
-            name: vars(Optimizer)[name].checked(
+            name: getattr(Optimizer, name).checked(
                 state_dict.get(name, getattr(self, name)), f"state_dict['{name}']"
             )
             for name in ("rounding", "seed")
@@ -561,7 +566,7 @@ class Optimizer:
             group.update(options)
         self._scalars = new_scalars
         self.epoch, self.skipped = counts  # PyTorch's has neither, nor what follows
-        vars(self).update(randomness)
+        self._rounding, self._seed = randomness["rounding"], randomness["seed"]
         self._sums, self._summed = sums, summed
 
     def _check_accumulated(self, accumulated: Any) -> tuple[int, list[Array]]:
