@@ -34,20 +34,20 @@ class PackedStepper {
 
     void add(const Array& array) {
         for (std::size_t begin = 0; begin < array.size; begin += kBlock) {
-            blocks_.push_back({arrays_.size(), begin});
+            blocks_.push_back({arrays_.size(), begin, total_ + begin});
         }
         arrays_.push_back(array);
+        total_ += array.size;
     }
 
     // Parameters are rounded at random where `stochastic`, states always; `key` names the random numbers.
     void step(const void* const* grads, const float* coefficients, std::uint32_t key, bool stochastic) const {
         const cpu::InstructionSet& isa = instruction_set();
-        parallel(threads_for(blocks_.size() * kBlock, 16 * kBlock), [&](int thread, int threads) {
+        parallel(threads_for(total_, 16 * kBlock), [&](int thread, int threads) {
             const Range mine = share(blocks_.size(), 1, thread, threads);
             for (std::size_t b = mine.begin; b < mine.end; ++b) {
-                const auto [i, begin] = blocks_[b];
                 if (b + kAhead < mine.end) prefetch(blocks_[b + kAhead], grads);
-                step_block(isa, i, begin, grads[i], coefficients, key, stochastic);
+                step_block(isa, blocks_[b], grads[blocks_[b].array], coefficients, key, stochastic);
             }
         });
     }
@@ -56,6 +56,7 @@ class PackedStepper {
     static constexpr std::size_t kBlock = cpu::kScaleBlock;  // all buffers fit in L1 with room to spare
     struct Block {
         std::size_t array, begin;
+        std::size_t position;  // of its first element among those of all arrays
     };
 
     // Decoding, updating and encoding a block leave memory idle in turn: what comes next is fetched
@@ -79,9 +80,10 @@ class PackedStepper {
                                                                                        : 1;
     }
 
-    void step_block(const cpu::InstructionSet& isa, std::size_t i, std::size_t begin, const void* grad,
+    void step_block(const cpu::InstructionSet& isa, const Block& block, const void* grad,
                     const float* coefficients, std::uint32_t key, bool stochastic) const {
-        const Array& array = arrays_[i];
+        const Array& array = arrays_[block.array];
+        const std::size_t begin = block.begin;
         const std::size_t n = array.size - begin < kBlock ? array.size - begin : kBlock;
         alignas(64) float buffers[2 + cpu::kMaxStates][kBlock];
         const auto at = [&](const Packed& packed) {
@@ -93,9 +95,9 @@ class PackedStepper {
             isa.storage[static_cast<int>(packed.storage)].decode(n, packed.data, packed.scale, buffer);
             return buffer;
         };
-        // Every parameter and every state has a stream of random numbers of its own.
-        const auto ordinal = static_cast<std::uint32_t>(i * (1 + cpu::kMaxStates));
-        const auto first = static_cast<std::uint32_t>(begin);
+        // The parameters have one stream of random numbers, and the k-th states of all another. An element's
+        // number in it is its position among all arrays, so that it does not matter how these are cut.
+        const auto first = static_cast<std::uint32_t>(block.position);
 
         const Packed stored = at(array.param);
         float* const p = array.master != nullptr ? array.master + begin : decoded(stored, buffers[0]);
@@ -108,13 +110,13 @@ class PackedStepper {
 
         if (stored.storage != cpu::Storage::float32) {
             const auto& kernels = isa.storage[static_cast<int>(stored.storage)];
-            (stochastic ? kernels.stochastic : kernels.nearest)(n, p, first, random_bits(ordinal, key),
+            (stochastic ? kernels.stochastic : kernels.nearest)(n, p, first, random_bits(0, key),
                                                                 stored.data, stored.scale);
         }
         for (int k = 0; k < array.states; ++k) {
             const Packed state = at(array.state[k]);
             if (state.storage == cpu::Storage::float32) continue;
-            const std::uint32_t own = random_bits(ordinal + 1 + static_cast<std::uint32_t>(k), key);
+            const std::uint32_t own = random_bits(1 + static_cast<std::uint32_t>(k), key);
             isa.storage[static_cast<int>(state.storage)].stochastic(n, s[k], first, own, state.data,
                                                                     state.scale);
         }
@@ -122,6 +124,7 @@ class PackedStepper {
 
     std::vector<Array> arrays_;
     std::vector<Block> blocks_;
+    std::size_t total_ = 0;
 };
 
 }  // namespace pyoptim::runtime

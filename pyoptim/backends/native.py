@@ -73,5 +73,7 @@ class Stepper(_Stepper):
 class PackedStepper(_PackedStepper):
     """See `pyoptim.backends.reference.PackedStepper`."""
 
+    checks = True
+
     def __init__(self, rules: Sequence[Rule], arrays: Sequence[PackedArray]) -> None:
         super().__init__([rule.name for rule in rules], list(arrays))

@@ -21,7 +21,6 @@ from .reference_losses import pointwise_loss as pointwise_loss
 from .reference_losses import softmax_cross_entropy as softmax_cross_entropy
 
 name = "numpy"
-_MAX_STATES = 4  # as in csrc/cpu/kernels.hpp: it numbers the streams of random numbers
 
 
 class Stepper:
@@ -45,16 +44,26 @@ class Stepper:
 
 
 class PackedStepper:
-    """Updates arrays some of which are kept in 16 or 8 bits; gradients have been checked."""
+    """Updates arrays some of which are kept in 16 or 8 bits, prepared once.
+
+    ``checks`` and what ``step`` returns are as in `pyoptim.backends.Stepper`.
+    """
+
+    checks = False
 
     def __init__(self, rules: Sequence[Rule], arrays: Sequence[PackedArray]) -> None:
         self._rules, self._arrays = rules, arrays
 
     def step(
         self, grads: list[Array], coefficients: list[tuple[float, ...]], key: int, stochastic: bool
-    ) -> None:
-        """Parameters are rounded at random where ``stochastic``; ``key`` names the random numbers."""
-        for i, ((group, param, master, states), grad) in enumerate(zip(self._arrays, grads, strict=True)):
+    ) -> bool:
+        """Parameters are rounded at random where ``stochastic``; ``key`` names the random numbers.
+
+        The parameters have one stream of them, the k-th states of all another. An element's number in it
+        is its position among those of all arrays, so that it does not matter how these are cut.
+        """
+        first = 0
+        for (group, param, master, states), grad in zip(self._arrays, grads, strict=True):
             rule = self._rules[group]
             shared, own = split_coefficients(rule, coefficients[group], np.float32)
             p = master.reshape(-1) if master is not None else decode(param)
@@ -63,10 +72,11 @@ class PackedStepper:
                 p, *values = rule.function(own, p, g, *map(decode, states))
             if master is not None:
                 master.reshape(-1)[...] = p
-            ordinal = i * (1 + _MAX_STATES)
-            encode(param, p, hash_key(ordinal, key), stochastic)
+            encode(param, p, hash_key(0, key), stochastic, first)
             for k, (state, value) in enumerate(zip(states, values, strict=True)):
-                encode(state, value, hash_key(ordinal + 1 + k, key), True)
+                encode(state, value, hash_key(1 + k, key), True, first)
+            first += p.size
+        return True
 
 
 def split_coefficients(rule: Rule, row: tuple[float, ...], dtype: Callable[[float], Any]) -> Any:
