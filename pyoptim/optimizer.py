@@ -65,7 +65,10 @@ class Optimizer:
         Keep the states of float32 and 16-bit parameters in fewer bits, rounded stochastically; "int8" is
         8 bits with a scale for every 256 elements (after Dettmers et al. 2022). See `pyoptim.storage`.
     seed : int, default 0
-        Of the random rounding.
+        Of the random rounding. An element's random numbers go by the seed, the step and its position among
+        the elements of all parameters (modulo 2^32), so the bits do not depend on how an array is cut into
+        several; but the 256 elements that share a scale begin anew in every array, so "int8" gives the
+        same bits only for cuts at multiples of 256.
 
     Attributes
     ----------
