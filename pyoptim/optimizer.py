@@ -369,7 +369,7 @@ class Optimizer:
 
     def _normed(self, flat: list[Any]) -> tuple[list[Array], float]:
         """The gradients, checked, and their norm."""
-        if not (self._is_packed or self._staged):
+        if not self._staged:
             stepper = self._stepper()
             squares = stepper.sum_of_squares(flat) if stepper.checks else None
             if squares is not None:

@@ -70,9 +70,7 @@ class PackedStepper {
     bool step(const Gradients::List& grads, const Rows& coefficients, std::uint32_t key,
               bool stochastic) const {
         std::vector<const void*> data;
-        data.reserve(gradients_.size());
-        const auto keep = [&](const Gradients::Slot&, const void* at) { data.push_back(at); };
-        if (!gradients_.each(grads, keep)) return false;
+        if (!addresses(grads, data)) return false;
         const std::vector<float> rows = flatten<float>(coefficients, rules_);
         std::optional<py::gil_scoped_release> release;
         if (gradients_.large()) release.emplace();
@@ -80,7 +78,21 @@ class PackedStepper {
         return true;
     }
 
+    // None where step() would return False.
+    std::optional<double> sum_of_squares(const Gradients::List& grads) const {
+        std::vector<const void*> data;
+        if (!addresses(grads, data)) return std::nullopt;
+        std::optional<py::gil_scoped_release> release;
+        if (gradients_.large()) release.emplace();
+        return stepper_.sum_of_squares(data.data());
+    }
+
   private:
+    bool addresses(const Gradients::List& grads, std::vector<const void*>& data) const {
+        data.reserve(gradients_.size());
+        return gradients_.each(grads, [&](const Gradients::Slot&, const void* at) { data.push_back(at); });
+    }
+
     runtime::Packed claim(const Stored& stored, py::ssize_t size) {
         const auto& [kind, data, scale] = stored;
         const Storage storage = storage_from(kind);
@@ -109,7 +121,8 @@ void bind_packed(py::module_& m) {
         .def(py::init<const std::vector<std::string>&, const std::vector<PackedStepper::Entry>&>(),
              py::arg("rules"), py::arg("entries"))
         .def("step", &PackedStepper::step, py::arg("grads"), py::arg("coefficients"), py::arg("key"),
-             py::arg("stochastic"));
+             py::arg("stochastic"))
+        .def("sum_of_squares", &PackedStepper::sum_of_squares, py::arg("grads"));
 }
 
 }  // namespace pyoptim::python

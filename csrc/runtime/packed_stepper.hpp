@@ -10,6 +10,7 @@
 #include "pyoptim/random.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/parallel.hpp"
+#include "runtime/reduce.hpp"
 
 namespace pyoptim::runtime {
 
@@ -52,7 +53,28 @@ class PackedStepper {
         });
     }
 
+    // Of all gradients: each one's with the bits of runtime::sum_of_squares over its values in float.
+    double sum_of_squares(const void* const* grads) const {
+        double sum = 0;
+        for (std::size_t i = 0; i < arrays_.size(); ++i) {
+            const std::size_t n = arrays_[i].size;
+            sum += arrays_[i].grad == cpu::Storage::float32
+                       ? runtime::sum_of_squares(n, static_cast<const float*>(grads[i]))
+                       : sum_of_blocks(n, kSumBlock, n, kSumGrain, [&](std::size_t begin, std::size_t end) {
+                             return decoded_sum(arrays_[i].grad, grads[i], begin, end);
+                         });
+        }
+        return sum;
+    }
+
   private:
+    static double decoded_sum(cpu::Storage storage, const void* grad, std::size_t begin, std::size_t end) {
+        alignas(64) float values[kSumBlock];
+        instruction_set().storage[static_cast<int>(storage)].decode(
+            end - begin, static_cast<const char*>(grad) + begin * width(storage), nullptr, values);
+        return kernels<float>().sum_of_squares(end - begin, values);
+    }
+
     static constexpr std::size_t kBlock = cpu::kScaleBlock;  // all buffers fit in L1 with room to spare
     struct Block {
         std::size_t array, begin;
@@ -110,8 +132,8 @@ class PackedStepper {
 
         if (stored.storage != cpu::Storage::float32) {
             const auto& kernels = isa.storage[static_cast<int>(stored.storage)];
-            (stochastic ? kernels.stochastic : kernels.nearest)(n, p, first, random_bits(0, key),
-                                                                stored.data, stored.scale);
+            (stochastic ? kernels.stochastic : kernels.nearest)(n, p, first, random_bits(0, key), stored.data,
+                                                                stored.scale);
         }
         for (int k = 0; k < array.states; ++k) {
             const Packed state = at(array.state[k]);

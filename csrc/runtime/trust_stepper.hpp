@@ -10,6 +10,7 @@
 #include "cpu/kernels.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/parallel.hpp"
+#include "runtime/reduce.hpp"
 
 namespace pyoptim::runtime {
 
@@ -66,7 +67,7 @@ class TrustStepper {
     }
 
   private:
-    static constexpr std::size_t kBlock = 16384;  // as sum_of_squares: the norms have its bits
+    static constexpr std::size_t kBlock = kSumBlock;  // the norms have sum_of_squares's bits
     static constexpr std::size_t kCommon = Common::coefficient_count;
     struct Block {
         std::size_t array, begin;
