@@ -153,8 +153,11 @@ def test_cpp_updates_raw_pointers(programs):
     for _ in range(5):
         optimizer.step(2 * p)
     assert [float(value) for value in first.split()] == list(p)
-    assert "labels[0] is 7, expected a class in [0, 1)" in errors[0]
-    assert "layers[1] (Dense) has 4 inputs" in errors[1]
+    assert errors[0] == "beta1 is 1, expected a number in [0, 1)"
+    assert errors[1] == "momentum is -1, expected a finite number >= 0"
+    assert errors[2] == "weight_decay is nan, expected a finite number >= 0"
+    assert "labels[0] is 7, expected a class in [0, 1)" in errors[3]
+    assert "layers[1] (Dense) has 4 inputs" in errors[4]
 
 
 @needs_tools

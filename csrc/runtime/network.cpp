@@ -197,9 +197,9 @@ runtime::Engine<T>& Network<T>::Impl::engine_for(const Dataset<T>& data, Optimiz
         }
     }
     const auto kind =
-        data.labels != nullptr ? runtime::LossKind::cross_entropy : runtime::LossKind::squared_error;
+        data.labels != nullptr ? runtime::LossKind::cross_entropy : runtime::LossKind::pointwise;
     if (engine == nullptr || engine->capacity() < batch || loss != kind) {
-        engine = std::make_unique<runtime::Engine<T>>(views, kind, batch);
+        engine = std::make_unique<runtime::Engine<T>>(views, runtime::LossView<T>::of(kind), batch);
         loss = kind;
     }
     optimizer.prepare();
@@ -213,21 +213,28 @@ void Network<T>::Impl::run(runtime::Engine<T>& with, const runtime::Examples<T>&
                            std::size_t batch, Optimizer<T>& optimizer, bool keep_gradients,
                            runtime::Outcome& outcome) {
     optimizer.prepare();  // its options may have changed since the last epoch
+    optimizer.check();
     runtime::StepOptions options;
     options.keep_gradients = keep_gradients;
     options.max_grad_norm = optimizer.max_grad_norm;
+    options.nonfinite = optimizer.nonfinite;
     for (std::size_t begin = 0; begin < examples; begin += kChunk * batch) {
         const std::size_t end = std::min(examples, begin + kChunk * batch);
-        Progress progress = optimizer.progress();
         std::size_t filled = 0, width = 0;
+        after.assign(1, optimizer.progress());
         for (std::size_t at = begin; at < end; at += batch) {
-            const Row row = optimizer.next(progress, progress);
+            Progress now;
+            const Row row = optimizer.next(after.back(), now);
+            after.push_back(now);
             width = static_cast<std::size_t>(row.count);
             rows.resize(std::max(rows.size(), kChunk * width));
             for (std::size_t i = 0; i < width; ++i) rows[filled++] = static_cast<T>(row.values[i]);
         }
+        const std::size_t steps = outcome.steps, skipped = outcome.skipped;
         with.train(of, begin, end, batch, rows.data(), width, options, outcome);
-        optimizer.impl_->progress = progress;
+        optimizer.impl_->progress = after[outcome.steps - steps];
+        optimizer.skipped += outcome.skipped - skipped;
+        if (outcome.wrong >= 0) throw std::domain_error("a gradient holds NaN or infinity");
     }
 }
 
@@ -281,8 +288,8 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
     std::mt19937_64 rng(options.seed);
     std::vector<std::int64_t> order(data.examples);
     std::iota(order.begin(), order.end(), 0);
-    const runtime::Examples<T> of = {data.x, data.bytes, data.labels, data.targets,
-                                     options.shuffle ? order.data() : nullptr};
+    const runtime::Examples<T> of = {
+        data.x, data.bytes, data.labels, data.targets, options.shuffle ? order.data() : nullptr, nullptr};
     EpochResult result;
     for (int epoch = 0; epoch < options.epochs; ++epoch) {
         if (options.shuffle) {  // Fisher and Yates
@@ -303,14 +310,14 @@ double Network<T>::step(const Dataset<T>& data, Optimizer<T>& optimizer) {
     const typename Impl::Busy busy(*impl_);
     runtime::Engine<T>& engine = impl_->engine_for(data, optimizer, data.examples);
     runtime::Outcome outcome;
-    impl_->run(engine, {data.x, data.bytes, data.labels, data.targets, nullptr}, data.examples, data.examples,
-               optimizer, true, outcome);
+    impl_->run(engine, {data.x, data.bytes, data.labels, data.targets, nullptr, nullptr}, data.examples,
+               data.examples, optimizer, true, outcome);
     return outcome.loss / static_cast<double>(data.examples);
 }
 
 template <class T>
 void Network<T>::predict(const T* x, std::size_t examples, T* y) const {
-    runtime::Engine<T> engine(impl_->views, runtime::LossKind::squared_error,
+    runtime::Engine<T> engine(impl_->views, runtime::LossView<T>::of(runtime::LossKind::pointwise),
                               std::min(std::max<std::size_t>(examples, 1), kPredictBatch));
     for (std::size_t begin = 0; begin < examples; begin += kPredictBatch) {
         const std::size_t n = std::min(kPredictBatch, examples - begin);

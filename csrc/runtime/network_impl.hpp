@@ -41,7 +41,8 @@ struct Network<T>::Impl {
     std::vector<std::size_t> origin;     // of each view: its layer
     std::vector<Statistics> statistics;  // of each view
     std::vector<T> parameters, gradients, rows;
-    runtime::LossKind loss = runtime::LossKind::cross_entropy;
+    std::vector<Progress> after;  // how far the optimizer is before these rows and after each
+    runtime::LossKind loss = runtime::LossKind::cross_entropy;  // of the engine
     std::unique_ptr<runtime::Engine<T>> engine;
     bool busy = false;
 };
