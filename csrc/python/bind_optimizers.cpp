@@ -76,9 +76,12 @@ class Stepper {
     void add(runtime::Stepper<T>& stepper, int rule, const py::array& param,
              const std::vector<py::array>& states, const py::array& average) {
         require(static_cast<int>(states.size()) == kRules[rule].states, "states and the rule's names");
-        typename runtime::Stepper<T>::Array entry{
-            rule, coefficients_, static_cast<T*>(gradients_.claim(param)),
-            {},   static_cast<std::size_t>(param.size()), nullptr};
+        typename runtime::Stepper<T>::Array entry{rule,
+                                                  coefficients_,
+                                                  static_cast<T*>(gradients_.claim(param)),
+                                                  {},
+                                                  static_cast<std::size_t>(param.size()),
+                                                  nullptr};
         for (std::size_t k = 0; k < states.size(); ++k) {
             require(py::isinstance<Array<T>>(states[k]) && states[k].size() == param.size(),
                     "a state and its parameter");

@@ -71,7 +71,7 @@ class Gradients {
         for (const auto& [slot, data] : found) {
             const auto n = static_cast<std::size_t>(slot->size);
             sum += slot->is_double ? runtime::sum_of_squares(n, static_cast<const double*>(data))
-                                     : runtime::sum_of_squares(n, static_cast<const float*>(data));
+                                   : runtime::sum_of_squares(n, static_cast<const float*>(data));
         }
         return sum;
     }

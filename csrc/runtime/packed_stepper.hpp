@@ -81,14 +81,20 @@ class PackedStepper {
         std::size_t position;  // of its first element among those of all arrays
     };
 
+    std::size_t length(const Block& block) const {
+        const std::size_t rest = arrays_[block.array].size - block.begin;
+        return rest < kBlock ? rest : kBlock;
+    }
+
     // Decoding, updating and encoding a block leave memory idle in turn: what comes next is fetched
     // meanwhile.
     static constexpr std::size_t kAhead = 2;
     void prefetch(const Block& block, const void* const* grads) const {
         const Array& array = arrays_[block.array];
+        const std::size_t n = length(block);
         const auto fetch = [&](const void* data, std::size_t bytes) {
             const char* const at = static_cast<const char*>(data) + block.begin * bytes;
-            for (std::size_t line = 0; line < kBlock * bytes; line += 64) __builtin_prefetch(at + line);
+            for (std::size_t line = 0; line < n * bytes; line += 64) __builtin_prefetch(at + line);
         };
         if (array.master != nullptr) fetch(array.master, sizeof(float));
         fetch(array.param.data, width(array.param.storage));
@@ -106,7 +112,7 @@ class PackedStepper {
                     const float* coefficients, std::uint32_t key, bool stochastic) const {
         const Array& array = arrays_[block.array];
         const std::size_t begin = block.begin;
-        const std::size_t n = array.size - begin < kBlock ? array.size - begin : kBlock;
+        const std::size_t n = length(block);
         alignas(64) float buffers[2 + cpu::kMaxStates][kBlock];
         const auto at = [&](const Packed& packed) {
             return Packed{packed.storage, static_cast<char*>(packed.data) + begin * width(packed.storage),
