@@ -66,7 +66,10 @@ class Optimizer:
         Keep the states of float32 and 16-bit parameters in fewer bits, rounded stochastically; "int8" is
         8 bits with a scale for every 256 elements (after Dettmers et al. 2022). See `pyoptim.storage`.
     seed : int, default 0
-        Of the random rounding. Seed and ``rounding`` are saved with the state, and loaded.
+        Of the random rounding; both are saved with the state, and loaded. An element's random numbers go by
+        the seed, the step and its position among the elements of all parameters (modulo 2^32), so the bits do
+        not depend on how an array is cut into several; but the 256 elements that share a scale begin anew in
+        every array, so "int8" gives the same bits only for cuts at multiples of 256.
 
     Attributes
     ----------
@@ -293,26 +296,29 @@ class Optimizer:
     def _apply(self, flat: list[Any], rows: list[Row]) -> None:
         """Run the rules: one row of coefficients per step group."""
         stepper = self._stepper()
-        if self._staged or self._is_packed:
-            flat = self._checked(flat)
-            for i, copy in self._staged.items():
-                copy[...] = self._params[i]
-            if self._is_packed:
-                key = storage.hash_key(int(self._scalars[0]["step"]), self._seed)
-                stepper.step([storage.raw(g) for g in flat], rows, key, self._rounding == "stochastic")
-            else:
-                stepper.step(flat, rows)
-            for i, copy in self._staged.items():
-                self._params[i][...] = copy
-        elif not stepper.checks:
-            stepper.step(self._checked(flat), rows)
+        if self._is_packed:
+            key = storage.hash_key(int(self._scalars[0]["step"]), self._seed)
+            self._run(stepper, flat, rows, key, self._rounding == "stochastic")
+        elif self._staged or not stepper.checks:
+            self._run(stepper, flat, rows)
         else:
             average = self.average
             weight = 0.0 if average is None else average.weight_in_step()
-            if not stepper.step(flat, rows, weight) and not stepper.step(self._checked(flat), rows, weight):
-                raise RuntimeError("a kernel refused gradients that were found to be right: please report it")
+            self._run(stepper, flat, rows, weight)
             if weight:
                 average.count += 1
+
+    def _run(self, stepper: Any, flat: list[Any], *args: Any) -> None:
+        """``stepper.step(flat, *args)``: with the gradients as they come, if it takes them."""
+        if not self._staged and stepper.checks and stepper.step(flat, *args):
+            return
+        flat = self._checked(flat)
+        for i, copy in self._staged.items():
+            copy[...] = self._params[i]
+        if not stepper.step(flat, *args):
+            raise RuntimeError("a kernel refused gradients that were found to be right: please report it")
+        for i, copy in self._staged.items():
+            self._params[i][...] = copy
 
     def _stepper(self) -> Any:
         """The stepper of the backend in force."""
@@ -347,7 +353,7 @@ class Optimizer:
             zip(self._rules, self.param_groups, self._states, strict=True)
         ):
             for p, state in zip(group["params"], states, strict=True):
-                param = storage.Packed(p.dtype.name, storage.raw(self._staged.get(next(index), p)))
+                param = storage.Packed(p.dtype.name, self._staged.get(next(index), p))
                 packed = [storage.pack_state(name, state) for name in rule.states]
                 arrays.append(storage.PackedArray(i, param, state.get("master"), packed))
         return arrays
@@ -373,7 +379,7 @@ class Optimizer:
 
     def _normed(self, flat: list[Any]) -> tuple[list[Array], float]:
         """The gradients, checked, and their norm."""
-        if not (self._is_packed or self._staged):
+        if not self._staged:
             stepper = self._stepper()
             squares = stepper.sum_of_squares(flat) if stepper.checks else None
             if squares is not None:

@@ -75,10 +75,18 @@ SECOND = {
 }
 
 
+def packed_adam(params):
+    return po.Adam(params, state_dtype="int8")
+
+
+KINDS = [po.Adam, packed_adam, po.LARS, po.LAMB]  # each prepares its arrays in a way of its own
+
+
+@pytest.mark.parametrize("make", KINDS)
 @pytest.mark.parametrize("layout", ["contiguous", "strided"])
-def test_gradients(engine, layout):
+def test_gradients(engine, layout, make):
     params, memory = two_params(layout)
-    optimizer = po.Adam(params)
+    optimizer = make(params)
     optimizer.step(gradients())
     for value, error, match in SECOND.values():
         grads = gradients((1, value))
@@ -101,19 +109,20 @@ def test_gradients(engine, layout):
 
     # What has failed leaves an optimizer that works.
     twins, _ = two_params(layout)
-    twin = po.Adam(twins)
+    twin = make(twins)
     optimizer.step(gradients())
     for _ in range(2):
         twin.step(gradients())
     assert snapshot(optimizer) == snapshot(twin)
 
 
+@pytest.mark.parametrize("make", KINDS)
 @pytest.mark.parametrize("layout", ["contiguous", "strided"])
-def test_gradients_that_overlap_what_is_written(engine, layout):
+def test_gradients_that_overlap_what_is_written(engine, layout, make):
     params, memory = two_params(layout)
-    optimizer = po.Adam(params)
+    optimizer = make(params)
     optimizer.step(gradients())
-    state = optimizer._states
+    first_state, last_state = optimizer._states[0]
     first, last = (20, 32) if layout == "contiguous" else (20, 43)
     begin = 40 if layout == "contiguous" else 50
     for i, g in (
@@ -126,9 +135,9 @@ def test_gradients_that_overlap_what_is_written(engine, layout):
         (1, memory[begin - 4 : begin + 1]),
         (1, memory[begin - 8 : begin + 2 : 2]),
         (1, memory.view(np.uint8)[4 * first - 17 : 4 * first + 3].view(np.float32)),  # by three bytes
-        (0, state[0][0]["exp_avg"]),
-        (1, state[0][1]["exp_avg_sq"]),
-        (1, state[0][0]["exp_avg_sq"].ravel()[:5]),
+        *((0, a) for a in first_state.values() if a.dtype == np.float32 and a.shape == (3, 4)),
+        *((1, a) for a in last_state.values() if a.dtype == np.float32 and a.shape == (5,)),
+        *((1, np.broadcast_to(a.ravel()[:1], 5)) for a in first_state.values() if a.dtype == np.float32),
         (1, np.broadcast_to(params[1][:1], 5)),
     ):
         grads = gradients((i, g))
@@ -136,13 +145,28 @@ def test_gradients_that_overlap_what_is_written(engine, layout):
         refused(optimizer, lambda grads=grads: optimizer.step(grads), ValueError, match, memory)
     # Beside them is allowed, up to the last byte.
     twins, _ = two_params(layout)
-    twin = po.Adam(twins)
+    twin = make(twins)
     twin.step(gradients())
     for g in (memory[first - 5 : first], memory[last : last + 5], memory[begin - 5 : begin]):
         g[...] = 1
         optimizer.step(gradients((1, g)))
         twin.step(gradients())
     assert snapshot(optimizer) == snapshot(twin)
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_parameters_that_have_become_read_only_or_another_size(engine, make):
+    p, q = np.ones(5, np.float32), np.ones(3, np.float32)
+    optimizer = make([p, q])
+    grads = [np.ones(5, np.float32), np.ones(3, np.float32)]
+    optimizer.step(grads)
+    q.setflags(write=False)
+    refused(optimizer, lambda: optimizer.step(grads), ValueError, r"params\[1\] is read-only")
+    q.setflags(write=True)
+    optimizer.step(grads)
+    q.resize(4, refcheck=False)
+    grads[1] = np.ones(4, np.float32)
+    refused(optimizer, lambda: optimizer.step(grads), ValueError, r"params\[1\] has been resized or reshaped")
 
 
 def test_structures_of_gradients(engine):

@@ -30,10 +30,13 @@ double sum_of_blocks(std::size_t n, std::size_t block, std::size_t work, std::si
     return total;
 }
 
+// Of sums of squares: the block, and what pays for waking a thread.
+constexpr std::size_t kSumBlock = 16384, kSumGrain = 65536;
+
 template <class T>
 double sum_of_squares(std::size_t n, const T* x) {
     const auto kernel = kernels<T>().sum_of_squares;
-    return sum_of_blocks(n, 16384, n, 65536,
+    return sum_of_blocks(n, kSumBlock, n, kSumGrain,
                          [&](std::size_t begin, std::size_t end) { return kernel(end - begin, x + begin); });
 }
 
