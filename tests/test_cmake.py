@@ -169,12 +169,21 @@ def test_cpp_updates_raw_pointers(programs):
     for _ in range(5):
         optimizer.step(2 * p)
     assert [float(value) for value in first.split()] == list(p)
-    assert "labels[0] is 7, expected a class in [0, 1)" in errors[0]
-    assert "layers[1] (Dense) has 4 inputs" in errors[1]
-    assert "layer is 3, expected less than 3" in errors[2]
-    assert "all layers are frozen" in errors[3]
-    assert "layers[0.block.1] (Dense) has 3 inputs" in errors[4]
-    assert "layers[1] (Residual) has a block that makes 3 values of 2, expected as many" in errors[5]
+    assert errors[0] == "beta1 is 1, expected a number in [0, 1)"
+    assert errors[1] == "momentum is -1, expected a finite number >= 0"
+    assert errors[2] == "weight_decay is nan, expected a finite number >= 0"
+    assert "labels[0] is 7, expected a class in [0, 1)" in errors[3]
+    assert "layers[1] (Dense) has 4 inputs" in errors[4]
+
+
+@needs_tools
+def test_cpp_freezes_layers_and_blocks(programs):
+    errors = run(programs / "layers").splitlines()
+    assert errors[0] == "layer is 3, expected less than 3"
+    assert "all layers are frozen" in errors[1]
+    assert "layers[0.block.1] (Dense) has 3 inputs" in errors[2]
+    assert "layers[1] (Residual) has a block that makes 3 values of 2, expected as many" in errors[3]
+    assert "layers[0] (Residual) has an empty block" in errors[4]
 
 
 @needs_tools

@@ -126,10 +126,10 @@ class Engine {
         }
         runtime::StepOptions options;
         options.max_grad_norm = max_grad_norm;
-        if (nonfinite == "raise") options.nonfinite = runtime::NonFinite::raise;
-        if (nonfinite == "skip") options.nonfinite = runtime::NonFinite::skip;
+        if (nonfinite == "raise") options.nonfinite = NonFinite::raise;
+        if (nonfinite == "skip") options.nonfinite = NonFinite::skip;
         const std::vector<T> cast(rows.data(), rows.data() + rows.size());
-        require(!hogwild_ || (options.max_grad_norm <= 0 && options.nonfinite == runtime::NonFinite::ignore),
+        require(!hogwild_ || (options.max_grad_norm <= 0 && options.nonfinite == NonFinite::ignore),
                 "hogwild, and options of the step");
         py::gil_scoped_release release;
         if (hogwild_) return hogwild_->train(of, begin, end, batch, cast.data(), row_, outcome);

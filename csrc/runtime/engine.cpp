@@ -24,14 +24,6 @@ constexpr std::size_t kGatherGrain = 65536;
 // are faster as a whole by as much as that saves.
 constexpr std::size_t kFused = 4;
 
-template <class T>
-bool all_finite(const T* x, std::size_t n) {
-    for (std::size_t i = 0; i < n; ++i) {
-        if (!std::isfinite(x[i])) return false;
-    }
-    return true;
-}
-
 // out = a + b, where out may be either.
 template <class T>
 void add_arrays(std::size_t n, const T* a, const T* b, T* out) {
@@ -350,7 +342,7 @@ bool Engine<T>::update(const T* row, std::size_t length, const StepOptions& opti
         const double norm = std::sqrt(squares);
         if (options.nonfinite != NonFinite::ignore && !std::isfinite(norm)) {
             for (std::size_t i = 0; i < gradients_.size(); ++i) {
-                if (all_finite(gradients_[i], stepper_.arrays()[i].size)) continue;
+                if (all_finite(stepper_.arrays()[i].size, gradients_[i])) continue;
                 if (options.nonfinite == NonFinite::skip) {
                     ++outcome.skipped;
                     return true;

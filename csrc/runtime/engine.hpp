@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/kernels.hpp"
+#include "pyoptim/optimizer.hpp"
 #include "runtime/dense.hpp"
 #include "runtime/stepper.hpp"
 
@@ -60,8 +61,6 @@ struct Examples {
     const T* targets;
     const std::int64_t* order;  // which example comes when; null: as they lie
 };
-
-enum class NonFinite { ignore, raise, skip };
 
 struct StepOptions {
     double max_grad_norm = 0;  // 0: gradients are not clipped

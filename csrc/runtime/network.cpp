@@ -277,21 +277,28 @@ void Network<T>::Impl::run(runtime::Engine<T>& with, const runtime::Examples<T>&
                            std::size_t batch, Optimizer<T>& optimizer, bool keep_gradients,
                            runtime::Outcome& outcome) {
     optimizer.prepare();  // its options may have changed since the last epoch
+    optimizer.check();
     runtime::StepOptions options;
     options.keep_gradients = keep_gradients;
     options.max_grad_norm = optimizer.max_grad_norm;
+    options.nonfinite = optimizer.nonfinite;
     for (std::size_t begin = 0; begin < examples; begin += kChunk * batch) {
         const std::size_t end = std::min(examples, begin + kChunk * batch);
-        Progress progress = optimizer.progress();
         std::size_t filled = 0, width = 0;
+        after.assign(1, optimizer.progress());
         for (std::size_t at = begin; at < end; at += batch) {
-            const Row row = optimizer.next(progress, progress);
+            Progress now;
+            const Row row = optimizer.next(after.back(), now);
+            after.push_back(now);
             width = static_cast<std::size_t>(row.count);
             rows.resize(std::max(rows.size(), kChunk * width));
             for (std::size_t i = 0; i < width; ++i) rows[filled++] = static_cast<T>(row.values[i]);
         }
+        const std::size_t steps = outcome.steps, skipped = outcome.skipped;
         with.train(of, begin, end, batch, rows.data(), width, options, outcome);
-        optimizer.impl_->progress = progress;
+        optimizer.impl_->progress = after[outcome.steps - steps];
+        optimizer.skipped += outcome.skipped - skipped;
+        if (outcome.wrong >= 0) throw std::domain_error("a gradient holds NaN or infinity");
     }
 }
 

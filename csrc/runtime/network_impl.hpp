@@ -45,6 +45,7 @@ struct Network<T>::Impl {
     std::vector<std::string> names;    // of each view: what those of its arrays begin with, e.g. "3.block.0."
     std::vector<Statistics> statistics;  // of each view
     std::vector<T> parameters, gradients, rows;
+    std::vector<Progress> after;  // how far the optimizer is before these rows and after each
     runtime::LossKind loss = runtime::LossKind::cross_entropy;
     std::unique_ptr<runtime::Engine<T>> engine;
     bool busy = false;

@@ -67,8 +67,8 @@ int main(int argc, char** argv) {
     CHECK(pyoptim_optimizer_create("sgd", 1, &optimizer, &error) == PYOPTIM_OK);
     CHECK(pyoptim_optimizer_set(optimizer, "lr", 0.25, &error) == PYOPTIM_OK);
     CHECK(pyoptim_optimizer_step(optimizer, &p, &g, &error) == PYOPTIM_OK && p == 0.75f);
-    CHECK(pyoptim_optimizer_set(optimizer, "lr", NAN, &error) == PYOPTIM_OK);
-    CHECK(pyoptim_optimizer_step(optimizer, &p, &g, &error) == PYOPTIM_INVALID && p == 0.75f);
+    CHECK(pyoptim_optimizer_set(optimizer, "lr", NAN, &error) == PYOPTIM_INVALID);
+    CHECK(pyoptim_optimizer_step(optimizer, &p, &g, &error) == PYOPTIM_OK && p == 0.5f);
     pyoptim_optimizer_destroy(optimizer);
     return 0;
 }

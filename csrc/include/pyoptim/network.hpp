@@ -9,9 +9,8 @@
 ///
 /// Arrays are row-major, one example a row. Errors are std::invalid_argument (what was asked for cannot be)
 /// and std::runtime_error (a file); nothing is changed then, but for a schedule that fails on its way: the
-/// steps before are done. after_epoch must not train, load or move the network. Hyperparameters other than
-/// the learning rate are taken as they are. No exception leaves a thread of ours. A network is used by one
-/// thread at a time.
+/// steps before are done. after_epoch must not train, load or move the network. No exception leaves a thread
+/// of ours. A network is used by one thread at a time.
 #pragma once
 
 #include <cstddef>
@@ -107,7 +106,8 @@ class PYOPTIM_API Network {
     void set_trainable(std::size_t layer, bool trainable);
 
     /// Trains by mini-batches. The optimizer is one of `parameter_count()` elements.
-    /// Returns the last epoch's result.
+    /// Returns the last epoch's result. Under NonFinite::raise throws std::domain_error for a gradient that
+    /// is not finite; the steps before are done.
     EpochResult fit(const Dataset<T>& data, Optimizer<T>& optimizer, const FitOptions& options = {});
 
     /// One step on all of `data` as one batch; returns the loss before it.
