@@ -21,7 +21,7 @@ from .schedules import Schedule
 
 _CHUNK = 0.02  # seconds of work between two looks at the outside world
 _HOGWILD_BATCH = 16  # beyond, threads do better to share one batch
-_LOSSES: dict[type, str] = {nn.CrossEntropy: "cross_entropy", nn.MSE: "squared_error"}
+_LOSSES = {nn.CrossEntropy, nn.MSE, nn.L1, nn.Huber, nn.BinaryCrossEntropy, nn.Hinge}
 
 
 def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
@@ -87,8 +87,6 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
             return f"{label} is a {type(layer).__name__}, which has no compiled form"
     if type(loss) not in _LOSSES:
         return f"the loss is a {type(loss).__name__}, which has no compiled form"
-    if isinstance(loss, nn.CrossEntropy) and not loss.is_plain:
-        return "class weights and label smoothing have no compiled form"
     if not any(p.size for p in model.parameters().values()):
         return "the model has no parameters, or all are frozen"
     kind = type(optimizer)
@@ -156,12 +154,19 @@ class Engine:
         layers: list[dict[str, Any]] = []
         _describe(model.layers, shape, layers)
         kind = _native.Engine32 if model.dtype == np.float32 else _native.Engine64
-        self._engine = kind(layers, _LOSSES[type(loss)], batch_size, groups, hogwild)
+        described = _loss(loss, model.dtype, layers[-1]["out"])
+        self._engine = kind(layers, described, batch_size, groups, hogwild)
         self._optimizer, self._batch_size = optimizer, batch_size
         self._chunk = 1  # batches
 
     def run_epoch(
-        self, x: Array, y: Array, order: Array | None, epoch: Epoch, advance: Callable[[int], None]
+        self,
+        x: Array,
+        y: Array,
+        weight: Array | None,
+        order: Array | None,
+        epoch: Epoch,
+        advance: Callable[[int], None],
     ) -> None:
         """Train on every example once, or on those that ``epoch`` has left.
 
@@ -169,6 +174,8 @@ class Engine:
         ----------
         x, y
             Checked; x may be of bytes.
+        weight : array (examples,) or None
+            Of the examples in the loss; checked.
         order : int64 array (examples,) or None
         epoch : Epoch
             Brought up to date before each call of advance.
@@ -182,14 +189,15 @@ class Engine:
             begin = epoch.done
             end = min(examples, begin + self._chunk * size)
             started = time.perf_counter()
-            self._train(x, y, order, begin, end)
+            self._train((x, y, order, weight, (begin, end)))
             seconds = max(time.perf_counter() - started, 1e-6)
             self._chunk = max(1, min(int(self._chunk * _CHUNK / seconds), 4 * self._chunk))
             epoch.done, epoch.loss, epoch.correct = end, engine.loss, engine.correct
             advance(end - begin)
 
-    def _train(self, x: Array, y: Array, order: Array | None, begin: int, end: int) -> None:
+    def _train(self, examples: tuple[Array, Array, Array | None, Array | None, tuple[int, int]]) -> None:
         engine, optimizer = self._engine, self._optimizer
+        begin, end = examples[-1]
         scalars, rows = [optimizer._scalars], []
         for _ in range(begin, end, self._batch_size):
             new, row = optimizer._next_row(scalars[-1])
@@ -198,7 +206,7 @@ class Engine:
         arguments = (self._batch_size, np.array(rows), optimizer.max_grad_norm or 0.0, optimizer.nonfinite)
         steps, skipped = engine.steps, engine.skipped
         try:
-            engine.train(x, y, order, (begin, end), *arguments)
+            engine.train(*examples, *arguments)
         finally:  # Ctrl-C is raised as soon as the engine returns
             optimizer._scalars = scalars[engine.steps - steps]
             optimizer.skipped += engine.skipped - skipped
@@ -222,6 +230,16 @@ def _describe(layers: Iterable[nn.Layer], shape: tuple[int, ...], chain: list[di
             if described is not None:
                 chain.append({**described, **sizes, "trainable": layer.trainable})
         shape = out
+
+
+def _loss(loss: Any, dtype: np.dtype[Any], outputs: int) -> dict[str, Any]:
+    if isinstance(loss, nn.CrossEntropy):
+        weight = {} if loss.class_weight is None else {"class_weight": loss.class_weight.astype(dtype)}
+        return {"kind": "cross_entropy", "smoothing": loss.label_smoothing, **weight}
+    parameter = loss.parameter(dtype)
+    if isinstance(parameter, np.ndarray):  # along the last dimension
+        return {"kind": loss.kind, "columns": np.tile(parameter, outputs // parameter.size)}
+    return {"kind": loss.kind, "parameter": float(parameter)}
 
 
 def _dense(layer: Any) -> dict[str, Any]:

@@ -311,10 +311,8 @@ class Trainer:
             reason = compiled.why_not(self.model, self.loss, self.optimizer, engine == "native")
         if run.transform is not None or run.weight_noise:
             reason = "transform and weight_noise act on every batch"
-        if run.sample_weight is not None or self.penalty is not None:
-            reason = "sample_weight and penalty have no compiled form"
-        if self.loss.classification and y.ndim > 1:
-            reason = "targets that are no labels have no compiled form"
+        if self.penalty is not None:
+            reason = "a penalty has no compiled form"
         for i, callback in enumerate(run.callbacks):
             if callback.acts_on_batches:
                 reason = f"callbacks[{i}] acts on every batch"
@@ -402,7 +400,7 @@ class Trainer:
                 run.resume.save_if_due(epoch, history)
 
         if engine is not None:
-            engine.run_epoch(x, y, order, epoch, advance)
+            engine.run_epoch(x, y, run.sample_weight, order, epoch, advance)
         else:
             self._python_epoch(x, y, order, epoch, run, advance)
         measured = {"loss": epoch.loss / len(x)}

@@ -62,7 +62,7 @@ RandomStream stream(const LayerView<T>& layer, std::int64_t before) {
 }  // namespace
 
 template <class T>
-Engine<T>::Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t capacity)
+Engine<T>::Engine(std::vector<LayerView<T>> layers, const LossView<T>& loss, std::size_t capacity)
     : layers_(std::move(layers)), loss_(loss), capacity_(capacity), first_trainable_(layers_.size()) {
     const std::size_t count = layers_.size();
     outputs_.resize(count);
@@ -103,11 +103,6 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t c
     gradient_.resize(capacity * widest);
     other_gradient_.resize(capacity * widest);
     input_.resize(capacity * inputs());
-    if (loss_ == LossKind::cross_entropy) {
-        labels_.resize(capacity);
-    } else {
-        targets_.resize(capacity * outputs());
-    }
 }
 
 template <class T>
@@ -315,19 +310,24 @@ double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, 
     const auto example = [&](std::size_t i) {
         return of.order == nullptr ? begin + i : static_cast<std::size_t>(of.order[begin + i]);
     };
-    if (loss_ == LossKind::squared_error) {
-        for (std::size_t i = 0; i < n; ++i) {
-            std::memcpy(targets_.data() + i * width, of.targets + example(i) * width, width * sizeof(T));
-        }
-        return pointwise_loss<T>({cpu::PointwiseKind::squared, T(0), nullptr},
-                                 {n, width, output, targets_.data(), nullptr, gradient_.data()});
+    const T* const weight = of.weight == nullptr ? nullptr : weight_.data();
+    for (std::size_t i = 0; i < n && weight != nullptr; ++i) weight_[i] = of.weight[example(i)];
+    for (std::size_t i = 0; i < n && of.targets != nullptr; ++i) {
+        std::memcpy(targets_.data() + i * width, of.targets + example(i) * width, width * sizeof(T));
+    }
+    if (loss_.kind == LossKind::pointwise) {
+        return pointwise_loss<T>(loss_.pointwise,
+                                 {n, width, output, targets_.data(), weight, gradient_.data()});
     }
     const auto classes = static_cast<std::ptrdiff_t>(width);
     for (std::size_t i = 0; i < n; ++i) {
-        labels_[i] = of.labels[example(i)];
-        outcome.correct += argmax(output + i * width, classes) == labels_[i];
+        if (of.labels != nullptr) labels_[i] = of.labels[example(i)];
+        const std::ptrdiff_t label =
+            of.labels != nullptr ? labels_[i] : argmax(targets_.data() + i * width, classes);
+        outcome.correct += argmax(output + i * width, classes) == label;
     }
-    return cross_entropy<T>({classes, output, labels_.data(), nullptr, nullptr, nullptr, 0, gradient_.data()},
+    return cross_entropy<T>({classes, output, of.labels == nullptr ? nullptr : labels_.data(),
+                             targets_.data(), weight, loss_.class_weight, loss_.smoothing, gradient_.data()},
                             static_cast<std::ptrdiff_t>(n));
 }
 
@@ -377,6 +377,9 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
     const std::size_t before = outcome.steps;
     outcome.wrong = -1;
     if (clipped_.size() < row) clipped_.resize(row);
+    if (of.labels != nullptr) labels_.resize(capacity_);
+    if (of.targets != nullptr) targets_.resize(capacity_ * outputs());
+    if (of.weight != nullptr) weight_.resize(capacity_);
     // Clipping and finding what is not finite look at all gradients before the first update.
     const bool fused = batch <= kFused && !options.keep_gradients && options.max_grad_norm <= 0 &&
                        options.nonfinite == NonFinite::ignore;

@@ -50,9 +50,21 @@ struct LayerView {
     std::size_t begin = 0;  // residual: the layer whose input is added, where the block begins that ends here
 };
 
-enum class LossKind { cross_entropy, squared_error };
+enum class LossKind { cross_entropy, pointwise };
 
-// Examples in rows: x holds T, or bytes. Targets are labels or (examples, outputs).
+template <class T>
+struct LossView {
+    LossKind kind;
+    cpu::Pointwise<T> pointwise;  // which
+    const T* class_weight;        // of cross_entropy; or null
+    double smoothing;             // likewise
+
+    static LossView of(LossKind kind) {
+        return {kind, {cpu::PointwiseKind::squared, T(1), nullptr}, nullptr, 0};
+    }
+};
+
+// Examples in rows: x holds T, or bytes. Targets are labels (of cross-entropy) or (examples, outputs).
 template <class T>
 struct Examples {
     const T* x;
@@ -60,6 +72,7 @@ struct Examples {
     const std::int64_t* labels;
     const T* targets;
     const std::int64_t* order;  // which example comes when; null: as they lie
+    const T* weight;            // of each example in the loss, or null
 };
 
 struct StepOptions {
@@ -80,7 +93,7 @@ template <class T>
 class Engine {
   public:
     // No batch will be larger than `capacity`.
-    Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t capacity);
+    Engine(std::vector<LayerView<T>> layers, const LossView<T>& loss, std::size_t capacity);
 
     void clear();  // of what add() added
     // `array` is updated with the gradient at `gradient`. coefficients: where its row begins.
@@ -108,14 +121,14 @@ class Engine {
     void norm_forward(std::size_t i, const T* x, std::size_t n, bool training);
 
     std::vector<LayerView<T>> layers_;
-    LossKind loss_;
+    LossView<T> loss_;
     std::size_t capacity_;
     std::size_t first_trainable_;
     std::vector<std::vector<T>> outputs_;                  // of each layer
     std::vector<std::vector<T>> mean_, inv_std_, unused_;  // of each normalisation
     std::vector<std::vector<T>> shortcut_;                 // of each residual: the gradient of its output
     std::vector<std::vector<std::size_t>> rejoined_;       // by layer: the residuals whose block begins there
-    std::vector<T> input_, targets_, gradient_, other_gradient_;
+    std::vector<T> input_, targets_, weight_, gradient_, other_gradient_;
     std::vector<std::int64_t> labels_;
     std::vector<bool> of_this_batch_;
     bool training_ = false;  // the last forward

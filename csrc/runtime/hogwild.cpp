@@ -14,7 +14,7 @@ namespace pyoptim::runtime {
 constexpr std::size_t kPiece = 4096;
 
 template <class T>
-Hogwild<T>::Hogwild(std::vector<LayerView<T>> layers, LossKind loss, std::size_t capacity) {
+Hogwild<T>::Hogwild(std::vector<LayerView<T>> layers, const LossView<T>& loss, std::size_t capacity) {
     const std::less<const T*> before;
     const T* last = nullptr;
     std::size_t total = 0;

@@ -247,9 +247,9 @@ runtime::Engine<T>& Network<T>::Impl::engine_for(const Dataset<T>& data, Optimiz
         }
     }
     const auto kind =
-        data.labels != nullptr ? runtime::LossKind::cross_entropy : runtime::LossKind::squared_error;
+        data.labels != nullptr ? runtime::LossKind::cross_entropy : runtime::LossKind::pointwise;
     if (engine == nullptr || engine->capacity() < batch || loss != kind) {
-        engine = std::make_unique<runtime::Engine<T>>(views, kind, batch);
+        engine = std::make_unique<runtime::Engine<T>>(views, runtime::LossView<T>::of(kind), batch);
         loss = kind;
     }
     optimizer.prepare();
@@ -366,8 +366,8 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
     std::mt19937_64 rng(options.seed);
     std::vector<std::int64_t> order(data.examples);
     std::iota(order.begin(), order.end(), 0);
-    const runtime::Examples<T> of = {data.x, data.bytes, data.labels, data.targets,
-                                     options.shuffle ? order.data() : nullptr};
+    const runtime::Examples<T> of = {
+        data.x, data.bytes, data.labels, data.targets, options.shuffle ? order.data() : nullptr, nullptr};
     EpochResult result;
     for (int epoch = 0; epoch < options.epochs; ++epoch) {
         if (options.shuffle) {  // Fisher and Yates
@@ -388,14 +388,14 @@ double Network<T>::step(const Dataset<T>& data, Optimizer<T>& optimizer) {
     const typename Impl::Busy busy(*impl_);
     runtime::Engine<T>& engine = impl_->engine_for(data, optimizer, data.examples);
     runtime::Outcome outcome;
-    impl_->run(engine, {data.x, data.bytes, data.labels, data.targets, nullptr}, data.examples, data.examples,
-               optimizer, true, outcome);
+    impl_->run(engine, {data.x, data.bytes, data.labels, data.targets, nullptr, nullptr}, data.examples,
+               data.examples, optimizer, true, outcome);
     return outcome.loss / static_cast<double>(data.examples);
 }
 
 template <class T>
 void Network<T>::predict(const T* x, std::size_t examples, T* y) const {
-    runtime::Engine<T> engine(impl_->views, runtime::LossKind::squared_error,
+    runtime::Engine<T> engine(impl_->views, runtime::LossView<T>::of(runtime::LossKind::pointwise),
                               std::min(std::max<std::size_t>(examples, 1), kPredictBatch));
     for (std::size_t begin = 0; begin < examples; begin += kPredictBatch) {
         const std::size_t n = std::min(kPredictBatch, examples - begin);

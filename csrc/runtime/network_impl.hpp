@@ -46,7 +46,7 @@ struct Network<T>::Impl {
     std::vector<Statistics> statistics;  // of each view
     std::vector<T> parameters, gradients, rows;
     std::vector<Progress> after;  // how far the optimizer is before these rows and after each
-    runtime::LossKind loss = runtime::LossKind::cross_entropy;
+    runtime::LossKind loss = runtime::LossKind::cross_entropy;  // of the engine
     std::unique_ptr<runtime::Engine<T>> engine;
     bool busy = false;
 };
