@@ -93,10 +93,10 @@ def coefficients(name: str, options: collections.abc.Mapping[str, typing.Support
     The rule of an optimizer of the C++ API, and its coefficients at the first steps.
     """
 @typing.overload
-def dense_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32] | None, activation: str | None, dx: numpy.typing.NDArray[numpy.float32] | None, dweight: numpy.typing.NDArray[numpy.float32], dbias: numpy.typing.NDArray[numpy.float32] | None) -> None:
+def dense_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32] | None, activation: str | None, dx: numpy.typing.NDArray[numpy.float32] | None, dweight: numpy.typing.NDArray[numpy.float32] | None, dbias: numpy.typing.NDArray[numpy.float32] | None) -> None:
     ...
 @typing.overload
-def dense_backward(dy: numpy.typing.NDArray[numpy.float64], x: numpy.typing.NDArray[numpy.float64], weight: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64] | None, activation: str | None, dx: numpy.typing.NDArray[numpy.float64] | None, dweight: numpy.typing.NDArray[numpy.float64], dbias: numpy.typing.NDArray[numpy.float64] | None) -> None:
+def dense_backward(dy: numpy.typing.NDArray[numpy.float64], x: numpy.typing.NDArray[numpy.float64], weight: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64] | None, activation: str | None, dx: numpy.typing.NDArray[numpy.float64] | None, dweight: numpy.typing.NDArray[numpy.float64] | None, dbias: numpy.typing.NDArray[numpy.float64] | None) -> None:
     ...
 @typing.overload
 def dense_forward(x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], bias: numpy.typing.NDArray[numpy.float32] | None, activation: str | None, y: numpy.typing.NDArray[numpy.float32]) -> None:

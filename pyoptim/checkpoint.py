@@ -29,13 +29,22 @@ NONSENSE = (ArithmeticError, AttributeError, LookupError, MemoryError, Recursion
 
 def save_model(model: nn.Sequential, path: str | Path) -> None:
     """Write a model; a file of that name is replaced only once the new one is complete."""
-    layers = []
-    for i, layer in enumerate(model.layers):
-        if getattr(nn, type(layer).__name__, None) is not type(layer):
-            raise ValueError(f"layers[{i}] is a {type(layer).__name__}, which is not one of pyoptim.nn's")
-        arguments = {name: getattr(layer, name) for name in layer.arguments}
-        layers.append({"type": type(layer).__name__, **arguments})
+    layers = _described("layers", model.layers)
     write(path, {"format": _MODEL, "layers": layers, "dtype": model.dtype.name}, model.state_dict())
+
+
+def _described(label: str, layers: Iterable[nn.Layer]) -> list[dict[str, Any]]:
+    described = []
+    for i, layer in enumerate(layers):
+        if getattr(nn, type(layer).__name__, None) is not type(layer):
+            raise ValueError(f"{label}[{i}] is a {type(layer).__name__}, which is not one of pyoptim.nn's")
+        fields = {"type": type(layer).__name__, **{name: getattr(layer, name) for name in layer.arguments}}
+        if isinstance(layer, nn.Residual):
+            fields["block"] = _described(f"{label}[{i}].block", layer.block)
+        elif not layer.trainable:
+            fields["trainable"] = False
+        described.append(fields)
+    return described
 
 
 def load_model(path: str | Path) -> nn.Sequential:
@@ -58,21 +67,28 @@ def _layer(fields: dict[str, Any]) -> nn.Layer:
     cls = getattr(nn, name, None)
     if not isinstance(cls, type) or not issubclass(cls, nn.Layer):
         raise ValueError(f"{name!r} is no layer")
-    return cls(**{argument: value for argument, value in fields.items() if argument != "type"})
+    arguments = {name: value for name, value in fields.items() if name not in ("type", "trainable")}
+    if cls is nn.Residual:
+        arguments["block"] = [_layer(inner) for inner in arguments["block"]]
+    layer = cls(**arguments)
+    if "trainable" in fields:
+        layer.trainable = fields["trainable"]
+    return layer
 
 
 def _check_sizes(layers: Iterable[nn.Layer], tensors: dict[str, Array]) -> None:
     """Refuse layers that do not fit the tensors before any memory is taken for them."""
     values = sum(tensor.size for tensor in tensors.values())
-    for i, layer in enumerate(layers):
+    leaves = {f"{i}.{name}": leaf for i, layer in enumerate(layers) for name, leaf in layer.leaves().items()}
+    for prefix, layer in leaves.items():
         for name, shape in layer.parameter_shapes().items():
-            tensor = tensors.get(f"{i}.{name}")
+            tensor = tensors.get(prefix + name)
             if tensor is None or tensor.shape != shape:
                 came = "missing" if tensor is None else f"of shape {tensor.shape}"
-                raise ValueError(f"tensor '{i}.{name}' is {came}, expected shape {shape}")
+                raise ValueError(f"tensor '{prefix}{name}' is {came}, expected shape {shape}")
         features = getattr(layer, "features", 0)  # of buffers
         if getattr(layer, "track_running_stats", False) and features > values:
-            raise ValueError(f"layers[{i}] has {features} features, the file {values} values")
+            raise ValueError(f"{prefix}{layer!r} has {features} features, the file {values} values")
 
 
 def save_optimizer(optimizer: Optimizer, path: str | Path) -> None:

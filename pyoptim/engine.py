@@ -8,7 +8,7 @@ chunks, and the coefficients have one definition. The bits are those of `Trainer
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,11 @@ def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
     Raises
     ------
     ValueError
-        The parameters are not the model's memory, each element exactly once.
+        The parameters are not the memory of the model's layers that are not frozen, each element exactly
+        once.
     """
     flat, pieces = model.flat_parameters, []
-    ends = []
+    covered = np.zeros(flat.size, np.bool_)
     for name, p in optimizer.named_parameters().items():
         offset = p.ctypes.data - flat.ctypes.data
         begin = offset // flat.itemsize
@@ -45,22 +46,32 @@ def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
                 "model.parameters() or model.flat_parameters"
             )
         pieces.append(model.flat_gradients[begin : begin + p.size].reshape(p.shape))
-        ends.append((begin, begin + p.size))
-    covered = 0
-    for begin, end in sorted(ends):
-        if begin > covered:
-            break
-        covered = max(covered, end)
-    if covered != flat.size:
-        names = [n for n, p in model.parameters().items() if _offset(flat, p) + p.size > covered]
-        raise ValueError(
-            f"optimizer does not update {names[0]!r}: expected it to be made on all of model.parameters()"
-        )
+        covered[begin : begin + p.size] = True
+    begin = 0
+    for prefix, layer in model.leaves().items():
+        for name, p in layer.parameters.items():
+            updated = covered[begin : begin + p.size]
+            begin += p.size
+            if layer.trainable and not updated.all():
+                raise ValueError(
+                    f"optimizer does not update {prefix + name!r}: expected it to be made on all of "
+                    "model.parameters(), and after layers were thawed"
+                )
+            if not layer.trainable and updated.any():
+                raise ValueError(
+                    f"optimizer updates {prefix + name!r}, which is frozen: expected it to be made on "
+                    "model.parameters(), and after layers were frozen"
+                )
     return pieces
 
 
-def _offset(flat: Array, p: Array) -> int:
-    return int(p.ctypes.data - flat.ctypes.data) // flat.itemsize
+def _walk(label: str, layers: Iterable[nn.Layer]) -> Iterator[tuple[str, nn.Layer]]:
+    """Layers and those in blocks, with what messages call them."""
+    for i, layer in enumerate(layers):
+        if type(layer) is nn.Residual:
+            yield from _walk(f"{label}[{i}].block", layer.block)
+        else:
+            yield f"{label}[{i}]", layer
 
 
 def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr: bool = False) -> str | None:
@@ -71,13 +82,13 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
     backend = backends.current().name
     if backend != "native":
         return f"the {backend} backend is in force"
-    for i, layer in enumerate(model.layers):
+    for label, layer in _walk("layers", model.layers):
         if type(layer) not in _LAYERS:
-            return f"layers[{i}] is a {type(layer).__name__}, which has no compiled form"
+            return f"{label} is a {type(layer).__name__}, which has no compiled form"
     if type(loss) not in _LOSSES:
         return f"the loss is a {type(loss).__name__}, which has no compiled form"
-    if model.flat_parameters.size == 0:
-        return "the model has no parameters"
+    if not any(p.size for p in model.parameters().values()):
+        return "the model has no parameters, or all are frozen"
     kind = type(optimizer)
     if any(getattr(kind, name) is not getattr(Optimizer, name) for name in ("step", "_apply", "_row")):
         return f"{kind.__name__} is no elementwise optimizer"
@@ -108,11 +119,11 @@ def why_no_hogwild(model: nn.Sequential, optimizer: Optimizer, batch_size: int) 
                 f"{type(optimizer).__name__} keeps {len(rule.states)} states a parameter, of which threads "
                 "may leave a mixture; expected at most one, as in SGD, Adagrad, RMSprop and Lion"
             )
-    for i, layer in enumerate(model.layers):
+    for label, layer in _walk("layers", model.layers):
         if type(layer) not in _STATELESS:
             return (
-                f"layers[{i}] is a {type(layer).__name__}, expected no layers but Dense, Flatten, Rescale "
-                "and activations"
+                f"{label} is a {type(layer).__name__}, expected no layers but Dense, Flatten, Rescale, "
+                "activations and Residual"
             )
     return None
 
@@ -140,13 +151,8 @@ class Engine:
                 optimizer._rules, optimizer.param_groups, optimizer._states, strict=True
             )
         ]
-        layers = []
-        for layer in model.layers:
-            described = _LAYERS[type(layer)](layer)
-            sizes = {"in": int(np.prod(shape)), "out": int(np.prod(layer.output_shape(shape)))}
-            shape = layer.output_shape(shape)
-            if described is not None:
-                layers.append({**described, **sizes})
+        layers: list[dict[str, Any]] = []
+        _describe(model.layers, shape, layers)
         kind = _native.Engine32 if model.dtype == np.float32 else _native.Engine64
         described = _loss(loss, model.dtype, layers[-1]["out"])
         self._engine = kind(layers, described, batch_size, groups, hogwild)
@@ -208,6 +214,22 @@ class Engine:
             raise ValueError(
                 f"{optimizer._gradient_names()[engine.wrong]} holds NaN or infinity, expected finite values"
             )
+
+
+def _describe(layers: Iterable[nn.Layer], shape: tuple[int, ...], chain: list[dict[str, Any]]) -> None:
+    """Add the compiled layers to the chain: a residual one ends its block, and says where that begins."""
+    for layer in layers:
+        out = layer.output_shape(shape)
+        sizes = {"in": int(np.prod(shape)), "out": int(np.prod(out))}
+        if isinstance(layer, nn.Residual):
+            begin = len(chain)
+            _describe(layer.block, shape, chain)
+            chain.append({"kind": "residual", "begin": begin, **sizes})
+        else:
+            described = _LAYERS[type(layer)](layer)
+            if described is not None:
+                chain.append({**described, **sizes, "trainable": layer.trainable})
+        shape = out
 
 
 def _loss(loss: Any, dtype: np.dtype[Any], outputs: int) -> dict[str, Any]:

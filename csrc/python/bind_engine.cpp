@@ -36,6 +36,7 @@ LayerKind kind_from(const std::string& name) {
     if (name == "rescale") return LayerKind::rescale;
     if (name == "dropout") return LayerKind::dropout;
     if (name == "gaussian_noise") return LayerKind::gaussian_noise;
+    if (name == "residual") return LayerKind::residual;
     throw py::value_error("there is no compiled layer named '" + name + "'");
 }
 
@@ -213,6 +214,11 @@ class Engine {
             require(!view.running_mean == !view.tracked && !view.running_var == !view.tracked, "statistics");
             view.scale = static_cast<T>(entry<double>(layer, "scale", 1));
             view.shift = static_cast<T>(entry<double>(layer, "shift", 0));
+            view.trainable = entry<bool>(layer, "trainable", true);
+            view.begin = entry<std::size_t>(layer, "begin", 0);
+            require(view.begin <= all.size() && (view.kind != LayerKind::residual ||
+                                                 view.begin == all.size() || all[view.begin].in == view.in),
+                    "the block of a residual layer");
             all.push_back(view);
         }
         return all;

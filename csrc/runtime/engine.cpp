@@ -24,6 +24,15 @@ constexpr std::size_t kGatherGrain = 65536;
 // are faster as a whole by as much as that saves.
 constexpr std::size_t kFused = 4;
 
+// out = a + b, where out may be either.
+template <class T>
+void add_arrays(std::size_t n, const T* a, const T* b, T* out) {
+    parallel(threads_for(n, kGatherGrain), [&](int thread, int threads) {
+        const Range mine = share(n, 1, thread, threads);
+        for (std::size_t i = mine.begin; i < mine.end; ++i) out[i] = a[i] + b[i];
+    });
+}
+
 // The first of the largest, where NaN is larger than all: numpy.argmax.
 template <class T>
 std::ptrdiff_t argmax(const T* x, std::ptrdiff_t n) {
@@ -64,11 +73,13 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, const LossView<T>& loss, std
     dz_.resize(count);
     updates_.reserve(count);
     of_this_batch_.resize(count);
+    shortcut_.resize(count);
+    rejoined_.resize(count);
     std::size_t widest = outputs();
     for (std::size_t i = count; i-- > 0;) {
         const LayerView<T>& layer = layers_[i];
         outputs_[i].resize(capacity * static_cast<std::size_t>(layer.out));
-        if (layer.weight != nullptr) first_trainable_ = i;
+        if (layer.weight != nullptr && layer.trainable) first_trainable_ = i;
         if (layer.kind == LayerKind::dense) {
             dz_[i].resize(std::min(capacity, kFused) * static_cast<std::size_t>(layer.out));
         }
@@ -78,8 +89,13 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, const LossView<T>& loss, std
             const std::size_t kept = by_example ? outputs_[i].size() / c : c;
             mean_[i].resize(kept);
             inv_std_[i].resize(kept);
-            if (layer.weight == nullptr) unused_[i].resize(2 * c);
+            if (layer.weight == nullptr || !layer.trainable) unused_[i].resize(2 * c);
         }
+    }
+    for (std::size_t i = 0; i < count; ++i) {  // inner residuals before the outer ones
+        if (layers_[i].kind != LayerKind::residual || layers_[i].begin <= first_trainable_) continue;
+        shortcut_[i].resize(outputs_[i].size());
+        rejoined_[layers_[i].begin].push_back(i);
     }
     for (std::size_t i = first_trainable_; i < count; ++i) {
         widest = std::max(widest, static_cast<std::size_t>(layers_[i].out));
@@ -102,16 +118,9 @@ template <class T>
 void Engine<T>::add(const typename Stepper<T>::Array& array, const T* gradient) {
     stepper_.add(array);
     gradients_.push_back(gradient);
-    const auto part = [&](std::size_t begin, std::size_t end) {
-        auto of = array;
-        of.param += begin;
-        for (T*& state : of.state) state = state == nullptr ? nullptr : state + begin;
-        of.size = end - begin;
-        return of;
-    };
     const auto add_rest = [&](std::size_t begin, std::size_t end) {
         if (begin == end) return;
-        rest_.add(part(begin, end));
+        rest_.add(part_of<T>(array, begin, end));
         rest_gradients_.push_back(gradient + begin);
     };
     // The weights that lie in the array as a whole, in the order of their gradients.
@@ -133,7 +142,7 @@ void Engine<T>::add(const typename Stepper<T>::Array& array, const T* gradient) 
             found = i;
         }
         add_rest(done, begin);
-        if (size > 0) weights_[found] = part(begin, begin + size);
+        if (size > 0) weights_[found] = part_of<T>(array, begin, begin + size);
         done = begin + size;
     }
 }
@@ -167,6 +176,7 @@ void Engine<T>::norm_forward(std::size_t i, const T* x, std::size_t n, bool trai
     const LayerView<T>& layer = layers_[i];
     const bool tracks = layer.running_mean != nullptr;
     double momentum = layer.momentum;
+    training = training && layer.trainable;
     if (training && tracks) {
         if (momentum < 0) momentum = 1.0 / static_cast<double>(*layer.tracked + 1);
         ++*layer.tracked;
@@ -183,6 +193,7 @@ template <class T>
 void Engine<T>::forward(const T* x, std::size_t n, bool training) {
     const auto batch = static_cast<std::ptrdiff_t>(n);
     training_ = training;
+    const T* const input = x;
     for (std::size_t i = 0; i < layers_.size(); ++i) {
         const LayerView<T>& layer = layers_[i];
         const std::size_t size = n * static_cast<std::size_t>(layer.out);
@@ -216,6 +227,9 @@ void Engine<T>::forward(const T* x, std::size_t n, bool training) {
                 }
                 *layer.step += training;
                 break;
+            case LayerKind::residual:
+                add_arrays(size, layer.begin == 0 ? input : outputs_[layer.begin - 1].data(), x, y);
+                break;
         }
         x = y;
     }
@@ -239,9 +253,9 @@ void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
             case LayerKind::dense: {
                 const DenseShape shape = {batch, layer.in, layer.out};
                 const bool later = fused && weights_[i].size > 0;
-                dense_backward<T>(
-                    shape, {dy, x, layer.weight, y, layer.activation},
-                    {dx, later ? nullptr : layer.dweight, layer.dbias, later ? dz_[i].data() : nullptr});
+                dense_backward<T>(shape, {dy, x, layer.weight, y, layer.activation},
+                                  {dx, later || !layer.trainable ? nullptr : layer.dweight,
+                                   layer.trainable ? layer.dbias : nullptr, later ? dz_[i].data() : nullptr});
                 if (later) updates_.push_back({shape, dz_[i].data(), x, weights_[i]});
                 std::swap(dy, other);
                 break;
@@ -251,21 +265,22 @@ void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
                                     keeps_input(layer.activation) ? x : y, dy);
                 break;
             case LayerKind::batch_norm: {
+                const bool learns = unused_[i].empty();
                 T* const unused = unused_[i].data();
                 norm_backward<T>(norm_shape(layer, n), dy, x, {layer.weight, layer.bias},
                                  {mean_[i].data(), inv_std_[i].data(), of_this_batch_[i],
                                   layer.activation == Activation::relu},
-                                 dx, layer.weight != nullptr ? layer.dweight : unused,
-                                 layer.weight != nullptr ? layer.dbias : unused + layer.channels);
+                                 dx, learns ? layer.dweight : unused,
+                                 learns ? layer.dbias : unused + layer.channels);
                 std::swap(dy, other);
                 break;
             }
             case LayerKind::layer_norm: {
+                const bool learns = unused_[i].empty();
                 T* const unused = unused_[i].data();
-                layer_norm_backward<T>(layer_norm_shape(layer, n),
-                                       {dy, x, mean_[i].data(), inv_std_[i].data()}, layer.weight, dx,
-                                       layer.weight != nullptr ? layer.dweight : unused,
-                                       layer.weight != nullptr ? layer.dbias : unused + layer.channels);
+                layer_norm_backward<T>(
+                    layer_norm_shape(layer, n), {dy, x, mean_[i].data(), inv_std_[i].data()}, layer.weight,
+                    dx, learns ? layer.dweight : unused, learns ? layer.dbias : unused + layer.channels);
                 std::swap(dy, other);
                 break;
             }
@@ -277,6 +292,13 @@ void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
                 break;
             case LayerKind::gaussian_noise:
                 break;
+            case LayerKind::residual:  // dy goes through the block, and past it
+                if (!shortcut_[i].empty()) std::copy(dy, dy + size, shortcut_[i].begin());
+                break;
+        }
+        for (const std::size_t end : rejoined_[i]) {
+            const std::size_t inputs = n * static_cast<std::size_t>(layer.in);
+            add_arrays(inputs, dy, shortcut_[end].data(), dy);
         }
     }
 }

@@ -14,7 +14,16 @@
 
 namespace pyoptim::runtime {
 
-enum class LayerKind { dense, activation, batch_norm, layer_norm, rescale, dropout, gaussian_noise };
+enum class LayerKind {
+    dense,
+    activation,
+    batch_norm,
+    layer_norm,
+    rescale,
+    dropout,
+    gaussian_noise,
+    residual
+};
 
 // A layer with the addresses of its arrays; null where it has none.
 template <class T>
@@ -24,6 +33,7 @@ struct LayerView {
     cpu::Activation activation = cpu::Activation::identity;
     double a = 0, b = 0;  // activation: its parameters
     T *weight = nullptr, *bias = nullptr, *dweight = nullptr, *dbias = nullptr;
+    bool trainable = true;  // without, there are no gradients, and batch_norm takes running statistics
 
     // batch_norm: of `in` elements, `channels` times space; layer_norm: rows of `channels`
     std::ptrdiff_t channels = 0;
@@ -36,6 +46,8 @@ struct LayerView {
 
     double amount = 0;  // dropout: the drop probability; gaussian_noise: the standard deviation
     std::int64_t *seed = nullptr, *step = nullptr;  // of them: a step is a training pass
+
+    std::size_t begin = 0;  // residual: the layer whose input is added, where the block begins that ends here
 };
 
 enum class LossKind { cross_entropy, pointwise };
@@ -114,6 +126,8 @@ class Engine {
     std::size_t first_trainable_;
     std::vector<std::vector<T>> outputs_;                  // of each layer
     std::vector<std::vector<T>> mean_, inv_std_, unused_;  // of each normalisation
+    std::vector<std::vector<T>> shortcut_;                 // of each residual: the gradient of its output
+    std::vector<std::vector<std::size_t>> rejoined_;       // by layer: the residuals whose block begins there
     std::vector<T> input_, targets_, weight_, gradient_, other_gradient_;
     std::vector<std::int64_t> labels_;
     std::vector<bool> of_this_batch_;

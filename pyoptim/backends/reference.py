@@ -168,7 +168,7 @@ def dense_backward(
     y: Array | None,
     activation: str | None,
     dx: Array | None,
-    dweight: Array,
+    dweight: Array | None,
     dbias: Array | None,
 ) -> None:
     """From dy (batch, out) and, where there is an activation, the output y."""
@@ -176,7 +176,8 @@ def dense_backward(
     if activation is not None and y is not None:
         dz = np.empty_like(dy)
         activation_backward(activation, dy, y, dz)
-    np.matmul(dz.T, x, out=dweight)
+    if dweight is not None:
+        np.matmul(dz.T, x, out=dweight)
     if dx is not None:
         np.matmul(dz, weight, out=dx)
     if dbias is not None:
