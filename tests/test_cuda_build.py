@@ -2,9 +2,11 @@
 
 import ctypes
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,27 @@ def test_nvcc_compiles(name, tmp_path):
     command = ["nvcc", *options, "-I", INCLUDE, "-c", file, "-o", tmp_path / "out.o"]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
+@pytest.mark.parametrize("wanted", ["AUTO", "ON"])
+def test_a_broken_nvcc_is_no_reason_not_to_build_the_rest(wanted, tmp_path):
+    pybind11 = pytest.importorskip("pybind11")
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\nexit 1\n")
+    nvcc.chmod(0o755)
+    command = ["cmake", "-S", SOURCE, "-B", tmp_path / "build", "-DSKBUILD=ON", f"-DPYOPTIM_CUDA={wanted}",
+               f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DPython_EXECUTABLE={sys.executable}"]  # fmt: skip
+    env = {**os.environ, "CUDACXX": str(nvcc)}
+    done = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, timeout=600, check=False, env=env
+    )
+    if wanted == "AUTO":
+        assert done.returncode == 0, done.stderr
+        assert "no CUDA module: there is no nvcc that works" in done.stdout
+    else:
+        assert done.returncode != 0
+        assert "PYOPTIM_CUDA is ON, but there is no nvcc that works" in done.stderr
 
 
 def names_of_kernels():
