@@ -31,16 +31,24 @@ def zeros_beside(arrays: Sequence[Array], shapes: Sequence[tuple[int, ...]], dty
     consecutive ones.
     """
     dtype = np.dtype(dtype)
-    begins, end = [], 0
-    for array, shape in zip(arrays, shapes, strict=True):
-        end += (array.ctypes.data // dtype.itemsize - end) % (64 // dtype.itemsize)
-        begins.append(end)
-        end += math.prod(shape)
+    begins, end = places_beside([array.ctypes.data for array in arrays], shapes, dtype.itemsize)
     buffer = aligned_zeros(end, dtype)
     return [
         buffer[begin : begin + math.prod(shape)].reshape(shape)
         for begin, shape in zip(begins, shapes, strict=True)
     ]
+
+
+def places_beside(
+    addresses: Sequence[int], shapes: Sequence[tuple[int, ...]], itemsize: int
+) -> tuple[list[int], int]:
+    """Where `zeros_beside` puts each array in its buffer, and how long that is; in elements."""
+    begins, end = [], 0
+    for address, shape in zip(addresses, shapes, strict=True):
+        end += (address // itemsize - end) % (64 // itemsize)
+        begins.append(end)
+        end += math.prod(shape)
+    return begins, end
 
 
 def views(buffer: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:

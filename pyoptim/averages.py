@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _arrays, backends, storage
+from . import _arrays, _device, backends, storage
 from ._arrays import Array
 from ._hyperparameters import is_number
 from .optimizer import Optimizer
@@ -45,6 +45,9 @@ class WeightAverage:
             named = [("params", params)]
         self._names = [name for name, _ in named]
         self._params: list[Array] = [p for _, p in named]
+        for name, p in named:
+            if _device.is_there(p):
+                raise TypeError(f"{name} is in a GPU's memory, expected what is averaged in the processor's")
         _arrays.check_parameters(self._names, self._params)
         self.averages = [np.array(storage.widened(p), order="C") for p in self._params]
         self.count = 0

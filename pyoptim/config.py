@@ -39,10 +39,10 @@ def show_config() -> Config:
         ``pyoptim``, ``python``, ``numpy``: versions; ``platform``; ``backend``: the one in force;
         ``backends``: those that run here; ``unavailable``: the others, with the reason;
         ``instruction_set`` and ``instruction_sets`` of the compiled kernels (None, [] without them);
-        ``threads``; ``openmp``; ``cuda``: the device (None); and the versions of optional packages.
+        ``threads``; ``openmp``; ``cuda``: the GPU in use (None); and the versions of optional packages.
     """
     reasons = []
-    for name in backends.MODULES:
+    for name in (*backends.MODULES, *backends.DEVICE_MODULES):
         try:
             backends.get(name)
         except backends.BackendError as error:
@@ -60,9 +60,21 @@ def show_config() -> Config:
         instruction_sets=native.instruction_sets() if native is not None else [],
         threads=threads.get_num_threads(),
         openmp=native is not None and native.openmp,
-        cuda=None,
+        cuda=_devices(),
         **{name: _version(name) for name in _OPTIONAL},
     )
+
+
+def _devices() -> str | None:
+    for name in backends.DEVICE_MODULES:
+        try:
+            launcher = backends.get(name).launcher
+        except backends.BackendError:
+            continue
+        device = launcher.device(launcher.get_device())
+        capability = ".".join(map(str, device["compute_capability"]))
+        return f"{device['name']} ({device['memory'] / 2**30:.1f} GiB, compute capability {capability})"
+    return None
 
 
 def include_dir() -> str:

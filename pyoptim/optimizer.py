@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _arrays, _hyperparameters, backends, gradients, storage
+from . import _arrays, _device, _hyperparameters, backends, gradients, storage
 from ._arrays import Array
 from ._hyperparameters import Checked, choice, is_integer, is_number
+from .backends.device import Queue
 from .rules import RULES, Rule
 
 Schedule = Callable[[int], float]
@@ -38,6 +39,13 @@ class Optimizer:
         PyTorch, or whatever else speaks DLPack, are arrays too, here and in `step`, and share their
         memory; for a whole PyTorch model see `pyoptim.torch.Optimizer`. A group is a dict with
         ``"params"`` (any of the other three) and hyperparameters of its own.
+
+        Arrays in the memory of one GPU work too, without a copy: CuPy's, PyTorch's CUDA tensors, and
+        whatever has ``__cuda_array_interface__`` or speaks DLPack; contiguous float32 or float64, for the
+        elementwise optimizers. They need the backend "cuda" or "cupy". States are kept there; a step is
+        queued on the stream of the gradients, one launch for each rule and dtype, and not waited for
+        (but for ``nonfinite="raise"`` and ``"skip"``). `state_dict` brings states to NumPy arrays, and
+        `load_state_dict` takes them back, so they move between processor and GPU.
     lr : float or callable
         Learning rate, or a schedule ``step -> lr`` where step counts the steps already taken: see
         `pyoptim.schedules`.
@@ -133,7 +141,16 @@ class Optimizer:
             self.param_groups.append(_hyperparameters.ParameterGroup(group, self._defaults, type(self)))
         self._lone = self._keys == [None] and not self._grouped  # one array, not in a list
         self._params = [p for group in self.param_groups for p in group["params"]]
-        _arrays.check_parameters(self._names, self._params)
+        # Of parameters in a GPU's memory: the order of the work on them.
+        self._queue: Queue | None = None
+        if any(isinstance(p, _device.DeviceArray) for p in self._params):
+            _device.check_parameters(self._names, self._params)
+            self._check_elementwise("parameters in a GPU's memory are")
+            if state_dtype is not None:
+                raise TypeError(f"state_dtype is {state_dtype!r}, expected None for arrays in a GPU's memory")
+            self._queue = _device.queue_of(self._params)
+        else:
+            _arrays.check_parameters(self._names, self._params)
 
         # Where anything is kept in fewer bits than it is computed in, everything goes the packed way.
         self._is_packed = state_dtype is not None or any(p.dtype.itemsize == 2 for p in self._params)
@@ -145,13 +162,15 @@ class Optimizer:
         self._states = [self._fresh_states(group) for group in self.param_groups]
         # Kernels want contiguous memory: a parameter that is not goes through a copy of its own.
         self._staged = {
-            i: np.array(p, order="C") for i, p in enumerate(self._params) if not _arrays.is_fast(p)
+            i: np.array(p, order="C")
+            for i, p in enumerate(self._params)
+            if self._queue is None and not _arrays.is_fast(p)
         }
         self.average: Any = None  # a `WeightAverage` that follows the steps
         self._written = self._memory()
-        self._addresses = [(p.ctypes.data, p.shape) for p in self._params]
+        self._addresses = self._addresses_now()
         self._steppers: dict[str, Any] = {}  # by backend
-        self._sums: list[Array] = []  # of gradients being accumulated
+        self._sums: list[Any] = []  # of gradients being accumulated
         self._summed = 0
 
     # What each optimizer says of itself.
@@ -197,6 +216,9 @@ class Optimizer:
 
     def check_memory(self) -> None:
         """ValueError where a parameter has become read-only or has been resized."""
+        if self._queue is not None:
+            _device.check_memory(self._names, self._params)
+            return
         for name, p, address in zip(self._names, self._params, self._addresses, strict=True):
             if not p.flags.writeable:
                 raise ValueError(f"{name} is read-only, expected a writeable array")
@@ -210,11 +232,15 @@ class Optimizer:
         self.average = average
         self._steppers, self._written = {}, self._memory()
 
-    def _memory(self) -> _arrays.Memory:
+    def _addresses_now(self) -> list[Any]:
+        return [] if self._queue is not None else [(p.ctypes.data, p.shape) for p in self._params]
+
+    def _memory(self) -> Any:
         """All that a step writes."""
         averages = [] if self.average is None else self.average.averages
         states = [a for group in self._states for state in group for a in state.values()]
-        return _arrays.Memory([*self._params, *states, *averages])
+        memory: Any = _arrays.Memory if self._queue is None else _device.Memory
+        return memory([*self._params, *states, *averages])
 
     # Stepping.
 
@@ -296,7 +322,9 @@ class Optimizer:
     def _apply(self, flat: list[Any], rows: list[Row]) -> None:
         """Run the rules: one row of coefficients per step group."""
         stepper = self._stepper()
-        if self._is_packed:
+        if self._queue is not None:
+            self._run(stepper, flat, rows, self._max_grad_norm)
+        elif self._is_packed:
             key = storage.hash_key(int(self._scalars[0]["step"]), self._seed)
             self._run(stepper, flat, rows, key, self._rounding == "stochastic")
         elif self._staged or not stepper.checks:
@@ -322,9 +350,12 @@ class Optimizer:
 
     def _stepper(self) -> Any:
         """The stepper of the backend in force."""
-        return self._steppers.get(backends.current().name) or self._new_stepper()
+        backend = backends.current() if self._queue is None else backends.for_device()
+        return self._steppers.get(backend.name) or self._new_stepper()
 
     def _new_stepper(self) -> Any:
+        if self._queue is not None:
+            return self._new_device_stepper(self._queue)
         backend = backends.current()
         if self._is_packed:
             stepper = backend.PackedStepper(self._rules, self._packed_arrays())
@@ -333,6 +364,15 @@ class Optimizer:
         else:
             stepper = backend.Stepper(self._step_groups())
         self._steppers[backend.name] = stepper
+        return stepper
+
+    def _new_device_stepper(self, queue: Queue) -> Any:
+        backend = backends.for_device()
+        if backend.launcher is not queue.launcher:
+            raise backends.BackendError(
+                f"the {backend.name!r} backend was asked for, but another one when this optimizer was made"
+            )
+        stepper = self._steppers[backend.name] = backend.Stepper(self._step_groups(), queue)
         return stepper
 
     def _step_groups(self) -> list[backends.StepGroup]:
@@ -360,9 +400,10 @@ class Optimizer:
 
     def _prepare(self, flat: list[Any]) -> tuple[list[Array], float]:
         """What to step with, and its factor; nothing where this call makes no step."""
-        limit = self._max_grad_norm
+        there = self._queue is not None  # where the step itself clips, and the host learns no norm
+        limit = None if there else self._max_grad_norm
         accumulating = self._accumulate > 1 or self._summed > 0
-        if not accumulating or self._nonfinite != "ignore":
+        if self._nonfinite != "ignore" or not (accumulating or there):
             flat, norm = self._normed(flat)
             if self._nonfinite != "ignore" and not self._is_finite(norm, flat):
                 return [], 0.0
@@ -379,6 +420,9 @@ class Optimizer:
 
     def _normed(self, flat: list[Any]) -> tuple[list[Array], float]:
         """The gradients, checked, and their norm."""
+        if self._queue is not None:
+            flat = self._checked(flat)
+            return flat, math.sqrt(self._stepper().sum_of_squares(flat))
         if not self._staged:
             stepper = self._stepper()
             squares = stepper.sum_of_squares(flat) if stepper.checks else None
@@ -389,6 +433,8 @@ class Optimizer:
 
     def _accumulated(self, flat: list[Array]) -> tuple[list[Array], float]:
         """The sum of the gathered gradients, and what makes it their mean; nothing before the last."""
+        if self._queue is not None:
+            return self._accumulated_there(self._queue, flat)
         with np.errstate(all="ignore"):
             # In float32 at least: sums of 16 bits would overflow, or stand still.
             wide = [storage.widened(g) for g in flat]
@@ -402,9 +448,31 @@ class Optimizer:
                 return wide, mean
             return [(a * mean).astype(g.dtype) for a, g in zip(wide, flat, strict=True)], 1.0
 
-    def _is_finite(self, norm: float, flat: list[Array]) -> bool:
+    def _accumulated_there(self, queue: Queue, flat: list[Any]) -> tuple[list[Any], float]:
+        last = self._summed + 1 >= self._accumulate
+        if last:  # the sums are written in place: what could fail after that must fail now
+            for group, rule, scalars in zip(self.param_groups, self._rules, self._scalars, strict=True):
+                self._row(group, rule, self._next_scalars(group, scalars), 1.0)
+        adder = self._steppers.get("sums")
+        if adder is None:
+            self._buffers = [_device.zeros_beside(queue, [p], [p.shape], p.dtype)[0] for p in self._params]
+            groups = [backends.StepGroup(RULES["sgd"], self._buffers, [()] * len(self._buffers))]
+            adder = self._steppers["sums"] = backends.for_device().Stepper(groups, queue)
+        for buffer in () if self._summed else self._buffers:
+            queue.clear(buffer.address, buffer.nbytes)
+        if self._summed and self._sums is not self._buffers:  # loaded
+            for buffer, values in zip(self._buffers, self._sums, strict=True):
+                buffer[...] = values
+        adder.step(flat, [(1.0, 0.0, 1.0, -1.0)])  # a descent at rate -1: sums + g
+        self._sums = self._buffers
+        self._summed += 1
+        return (self._buffers, 1 / self._summed) if last else ([], 1.0)
+
+    def _is_finite(self, norm: float, flat: list[Any]) -> bool:
         if math.isfinite(norm):
             return True
+        if self._queue is not None:
+            flat = [g.download(self._queue) for g in flat]
         named = zip(self._gradient_names(), flat, strict=True)
         wrong = [name for name, g in named if not np.isfinite(g).all()]
         if wrong and self._nonfinite == "raise":
@@ -427,8 +495,10 @@ class Optimizer:
             for g in _like(keys, f"grads[{i}]", part)
         ]
 
-    def _checked(self, flat: list[Any]) -> list[Array]:
+    def _checked(self, flat: list[Any]) -> list[Any]:
         self.check_memory()
+        if self._queue is not None:
+            return _device.check_gradients(self._gradient_names(), flat, self._params, self._written)
         return _arrays.check_gradients(self._gradient_names(), flat, self._params, self._written)
 
     def _gradient_names(self) -> list[str]:
@@ -450,19 +520,27 @@ class Optimizer:
             for name in dict.fromkeys(name for i in members for name in layouts[i]):
                 owners = [i for i in members if name in layouts[i]]
                 shapes = [layouts[i][name] for i in owners]
-                pieces = _arrays.zeros_beside([params[i] for i in owners], shapes, dtype)
+                beside = [params[i] for i in owners]
+                pieces: list[Any] = (
+                    _arrays.zeros_beside(beside, shapes, dtype)
+                    if self._queue is None
+                    else _device.zeros_beside(self._queue, beside, shapes, dtype)
+                )
                 for i, piece in zip(owners, pieces, strict=True):
                     if initial.get(name):
                         piece[...] = initial[name]
                     states[i][name] = piece
         return states
 
-    def _check_packable(self) -> None:
+    def _check_elementwise(self, what: str) -> None:
         if type(self)._layout is not Optimizer._layout or type(self)._apply is not Optimizer._apply:
             raise TypeError(
                 f"{type(self).__name__} updates float32 and float64 parameters with states of their own "
-                "dtype; 16-bit parameters and state_dtype are for the elementwise optimizers"
+                f"dtype, in the processor's memory; {what} for the elementwise optimizers"
             )
+
+    def _check_packable(self) -> None:
+        self._check_elementwise("16-bit parameters and state_dtype are")
         for name, p in zip(self._names, self._params, strict=True):
             if p.dtype == np.float64:
                 raise TypeError(
@@ -501,7 +579,7 @@ class Optimizer:
         for group, scalars, states in zip(self.param_groups, self._scalars, self._states, strict=True):
             indices = list(range(len(state), len(state) + len(states)))
             for i, arrays in zip(indices, states, strict=True):
-                state[i] = {**scalars, **{name: array.copy() for name, array in arrays.items()}}
+                state[i] = {**scalars, **{name: np.array(array) for name, array in arrays.items()}}
             groups.append({**group, "params": indices})
         return {
             "state": state,
@@ -510,7 +588,7 @@ class Optimizer:
             "skipped": self.skipped,
             "rounding": self.rounding,
             "seed": self.seed,
-            "accumulated": {"count": self._summed, "sums": [a.copy() for a in self._sums]},
+            "accumulated": {"count": self._summed, "sums": [np.array(a) for a in self._sums]},
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -636,7 +714,7 @@ class Optimizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._addresses = [(p.ctypes.data, p.shape) for p in self._params]
+        self._addresses = self._addresses_now()
         self._written = self._memory()
 
     def __repr__(self) -> str:
@@ -704,7 +782,7 @@ def _flatten(label: str, params: Any) -> tuple[list[Any] | None, list[Any]]:
     if isinstance(params, Mapping | list | tuple):
         keys = list(params) if isinstance(params, Mapping) else list(range(len(params)))
         return keys, [_parameter(f"{label}[{key!r}]", params[key]) for key in keys]
-    if hasattr(params, "__dlpack__"):
+    if hasattr(params, "__dlpack__") or _device.is_there(params):
         return None, [_parameter(label, params)]
     raise TypeError(
         f"{label} is a {type(params).__name__}, expected an array, a list, tuple or dict of arrays, "
@@ -715,6 +793,9 @@ def _flatten(label: str, params: Any) -> tuple[list[Any] | None, list[Any]]:
 def _parameter(name: str, value: Any) -> Any:
     if getattr(value, "requires_grad", False) and not value.is_leaf:
         raise ValueError(f"{name} is computed from other tensors, expected a leaf or a detached tensor")
+    if _device.is_there(value):
+        backends.for_device()  # where there is none, its message
+        return _device.view(name, value.detach() if hasattr(value, "detach") else value)
     return _arrays.in_place(name, value)
 
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from math import inf
 from typing import Any, ClassVar
 
+import numpy as np
+
 from . import _arrays, storage
 from ._arrays import Array
 from .optimizer import Group, Optimizer, Row, Schedule
@@ -90,6 +92,8 @@ class SGD(Optimizer):
                 )
         if self._looking_ahead:
             raise RuntimeError("lookahead inside lookahead: the parameters already stand there")
+        if self._queue is not None:
+            raise TypeError("lookahead moves parameters in the processor's memory, and these are in a GPU's")
         self.check_memory()
         self._looking_ahead = True
         kept = [p.copy() for p in self._params]
@@ -508,4 +512,4 @@ class ASGD(Optimizer):
 
     def averages(self) -> list[Array]:
         """Copies of the averaged parameters, in the order of the parameters."""
-        return [storage.read_state("ax", state).copy() for group in self._states for state in group]
+        return [np.array(storage.read_state("ax", state)) for group in self._states for state in group]

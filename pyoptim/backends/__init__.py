@@ -2,7 +2,8 @@
 
 A backend is a module with a class ``Stepper`` (optimizer updates) and the functions of layers and
 losses that `reference` spells out. ``native`` is the compiled one, ``numba`` and ``numpy`` need no
-compiler. What users pass has been validated before it reaches a backend.
+compiler. ``cuda`` and ``cupy`` are for arrays in a GPU's memory, and step optimizers only. What users pass
+has been validated before it reaches a backend.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
-from .._arrays import Array
 from ..rules import Rule
 
 MODULES = {"native": "native", "numba": "jit", "numpy": "reference"}  # best first
+DEVICE_MODULES = {"cuda": "cuda", "cupy": "nvrtc"}  # for arrays in a GPU's memory
 
 
 class BackendError(RuntimeError):
@@ -28,8 +29,8 @@ class StepGroup(NamedTuple):
     """Arrays that one rule updates with the same coefficients; contiguous, checked, not overlapping."""
 
     rule: Rule
-    params: Sequence[Array]
-    states: Sequence[Sequence[Array]]
+    params: Sequence[Any]
+    states: Sequence[Sequence[Any]]
 
 
 def one_each(groups: Sequence[StepGroup]) -> list[StepGroup]:
@@ -62,6 +63,7 @@ class Stepper(Protocol):
 _cache: dict[str, Any] = {}
 _chosen: ContextVar[Any] = ContextVar("pyoptim_backend", default=None)
 _default: Any = None
+_device_default: Any = None
 
 
 def get(name: str) -> Any:
@@ -74,20 +76,24 @@ def get(name: str) -> Any:
     BackendError
         There is, but it cannot run here; the message says what is missing.
     """
-    if name not in MODULES:
-        raise ValueError(f"backend is {name!r}, expected one of {', '.join(MODULES)}")
+    modules = {**MODULES, **DEVICE_MODULES}
+    if name not in modules:
+        raise ValueError(f"backend is {name!r}, expected one of {', '.join(modules)}")
     if name not in _cache:
         try:
-            _cache[name] = importlib.import_module(f".{MODULES[name]}", __name__)
+            _cache[name] = importlib.import_module(f".{modules[name]}", __name__)
         except ImportError as error:
             raise BackendError(f"the {name!r} backend cannot run here: {error}") from error
     return _cache[name]
 
 
 def available_backends() -> list[str]:
-    """The names of the backends that run here, best first, e.g. ``["native", "numba", "numpy"]``."""
+    """The names of the backends that run here, e.g. ``["native", "numba", "numpy"]``.
+
+    Best first; those for arrays in a GPU's memory, "cuda" and "cupy", are last.
+    """
     names = []
-    for name in MODULES:
+    for name in (*MODULES, *DEVICE_MODULES):
         try:
             get(name)
         except BackendError:
@@ -118,6 +124,36 @@ def _choose() -> Any:
         with suppress(BackendError):
             return get(name)
     raise BackendError("no backend runs here")
+
+
+def for_device() -> Any:
+    """The backend in force for arrays in a GPU's memory: the one asked for, else the best that runs here.
+
+    Raises
+    ------
+    BackendError
+        None runs here, or what was asked for is for the processor's memory; the message says why.
+    """
+    global _device_default
+    asked = _chosen.get() or (current() if os.environ.get("PYOPTIM_BACKEND") else None)
+    if asked is not None:
+        if asked.name not in DEVICE_MODULES:
+            raise BackendError(
+                f"the {asked.name!r} backend was asked for, which does not reach arrays in a GPU's memory: "
+                "ask for 'cuda' or 'cupy', or for none"
+            )
+        return asked
+    if _device_default is None:
+        reasons = []
+        for name in DEVICE_MODULES:
+            try:
+                _device_default = get(name)
+                break
+            except BackendError as error:
+                reasons.append(str(error))
+        else:
+            raise BackendError(f"arrays in a GPU's memory need a backend for it: {'; '.join(reasons)}")
+    return _device_default
 
 
 @contextmanager

@@ -1,0 +1,324 @@
+"""Arrays in a GPU's memory: seen without a copy, checked as `_arrays` checks NumPy's, and allocated."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NoReturn
+
+import numpy as np
+
+from . import _arrays, backends
+from ._arrays import Array
+from .backends.device import LEGACY_STREAM, Queue
+
+_CUDA = (2, 13)  # DLPack's numbers for memory of a GPU, and for memory shared with it
+
+
+class DeviceArray:
+    """Contiguous memory of a GPU, that of somebody's array or our own.
+
+    Attributes
+    ----------
+    address, shape, dtype, size, nbytes : as NumPy's
+    device : int
+        Index of the GPU.
+    stream : int or None
+        What the array's owner has queued its work on; None where that does not matter.
+    readonly : bool
+    owner : object
+        What keeps the memory.
+    queue : Queue or None
+        Of our own memory: the order of the work on it.
+    """
+
+    __slots__ = (
+        "address",
+        "device",
+        "dtype",
+        "nbytes",
+        "owner",
+        "queue",
+        "readonly",
+        "shape",
+        "size",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        address: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        device: int,
+        owner: Any,
+        *,
+        stream: int | None = None,
+        readonly: bool = False,
+        queue: Queue | None = None,
+    ) -> None:
+        self.address, self.shape, self.dtype, self.device, self.owner = address, shape, dtype, device, owner
+        self.stream, self.readonly, self.queue = stream, readonly, queue
+        self.size = math.prod(shape)
+        self.nbytes = self.size * dtype.itemsize
+
+    def download(self, queue: Queue) -> Array:
+        """A copy as a NumPy array."""
+        stream = LEGACY_STREAM if self.stream is None else self.stream
+        return queue.download(self.address, np.empty(self.shape, self.dtype), stream)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if self.queue is None or copy is False:
+            raise TypeError("an array in a GPU's memory is no NumPy array: copy it to the processor first")
+        return self.download(self.queue).astype(dtype or self.dtype, copy=False)
+
+    def __setitem__(self, where: Any, value: Any) -> None:
+        """``array[...] = value``, of our own memory."""
+        assert where is Ellipsis
+        assert self.queue is not None
+        values = np.ascontiguousarray(np.broadcast_to(np.asarray(value, self.dtype), self.shape))
+        self.queue.upload(self.address, values)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an optimizer of arrays in a GPU's memory cannot be copied or pickled: save its state_dict()"
+        )
+
+    def __repr__(self) -> str:
+        return f"DeviceArray(shape={self.shape}, dtype={self.dtype}, device={self.device})"
+
+
+def is_there(value: Any) -> bool:
+    """Whether this is an array in a GPU's memory."""
+    if isinstance(value, np.ndarray):
+        return False
+    if isinstance(value, DeviceArray):
+        return True
+    if _is_tensor(value):
+        return bool(value.is_cuda)
+    if hasattr(value, "__dlpack_device__"):
+        return int(value.__dlpack_device__()[0]) in _CUDA
+    return hasattr(value, "__cuda_array_interface__")
+
+
+def _is_tensor(value: Any) -> bool:
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def view(name: str, value: Any) -> DeviceArray:
+    """The memory of an array for which `is_there`.
+
+    Raises
+    ------
+    TypeError
+        A dtype, layout or protocol that the kernels do not know.
+    """
+    if isinstance(value, DeviceArray):
+        return value
+    if _is_tensor(value):
+        return _of_tensor(name, value)
+    if hasattr(value, "__cuda_array_interface__"):
+        return _of_interface(name, value)
+    return _of_dlpack(name, value)
+
+
+def _of_tensor(name: str, tensor: Any) -> DeviceArray:
+    torch: Any = sys.modules["torch"]
+    if tensor.layout != torch.strided or tensor.is_neg():
+        raise TypeError(f"{name} is a tensor that is not dense in memory ({tensor.layout}), expected one")
+    dtype = _dtype(name, str(tensor.dtype).removeprefix("torch."))
+    _require_contiguous(name, tensor.is_contiguous(), tensor.stride())
+    device = tensor.get_device()
+    # PyTorch's 0 is the default stream.
+    stream = torch.cuda.current_stream(device).cuda_stream or LEGACY_STREAM
+    return DeviceArray(tensor.data_ptr(), tuple(tensor.shape), dtype, device, tensor, stream=stream)
+
+
+def _of_interface(name: str, value: Any) -> DeviceArray:
+    """https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html, versions 2 and 3."""
+    told = value.__cuda_array_interface__
+    if told.get("mask") is not None:
+        raise TypeError(f"{name} is masked, expected an array without a mask")
+    dtype, shape = _dtype(name, told["typestr"]), tuple(map(int, told["shape"]))
+    strides = told.get("strides")
+    _require_contiguous(name, _is_contiguous(shape, strides, dtype.itemsize), strides)
+    address, readonly = told["data"]
+    if hasattr(value, "__dlpack_device__"):
+        device = int(value.__dlpack_device__()[1])
+    else:
+        device = backends.for_device().launcher.get_device()
+    stream = told.get("stream")
+    if stream is not None:
+        stream = int(stream) or LEGACY_STREAM
+    return DeviceArray(int(address), shape, dtype, device, value, stream=stream, readonly=bool(readonly))
+
+
+class _Tensor(ctypes.Structure):
+    """DLTensor of https://github.com/dmlc/dlpack, with which a DLManagedTensor begins."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+_pointer_in = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer_in.restype = ctypes.c_void_p
+_pointer_in.argtypes = (ctypes.py_object, ctypes.c_char_p)
+
+
+def _of_dlpack(name: str, value: Any) -> DeviceArray:
+    # The producer makes its work come before what is queued on this stream.
+    capsule = value.__dlpack__(stream=LEGACY_STREAM)
+    tensor = _Tensor.from_address(_pointer_in(capsule, b"dltensor"))
+    kinds = {(2, 32): "float32", (2, 64): "float64"}
+    dtype = _dtype(name, kinds.get((tensor.code, tensor.bits), f"DLPack's {tensor.code}, {tensor.bits} bits"))
+    shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
+    strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else None
+    _require_contiguous(name, tensor.lanes == 1 and _is_contiguous(shape, strides, 1), strides)
+    # The capsule, unless somebody takes it over, gives the memory back when it goes.
+    address = (tensor.data or 0) + tensor.byte_offset
+    return DeviceArray(address, shape, dtype, tensor.device, (capsule, value), stream=LEGACY_STREAM)
+
+
+def _dtype(name: str, told: str) -> np.dtype[Any]:
+    if told in ("float32", "<f4", "float64", "<f8"):
+        return np.dtype(told)
+    raise TypeError(f"{name} has dtype {told}, expected float32 or float64 in a GPU's memory")
+
+
+def _is_contiguous(shape: tuple[int, ...], strides: Sequence[int] | None, unit: int) -> bool:
+    if strides is None or 0 in shape:
+        return True
+    for n, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if n != 1 and stride != unit:
+            return False
+        unit *= n
+    return True
+
+
+def _require_contiguous(name: str, contiguous: bool, strides: Any) -> None:
+    if not contiguous:
+        raise ValueError(
+            f"{name} has the strides {tuple(strides)}, expected a C-contiguous array in a GPU's memory"
+        )
+
+
+def check_parameters(names: Sequence[str], params: Sequence[Any]) -> None:
+    """Writeable arrays that share no memory, all of one GPU.
+
+    Raises
+    ------
+    TypeError
+        Arrays of the processor among them.
+    ValueError
+        Read-only, overlapping, or on different GPUs.
+    """
+    first = next(i for i, p in enumerate(params) if isinstance(p, DeviceArray))
+    for name, p in zip(names, params, strict=True):
+        if not isinstance(p, DeviceArray):
+            raise TypeError(
+                f"{name} is a {type(p).__name__} in the processor's memory, but {names[first]} is in a "
+                "GPU's: expected all in one"
+            )
+        if p.device != params[first].device:
+            raise ValueError(
+                f"{name} is on GPU {p.device}, but {names[first]} on {params[first].device}: expected all on "
+                "one"
+            )
+        if p.readonly:
+            raise ValueError(f"{name} is read-only, expected a writeable array")
+    order = sorted((i for i, p in enumerate(params) if p.size), key=lambda i: params[i].address)
+    for i, j in pairwise(order):
+        if params[i].address + params[i].nbytes > params[j].address:
+            raise ValueError(f"{names[max(i, j)]} overlaps {names[min(i, j)]}, expected separate memory")
+
+
+class Memory:
+    """As `_arrays.Memory`, of a GPU: arrays that do not overlap."""
+
+    def __init__(self, arrays: Sequence[DeviceArray]) -> None:
+        bounds = sorted((a.address, a.address + a.nbytes) for a in arrays if a.size)
+        self._begins, self._ends = [b for b, _ in bounds], [e for _, e in bounds]
+
+    def overlaps(self, array: DeviceArray) -> bool:
+        i = bisect_left(self._begins, array.address + array.nbytes)
+        return i > 0 and self._ends[i - 1] > array.address
+
+
+def check_gradients(
+    names: Sequence[str], grads: Sequence[Any], params: Sequence[DeviceArray], written: Memory
+) -> list[DeviceArray]:
+    """Gradients as their parameters.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The wrong memory, dtype, shape or GPU; overlapping what a step writes; not contiguous and neither
+        PyTorch's nor CuPy's, which are copied.
+    """
+    checked = []
+    for name, g, p in zip(names, grads, params, strict=True):
+        if not is_there(g):
+            raise TypeError(
+                f"{name} is a {type(g).__name__} in the processor's memory, expected an array in a GPU's as "
+                "its parameter"
+            )
+        g = view(name, _made_contiguous(g))
+        if g.dtype != p.dtype:
+            raise TypeError(f"{name} has dtype {g.dtype}, expected {p.dtype} as its parameter")
+        if g.shape != p.shape:
+            raise ValueError(f"{name} has shape {g.shape}, expected {p.shape} as its parameter")
+        if g.device != p.device:
+            raise ValueError(f"{name} is on GPU {g.device}, expected {p.device} as its parameter")
+        if g.size and written.overlaps(g):
+            raise ValueError(f"{name} overlaps a parameter or an optimizer state")
+        checked.append(g)
+    return checked
+
+
+def _made_contiguous(value: Any) -> Any:
+    """PyTorch's and CuPy's arrays, copied where they must be; others as they are."""
+    if _is_tensor(value):
+        return value.detach().resolve_neg().contiguous()
+    cupy: Any = sys.modules.get("cupy")
+    return cupy.ascontiguousarray(value) if cupy is not None and isinstance(value, cupy.ndarray) else value
+
+
+def check_memory(names: Sequence[str], params: Sequence[DeviceArray]) -> None:
+    """ValueError where a parameter's owner has got other memory, as PyTorch's tensors may."""
+    for name, p in zip(names, params, strict=True):
+        if _is_tensor(p.owner) and (p.owner.data_ptr() != p.address or tuple(p.owner.shape) != p.shape):
+            raise ValueError(f"{name} has been resized or reshaped: make a new optimizer for it")
+
+
+def zeros_beside(
+    queue: Queue, arrays: Sequence[DeviceArray], shapes: Sequence[tuple[int, ...]], dtype: Any
+) -> list[DeviceArray]:
+    """As `_arrays.zeros_beside`, in a GPU's memory."""
+    dtype = np.dtype(dtype)
+    begins, end = _arrays.places_beside([a.address for a in arrays], shapes, dtype.itemsize)
+    memory = queue.allocate(end * dtype.itemsize)
+    queue.clear(memory.address, end * dtype.itemsize)
+    return [
+        DeviceArray(memory.address + begin * dtype.itemsize, shape, dtype, queue.device, memory, queue=queue)
+        for begin, shape in zip(begins, shapes, strict=True)
+    ]
+
+
+def queue_of(params: Sequence[DeviceArray]) -> Queue:
+    """A queue for the GPU that these are on."""
+    return Queue(backends.for_device().launcher, params[0].device)

@@ -1,0 +1,288 @@
+"""Optimizer steps on arrays in a GPU's memory, the same for every way of launching kernels.
+
+A launcher is the compiled module ``_cuda``, or `nvrtc`: both run the kernels of ``csrc/include/pyoptim``
+by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from .._arrays import Array
+from ..rules import Common, Rule
+from . import BackendError, StepGroup
+
+if TYPE_CHECKING:
+    from .._device import DeviceArray
+
+# As in launch.hpp.
+CHUNK, STEP_ROWS, ROW_LENGTH = 4096, 8, 16
+ARRAYS = np.dtype([("param", "u8"), ("state", "u8", (4,)), ("size", "i8"), ("row", "i8")])
+CHUNKS = np.dtype([("array", "i4"), ("chunk", "i4")])
+TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
+
+LEGACY_STREAM = 1  # what CUDA and __cuda_array_interface__ call the default stream
+
+
+class Launcher(Protocol):
+    """What a GPU is driven by. Addresses and streams are ints; work is queued, not waited for."""
+
+    Memory: Any  # Memory(bytes), with its .address
+    Event: Any  # Event(), with record(stream) and hold(stream): later work on the stream waits for it
+
+    def why_not(self) -> str | None:
+        """Why no device can be used, or None."""
+
+    def launch(self, kernel: str, blocks: int, arguments: tuple[Any, ...], stream: int) -> None:
+        """Run a kernel; None is a null pointer, bytes are a struct."""
+
+    def copy(self, to: int, source: int, bytes: int, stream: int) -> None:
+        """Between any two of host and device."""
+
+    def fill(self, to: int, byte: int, bytes: int, stream: int) -> None: ...
+    def synchronize(self, stream: int) -> None: ...
+    def set_device(self, index: int) -> None: ...
+    def get_device(self) -> int: ...
+    def device(self, index: int) -> dict[str, Any]: ...
+
+
+def host_functions(name: str) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a backend that has no kernels for the processor's memory."""
+
+    def missing(function: str) -> Any:
+        if function.startswith("_"):
+            raise AttributeError(f"module {name!r} has no attribute {function!r}")
+        raise BackendError(
+            f"the {name!r} backend has no {function} for arrays in the processor's memory: ask for another "
+            "backend, or for none"
+        )
+
+    return missing
+
+
+class Queue:
+    """The order of all work on some arrays of one device, whatever streams it comes on."""
+
+    def __init__(self, launcher: Launcher, device: int) -> None:
+        self.launcher, self.device = launcher, device
+        with self._device():
+            self._last = launcher.Event()
+
+    @contextmanager
+    def _device(self) -> Iterator[None]:
+        before = self.launcher.get_device()
+        if before == self.device:
+            yield
+            return
+        self.launcher.set_device(self.device)
+        try:
+            yield
+        finally:
+            self.launcher.set_device(before)
+
+    @contextmanager
+    def on(self, stream: int) -> Iterator[None]:
+        """What is queued on the stream in the ``with`` block comes after what was queued here before."""
+        with self._device():
+            self._last.hold(stream)
+            try:
+                yield
+            finally:
+                self._last.record(stream)
+
+    def allocate(self, size: int) -> Any:
+        """Memory of so many bytes."""
+        with self._device():
+            return self.launcher.Memory(size)
+
+    def clear(self, address: int, size: int) -> None:
+        """Zero so many bytes."""
+        with self.on(LEGACY_STREAM):
+            self.launcher.fill(address, 0, size, LEGACY_STREAM)
+
+    def download(self, address: int, into: Array, stream: int = LEGACY_STREAM) -> Array:
+        """Fill a contiguous array from the device, and wait for it."""
+        with self.on(stream):
+            self.launcher.copy(into.ctypes.data, address, into.nbytes, stream)
+            self.launcher.synchronize(stream)
+        return into
+
+    def upload(self, address: int, source: Array) -> None:
+        """Fill the device's memory from a contiguous array, and wait for it."""
+        with self.on(LEGACY_STREAM):
+            self.launcher.copy(address, source.ctypes.data, source.nbytes, LEGACY_STREAM)
+            self.launcher.synchronize(LEGACY_STREAM)
+
+
+class _Table:
+    """A host array's copy on the device, renewed when it changes."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue, self._held = queue, b""
+        self._memory: Any = None
+
+    def put(self, array: Array, stream: int) -> int:
+        """Its address. Memory that is not pinned has been read when ``copy`` returns."""
+        held = array.tobytes()
+        if held != self._held:
+            if len(held) != len(self._held):
+                self._memory = self._queue.launcher.Memory(len(held))
+            self._queue.launcher.copy(self._memory.address, array.ctypes.data, len(held), stream)
+            self._held = held
+        return int(self._memory.address) if held else 0
+
+
+def tables(
+    params: Sequence[DeviceArray], states: Sequence[Sequence[DeviceArray]], rows: Sequence[int]
+) -> tuple[Array, Array]:
+    """What a launch works on, as step_kernel.cuh takes it: arrays, and the chunks that blocks take."""
+    arrays = np.zeros(len(params), ARRAYS)
+    for entry, param, own, row in zip(arrays, params, states, rows, strict=True):
+        entry["param"], entry["size"], entry["row"] = param.address, param.size, row
+        entry["state"][: len(own)] = [state.address for state in own]
+    counts = -(-arrays["size"] // CHUNK)
+    chunks = np.empty(counts.sum(), CHUNKS)
+    chunks["array"] = np.repeat(np.arange(len(params)), counts)
+    chunks["chunk"] = np.arange(len(chunks)) - np.repeat(counts.cumsum() - counts, counts)
+    return arrays, chunks
+
+
+def coefficient_rows(rows: Sequence[tuple[float, ...]], dtype: Any) -> Array:
+    """Rows of coefficients, cast once, as StepRows has them."""
+    values = np.zeros((max(len(rows), STEP_ROWS), ROW_LENGTH))
+    for i, row in enumerate(rows):
+        values[i, : len(row)] = row
+    with np.errstate(over="ignore"):  # beyond float32 is infinity, as in C++
+        return values.astype(dtype)
+
+
+class _Launch:
+    """All arrays of one rule and dtype: one launch a step."""
+
+    def __init__(self, queue: Queue, rule: Rule, dtype: np.dtype[Any], members: Sequence[Any]) -> None:
+        self._launcher, self._dtype, self._type = queue.launcher, dtype, TYPES[dtype]
+        self._kernel = f"step<rule_named::{rule.name}, {self._type}>"
+        self._length = len(Common._fields) + len(rule.coefficients._fields)
+        self._which = [i for i, _, _, _ in members]
+        self._groups = list(dict.fromkeys(group for _, group, _, _ in members))
+        arrays, chunks = tables(
+            [param for _, _, param, _ in members],
+            [states for _, _, _, states in members],
+            [self._groups.index(group) for _, group, _, _ in members],
+        )
+        self.blocks = len(chunks)
+        self._tables: list[Any] = []
+        for table in (arrays, chunks):
+            self._tables.append(queue.allocate(table.nbytes))
+            queue.upload(self._tables[-1].address, table)
+        self._grads, self._rows = _Table(queue), _Table(queue)
+        self._scaled = queue.allocate(max(len(self._groups), STEP_ROWS) * ROW_LENGTH * dtype.itemsize)
+
+    def point_at(self, grads: Sequence[DeviceArray], stream: int) -> None:
+        """Take these gradients."""
+        addresses = np.array([grads[i].address for i in self._which], np.uint64)
+        self._at = (*(table.address for table in self._tables), self._grads.put(addresses, stream))
+
+    def sum_of_squares(self, partial: int, stream: int) -> None:
+        """Of each chunk, to ``partial``."""
+        self._launcher.launch(f"sum_of_squares<{self._type}>", self.blocks, (*self._at, partial), stream)
+
+    def step(self, coefficients: Sequence[tuple[float, ...]], factor: int | None, stream: int) -> None:
+        """``factor``: the address of what the gradients are multiplied by as well."""
+        rows = [coefficients[group] for group in self._groups]
+        if any(len(row) != self._length for row in rows):
+            raise ValueError(f"{self._kernel} takes rows of {self._length} coefficients, {rows} were given")
+        by_value = coefficient_rows(rows[:STEP_ROWS], self._dtype)
+        at: int | None = None
+        if factor is not None:
+            exact = self._rows.put(coefficient_rows(rows, np.float64), stream)
+            at = self._scaled.address
+            self._launcher.launch(f"scale_rows<{self._type}>", 1, (len(rows), exact, factor, at), stream)
+        elif len(rows) > STEP_ROWS:
+            at = self._rows.put(coefficient_rows(rows, self._dtype), stream)
+        self._launcher.launch(self._kernel, self.blocks, (*self._at, at, by_value.tobytes()), stream)
+
+
+class Stepper:
+    """See `pyoptim.backends.Stepper`; arrays are `pyoptim._device.DeviceArray`.
+
+    The work is queued on the stream that the gradients say they are on, and the host does not wait.
+    """
+
+    checks = False
+
+    def __init__(self, groups: Sequence[StepGroup], queue: Queue | None = None) -> None:
+        if queue is None:
+            raise BackendError(
+                "the 'cuda' and 'cupy' backends step arrays in a GPU's memory, and these are in the "
+                "processor's: ask for another backend, or for none"
+            )
+        self._queue = queue
+        members: dict[Any, list[Any]] = {}
+        i = 0
+        for j, (rule, params, states) in enumerate(groups):
+            for param, own in zip(params, states, strict=True):
+                members.setdefault((rule.name, param.dtype), []).append((i, j, rule, param, own))
+                i += 1
+        self._launches = [
+            _Launch(queue, of[0][2], dtype, [(i, j, param, own) for i, j, _, param, own in of])
+            for (_, dtype), of in members.items()
+        ]
+        self._blocks = sum(launch.blocks for launch in self._launches)
+        self._partial = queue.allocate(8 * self._blocks)
+        self._scalars = queue.allocate(16)  # a sum of squares, a factor
+
+    def step(
+        self,
+        grads: Sequence[DeviceArray],
+        coefficients: Sequence[tuple[float, ...]],
+        max_norm: float | None = None,
+    ) -> bool:
+        """``max_norm``: of the gradients multiplied by the first coefficient, up to its sign."""
+        with self._ordered(grads) as stream:
+            factor = None
+            if max_norm is not None and coefficients:
+                self._squares(coefficients[0][0] ** 2, stream)
+                squares, factor = self._scalars.address, self._scalars.address + 8
+                launcher = self._queue.launcher
+                launcher.launch("clip_factor<double>", 1, (squares, float(max_norm), factor), stream)
+            for launch in self._launches:
+                launch.step(coefficients, factor, stream)
+        return True
+
+    def sum_of_squares(self, grads: Sequence[DeviceArray]) -> float:
+        """Of all gradients, in double; waits for it."""
+        with self._ordered(grads) as stream:
+            self._squares(1.0, stream)
+        return float(self._queue.download(self._scalars.address, np.empty(1), stream)[0])
+
+    def _squares(self, scale: float, stream: int) -> None:
+        partial = self._partial.address
+        for launch in self._launches:
+            launch.sum_of_squares(partial, stream)
+            partial += 8 * launch.blocks
+        arguments = (self._blocks, self._partial.address, scale, None, self._scalars.address)
+        self._queue.launcher.launch("total<double>", 1, arguments, stream)
+
+    @contextmanager
+    def _ordered(self, grads: Sequence[DeviceArray]) -> Iterator[int]:
+        """The stream to use: it waits for the gradients' own, and they wait for it."""
+        streams = list(dict.fromkeys(g.stream for g in grads if g.stream is not None))
+        stream = streams[0] if streams else LEGACY_STREAM
+        with self._queue.on(stream):
+            for other in streams[1:]:
+                self._wait(stream, other)
+            for launch in self._launches:
+                launch.point_at(grads, stream)
+            yield stream
+            for other in streams[1:]:
+                self._wait(other, stream)
+
+    def _wait(self, stream: int, other: int) -> None:
+        event = self._queue.launcher.Event()
+        event.record(other)
+        event.hold(stream)

@@ -1,0 +1,156 @@
+"""The CuPy backend: the same CUDA kernels, compiled at run time from the headers in the package.
+
+For installs without the compiled module. It has the same functions as that, on CuPy's bindings of CUDA.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+try:
+    import cupy
+    from cupy.cuda import runtime
+    from cupy_backends.cuda.api import driver
+except ImportError as error:
+    raise ImportError(f"CuPy is not installed (pip install 'pyoptim[cuda]'): {error}") from error
+
+from .device import Launcher, Stepper, host_functions
+
+__all__ = ["Stepper", "launcher", "name"]
+
+name = "cupy"
+THREADS = 256  # of every block, as in launch.hpp
+# No contraction: the same bits as the other backends. Division and roots are IEEE's by default.
+OPTIONS = ("--std=c++17", "--fmad=false")
+
+
+def why_not() -> str | None:
+    """Why no device can be used, or None."""
+    if runtime.is_hip:
+        return "this CuPy is built for ROCm"
+    try:
+        if not runtime.driverGetVersion():
+            return "there is no NVIDIA driver"
+        return None if runtime.getDeviceCount() else "there is no CUDA device"
+    except runtime.CUDARuntimeError as error:
+        return str(error)
+
+
+def headers() -> Path:
+    """The folder that ``#include "pyoptim/kernels.cuh"`` is relative to."""
+    folder = Path(__file__).parents[1] / "include"
+    if not (folder / "pyoptim" / "kernels.cuh").is_file():
+        raise ImportError(f"this install has no C++ headers: there is no folder {str(folder)!r}")
+    return folder
+
+
+def source(folder: Path) -> str:
+    """The program. CuPy keeps what it compiled by the program's text: the headers' hash belongs to it."""
+    texts = [path.read_bytes() for path in sorted((folder / "pyoptim").iterdir())]
+    digest = hashlib.sha256(b"\0".join(texts)).hexdigest()
+    return f'// {digest}\n#include "pyoptim/kernels.cuh"\nusing namespace pyoptim::cuda;\n'
+
+
+def options(folder: Path) -> tuple[str, ...]:
+    """Of the compiler; CuPy adds the device's architecture."""
+    return (*OPTIONS, f"-I{folder}")
+
+
+@cache
+def _function(kernel: str, device: int) -> Any:
+    """A kernel compiled by itself, for what a device can run: the ones that are not used cost nothing."""
+    folder = headers()
+    module = cupy.RawModule(code=source(folder), options=options(folder), name_expressions=[kernel])
+    return module.get_function(kernel).kernel  # which keeps its module
+
+
+def _packed(value: Any) -> Any:
+    """An argument as memory that is at least as long as the kernel's parameter."""
+    if isinstance(value, bytes):
+        return ctypes.create_string_buffer(value, len(value))
+    if isinstance(value, float):
+        return ctypes.c_double(value)
+    return ctypes.c_uint64(0 if value is None else value)  # shorter integers are its low bytes
+
+
+def launch(kernel: str, blocks: int, arguments: tuple[Any, ...], stream: int) -> None:
+    """As the compiled module's: by addresses of the arguments, as CUDA takes them."""
+    if blocks == 0:
+        return
+    function = _function(kernel, runtime.getDevice())
+    values = [_packed(value) for value in arguments]
+    pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+    driver.launchKernel(function.ptr, blocks, 1, 1, THREADS, 1, 1, 0, stream, ctypes.addressof(pointers), 0)
+
+
+class Memory:
+    """Device memory, freed with the object: not CuPy's pool's, which gives it on before streams are done."""
+
+    def __init__(self, size: int) -> None:
+        self._memory = cupy.cuda.Memory(size)
+        self.address, self.bytes = int(self._memory.ptr), size
+
+
+class Event:
+    """A point in time of a stream."""
+
+    def __init__(self) -> None:
+        self._event = cupy.cuda.Event(disable_timing=True)
+
+    def record(self, stream: int) -> None:
+        runtime.eventRecord(self._event.ptr, stream)
+
+    def hold(self, stream: int) -> None:
+        """Later work on the stream waits for this."""
+        runtime.streamWaitEvent(stream, self._event.ptr)
+
+
+def copy(to: int, source: int, bytes: int, stream: int) -> None:
+    """Between any two of host and device, in the stream's order."""
+    if bytes:
+        runtime.memcpyAsync(to, source, bytes, runtime.memcpyDefault, stream)
+
+
+def fill(to: int, byte: int, bytes: int, stream: int) -> None:
+    """Set bytes, in the stream's order."""
+    if bytes:
+        runtime.memsetAsync(to, byte, bytes, stream)
+
+
+def synchronize(stream: int) -> None:
+    """Wait for the stream."""
+    runtime.streamSynchronize(stream)
+
+
+def set_device(index: int) -> None:
+    """Use another device, in this thread."""
+    runtime.setDevice(index)
+
+
+def get_device() -> int:
+    """The device that this thread uses."""
+    return int(runtime.getDevice())
+
+
+def device(index: int) -> dict[str, Any]:
+    """Name, compute capability, memory in bytes, multiprocessors."""
+    properties = runtime.getDeviceProperties(index)
+    return {
+        "name": properties["name"].decode(),
+        "compute_capability": (properties["major"], properties["minor"]),
+        "memory": properties["totalGlobalMem"],
+        "multiprocessors": properties["multiProcessorCount"],
+    }
+
+
+if reason := why_not():
+    raise ImportError(f"no CUDA device can be used: {reason}")
+headers()
+
+launcher = cast(Launcher, sys.modules[__name__])
+__getattr__ = host_functions(name)
