@@ -120,7 +120,7 @@ def tensors_among(params: Any) -> list[Any]:
     if torch is None or isinstance(params, np.ndarray):
         return []
     values = params.values() if isinstance(params, Mapping) else params
-    values = [values] if isinstance(values, torch.Tensor) else values
+    values = values if isinstance(params, Mapping | list | tuple) else [values]
     return [value for value in values if isinstance(value, torch.Tensor)]
 
 

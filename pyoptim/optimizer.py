@@ -438,7 +438,8 @@ class Optimizer:
         with np.errstate(all="ignore"):
             # In float32 at least: sums of 16 bits would overflow, or stand still.
             wide = [storage.widened(g) for g in flat]
-            wide = [a + g for a, g in zip(self._sums, wide, strict=True)] if self._summed else wide
+            if self._summed:  # np.asarray: a sum of arrays without dimensions is a scalar
+                wide = [np.asarray(a + g) for a, g in zip(self._sums, wide, strict=True)]
             if self._summed + 1 < self._accumulate:
                 self._sums = wide if self._summed else [g.copy() for g in wide]
                 self._summed += 1
@@ -446,7 +447,7 @@ class Optimizer:
             mean = 1 / (self._summed + 1)  # accumulate may have been lowered in the meantime
             if not self._is_packed:
                 return wide, mean
-            return [(a * mean).astype(g.dtype) for a, g in zip(wide, flat, strict=True)], 1.0
+            return [np.asarray(a * mean, g.dtype) for a, g in zip(wide, flat, strict=True)], 1.0
 
     def _accumulated_there(self, queue: Queue, flat: list[Any]) -> tuple[list[Any], float]:
         last = self._summed + 1 >= self._accumulate

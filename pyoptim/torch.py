@@ -131,7 +131,10 @@ def load_state_dict(ours: _Ours, state_dict: Mapping[str, Any]) -> None:
             state[len(state)] = (
                 _entry(label, entry, p, first, scalars)
                 if entry
-                else {**ours._first_scalars({**own, **options}), **first}
+                else {
+                    **ours._first_scalars({**own, **options}),
+                    **{k: np.asarray(v) for k, v in first.items()},
+                }
             )
         groups.append({**options, "params": list(range(begin, len(state)))})
     ours.load_state_dict({"state": state, "param_groups": groups})
@@ -204,7 +207,7 @@ class _Part(NamedTuple):
 
 
 class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
-    """One of our optimizers over PyTorch's CPU parameters, which it updates in place.
+    """One of our optimizers over PyTorch's parameters, which it updates in place.
 
     Everything that drives a `torch.optim.Optimizer` drives it: parameter groups, schedulers of
     `torch.optim.lr_scheduler`, hooks, closures, ``state_dict``.
@@ -212,7 +215,8 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     Parameters
     ----------
     params : iterable of tensors, or of group dicts
-        As PyTorch's: dense, on the CPU; float32, float64, float16 or bfloat16.
+        As PyTorch's: dense, on the CPU; float32, float64, float16 or bfloat16. Or all on one GPU; see
+        `pyoptim.Optimizer`.
     optimizer : class
         `pyoptim.Adam` or another of ours.
     rounding, state_dtype, seed
@@ -308,9 +312,11 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def _arrays(self, part: _Part, grads: list[Any]) -> list[Any]:
         try:
             return [g.numpy() for g in grads]
-        except (RuntimeError, TypeError):  # bfloat16, or what cannot be shared
+        except (RuntimeError, TypeError):  # bfloat16, on a GPU, or what cannot be shared
             names = part.ours._gradient_names()
-            return [_arrays.in_place(name, g) for name, g in zip(names, grads, strict=True)]
+            return [
+                g if g.is_cuda else _arrays.in_place(name, g) for name, g in zip(names, grads, strict=True)
+            ]
 
     def _current_parts(self) -> list[_Part]:
         """Parts that have gradients for all of their parameters or for none."""

@@ -5,6 +5,7 @@ meant to test the compiled kernels cannot pass without them.
 """
 
 import importlib.metadata
+import importlib.util
 import os
 import subprocess
 import sys
@@ -12,6 +13,9 @@ import sys
 import engines
 import numpy as np
 import pytest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "cuda"))
+import emulated
 
 import pyoptim as po
 
@@ -51,6 +55,20 @@ def engine(request):
 @pytest.fixture(params=[np.float32, np.float64])
 def dtype(request):
     return request.param
+
+
+@pytest.fixture(scope="session")
+def cuda(tmp_path_factory):
+    """The CUDA module with an emulator in place of a GPU."""
+    if reason := emulated.why_not():
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("emulated")
+    emulated.build(folder)
+    (file,) = folder.glob("_cuda*.so")
+    spec = importlib.util.spec_from_file_location("_cuda", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

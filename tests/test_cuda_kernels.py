@@ -4,18 +4,13 @@ Elementwise ones must have the bits of the compiled CPU kernels; sums are held a
 rounding allows: for a sum of terms t in precision u, by lanes of n terms, n u times the sum of abs(t).
 """
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
+import emulated
+import launcher
 import loss_oracles
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).with_name("cuda")))
-import emulated
-import launcher
 from launcher import addresses, blocks_of, tables
 
 from pyoptim.backends import StepGroup
@@ -31,17 +26,6 @@ FROM_OUTPUT, FROM_INPUT = _native.activation_kinds()
 KINDS = FROM_OUTPUT + FROM_INPUT  # as the enumeration has them
 LANE = 32  # terms that a thread adds in the arrays' own precision, at most (see the shapes below)
 SIZES = [0, 1, 3, 255, 256, 4095, 4096, 4097, 9000]
-
-
-@pytest.fixture(scope="session")
-def cuda(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("emulated")
-    emulated.build(folder)
-    (file,) = folder.glob("_cuda*.so")
-    spec = importlib.util.spec_from_file_location("_cuda", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -1,0 +1,196 @@
+"""Stand-ins for what a machine with a GPU has: arrays, PyTorch's tensors and CuPy, all in host memory."""
+
+import ctypes
+import sys
+import types
+
+import numpy as np
+
+
+class There:
+    """An array with ``__cuda_array_interface__``, as CuPy's."""
+
+    def __init__(self, array, stream=1, **told):
+        self.array, self.stream, self.told = array, stream, told
+
+    @property
+    def __cuda_array_interface__(self):
+        told = {**self.array.__array_interface__, "version": 3, "stream": self.stream}
+        return {**told, **self.told}
+
+
+class OnDevice(There):
+    """One that says which GPU it is on."""
+
+    def __init__(self, array, device=0, **told):
+        super().__init__(array, **told)
+        self.device = device
+
+    def __dlpack_device__(self):
+        return 2, self.device
+
+
+class Capsule:
+    """An array that speaks DLPack alone."""
+
+    def __init__(self, array):
+        self.array, self.streams = array, []
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+    def __dlpack__(self, *, stream):
+        self.streams.append(stream)
+        return self.array.__dlpack__()
+
+
+def tensor(array, stream=0):
+    """A PyTorch tensor that says it is on a GPU."""
+    import torch
+
+    class Tensor(torch.Tensor):
+        is_cuda = True
+
+        def get_device(self):
+            return 0
+
+        def numpy(self):
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+        def detach(self):
+            return super().detach().as_subclass(Tensor)
+
+    return torch.from_numpy(array).as_subclass(Tensor)
+
+
+class Recorder:
+    """The emulated module, with a note of what is asked of it."""
+
+    def __init__(self, cuda):
+        self._cuda, self.log, self.current = cuda, [], 0
+        recorder = self
+
+        class Event:
+            def record(self, stream):
+                recorder.log.append(("record", id(self), stream))
+
+            def hold(self, stream):
+                recorder.log.append(("hold", id(self), stream))
+
+        self.Event = Event
+
+    def __getattr__(self, name):
+        return getattr(self._cuda, name)
+
+    def launch(self, kernel, blocks, arguments, stream):
+        self.log.append(("launch", kernel, stream))
+        self._cuda.launch(kernel, blocks, arguments, 0)
+
+    def copy(self, to, source, bytes, stream):
+        self.log.append(("copy", bytes, stream))
+        self._cuda.copy(to, source, bytes, 0)
+
+    def synchronize(self, stream):
+        self.log.append(("synchronize", None, stream))
+
+    def get_device(self):
+        return self.current
+
+    def set_device(self, index):
+        self.log.append(("device", index, None))
+        self.current = index
+
+    def all(self, *kinds):
+        return [entry for entry in self.log if entry[0] in kinds]
+
+
+def cupy(cuda, devices=1, driver=12000):
+    """Modules in place of CuPy's, which launch the emulated kernels: name -> module."""
+    kernels, letters = [], cuda.kernels()
+
+    class CUDARuntimeError(RuntimeError):
+        pass
+
+    def count():
+        if devices is None:
+            raise CUDARuntimeError("cudaErrorUnknown: unknown error")
+        return devices
+
+    runtime = types.SimpleNamespace(
+        CUDARuntimeError=CUDARuntimeError,
+        is_hip=False,
+        memcpyDefault=4,
+        driverGetVersion=lambda: driver,
+        getDeviceCount=count,
+        getDevice=lambda: 0,
+        setDevice=lambda index: None,
+        getDeviceProperties=lambda index: {
+            "name": b"pretended", "major": 9, "minor": 0, "totalGlobalMem": 2**31, "multiProcessorCount": 1
+        },
+        memcpyAsync=lambda to, source, size, kind, stream: cuda.copy(to, source, size, 0),
+        memsetAsync=lambda to, byte, size, stream: cuda.fill(to, byte, size, 0),
+        streamSynchronize=lambda stream: None,
+        eventRecord=lambda event, stream: None,
+        streamWaitEvent=lambda stream, event: None,
+    )  # fmt: skip
+
+    compiled = []
+
+    class RawModule:
+        def __init__(self, code, options, name_expressions):
+            compiled.append((code, options, name_expressions))
+
+        def get_function(self, name):
+            kernels.append(name)
+            return types.SimpleNamespace(kernel=types.SimpleNamespace(ptr=len(kernels) - 1))
+
+    def value(kind, address, kernel):
+        if kind == "s":
+            return ctypes.string_at(address, 8 * 16 * (4 if "float" in kernel else 8))
+        number = {"p": ctypes.c_uint64, "i": ctypes.c_int64, "d": ctypes.c_double}[kind]
+        return number.from_address(address).value
+
+    def launch(function, blocks, by, bz, threads, ty, tz, shared, stream, parameters, extra):
+        assert (by, bz, threads, ty, tz, shared, extra) == (1, 1, cuda.threads, 1, 1, 0, 0)
+        kernel = kernels[function]
+        kinds = letters[kernel]
+        addresses = (ctypes.c_void_p * len(kinds)).from_address(parameters)
+        arguments = [value(kind, at, kernel) for kind, at in zip(kinds, addresses, strict=True)]
+        cuda.launch(kernel, blocks, tuple(arguments), 0)
+
+    class Memory:
+        def __init__(self, size):
+            self._own = cuda.Memory(size)
+            self.ptr = self._own.address
+
+    class Event:
+        def __init__(self, disable_timing):
+            self.ptr = 0
+
+    own = types.ModuleType("cupy")
+    own.RawModule, own.compiled, own.cuda = RawModule, compiled, types.ModuleType("cupy.cuda")
+    own.ndarray = type("ndarray", (), {})
+    own.cuda.runtime, own.cuda.Memory, own.cuda.Event = runtime, Memory, Event
+    api = types.ModuleType("cupy_backends.cuda.api")
+    api.driver = types.SimpleNamespace(launchKernel=launch)
+    return {
+        "cupy": own,
+        "cupy.cuda": own.cuda,
+        "cupy_backends": types.ModuleType("cupy_backends"),
+        "cupy_backends.cuda": types.ModuleType("cupy_backends.cuda"),
+        "cupy_backends.cuda.api": api,
+    }
+
+
+def unaligned(values, dtype, offset):
+    """A copy that begins ``offset`` elements after 16 bytes."""
+    size = np.dtype(dtype).itemsize
+    values = np.asarray(values, dtype)
+    memory = np.empty(values.nbytes + 32, np.uint8)
+    begin = -memory.ctypes.data % 16 + offset * size
+    made = memory[begin : begin + values.nbytes].view(dtype).reshape(values.shape)
+    made[...] = values
+    return made
+
+
+assert sys.byteorder == "little"
