@@ -32,8 +32,9 @@ def test_a_broken_nvcc_is_no_reason_not_to_build_the_rest(wanted, tmp_path):
     nvcc = tmp_path / "nvcc"
     nvcc.write_text("#!/bin/sh\nexit 1\n")
     nvcc.chmod(0o755)
-    command = ["cmake", "-S", SOURCE, "-B", tmp_path / "build", "-DSKBUILD=ON", f"-DPYOPTIM_CUDA={wanted}",
-               f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DPython_EXECUTABLE={sys.executable}"]  # fmt: skip
+    options = [f"-DPYOPTIM_CUDA={wanted}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
+    options += ["-DSKBUILD=ON", f"-DPython_EXECUTABLE={sys.executable}"]
+    command = ["cmake", "-S", SOURCE, "-B", tmp_path / "build", *options]
     env = {**os.environ, "CUDACXX": str(nvcc)}
     done = subprocess.run(
         [*map(str, command)], capture_output=True, text=True, timeout=600, check=False, env=env
