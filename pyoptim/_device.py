@@ -110,8 +110,8 @@ def _is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def view(name: str, value: Any) -> DeviceArray:
-    """The memory of an array for which `is_there`.
+def view(name: str, value: Any, streams: dict[int, int] | None = None) -> DeviceArray:
+    """The memory of an array for which `is_there`; ``streams``: PyTorch's current ones, as far as known.
 
     Raises
     ------
@@ -121,22 +121,30 @@ def view(name: str, value: Any) -> DeviceArray:
     if isinstance(value, DeviceArray):
         return value
     if _is_tensor(value):
-        return _of_tensor(name, value)
+        return _of_tensor(name, value, {} if streams is None else streams)
     if hasattr(value, "__cuda_array_interface__"):
         return _of_interface(name, value)
     return _of_dlpack(name, value)
 
 
-def _of_tensor(name: str, tensor: Any) -> DeviceArray:
+_tensor_dtypes: dict[Any, np.dtype[Any]] = {}
+
+
+def _of_tensor(name: str, tensor: Any, streams: dict[int, int]) -> DeviceArray:
+    # Of hundreds of gradients a step, so written for speed.
     torch: Any = sys.modules["torch"]
-    if tensor.layout != torch.strided or tensor.is_neg():
+    if tensor.layout is not torch.strided or tensor.is_neg():
         raise TypeError(f"{name} is a tensor that is not dense in memory ({tensor.layout}), expected one")
-    dtype = _dtype(name, str(tensor.dtype).removeprefix("torch."))
-    _require_contiguous(name, tensor.is_contiguous(), tensor.stride())
+    dtype = _tensor_dtypes.get(tensor.dtype)
+    if dtype is None:
+        dtype = _tensor_dtypes[tensor.dtype] = _dtype(name, str(tensor.dtype).removeprefix("torch."))
+    if not tensor.is_contiguous():
+        _require_contiguous(name, False, tensor.stride())
     device = tensor.get_device()
-    # PyTorch's 0 is the default stream.
-    stream = torch.cuda.current_stream(device).cuda_stream or LEGACY_STREAM
-    return DeviceArray(tensor.data_ptr(), tuple(tensor.shape), dtype, device, tensor, stream=stream)
+    if device not in streams:  # PyTorch's 0 is the default one
+        streams[device] = torch.cuda.current_stream(device).cuda_stream or LEGACY_STREAM
+    shape = tuple(tensor.shape)
+    return DeviceArray(tensor.data_ptr(), shape, dtype, device, tensor, stream=streams[device])
 
 
 def _of_interface(name: str, value: Any) -> DeviceArray:
@@ -271,13 +279,14 @@ def check_gradients(
         PyTorch's nor CuPy's, which are copied.
     """
     checked = []
+    streams: dict[int, int] = {}
     for name, g, p in zip(names, grads, params, strict=True):
         if not is_there(g):
             raise TypeError(
                 f"{name} is a {type(g).__name__} in the processor's memory, expected an array in a GPU's as "
                 "its parameter"
             )
-        g = view(name, _made_contiguous(g))
+        g = view(name, _made_contiguous(g), streams)
         if g.dtype != p.dtype:
             raise TypeError(f"{name} has dtype {g.dtype}, expected {p.dtype} as its parameter")
         if g.shape != p.shape:
@@ -293,6 +302,9 @@ def check_gradients(
 def _made_contiguous(value: Any) -> Any:
     """PyTorch's and CuPy's arrays, copied where they must be; others as they are."""
     if _is_tensor(value):
+        dense = value.layout is sys.modules["torch"].strided
+        if not dense or (value.is_contiguous() and not value.is_neg()):
+            return value
         return value.detach().resolve_neg().contiguous()
     cupy: Any = sys.modules.get("cupy")
     return cupy.ascontiguousarray(value) if cupy is not None and isinstance(value, cupy.ndarray) else value
@@ -301,7 +313,7 @@ def _made_contiguous(value: Any) -> Any:
 def check_memory(names: Sequence[str], params: Sequence[DeviceArray]) -> None:
     """ValueError where a parameter's owner has got other memory, as PyTorch's tensors may."""
     for name, p in zip(names, params, strict=True):
-        if _is_tensor(p.owner) and (p.owner.data_ptr() != p.address or tuple(p.owner.shape) != p.shape):
+        if _is_tensor(p.owner) and (p.owner.data_ptr() != p.address or p.owner.shape != p.shape):
             raise ValueError(f"{name} has been resized or reshaped: make a new optimizer for it")
 
 

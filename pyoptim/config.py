@@ -12,6 +12,7 @@ import numpy as np
 from . import __version__, backends, threads
 
 _OPTIONAL = ("numba", "matplotlib", "torch", "cupy")
+_CUPY = ("cupy", "cupy-cuda13x", "cupy-cuda12x")  # distributions of one module
 
 
 class Config(dict[str, Any]):
@@ -61,7 +62,7 @@ def show_config() -> Config:
         threads=threads.get_num_threads(),
         openmp=native is not None and native.openmp,
         cuda=_devices(),
-        **{name: _version(name) for name in _OPTIONAL},
+        **{name: _version(*(_CUPY if name == "cupy" else [name])) for name in _OPTIONAL},
     )
 
 
@@ -106,8 +107,10 @@ def _shipped(name: str) -> str:
     return str(folder)
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _version(*packages: str) -> str | None:
+    for package in packages:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None

@@ -454,6 +454,12 @@ def test_torch_tensors(recorder, monkeypatch):
         po.SGD(doubles.tensor(p).t())
     with pytest.raises(ValueError, match="overlaps a parameter"):
         own.step({"w": tensor})
+    sparse, signs = torch.eye(3).to_sparse(), torch.view_as_complex(torch.ones(3, 2)).conj().imag
+    for lazy in (sparse, signs):
+        with pytest.raises(TypeError, match="params is a tensor that is not dense in memory"):
+            _device.view("params", lazy)
+    assert _device._made_contiguous(sparse) is sparse
+    assert not _device._made_contiguous(signs).is_neg()
     with torch.no_grad():
         own._params[0].owner.resize_(1, 3)
     with pytest.raises(ValueError, match=r"params\['w'\] has been resized"):
