@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -104,6 +104,22 @@ def in_place(name: str, value: Any) -> Any:
         raise TypeError(
             f"{name} is a {kind} that NumPy cannot share: {error}; expected a dense CPU tensor"
         ) from error
+
+
+def tensors_among(params: Any) -> list[Any]:
+    """PyTorch's tensors among an array, or a sequence or mapping of arrays."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or isinstance(params, np.ndarray):
+        return []
+    values = params.values() if isinstance(params, Mapping) else params
+    values = [values] if isinstance(values, torch.Tensor) else values
+    return [value for value in values if isinstance(value, torch.Tensor)]
+
+
+def tell_autograd(tensors: list[Any]) -> None:
+    """Let PyTorch notice that the memory of tensors was written: what it saved of them is out of date."""
+    if tensors:
+        sys.modules["torch"].autograd.graph.increment_version(tensors)
 
 
 def check_like(name: str, value: Any, shape: tuple[int, ...], dtype: DTypeLike, why: str = "") -> Array:

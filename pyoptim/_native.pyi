@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Engine32', 'Engine64', 'PackedStepper', 'Stepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'coefficients', 'common_coefficients', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'layer_norm_backward', 'layer_norm_forward', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'philox', 'pointwise_loss', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'use_instruction_set']
+__all__: list[str] = ['Engine32', 'Engine64', 'PackedStepper', 'Stepper', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'coefficients', 'common_coefficients', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'layer_norm_backward', 'layer_norm_forward', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'philox', 'pointwise_loss', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
@@ -17,14 +17,23 @@ class Stepper:
 class PackedStepper:
     def __init__(self, rules: collections.abc.Sequence[str], entries: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, tuple[str, numpy.ndarray, typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None], typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None, collections.abc.Sequence[tuple[str, numpy.ndarray, typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None]]]]) -> None:
         ...
-    def step(self, grads: collections.abc.Sequence[numpy.ndarray], coefficients: list[tuple[float, ...]], key: typing.SupportsInt | typing.SupportsIndex, stochastic: bool) -> None:
+    def step(self, grads: list[typing.Any], coefficients: list[tuple[float, ...]], key: typing.SupportsInt | typing.SupportsIndex, stochastic: bool) -> bool:
+        ...
+    def sum_of_squares(self, grads: list[typing.Any]) -> float | None:
+        ...
+class TrustStepper:
+    def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], directed: bool) -> None:
+        ...
+    def step(self, grads: list[typing.Any], coefficients: list[tuple[float, ...]], trusts: collections.abc.Sequence[typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(5)"]]) -> bool:
+        ...
+    def sum_of_squares(self, grads: list[typing.Any]) -> float | None:
         ...
 class Engine32:
-    def __init__(self, layers: collections.abc.Sequence[dict[str, typing.Any]], loss: str, capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float32], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float32]]]]]], hogwild: bool = False) -> None:
+    def __init__(self, layers: collections.abc.Sequence[dict[str, typing.Any]], loss: dict[str, typing.Any], capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float32], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float32]]]]]], hogwild: bool = False) -> None:
         ...
     def begin_epoch(self, loss: typing.SupportsFloat | typing.SupportsIndex, correct: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
-    def train(self, x: numpy.ndarray, target: numpy.ndarray, order: numpy.typing.NDArray[numpy.int64] | None, range: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, rows: numpy.typing.NDArray[numpy.float64], max_grad_norm: typing.SupportsFloat | typing.SupportsIndex, nonfinite: str) -> None:
+    def train(self, x: numpy.ndarray, target: numpy.ndarray, order: numpy.typing.NDArray[numpy.int64] | None, weight: numpy.typing.NDArray[numpy.float32] | None, range: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, rows: numpy.typing.NDArray[numpy.float64], max_grad_norm: typing.SupportsFloat | typing.SupportsIndex, nonfinite: str) -> None:
         ...
     @property
     def correct(self) -> int:
@@ -42,11 +51,11 @@ class Engine32:
     def wrong(self) -> int:
         ...
 class Engine64:
-    def __init__(self, layers: collections.abc.Sequence[dict[str, typing.Any]], loss: str, capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float64], typing.Annotated[numpy.typing.ArrayLike, numpy.float64], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]]]]]], hogwild: bool = False) -> None:
+    def __init__(self, layers: collections.abc.Sequence[dict[str, typing.Any]], loss: dict[str, typing.Any], capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float64], typing.Annotated[numpy.typing.ArrayLike, numpy.float64], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]]]]]], hogwild: bool = False) -> None:
         ...
     def begin_epoch(self, loss: typing.SupportsFloat | typing.SupportsIndex, correct: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
-    def train(self, x: numpy.ndarray, target: numpy.ndarray, order: numpy.typing.NDArray[numpy.int64] | None, range: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, rows: numpy.typing.NDArray[numpy.float64], max_grad_norm: typing.SupportsFloat | typing.SupportsIndex, nonfinite: str) -> None:
+    def train(self, x: numpy.ndarray, target: numpy.ndarray, order: numpy.typing.NDArray[numpy.int64] | None, weight: numpy.typing.NDArray[numpy.float64] | None, range: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, rows: numpy.typing.NDArray[numpy.float64], max_grad_norm: typing.SupportsFloat | typing.SupportsIndex, nonfinite: str) -> None:
         ...
     @property
     def correct(self) -> int:
@@ -84,10 +93,10 @@ def coefficients(name: str, options: collections.abc.Mapping[str, typing.Support
     The rule of an optimizer of the C++ API, and its coefficients at the first steps.
     """
 @typing.overload
-def dense_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32] | None, activation: str | None, dx: numpy.typing.NDArray[numpy.float32] | None, dweight: numpy.typing.NDArray[numpy.float32], dbias: numpy.typing.NDArray[numpy.float32] | None) -> None:
+def dense_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32] | None, activation: str | None, dx: numpy.typing.NDArray[numpy.float32] | None, dweight: numpy.typing.NDArray[numpy.float32] | None, dbias: numpy.typing.NDArray[numpy.float32] | None) -> None:
     ...
 @typing.overload
-def dense_backward(dy: numpy.typing.NDArray[numpy.float64], x: numpy.typing.NDArray[numpy.float64], weight: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64] | None, activation: str | None, dx: numpy.typing.NDArray[numpy.float64] | None, dweight: numpy.typing.NDArray[numpy.float64], dbias: numpy.typing.NDArray[numpy.float64] | None) -> None:
+def dense_backward(dy: numpy.typing.NDArray[numpy.float64], x: numpy.typing.NDArray[numpy.float64], weight: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64] | None, activation: str | None, dx: numpy.typing.NDArray[numpy.float64] | None, dweight: numpy.typing.NDArray[numpy.float64] | None, dbias: numpy.typing.NDArray[numpy.float64] | None) -> None:
     ...
 @typing.overload
 def dense_forward(x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], bias: numpy.typing.NDArray[numpy.float32] | None, activation: str | None, y: numpy.typing.NDArray[numpy.float32]) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from . import _arrays, backends
+import numpy as np
+
+from . import _arrays, backends, storage
 from ._arrays import Array
 from ._hyperparameters import is_number
 from .optimizer import Optimizer
@@ -19,7 +21,8 @@ class WeightAverage:
     Parameters
     ----------
     params : array, sequence, or mapping of arrays; or Optimizer
-        What is averaged; read here, and written only by `applied`. Given an optimizer, the average
+        What is averaged; read here, and written only by `applied`. 16-bit ones are averaged in float32.
+        Given an optimizer, the average
         follows its parameters: each of its steps updates the average too, by the compiled kernels in the
         same pass over memory.
 
@@ -43,13 +46,12 @@ class WeightAverage:
         self._names = [name for name, _ in named]
         self._params: list[Array] = [p for _, p in named]
         _arrays.check_parameters(self._names, self._params)
-        for name, p in zip(self._names, self._params, strict=True):
-            if p.dtype not in _arrays.FLOATS:
-                raise TypeError(f"{name} has dtype {p.dtype}, expected float32 or float64")
-        self.averages = [p.copy(order="C") for p in self._params]
+        self.averages = [np.array(storage.widened(p), order="C") for p in self._params]
         self.count = 0
         self._steppers: dict[str, Any] = {}
+        self._tensors: list[Any] = []  # PyTorch's, of which the parameters are views
         if isinstance(params, Optimizer):
+            self._tensors = params._tensors
             params.follow(self)
 
     def _weight(self) -> float:
@@ -69,9 +71,10 @@ class WeightAverage:
             stepper = self._steppers[backend.name] = backend.Stepper([group])
         # average -= weight * (average - param) is a step of gradient descent, with decay 1 and sign -1.
         rows: list[tuple[float, ...]] = [(-1.0, 1.0, 1.0, self._weight())]
-        if not (stepper.checks and stepper.step(self._params, rows)):
+        points = [storage.widened(p) for p in self._params]
+        if not (stepper.checks and stepper.step(points, rows)):
             written = _arrays.Memory(self.averages)
-            stepper.step(_arrays.check_gradients(self._names, self._params, self.averages, written), rows)
+            stepper.step(_arrays.check_gradients(self._names, points, self.averages, written), rows)
         self.count += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -91,6 +94,8 @@ class WeightAverage:
         count, given = state_dict["count"], state_dict["averages"]
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise ValueError(f"state_dict['count'] is {count!r}, expected a number of updates")
+        if not isinstance(given, list | tuple):
+            raise ValueError(f"state_dict['averages'] is a {type(given).__name__}, expected a list of arrays")
         if len(given) != len(self.averages):
             raise ValueError(f"state_dict['averages'] has {len(given)} arrays, expected {len(self.averages)}")
         checked = [
@@ -102,7 +107,7 @@ class WeightAverage:
         self.count = count
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_steppers": {}}  # they hold addresses
+        return {**self.__dict__, "_steppers": {}, "_tensors": []}  # of other memory than the copy's
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -112,12 +117,15 @@ class WeightAverage:
                 raise ValueError(f"{name} is read-only, expected a writeable array")
         kept = [p.copy() for p in self._params]
         try:
-            for p, average in zip(self._params, self.averages, strict=True):
-                p[...] = average
+            self._write(self.averages)
             yield
         finally:
-            for p, value in zip(self._params, kept, strict=True):
-                p[...] = value
+            self._write(kept)
+
+    def _write(self, values: list[Array]) -> None:
+        for p, value in zip(self._params, values, strict=True):
+            p[...] = value
+        _arrays.tell_autograd(self._tensors)
 
 
 class EMA(WeightAverage):

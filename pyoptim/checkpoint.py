@@ -29,13 +29,22 @@ NONSENSE = (ArithmeticError, AttributeError, LookupError, MemoryError, Recursion
 
 def save_model(model: nn.Sequential, path: str | Path) -> None:
     """Write a model; a file of that name is replaced only once the new one is complete."""
-    layers = []
-    for i, layer in enumerate(model.layers):
-        if getattr(nn, type(layer).__name__, None) is not type(layer):
-            raise ValueError(f"layers[{i}] is a {type(layer).__name__}, which is not one of pyoptim.nn's")
-        arguments = {name: getattr(layer, name) for name in layer.arguments}
-        layers.append({"type": type(layer).__name__, **arguments})
+    layers = _described("layers", model.layers)
     write(path, {"format": _MODEL, "layers": layers, "dtype": model.dtype.name}, model.state_dict())
+
+
+def _described(label: str, layers: Iterable[nn.Layer]) -> list[dict[str, Any]]:
+    described = []
+    for i, layer in enumerate(layers):
+        if getattr(nn, type(layer).__name__, None) is not type(layer):
+            raise ValueError(f"{label}[{i}] is a {type(layer).__name__}, which is not one of pyoptim.nn's")
+        fields = {"type": type(layer).__name__, **{name: getattr(layer, name) for name in layer.arguments}}
+        if isinstance(layer, nn.Residual):
+            fields["block"] = _described(f"{label}[{i}].block", layer.block)
+        elif not layer.trainable:
+            fields["trainable"] = False
+        described.append(fields)
+    return described
 
 
 def load_model(path: str | Path) -> nn.Sequential:
@@ -58,25 +67,32 @@ def _layer(fields: dict[str, Any]) -> nn.Layer:
     cls = getattr(nn, name, None)
     if not isinstance(cls, type) or not issubclass(cls, nn.Layer):
         raise ValueError(f"{name!r} is no layer")
-    return cls(**{argument: value for argument, value in fields.items() if argument != "type"})
+    arguments = {name: value for name, value in fields.items() if name not in ("type", "trainable")}
+    if cls is nn.Residual:
+        arguments["block"] = [_layer(inner) for inner in arguments["block"]]
+    layer = cls(**arguments)
+    if "trainable" in fields:
+        layer.trainable = fields["trainable"]
+    return layer
 
 
 def _check_sizes(layers: Iterable[nn.Layer], tensors: dict[str, Array]) -> None:
     """Refuse layers that do not fit the tensors before any memory is taken for them."""
     values = sum(tensor.size for tensor in tensors.values())
-    for i, layer in enumerate(layers):
+    leaves = {f"{i}.{name}": leaf for i, layer in enumerate(layers) for name, leaf in layer.leaves().items()}
+    for prefix, layer in leaves.items():
         for name, shape in layer.parameter_shapes().items():
-            tensor = tensors.get(f"{i}.{name}")
+            tensor = tensors.get(prefix + name)
             if tensor is None or tensor.shape != shape:
                 came = "missing" if tensor is None else f"of shape {tensor.shape}"
-                raise ValueError(f"tensor '{i}.{name}' is {came}, expected shape {shape}")
+                raise ValueError(f"tensor '{prefix}{name}' is {came}, expected shape {shape}")
         features = getattr(layer, "features", 0)  # of buffers
         if getattr(layer, "track_running_stats", False) and features > values:
-            raise ValueError(f"layers[{i}] has {features} features, the file {values} values")
+            raise ValueError(f"{prefix}{layer!r} has {features} features, the file {values} values")
 
 
 def save_optimizer(optimizer: Optimizer, path: str | Path) -> None:
-    """Write what `Optimizer.state_dict` returns; as `save_model`."""
+    """Write what `Optimizer.state_dict` returns, and its average; as `save_model`."""
     description, tensors = optimizer_state(optimizer)
     write(path, {"format": _OPTIMIZER, **description}, tensors)
 
@@ -91,7 +107,7 @@ def load_optimizer(optimizer: Optimizer, path: str | Path) -> None:
 
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Array]]:
-    """`Optimizer.state_dict` as what JSON can hold, and arrays by name."""
+    """`Optimizer.state_dict` and the average as what JSON can hold, and arrays by name."""
     saved = optimizer.state_dict()
     tensors: dict[str, Array] = {}
     scalars = []
@@ -100,6 +116,9 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Arr
         tensors.update({f"{i}.{name}": v for name, v in entry.items() if isinstance(v, np.ndarray)})
     sums = saved["accumulated"]["sums"]
     tensors.update({f"accumulated.{i}": total for i, total in enumerate(sums)})
+    average = optimizer.average
+    if average is not None:
+        tensors.update({f"average.{i}": value for i, value in enumerate(average.averages)})
     groups = []
     for group in saved["param_groups"]:
         options = {name: value for name, value in group.items() if name != "params"}
@@ -112,6 +131,9 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Arr
         "scalars": scalars,
         "epoch": saved["epoch"],
         "skipped": saved["skipped"],
+        "rounding": saved["rounding"],
+        "seed": saved["seed"],
+        "average": None if average is None else [type(average).__name__, average.count],
         "accumulated": saved["accumulated"]["count"],
     }
     return description, tensors
@@ -123,10 +145,13 @@ def restore_optimizer(optimizer: Optimizer, description: dict[str, Any], tensors
         raise ValueError(f"it is the state of {description['type']!r}")
     state: dict[int, dict[str, Any]] = {i: {**s} for i, s in enumerate(description["scalars"])}
     sums: dict[int, Array] = {}
+    averages: dict[int, Array] = {}
     for name, tensor in tensors.items():
         owner, _, own_name = name.partition(".")
         if owner == "accumulated":
             sums[int(own_name)] = tensor
+        elif owner == "average":
+            averages[int(own_name)] = tensor
         else:
             state[int(owner)][own_name] = tensor
     groups = [
@@ -134,8 +159,23 @@ def restore_optimizer(optimizer: Optimizer, description: dict[str, Any], tensors
         for group in description["param_groups"]
     ]
     accumulated = {"count": description["accumulated"], "sums": [sums[i] for i in range(len(sums))]}
-    counts = {name: description[name] for name in ("epoch", "skipped")}
-    optimizer.load_state_dict({"state": state, "param_groups": groups, "accumulated": accumulated, **counts})
+    saved = {name: description[name] for name in ("epoch", "skipped")}
+    saved |= {name: description[name] for name in ("rounding", "seed") if name in description}
+    saved |= {"state": state, "param_groups": groups, "accumulated": accumulated}
+
+    average, held = optimizer.average, description.get("average")
+    if held is None:
+        optimizer.load_state_dict(saved)
+        return
+    if average is None or type(average).__name__ != held[0]:
+        raise ValueError(f"it was saved with the average {held[0]}, but what follows this one is {average!r}")
+    before = average.state_dict()
+    average.load_state_dict({"count": held[1], "averages": [averages[i] for i in range(len(averages))]})
+    try:
+        optimizer.load_state_dict(saved)
+    except BaseException:
+        average.load_state_dict(before)
+        raise
 
 
 def _plain(name: str, value: Any) -> Any:

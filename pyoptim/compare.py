@@ -89,6 +89,8 @@ def check(options: argparse.Namespace, find: Callable[[str], type[Optimizer]]) -
         raise ValueError(f"--epochs is for data sets ({', '.join(NAMES)}), expected --steps")
     if options.gif and Path(options.gif).suffix.lower() != ".gif":
         raise ValueError(f"--gif is {options.gif!r}, expected a name that ends in .gif")
+    if options.gif and Path(options.gif).resolve() == Path(options.plot).resolve():
+        raise ValueError(f"--gif and --plot are both {options.gif!r}, expected two files")
     choices = [_choice(text, find) for text in (options.optimizers or _USUAL).split(",")]
     if not on_data and not options.schedules:
         for choice in choices:

@@ -8,7 +8,7 @@ chunks, and the coefficients have one definition. The bits are those of `Trainer
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from .schedules import Schedule
 
 _CHUNK = 0.02  # seconds of work between two looks at the outside world
 _HOGWILD_BATCH = 16  # beyond, threads do better to share one batch
-_LOSSES: dict[type, str] = {nn.CrossEntropy: "cross_entropy", nn.MSE: "squared_error"}
+_LOSSES = {nn.CrossEntropy, nn.MSE, nn.L1, nn.Huber, nn.BinaryCrossEntropy, nn.Hinge}
 
 
 def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
@@ -30,10 +30,11 @@ def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
     Raises
     ------
     ValueError
-        The parameters are not the model's memory, each element exactly once.
+        The parameters are not the memory of the model's layers that are not frozen, each element exactly
+        once.
     """
     flat, pieces = model.flat_parameters, []
-    ends = []
+    covered = np.zeros(flat.size, np.bool_)
     for name, p in optimizer.named_parameters().items():
         offset = p.ctypes.data - flat.ctypes.data
         begin = offset // flat.itemsize
@@ -45,22 +46,32 @@ def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
                 "model.parameters() or model.flat_parameters"
             )
         pieces.append(model.flat_gradients[begin : begin + p.size].reshape(p.shape))
-        ends.append((begin, begin + p.size))
-    covered = 0
-    for begin, end in sorted(ends):
-        if begin > covered:
-            break
-        covered = max(covered, end)
-    if covered != flat.size:
-        names = [n for n, p in model.parameters().items() if _offset(flat, p) + p.size > covered]
-        raise ValueError(
-            f"optimizer does not update {names[0]!r}: expected it to be made on all of model.parameters()"
-        )
+        covered[begin : begin + p.size] = True
+    begin = 0
+    for prefix, layer in model.leaves().items():
+        for name, p in layer.parameters.items():
+            updated = covered[begin : begin + p.size]
+            begin += p.size
+            if layer.trainable and not updated.all():
+                raise ValueError(
+                    f"optimizer does not update {prefix + name!r}: expected it to be made on all of "
+                    "model.parameters(), and after layers were thawed"
+                )
+            if not layer.trainable and updated.any():
+                raise ValueError(
+                    f"optimizer updates {prefix + name!r}, which is frozen: expected it to be made on "
+                    "model.parameters(), and after layers were frozen"
+                )
     return pieces
 
 
-def _offset(flat: Array, p: Array) -> int:
-    return int(p.ctypes.data - flat.ctypes.data) // flat.itemsize
+def _walk(label: str, layers: Iterable[nn.Layer]) -> Iterator[tuple[str, nn.Layer]]:
+    """Layers and those in blocks, with what messages call them."""
+    for i, layer in enumerate(layers):
+        if type(layer) is nn.Residual:
+            yield from _walk(f"{label}[{i}].block", layer.block)
+        else:
+            yield f"{label}[{i}]", layer
 
 
 def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr: bool = False) -> str | None:
@@ -71,15 +82,13 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
     backend = backends.current().name
     if backend != "native":
         return f"the {backend} backend is in force"
-    for i, layer in enumerate(model.layers):
+    for label, layer in _walk("layers", model.layers):
         if type(layer) not in _LAYERS:
-            return f"layers[{i}] is a {type(layer).__name__}, which has no compiled form"
+            return f"{label} is a {type(layer).__name__}, which has no compiled form"
     if type(loss) not in _LOSSES:
         return f"the loss is a {type(loss).__name__}, which has no compiled form"
-    if isinstance(loss, nn.CrossEntropy) and not loss.is_plain:
-        return "class weights and label smoothing have no compiled form"
-    if model.flat_parameters.size == 0:
-        return "the model has no parameters"
+    if not any(p.size for p in model.parameters().values()):
+        return "the model has no parameters, or all are frozen"
     kind = type(optimizer)
     if any(getattr(kind, name) is not getattr(Optimizer, name) for name in ("step", "_apply", "_row")):
         return f"{kind.__name__} is no elementwise optimizer"
@@ -110,11 +119,11 @@ def why_no_hogwild(model: nn.Sequential, optimizer: Optimizer, batch_size: int) 
                 f"{type(optimizer).__name__} keeps {len(rule.states)} states a parameter, of which threads "
                 "may leave a mixture; expected at most one, as in SGD, Adagrad, RMSprop and Lion"
             )
-    for i, layer in enumerate(model.layers):
+    for label, layer in _walk("layers", model.layers):
         if type(layer) not in _STATELESS:
             return (
-                f"layers[{i}] is a {type(layer).__name__}, expected no layers but Dense, Flatten, Rescale "
-                "and activations"
+                f"{label} is a {type(layer).__name__}, expected no layers but Dense, Flatten, Rescale, "
+                "activations and Residual"
             )
     return None
 
@@ -142,20 +151,22 @@ class Engine:
                 optimizer._rules, optimizer.param_groups, optimizer._states, strict=True
             )
         ]
-        layers = []
-        for layer in model.layers:
-            described = _LAYERS[type(layer)](layer)
-            sizes = {"in": int(np.prod(shape)), "out": int(np.prod(layer.output_shape(shape)))}
-            shape = layer.output_shape(shape)
-            if described is not None:
-                layers.append({**described, **sizes})
+        layers: list[dict[str, Any]] = []
+        _describe(model.layers, shape, layers)
         kind = _native.Engine32 if model.dtype == np.float32 else _native.Engine64
-        self._engine = kind(layers, _LOSSES[type(loss)], batch_size, groups, hogwild)
+        described = _loss(loss, model.dtype, layers[-1]["out"])
+        self._engine = kind(layers, described, batch_size, groups, hogwild)
         self._optimizer, self._batch_size = optimizer, batch_size
         self._chunk = 1  # batches
 
     def run_epoch(
-        self, x: Array, y: Array, order: Array | None, epoch: Epoch, advance: Callable[[int], None]
+        self,
+        x: Array,
+        y: Array,
+        weight: Array | None,
+        order: Array | None,
+        epoch: Epoch,
+        advance: Callable[[int], None],
     ) -> None:
         """Train on every example once, or on those that ``epoch`` has left.
 
@@ -163,6 +174,8 @@ class Engine:
         ----------
         x, y
             Checked; x may be of bytes.
+        weight : array (examples,) or None
+            Of the examples in the loss; checked.
         order : int64 array (examples,) or None
         epoch : Epoch
             Brought up to date before each call of advance.
@@ -176,14 +189,15 @@ class Engine:
             begin = epoch.done
             end = min(examples, begin + self._chunk * size)
             started = time.perf_counter()
-            self._train(x, y, order, begin, end)
+            self._train((x, y, order, weight, (begin, end)))
             seconds = max(time.perf_counter() - started, 1e-6)
             self._chunk = max(1, min(int(self._chunk * _CHUNK / seconds), 4 * self._chunk))
             epoch.done, epoch.loss, epoch.correct = end, engine.loss, engine.correct
             advance(end - begin)
 
-    def _train(self, x: Array, y: Array, order: Array | None, begin: int, end: int) -> None:
+    def _train(self, examples: tuple[Array, Array, Array | None, Array | None, tuple[int, int]]) -> None:
         engine, optimizer = self._engine, self._optimizer
+        begin, end = examples[-1]
         scalars, rows = [optimizer._scalars], []
         for _ in range(begin, end, self._batch_size):
             new, row = optimizer._next_row(scalars[-1])
@@ -192,7 +206,7 @@ class Engine:
         arguments = (self._batch_size, np.array(rows), optimizer.max_grad_norm or 0.0, optimizer.nonfinite)
         steps, skipped = engine.steps, engine.skipped
         try:
-            engine.train(x, y, order, (begin, end), *arguments)
+            engine.train(*examples, *arguments)
         finally:  # Ctrl-C is raised as soon as the engine returns
             optimizer._scalars = scalars[engine.steps - steps]
             optimizer.skipped += engine.skipped - skipped
@@ -200,6 +214,32 @@ class Engine:
             raise ValueError(
                 f"{optimizer._gradient_names()[engine.wrong]} holds NaN or infinity, expected finite values"
             )
+
+
+def _describe(layers: Iterable[nn.Layer], shape: tuple[int, ...], chain: list[dict[str, Any]]) -> None:
+    """Add the compiled layers to the chain: a residual one ends its block, and says where that begins."""
+    for layer in layers:
+        out = layer.output_shape(shape)
+        sizes = {"in": int(np.prod(shape)), "out": int(np.prod(out))}
+        if isinstance(layer, nn.Residual):
+            begin = len(chain)
+            _describe(layer.block, shape, chain)
+            chain.append({"kind": "residual", "begin": begin, **sizes})
+        else:
+            described = _LAYERS[type(layer)](layer)
+            if described is not None:
+                chain.append({**described, **sizes, "trainable": layer.trainable})
+        shape = out
+
+
+def _loss(loss: Any, dtype: np.dtype[Any], outputs: int) -> dict[str, Any]:
+    if isinstance(loss, nn.CrossEntropy):
+        weight = {} if loss.class_weight is None else {"class_weight": loss.class_weight.astype(dtype)}
+        return {"kind": "cross_entropy", "smoothing": loss.label_smoothing, **weight}
+    parameter = loss.parameter(dtype)
+    if isinstance(parameter, np.ndarray):  # along the last dimension
+        return {"kind": loss.kind, "columns": np.tile(parameter, outputs // parameter.size)}
+    return {"kind": loss.kind, "parameter": float(parameter)}
 
 
 def _dense(layer: Any) -> dict[str, Any]:

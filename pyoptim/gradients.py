@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import backends
-from ._arrays import Array, check_float_array
+from ._arrays import Array, check_float_array, check_parameters
 
 
 def global_norm(grads: Any) -> float:
@@ -64,11 +64,13 @@ def clip_grad_norm_(grads: Any, max_norm: float) -> float:
     Raises
     ------
     ValueError
-        The norm is not finite, an array is read-only, or max_norm is not greater than 0. Nothing is changed.
+        The norm is not finite, an array is read-only or overlaps another (as the same one twice, which
+        would be scaled twice), or max_norm is not greater than 0. Nothing is changed.
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm!r}, expected a number > 0")
     named = _writeable(grads)
+    check_parameters([name for name, _ in named], [g for _, g in named])
     norm = global_norm(grads)
     if not math.isfinite(norm):
         raise ValueError(f"the norm of grads is {norm}, expected finite gradients")

@@ -16,6 +16,7 @@ import numpy as np
 
 from . import _arrays, _hyperparameters, backends, gradients, storage
 from ._arrays import Array
+from ._hyperparameters import Checked, choice, is_integer, is_number
 from .rules import RULES, Rule
 
 Schedule = Callable[[int], float]
@@ -65,13 +66,17 @@ class Optimizer:
         Keep the states of float32 and 16-bit parameters in fewer bits, rounded stochastically; "int8" is
         8 bits with a scale for every 256 elements (after Dettmers et al. 2022). See `pyoptim.storage`.
     seed : int, default 0
-        Of the random rounding.
+        Of the random rounding; both are saved with the state, and loaded. An element's random numbers go by
+        the seed, the step and its position among the elements of all parameters (modulo 2^32), so the bits do
+        not depend on how an array is cut into several; but the 256 elements that share a scale begin anew in
+        every array, so "int8" gives the same bits only for cuts at multiples of 256.
 
     Attributes
     ----------
     param_groups : list of dict
         The hyperparameters in force, with ``"params"``; change ``param_groups[0]["lr"]`` at will. What
-        cannot be is refused when it is set.
+        cannot be is refused when it is set, and so is what would need another state (as momentum where
+        there was none, or none where there was some).
     epoch : int
         Epochs done, for schedules that count them; a `Trainer` counts it up.
     average : WeightAverage or None
@@ -81,6 +86,18 @@ class Optimizer:
     """
 
     defaults: ClassVar[dict[str, Any]]  # of the class's own hyperparameters, beside `SHARED`
+
+    max_grad_norm: Any = Checked(lambda v: v is None or (is_number(v) and v > 0), "None or a number > 0")
+    nonfinite: Any = Checked(*choice("ignore", "raise", "skip"))
+    accumulate: Any = Checked(lambda v: is_integer(v) and v >= 1, "a positive integer")
+    rounding: Any = Checked(*choice("master", "stochastic", "nearest"), fixed=True)
+    state_dtype: Any = Checked(*choice(None, "bfloat16", "int8"), fixed=True)
+    seed: Any = Checked(lambda v: is_integer(v) and 0 <= v < 2**32, "an integer from 0 to 2**32 - 1")
+    _max_grad_norm: float | None
+    _nonfinite: str
+    _accumulate: int
+    _rounding: str
+    _seed: int
 
     def __init__(
         self,
@@ -94,26 +111,13 @@ class Optimizer:
         seed: int = 0,
         **hyperparameters: Any,
     ) -> None:
-        if max_grad_norm is not None and not (
-            _hyperparameters.is_number(max_grad_norm) and max_grad_norm > 0
-        ):
-            raise ValueError(f"max_grad_norm is {max_grad_norm!r}, expected None or a number > 0")
-        if nonfinite not in ("ignore", "raise", "skip"):
-            raise ValueError(f"nonfinite is {nonfinite!r}, expected 'ignore', 'raise' or 'skip'")
-        if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
-            raise ValueError(f"accumulate is {accumulate!r}, expected a positive integer")
-        if rounding not in ("master", "stochastic", "nearest"):
-            raise ValueError(f"rounding is {rounding!r}, expected 'master', 'stochastic' or 'nearest'")
-        if state_dtype not in (None, "bfloat16", "int8"):
-            raise ValueError(f"state_dtype is {state_dtype!r}, expected None, 'bfloat16' or 'int8'")
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-            raise ValueError(f"seed is {seed!r}, expected an integer from 0 to 2**32 - 1")
         self.max_grad_norm, self.nonfinite, self.accumulate = max_grad_norm, nonfinite, accumulate
         self.rounding, self.state_dtype, self.seed = rounding, state_dtype, seed
         self._defaults = {**SHARED, **self.defaults}
         self._defaults.update(_hyperparameters.checked(hyperparameters, self._defaults))
 
         self.param_groups: list[Group] = []
+        self._tensors: list[Any] = []  # PyTorch's, of which the parameters are views
         self._keys: list[list[Any] | None] = []  # how each group's gradients are looked up
         self._names: list[str] = []
         self._grouped = _is_groups(params)
@@ -122,10 +126,11 @@ class Optimizer:
             options = _hyperparameters.checked(options, self._defaults)
             label = f"params[{i}]['params']" if self._grouped else "params"
             keys, arrays = _flatten(label, given["params"])
+            self._tensors += _arrays.tensors_among(given["params"])
             self._keys.append(keys)
             self._names += [label] if keys is None else [f"{label}[{key!r}]" for key in keys]
             group = {**self._defaults, **options, "params": tuple(arrays)}
-            self.param_groups.append(_hyperparameters.ParameterGroup(group, self._defaults))
+            self.param_groups.append(_hyperparameters.ParameterGroup(group, self._defaults, type(self)))
         self._lone = self._keys == [None] and not self._grouped  # one array, not in a list
         self._params = [p for group in self.param_groups for p in group["params"]]
         _arrays.check_parameters(self._names, self._params)
@@ -231,7 +236,12 @@ class Optimizer:
         # The bulk of a step of a few thousand elements is this Python, so it is written for speed.
         flat = [grads] if self._lone else self._flatten_gradients(grads)
         factor = 1.0
-        if self.accumulate > 1 or self.max_grad_norm is not None or self.nonfinite != "ignore":
+        if (
+            self._accumulate > 1
+            or self._summed
+            or self._max_grad_norm is not None
+            or self._nonfinite != "ignore"
+        ):
             flat, factor = self._prepare(flat)
             if not flat and self._params:
                 return
@@ -250,6 +260,8 @@ class Optimizer:
             average.update()
         if self._summed:
             self._sums, self._summed = [], 0
+        if self._tensors:
+            _arrays.tell_autograd(self._tensors)
 
     def _next_row(self, scalars: list[dict[str, float]]) -> tuple[list[dict[str, float]], Row]:
         """The step after the one with these scalars: its own, and the coefficients of all groups."""
@@ -284,26 +296,29 @@ class Optimizer:
     def _apply(self, flat: list[Any], rows: list[Row]) -> None:
         """Run the rules: one row of coefficients per step group."""
         stepper = self._stepper()
-        if self._staged or self._is_packed:
-            flat = self._checked(flat)
-            for i, copy in self._staged.items():
-                copy[...] = self._params[i]
-            if self._is_packed:
-                key = storage.hash_key(int(self._scalars[0]["step"]), self.seed)
-                stepper.step([storage.raw(g) for g in flat], rows, key, self.rounding == "stochastic")
-            else:
-                stepper.step(flat, rows)
-            for i, copy in self._staged.items():
-                self._params[i][...] = copy
-        elif not stepper.checks:
-            stepper.step(self._checked(flat), rows)
+        if self._is_packed:
+            key = storage.hash_key(int(self._scalars[0]["step"]), self._seed)
+            self._run(stepper, flat, rows, key, self._rounding == "stochastic")
+        elif self._staged or not stepper.checks:
+            self._run(stepper, flat, rows)
         else:
             average = self.average
             weight = 0.0 if average is None else average.weight_in_step()
-            if not stepper.step(flat, rows, weight) and not stepper.step(self._checked(flat), rows, weight):
-                raise RuntimeError("a kernel refused gradients that were found to be right: please report it")
+            self._run(stepper, flat, rows, weight)
             if weight:
                 average.count += 1
+
+    def _run(self, stepper: Any, flat: list[Any], *args: Any) -> None:
+        """``stepper.step(flat, *args)``: with the gradients as they come, if it takes them."""
+        if not self._staged and stepper.checks and stepper.step(flat, *args):
+            return
+        flat = self._checked(flat)
+        for i, copy in self._staged.items():
+            copy[...] = self._params[i]
+        if not stepper.step(flat, *args):
+            raise RuntimeError("a kernel refused gradients that were found to be right: please report it")
+        for i, copy in self._staged.items():
+            self._params[i][...] = copy
 
     def _stepper(self) -> Any:
         """The stepper of the backend in force."""
@@ -338,22 +353,23 @@ class Optimizer:
             zip(self._rules, self.param_groups, self._states, strict=True)
         ):
             for p, state in zip(group["params"], states, strict=True):
-                param = storage.Packed(p.dtype.name, storage.raw(self._staged.get(next(index), p)))
+                param = storage.Packed(p.dtype.name, self._staged.get(next(index), p))
                 packed = [storage.pack_state(name, state) for name in rule.states]
                 arrays.append(storage.PackedArray(i, param, state.get("master"), packed))
         return arrays
 
     def _prepare(self, flat: list[Any]) -> tuple[list[Array], float]:
         """What to step with, and its factor; nothing where this call makes no step."""
-        limit = self.max_grad_norm
-        if self.accumulate == 1 or self.nonfinite != "ignore":
+        limit = self._max_grad_norm
+        accumulating = self._accumulate > 1 or self._summed > 0
+        if not accumulating or self._nonfinite != "ignore":
             flat, norm = self._normed(flat)
-            if self.nonfinite != "ignore" and not self._is_finite(norm, flat):
+            if self._nonfinite != "ignore" and not self._is_finite(norm, flat):
                 return [], 0.0
         else:
             flat = self._checked(flat)
         factor = 1.0
-        if self.accumulate > 1:
+        if accumulating:
             flat, factor = self._accumulated(flat)
             if limit is not None and flat:
                 norm = factor * gradients.norm_of(map(storage.widened, flat))
@@ -363,7 +379,7 @@ class Optimizer:
 
     def _normed(self, flat: list[Any]) -> tuple[list[Array], float]:
         """The gradients, checked, and their norm."""
-        if not (self._is_packed or self._staged):
+        if not self._staged:
             stepper = self._stepper()
             squares = stepper.sum_of_squares(flat) if stepper.checks else None
             if squares is not None:
@@ -377,13 +393,13 @@ class Optimizer:
             # In float32 at least: sums of 16 bits would overflow, or stand still.
             wide = [storage.widened(g) for g in flat]
             wide = [a + g for a, g in zip(self._sums, wide, strict=True)] if self._summed else wide
-            if self._summed + 1 < self.accumulate:
+            if self._summed + 1 < self._accumulate:
                 self._sums = wide if self._summed else [g.copy() for g in wide]
                 self._summed += 1
                 return [], 1.0
+            mean = 1 / (self._summed + 1)  # accumulate may have been lowered in the meantime
             if not self._is_packed:
-                return wide, 1 / self.accumulate
-            mean = 1 / self.accumulate
+                return wide, mean
             return [(a * mean).astype(g.dtype) for a, g in zip(wide, flat, strict=True)], 1.0
 
     def _is_finite(self, norm: float, flat: list[Array]) -> bool:
@@ -391,7 +407,7 @@ class Optimizer:
             return True
         named = zip(self._gradient_names(), flat, strict=True)
         wrong = [name for name, g in named if not np.isfinite(g).all()]
-        if wrong and self.nonfinite == "raise":
+        if wrong and self._nonfinite == "raise":
             raise ValueError(f"{wrong[0]} holds NaN or infinity, expected finite values")
         self.skipped += bool(wrong)
         return not wrong  # a norm may overflow though all elements are finite
@@ -477,7 +493,8 @@ class Optimizer:
         dict
             ``"state"``: index of the parameter -> its step count and state arrays;
             ``"param_groups"``: hyperparameters, with the indices of the parameters; ``"epoch"``;
-            ``"skipped"``; ``"accumulated"``: how many gradients ``accumulate`` has gathered, and their sums.
+            ``"skipped"``; ``"rounding"`` and ``"seed"``; ``"accumulated"``: how many gradients
+            ``accumulate`` has gathered, and their sums.
         """
         state: dict[int, dict[str, Any]] = {}
         groups = []
@@ -491,6 +508,8 @@ class Optimizer:
             "param_groups": groups,
             "epoch": self.epoch,
             "skipped": self.skipped,
+            "rounding": self.rounding,
+            "seed": self.seed,
             "accumulated": {"count": self._summed, "sums": [a.copy() for a in self._sums]},
         }
 
@@ -502,27 +521,22 @@ class Optimizer:
         TypeError, ValueError
             It does not fit: missing or unknown names, other shapes. Nothing is changed.
         """
-        if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
-            raise ValueError(
-                f"state_dict is {_describe(state_dict)}, expected a mapping with state and param_groups"
-            )
-        groups, state = state_dict["param_groups"], state_dict["state"]
-        if len(groups) != len(self.param_groups):
-            raise ValueError(
-                f"state_dict has {len(groups)} parameter groups, expected {len(self.param_groups)}"
-            )
+        groups, state = check_structure(state_dict, len(self.param_groups))
         if set(state) != set(range(len(self._params))):
             last = len(self._params) - 1
             raise ValueError(f"state_dict['state'] is of the parameters {list(state)}, expected 0 to {last}")
-        for given in groups:
-            if not isinstance(given, Mapping):
-                raise ValueError(f"state_dict['param_groups'] holds {_describe(given)}, expected mappings")
-        owned = [i for given in groups for i in given.get("params", ())]
-        if len(set(owned)) != len(owned):
+        owned = [i for given in groups for i in given["params"]]
+        if len(set(owned)) != len(owned) or not state.keys() >= set(owned):
             raise ValueError(f"state_dict's groups have the parameters {owned}, expected each once")
         counts = [
             _check_count(name, state_dict.get(name, getattr(self, name))) for name in ("epoch", "skipped")
         ]
+        randomness = {
+            name: getattr(Optimizer, name).checked(
+                state_dict.get(name, getattr(self, name)), f"state_dict['{name}']"
+            )
+            for name in ("rounding", "seed")
+        }
         summed, sums = self._check_accumulated(state_dict.get("accumulated", {"count": 0, "sums": []}))
         new_options, new_scalars, copies = [], [], []
         for group, rule, states, given in zip(
@@ -532,7 +546,7 @@ class Optimizer:
             options = _hyperparameters.checked(options, self._defaults)
             if self._rule({**group, **options}) != rule.name:
                 raise ValueError(f"state_dict's options do not choose the rule {rule.name!r}")
-            indices = given.get("params", ())
+            indices = given["params"]
             if len(indices) != len(states):
                 raise ValueError(
                     f"state_dict's group has {len(indices)} parameters, expected {len(states)} in 'params'"
@@ -557,13 +571,18 @@ class Optimizer:
         for group, options in zip(self.param_groups, new_options, strict=True):
             group.update(options)
         self._scalars = new_scalars
-        self.epoch, self.skipped = counts  # PyTorch's has neither
+        self.epoch, self.skipped = counts  # PyTorch's has neither, nor what follows
+        self._rounding, self._seed = randomness["rounding"], randomness["seed"]
         self._sums, self._summed = sums, summed
 
     def _check_accumulated(self, accumulated: Any) -> tuple[int, list[Array]]:
         label = "state_dict['accumulated']"
-        if not isinstance(accumulated, Mapping) or set(accumulated) != {"count", "sums"}:
-            raise ValueError(f"{label} is {_describe(accumulated)}, expected a mapping with count and sums")
+        if (
+            not isinstance(accumulated, Mapping)
+            or set(accumulated) != {"count", "sums"}
+            or not isinstance(accumulated["sums"], list | tuple)
+        ):
+            raise ValueError(f"{label} is {_describe(accumulated)}, expected a count and a list of sums")
         count, sums = _check_count("accumulated']['count", accumulated["count"]), accumulated["sums"]
         if count >= self.accumulate:
             raise ValueError(
@@ -581,10 +600,10 @@ class Optimizer:
         return count, checked
 
     def save(self, path: str | Path) -> None:
-        """Write what `state_dict` holds to a safetensors file, atomically.
+        """Write what `state_dict` holds to a safetensors file, atomically, and the average that follows.
 
         The same state gives the same bytes. Parameters are not in it: save them too
-        (`Sequential.save`).
+        (`Sequential.save`). Of an `EMA` or `SWA` of this optimizer it has the count and the averages.
 
         Raises
         ------
@@ -600,6 +619,9 @@ class Optimizer:
     def load(self, path: str | Path) -> None:
         """Take over what `save` of an optimizer of the same class, options and shapes wrote.
 
+        A file with an average is for an optimizer that one of the same class follows; one without leaves
+        the average, if there is one, as it is.
+
         Raises
         ------
         ValueError
@@ -610,7 +632,7 @@ class Optimizer:
         checkpoint.load_optimizer(self, path)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_steppers": {}}  # they hold addresses
+        return {**self.__dict__, "_steppers": {}, "_tensors": []}  # of other memory than the copy's
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -621,6 +643,38 @@ class Optimizer:
         usual = {**SHARED, **type(self).defaults}
         shown = {k: v for k, v in self._defaults.items() if k == "lr" or v != usual[k]}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+
+def check_structure(state_dict: Any, count: int) -> tuple[list[Mapping[str, Any]], Mapping[Any, Any]]:
+    """The groups and the state of a state_dict, ours or PyTorch's, of so many groups.
+
+    Raises
+    ------
+    ValueError
+        It is not made of the mappings and lists that it should be.
+    """
+    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
+        raise ValueError(
+            f"state_dict is {_describe(state_dict)}, expected a mapping with state and param_groups"
+        )
+    groups, state = state_dict["param_groups"], state_dict["state"]
+    if not isinstance(groups, list | tuple):
+        raise ValueError(f"state_dict['param_groups'] is {_describe(groups)}, expected a list")
+    if len(groups) != count:
+        raise ValueError(f"state_dict has {len(groups)} parameter groups, expected {count}")
+    for i, group in enumerate(groups):
+        label = f"state_dict['param_groups'][{i}]"
+        if not isinstance(group, Mapping):
+            raise ValueError(f"{label} is {_describe(group)}, expected a mapping")
+        keys = group.get("params")
+        if not isinstance(keys, list | tuple) or not all(isinstance(key, int) for key in keys):
+            raise ValueError(f"{label}['params'] is {keys!r:.80}, expected a list of integers")
+    if not isinstance(state, Mapping):
+        raise ValueError(f"state_dict['state'] is {_describe(state)}, expected a mapping")
+    for key, entry in state.items():
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"state_dict['state'][{key!r}] is {_describe(entry)}, expected a mapping")
+    return list(groups), state
 
 
 def _check_count(name: str, value: Any) -> int:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from math import inf
 from typing import Any, ClassVar
 
-from . import storage
+from . import _arrays, storage
 from ._arrays import Array
 from .optimizer import Group, Optimizer, Row, Schedule
 
@@ -98,11 +98,13 @@ class SGD(Optimizer):
                 for p, state in zip(group["params"], states, strict=True):
                     velocity = storage.read_state("momentum_buffer", state)
                     p[...] = p - p.dtype.type(group["momentum"]) * velocity
+            _arrays.tell_autograd(self._tensors)
             yield
         finally:
             self._looking_ahead = False
             for p, value in zip(self._params, kept, strict=True):
                 p[...] = value
+            _arrays.tell_autograd(self._tensors)
 
 
 class Adagrad(Optimizer):
@@ -155,7 +157,8 @@ class RMSprop(Optimizer):
     params, weight_decay, decoupled_weight_decay, maximize
         See `Optimizer`.
     lr : float or callable, default 1e-2
-    alpha : float, default 0.99
+    alpha : float in [0, 1], default 0.99
+        Above 1, which PyTorch takes, v is negative and p NaN.
     eps : float, default 1e-8
     eps_root, momentum : float, default 0
     centered : bool, default False
@@ -193,7 +196,7 @@ class Adadelta(Optimizer):
     params, weight_decay, decoupled_weight_decay, maximize
         See `Optimizer`.
     lr : float or callable, default 1.0
-    rho : float, default 0.9
+    rho : float in [0, 1], default 0.9
     eps : float, default 1e-6
         Inside both roots, as in the paper.
     """
@@ -446,7 +449,7 @@ class Rprop(Optimizer):
     lr : float, default 1e-2
         The first step size; no later value of it matters.
     etas : pair of float, default (0.5, 1.2)
-    step_sizes : pair of float, default (1e-6, 50)
+    step_sizes : pair of float >= 0, default (1e-6, 50)
         The smallest and the largest step.
     """
 
@@ -469,8 +472,9 @@ class Rprop(Optimizer):
 class ASGD(Optimizer):
     """Averaged SGD (Polyak & Juditsky 1992), as PyTorch's: ``p = (1 - lambd*eta)*p - eta*g``.
 
-    ``eta = lr/(1 + lambd*lr*(t-1))**alpha``. The state ``ax`` is the latest point until step t0, and the
-    mean of all points after it: `averages` copies it.
+    ``eta = lr/(1 + lambd*lr*(t-1))**alpha``, with the lr of this step. (PyTorch computes eta at the end of
+    a step for the next one, so that there a change of lr comes into force one step later.) The state
+    ``ax`` is the latest point until step t0, and the mean of all points after it: `averages` copies it.
 
     Parameters
     ----------
@@ -478,8 +482,10 @@ class ASGD(Optimizer):
         See `Optimizer`.
     lr : float or callable, default 1e-2
     lambd : float, default 1e-4
+        Below 0 it lets p grow, until ``1 + lambd*lr*(t-1)`` is no longer above 0: a ValueError.
     alpha : float, default 0.75
-    t0 : float, default 1e6
+        Of either sign.
+    t0 : float >= 0, default 1e6
     """
 
     defaults: ClassVar = {"lr": 1e-2, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6}
@@ -491,10 +497,14 @@ class ASGD(Optimizer):
         return "asgd"
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
-        # PyTorch computes eta and mu at the end of a step, for the next one.
-        eta = lr / (1 + group["lambd"] * lr * (t - 1)) ** group["alpha"] if t > 1 else lr
+        lambd, alpha = group["lambd"], group["alpha"]
+        base = 1 + lambd * lr * (t - 1)
+        if not base > 0:
+            raise ValueError(f"1 + lambd*lr*(t-1) is {base!r} at step {t}, expected > 0: lambd is {lambd!r}")
+        eta = lr / base**alpha
+        # PyTorch's mu is computed at the end of a step, for the next one.
         mu = 1 / max(1, t - 1 - group["t0"])
-        return (1 - group["lambd"] * eta, eta, 1 - mu, mu)
+        return (1 - lambd * eta, eta, 1 - mu, mu)
 
     def averages(self) -> list[Array]:
         """Copies of the averaged parameters, in the order of the parameters."""

@@ -77,9 +77,6 @@ class Resume:
         optimizer, tensors = checkpoint.optimizer_state(trainer.optimizer)
         tensors = {f"optimizer.{name}": value for name, value in tensors.items()}
         tensors |= {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
-        average = trainer.optimizer.average
-        if average is not None:
-            tensors |= {f"average.{i}": value for i, value in enumerate(average.averages)}
         states = [callback.state() for callback in self._callbacks]
         for i, (_, arrays) in enumerate(states):
             tensors |= {f"callbacks.{i}.{name}": value for name, value in arrays.items()}
@@ -90,7 +87,6 @@ class Resume:
             "rng": trainer._rng.bit_generator.state,
             "history": history,
             "optimizer": optimizer,
-            "average": None if average is None else [type(average).__name__, average.count],
             "callbacks": [
                 [type(callback).__name__, plain]
                 for callback, (plain, _) in zip(self._callbacks, states, strict=True)
@@ -117,27 +113,24 @@ class Resume:
             own = [type(callback).__name__ for callback in self._callbacks]
             if saved != own:
                 raise ValueError(f"it was saved with the callbacks {saved}, expected {own}")
-            held = description["average"]
-            if (held and held[0]) != (average and type(average).__name__):
-                raise ValueError(f"it was saved with the average {held and held[0]}, expected {average!r}")
+            state, saved_state = description["optimizer"], _under("optimizer.", tensors)
+            if "average" not in state:  # an older file has it beside the optimizer's
+                state["average"] = description["average"]
+                saved_state |= {name: t for name, t in tensors.items() if name.startswith("average.")}
+            held = state["average"]
+            if held is None and average is not None:
+                raise ValueError(f"it was saved without an average, expected {average!r}")
             epoch = _checked(Epoch(**description["epoch"]), self._fixed)
             rng = np.random.Generator(type(trainer._rng.bit_generator)())
             rng.bit_generator.state = epoch.rng
             rng.bit_generator.state = description["rng"]
             history = {str(k): [float(v) for v in values] for k, values in description["history"].items()}
-            before = trainer.model.state_dict(), None if average is None else average.state_dict()
+            before = trainer.model.state_dict()
             try:
                 trainer.model.load_state_dict(_under("model.", tensors))
-                if average is not None:
-                    arrays = _under("average.", tensors)
-                    values = [arrays[str(i)] for i in range(len(arrays))]
-                    average.load_state_dict({"count": held[1], "averages": values})
-                saved_state = _under("optimizer.", tensors)
-                checkpoint.restore_optimizer(trainer.optimizer, description["optimizer"], saved_state)
+                checkpoint.restore_optimizer(trainer.optimizer, state, saved_state)
             except BaseException:
-                trainer.model.load_state_dict(before[0])
-                if average is not None:
-                    average.load_state_dict(before[1])
+                trainer.model.load_state_dict(before)
                 raise
         except checkpoint.NONSENSE as error:
             raise ValueError(f"{self.path} does not fit this training: {error}") from error

@@ -1,7 +1,9 @@
 """Learning-rate schedules: callables ``k -> lr``, passed to an optimizer as ``lr=``.
 
 ``k`` counts the steps already taken or, where ``unit="epoch"``, the epochs already done: the first is 0.
-Schedules are plain data: they compare, print, pickle, and are saved with an optimizer's state.
+Schedules are plain data: they compare, print, pickle, and are saved with an optimizer's state. Sequences
+and arrays in them become tuples, NumPy's numbers Python's. A rate that grows beyond all floats is a
+ValueError when it is asked for.
 
 >>> optimizer = po.Adam(params, lr=WarmUp(Cosine(1e-3, steps=10_000), steps=500))
 """
@@ -13,6 +15,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple, get_type_hints
+
+from ._hyperparameters import is_integer, is_number, plain
 
 __all__ = [
     "Chained",
@@ -41,17 +45,40 @@ class _Check(NamedTuple):
     expected: str
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_count(value: Any) -> bool:
+    return is_integer(value) and value >= 1
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_rate(value: Any) -> bool:
+    return is_number(value) and value >= 0
 
 
-Count = Annotated[int, _Check(lambda v: _is_int(v) and v >= 1, "a positive integer")]
-Rate = Annotated[float, _Check(lambda v: _is_number(v) and v >= 0, "a finite number >= 0")]
-Positive = Annotated[float, _Check(lambda v: _is_number(v) and v > 0, "a finite number > 0")]
+def _is_schedule(value: Any) -> bool:
+    return callable(value) and not isinstance(value, type)
+
+
+def _is_rising(value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(_is_count, value)) and value == tuple(sorted(set(value)))
+
+
+Count = Annotated[int, _Check(_is_count, "a positive integer")]
+Rate = Annotated[float, _Check(_is_rate, "a finite number >= 0")]
+Positive = Annotated[float, _Check(lambda v: is_number(v) and v > 0, "a finite number > 0")]
+Fraction = Annotated[float, _Check(lambda v: is_number(v) and 0 <= v <= 1, "a number in [0, 1]")]
+Flag = Annotated[bool, _Check(lambda v: isinstance(v, bool), "True or False")]
+Boundaries = Annotated[Sequence[int], _Check(_is_rising, "rising positive integers")]
+Rates = Annotated[
+    Sequence[float],
+    _Check(lambda v: isinstance(v, tuple) and all(map(_is_rate, v)), "finite numbers >= 0"),
+]
+Part = Annotated[Callable[[int], float], _Check(_is_schedule, "a schedule or another function of k")]
+Parts = Annotated[
+    Sequence[Callable[[int], float]],
+    _Check(
+        lambda v: isinstance(v, tuple) and len(v) > 0 and all(map(_is_schedule, v)),
+        "one or more schedules or other functions of k",
+    ),
+]
 
 
 def _one_of(*names: str) -> _Check:
@@ -66,7 +93,7 @@ class Schedule:
     ----------
     unit : {"step", "epoch"}, default "step"
         What k counts. A `Trainer` tells the optimizer which epoch it is; in a loop of your own, set
-        ``optimizer.epoch``.
+        ``optimizer.epoch``. Of a schedule made of others the whole's counts, for its parts too.
 
     Raises
     ------
@@ -78,11 +105,16 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
-            value = getattr(self, name)
+            value = plain(getattr(self, name))
+            label = f"{name} of {type(self).__name__}"
             for check in getattr(hint, "__metadata__", ()):
                 if not check.allowed(value):
+                    raise ValueError(f"{label} is {value!r}, expected {check.expected}")
+            object.__setattr__(self, name, value)
+            for part in value if isinstance(value, tuple) else (value,):
+                if getattr(part, "unit", self.unit) == "epoch" != self.unit:
                     raise ValueError(
-                        f"{name} of {type(self).__name__} is {value!r}, expected {check.expected}"
+                        f"{label} is {value!r}, which counts epochs: give unit='epoch' to the whole"
                     )
 
     def __call__(self, k: int) -> float:
@@ -120,7 +152,7 @@ class Exponential(Schedule):
     steps: Count = 1
 
     def __call__(self, k: int) -> float:
-        return float(self.lr * self.rate ** (k / self.steps))
+        return _scaled(self.lr, self.rate, k / self.steps)
 
 
 @dataclass(frozen=True)
@@ -156,7 +188,7 @@ class Step(Schedule):
     gamma: Rate = 0.1
 
     def __call__(self, k: int) -> float:
-        return self.lr * self.gamma ** (k // self.every)
+        return _scaled(self.lr, self.gamma, k // self.every)
 
 
 @dataclass(frozen=True)
@@ -166,15 +198,14 @@ class Piecewise(Schedule):
     PyTorch's MultiStepLR of factor gamma is ``Piecewise(milestones, [lr, lr*gamma, lr*gamma**2, ...])``.
     """
 
-    boundaries: Sequence[int]
-    rates: Sequence[float]
+    boundaries: Boundaries
+    rates: Rates
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_boundaries(self.boundaries)
         wanted = len(self.boundaries) + 1
-        if len(self.rates) != wanted or not all(_is_number(r) and r >= 0 for r in self.rates):
-            raise ValueError(f"rates is {self.rates!r}, expected {wanted} finite numbers >= 0")
+        if len(self.rates) != wanted:
+            raise ValueError(f"rates of Piecewise is {self.rates!r}, expected {wanted} numbers")
 
     def __call__(self, k: int) -> float:
         return self.rates[bisect_right(self.boundaries, k)]
@@ -204,7 +235,7 @@ class Cosine(Schedule):
     lr: Rate
     steps: Count
     final: Rate = 0.0
-    restarts: bool = False
+    restarts: Flag = False
     growth: Count = 1
 
     def __call__(self, k: int) -> float:
@@ -234,9 +265,9 @@ class Cyclic(Schedule):
         cycle = k // (2 * self.half_cycle)
         height = 1 - abs(k / self.half_cycle - 2 * cycle - 1)
         if self.mode == "triangular2":
-            height = math.ldexp(height, -cycle)  # 2**cycle may be beyond all floats
+            height = math.ldexp(height, -int(cycle))  # 2**cycle may be beyond all floats
         elif self.mode == "exp_range":
-            height *= self.gamma**k
+            height = _scaled(height, self.gamma, k)
         return self.lowest + (self.highest - self.lowest) * height
 
 
@@ -250,7 +281,7 @@ class OneCycle(Schedule):
 
     peak: Rate
     steps: Count
-    rise: Rate = 0.3
+    rise: Fraction = 0.3
     start_factor: Positive = 25.0
     end_factor: Positive = 1e4
 
@@ -275,14 +306,15 @@ class RangeTest(Schedule):
     steps: Count
 
     def __call__(self, k: int) -> float:
-        return float(self.lowest * (self.highest / self.lowest) ** min(k / self.steps, 1.0))
+        a = min(k / self.steps, 1.0)
+        return float(self.lowest ** (1 - a) * self.highest**a)
 
 
 @dataclass(frozen=True)
 class WarmUp(Schedule):
     """Linearly from ``first`` to where ``then`` begins, over ``steps``; then ``then``, from its k = 0."""
 
-    then: Callable[[int], float]
+    then: Part
     steps: Count
     first: Rate = 0.0
 
@@ -297,12 +329,11 @@ class WarmUp(Schedule):
 class Joined(Schedule):
     """One schedule after another: ``parts[i]`` from ``boundaries[i-1]`` on, counting from there."""
 
-    parts: Sequence[Callable[[int], float]]
-    boundaries: Sequence[int]
+    parts: Parts
+    boundaries: Boundaries
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_boundaries(self.boundaries)
         if len(self.parts) != len(self.boundaries) + 1:
             raise ValueError(
                 f"parts of Joined has {len(self.parts)} schedules, expected {len(self.boundaries) + 1}"
@@ -317,7 +348,7 @@ class Joined(Schedule):
 class Chained(Schedule):
     """The product of ``parts``: give the rate to one and factors to the others (``Exponential(1, 0.9)``)."""
 
-    parts: Sequence[Callable[[int], float]]
+    parts: Parts
 
     def __call__(self, k: int) -> float:
         return math.prod(part(k) for part in self.parts)
@@ -327,7 +358,12 @@ def _cosine(begin: float, end: float, a: float) -> float:
     return end + (begin - end) * (1 + math.cos(math.pi * a)) / 2
 
 
-def _check_boundaries(boundaries: Sequence[int]) -> None:
-    rising = all(_is_int(b) and b > 0 for b in boundaries) and list(boundaries) == sorted(set(boundaries))
-    if not rising:
-        raise ValueError(f"boundaries is {boundaries!r}, expected rising positive integers")
+def _scaled(rate: float, base: float, exponent: float) -> float:
+    """``rate * base**exponent``."""
+    try:
+        value = float(rate * float(base) ** exponent)
+    except OverflowError:
+        value = math.inf if rate else 0.0
+    if value == math.inf:
+        raise ValueError(f"the learning rate {rate!r} * {base!r}**{exponent!r} is beyond all floats")
+    return value

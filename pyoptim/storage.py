@@ -22,7 +22,7 @@ _UNSIGNED = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf", "ac
 
 
 class Packed(NamedTuple):
-    """An array as it is kept: contiguous data (16 bits as uint16), and a scale per block in 8 bits."""
+    """An array as it is kept: contiguous data, and a scale per block in 8 bits."""
 
     kind: str  # float32, float16, bfloat16, signed8 or unsigned8
     data: Array
@@ -48,7 +48,7 @@ def bfloat16() -> np.dtype[Any]:
     return dtype
 
 
-def raw(array: Array) -> Array:
+def _raw(array: Array) -> Array:
     """16-bit floats as their bits; other arrays as they are."""
     return array.view(np.uint16) if array.dtype.itemsize == 2 else array
 
@@ -75,7 +75,7 @@ def pack_state(name: str, arrays: dict[str, Array]) -> Packed:
     data = arrays[name]
     if data.dtype == np.uint8:
         return Packed("unsigned8" if name in _UNSIGNED else "signed8", data, arrays[f"{name}_scale"])
-    return Packed(data.dtype.name, raw(data))
+    return Packed(data.dtype.name, data)
 
 
 def read_state(name: str, arrays: dict[str, Array]) -> Array:
@@ -97,13 +97,16 @@ def random_bits(index: Array, key: int) -> Array:
 
 
 def hash_key(index: int, key: int) -> int:
-    """`random_bits` of one index."""
-    return int(random_bits(np.array([index & 0xFFFFFFFF], np.uint32), key)[0])
+    """`random_bits` of one index, in Python's integers: NumPy's would take as long as a small step."""
+    x = (index * 0x9E3779B1 + key) & 0xFFFFFFFF
+    x ^= x >> 16
+    x = x * 0x21F0AAAD & 0xFFFFFFFF
+    return x ^ x >> 15
 
 
 def decode(packed: Packed) -> Array:
     """The values, as a float32 vector."""
-    data = packed.data.reshape(-1)
+    data = _raw(packed.data).reshape(-1)
     if packed.kind == "float32":
         return data
     if packed.kind == "bfloat16":
@@ -130,13 +133,16 @@ def _offset(signed: bool) -> Any:
     return np.float32(2.0 ** (-15 if signed else -31))
 
 
-def encode(packed: Packed, x: Array, key: int, stochastic: bool) -> None:
-    """Write a float32 vector, rounded to nearest even or at random."""
-    out = packed.data.reshape(-1)
+def encode(packed: Packed, x: Array, key: int, stochastic: bool, first: int = 0) -> None:
+    """Write a float32 vector, rounded to nearest even or at random.
+
+    ``key`` names the stream of random numbers, of which ``x[0]`` takes number ``first`` (modulo 2^32).
+    """
+    out = _raw(packed.data).reshape(-1)
     if packed.kind == "float32":
         out[...] = x
         return
-    random = random_bits(np.arange(x.size, dtype=np.uint32), key)
+    random = random_bits(np.arange(first, first + x.size).astype(np.uint32), key)
     with np.errstate(all="ignore"):
         if packed.kind == "bfloat16":
             out[...] = _to_bfloat16(x, random if stochastic else None)

@@ -24,7 +24,26 @@ def _norm(array: Array) -> float:
     return gradients.norm_of([array])
 
 
-class LARS(Optimizer):
+class _Trusting(Optimizer):
+    """The norms of each array set its rate, in one call of a backend's ``TrustStepper``."""
+
+    directed: ClassVar[bool]
+
+    def _trust(self, group: Group, row: Row) -> tuple[Row, Row]:
+        """The rule's coefficients, and the group's trust."""
+        raise NotImplementedError
+
+    def _new_stepper(self) -> Any:
+        backend = backends.current()
+        stepper = self._steppers[backend.name] = backend.TrustStepper(self._step_groups(), self.directed)
+        return stepper
+
+    def _apply(self, flat: list[Any], rows: list[Row]) -> None:
+        pairs = [self._trust(group, row) for group, row in zip(self.param_groups, rows, strict=True)]
+        self._run(self._stepper(), flat, [row for row, _ in pairs], [trust for _, trust in pairs])
+
+
+class LARS(_Trusting):
     """Layer-wise adaptive rates (You, Gitman & Ginsburg 2017): SGD with a rate for each tensor.
 
     ``rate = lr * trust * ||p||/(||g|| + weight_decay*||p|| + eps)``, or lr where p or g is 0;
@@ -41,6 +60,7 @@ class LARS(Optimizer):
     eps : float, default 1e-8
     """
 
+    directed = False
     defaults: ClassVar = {"lr": 1e-1, "momentum": 0.9, "trust": 1e-3, "eps": 1e-8}
 
     def __init__(self, params: Any, lr: float | Schedule = 1e-1, **hyperparameters: Any) -> None:
@@ -52,23 +72,43 @@ class LARS(Optimizer):
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         return (group["momentum"], lr, 1.0)
 
-    def _step_groups(self) -> list[backends.StepGroup]:
-        return _one_each(super()._step_groups())
+    def _trust(self, group: Group, row: Row) -> tuple[Row, Row]:
+        return row, (row[_OWN + 1], group["weight_decay"], abs(row[0]), group["trust"], group["eps"])
 
-    def _apply(self, flat: list[Any], rows: list[Row]) -> None:
-        flat = self._checked(flat)
-        expanded: list[Row] = []
-        for group, row in zip(self.param_groups, rows, strict=True):
-            for p in group["params"]:
-                g_norm = abs(row[0]) * _norm(flat[len(expanded)])
-                p_norm = _norm(np.ascontiguousarray(p))
-                ratio = 1.0
-                if p_norm > 0 and g_norm > 0:
-                    decayed = g_norm + group["weight_decay"] * p_norm + group["eps"]
-                    ratio = group["trust"] * p_norm / decayed
-                mu, lr, *rest = row[_OWN:]
-                expanded.append((*row[:_OWN], mu, lr * ratio, *rest))
-        super()._apply(flat, expanded)
+
+class LAMB(_Trusting):
+    """Layer-wise adaptive Adam (You et al. 2020).
+
+    ``u = m_hat/(sqrt(v_hat) + eps) + weight_decay*p; p -= lr * ||p||/||u|| * u``, with the ratio 1 where
+    p or u is 0. The paper's phi is the identity: norms are not clipped.
+
+    Parameters
+    ----------
+    params, weight_decay, maximize
+        See `Optimizer`; the decay is part of u.
+    lr : float or callable, default 1e-3
+    betas : pair of float, default (0.9, 0.999)
+    eps : float, default 1e-6
+    bias_correction : bool, default True
+    """
+
+    directed = True
+    defaults: ClassVar = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "bias_correction": True}
+
+    def __init__(self, params: Any, lr: float | Schedule = 1e-3, **hyperparameters: Any) -> None:
+        super().__init__(params, lr=lr, **hyperparameters)
+
+    def _rule(self, group: Group) -> str:
+        _check_decay(self, group, decoupled=False)
+        return "adam"
+
+    def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
+        b1, b2 = group["betas"]
+        c1, c2 = (1 - b1**t, 1 - b2**t) if group["bias_correction"] else (1.0, 1.0)
+        return (lr, b1, 1 - b1, b2, 1 - b2, 1 / c1, 1 / c2, 0.0, group["eps"])  # lr before the rule's own
+
+    def _trust(self, group: Group, row: Row) -> tuple[Row, Row]:
+        return (row[0], 0.0, 1.0, *row[_OWN + 1 :]), (row[_OWN], group["weight_decay"], 1.0, 1.0, 0.0)
 
 
 class _Directed(Optimizer):
@@ -77,18 +117,12 @@ class _Directed(Optimizer):
     ``_coefficients`` returns lr before the rule's own.
     """
 
-    decay_is_decoupled: ClassVar[bool] = True  # else it is part of the direction
-
     def _direct(self, group: Group, p: Array, state: State, d: Array, lr: float, t: int) -> float:
         """Make d, which holds what the rule did to 0, the direction; return the rate."""
         raise NotImplementedError
 
     def _rule(self, group: Group) -> str:
-        if group["decoupled_weight_decay"] != self.decay_is_decoupled:
-            raise ValueError(
-                f"decoupled_weight_decay is {group['decoupled_weight_decay']}, but the decay of "
-                f"{type(self).__name__} is as if it were {self.decay_is_decoupled}"
-            )
+        _check_decay(self, group, decoupled=True)
         return self._direction_rule(group)
 
     def _direction_rule(self, group: Group) -> str:
@@ -123,46 +157,9 @@ class _Directed(Optimizer):
         for i, copy in self._staged.items():
             copy[...] = self._params[i]
         groups = [backends.StepGroup(RULES["sgd"], self._targets, [()] * len(self._targets))]
-        backend.Stepper(_one_each(groups)).step(self._directions, descent)
+        backend.Stepper(backends.one_each(groups)).step(self._directions, descent)
         for i, copy in self._staged.items():
             self._params[i][...] = copy
-
-
-class LAMB(_Directed):
-    """Layer-wise adaptive Adam (You et al. 2020).
-
-    ``u = m_hat/(sqrt(v_hat) + eps) + weight_decay*p; p -= lr * ||p||/||u|| * u``, with the ratio 1 where
-    p or u is 0. The paper's phi is the identity: norms are not clipped.
-
-    Parameters
-    ----------
-    params, weight_decay, maximize
-        See `Optimizer`; the decay is part of u.
-    lr : float or callable, default 1e-3
-    betas : pair of float, default (0.9, 0.999)
-    eps : float, default 1e-6
-    bias_correction : bool, default True
-    """
-
-    defaults: ClassVar = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "bias_correction": True}
-    decay_is_decoupled = False
-
-    def __init__(self, params: Any, lr: float | Schedule = 1e-3, **hyperparameters: Any) -> None:
-        super().__init__(params, lr=lr, **hyperparameters)
-
-    def _direction_rule(self, group: Group) -> str:
-        return "adam"
-
-    def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
-        b1, b2 = group["betas"]
-        c1, c2 = (1 - b1**t, 1 - b2**t) if group["bias_correction"] else (1.0, 1.0)
-        return (lr, b1, 1 - b1, b2, 1 - b2, 1 / c1, 1 / c2, 0.0, group["eps"])
-
-    def _direct(self, group: Group, p: Array, state: State, d: Array, lr: float, t: int) -> float:
-        if group["weight_decay"]:
-            d -= p.dtype.type(group["weight_decay"]) * p
-        p_norm, d_norm = _norm(np.ascontiguousarray(p)), _norm(d)
-        return lr * p_norm / d_norm if p_norm > 0 and d_norm > 0 else lr
 
 
 class Adafactor(_Directed):
@@ -313,10 +310,9 @@ def _orthogonal(matrix: Array, coefficients: tuple[float, float, float], steps: 
     return x if wide else x.T
 
 
-def _one_each(groups: list[backends.StepGroup]) -> list[backends.StepGroup]:
-    """A step group for every array, so that each has coefficients of its own."""
-    return [
-        backends.StepGroup(group.rule, [p], [states])
-        for group in groups
-        for p, states in zip(group.params, group.states, strict=True)
-    ]
+def _check_decay(optimizer: Optimizer, group: Group, *, decoupled: bool) -> None:
+    if group["decoupled_weight_decay"] != decoupled:
+        raise ValueError(
+            f"decoupled_weight_decay is {group['decoupled_weight_decay']}, but the decay of "
+            f"{type(optimizer).__name__} is as if it were {decoupled}"
+        )

@@ -19,7 +19,7 @@ except ImportError as error:
 
 from . import _arrays, _hyperparameters, storage
 from ._arrays import Array
-from .optimizer import SHARED, Group, State
+from .optimizer import SHARED, Group, State, check_structure
 from .optimizer import Optimizer as _Ours
 
 __all__ = ["Optimizer", "load_state_dict", "state_dict"]
@@ -106,13 +106,7 @@ def load_state_dict(ours: _Ours, state_dict: Mapping[str, Any]) -> None:
     TypeError, ValueError
         It does not fit: the message names what. Nothing is changed.
     """
-    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
-        raise ValueError("state_dict is not PyTorch's, expected a mapping with state and param_groups")
-    given_groups, given_state = state_dict["param_groups"], state_dict["state"]
-    if len(given_groups) != len(ours.param_groups):
-        raise ValueError(
-            f"state_dict has {len(given_groups)} parameter groups, expected {len(ours.param_groups)}"
-        )
+    given_groups, given_state = check_structure(state_dict, len(ours.param_groups))
     state: dict[int, dict[str, Any]] = {}
     groups = []
     for own, given, scalars in zip(ours.param_groups, given_groups, ours._scalars, strict=True):
@@ -171,6 +165,8 @@ def _entry(
     ours.setdefault("step", 1)  # SGD's: that there is a momentum is all that matters
     for name, value in entry.items():
         if name not in scalars:
+            if not isinstance(value, torch.Tensor | np.ndarray):
+                raise TypeError(f"{label}[{name!r}] is a {type(value).__name__}, expected a tensor")
             array = _arrays.in_place(f"{label}[{name!r}]", torch.as_tensor(value).cpu())
             own = wanted.get(name, array)
             floating = array.dtype.kind != "u" and own.dtype.kind != "u"
@@ -233,6 +229,10 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     -----
     Parameters whose ``grad`` is None are skipped, and their step counts stand, as in PyTorch. Clipping and
     accumulation are PyTorch's own (`torch.nn.utils.clip_grad_norm_`; ``backward`` adds to ``grad``).
+
+    States live in our memory: the attribute ``state`` holds copies, as they were at the last `state_dict`,
+    `load_state_dict` or `add_param_group`. Read them with `state_dict`, set them with `load_state_dict`.
+    ``rounding`` and ``seed`` are not in it, as PyTorch's form has no place for them.
     """
 
     state: Any
@@ -303,8 +303,6 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 part.ours.step([[next(flat) for _ in tensors] for _, tensors in part.members])
             else:
                 part.ours.step([arrays])
-            # Autograd then notices that what it saved for backward has changed.
-            torch.autograd.graph.increment_version(part.tensors)
         return loss
 
     def _arrays(self, part: _Part, grads: list[Any]) -> list[Any]:
@@ -377,13 +375,14 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         self._synchronize()
         before = self.state, self.param_groups, self._parts
         try:
-            for group in state_dict["param_groups"]:
+            groups, _ = check_structure(state_dict, len(self.param_groups))
+            for group in groups:
                 _options(self._class, group)
             super().load_state_dict(state_dict)
             for group in self.param_groups:
                 group.update(_options(self._class, group))
             # PyTorch gave states the parameter's dtype, which master copies and counts do not have.
-            keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+            keys = [key for group in groups for key in group["params"]]
             tensors = [p for group in self.param_groups for p in group["params"]]
             for key, p in zip(keys, tensors, strict=True):
                 self.state[p] = dict(state_dict["state"].get(key, {}))

@@ -54,7 +54,8 @@ class Trainer:
     model : nn.Sequential
     loss : nn.Loss
     optimizer : Optimizer
-        Made on all of ``model.parameters()``, in any structure and groups, or on ``model.flat_parameters``.
+        Made on all of ``model.parameters()``, in any structure and groups, or, where no layer is frozen, on
+        ``model.flat_parameters``.
     seed : int, optional
         Of the order in which examples are visited.
     metrics : sequence of callable
@@ -87,8 +88,8 @@ class Trainer:
             raise TypeError(f"optimizer is a {type(optimizer).__name__}, expected an Optimizer")
         if penalty is not None and not isinstance(penalty, nn.Penalty):
             raise TypeError(f"penalty is a {type(penalty).__name__}, expected a Penalty or None")
-        self._gradients = optimizer.structured(compiled.gradients_of(model, optimizer))
         self.model, self.loss, self.optimizer = model, loss, optimizer
+        self._find_gradients()
         self.stop_training = False  # what a callback sets
         self.resuming = False  # from a checkpoint
         for i, metric in enumerate(metrics):
@@ -99,6 +100,10 @@ class Trainer:
             raise ValueError(f"metrics have the names {names[1:]}, expected each once, and none of them loss")
         self.metrics, self.penalty = tuple(metrics), penalty
         self._rng = np.random.default_rng(seed)
+
+    def _find_gradients(self) -> None:
+        """Find those of the optimizer's parameters; ValueError where it updates others than it should."""
+        self._gradients = self.optimizer.structured(compiled.gradients_of(self.model, self.optimizer))
 
     def __getstate__(self) -> dict[str, Any]:
         # In a copy, model and optimizer would no longer share their arrays.
@@ -182,7 +187,8 @@ class Trainer:
         ------
         TypeError, ValueError
             The data do not suit the model or the loss, are empty, or are not finite; a batch would hold
-            too little for BatchNorm; ``engine="native"`` with a part that is not compiled, or
+            too little for BatchNorm; layers were frozen or thawed since the optimizer was made;
+            ``engine="native"`` with a part that is not compiled, or
             ``parallel="hogwild"`` with what it does not take. The model is unchanged.
 
         Notes
@@ -224,6 +230,7 @@ class Trainer:
             batch_size = len(x)
         nn.layers.check_count("batch_size", batch_size)
         self._check_batches(x, min(batch_size, len(x)))
+        self._find_gradients()
         history = History()
         if engine not in ("auto", "native", "python"):
             raise ValueError(f"engine is {engine!r}, expected 'auto', 'native' or 'python'")
@@ -234,7 +241,10 @@ class Trainer:
             raise ValueError(f"checkpoint_every is {checkpoint_every!r}, expected a finite number >= 0")
         resume = None
         if checkpoint is not None:
-            fixed = {"batch_size": batch_size, "shuffle": bool(shuffle), "examples": len(x)}
+            fixed: dict[str, Any] = {"batch_size": batch_size, "shuffle": bool(shuffle), "examples": len(x)}
+            frozen = [name for name, layer in self.model.leaves().items() if not layer.trainable]
+            if frozen:  # files from before there was such a thing have none
+                fixed["frozen"] = frozen
             resume = Resume(checkpoint, checkpoint_every, self, fixed, callbacks)
             resume.check()
         run = _Run(
@@ -264,6 +274,7 @@ class Trainer:
                 history.path = "native" if history.reason is None else "python"
                 native = None
                 self.optimizer.check_memory()
+                self._find_gradients()
                 if history.reason is None:
                     native = compiled.Engine(
                         self.model, self.loss, self.optimizer, x.shape[1:], run.batch_size, hogwild
@@ -300,10 +311,8 @@ class Trainer:
             reason = compiled.why_not(self.model, self.loss, self.optimizer, engine == "native")
         if run.transform is not None or run.weight_noise:
             reason = "transform and weight_noise act on every batch"
-        if run.sample_weight is not None or self.penalty is not None:
-            reason = "sample_weight and penalty have no compiled form"
-        if self.loss.classification and y.ndim > 1:
-            reason = "targets that are no labels have no compiled form"
+        if self.penalty is not None:
+            reason = "a penalty has no compiled form"
         for i, callback in enumerate(run.callbacks):
             if callback.acts_on_batches:
                 reason = f"callbacks[{i}] acts on every batch"
@@ -336,6 +345,7 @@ class Trainer:
         x, y = self._check_data("x", x, "y", y)
         weight = self.loss.check_sample_weight("sample_weight", sample_weight, len(x), self.model.dtype)
         self._check_batches(x, len(x))
+        self._find_gradients()
         self.model.train()
         loss, _ = self._step(x.astype(self.model.dtype, copy=False), y, weight, 0.0)
         return loss
@@ -353,8 +363,9 @@ class Trainer:
     def _check_batches(self, x: Array, batch_size: int) -> None:
         smallest = len(x) % batch_size or batch_size
         shape = x.shape[1:]
-        for layer in self.model.layers:
-            if isinstance(layer, nn.BatchNorm) and smallest * int(np.prod(shape[1:])) < 2:
+        for layer in self.model.leaves().values():
+            takes = isinstance(layer, nn.BatchNorm) and layer.takes_statistics(True)
+            if takes and smallest * int(np.prod(shape[1:])) < 2:
                 raise ValueError(
                     f"batch_size {batch_size} makes a batch of 1 of {len(x)} examples, "
                     f"which {layer!r} cannot take statistics of"
@@ -389,7 +400,7 @@ class Trainer:
                 run.resume.save_if_due(epoch, history)
 
         if engine is not None:
-            engine.run_epoch(x, y, order, epoch, advance)
+            engine.run_epoch(x, y, run.sample_weight, order, epoch, advance)
         else:
             self._python_epoch(x, y, order, epoch, run, advance)
         measured = {"loss": epoch.loss / len(x)}
@@ -504,7 +515,8 @@ class Trainer:
     def _evaluation_batch(self, x: Array) -> int:
         """All examples at once where a layer takes statistics of what it evaluates."""
         takes = any(
-            isinstance(layer, nn.BatchNorm) and not layer.track_running_stats for layer in self.model.layers
+            isinstance(layer, nn.BatchNorm) and layer.takes_statistics(False)
+            for layer in self.model.leaves().values()
         )
         return max(len(x), 1) if takes else _EVALUATION_BATCH
 

@@ -106,9 +106,10 @@ def programs(request, built):
 
 
 @needs_tools
-def test_cpp_trains_a_python_model_to_the_same_bits(programs, tmp_path):
+@pytest.mark.parametrize("frozen", [(), ("3.", "7.block.0.", "7.block.2.block.0.")], ids=["all", "frozen"])
+def test_cpp_trains_a_python_model_to_the_same_bits(programs, tmp_path, frozen):
     def make():
-        return nn.Sequential(
+        model = nn.Sequential(
             nn.Flatten(),
             nn.Rescale(0.5, 0.25),
             nn.Dense(6, 9, activation="relu"),
@@ -116,10 +117,13 @@ def test_cpp_trains_a_python_model_to_the_same_bits(programs, tmp_path):
             nn.Sigmoid(),
             nn.Dense(9, 8, bias=False),
             nn.BatchNorm(8, affine=False, running_var="biased"),
-            nn.Tanh(),
+            nn.Residual([nn.BatchNorm(8), nn.Tanh(), nn.Residual(nn.Dense(8, 8)), nn.Dense(8, 8)]),
             nn.Dense(8, 3),
             seed=5,
         )
+        for name, layer in model.leaves().items():
+            layer.trainable = name not in frozen
+        return model
 
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(90, 6)).astype(np.float32), rng.integers(0, 3, 90)
@@ -132,7 +136,7 @@ def test_cpp_trains_a_python_model_to_the_same_bits(programs, tmp_path):
                   tmp_path / "result.safetensors")  # fmt: skip
     *epochs, allocations = out.splitlines()
     model = make()
-    optimizer = po.AdamW(model.flat_parameters, lr=lambda step: 1e-2 / (1 + 0.1 * step), max_grad_norm=0.5)
+    optimizer = po.AdamW(runs(model), lr=lambda step: 1e-2 / (1 + 0.1 * step), max_grad_norm=0.5)
     history = po.Trainer(model, nn.CrossEntropy(), optimizer).fit(
         x, y, epochs=3, batch_size=8, shuffle=False, verbose=False
     )
@@ -140,9 +144,21 @@ def test_cpp_trains_a_python_model_to_the_same_bits(programs, tmp_path):
     assert measured == list(zip(history["loss"], history["accuracy"], strict=True))
     result = nn.Sequential.load(tmp_path / "result.safetensors")
     assert repr(result) == repr(model)
+    assert list(result.parameters()) == list(model.parameters())
     for name, value in model.state_dict().items():
         assert np.array_equal(result.state_dict()[name], value), name
     assert int(allocations) == 0
+
+
+def runs(model):
+    """The parameters that learn, in pieces of the flat vector as long as can be."""
+    pieces, begin, end = [], 0, 0
+    for layer in model.leaves().values():
+        if not layer.trainable:
+            pieces.append(model.flat_parameters[begin:end])
+            begin = end + layer.parameter_count()
+        end += layer.parameter_count()
+    return [piece for piece in [*pieces, model.flat_parameters[begin:end]] if piece.size]
 
 
 @needs_tools
@@ -153,8 +169,21 @@ def test_cpp_updates_raw_pointers(programs):
     for _ in range(5):
         optimizer.step(2 * p)
     assert [float(value) for value in first.split()] == list(p)
-    assert "labels[0] is 7, expected a class in [0, 1)" in errors[0]
-    assert "layers[1] (Dense) has 4 inputs" in errors[1]
+    assert errors[0] == "beta1 is 1, expected a number in [0, 1)"
+    assert errors[1] == "momentum is -1, expected a finite number >= 0"
+    assert errors[2] == "weight_decay is nan, expected a finite number >= 0"
+    assert "labels[0] is 7, expected a class in [0, 1)" in errors[3]
+    assert "layers[1] (Dense) has 4 inputs" in errors[4]
+
+
+@needs_tools
+def test_cpp_freezes_layers_and_blocks(programs):
+    errors = run(programs / "layers").splitlines()
+    assert errors[0] == "layer is 3, expected less than 3"
+    assert "all layers are frozen" in errors[1]
+    assert "layers[0.block.1] (Dense) has 3 inputs" in errors[2]
+    assert "layers[1] (Residual) has a block that makes 3 values of 2, expected as many" in errors[3]
+    assert "layers[0] (Residual) has an empty block" in errors[4]
 
 
 @needs_tools

@@ -128,6 +128,7 @@ def test_every_schedule_is_drawn(tmp_path, capsys):
         (["--schedules", "--gif", "a.gif"], "--schedules takes --steps and --plot only"),
         (["--gif", "a.png"], "--gif is 'a.png', expected a name that ends in .gif"),
         (["--gif", "none/a.gif"], "--gif is 'none/a.gif', but there is no folder 'none'"),
+        (["--gif", "a.gif", "--plot", "./a.gif"], "--gif and --plot are both 'a.gif', expected two files"),
         (["--plot", "none/a.png"], "--plot is 'none/a.png', but there is no folder 'none'"),
         (["--plot", "folder.png"], "which exists and is no file"),
         (["--plot", "a.txt"], "'a.txt' is no image that can be written"),

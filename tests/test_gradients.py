@@ -69,7 +69,9 @@ def test_clip_grad_value():
         (lambda g: gradients.clip_grad_value_(g, np.nan), ValueError, "clip_value is nan"),
         (lambda g: averages.EMA(g, decay=1.0), ValueError, r"decay is 1\.0"),
         (lambda g: averages.EMA([g, g]), ValueError, "overlaps"),
-        (lambda g: averages.SWA(g.astype(np.float16)), TypeError, "dtype float16"),
+        (lambda g: averages.SWA(g.astype(int)), TypeError, "dtype int64"),
+        (lambda g: gradients.clip_grad_norm_([g, g], 1), ValueError, r"grads\[1\] overlaps grads\[0\]"),
+        (lambda g: gradients.clip_grad_norm_({"a": g[1:], "b": g}, 1), ValueError, r"overlaps grads\["),
     ],
 )
 def test_bad_input_changes_nothing(call, error, message):
@@ -101,6 +103,29 @@ def test_averages(engine, dtype):
         assert np.array_equal(odd, ema.averages[1])
     assert np.array_equal(p, points[-1])
     assert swa.count == len(points) - 1
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize("rounding", ["master", "stochastic"])
+def test_16_bit_parameters_are_averaged_in_float32(engine, kind, rounding):
+    dtype = np.float16 if kind == "float16" else pytest.importorskip("ml_dtypes").bfloat16
+    params = [np.linspace(1, 2, 7).astype(dtype), np.ones((4, 6), dtype)[::2, ::3]]
+    optimizer = po.Adam(params, lr=0.1, rounding=rounding)
+    ema, swa, points = averages.EMA(optimizer, 0.5), averages.SWA(params), []
+    exact = [p.astype(np.float32) for p in params]
+    for _ in range(4):
+        optimizer.step([np.ones(p.shape, dtype) for p in params])
+        swa.update()
+        points.append([p.astype(np.float32) for p in params])
+        exact = [0.5 * a + 0.5 * p for a, p in zip(exact, points[-1], strict=True)]
+    assert ema.count == swa.count == 4
+    for i, p in enumerate(params):
+        assert ema.averages[i].dtype == swa.averages[i].dtype == np.float32
+        np.testing.assert_allclose(ema.averages[i], exact[i], rtol=1e-6)
+        np.testing.assert_allclose(swa.averages[i], np.mean([point[i] for point in points], 0), rtol=1e-6)
+        with ema.applied():
+            assert np.array_equal(p, ema.averages[i].astype(dtype))
+        assert np.array_equal(p.astype(np.float32), points[-1][i])
 
 
 def test_averages_are_the_same_bits_on_every_engine():
@@ -168,7 +193,13 @@ def test_an_average_is_resumed_and_copied():
     later.update()
     assert np.array_equal(later.averages[0], swa.averages[0])
     assert np.array_equal(twin.average.averages[0], swa.averages[0])
-    for wrong in ({}, {**kept, "count": -1}, {**kept, "averages": []}, {**kept, "averages": [np.ones(4)]}):
+    for wrong in (
+        {},
+        {**kept, "count": -1},
+        {**kept, "averages": []},
+        {**kept, "averages": 3},
+        {**kept, "averages": [np.ones(4)]},
+    ):
         with pytest.raises(ValueError, match="state_dict"):
             later.load_state_dict(wrong)
     assert later.count == 4

@@ -204,7 +204,8 @@ def test_what_cannot_be_saved_is_said_before_the_training(tmp_path):
     assert np.array_equal(before, mine.model.flat_parameters)
 
 
-def test_an_average_and_a_log_go_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize("old", [False, True])
+def test_an_average_and_a_log_go_on(old, tmp_path, monkeypatch):
     def fit(mine, log, **more):
         ema = po.averages.EMA(mine.optimizer, 0.9)
         mine.fit(X, Y, epochs=5, batch_size=16, callbacks=[callbacks.CSVLogger(log)], verbose=False, **more)
@@ -219,6 +220,11 @@ def test_an_average_and_a_log_go_on(tmp_path, monkeypatch):
     log = [callbacks.CSVLogger(tmp_path / "b.csv")]
     with pytest.raises(ValueError, match="with the average EMA"):
         trainer().fit(X, Y, batch_size=16, checkpoint=path, callbacks=log, verbose=False)
+    if old:  # files used to have the average beside the optimizer's state
+        description, tensors = resume.checkpoint.read(path, resume._FORMAT)
+        description["average"] = description["optimizer"].pop("average")
+        moved = {name.replace("optimizer.average", "average"): tensor for name, tensor in tensors.items()}
+        resume.checkpoint.write(path, description, moved)
     again = fit(resumed, tmp_path / "b.csv", checkpoint=path)
     assert_same(whole, resumed)
     assert again.count == ema.count == 30

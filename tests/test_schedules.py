@@ -93,13 +93,95 @@ def test_against_torch():
         (lambda: s.Constant(1.0, unit="day"), "unit of Constant is 'day', expected 'step' or 'epoch'"),
         (lambda: s.Cyclic(0.0, 1.0, 4, "square"), "mode of Cyclic is 'square'"),
         (lambda: s.Piecewise([5, 2], [1, 2, 3]), "boundaries"),
-        (lambda: s.Piecewise([5], [1]), "rates is"),
+        (lambda: s.Piecewise([5], [1]), "rates of Piecewise is"),
         (lambda: s.Joined([s.Constant(1.0)], [3]), "parts of Joined has 1 schedules, expected 2"),
+        (lambda: s.Joined([s.Constant(1.0), 0.1], [3]), "parts of Joined is .* expected one or more"),
+        (lambda: s.Joined(3, [3]), "parts of Joined is 3"),
+        (lambda: s.Joined([s.Constant(1.0)] * 2, [3.0]), "boundaries of Joined is .*3.0"),
+        (lambda: s.Piecewise(5, [1.0]), "boundaries of Piecewise is 5"),
+        (lambda: s.Piecewise([5], [1.0, -1.0]), "rates of Piecewise is .* expected finite numbers >= 0"),
+        (lambda: s.Chained([]), "parts of Chained is"),
+        (lambda: s.Chained([s.Constant(1.0), None]), "parts of Chained is .*None"),
+        (lambda: s.WarmUp(0.1, 3), "then of WarmUp is 0.1, expected a schedule"),
+        (lambda: s.WarmUp(s.Cosine, 3), "then of WarmUp is <class"),
+        (lambda: s.WarmUp(s.Constant(1.0), np.float64(3)), "steps of WarmUp is"),
+        (lambda: s.Cosine(1.0, 4, restarts="no"), "restarts of Cosine is 'no', expected True or False"),
+        (lambda: s.OneCycle(1.0, 9, rise=3.0), r"rise of OneCycle is 3.0, expected a number in \[0, 1\]"),
+        (lambda: s.OneCycle(1.0, 9, rise=-0.1), "rise of OneCycle is -0.1"),
+        (lambda: s.WarmUp(s.Constant(1.0, unit="epoch"), 3), "then of WarmUp .*counts epochs: give unit"),
+        (lambda: s.Chained([s.Constant(1.0, unit="epoch")]), "parts of Chained .*counts epochs"),
     ],
 )
 def test_bad_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_numbers_and_arrays_of_numpy():
+    given = [
+        s.Step(np.float32(0.5), np.int64(3), np.float16(0.25)),
+        s.Piecewise(np.array([2, 4]), np.array([1, 0.5, 0.25], np.float32)),
+        s.WarmUp(s.Linear(np.longdouble(1), np.int32(0), np.uint8(4)), np.int16(2)),
+        s.Cosine(1.0, 4, restarts=np.True_),
+    ]
+    meant = [
+        s.Step(0.5, 3, 0.25),
+        s.Piecewise((2, 4), (1.0, 0.5, 0.25)),
+        s.WarmUp(s.Linear(1.0, 0, 4), 2),
+        s.Cosine(1.0, 4, restarts=True),
+    ]
+    assert given == meant
+    assert [hash(schedule) for schedule in given] == [hash(schedule) for schedule in meant]
+    assert repr(given) == repr(meant)
+    for schedule in given:
+        assert type(schedule(1)) is float
+    s.Cyclic(0.1, 0.5, np.int64(4), "triangular2")(np.int64(12))
+
+
+def test_parts_count_what_the_whole_counts():
+    whole = s.WarmUp(s.Joined([s.Linear(1.0, 0.5, 2), s.Constant(0.5)], [2], unit="epoch"), 2, unit="epoch")
+    assert [whole(k) for k in range(5)] == [0.0, 0.5, 1.0, 0.75, 0.5]
+
+
+def test_the_ends_of_one_cycle_are_torchs():
+    torch = pytest.importorskip("torch")
+    for rise in (0.0, 1.0):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, 1.0, 9, pct_start=rise, cycle_momentum=False
+        )
+        for k in range(9):
+            assert s.OneCycle(1.0, 9, rise)(k) == pytest.approx(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if k < 8:
+                scheduler.step()
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [s.Step(1, 1, 10), s.Exponential(1.0, 10.0), s.Cyclic(0.1, 1.0, 3, "exp_range", gamma=10.0)],
+    ids=repr,
+)
+def test_rates_beyond_all_floats_are_errors(schedule):
+    assert math.isfinite(schedule(300))
+    for k in (400, 10**6):
+        with pytest.raises(ValueError, match=r"\*\* ?\d+.* is beyond all floats"):
+            schedule(k)
+    p = np.ones(2)
+    optimizer = po.SGD(p, lr=lambda k: schedule(400))
+    with pytest.raises(ValueError, match="beyond all floats"):
+        optimizer.step(np.ones(2))
+    assert (p == 1).all()
+
+
+def test_rates_that_span_all_floats_are_finite():
+    tiny, huge = 5e-324, 1.7e308
+    test = s.RangeTest(tiny, huge, 10)
+    rates = [test(k) for k in range(12)]
+    assert rates[0] == tiny
+    assert rates[10] == rates[11] == huge
+    assert rates == sorted(rates)
+    assert s.Step(0.0, 1, 10.0)(400) == 0.0
 
 
 def test_an_optimizer_follows_a_schedule():

@@ -84,6 +84,78 @@ def test_an_accumulation_resumes_in_the_middle(kind, before, path):
     assert_resumes(lambda params: po.Adam(params, accumulate=3), dtype, path, before=before, after=9 - before)
 
 
+@pytest.mark.parametrize("rounding", ["stochastic", "nearest"])
+def test_the_randomness_is_saved(rounding, path):
+    """An optimizer made with another seed and rounding goes on as the one that was saved."""
+
+    def new(params, **options):
+        return po.Adam(params, lr=0.01, **options)
+
+    arrays, others = first_values("f2"), first_values("f2")
+    optimizer = new(arrays, seed=7, rounding=rounding)
+    other = new(others, seed=1, rounding="stochastic" if rounding == "nearest" else "nearest")
+    all_grads = gradients("f2", 6)
+    for g in all_grads[:3]:
+        optimizer.step(g)
+    optimizer.save(path)
+    other.load(path)
+    assert (other.seed, other.rounding) == (7, rounding)
+    for p, q in zip(arrays, others, strict=True):
+        q[...] = p
+    for g in all_grads[3:]:
+        optimizer.step(g)
+        other.step(g)
+    assert snapshot(other) == snapshot(optimizer)
+    change_description(path, lambda d, h: [d.pop(name) for name in ("seed", "rounding")] and None)
+    other.load(path)  # as written before they were
+    assert (other.seed, other.rounding) == (7, rounding)
+    refused(po.Adam(first_values("f2")), path, "expected .*master")
+
+
+AVERAGES = {"EMA": lambda optimizer: po.averages.EMA(optimizer, 0.5), "SWA": po.averages.SWA}
+
+
+@pytest.mark.parametrize("kind", AVERAGES)
+@pytest.mark.parametrize("dtype", ["f4", "f2"])
+def test_an_average_is_saved_with_its_optimizer(kind, dtype, path):
+    optimizer, other = po.Adam(first_values(dtype), lr=0.1), po.Adam(first_values(dtype), lr=0.1)
+    average, again = AVERAGES[kind](optimizer), AVERAGES[kind](other)
+    for g in gradients(dtype, 3):
+        optimizer.step(g)
+    optimizer.save(path)
+    other.load(path)
+    assert again.count == average.count == 3
+    for a, b in zip(average.averages, again.averages, strict=True):
+        assert_same_bits(a, b)
+    assert snapshot(other)[0] == snapshot(optimizer)[0]
+
+    # What does not fit changes neither.
+    before = [a.copy() for a in again.averages]
+    strangers = po.Adam(first_values(dtype))
+    refused(strangers, path, f"saved with the average {kind}, but what follows this one is None")
+    wrong = po.averages.SWA if kind == "EMA" else po.averages.EMA
+    wrong(strangers)
+    refused(strangers, path, f"saved with the average {kind}, but .*{wrong.__name__}")
+    for change in (
+        lambda d, h: d["average"].__setitem__(1, -1),
+        lambda d, h: d.update(average=[kind]),
+        lambda d, h: d.update(average=kind),
+        lambda d, h: renamed(h, "average.0", "average.5"),
+        lambda d, h: d["scalars"][0].update(step=-1),
+    ):
+        optimizer.save(path)
+        change_description(path, change)
+        refused(other, path, "does not fit this Adam")
+        assert again.count == 3
+        assert all(np.array_equal(a, b) for a, b in zip(before, again.averages, strict=True))
+
+    # A file without one, as all were before, leaves the average as it is.
+    po.Adam(first_values(dtype)).save(path)
+    change_description(path, lambda d, h: d.pop("average", None))
+    other.load(path)
+    assert again.count == 3
+
+
 SCHEDULES = [
     schedules.Cosine(0.1, steps=5, restarts=True),
     schedules.WarmUp(schedules.Joined([schedules.Constant(0.1), schedules.Linear(0.1, 0.0, 4)], [2]), 3),

@@ -86,6 +86,45 @@ def test_same_bits_on_every_engine(engine, kind, state_dtype, rounding, name):
             same_bits(value, expected[1][key], f"{key}, {threads} threads")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("state_dtype", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize("rounding", ["master", "stochastic", "nearest"])
+def test_cutting_an_array_changes_no_bit(engine, kind, state_dtype, rounding):
+    """Anywhere; in 8 bits where a scale's 256 elements end, since they begin anew in every array."""
+    if kind == "float32" and state_dtype is None:
+        return  # see test_splitting_an_array_changes_no_bit
+    if "bfloat16" in (kind, state_dtype):
+        type_of("bfloat16")
+    cuts = [256, 256, 1280, 1792] if state_dtype == "int8" else [1, 2, 2, 257, 1300, 1999]
+    whole, *grads = (a[:2000] for a in hard_arrays(kind))
+    options = {"rounding": rounding, "state_dtype": state_dtype, "seed": 5, "weight_decay": 0.01}
+    one, parts = whole.copy(), np.split(whole.copy(), cuts)
+    optimizer = po.AMSGrad([one], **options)
+    many = po.AMSGrad([{"params": parts[:2]}, {"params": parts[2:]}], **options)
+    for g in grads:
+        optimizer.step([g])
+        pieces = np.split(g, cuts)
+        many.step([pieces[:2], pieces[2:]])
+    same_bits(np.concatenate(parts), one)
+    expected, got = unpacked(states(optimizer)), unpacked(states(many))
+    for (_, name), value in expected.items():
+        if value.ndim:
+            pieces = [got[i, name] for i in range(len(parts))]
+            same_bits(np.concatenate(pieces), value, name)
+
+
+def test_positions_beyond_32_bits_wrap():
+    """An element's random number is that of its position modulo 2^32."""
+    codes = storage.Packed("float16", np.zeros(8, np.float16))
+    turned = storage.Packed("float16", np.zeros(8, np.float16))
+    x = np.full(8, 1 + 2.0**-11, np.float32)  # half of the spacing
+    storage.encode(codes, x, 7, True, first=2**32 - 4)
+    storage.encode(turned, x, 7, True, first=0)
+    assert (codes.data[4:] == turned.data[:4]).all()
+    keys = [storage.hash_key(index, 2**32 - 1) for index in (0, 1, 2**32 - 1)]
+    assert keys == storage.random_bits(np.array([0, 1, 2**32 - 1], np.uint32), 2**32 - 1).tolist()
+
+
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 def test_master_is_the_float32_run(engine, kind):
     """Bit for bit; the parameter is its rounding."""
@@ -195,6 +234,31 @@ def test_a_restored_run_goes_on_with_the_same_bits(kind, state_dtype):
     for g in grads[3:]:
         resumed.step(g)
     same_bits(p, straight)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_clipping_measures_the_gradients_in_float32(engine, kind):
+    """As the float32 run with the same gradients does, whether they are contiguous or not."""
+    dtype = type_of(kind)
+    rng = np.random.default_rng(3)
+    lengths = (0, 5, 40_000)
+    grads = [rng.normal(size=2 * n).astype(dtype)[::2] for n in lengths]
+    params = [np.ones(n, np.float32) for n in lengths]
+    plain = po.SGD(params, lr=0.5, max_grad_norm=0.1, nonfinite="skip")
+    plain.step([g.astype(np.float32) for g in grads])
+    assert abs(np.linalg.norm(np.concatenate(params) - 1) - 0.05) < 1e-6
+    for given in (grads, [g.copy() for g in grads]):
+        packed = [np.ones(n, dtype) for n in lengths]
+        # The first step of momentum is the gradient itself: how the state is kept does not matter yet.
+        optimizer = po.SGD(
+            packed, lr=0.5, momentum=0.9, max_grad_norm=0.1, nonfinite="skip", state_dtype="int8"
+        )
+        optimizer.step(given)
+        for p, q in zip(packed, params, strict=True):
+            same_bits(p, q.astype(dtype))
+        given[1][3] = np.inf
+        optimizer.step(given)
+        assert optimizer.skipped == 1
 
 
 @pytest.mark.parametrize("layout", ["strided", "one byte off"])

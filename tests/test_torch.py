@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from test_bad_input_optimizers import snapshot
+from test_bad_input_optimizers import NO_STATE_DICTS, snapshot
 from test_contract import OPTIMIZERS
 from test_optimizers import assert_same_bits
 
@@ -301,7 +301,9 @@ def torch_adam(**options):
 
 
 FOREIGN = {
-    "nothing": (lambda s: s.clear(), "not PyTorch's"),
+    "nothing": (lambda s: s.clear(), "expected a mapping with state and param_groups"),
+    "tensor": (lambda s: s["state"][0].update(exp_avg="x"), r"\['exp_avg'\] is a str, expected a tensor"),
+    "step": (lambda s: s["state"][0].update(step="x"), r"\['step'\] is 'x'"),
     "groups": (lambda s: s["param_groups"].append({}), "2 parameter groups, expected 1"),
     "params": (lambda s: s["param_groups"][0].update(params=[0]), "has 1 parameters, expected 2"),
     "option": (lambda s: s["param_groups"][0].update(warp=9), "'warp'"),
@@ -326,6 +328,72 @@ def test_states_that_do_not_fit_change_nothing(change):
     with pytest.raises((TypeError, ValueError), match=match):
         po.torch.load_state_dict(optimizer, saved)
     assert snapshot(optimizer) == before
+
+
+@pytest.mark.parametrize("value", NO_STATE_DICTS, ids=repr)
+def test_what_is_no_state_dict(value):
+    p = torch.nn.Parameter(torch.ones(3))
+    wrapped, ours = po.torch.Optimizer([p], po.Adam), po.Adam(np.ones(3, np.float32))
+    p.grad = torch.ones(3)
+    wrapped.step()
+    before = str(wrapped.state_dict()), snapshot(ours)
+    for load in (wrapped.load_state_dict, lambda state: po.torch.load_state_dict(ours, state)):
+        with pytest.raises(ValueError, match=r"^state_dict"):
+            load(value)
+    assert (str(wrapped.state_dict()), snapshot(ours)) == before
+
+
+# What PyTorch takes, up to the ends of its ranges.
+ENDS = [
+    ("RMSprop", {"alpha": 1.0, "eps": 0.1}),
+    ("RMSprop", {"alpha": 0.0}),
+    ("Adadelta", {"rho": 1.0}),
+    ("Adadelta", {"rho": 0.0}),
+    ("ASGD", {"alpha": 1.0, "lambd": 0.1}),
+    ("ASGD", {"alpha": -2.0, "lambd": 0.1}),
+    ("ASGD", {"lambd": -0.1}),
+    ("Rprop", {"step_sizes": (0.0, 0.0)}),
+    ("Rprop", {"step_sizes": (0.0, 0.02)}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), ENDS, ids=str)
+def test_the_ends_of_torchs_ranges(name, options):
+    tensors = [torch.tensor(values((4, 3)), dtype=torch.float64)]
+    array = tensors[0].numpy().copy()
+    theirs = getattr(torch.optim, name)(tensors, lr=0.1, **options)
+    ours = getattr(po, name)([array], lr=0.1, **options)
+    for seed in range(5):
+        g = values((4, 3), seed).astype(np.float64)
+        tensors[0].grad = torch.tensor(g)
+        theirs.step()
+        ours.step([g])
+    np.testing.assert_allclose(array, tensors[0].numpy(), rtol=1e-6)
+
+
+def test_asgd_whose_shrinkage_has_no_power_is_refused():
+    p = np.ones(2)
+    optimizer = po.ASGD([p], lr=1.0, lambd=-0.5)
+    optimizer.step([np.ones(2)])
+    optimizer.step([np.ones(2)])
+    before = snapshot(optimizer, p)
+    with pytest.raises(ValueError, match=r"1 \+ lambd\*lr\*\(t-1\) is 0.0 at step 3, .* lambd is -0.5"):
+        optimizer.step([np.ones(2)])
+    assert snapshot(optimizer, p) == before
+
+
+def test_a_change_of_lr_reaches_torchs_asgd_one_step_later():
+    p, t = values(5), torch.tensor(values(5))
+    ours, theirs = po.ASGD([p], lr=0.1), torch.optim.ASGD([t], lr=0.1)
+    for step in range(6):
+        if step == 2:
+            theirs.param_groups[0]["lr"] = 0.5
+        if step == 3:
+            ours.param_groups[0]["lr"] = 0.5
+        t.grad = torch.tensor(values(5, step))
+        theirs.step()
+        ours.step([values(5, step)])
+        np.testing.assert_allclose(p, t.numpy(), rtol=1e-5)
 
 
 # ---- ours as torch.optim.Optimizer -------------------------------------------------------------------
@@ -556,14 +624,39 @@ def test_closures_hooks_and_zero_grad():
     assert all(p.grad is None for p in a.parameters())
 
 
-def test_autograd_notices_the_step():
-    p = torch.nn.Parameter(torch.ones(3))
-    optimizer = po.torch.Optimizer([p], po.SGD)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_autograd_notices_the_step(wrapped):
+    p, g = torch.nn.Parameter(torch.ones(3)), torch.ones(3)
+    optimizer = po.torch.Optimizer([p], po.SGD) if wrapped else po.SGD({"p": p}, nonfinite="skip")
+    p.grad = g
     loss = (p * p).sum()
-    p.grad = torch.ones(3)
-    optimizer.step()
+    if not wrapped:
+        optimizer.step({"p": g * float("nan")})  # which is skipped
+        loss.backward(retain_graph=True)
+    optimizer.step(*[] if wrapped else [{"p": g}])
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_autograd_notices_whatever_else_writes_parameters():
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = po.SGD(p, momentum=0.9, velocity="classical")
+    ema = po.averages.EMA(optimizer)
+    for block in (optimizer.lookahead, ema.applied):
+        before, inside = (p * p).sum(), None
+        with block():
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                before.backward()
+            inside = (p * p).sum()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            inside.backward()
+    twin, version = copy.deepcopy(optimizer), p._version
+    twin.step(torch.ones(3))  # of memory of its own
+    assert p._version == version
+    with torch.inference_mode():
+        unversioned = torch.ones(3)
+    po.SGD([unversioned], lr=1.0).step([torch.ones(3)])
+    assert unversioned.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])

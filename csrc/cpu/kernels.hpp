@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "pyoptim/activations.hpp"
+#include "pyoptim/losses.hpp"
 #include "pyoptim/random.hpp"
 #include "pyoptim/rules.hpp"
 
@@ -24,6 +25,7 @@ inline constexpr int kRuleCount = static_cast<int>(RuleId::count);
 inline constexpr int kMaxStates = 4;
 
 using pyoptim::Activation;
+using pyoptim::PointwiseKind;
 
 // y (m, n) = x (m, k) * w (n, k)^T + bias (n), all row-major
 template <class T>
@@ -83,14 +85,6 @@ struct CrossEntropy {
     double smoothing;
     T* dlogits;        // or null: no gradient
     double scale = 1;  // of the gradient
-};
-
-#define PYOPTIM_FOR_EACH_POINTWISE_LOSS(X) X(squared) X(absolute) X(huber) X(binary) X(hinge)
-enum class PointwiseKind : int {
-#define X(name) name,
-    PYOPTIM_FOR_EACH_POINTWISE_LOSS(X)
-#undef X
-        count
 };
 
 // A loss of single outputs with its parameter: huber's delta, binary's weight of positive examples.

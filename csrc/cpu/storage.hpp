@@ -57,16 +57,19 @@ struct Float16 {
         const uint32_t up = Rounding::below(0x1000u, (bits >> 13) & 1u, index, key);
         const uint32_t normal = (bits + up - 0x38000000u) >> 13;
         // Below 2^-14 the spacing is 2^-24 throughout.
-        const float steps = float_of(bits) * 0x1p24f;
-        const uint32_t whole = uint32_t(steps < 2048.0f ? steps : 2048.0f);
-        const float rest = (steps < 2048.0f ? steps - float(whole) : 0.0f) * 0x1p20f;
-        const uint32_t part =
-            uint32_t(rest) | (rest > float(int32_t(rest)) ? 1u : 0u);  // what is cut off counts
-        const uint32_t lift = Rounding::below(0x80000u, whole & 1u, index, key);
-        const uint32_t subnormal = whole + ((part + lift) >> 20);
-        uint32_t code = bits < 0x38800000u ? subnormal : normal;
+        const float exact = float_of(bits) * 0x1p24f;
+        const float steps = exact < 2048.0f ? exact : 2048.0f;
+        const int32_t whole = int32_t(steps);
+        const float rest = (steps - float(whole)) * 0x1p20f;
+        const int32_t kept = int32_t(rest);
+        const uint32_t part = uint32_t(kept) | (rest > float(kept) ? 1u : 0u);  // what is cut off counts
+        const uint32_t lift = Rounding::below(0x80000u, uint32_t(whole) & 1u, index, key);
+        const uint32_t subnormal = uint32_t(whole) + ((part + lift) >> 20);
+        // By masks: GCC would make branches of ?:, and no vectors of branches.
+        const uint32_t small = 0u - uint32_t(bits < 0x38800000u), nan = 0u - uint32_t(bits > 0x7F800000u);
+        uint32_t code = (subnormal & small) | (normal & ~small);
         code = code > 0x7C00u ? 0x7C00u : code;
-        code = bits > 0x7F800000u ? 0x7E00u : code;
+        code = (code & ~nan) | (0x7E00u & nan);
         return uint16_t(code | (sign >> 16));
     }
 };

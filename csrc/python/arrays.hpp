@@ -39,6 +39,7 @@ bool has_size(const MaybeArray<T>& array, py::ssize_t size) {
 void bind_runtime(py::module_& m);
 void bind_optimizers(py::module_& m);
 void bind_packed(py::module_& m);
+void bind_trust(py::module_& m);
 void bind_dense(py::module_& m);
 void bind_losses(py::module_& m);
 void bind_norm(py::module_& m);

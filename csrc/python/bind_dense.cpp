@@ -32,16 +32,16 @@ void dense_forward(const Array<T>& x, const Array<T>& weight, const MaybeArray<T
 
 template <class T>
 void dense_backward(const Array<T>& dy, const Array<T>& x, const Array<T>& weight, const MaybeArray<T>& y,
-                    const std::optional<std::string>& activation, MaybeArray<T> dx, Array<T> dweight,
+                    const std::optional<std::string>& activation, MaybeArray<T> dx, MaybeArray<T> dweight,
                     MaybeArray<T> dbias) {
     const auto shape = dense_shape(x, weight, dy);
-    require(has_size(dx, x.size()) && dweight.size() == weight.size() && has_size(dbias, shape.out) &&
+    require(has_size(dx, x.size()) && has_size(dweight, weight.size()) && has_size(dbias, shape.out) &&
                 has_size(y, dy.size()),
             "dx as x, dweight as weight, dbias (out), y as dy");
     const Activation kind = runtime::activation_named(activation.value_or(""));
     require(y || kind == Activation::identity, "an activation and its output y");
     const runtime::DenseInputs<T> of = {dy.data(), x.data(), weight.data(), data_or_null(y), kind};
-    const runtime::DenseGradients<T> to = {mutable_data_or_null(dx), dweight.mutable_data(),
+    const runtime::DenseGradients<T> to = {mutable_data_or_null(dx), mutable_data_or_null(dweight),
                                            mutable_data_or_null(dbias)};
     py::gil_scoped_release release;
     runtime::dense_backward(shape, of, to);
@@ -54,7 +54,8 @@ void bind_for(py::module_& m) {
     m.def("dense_forward", &dense_forward<T>, a("x"), a("weight"), a("bias").none(true),
           py::arg("activation").none(true), a("y"));
     m.def("dense_backward", &dense_backward<T>, a("dy"), a("x"), a("weight"), a("y").none(true),
-          py::arg("activation").none(true), a("dx").none(true), a("dweight"), a("dbias").none(true));
+          py::arg("activation").none(true), a("dx").none(true), a("dweight").none(true),
+          a("dbias").none(true));
 }
 
 }  // namespace

@@ -13,15 +13,16 @@
 #include "runtime/activation_names.hpp"
 #include "runtime/engine.hpp"
 #include "runtime/hogwild.hpp"
+#include "runtime/losses.hpp"
 
 namespace pyoptim::python {
 
 namespace {
 
 using runtime::LayerKind;
-using Description = py::typing::Dict<py::str, py::object>;  // of a layer
+using Description = py::typing::Dict<py::str, py::object>;  // of a layer, or a loss
 
-// What a description of a layer holds under `name`; `otherwise` where it has no such entry.
+// What a description holds under `name`; `otherwise` where it has no such entry.
 template <class Value>
 Value entry(const Description& layer, const char* name, Value otherwise) {
     return layer.contains(name) ? layer[name].cast<Value>() : otherwise;
@@ -35,6 +36,7 @@ LayerKind kind_from(const std::string& name) {
     if (name == "rescale") return LayerKind::rescale;
     if (name == "dropout") return LayerKind::dropout;
     if (name == "gaussian_noise") return LayerKind::gaussian_noise;
+    if (name == "residual") return LayerKind::residual;
     throw py::value_error("there is no compiled layer named '" + name + "'");
 }
 
@@ -45,13 +47,10 @@ class Engine {
     using Parameter = std::tuple<Array<T>, Array<T>, std::vector<Array<T>>>;
     using Group = std::tuple<std::string, std::vector<Parameter>>;
 
-    Engine(const std::vector<Description>& layers, const std::string& loss, std::size_t capacity,
+    Engine(const std::vector<Description>& layers, const Description& loss, std::size_t capacity,
            const std::vector<Group>& groups, bool hogwild)
-        : loss_(loss == "cross_entropy" ? runtime::LossKind::cross_entropy
-                                        : runtime::LossKind::squared_error),
-          engine_(views(layers), loss_, capacity) {
-        require(loss == "cross_entropy" || loss == "squared_error", "there is no such loss");
-        if (hogwild) hogwild_.emplace(views(layers), loss_, capacity);
+        : engine_(views(layers), view(loss, layers), capacity) {
+        if (hogwild) hogwild_.emplace(views(layers), view(loss, layers), capacity);
         for (const auto& [name, parameters] : groups) {
             const int rule = rule_index(name);
             for (const auto& [parameter, gradient, states] : parameters) {
@@ -83,13 +82,14 @@ class Engine {
 
     // Trains on the examples [begin, end) of `order`; one row of coefficients per step.
     void train(const py::array& x, const py::array& target, const MaybeArray<std::int64_t>& order,
-               std::pair<std::size_t, std::size_t> range, std::size_t batch, const Array<double>& rows,
-               double max_grad_norm, const std::string& nonfinite) {
+               const MaybeArray<T>& weight, std::pair<std::size_t, std::size_t> range, std::size_t batch,
+               const Array<double>& rows, double max_grad_norm, const std::string& nonfinite) {
         const auto [begin, end] = range;
         const auto examples = static_cast<std::size_t>(x.ndim() > 0 ? x.shape(0) : 0);
         require(batch > 0 && batch <= engine_.capacity() && begin <= end && end <= examples &&
-                    (!order || static_cast<std::size_t>(order->size()) == examples),
-                "batch, range and order of the examples");
+                    (!order || static_cast<std::size_t>(order->size()) == examples) &&
+                    (!weight || static_cast<std::size_t>(weight->size()) == examples),
+                "batch, range, order and weight of the examples");
         require(rows.ndim() == 2 && static_cast<std::size_t>(rows.shape(1)) == row_ &&
                     static_cast<std::size_t>(rows.shape(0)) * batch + batch > end - begin,
                 "coefficients and steps");
@@ -101,9 +101,9 @@ class Engine {
             require(py::isinstance<Array<T>>(x), "x is of another type");
             of.x = static_cast<const T*>(x.data());
         }
-        if (loss_ == runtime::LossKind::cross_entropy) {
-            require(py::isinstance<Array<std::int64_t>>(target) &&
-                        static_cast<std::size_t>(target.size()) == examples,
+        of.weight = data_or_null(weight);
+        if (py::isinstance<Array<std::int64_t>>(target)) {
+            require(takes_labels_ && static_cast<std::size_t>(target.size()) == examples,
                     "labels (examples)");
             of.labels = static_cast<const std::int64_t*>(target.data());
             for (std::size_t i = 0; i < examples && begin == 0; ++i) {
@@ -125,10 +125,10 @@ class Engine {
         }
         runtime::StepOptions options;
         options.max_grad_norm = max_grad_norm;
-        if (nonfinite == "raise") options.nonfinite = runtime::NonFinite::raise;
-        if (nonfinite == "skip") options.nonfinite = runtime::NonFinite::skip;
+        if (nonfinite == "raise") options.nonfinite = NonFinite::raise;
+        if (nonfinite == "skip") options.nonfinite = NonFinite::skip;
         const std::vector<T> cast(rows.data(), rows.data() + rows.size());
-        require(!hogwild_ || (options.max_grad_norm <= 0 && options.nonfinite == runtime::NonFinite::ignore),
+        require(!hogwild_ || (options.max_grad_norm <= 0 && options.nonfinite == NonFinite::ignore),
                 "hogwild, and options of the step");
         py::gil_scoped_release release;
         if (hogwild_) return hogwild_->train(of, begin, end, batch, cast.data(), row_, outcome);
@@ -157,6 +157,22 @@ class Engine {
         require(array.size() == 1, name);
         kept_.push_back(array);
         return array.mutable_data();
+    }
+
+    runtime::LossView<T> view(const Description& loss, const std::vector<Description>& layers) {
+        const auto outputs = layers.back()["out"].cast<py::ssize_t>();
+        const auto kind = loss["kind"].cast<std::string>();
+        takes_labels_ = kind == "cross_entropy";
+        if (takes_labels_) {
+            auto view = runtime::LossView<T>::of(runtime::LossKind::cross_entropy);
+            view.class_weight = find(loss, "class_weight", outputs);
+            view.smoothing = entry<double>(loss, "smoothing", 0);
+            return view;
+        }
+        auto view = runtime::LossView<T>::of(runtime::LossKind::pointwise);
+        view.pointwise = {runtime::pointwise_named(kind), static_cast<T>(entry<double>(loss, "parameter", 1)),
+                          find(loss, "columns", outputs)};
+        return view;
     }
 
     std::vector<runtime::LayerView<T>> views(const std::vector<Description>& layers) {
@@ -198,6 +214,11 @@ class Engine {
             require(!view.running_mean == !view.tracked && !view.running_var == !view.tracked, "statistics");
             view.scale = static_cast<T>(entry<double>(layer, "scale", 1));
             view.shift = static_cast<T>(entry<double>(layer, "shift", 0));
+            view.trainable = entry<bool>(layer, "trainable", true);
+            view.begin = entry<std::size_t>(layer, "begin", 0);
+            require(view.begin <= all.size() && (view.kind != LayerKind::residual ||
+                                                 view.begin == all.size() || all[view.begin].in == view.in),
+                    "the block of a residual layer");
             all.push_back(view);
         }
         return all;
@@ -205,7 +226,7 @@ class Engine {
 
     std::vector<py::array> kept_;  // alive
     std::size_t row_ = 0;          // coefficients of a step
-    runtime::LossKind loss_;
+    bool takes_labels_ = false;
     runtime::Engine<T> engine_;
     std::optional<runtime::Hogwild<T>> hogwild_;  // trains instead
 };
@@ -215,14 +236,14 @@ void bind_for(py::module_& m, const char* name) {
     using E = Engine<T>;
     const auto outcome = [](auto member) { return [member](const E& self) { return self.outcome.*member; }; };
     py::class_<E>(m, name)
-        .def(py::init<const std::vector<Description>&, const std::string&, std::size_t,
+        .def(py::init<const std::vector<Description>&, const Description&, std::size_t,
                       const std::vector<typename E::Group>&, bool>(),
              py::arg("layers"), py::arg("loss"), py::arg("capacity"), py::arg("groups"),
              py::arg("hogwild") = false)
         .def("begin_epoch", &E::begin_epoch, py::arg("loss"), py::arg("correct"))
         .def("train", &E::train, py::arg("x"), py::arg("target"), py::arg("order").noconvert().none(true),
-             py::arg("range"), py::arg("batch"), py::arg("rows").noconvert(), py::arg("max_grad_norm"),
-             py::arg("nonfinite"))
+             py::arg("weight").noconvert().none(true), py::arg("range"), py::arg("batch"),
+             py::arg("rows").noconvert(), py::arg("max_grad_norm"), py::arg("nonfinite"))
         .def_property_readonly("steps", outcome(&runtime::Outcome::steps))
         .def_property_readonly("skipped", outcome(&runtime::Outcome::skipped))
         .def_property_readonly("wrong", outcome(&runtime::Outcome::wrong))

@@ -12,19 +12,6 @@ namespace pyoptim::python {
 
 namespace {
 
-const char* const kNames[] = {
-#define X(name) #name,
-    PYOPTIM_FOR_EACH_POINTWISE_LOSS(X)
-#undef X
-};
-
-cpu::PointwiseKind kind_from(const std::string& name) {
-    for (int i = 0; i < static_cast<int>(cpu::PointwiseKind::count); ++i) {
-        if (name == kNames[i]) return static_cast<cpu::PointwiseKind>(i);
-    }
-    throw py::value_error("there is no loss named '" + name + "'");
-}
-
 // Target: labels (batch), or T (batch, classes).
 template <class T, class Target>
 double softmax_cross_entropy(const Array<T>& logits, const Array<Target>& target, MaybeArray<T> dlogits,
@@ -62,7 +49,7 @@ double pointwise_loss(const std::string& kind, const Array<T>& prediction, const
     require(prediction.ndim() == 2 && prediction.size() > 0 && target.size() == prediction.size() &&
                 has_size(dprediction, prediction.size()) && has_size(sample_weight, prediction.shape(0)),
             "prediction (rows, columns), target and dprediction as prediction, sample_weight (rows)");
-    cpu::Pointwise<T> it{kind_from(kind), T(0), nullptr};
+    cpu::Pointwise<T> it{runtime::pointwise_named(kind), T(0), nullptr};
     if (const double* number = std::get_if<double>(&parameter)) {
         it.a = static_cast<T>(*number);
     } else {

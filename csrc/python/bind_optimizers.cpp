@@ -2,12 +2,11 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
-#include <algorithm>
 #include <tuple>
 #include <utility>
 #include <vector>
 
-#include "python/arrays.hpp"
+#include "python/gradients.hpp"
 #include "python/rule_info.hpp"
 #include "runtime/reduce.hpp"
 #include "runtime/stepper.hpp"
@@ -19,7 +18,6 @@ namespace {
 // Prepared once for a set of arrays; a step then checks the gradients and runs.
 class Stepper {
   public:
-    using Grads = py::typing::List<py::object>;
     // One tuple per group: the rule's name, the parameters, and per parameter its states. All arrays are
     // contiguous and writeable; the caller has checked that they do not overlap.
     // Averages, if any, are one per parameter of all groups.
@@ -31,7 +29,7 @@ class Stepper {
             rules_.push_back(rule);
             require(params.size() == states.size(), "parameters and states");
             for (std::size_t i = 0; i < params.size(); ++i) {
-                const std::size_t index = slots_.size();
+                const std::size_t index = gradients_.size();
                 const py::array average = index < averages.size() ? averages[index] : py::array();
                 if (py::isinstance<Array<float>>(params[i])) {
                     add(f32_, rule, params[i], states[i], average);
@@ -43,19 +41,19 @@ class Stepper {
             }
             coefficients_ += static_cast<std::size_t>(kRules[rule].coefficients);
         }
-        require(averages.empty() || averages.size() == slots_.size(), "averages and parameters");
-        std::sort(written_.begin(), written_.end());
+        require(averages.empty() || averages.size() == gradients_.size(), "averages and parameters");
+        gradients_.ready();
     }
 
     // False, with nothing done, when a gradient is not a contiguous array of its parameter's shape and
     // type, or overlaps what is written, or the parameter has become read-only: the caller then finds out
     // which, and tells or copies.
-    bool step(const Grads& grads, const Rows& coefficients, double weight) const {
+    bool step(const Gradients::List& grads, const Rows& coefficients, double weight) const {
         std::vector<const float*> grads32;
         std::vector<const double*> grads64;
         grads32.reserve(f32_.arrays().size());
         grads64.reserve(f64_.arrays().size());
-        const bool all = each_gradient(grads, [&](const Slot& slot, const void* data) {
+        const bool all = gradients_.each(grads, [&](const Gradients::Slot& slot, const void* data) {
             if (slot.is_double) {
                 grads64.push_back(static_cast<const double*>(data));
             } else {
@@ -69,95 +67,33 @@ class Stepper {
     }
 
     // None where step() would return False.
-    std::optional<double> sum_of_squares(const Grads& grads) const {
-        std::vector<std::pair<const Slot*, const void*>> found;
-        found.reserve(slots_.size());
-        const auto keep = [&](const Slot& slot, const void* data) { found.emplace_back(&slot, data); };
-        if (!each_gradient(grads, keep)) return std::nullopt;
-        std::optional<py::gil_scoped_release> release;
-        if (large_) release.emplace();
-        double sum = 0;
-        for (const auto& [slot, data] : found) {
-            const auto n = static_cast<std::size_t>(slot->size);
-            sum += slot->is_double ? runtime::sum_of_squares(n, static_cast<const double*>(data))
-                                   : runtime::sum_of_squares(n, static_cast<const float*>(data));
-        }
-        return sum;
+    std::optional<double> sum_of_squares(const Gradients::List& grads) const {
+        return gradients_.sum_of_squares(grads);
     }
 
   private:
-    struct Slot {
-        py::array param;
-        bool is_double;
-        const void* data;  // as it was when its address was taken
-        py::ssize_t size;
-    };
-    using Interval = std::pair<std::uintptr_t, std::uintptr_t>;
-
-    // Calls found(slot, address) for each; false at the first that is not usable.
-    template <class Found>
-    bool each_gradient(const Grads& grads, Found found) const {
-        if (grads.size() != slots_.size()) return false;
-        for (std::size_t i = 0; i < slots_.size(); ++i) {
-            PyObject* const grad = PyList_GET_ITEM(grads.ptr(), static_cast<py::ssize_t>(i));
-            const void* const data = usable(grad, slots_[i]);
-            if (data == nullptr) return false;
-            found(slots_[i], data);
-        }
-        return true;
-    }
-
     template <class T>
     void add(runtime::Stepper<T>& stepper, int rule, const py::array& param,
              const std::vector<py::array>& states, const py::array& average) {
         require(static_cast<int>(states.size()) == kRules[rule].states, "states and the rule's names");
-        typename runtime::Stepper<T>::Array entry{
-            rule, coefficients_, claim<T>(param), {}, static_cast<std::size_t>(param.size()), nullptr};
+        typename runtime::Stepper<T>::Array entry{rule,
+                                                  coefficients_,
+                                                  static_cast<T*>(gradients_.claim(param)),
+                                                  {},
+                                                  static_cast<std::size_t>(param.size()),
+                                                  nullptr};
         for (std::size_t k = 0; k < states.size(); ++k) {
             require(py::isinstance<Array<T>>(states[k]) && states[k].size() == param.size(),
                     "a state and its parameter");
-            entry.state[k] = claim<T>(states[k]);
-            states_.push_back(states[k]);
+            entry.state[k] = static_cast<T*>(gradients_.claim(states[k]));
         }
         if (average.size() > 0) {
             require(py::isinstance<Array<T>>(average) && average.size() == param.size(),
                     "an average and its parameter");
-            entry.average = claim<T>(average);
-            states_.push_back(average);
+            entry.average = static_cast<T*>(gradients_.claim(average));
         }
         stepper.add(entry);
-        slots_.push_back({param, sizeof(T) == sizeof(double), param.data(), param.size()});
-        large_ = large_ || param.size() > 16384;
-    }
-
-    template <class T>
-    T* claim(py::array array) {
-        T* const data = static_cast<T*>(array.mutable_data());  // throws if read-only
-        const auto begin = reinterpret_cast<std::uintptr_t>(data);
-        if (array.size() > 0) written_.emplace_back(begin, begin + static_cast<std::size_t>(array.nbytes()));
-        return data;
-    }
-
-    const void* usable(PyObject* grad, const Slot& slot) const {
-        const auto& api = py::detail::npy_api::get();
-        if (!api.PyArray_Check_(grad)) return nullptr;
-        const auto* g = py::detail::array_proxy(grad);
-        const auto* p = py::detail::array_proxy(slot.param.ptr());
-        constexpr int kWanted =
-            py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-        // An unpickled array, or one with metadata, has a descriptor of its own.
-        if (p->data != slot.data || slot.param.size() != slot.size) return nullptr;  // resized
-        if ((g->descr != p->descr && !api.PyArray_EquivTypes_(g->descr, p->descr)) || g->nd != p->nd ||
-            (g->flags & kWanted) != kWanted || !(p->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) ||
-            !std::equal(g->dimensions, g->dimensions + g->nd, p->dimensions)) {
-            return nullptr;
-        }
-        const auto begin = reinterpret_cast<std::uintptr_t>(g->data);
-        const auto end = begin + static_cast<std::size_t>(slot.param.nbytes());
-        // The intervals do not overlap each other, so only the last that begins before `end` can meet it.
-        const auto after = std::lower_bound(written_.begin(), written_.end(), Interval{end, 0});
-        if (begin < end && after != written_.begin() && std::prev(after)->second > begin) return nullptr;
-        return g->data;
+        gradients_.expect(param);
     }
 
     template <class T>
@@ -166,7 +102,7 @@ class Stepper {
         if (grads.empty()) return;
         const std::vector<T> coefficients = flatten<T>(rows, rules_);
         std::optional<py::gil_scoped_release> release;
-        if (large_) release.emplace();
+        if (gradients_.large()) release.emplace();
         stepper.step(grads.data(), coefficients.data(), weight);
     }
 
@@ -174,10 +110,7 @@ class Stepper {
     runtime::Stepper<double> f64_;
     std::vector<int> rules_;        // of each group
     std::size_t coefficients_ = 0;  // of all groups
-    std::vector<Slot> slots_;
-    std::vector<py::array> states_;  // and averages: kept alive
-    std::vector<Interval> written_;  // sorted
-    bool large_ = false;             // worth letting other Python threads run
+    Gradients gradients_;
 };
 
 template <class T>

@@ -4,7 +4,7 @@
 #include <tuple>
 #include <vector>
 
-#include "python/arrays.hpp"
+#include "python/gradients.hpp"
 #include "python/rule_info.hpp"
 #include "runtime/packed_stepper.hpp"
 
@@ -28,7 +28,7 @@ Storage storage_from(const std::string& name) {
     throw py::value_error("there is no storage named '" + name + "'");
 }
 
-// Prepared once; the caller has checked every array, and checks the gradients of each step.
+// Prepared once for a set of arrays, which the caller has checked; a step checks the gradients and runs.
 class PackedStepper {
   public:
     using Stored = std::tuple<std::string, py::array, MaybeArray<float>>;  // kind, data, scale
@@ -58,32 +58,41 @@ class PackedStepper {
             for (std::size_t k = 0; k < states.size(); ++k) array.state[k] = claim(states[k], data.size());
             if (master) {
                 require(master->size() == data.size(), "master as its parameter");
-                Array<float> kept = *master;
-                array.master = kept.mutable_data();
-                alive_.push_back(kept);
+                array.master = static_cast<float*>(gradients_.claim(*master));
             }
             stepper_.add(array);
-            params_.push_back(data);
+            gradients_.expect(data);
         }
+        gradients_.ready();
     }
 
-    // grads: contiguous arrays of their parameters' storage.
-    void step(const std::vector<py::array>& grads, const Rows& coefficients, std::uint32_t key,
+    // False, with nothing done, in the cases of Gradients::each: the caller then finds out which.
+    bool step(const Gradients::List& grads, const Rows& coefficients, std::uint32_t key,
               bool stochastic) const {
-        require(grads.size() == params_.size(), "gradients and parameters");
         std::vector<const void*> data;
-        for (std::size_t i = 0; i < grads.size(); ++i) {
-            require(grads[i].nbytes() == params_[i].nbytes() &&
-                        (grads[i].flags() & py::array::c_style) == py::array::c_style,
-                    "a gradient and its parameter");
-            data.push_back(grads[i].data());
-        }
+        if (!addresses(grads, data)) return false;
         const std::vector<float> rows = flatten<float>(coefficients, rules_);
-        py::gil_scoped_release release;
+        std::optional<py::gil_scoped_release> release;
+        if (gradients_.large()) release.emplace();
         stepper_.step(data.data(), rows.data(), key, stochastic);
+        return true;
+    }
+
+    // None where step() would return False.
+    std::optional<double> sum_of_squares(const Gradients::List& grads) const {
+        std::vector<const void*> data;
+        if (!addresses(grads, data)) return std::nullopt;
+        std::optional<py::gil_scoped_release> release;
+        if (gradients_.large()) release.emplace();
+        return stepper_.sum_of_squares(data.data());
     }
 
   private:
+    bool addresses(const Gradients::List& grads, std::vector<const void*>& data) const {
+        data.reserve(gradients_.size());
+        return gradients_.each(grads, [&](const Gradients::Slot&, const void* at) { data.push_back(at); });
+    }
+
     runtime::Packed claim(const Stored& stored, py::ssize_t size) {
         const auto& [kind, data, scale] = stored;
         const Storage storage = storage_from(kind);
@@ -94,21 +103,15 @@ class PackedStepper {
                 "stored values");
         require(scaled == scale.has_value() && (!scaled || scale->size() == (size + block - 1) / block),
                 "a scale per block, in 8 bits");
-        py::array writeable = data;
-        alive_.push_back(writeable);
-        runtime::Packed packed{storage, writeable.mutable_data(), nullptr};
-        if (scaled) {
-            Array<float> kept = *scale;
-            packed.scale = kept.mutable_data();
-            alive_.push_back(kept);
-        }
+        runtime::Packed packed{storage, gradients_.claim(data), nullptr};
+        if (scaled) packed.scale = static_cast<float*>(gradients_.claim(*scale));
         return packed;
     }
 
     runtime::PackedStepper stepper_;
     std::vector<int> rules_;
     std::size_t coefficients_ = 0;
-    std::vector<py::array> params_, alive_;
+    Gradients gradients_;
 };
 
 }  // namespace
@@ -118,7 +121,8 @@ void bind_packed(py::module_& m) {
         .def(py::init<const std::vector<std::string>&, const std::vector<PackedStepper::Entry>&>(),
              py::arg("rules"), py::arg("entries"))
         .def("step", &PackedStepper::step, py::arg("grads"), py::arg("coefficients"), py::arg("key"),
-             py::arg("stochastic"));
+             py::arg("stochastic"))
+        .def("sum_of_squares", &PackedStepper::sum_of_squares, py::arg("grads"));
 }
 
 }  // namespace pyoptim::python

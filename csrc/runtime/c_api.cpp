@@ -88,6 +88,14 @@ float* pyoptim_network_parameters(pyoptim_network* network) {
     return network == nullptr ? nullptr : network->it.parameters();
 }
 
+int pyoptim_network_set_trainable(pyoptim_network* network, size_t layer, int trainable,
+                                  pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(network != nullptr, "network is null");
+        network->it.set_trainable(layer, trainable != 0);
+    });
+}
+
 int pyoptim_network_fit(pyoptim_network* network, pyoptim_optimizer* optimizer, const float* x,
                         const int64_t* labels, size_t examples, size_t batch_size, uint64_t seed,
                         double* loss, pyoptim_error* error) {

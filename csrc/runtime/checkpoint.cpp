@@ -30,6 +30,8 @@ const Named kActivations[] = {{"ReLU", "relu"}, {"Sigmoid", "sigmoid"}, {"Tanh",
 
 const char* flag(bool value) { return value ? "true" : "false"; }
 
+std::string describe_all(const std::vector<Layer>& layers);
+
 std::string describe(const Layer& layer) {
     std::ostringstream out;
     out.imbue(std::locale::classic());
@@ -51,17 +53,34 @@ std::string describe(const Layer& layer) {
         for (const Named& named : kActivations) {
             if (layer.activation == named.activation) out << R"({"type": ")" << named.python << R"("})";
         }
+    } else if (layer.type == "Residual") {
+        out << R"({"type": "Residual", "block": )" << describe_all(layer.block) << "}";
     } else {
         out << R"({"type": )" << quoted(layer.type) << "}";
     }
-    return out.str();
+    std::string text = out.str();
+    if (!layer.trainable && layer.type != "Residual") text.insert(text.size() - 1, R"(, "trainable": false)");
+    return text;
 }
+
+std::string describe_all(const std::vector<Layer>& layers) {
+    std::string text;
+    for (const Layer& layer : layers) text += (text.empty() ? "[" : ", ") + describe(layer);
+    return text + "]";
+}
+
+std::vector<Layer> layers_of(const Json& list);
 
 Layer layer_from(const Json& given) {
     Layer layer;
     layer.type = given.at("type", Kind::text).text;
+    const Json* const trainable = given.find("trainable");
+    if (trainable != nullptr) layer.trainable = given.at("trainable", Kind::boolean).boolean;
     for (const Named& named : kActivations) {
-        if (layer.type == named.python) return activation(named.activation);
+        if (layer.type != named.python) continue;
+        layer.type = "Activation";
+        layer.activation = named.activation;
+        return layer;
     }
     const auto count = [&](const char* name) {
         const double value = given.at(name, Kind::number).number;
@@ -88,6 +107,8 @@ Layer layer_from(const Json& given) {
     } else if (layer.type == "Rescale") {
         layer.scale = given.at("scale", Kind::number).number;
         layer.shift = given.at("shift", Kind::number).number;
+    } else if (layer.type == "Residual") {
+        layer.block = layers_of(given.at("block", Kind::list));
     } else if (layer.type != "Flatten") {
         throw std::runtime_error("its layer " + layer.type + " is none of the C++ API's");
     }
@@ -112,7 +133,7 @@ std::vector<Tensor> tensors(Impl& impl) {
     for (std::size_t k = 0; k < impl.views.size(); ++k) {
         const auto& view = impl.views[k];
         const bool dense = view.kind == runtime::LayerKind::dense;
-        const std::string prefix = std::to_string(impl.origin[k]) + ".";
+        const std::string& prefix = impl.names[k];
         const auto add = [&](const char* name, T* data, std::ptrdiff_t rows, std::ptrdiff_t cols) {
             if (data == nullptr) return;
             std::string shape = "[" + std::to_string(rows);
@@ -147,18 +168,25 @@ std::vector<Layer> layers_of(const Json& list) {
     return layers;
 }
 
+// Whether no layer has more than `most` elements: asked before memory is taken for them.
+bool hold(const std::vector<Layer>& layers, std::ptrdiff_t most) {
+    for (const Layer& layer : layers) {
+        if (layer.in > most || !hold(layer.block, most)) return false;
+        if (layer.type == "Dense" && layer.in > 0 && layer.out > most / layer.in) return false;
+    }
+    return true;
+}
+
 }  // namespace
 
 std::vector<Layer> runtime::layers_from(const std::string& json) { return layers_of(parse_json(json)); }
 
 template <class T>
 void Network<T>::save(const std::string& path) const {
-    std::string layers;
-    for (const Layer& layer : impl_->layers) layers += (layers.empty() ? "[" : ", ") + describe(layer);
     std::ostringstream header;
     header.imbue(std::locale::classic());
-    const std::string description = std::string(R"({"format": ")") + kFormat + R"(", "layers": )" + layers +
-                                    R"(], "dtype": ")" + kDtypeName<T> + "\"}";
+    const std::string description = std::string(R"({"format": ")") + kFormat + R"(", "layers": )" +
+                                    describe_all(impl_->layers) + R"(, "dtype": ")" + kDtypeName<T> + "\"}";
     header << R"({"__metadata__":{"pyoptim":)" << quoted(description) << "}";
     const std::vector<Tensor> all = tensors<T>(*impl_);
     std::size_t offset = 0;
@@ -215,11 +243,8 @@ Network<T> Network<T>::load(const std::string& path) {
         }
         const std::string data = content.substr(8 + static_cast<std::size_t>(length));
         const std::vector<Layer> layers = layers_of(description.at("layers", Kind::list));
-        for (const Layer& layer : layers) {  // before memory is taken for them
-            const auto most = static_cast<std::ptrdiff_t>(data.size() / sizeof(T));
-            if (layer.in > most || (layer.type == "Dense" && layer.in > 0 && layer.out > most / layer.in)) {
-                throw std::runtime_error("it is too short for its layers");
-            }
+        if (!hold(layers, static_cast<std::ptrdiff_t>(data.size() / sizeof(T)))) {
+            throw std::runtime_error("it is too short for its layers");
         }
         auto impl = std::make_unique<Impl>(layers);
         const std::vector<Tensor> all = tensors<T>(*impl);

@@ -24,12 +24,13 @@ constexpr std::size_t kGatherGrain = 65536;
 // are faster as a whole by as much as that saves.
 constexpr std::size_t kFused = 4;
 
+// out = a + b, where out may be either.
 template <class T>
-bool all_finite(const T* x, std::size_t n) {
-    for (std::size_t i = 0; i < n; ++i) {
-        if (!std::isfinite(x[i])) return false;
-    }
-    return true;
+void add_arrays(std::size_t n, const T* a, const T* b, T* out) {
+    parallel(threads_for(n, kGatherGrain), [&](int thread, int threads) {
+        const Range mine = share(n, 1, thread, threads);
+        for (std::size_t i = mine.begin; i < mine.end; ++i) out[i] = a[i] + b[i];
+    });
 }
 
 // The first of the largest, where NaN is larger than all: numpy.argmax.
@@ -61,7 +62,7 @@ RandomStream stream(const LayerView<T>& layer, std::int64_t before) {
 }  // namespace
 
 template <class T>
-Engine<T>::Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t capacity)
+Engine<T>::Engine(std::vector<LayerView<T>> layers, const LossView<T>& loss, std::size_t capacity)
     : layers_(std::move(layers)), loss_(loss), capacity_(capacity), first_trainable_(layers_.size()) {
     const std::size_t count = layers_.size();
     outputs_.resize(count);
@@ -72,11 +73,13 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t c
     dz_.resize(count);
     updates_.reserve(count);
     of_this_batch_.resize(count);
+    shortcut_.resize(count);
+    rejoined_.resize(count);
     std::size_t widest = outputs();
     for (std::size_t i = count; i-- > 0;) {
         const LayerView<T>& layer = layers_[i];
         outputs_[i].resize(capacity * static_cast<std::size_t>(layer.out));
-        if (layer.weight != nullptr) first_trainable_ = i;
+        if (layer.weight != nullptr && layer.trainable) first_trainable_ = i;
         if (layer.kind == LayerKind::dense) {
             dz_[i].resize(std::min(capacity, kFused) * static_cast<std::size_t>(layer.out));
         }
@@ -86,8 +89,13 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t c
             const std::size_t kept = by_example ? outputs_[i].size() / c : c;
             mean_[i].resize(kept);
             inv_std_[i].resize(kept);
-            if (layer.weight == nullptr) unused_[i].resize(2 * c);
+            if (layer.weight == nullptr || !layer.trainable) unused_[i].resize(2 * c);
         }
+    }
+    for (std::size_t i = 0; i < count; ++i) {  // inner residuals before the outer ones
+        if (layers_[i].kind != LayerKind::residual || layers_[i].begin <= first_trainable_) continue;
+        shortcut_[i].resize(outputs_[i].size());
+        rejoined_[layers_[i].begin].push_back(i);
     }
     for (std::size_t i = first_trainable_; i < count; ++i) {
         widest = std::max(widest, static_cast<std::size_t>(layers_[i].out));
@@ -95,11 +103,6 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t c
     gradient_.resize(capacity * widest);
     other_gradient_.resize(capacity * widest);
     input_.resize(capacity * inputs());
-    if (loss_ == LossKind::cross_entropy) {
-        labels_.resize(capacity);
-    } else {
-        targets_.resize(capacity * outputs());
-    }
 }
 
 template <class T>
@@ -115,16 +118,9 @@ template <class T>
 void Engine<T>::add(const typename Stepper<T>::Array& array, const T* gradient) {
     stepper_.add(array);
     gradients_.push_back(gradient);
-    const auto part = [&](std::size_t begin, std::size_t end) {
-        auto of = array;
-        of.param += begin;
-        for (T*& state : of.state) state = state == nullptr ? nullptr : state + begin;
-        of.size = end - begin;
-        return of;
-    };
     const auto add_rest = [&](std::size_t begin, std::size_t end) {
         if (begin == end) return;
-        rest_.add(part(begin, end));
+        rest_.add(part_of<T>(array, begin, end));
         rest_gradients_.push_back(gradient + begin);
     };
     // The weights that lie in the array as a whole, in the order of their gradients.
@@ -146,7 +142,7 @@ void Engine<T>::add(const typename Stepper<T>::Array& array, const T* gradient) 
             found = i;
         }
         add_rest(done, begin);
-        if (size > 0) weights_[found] = part(begin, begin + size);
+        if (size > 0) weights_[found] = part_of<T>(array, begin, begin + size);
         done = begin + size;
     }
 }
@@ -180,6 +176,7 @@ void Engine<T>::norm_forward(std::size_t i, const T* x, std::size_t n, bool trai
     const LayerView<T>& layer = layers_[i];
     const bool tracks = layer.running_mean != nullptr;
     double momentum = layer.momentum;
+    training = training && layer.trainable;
     if (training && tracks) {
         if (momentum < 0) momentum = 1.0 / static_cast<double>(*layer.tracked + 1);
         ++*layer.tracked;
@@ -196,6 +193,7 @@ template <class T>
 void Engine<T>::forward(const T* x, std::size_t n, bool training) {
     const auto batch = static_cast<std::ptrdiff_t>(n);
     training_ = training;
+    const T* const input = x;
     for (std::size_t i = 0; i < layers_.size(); ++i) {
         const LayerView<T>& layer = layers_[i];
         const std::size_t size = n * static_cast<std::size_t>(layer.out);
@@ -229,6 +227,9 @@ void Engine<T>::forward(const T* x, std::size_t n, bool training) {
                 }
                 *layer.step += training;
                 break;
+            case LayerKind::residual:
+                add_arrays(size, layer.begin == 0 ? input : outputs_[layer.begin - 1].data(), x, y);
+                break;
         }
         x = y;
     }
@@ -252,9 +253,9 @@ void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
             case LayerKind::dense: {
                 const DenseShape shape = {batch, layer.in, layer.out};
                 const bool later = fused && weights_[i].size > 0;
-                dense_backward<T>(
-                    shape, {dy, x, layer.weight, y, layer.activation},
-                    {dx, later ? nullptr : layer.dweight, layer.dbias, later ? dz_[i].data() : nullptr});
+                dense_backward<T>(shape, {dy, x, layer.weight, y, layer.activation},
+                                  {dx, later || !layer.trainable ? nullptr : layer.dweight,
+                                   layer.trainable ? layer.dbias : nullptr, later ? dz_[i].data() : nullptr});
                 if (later) updates_.push_back({shape, dz_[i].data(), x, weights_[i]});
                 std::swap(dy, other);
                 break;
@@ -264,21 +265,22 @@ void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
                                     keeps_input(layer.activation) ? x : y, dy);
                 break;
             case LayerKind::batch_norm: {
+                const bool learns = unused_[i].empty();
                 T* const unused = unused_[i].data();
                 norm_backward<T>(norm_shape(layer, n), dy, x, {layer.weight, layer.bias},
                                  {mean_[i].data(), inv_std_[i].data(), of_this_batch_[i],
                                   layer.activation == Activation::relu},
-                                 dx, layer.weight != nullptr ? layer.dweight : unused,
-                                 layer.weight != nullptr ? layer.dbias : unused + layer.channels);
+                                 dx, learns ? layer.dweight : unused,
+                                 learns ? layer.dbias : unused + layer.channels);
                 std::swap(dy, other);
                 break;
             }
             case LayerKind::layer_norm: {
+                const bool learns = unused_[i].empty();
                 T* const unused = unused_[i].data();
-                layer_norm_backward<T>(layer_norm_shape(layer, n),
-                                       {dy, x, mean_[i].data(), inv_std_[i].data()}, layer.weight, dx,
-                                       layer.weight != nullptr ? layer.dweight : unused,
-                                       layer.weight != nullptr ? layer.dbias : unused + layer.channels);
+                layer_norm_backward<T>(
+                    layer_norm_shape(layer, n), {dy, x, mean_[i].data(), inv_std_[i].data()}, layer.weight,
+                    dx, learns ? layer.dweight : unused, learns ? layer.dbias : unused + layer.channels);
                 std::swap(dy, other);
                 break;
             }
@@ -290,6 +292,13 @@ void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
                 break;
             case LayerKind::gaussian_noise:
                 break;
+            case LayerKind::residual:  // dy goes through the block, and past it
+                if (!shortcut_[i].empty()) std::copy(dy, dy + size, shortcut_[i].begin());
+                break;
+        }
+        for (const std::size_t end : rejoined_[i]) {
+            const std::size_t inputs = n * static_cast<std::size_t>(layer.in);
+            add_arrays(inputs, dy, shortcut_[end].data(), dy);
         }
     }
 }
@@ -301,19 +310,24 @@ double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, 
     const auto example = [&](std::size_t i) {
         return of.order == nullptr ? begin + i : static_cast<std::size_t>(of.order[begin + i]);
     };
-    if (loss_ == LossKind::squared_error) {
-        for (std::size_t i = 0; i < n; ++i) {
-            std::memcpy(targets_.data() + i * width, of.targets + example(i) * width, width * sizeof(T));
-        }
-        return pointwise_loss<T>({cpu::PointwiseKind::squared, T(0), nullptr},
-                                 {n, width, output, targets_.data(), nullptr, gradient_.data()});
+    const T* const weight = of.weight == nullptr ? nullptr : weight_.data();
+    for (std::size_t i = 0; i < n && weight != nullptr; ++i) weight_[i] = of.weight[example(i)];
+    for (std::size_t i = 0; i < n && of.targets != nullptr; ++i) {
+        std::memcpy(targets_.data() + i * width, of.targets + example(i) * width, width * sizeof(T));
+    }
+    if (loss_.kind == LossKind::pointwise) {
+        return pointwise_loss<T>(loss_.pointwise,
+                                 {n, width, output, targets_.data(), weight, gradient_.data()});
     }
     const auto classes = static_cast<std::ptrdiff_t>(width);
     for (std::size_t i = 0; i < n; ++i) {
-        labels_[i] = of.labels[example(i)];
-        outcome.correct += argmax(output + i * width, classes) == labels_[i];
+        if (of.labels != nullptr) labels_[i] = of.labels[example(i)];
+        const std::ptrdiff_t label =
+            of.labels != nullptr ? labels_[i] : argmax(targets_.data() + i * width, classes);
+        outcome.correct += argmax(output + i * width, classes) == label;
     }
-    return cross_entropy<T>({classes, output, labels_.data(), nullptr, nullptr, nullptr, 0, gradient_.data()},
+    return cross_entropy<T>({classes, output, of.labels == nullptr ? nullptr : labels_.data(),
+                             targets_.data(), weight, loss_.class_weight, loss_.smoothing, gradient_.data()},
                             static_cast<std::ptrdiff_t>(n));
 }
 
@@ -328,7 +342,7 @@ bool Engine<T>::update(const T* row, std::size_t length, const StepOptions& opti
         const double norm = std::sqrt(squares);
         if (options.nonfinite != NonFinite::ignore && !std::isfinite(norm)) {
             for (std::size_t i = 0; i < gradients_.size(); ++i) {
-                if (all_finite(gradients_[i], stepper_.arrays()[i].size)) continue;
+                if (all_finite(stepper_.arrays()[i].size, gradients_[i])) continue;
                 if (options.nonfinite == NonFinite::skip) {
                     ++outcome.skipped;
                     return true;
@@ -363,6 +377,9 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
     const std::size_t before = outcome.steps;
     outcome.wrong = -1;
     if (clipped_.size() < row) clipped_.resize(row);
+    if (of.labels != nullptr) labels_.resize(capacity_);
+    if (of.targets != nullptr) targets_.resize(capacity_ * outputs());
+    if (of.weight != nullptr) weight_.resize(capacity_);
     // Clipping and finding what is not finite look at all gradients before the first update.
     const bool fused = batch <= kFused && !options.keep_gradients && options.max_grad_norm <= 0 &&
                        options.nonfinite == NonFinite::ignore;

@@ -8,12 +8,22 @@
 #include <vector>
 
 #include "cpu/kernels.hpp"
+#include "pyoptim/optimizer.hpp"
 #include "runtime/dense.hpp"
 #include "runtime/stepper.hpp"
 
 namespace pyoptim::runtime {
 
-enum class LayerKind { dense, activation, batch_norm, layer_norm, rescale, dropout, gaussian_noise };
+enum class LayerKind {
+    dense,
+    activation,
+    batch_norm,
+    layer_norm,
+    rescale,
+    dropout,
+    gaussian_noise,
+    residual
+};
 
 // A layer with the addresses of its arrays; null where it has none.
 template <class T>
@@ -23,6 +33,7 @@ struct LayerView {
     cpu::Activation activation = cpu::Activation::identity;
     double a = 0, b = 0;  // activation: its parameters
     T *weight = nullptr, *bias = nullptr, *dweight = nullptr, *dbias = nullptr;
+    bool trainable = true;  // without, there are no gradients, and batch_norm takes running statistics
 
     // batch_norm: of `in` elements, `channels` times space; layer_norm: rows of `channels`
     std::ptrdiff_t channels = 0;
@@ -35,11 +46,25 @@ struct LayerView {
 
     double amount = 0;  // dropout: the drop probability; gaussian_noise: the standard deviation
     std::int64_t *seed = nullptr, *step = nullptr;  // of them: a step is a training pass
+
+    std::size_t begin = 0;  // residual: the layer whose input is added, where the block begins that ends here
 };
 
-enum class LossKind { cross_entropy, squared_error };
+enum class LossKind { cross_entropy, pointwise };
 
-// Examples in rows: x holds T, or bytes. Targets are labels or (examples, outputs).
+template <class T>
+struct LossView {
+    LossKind kind;
+    cpu::Pointwise<T> pointwise;  // which
+    const T* class_weight;        // of cross_entropy; or null
+    double smoothing;             // likewise
+
+    static LossView of(LossKind kind) {
+        return {kind, {cpu::PointwiseKind::squared, T(1), nullptr}, nullptr, 0};
+    }
+};
+
+// Examples in rows: x holds T, or bytes. Targets are labels (of cross-entropy) or (examples, outputs).
 template <class T>
 struct Examples {
     const T* x;
@@ -47,9 +72,8 @@ struct Examples {
     const std::int64_t* labels;
     const T* targets;
     const std::int64_t* order;  // which example comes when; null: as they lie
+    const T* weight;            // of each example in the loss, or null
 };
-
-enum class NonFinite { ignore, raise, skip };
 
 struct StepOptions {
     double max_grad_norm = 0;  // 0: gradients are not clipped
@@ -69,7 +93,7 @@ template <class T>
 class Engine {
   public:
     // No batch will be larger than `capacity`.
-    Engine(std::vector<LayerView<T>> layers, LossKind loss, std::size_t capacity);
+    Engine(std::vector<LayerView<T>> layers, const LossView<T>& loss, std::size_t capacity);
 
     void clear();  // of what add() added
     // `array` is updated with the gradient at `gradient`. coefficients: where its row begins.
@@ -97,12 +121,14 @@ class Engine {
     void norm_forward(std::size_t i, const T* x, std::size_t n, bool training);
 
     std::vector<LayerView<T>> layers_;
-    LossKind loss_;
+    LossView<T> loss_;
     std::size_t capacity_;
     std::size_t first_trainable_;
     std::vector<std::vector<T>> outputs_;                  // of each layer
     std::vector<std::vector<T>> mean_, inv_std_, unused_;  // of each normalisation
-    std::vector<T> input_, targets_, gradient_, other_gradient_;
+    std::vector<std::vector<T>> shortcut_;                 // of each residual: the gradient of its output
+    std::vector<std::vector<std::size_t>> rejoined_;       // by layer: the residuals whose block begins there
+    std::vector<T> input_, targets_, weight_, gradient_, other_gradient_;
     std::vector<std::int64_t> labels_;
     std::vector<bool> of_this_batch_;
     bool training_ = false;  // the last forward

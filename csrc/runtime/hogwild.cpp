@@ -14,7 +14,7 @@ namespace pyoptim::runtime {
 constexpr std::size_t kPiece = 4096;
 
 template <class T>
-Hogwild<T>::Hogwild(std::vector<LayerView<T>> layers, LossKind loss, std::size_t capacity) {
+Hogwild<T>::Hogwild(std::vector<LayerView<T>> layers, const LossView<T>& loss, std::size_t capacity) {
     const std::less<const T*> before;
     const T* last = nullptr;
     std::size_t total = 0;
@@ -25,7 +25,10 @@ Hogwild<T>::Hogwild(std::vector<LayerView<T>> layers, LossKind loss, std::size_t
         total += static_cast<std::size_t>(n);
     };
     for (const LayerView<T>& layer : layers) {
-        if (layer.kind == LayerKind::activation || layer.kind == LayerKind::rescale) continue;
+        if (layer.kind == LayerKind::activation || layer.kind == LayerKind::rescale ||
+            layer.kind == LayerKind::residual) {
+            continue;
+        }
         if (layer.kind != LayerKind::dense) throw std::invalid_argument("hogwild: no such layer");
         take(layer.dweight, layer.in * layer.out);
         take(layer.dbias, layer.out);
@@ -57,10 +60,7 @@ void Hogwild<T>::add(const typename Stepper<T>::Array& array, const T* gradient)
         for (std::size_t i = 0; i < pieces; ++i) {
             const std::size_t turn = (w * pieces / workers_.size() + i) % pieces;
             const std::size_t at = (w % 2 == 0 ? turn : pieces - 1 - turn) * kPiece;
-            auto piece = array;
-            piece.param += at;
-            for (T*& state : piece.state) state = state == nullptr ? nullptr : state + at;
-            piece.size = std::min(kPiece, array.size - at);
+            const auto piece = part_of<T>(array, at, std::min(at + kPiece, array.size));
             worker.engine->add(piece, worker.gradients.data() + (gradient - first_) + at);
         }
     }

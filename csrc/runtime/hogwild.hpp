@@ -24,9 +24,9 @@ namespace pyoptim::runtime {
 template <class T>
 class Hogwild {
   public:
-    // Of dense, activation and rescale layers, whose gradients lie in one block of memory; it is not written
-    // to. Throws std::invalid_argument.
-    Hogwild(std::vector<LayerView<T>> layers, LossKind loss, std::size_t capacity);
+    // Of dense, activation, rescale and residual layers, whose gradients lie in one block of memory; it is
+    // not written to. Throws std::invalid_argument.
+    Hogwild(std::vector<LayerView<T>> layers, const LossView<T>& loss, std::size_t capacity);
 
     void add(const typename Stepper<T>::Array& array, const T* gradient);
 

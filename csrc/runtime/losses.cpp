@@ -1,5 +1,7 @@
 #include "runtime/losses.hpp"
 
+#include <stdexcept>
+
 #include "runtime/dispatch.hpp"
 #include "runtime/reduce.hpp"
 #include "runtime/split.hpp"
@@ -48,6 +50,18 @@ double pointwise_loss(const cpu::Pointwise<T>& it, const Predictions<T>& of) {
                }
                return sum;
            });
+}
+
+cpu::PointwiseKind pointwise_named(const std::string& name) {
+    static const char* const names[] = {
+#define X(name) #name,
+        PYOPTIM_FOR_EACH_POINTWISE_LOSS(X)
+#undef X
+    };
+    for (int i = 0; i < static_cast<int>(cpu::PointwiseKind::count); ++i) {
+        if (name == names[i]) return static_cast<cpu::PointwiseKind>(i);
+    }
+    throw std::invalid_argument("there is no loss named '" + name + "'");
 }
 
 #define X(T)                                                                \

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <string>
+
 #include "cpu/kernels.hpp"
 
 namespace pyoptim::runtime {
@@ -24,5 +26,8 @@ struct Predictions {
 };
 template <class T>
 double pointwise_loss(const cpu::Pointwise<T>&, const Predictions<T>&);
+
+// By its name; std::invalid_argument for others.
+cpu::PointwiseKind pointwise_named(const std::string& name);
 
 }  // namespace pyoptim::runtime

@@ -29,6 +29,29 @@ double normal(std::mt19937_64& rng) {  // Box & Muller 1958
     return radius * std::cos(6.283185307179586 * uniform(rng));
 }
 
+// The inputs that the first layer to say so has; 0: none says.
+std::ptrdiff_t first_inputs(const std::vector<Layer>& layers) {
+    for (const Layer& layer : layers) {
+        const std::ptrdiff_t inputs = layer.in > 0 ? layer.in : first_inputs(layer.block);
+        if (inputs > 0) return inputs;
+    }
+    return 0;
+}
+
+void mark(Layer& layer, bool trainable) {
+    layer.trainable = trainable;
+    for (Layer& inner : layer.block) mark(inner, trainable);
+}
+
+// The elements of a layer's weight and bias.
+template <class T>
+std::size_t parameters_of(const runtime::LayerView<T>& view) {
+    if (view.weight == nullptr) return 0;
+    const bool dense = view.kind == runtime::LayerKind::dense;
+    const std::ptrdiff_t outputs = dense ? view.out : view.channels;
+    return static_cast<std::size_t>(outputs * ((dense ? view.in : 1) + (view.bias != nullptr ? 1 : 0)));
+}
+
 }  // namespace
 
 Layer dense(std::ptrdiff_t in, std::ptrdiff_t out, const std::string& activation, const std::string& init) {
@@ -55,6 +78,13 @@ Layer activation(const std::string& name) {
     return layer;
 }
 
+Layer residual(std::vector<Layer> block) {
+    Layer layer;
+    layer.type = "Residual";
+    layer.block = std::move(block);
+    return layer;
+}
+
 Layer rescale(double scale, double shift) {
     Layer layer;
     layer.type = "Rescale";
@@ -63,61 +93,79 @@ Layer rescale(double scale, double shift) {
     return layer;
 }
 
-// Parameters and gradients get their memory here, each layer's after the last one's.
 template <class T>
 Network<T>::Impl::Impl(const std::vector<Layer>& given) : layers(given) {
-    std::ptrdiff_t width = 0;
-    for (const Layer& layer : layers) {  // the first that says its inputs says the network's
-        if (layer.in > 0) {
-            width = layer.in;
-            break;
-        }
-    }
+    std::ptrdiff_t width = first_inputs(layers);
     if (width <= 0) refuse("layers: none of them says how many inputs it has");
+    for (std::size_t i = 0; i < layers.size(); ++i) add(layers[i], std::to_string(i), width);
+    bind();
+}
+
+// Checks a layer and adds its view. name: "3" or "3.block.0"; width: of its inputs, then of its outputs.
+template <class T>
+void Network<T>::Impl::add(Layer& layer, const std::string& name, std::ptrdiff_t& width) {
+    const std::string label = "layers[" + name + "] (" + layer.type + ")";
+    runtime::LayerView<T> view;
+    view.in = view.out = width;
+    view.trainable = layer.trainable;
+    if (layer.type == "Dense") {
+        if (layer.in != width || layer.out <= 0 || layer.in > kMost || layer.out > kMost) {
+            refuse(label + " has " + std::to_string(layer.in) + " inputs and " + std::to_string(layer.out) +
+                   " outputs, expected " + std::to_string(width) +
+                   " inputs and at least one output, of each at most 2^30");
+        }
+        view.out = width = layer.out;
+        view.activation = runtime::activation_named(layer.activation);
+    } else if (layer.type == "BatchNorm") {
+        if (layer.in <= 0 || width % layer.in != 0 || !(layer.eps >= 0) || !(layer.momentum <= 1)) {
+            refuse(label + " cannot normalise " + std::to_string(width) + " values");
+        }
+        view.kind = runtime::LayerKind::batch_norm;
+        view.channels = layer.in;
+        view.eps = layer.eps;
+        view.momentum = layer.momentum;
+        view.unbiased = layer.unbiased;
+        view.activation = runtime::activation_named(layer.activation);
+        if (!layer.activation.empty() && layer.activation != "relu") {
+            refuse(label + " has the activation '" + layer.activation + "', expected relu or none");
+        }
+    } else if (layer.type == "Activation") {
+        if (layer.activation.empty()) refuse(label + " is an activation without a name");
+        view.kind = runtime::LayerKind::activation;
+        view.activation = runtime::activation_named(layer.activation);
+    } else if (layer.type == "Rescale") {
+        view.kind = runtime::LayerKind::rescale;
+        view.scale = static_cast<T>(layer.scale);
+        view.shift = static_cast<T>(layer.shift);
+    } else if (layer.type == "Residual") {
+        if (layer.block.empty()) refuse(label + " has an empty block");
+        if (!layer.trainable) mark(layer, false);
+        view.kind = runtime::LayerKind::residual;
+        view.begin = views.size();
+        for (std::size_t i = 0; i < layer.block.size(); ++i) {
+            add(layer.block[i], name + ".block." + std::to_string(i), width);
+        }
+        if (width != view.in) {
+            refuse(label + " has a block that makes " + std::to_string(width) + " values of " +
+                   std::to_string(view.in) + ", expected as many");
+        }
+    } else if (layer.type != "Flatten") {
+        refuse(label + " is no layer of the C++ API");
+    }
+    if (layer.type == "Flatten") return;
+    views.push_back(view);
+    origin.push_back(&layer);
+    names.push_back(name + ".");
+}
+
+// Parameters and gradients get their memory here, each layer's after the last one's.
+template <class T>
+void Network<T>::Impl::bind() {
     std::size_t total = 0;
-    for (std::size_t i = 0; i < layers.size(); ++i) {
-        Layer& layer = layers[i];
-        const std::string label = "layers[" + std::to_string(i) + "] (" + layer.type + ")";
-        runtime::LayerView<T> view;
-        view.in = view.out = width;
-        if (layer.type == "Dense") {
-            if (layer.in != width || layer.out <= 0 || layer.in > kMost || layer.out > kMost) {
-                refuse(label + " has " + std::to_string(layer.in) + " inputs and " +
-                       std::to_string(layer.out) + " outputs, expected " + std::to_string(width) +
-                       " inputs and at least one output, of each at most 2^30");
-            }
-            view.out = width = layer.out;
-            view.activation = runtime::activation_named(layer.activation);
-            total += static_cast<std::size_t>(layer.out * (layer.in + (layer.bias ? 1 : 0)));
-        } else if (layer.type == "BatchNorm") {
-            if (layer.in <= 0 || width % layer.in != 0 || !(layer.eps >= 0) || !(layer.momentum <= 1)) {
-                refuse(label + " cannot normalise " + std::to_string(width) + " values");
-            }
-            view.kind = runtime::LayerKind::batch_norm;
-            view.channels = layer.in;
-            view.eps = layer.eps;
-            view.momentum = layer.momentum;
-            view.unbiased = layer.unbiased;
-            view.activation = runtime::activation_named(layer.activation);
-            if (!layer.activation.empty() && layer.activation != "relu") {
-                refuse(label + " has the activation '" + layer.activation + "', expected relu or none");
-            }
-            if (layer.affine) total += static_cast<std::size_t>(2 * layer.in);
-        } else if (layer.type == "Activation") {
-            if (layer.activation.empty()) refuse(label + " is an activation without a name");
-            view.kind = runtime::LayerKind::activation;
-            view.activation = runtime::activation_named(layer.activation);
-        } else if (layer.type == "Rescale") {
-            view.kind = runtime::LayerKind::rescale;
-            view.scale = static_cast<T>(layer.scale);
-            view.shift = static_cast<T>(layer.shift);
-        } else if (layer.type != "Flatten") {
-            refuse(label + " is no layer of the C++ API");
-        }
-        if (layer.type != "Flatten") {
-            views.push_back(view);
-            origin.push_back(i);
-        }
+    for (const Layer* const layer : origin) {
+        if (layer->type == "Dense")
+            total += static_cast<std::size_t>(layer->out * (layer->in + (layer->bias ? 1 : 0)));
+        if (layer->type == "BatchNorm" && layer->affine) total += static_cast<std::size_t>(2 * layer->in);
     }
     if (total == 0) refuse("layers: there are no parameters to train");
     parameters.resize(total);
@@ -131,7 +179,7 @@ Network<T>::Impl::Impl(const std::vector<Layer>& given) : layers(given) {
     };
     for (std::size_t k = 0; k < views.size(); ++k) {
         runtime::LayerView<T>& view = views[k];
-        const Layer& layer = layers[origin[k]];
+        const Layer& layer = *origin[k];
         if (layer.type == "Dense") {
             take(layer.in * layer.out, view.weight, view.dweight);
             if (layer.bias) take(layer.out, view.bias, view.dbias);
@@ -157,7 +205,7 @@ template <class T>
 void Network<T>::Impl::initialize(std::uint64_t seed) {
     std::mt19937_64 rng(seed);
     for (std::size_t k = 0; k < views.size(); ++k) {
-        const Layer& layer = layers[origin[k]];
+        const Layer& layer = *origin[k];
         if (layer.type != "Dense") continue;
         const auto in = static_cast<double>(layer.in), out = static_cast<double>(layer.out);
         const double limit = std::sqrt(6 / (in + out)), deviation = std::sqrt(2 / in);
@@ -186,7 +234,9 @@ runtime::Engine<T>& Network<T>::Impl::engine_for(const Dataset<T>& data, Optimiz
     for (const auto& view : views) {
         const std::ptrdiff_t values = static_cast<std::ptrdiff_t>(rest == 0 ? batch : rest) *
                                       (view.channels > 0 ? view.in / view.channels : 2);
-        if (values < 2) refuse("a batch of 1 example cannot be normalised: choose another batch size");
+        const bool takes_statistics = view.trainable || view.running_mean == nullptr;
+        if (values < 2 && takes_statistics)
+            refuse("a batch of 1 example cannot be normalised: choose another batch size");
     }
     if (data.labels != nullptr) {
         for (std::size_t i = 0; i < data.examples; ++i) {
@@ -197,14 +247,28 @@ runtime::Engine<T>& Network<T>::Impl::engine_for(const Dataset<T>& data, Optimiz
         }
     }
     const auto kind =
-        data.labels != nullptr ? runtime::LossKind::cross_entropy : runtime::LossKind::squared_error;
+        data.labels != nullptr ? runtime::LossKind::cross_entropy : runtime::LossKind::pointwise;
     if (engine == nullptr || engine->capacity() < batch || loss != kind) {
-        engine = std::make_unique<runtime::Engine<T>>(views, kind, batch);
+        engine = std::make_unique<runtime::Engine<T>>(views, runtime::LossView<T>::of(kind), batch);
         loss = kind;
     }
     optimizer.prepare();
     engine->clear();
-    engine->add(optimizer.impl_->array(parameters.data()), gradients.data());
+    const auto all = optimizer.impl_->array(parameters.data());
+    std::size_t begin = 0, end = 0;  // of parameters that are trained, and follow each other
+    const auto add_part = [&] {
+        if (begin < end) engine->add(runtime::part_of<T>(all, begin, end), gradients.data() + begin);
+    };
+    for (const auto& view : views) {
+        const std::size_t size = parameters_of(view);
+        if (!view.trainable) {
+            add_part();
+            begin = end + size;
+        }
+        end += size;
+    }
+    add_part();
+    if (engine->arrays() == 0) refuse("all layers are frozen: there is nothing to train");
     return *engine;
 }
 
@@ -213,21 +277,28 @@ void Network<T>::Impl::run(runtime::Engine<T>& with, const runtime::Examples<T>&
                            std::size_t batch, Optimizer<T>& optimizer, bool keep_gradients,
                            runtime::Outcome& outcome) {
     optimizer.prepare();  // its options may have changed since the last epoch
+    optimizer.check();
     runtime::StepOptions options;
     options.keep_gradients = keep_gradients;
     options.max_grad_norm = optimizer.max_grad_norm;
+    options.nonfinite = optimizer.nonfinite;
     for (std::size_t begin = 0; begin < examples; begin += kChunk * batch) {
         const std::size_t end = std::min(examples, begin + kChunk * batch);
-        Progress progress = optimizer.progress();
         std::size_t filled = 0, width = 0;
+        after.assign(1, optimizer.progress());
         for (std::size_t at = begin; at < end; at += batch) {
-            const Row row = optimizer.next(progress, progress);
+            Progress now;
+            const Row row = optimizer.next(after.back(), now);
+            after.push_back(now);
             width = static_cast<std::size_t>(row.count);
             rows.resize(std::max(rows.size(), kChunk * width));
             for (std::size_t i = 0; i < width; ++i) rows[filled++] = static_cast<T>(row.values[i]);
         }
+        const std::size_t steps = outcome.steps, skipped = outcome.skipped;
         with.train(of, begin, end, batch, rows.data(), width, options, outcome);
-        optimizer.impl_->progress = progress;
+        optimizer.impl_->progress = after[outcome.steps - steps];
+        optimizer.skipped += outcome.skipped - skipped;
+        if (outcome.wrong >= 0) throw std::domain_error("a gradient holds NaN or infinity");
     }
 }
 
@@ -271,6 +342,20 @@ std::size_t Network<T>::parameter_count() const {
 }
 
 template <class T>
+void Network<T>::set_trainable(std::size_t layer, bool trainable) {
+    if (layer >= impl_->layers.size()) {
+        refuse("layer is " + std::to_string(layer) + ", expected less than " +
+               std::to_string(impl_->layers.size()));
+    }
+    const typename Impl::Busy busy(*impl_);
+    mark(impl_->layers[layer], trainable);
+    for (std::size_t k = 0; k < impl_->views.size(); ++k) {
+        impl_->views[k].trainable = impl_->origin[k]->trainable;
+    }
+    impl_->engine.reset();  // which has copies of the views
+}
+
+template <class T>
 EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, const FitOptions& options) {
     if (options.epochs < 1) refuse("epochs is " + std::to_string(options.epochs) + ", expected at least 1");
     const std::size_t batch =
@@ -281,8 +366,8 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
     std::mt19937_64 rng(options.seed);
     std::vector<std::int64_t> order(data.examples);
     std::iota(order.begin(), order.end(), 0);
-    const runtime::Examples<T> of = {data.x, data.bytes, data.labels, data.targets,
-                                     options.shuffle ? order.data() : nullptr};
+    const runtime::Examples<T> of = {
+        data.x, data.bytes, data.labels, data.targets, options.shuffle ? order.data() : nullptr, nullptr};
     EpochResult result;
     for (int epoch = 0; epoch < options.epochs; ++epoch) {
         if (options.shuffle) {  // Fisher and Yates
@@ -303,14 +388,14 @@ double Network<T>::step(const Dataset<T>& data, Optimizer<T>& optimizer) {
     const typename Impl::Busy busy(*impl_);
     runtime::Engine<T>& engine = impl_->engine_for(data, optimizer, data.examples);
     runtime::Outcome outcome;
-    impl_->run(engine, {data.x, data.bytes, data.labels, data.targets, nullptr}, data.examples, data.examples,
-               optimizer, true, outcome);
+    impl_->run(engine, {data.x, data.bytes, data.labels, data.targets, nullptr, nullptr}, data.examples,
+               data.examples, optimizer, true, outcome);
     return outcome.loss / static_cast<double>(data.examples);
 }
 
 template <class T>
 void Network<T>::predict(const T* x, std::size_t examples, T* y) const {
-    runtime::Engine<T> engine(impl_->views, runtime::LossKind::squared_error,
+    runtime::Engine<T> engine(impl_->views, runtime::LossView<T>::of(runtime::LossKind::pointwise),
                               std::min(std::max<std::size_t>(examples, 1), kPredictBatch));
     for (std::size_t begin = 0; begin < examples; begin += kPredictBatch) {
         const std::size_t n = std::min(kPredictBatch, examples - begin);

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "pyoptim/network.hpp"
@@ -31,6 +32,8 @@ struct Network<T>::Impl {
     };
 
     explicit Impl(const std::vector<Layer>& layers);
+    void add(Layer& layer, const std::string& name, std::ptrdiff_t& width);
+    void bind();
     void initialize(std::uint64_t seed);
     runtime::Engine<T>& engine_for(const Dataset<T>&, Optimizer<T>&, std::size_t batch);
     void run(runtime::Engine<T>&, const runtime::Examples<T>&, std::size_t examples, std::size_t batch,
@@ -38,10 +41,12 @@ struct Network<T>::Impl {
 
     std::vector<Layer> layers;
     std::vector<runtime::LayerView<T>> views;
-    std::vector<std::size_t> origin;     // of each view: its layer
+    std::vector<const Layer*> origin;  // of each view: its layer
+    std::vector<std::string> names;    // of each view: what those of its arrays begin with, e.g. "3.block.0."
     std::vector<Statistics> statistics;  // of each view
     std::vector<T> parameters, gradients, rows;
-    runtime::LossKind loss = runtime::LossKind::cross_entropy;
+    std::vector<Progress> after;  // how far the optimizer is before these rows and after each
+    runtime::LossKind loss = runtime::LossKind::cross_entropy;  // of the engine
     std::unique_ptr<runtime::Engine<T>> engine;
     bool busy = false;
 };

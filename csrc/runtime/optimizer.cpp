@@ -1,5 +1,8 @@
 #include "pyoptim/optimizer.hpp"
 
+#include <cmath>
+#include <limits>
+#include <sstream>
 #include <stdexcept>
 
 #include "runtime/optimizer_impl.hpp"
@@ -24,6 +27,40 @@ int rule_named(const std::string& name) {
         if (name == kRules[i].name) return i;
     }
     throw std::logic_error("there is no rule named '" + name + "'");
+}
+
+// What each hyperparameter may be: low <= value <= high.
+struct Range {
+    const char* name;
+    double low, high;
+    const char* expected;
+};
+constexpr double kLargest = std::numeric_limits<double>::max();
+constexpr double kSmallest = std::numeric_limits<double>::denorm_min();
+constexpr double kBelowOne = 1 - std::numeric_limits<double>::epsilon() / 2;
+constexpr double kAboveOne = 1 + std::numeric_limits<double>::epsilon();
+const Range kRanges[] = {
+    {"beta1", 0, kBelowOne, "a number in [0, 1)"},
+    {"beta2", 0, kBelowOne, "a number in [0, 1)"},
+    {"rho", 0, 1, "a number in [0, 1]"},
+    {"eta_minus", kSmallest, kBelowOne, "a number in (0, 1)"},
+    {"eta_plus", kAboveOne, kLargest, "a finite number > 1"},
+    {"dampening", -kLargest, kLargest, "a finite number"},
+    {"momentum_decay", -kLargest, kLargest, "a finite number"},
+    {"alpha", -kLargest, kLargest, "a finite number"},
+    {"lambd", -kLargest, kLargest, "a finite number"},
+    {"max_grad_norm", 0, std::numeric_limits<double>::infinity(), "a number >= 0"},
+};
+
+void check_range(const std::string& name, double value) {
+    Range range = {nullptr, 0, kLargest, "a finite number >= 0"};
+    for (const Range& own : kRanges) {
+        if (name == own.name) range = own;
+    }
+    if (value >= range.low && value <= range.high) return;
+    std::ostringstream message;
+    message << name << " is " << value << ", expected " << range.expected;
+    throw std::invalid_argument(message.str());
 }
 
 }  // namespace
@@ -73,6 +110,7 @@ void Optimizer<T>::set(const std::string& name, double value) {
     for (auto& [own, option] : options()) {
         if (own != name) continue;
         if (double** number = std::get_if<double*>(&option)) {
+            check_range(name, value);
             **number = value;
         } else {
             **std::get_if<bool*>(&option) = value != 0;
@@ -80,6 +118,13 @@ void Optimizer<T>::set(const std::string& name, double value) {
         return;
     }
     throw std::invalid_argument("there is no hyperparameter named '" + name + "'");
+}
+
+template <class T>
+void Optimizer<T>::check() {
+    for (const auto& [name, option] : options()) {
+        if (double* const* number = std::get_if<double*>(&option)) check_range(name, **number);
+    }
 }
 
 template <class T>
@@ -103,6 +148,7 @@ void Optimizer<T>::prepare() {
     const int rule = rule_named(this->rule());
     if (impl_->rule == rule) return;
     if (impl_->rule >= 0) throw std::logic_error("hyperparameters now choose another rule, with other state");
+    check();
     std::vector<std::vector<T>> states;
     for (int k = 0; k < kRules[rule].states; ++k)
         states.emplace_back(impl_->size, static_cast<T>(initial(k)));
@@ -117,8 +163,16 @@ void Optimizer<T>::step(T* param, const T* grad) {
     const Row row = next(impl_->progress, now);
     T cast[16];
     for (int i = 0; i < 16; ++i) cast[i] = static_cast<T>(row.values[i]);
+    const bool careful = nonfinite != NonFinite::ignore;
+    const double norm =
+        careful || max_grad_norm > 0 ? std::sqrt(runtime::sum_of_squares(impl_->size, grad)) : 0;
+    // The squares may overflow where the elements do not: those are looked at then.
+    if (careful && !std::isfinite(norm) && !runtime::all_finite(impl_->size, grad)) {
+        if (nonfinite == NonFinite::raise) throw std::domain_error("grad has elements that are not finite");
+        ++skipped;
+        return;
+    }
     if (max_grad_norm > 0) {
-        const double norm = std::sqrt(runtime::sum_of_squares(impl_->size, grad));
         cast[0] = static_cast<T>(row.values[0] * runtime::clip_factor(norm, max_grad_norm));
     }
     if (impl_->stepped != param) {

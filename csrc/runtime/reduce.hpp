@@ -1,6 +1,7 @@
 // Reductions over whole arrays, in blocks of fixed length, so that the number of threads does not matter.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <vector>
 
@@ -29,11 +30,22 @@ double sum_of_blocks(std::size_t n, std::size_t block, std::size_t work, std::si
     return total;
 }
 
+// Of sums of squares: the block, and what pays for waking a thread.
+constexpr std::size_t kSumBlock = 16384, kSumGrain = 65536;
+
 template <class T>
 double sum_of_squares(std::size_t n, const T* x) {
     const auto kernel = kernels<T>().sum_of_squares;
-    return sum_of_blocks(n, 16384, n, 65536,
+    return sum_of_blocks(n, kSumBlock, n, kSumGrain,
                          [&](std::size_t begin, std::size_t end) { return kernel(end - begin, x + begin); });
+}
+
+template <class T>
+bool all_finite(std::size_t n, const T* x) {
+    for (std::size_t i = 0; i < n; ++i) {
+        if (!std::isfinite(x[i])) return false;
+    }
+    return true;
 }
 
 // What gradients of this norm are multiplied by: 1, or less; NaN for NaN. pyoptim/gradients.py has its twin.

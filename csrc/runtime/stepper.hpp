@@ -92,4 +92,13 @@ class Stepper {
     std::size_t total_ = 0;
 };
 
+// The elements [begin, end) of an array and of its states.
+template <class T>
+typename Stepper<T>::Array part_of(typename Stepper<T>::Array array, std::size_t begin, std::size_t end) {
+    array.param += begin;
+    for (T*& state : array.state) state = state == nullptr ? nullptr : state + begin;
+    array.size = end - begin;
+    return array;
+}
+
 }  // namespace pyoptim::runtime

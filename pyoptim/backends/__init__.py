@@ -32,6 +32,15 @@ class StepGroup(NamedTuple):
     states: Sequence[Sequence[Array]]
 
 
+def one_each(groups: Sequence[StepGroup]) -> list[StepGroup]:
+    """A step group for every array, so that each has coefficients of its own."""
+    return [
+        StepGroup(group.rule, [p], [states])
+        for group in groups
+        for p, states in zip(group.params, group.states, strict=True)
+    ]
+
+
 class Stepper(Protocol):
     """Updates the arrays of some groups, prepared once."""
 

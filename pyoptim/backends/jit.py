@@ -40,6 +40,7 @@ from .reference import PackedStepper, dropout, gaussian_noise, sum_of_squares
 __all__ = [
     "PackedStepper",
     "Stepper",
+    "TrustStepper",
     "activation_backward",
     "activation_forward",
     "dense_backward",
@@ -119,6 +120,12 @@ class Stepper:
                 shared, own = reference.split_coefficients(rule, row, param.dtype.type)
                 _split(param.size, loop, shared, own, param, next(remaining).ravel(), *states)
         return True
+
+
+class TrustStepper(reference.TrustStepper):
+    """See `pyoptim.backends.reference.TrustStepper`."""
+
+    _stepper = Stepper
 
 
 def _split(n: int, loop: Callable[..., None], *args: Any) -> None:

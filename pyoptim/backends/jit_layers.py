@@ -75,7 +75,7 @@ def dense_backward(
     y: Array | None,
     activation: str | None,
     dx: Array | None,
-    dweight: Array,
+    dweight: Array | None,
     dbias: Array | None,
 ) -> None:
     dz = dy

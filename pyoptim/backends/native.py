@@ -7,6 +7,7 @@ from collections.abc import Sequence
 try:
     from .._native import PackedStepper as _PackedStepper
     from .._native import Stepper as _Stepper
+    from .._native import TrustStepper as _TrustStepper
     from .._native import (
         activation_backward,
         activation_forward,
@@ -38,6 +39,7 @@ from . import StepGroup
 __all__ = [
     "PackedStepper",
     "Stepper",
+    "TrustStepper",
     "activation_backward",
     "activation_forward",
     "dense_backward",
@@ -66,12 +68,26 @@ class Stepper(_Stepper):
     checks = True
 
     def __init__(self, groups: Sequence[StepGroup], averages: Sequence[Array] = ()) -> None:
-        rows = [(g.rule.name, list(g.params), [list(s) for s in g.states]) for g in groups]
-        super().__init__(rows, list(averages))
+        super().__init__(_tuples(groups), list(averages))
+
+
+class TrustStepper(_TrustStepper):
+    """See `pyoptim.backends.reference.TrustStepper`."""
+
+    checks = True
+
+    def __init__(self, groups: Sequence[StepGroup], directed: bool) -> None:
+        super().__init__(_tuples(groups), directed)
+
+
+def _tuples(groups: Sequence[StepGroup]) -> list[tuple[str, list[Array], list[list[Array]]]]:
+    return [(g.rule.name, list(g.params), [list(s) for s in g.states]) for g in groups]
 
 
 class PackedStepper(_PackedStepper):
     """See `pyoptim.backends.reference.PackedStepper`."""
+
+    checks = True
 
     def __init__(self, rules: Sequence[Rule], arrays: Sequence[PackedArray]) -> None:
         super().__init__([rule.name for rule in rules], list(arrays))

@@ -33,6 +33,7 @@ from .layers import BatchNorm, Dense, Flatten, Layer, LayerNorm, Rescale
 from .losses import L1, MSE, BinaryCrossEntropy, CrossEntropy, Hinge, Huber, KLDiv, Loss
 from .noise import Dropout, GaussianNoise
 from .penalties import Penalty
+from .residual import Residual
 from .sequential import Sequential
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "Orthogonal",
     "ReLU",
     "Rescale",
+    "Residual",
     "Sequential",
     "Sigmoid",
     "Tanh",

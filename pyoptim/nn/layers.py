@@ -7,12 +7,13 @@ buffer. ``forward`` keeps what ``backward`` needs.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .. import backends, ops
-from .._arrays import Array
+from .._arrays import Array, views
 from .._hyperparameters import is_number
 from . import initializers
 from .initializers import Initializer
@@ -24,6 +25,13 @@ class Layer:
     Subclasses implement ``output_shape``, ``forward`` and ``backward``; those with parameters also
     ``parameter_shapes`` and ``initialize``. Arrays that reach a layer are contiguous and of the model's
     dtype; the first dimension is the batch.
+
+    Attributes
+    ----------
+    trainable : bool
+        True; False freezes the layer: see `Sequential`.
+    parameters, gradients, buffers : dict of str to array
+        The layer's own arrays.
     """
 
     arguments: ClassVar[tuple[str, ...]] = ()  # of __init__, kept as attributes of these names
@@ -32,7 +40,37 @@ class Layer:
         self.parameters: dict[str, Array] = {}
         self.gradients: dict[str, Array] = {}
         self.buffers: dict[str, Array] = {}  # state that is saved but not trained
-        self.owned = False  # by a model
+        self.owned = False  # by a model or a block
+        self._trainable = True
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the layer learns."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = check_flag("trainable", value)
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is a parameter that learns."""
+        return self.trainable and bool(self.parameters)
+
+    def leaves(self) -> dict[str, Layer]:
+        """The layers that arrays belong to, by what their arrays' names begin with: this one."""
+        return {"": self}
+
+    def parameter_count(self) -> int:
+        """Elements of all parameters."""
+        shapes = (shape for leaf in self.leaves().values() for shape in leaf.parameter_shapes().values())
+        return sum(map(math.prod, shapes))
+
+    def bind(self, parameters: Array, gradients: Array) -> None:
+        """Take these vectors of `parameter_count` elements as memory."""
+        shapes = self.parameter_shapes()
+        self.parameters = dict(zip(shapes, views(parameters, list(shapes.values())), strict=True))
+        self.gradients = dict(zip(shapes, views(gradients, list(shapes.values())), strict=True))
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the parameters."""
@@ -54,7 +92,10 @@ class Layer:
         raise NotImplementedError
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
-        """Write the parameters' gradients; return that of the last forward's input, if needed."""
+        """Write the parameters' gradients; return that of the last forward's input, if needed.
+
+        The gradients of a layer that is not trainable are not wanted.
+        """
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -131,8 +172,8 @@ class Dense(Layer):
             self._y,
             self.activation,
             dx,
-            self.gradients["weight"],
-            self.gradients.get("bias"),
+            self.gradients["weight"] if self.trainable else None,
+            self.gradients.get("bias") if self.trainable else None,
         )
         return dx
 
@@ -159,7 +200,8 @@ class BatchNorm(Layer):
 
     Notes
     -----
-    Training needs more than one value per channel.
+    Training needs more than one value per channel. With ``trainable = False`` the layer normalises by its
+    running statistics in training too and leaves them as they are, as Keras's does.
     """
 
     arguments = ("features", "eps", "momentum", "affine", "track_running_stats", "running_var", "activation")
@@ -210,14 +252,19 @@ class BatchNorm(Layer):
             raise ValueError(f"{self!r} has an input of shape {shape}, expected ({self.features}, *spatial)")
         return shape
 
+    def takes_statistics(self, training: bool) -> bool:
+        """Whether it normalises by the batch's statistics, not by running ones."""
+        return (training and self.trainable) or not self.track_running_stats
+
     def forward(self, x: Array, training: bool) -> Array:
+        training = training and self.trainable
         x3 = ops.as_channels(x)
         y = np.empty_like(x)
         momentum = self.momentum
         tracked = self.buffers.get("num_batches_tracked")
         if momentum is None:
             momentum = 1.0 / (int(tracked) + 1) if tracked is not None else 0.0
-        if training or tracked is None:
+        if self.takes_statistics(training):
             ops.check_count(x3)
         self._saved = ops.norm_forward(
             x3,
@@ -240,7 +287,7 @@ class BatchNorm(Layer):
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         x, saved = self._x, self._saved
         dx = np.empty_like(dy) if need_dx else None
-        unused = None if self.affine else np.empty((2, self.features), x.dtype)
+        unused = None if self.learns else np.empty((2, self.features), x.dtype)
         dgamma, dbeta = (self.gradients["weight"], self.gradients["bias"]) if unused is None else unused
         backends.current().norm_backward(
             dy.reshape(x.shape),
@@ -307,7 +354,7 @@ class LayerNorm(Layer):
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         x = self._x
         dx = np.empty_like(dy) if need_dx else None
-        dgamma, dbeta = self._flat(self.gradients) if self.affine else np.empty((2, x.shape[1]), x.dtype)
+        dgamma, dbeta = self._flat(self.gradients) if self.learns else np.empty((2, x.shape[1]), x.dtype)
         backends.current().layer_norm_backward(
             dy.reshape(x.shape),
             x,
@@ -371,3 +418,40 @@ def check_count(name: str, value: Any) -> None:
     """A positive integer."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} is {value!r}, expected a positive integer")
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} is {value!r}, expected True or False")
+    return bool(value)
+
+
+def check_layers(label: str, layers: Sequence[Any]) -> None:
+    """At least one layer, each only once, and none that is in use elsewhere."""
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"{label}[{i}] is a {type(layer).__name__}, expected a Layer")
+        if layer.owned or layer in layers[:i]:
+            raise ValueError(f"{label}[{i}] ({layer!r}) already belongs to a model")
+    if not layers:
+        raise ValueError(f"{label} is empty, expected at least one layer")
+
+
+def bind(layers: Sequence[Layer], parameters: Array, gradients: Array) -> None:
+    """Give each layer its part of the vectors, one after the other."""
+    begin = 0
+    for layer in layers:
+        end = begin + layer.parameter_count()
+        layer.bind(parameters[begin:end], gradients[begin:end])
+        begin = end
+
+
+def backward(layers: Sequence[Layer], dy: Array, need_dx: bool) -> Array | None:
+    """Through a chain of layers, down to the first that learns unless dx is needed."""
+    gradient: Array | None = dy
+    first = 0 if need_dx else next((i for i, layer in enumerate(layers) if layer.learns), len(layers))
+    for i in range(len(layers) - 1, first - 1, -1):
+        assert gradient is not None
+        gradient = layers[i].backward(gradient, need_dx or i > first)
+    return gradient

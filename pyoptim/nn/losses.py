@@ -107,11 +107,6 @@ class CrossEntropy(Loss):
         self.class_weight: Array | None = class_weight
         self.label_smoothing = float(label_smoothing)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether there are neither class weights nor smoothing."""
-        return self.class_weight is None and not self.label_smoothing
-
     def check_target(
         self, name: str, target: Any, batch: int, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> Array:

@@ -10,7 +10,7 @@ from .sequential import Sequential
 
 
 class Penalty:
-    """``l2/2 * sum(w^2) + l1 * sum(|w|)`` over the weights of a model.
+    """``l2/2 * sum(w^2) + l1 * sum(|w|)`` over the weights of a model that are not frozen.
 
     Parameters
     ----------
@@ -38,8 +38,8 @@ class Penalty:
     def add(self, model: Sequential) -> float:
         """The penalty of the model's parameters, whose gradient is added to the model's."""
         total = 0.0
-        for layer in model.layers:
-            if isinstance(layer, BatchNorm) and not self.batch_norm:
+        for layer in model.leaves().values():
+            if not layer.trainable or (isinstance(layer, BatchNorm) and not self.batch_norm):
                 continue
             for name, w in layer.parameters.items():
                 if name == "bias" and not (self.biases or isinstance(layer, BatchNorm)):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .._arrays import FLOATS, Array, aligned_zeros, check_finite, check_like, views
-from .layers import Layer
+from .._arrays import FLOATS, Array, aligned_zeros, check_finite, check_like
+from .layers import Layer, backward, bind, check_layers
 
 
 class Sequential:
@@ -28,22 +27,38 @@ class Sequential:
     Attributes
     ----------
     flat_parameters, flat_gradients : array
-        All parameters, and all gradients, as one vector each; every layer's are views of them.
+        All parameters, and all gradients, as one vector each; every layer's are views of them. Those of
+        frozen layers too.
+
+    Notes
+    -----
+    ``model.layers[i].trainable = False`` freezes a layer, as Keras's does (and ``requires_grad`` in
+    PyTorch): its parameters are not among `parameters`, so that an optimizer made on them leaves them as
+    they are, bit for bit, decay and momentum included; their gradients are not computed, and what is in
+    `gradients`' memory for them means nothing. A frozen `BatchNorm` normalises by its running statistics
+    and does not change them. `Dropout` and noise have no parameters, and go on in training. ``True`` thaws
+    it.
+
+    An optimizer is made for the layers that are trainable then. After a change, make a new one on
+    ``model.parameters()``: a `Trainer` refuses the old one. `state_dict` holds all arrays, but not what is
+    frozen; `save` and `load` keep that too.
 
     Examples
     --------
     >>> model = Sequential(Dense(64, 128), ReLU(), Dense(128, 10), seed=0)
     >>> logits = model(x)
+
+    Transfer: the first layer of another model, and new ones on top of it.
+
+    >>> model.load_state_dict({**model.state_dict(), "0.weight": weight, "0.bias": bias})
+    >>> model.layers[0].trainable = False
+    >>> optimizer = Adam(model.parameters())
     """
 
+    owned = False  # its layers, by a `Residual`
+
     def __init__(self, *layers: Layer, seed: int | None = None, dtype: DTypeLike = np.float32) -> None:
-        for i, layer in enumerate(layers):
-            if not isinstance(layer, Layer):
-                raise TypeError(f"layers[{i}] is a {type(layer).__name__}, expected a Layer")
-            if layer.owned or layer in layers[:i]:
-                raise ValueError(f"layers[{i}] ({layer!r}) already belongs to a model")
-        if not layers:
-            raise ValueError("expected at least one layer")
+        check_layers("layers", layers)
         self.dtype = np.dtype(dtype)
         if self.dtype not in FLOATS:
             raise TypeError(f"dtype is {self.dtype}, expected float32 or float64")
@@ -51,12 +66,12 @@ class Sequential:
         self.training = True
         self._output_shape: tuple[int, ...] | None = None  # of the last forward
 
-        sizes = [math.prod(shape) for layer in layers for shape in layer.parameter_shapes().values()]
-        self.flat_parameters = aligned_zeros(sum(sizes), self.dtype)
-        self.flat_gradients = aligned_zeros(sum(sizes), self.dtype)
-        self._bind()
+        size = sum(layer.parameter_count() for layer in layers)
+        self.flat_parameters = aligned_zeros(size, self.dtype)
+        self.flat_gradients = aligned_zeros(size, self.dtype)
+        bind(layers, self.flat_parameters, self.flat_gradients)
         rng = np.random.default_rng(seed)
-        for layer in layers:
+        for layer in self.leaves().values():
             for name, value in layer.buffer_values().items():
                 floating = value.dtype.kind == "f"
                 layer.buffers[name] = value.astype(self.dtype) if floating else value.copy()
@@ -64,23 +79,28 @@ class Sequential:
         for layer in layers:
             layer.owned = True
 
-    def _bind(self) -> None:
-        """Make the layers' parameters and gradients views of the two buffers."""
-        shapes = {
-            (i, name): shape
-            for i, layer in enumerate(self.layers)
-            for name, shape in layer.parameter_shapes().items()
-        }
-        parameters = views(self.flat_parameters, list(shapes.values()))
-        gradients = views(self.flat_gradients, list(shapes.values()))
-        for (i, name), parameter, gradient in zip(shapes, parameters, gradients, strict=True):
-            self.layers[i].parameters[name] = parameter
-            self.layers[i].gradients[name] = gradient
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Copies and pickles hold every array by itself; an optimizer is to be made anew on the copy.
         self.__dict__.update(state)
-        self._bind()
+        bind(self.layers, self.flat_parameters, self.flat_gradients)
+
+    def leaves(self) -> dict[str, Layer]:
+        """The layers that arrays belong to, those in blocks too, by what their arrays' names begin with.
+
+        In the order in which data pass through them.
+        """
+        return {
+            f"{i}.{name}": leaf
+            for i, layer in enumerate(self.layers)
+            for name, leaf in layer.leaves().items()
+        }
+
+    def give_layers(self, name: str) -> tuple[Layer, ...]:
+        """The layers, for another to own; ``name`` is that of the model in messages."""
+        if self.owned:
+            raise ValueError(f"{name} ({self!r}) already belongs to a model")
+        self.owned = True
+        return self.layers
 
     def train(self) -> Sequential:
         """Normalise by the batch's statistics from now on; returns the model."""
@@ -162,41 +182,37 @@ class Sequential:
         return self._backward(dy, need_dx)
 
     def _backward(self, dy: Array, need_dx: bool = False) -> Array | None:
-        gradient: Array | None = dy
-        first = 0 if need_dx else self._first_trainable()
-        for i in range(len(self.layers) - 1, first - 1, -1):
-            assert gradient is not None
-            gradient = self.layers[i].backward(gradient, need_dx or i > first)
-        return gradient
-
-    def _first_trainable(self) -> int:
-        """Nothing before it needs a gradient."""
-        return next((i for i, layer in enumerate(self.layers) if layer.parameters), len(self.layers))
+        return backward(self.layers, dy, need_dx)
 
     def parameters(self) -> dict[str, Array]:
-        """Name -> parameter, e.g. ``"0.weight"``; views of `flat_parameters`."""
+        """Name -> parameter of the layers that are not frozen, e.g. ``"0.weight"``.
+
+        Views of `flat_parameters`.
+        """
         return {
-            f"{i}.{name}": value
-            for i, layer in enumerate(self.layers)
+            prefix + name: value
+            for prefix, layer in self.leaves().items()
+            if layer.trainable
             for name, value in layer.parameters.items()
         }
 
     def gradients(self) -> dict[str, Array]:
         """Name -> gradient, with the names of `parameters`; views of `flat_gradients`."""
         return {
-            f"{i}.{name}": value
-            for i, layer in enumerate(self.layers)
+            prefix + name: value
+            for prefix, layer in self.leaves().items()
+            if layer.trainable
             for name, value in layer.gradients.items()
         }
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of the parameters and buffers, with PyTorch's names."""
+        """Copies of the parameters and buffers, frozen ones too, with PyTorch's names."""
         return {name: value.copy() for name, value in self._state().items()}
 
     def _state(self) -> dict[str, Array]:
         return {
-            f"{i}.{name}": value
-            for i, layer in enumerate(self.layers)
+            prefix + name: value
+            for prefix, layer in self.leaves().items()
             for name, value in {**layer.parameters, **layer.buffers}.items()
         }
 
@@ -220,7 +236,7 @@ class Sequential:
             own[name][...] = value
 
     def save(self, path: str | Path) -> None:
-        """Write layers, parameters and buffers to a safetensors file, atomically."""
+        """Write layers, what of them is frozen, parameters and buffers to a safetensors file, atomically."""
         from .. import checkpoint
 
         checkpoint.save_model(self, path)
@@ -239,12 +255,25 @@ class Sequential:
         return checkpoint.load_model(path)
 
     def summary(self) -> str:
-        """A line per layer, and the number of parameters."""
-        lines = [
-            f"{i:>3}  {layer!r:<60} {sum(p.size for p in layer.parameters.values()):>10,}"
-            for i, layer in enumerate(self.layers)
-        ]
-        return "\n".join([*lines, f"     {'parameters':<60} {self.flat_parameters.size:>10,}"])
+        """A line per layer, those in blocks too, and the number of parameters."""
+        rows = _rows("", self.layers)
+        rows.append(("", "parameters", self.flat_parameters.size, ""))
+        if any(not layer.trainable for layer in self.leaves().values()):
+            rows.append(("", "of them trainable", sum(p.size for p in self.parameters().values()), ""))
+        width = max(3, *(len(name) for name, *_ in rows))
+        return "\n".join(f"{name:<{width}}  {what:<60} {size:>10,}{note}" for name, what, size, note in rows)
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))})"
+
+
+def _rows(prefix: str, layers: Iterable[Layer]) -> list[tuple[str, str, int, str]]:
+    """Of layers and those in their blocks: name, description, number of parameters, a note."""
+    rows = []
+    for i, layer in enumerate(layers):
+        block: tuple[Layer, ...] = getattr(layer, "block", ())
+        what = type(layer).__name__ if block else repr(layer)
+        note = "" if layer.trainable else "  frozen"
+        rows.append((f"{prefix}{i}", what, layer.parameter_count(), note))
+        rows += _rows(f"{prefix}{i}.block.", block)
+    return rows

@@ -50,6 +50,13 @@ int main(int argc, char** argv) {
     CHECK(pyoptim_network_predict(network, x, 16, y, &error) == PYOPTIM_OK);
     CHECK(pyoptim_network_predict(loaded, x, 16, again, &error) == PYOPTIM_OK);
     CHECK(memcmp(y, again, sizeof(y)) == 0);
+    CHECK(pyoptim_network_set_trainable(network, 2, 0, &error) == PYOPTIM_INVALID);
+    CHECK(pyoptim_network_set_trainable(network, 0, 0, &error) == PYOPTIM_OK);
+    CHECK(pyoptim_network_fit(network, optimizer, x, labels, 16, 4, 0, NULL, &error) == PYOPTIM_OK);
+    for (i = 0; i < 8 * 3 + 2 * 9; ++i) {
+        const float now = pyoptim_network_parameters(network)[i];
+        CHECK((now == pyoptim_network_parameters(loaded)[i]) == (i < 8 * 3));
+    }
     pyoptim_network_destroy(network);
     pyoptim_network_destroy(loaded);
     pyoptim_optimizer_destroy(optimizer);
@@ -60,8 +67,8 @@ int main(int argc, char** argv) {
     CHECK(pyoptim_optimizer_create("sgd", 1, &optimizer, &error) == PYOPTIM_OK);
     CHECK(pyoptim_optimizer_set(optimizer, "lr", 0.25, &error) == PYOPTIM_OK);
     CHECK(pyoptim_optimizer_step(optimizer, &p, &g, &error) == PYOPTIM_OK && p == 0.75f);
-    CHECK(pyoptim_optimizer_set(optimizer, "lr", NAN, &error) == PYOPTIM_OK);
-    CHECK(pyoptim_optimizer_step(optimizer, &p, &g, &error) == PYOPTIM_INVALID && p == 0.75f);
+    CHECK(pyoptim_optimizer_set(optimizer, "lr", NAN, &error) == PYOPTIM_INVALID);
+    CHECK(pyoptim_optimizer_step(optimizer, &p, &g, &error) == PYOPTIM_OK && p == 0.5f);
     pyoptim_optimizer_destroy(optimizer);
     return 0;
 }

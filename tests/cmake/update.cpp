@@ -1,4 +1,5 @@
 // Single updates on raw pointers, a network from nothing, and errors. Prints the updated parameters.
+#include <cmath>
 #include <cstdio>
 #include <stdexcept>
 #include <vector>
@@ -32,6 +33,59 @@ int main() {
     std::vector<double> z(64);
     network.predict(x.data(), 64, z.data());
     if (!(loss < 1e-2 && (z[0] - y[0]) * (z[0] - y[0]) < 0.1)) return 4;
+
+    // Gradients that are not finite: left out, or an error that changes nothing.
+    const double infinite[] = {0, HUGE_VAL, 0};
+    const std::vector<double> before = p;
+    adam.nonfinite = pyoptim::NonFinite::skip;
+    adam.step(p.data(), infinite);
+    if (p != before || adam.skipped != 1 || adam.progress().step != 5) return 7;
+    adam.nonfinite = pyoptim::NonFinite::raise;
+    try {
+        adam.step(p.data(), infinite);
+        return 8;
+    } catch (const std::domain_error&) {
+        if (p != before || adam.progress().step != 5) return 9;
+    }
+    const std::vector<double> wild = {HUGE_VAL, 1};
+    const std::int64_t steps = nadam.progress().step;
+    nadam.nonfinite = pyoptim::NonFinite::skip;
+    options.epochs = 3;
+    network.fit({wild.data(), y.data(), 1}, nadam, options);
+    if (nadam.skipped != 3 || nadam.progress().step != steps) return 10;
+    nadam.nonfinite = pyoptim::NonFinite::raise;
+    try {
+        network.fit({wild.data(), y.data(), 1}, nadam, options);
+        return 11;
+    } catch (const std::domain_error&) {
+        if (nadam.progress().step != steps) return 12;
+    }
+
+    // Hyperparameters out of range.
+    try {
+        adam.set("beta1", 1);
+        return 13;
+    } catch (const std::invalid_argument& error) {
+        if (adam.beta1 != 0.9) return 14;
+        std::printf("%s\n", error.what());
+    }
+    pyoptim::SGD<double> sgd(p.size());
+    sgd.momentum = -1;
+    try {
+        sgd.step(p.data(), g.data());
+        return 15;
+    } catch (const std::invalid_argument& error) {
+        if (p != before) return 16;
+        std::printf("%s\n", error.what());
+    }
+    nadam.weight_decay = std::nan("");
+    try {
+        network.fit({x.data(), y.data(), 64}, nadam, options);
+        return 17;
+    } catch (const std::invalid_argument& error) {
+        std::printf("%s\n", error.what());
+    }
+    nadam.weight_decay = 0;
 
     try {
         const std::int64_t label = 7;

@@ -9,9 +9,8 @@
 ///
 /// Arrays are row-major, one example a row. Errors are std::invalid_argument (what was asked for cannot be)
 /// and std::runtime_error (a file); nothing is changed then, but for a schedule that fails on its way: the
-/// steps before are done. after_epoch must not train, load or move the network. Hyperparameters other than
-/// the learning rate are taken as they are. No exception leaves a thread of ours. A network is used by one
-/// thread at a time.
+/// steps before are done. after_epoch must not train, load or move the network. No exception leaves a thread
+/// of ours. A network is used by one thread at a time.
 #pragma once
 
 #include <cstddef>
@@ -28,7 +27,8 @@ namespace pyoptim {
 
 /// A layer's description: what the functions below make.
 struct Layer {
-    std::string type;  ///< the Python class: "Dense", "BatchNorm", "Activation", "Flatten", "Rescale"
+    std::string type;  ///< the Python class: "Dense", "BatchNorm", "Activation", "Flatten", "Rescale",
+                       ///< "Residual"
     std::ptrdiff_t in = 0, out = 0;
     bool bias = true;
     std::string activation;  ///< "relu", "sigmoid", "tanh"; "": none. Of BatchNorm: "relu" or none
@@ -36,6 +36,10 @@ struct Layer {
     double eps = 1e-5, momentum = 0.1;  ///< momentum < 0: the cumulative mean
     bool affine = true, track_running_stats = true, unbiased = true;
     double scale = 1, shift = 0;
+    std::vector<Layer> block;  ///< of Residual
+    /// Without, fit() and step() leave the parameters as they are, and a BatchNorm normalises by its running
+    /// statistics and does not change them. Of Residual: of all layers in its block.
+    bool trainable = true;
 };
 
 /// y = activation(x W^T + b), W of shape (out, in). init: "glorot" or "he"; the bias begins at 0.
@@ -44,6 +48,7 @@ PYOPTIM_API Layer dense(std::ptrdiff_t in, std::ptrdiff_t out, const std::string
 PYOPTIM_API Layer batch_norm(std::ptrdiff_t features);  ///< change the rest in the result
 PYOPTIM_API Layer activation(const std::string& name);
 PYOPTIM_API Layer rescale(double scale, double shift = 0);  ///< scale * x + shift
+PYOPTIM_API Layer residual(std::vector<Layer> block);       ///< x + block(x)
 
 /// Examples to learn from: inputs as T or as bytes, targets as labels (cross-entropy) or as T (mean
 /// squared error).
@@ -96,8 +101,13 @@ class PYOPTIM_API Network {
     T* gradients();
     std::size_t parameter_count() const;
 
+    /// Freezes layers()[layer], or thaws it; of a Residual all layers in its block. An optimizer goes on
+    /// as it is: it leaves the parameters of frozen layers and their states alone.
+    void set_trainable(std::size_t layer, bool trainable);
+
     /// Trains by mini-batches. The optimizer is one of `parameter_count()` elements.
-    /// Returns the last epoch's result.
+    /// Returns the last epoch's result. Under NonFinite::raise throws std::domain_error for a gradient that
+    /// is not finite; the steps before are done.
     EpochResult fit(const Dataset<T>& data, Optimizer<T>& optimizer, const FitOptions& options = {});
 
     /// One step on all of `data` as one batch; returns the loss before it.

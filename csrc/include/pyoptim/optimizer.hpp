@@ -40,6 +40,10 @@ struct Row {
     }
 };
 
+/// What a step does about gradients that are NaN or infinite: nothing; throw std::domain_error before
+/// anything is changed; leave the step out.
+enum class NonFinite { ignore, raise, skip };
+
 /// What all optimizers share. T is float or double.
 template <class T>
 class PYOPTIM_API Optimizer {
@@ -50,6 +54,8 @@ class PYOPTIM_API Optimizer {
     bool decoupled_weight_decay = false;           ///< multiply p by 1 - lr * weight_decay instead
     bool maximize = false;
     double max_grad_norm = 0;  ///< scale the gradient to this norm at most; 0: leave it
+    NonFinite nonfinite = NonFinite::ignore;
+    std::size_t skipped = 0;  ///< steps that NonFinite::skip left out
 
     virtual ~Optimizer();
     Optimizer(const Optimizer&) = delete;
@@ -57,8 +63,12 @@ class PYOPTIM_API Optimizer {
 
     /// Updates `size()` elements of `param` by `grad`; they must not overlap.
     /// Throws std::logic_error where hyperparameters now choose another rule than in the first step, and
-    /// std::invalid_argument for a learning rate that is negative or not finite.
+    /// std::invalid_argument for a learning rate that is negative or not finite, and in the first step
+    /// for what check() finds.
     void step(T* param, const T* grad);
+    /// Throws std::invalid_argument for a hyperparameter out of its range, naming it. Called by the first
+    /// step, by set(), and by a network before it trains; call it after changing fields in between.
+    void check();
 
     std::size_t size() const;
     const Progress& progress() const;
@@ -72,7 +82,8 @@ class PYOPTIM_API Optimizer {
     using Option = std::variant<double*, bool*>;
     /// Every hyperparameter by its name.
     virtual std::vector<std::pair<std::string, Option>> options();
-    /// Sets one of them; std::invalid_argument for a name that is none.
+    /// Sets one of them; std::invalid_argument for a name that is none or a value out of range, which
+    /// changes nothing.
     void set(const std::string& name, double value);
 
   protected:

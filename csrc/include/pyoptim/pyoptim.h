@@ -42,6 +42,11 @@ PYOPTIM_API size_t pyoptim_network_outputs(const pyoptim_network* network);
 PYOPTIM_API size_t pyoptim_network_parameter_count(const pyoptim_network* network);
 PYOPTIM_API float* pyoptim_network_parameters(pyoptim_network* network);
 
+/* Freezes a layer (trainable 0) or thaws it (1): its parameters, and the optimizer's states of them, are
+ * left alone. Of a Residual: all layers in its block. */
+PYOPTIM_API int pyoptim_network_set_trainable(pyoptim_network* network, size_t layer, int trainable,
+                                              pyoptim_error* error);
+
 /* One epoch of cross-entropy on x (examples, inputs) and labels, in the order of `seed`; `loss`, unless
  * null, gets its mean. */
 PYOPTIM_API int pyoptim_network_fit(pyoptim_network* network, pyoptim_optimizer* optimizer, const float* x,

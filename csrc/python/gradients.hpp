@@ -1,0 +1,110 @@
+// The arrays that a stepper has prepared, and the gradients of a step: their addresses, read in one pass.
+#pragma once
+
+#include <pybind11/typing.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "python/arrays.hpp"
+#include "runtime/reduce.hpp"
+
+namespace pyoptim::python {
+
+class Gradients {
+  public:
+    using List = py::typing::List<py::object>;
+    struct Slot {
+        py::array param;
+        const void* data;  // as it was when its address was taken
+        py::ssize_t size;
+        bool is_double;
+    };
+
+    // The next gradient is this parameter's.
+    void expect(const py::array& param) {
+        slots_.push_back({param, param.data(), param.size(), param.itemsize() == sizeof(double)});
+        large_ = large_ || param.size() > 16384;
+    }
+    // The address of what every step writes; throws if read-only. No two may overlap.
+    void* claim(py::array array) {
+        void* const data = array.mutable_data();
+        const auto begin = reinterpret_cast<std::uintptr_t>(data);
+        const Interval bytes{begin, begin + static_cast<std::size_t>(array.nbytes())};
+        if (array.size() > 0) written_.push_back(bytes);
+        claimed_.push_back(array);
+        return data;
+    }
+    // All has been claimed.
+    void ready() { std::sort(written_.begin(), written_.end()); }
+
+    std::size_t size() const { return slots_.size(); }
+    bool large() const { return large_; }  // worth letting other Python threads run
+
+    // Calls found(slot, address) for each; false at the first that is not a contiguous array of its
+    // parameter's shape and type, or overlaps what is written, or whose parameter has become read-only or
+    // has been resized.
+    template <class Found>
+    bool each(const List& grads, Found found) const {
+        if (grads.size() != slots_.size()) return false;
+        for (std::size_t i = 0; i < slots_.size(); ++i) {
+            PyObject* const grad = PyList_GET_ITEM(grads.ptr(), static_cast<py::ssize_t>(i));
+            const void* const data = usable(grad, slots_[i]);
+            if (data == nullptr) return false;
+            found(slots_[i], data);
+        }
+        return true;
+    }
+
+    // Of float32 and float64; nothing where each() is false.
+    std::optional<double> sum_of_squares(const List& grads) const {
+        std::vector<std::pair<const Slot*, const void*>> found;
+        found.reserve(slots_.size());
+        const auto keep = [&](const Slot& slot, const void* data) { found.emplace_back(&slot, data); };
+        if (!each(grads, keep)) return std::nullopt;
+        std::optional<py::gil_scoped_release> release;
+        if (large_) release.emplace();
+        double sum = 0;
+        for (const auto& [slot, data] : found) {
+            const auto n = static_cast<std::size_t>(slot->size);
+            sum += slot->is_double ? runtime::sum_of_squares(n, static_cast<const double*>(data))
+                                   : runtime::sum_of_squares(n, static_cast<const float*>(data));
+        }
+        return sum;
+    }
+
+  private:
+    using Interval = std::pair<std::uintptr_t, std::uintptr_t>;
+
+    const void* usable(PyObject* grad, const Slot& slot) const {
+        const auto& api = py::detail::npy_api::get();
+        if (!api.PyArray_Check_(grad)) return nullptr;
+        const auto* g = py::detail::array_proxy(grad);
+        const auto* p = py::detail::array_proxy(slot.param.ptr());
+        constexpr int kWanted =
+            py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+        // An unpickled array, or one with metadata, has a descriptor of its own.
+        if (p->data != slot.data || slot.param.size() != slot.size) return nullptr;  // resized
+        if ((g->descr != p->descr && !api.PyArray_EquivTypes_(g->descr, p->descr)) || g->nd != p->nd ||
+            (g->flags & kWanted) != kWanted || !(p->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) ||
+            !std::equal(g->dimensions, g->dimensions + g->nd, p->dimensions)) {
+            return nullptr;
+        }
+        const auto begin = reinterpret_cast<std::uintptr_t>(g->data);
+        const auto end = begin + static_cast<std::size_t>(slot.param.nbytes());
+        // The intervals do not overlap each other, so only the last that begins before `end` can meet it.
+        const auto after = std::lower_bound(written_.begin(), written_.end(), Interval{end, 0});
+        if (begin < end && after != written_.begin() && std::prev(after)->second > begin) return nullptr;
+        return g->data;
+    }
+
+    std::vector<Slot> slots_;
+    std::vector<py::array> claimed_;  // kept alive
+    std::vector<Interval> written_;   // sorted when ready
+    bool large_ = false;
+};
+
+}  // namespace pyoptim::python

@@ -1,0 +1,56 @@
+// Residual blocks, and layers that are frozen and thawed. Prints the errors of what cannot be.
+#include <cstdio>
+#include <functional>
+#include <stdexcept>
+#include <vector>
+
+#include "pyoptim/network.hpp"
+
+using pyoptim::dense;
+using pyoptim::residual;
+using Network = pyoptim::Network<double>;
+
+static void fails(const std::function<void()>& call) {
+    try {
+        call();
+        std::printf("no error\n");
+    } catch (const std::invalid_argument& error) {
+        std::printf("%s\n", error.what());
+    }
+}
+
+int main() {
+    std::vector<double> x, y;
+    for (int i = 0; i < 64; ++i) {
+        x.insert(x.end(), {(i % 8) / 4.0 - 1, (i / 8) / 4.0 - 1});
+        y.push_back(x[2 * i] * x[2 * i + 1]);
+    }
+    // 24 parameters, 72 in the block, 9
+    Network network({dense(2, 8, "tanh"), residual({dense(8, 8, "tanh")}), dense(8, 1)}, 1);
+    pyoptim::AdamW<double> optimizer(network.parameter_count());
+    pyoptim::FitOptions options;
+    options.epochs = 3;
+    const auto moved = [&](std::size_t begin, std::size_t end) {
+        std::size_t count = 0;
+        const std::vector<double> before(network.parameters(),
+                                         network.parameters() + network.parameter_count());
+        network.fit({x.data(), y.data(), 64}, optimizer, options);
+        for (std::size_t i = begin; i < end; ++i) count += network.parameters()[i] != before[i];
+        return count;
+    };
+    if (network.parameter_count() != 105 || moved(0, 105) != 105) return 1;
+    network.set_trainable(1, false);
+    if (network.layers()[1].block[0].trainable || moved(24, 96) != 0 || moved(0, 105) != 33) return 2;
+    network.set_trainable(1, true);
+    if (moved(0, 105) != 105) return 3;
+    pyoptim::Layer frozen = residual({dense(2, 2)});
+    frozen.trainable = false;
+    if (Network({frozen, dense(2, 1)}).layers()[0].block[0].trainable) return 4;
+
+    fails([&] { network.set_trainable(3, false); });
+    for (std::size_t i = 0; i < 3; ++i) network.set_trainable(i, false);
+    fails([&] { network.fit({x.data(), y.data(), 64}, optimizer, options); });
+    fails([] { Network({residual({dense(3, 2), dense(3, 2)})}); });
+    fails([] { Network({dense(2, 2), residual({dense(2, 3)})}); });
+    fails([] { Network({residual({}), dense(2, 2)}); });
+}
