@@ -1,5 +1,6 @@
 """Programs in C++ and C that use the library: found by find_package, or built along by add_subdirectory."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import pyoptim as po
-from pyoptim import nn
+from pyoptim import checkpoint, nn
 
 SOURCE = Path(__file__).resolve().parents[1]
 CONSUMERS = SOURCE / "tests" / "cmake"
@@ -184,6 +185,34 @@ def test_cpp_freezes_layers_and_blocks(programs):
     assert "layers[0.block.1] (Dense) has 3 inputs" in errors[2]
     assert "layers[1] (Residual) has a block that makes 3 values of 2, expected as many" in errors[3]
     assert "layers[0] (Residual) has an empty block" in errors[4]
+
+
+@needs_tools
+def test_cpp_refuses_descriptions_as_python_does(programs, tmp_path):
+    model = nn.Sequential(nn.Dense(2, 3, activation="relu"), nn.Residual(nn.BatchNorm(3)), nn.Dense(3, 1))
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    description, tensors = checkpoint.read(path, "pyoptim-model-1")
+    wrong = {
+        "activation": (1, "", [], False),
+        "momentum": (-1, "x", []),
+        "running_var": ("x", "", None),
+        "trainable": (1, None),
+    }
+    for name, values in wrong.items():
+        for value in values:
+            layers = json.loads(json.dumps(description["layers"]))
+            owner = layers[0] if name == "activation" else layers[1]["block"][0]
+            owner[name] = value
+            checkpoint.write(path, {**description, "layers": layers}, tensors)
+            with pytest.raises(ValueError, match="does not describe a model"):
+                nn.Sequential.load(path)
+            assert f"no valid {name}" in run(programs / "layers", path), value
+    for momentum in (None, 0, 1):
+        description["layers"][1]["block"][0]["momentum"] = momentum
+        checkpoint.write(path, description, tensors)
+        assert nn.Sequential.load(path).layers[1].block[0].momentum == momentum
+        assert run(programs / "layers", path) == "no error\n"
 
 
 @needs_tools

@@ -1,6 +1,7 @@
-"""_native.pyi says what the compiled module has: it is generated, never edited."""
+"""_native.pyi and _cuda.pyi say what the compiled modules have: they are generated, never edited."""
 
 import ast
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,10 @@ pytest.importorskip("pyoptim._native")
 stubgen = pytest.importorskip("pybind11_stubgen")
 
 REGENERATE = """
-pyoptim/_native.pyi is not what the bindings say. From the root of the repository, with pyoptim installed
+pyoptim/{0}.pyi is not what the bindings say. From the root of the repository, with pyoptim installed
 from it (pip install '.[test]'):
 
-    pybind11-stubgen pyoptim._native -o .
+    pybind11-stubgen pyoptim.{0} -o .
 """
 
 
@@ -27,8 +28,11 @@ def declarations(stub):
     return ast.unparse(tree).splitlines()
 
 
-def test_stubs_are_what_the_bindings_say(tmp_path):
-    stubgen.main(["pyoptim._native", "-o", str(tmp_path)])
-    kept = Path(pyoptim.__file__).with_name("_native.pyi")
-    assert kept.is_file(), REGENERATE
-    assert declarations(kept) == declarations(tmp_path / "pyoptim" / "_native.pyi"), REGENERATE
+@pytest.mark.parametrize("name", ["_native", "_cuda"])
+def test_stubs_are_what_the_bindings_say(tmp_path, name):
+    if name == "_cuda" and importlib.util.find_spec("pyoptim._cuda") is None:
+        pytest.skip("this install was built without nvcc")
+    stubgen.main([f"pyoptim.{name}", "-o", str(tmp_path)])
+    kept = Path(pyoptim.__file__).with_name(f"{name}.pyi")
+    assert kept.is_file(), REGENERATE.format(name)
+    assert declarations(kept) == declarations(tmp_path / "pyoptim" / f"{name}.pyi"), REGENERATE.format(name)

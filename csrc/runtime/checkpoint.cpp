@@ -88,22 +88,35 @@ Layer layer_from(const Json& given) {
             throw std::runtime_error(std::string("it has no valid ") + name);
         return static_cast<std::ptrdiff_t>(value);
     };
+    // What may be null, or missing in older files; nothing else may stand in for it.
+    const auto optional = [&](const char* name, Kind kind) -> const Json* {
+        const Json* const found = given.find(name);
+        return found == nullptr || found->kind == Kind::null ? nullptr : &given.at(name, kind);
+    };
+    const auto read_activation = [&] {
+        const Json* const name = optional("activation", Kind::text);
+        if (name == nullptr) return;
+        if (name->text.empty()) throw std::runtime_error("it has no valid activation");
+        layer.activation = name->text;
+    };
     if (layer.type == "Dense") {
         layer.in = count("in_features");
         layer.out = count("out_features");
         layer.bias = given.at("bias", Kind::boolean).boolean;
-        const Json* const name = given.find("activation");
-        if (name != nullptr && name->kind == Kind::text) layer.activation = name->text;
+        read_activation();
     } else if (layer.type == "BatchNorm") {
         layer.in = layer.out = count("features");
         layer.eps = given.at("eps", Kind::number).number;
-        const Json* const momentum = given.find("momentum");
-        layer.momentum = momentum != nullptr && momentum->kind == Kind::number ? momentum->number : -1;
+        const Json* const momentum = optional("momentum", Kind::number);
+        layer.momentum = momentum != nullptr ? momentum->number : -1;
+        if (momentum != nullptr && !(layer.momentum >= 0))
+            throw std::runtime_error("it has no valid momentum");
         layer.affine = given.at("affine", Kind::boolean).boolean;
         layer.track_running_stats = given.at("track_running_stats", Kind::boolean).boolean;
-        layer.unbiased = given.at("running_var", Kind::text).text == "unbiased";
-        const Json* const name = given.find("activation");  // older files have none
-        if (name != nullptr && name->kind == Kind::text) layer.activation = name->text;
+        const std::string& variance = given.at("running_var", Kind::text).text;
+        layer.unbiased = variance == "unbiased";
+        if (!layer.unbiased && variance != "biased") throw std::runtime_error("it has no valid running_var");
+        read_activation();
     } else if (layer.type == "Rescale") {
         layer.scale = given.at("scale", Kind::number).number;
         layer.shift = given.at("shift", Kind::number).number;

@@ -1,4 +1,5 @@
-// Residual blocks, and layers that are frozen and thawed. Prints the errors of what cannot be.
+// Residual blocks, and layers that are frozen and thawed. Prints the errors of what cannot be;
+// of given files, those of loading them.
 #include <cstdio>
 #include <functional>
 #include <stdexcept>
@@ -14,12 +15,16 @@ static void fails(const std::function<void()>& call) {
     try {
         call();
         std::printf("no error\n");
-    } catch (const std::invalid_argument& error) {
+    } catch (const std::exception& error) {
         std::printf("%s\n", error.what());
     }
 }
 
-int main() {
+int main(int argc, char** argv) {
+    for (int i = 1; i < argc; ++i) {
+        fails([&] { pyoptim::Network<float>::load(argv[i]); });
+    }
+    if (argc > 1) return 0;
     std::vector<double> x, y;
     for (int i = 0; i < 64; ++i) {
         x.insert(x.end(), {(i % 8) / 4.0 - 1, (i / 8) / 4.0 - 1});

@@ -2,6 +2,8 @@
 // PyTorch's.
 #pragma once
 
+#include "pyoptim/rules.hpp"
+
 namespace pyoptim {
 
 #define PYOPTIM_FOR_EACH_ACTIVATION(X) \
@@ -31,7 +33,8 @@ enum class Activation : int {
 struct ActivationSpec {
     Activation kind;
     double a = 0, b = 0;
-    constexpr ActivationSpec(Activation kind_, double a_ = 0, double b_ = 0) : kind(kind_), a(a_), b(b_) {}
+    PYOPTIM_FN constexpr ActivationSpec(Activation kind_, double a_ = 0, double b_ = 0)
+        : kind(kind_), a(a_), b(b_) {}
 };
 
 }  // namespace pyoptim

@@ -16,6 +16,11 @@
 #else
 #define PYOPTIM_UNROLL _Pragma("GCC unroll 32")
 #endif
+#if defined(__CUDACC_RTC__)
+#define PYOPTIM_MEMCPY memcpy
+#else
+#define PYOPTIM_MEMCPY __builtin_memcpy
+#endif
 
 namespace pyoptim::math {
 
@@ -47,13 +52,13 @@ struct Format<double> {
 template <class T>
 PYOPTIM_FN typename Format<T>::Bits bits_of(T x) {
     typename Format<T>::Bits bits;
-    __builtin_memcpy(&bits, &x, sizeof x);
+    PYOPTIM_MEMCPY(&bits, &x, sizeof x);
     return bits;
 }
 template <class T>
 PYOPTIM_FN T from_bits(typename Format<T>::Bits bits) {
     T x;
-    __builtin_memcpy(&x, &bits, sizeof x);
+    PYOPTIM_MEMCPY(&x, &bits, sizeof x);
     return x;
 }
 

@@ -1,0 +1,48 @@
+// All CUDA kernels and lists of them. NVRTC has them by the names that _cuda.kernels() gives, after
+// `using namespace pyoptim::cuda;`: "dropout<float>", "total<double>", "step<rule_named::adam, float>".
+#pragma once
+
+#include "pyoptim/elementwise_kernels.cuh"
+#include "pyoptim/gradient_kernels.cuh"
+#include "pyoptim/loss_kernels.cuh"
+#include "pyoptim/matrix_kernels.cuh"
+#include "pyoptim/norm_kernels.cuh"
+#include "pyoptim/step_kernel.cuh"
+
+namespace pyoptim::cuda::rule_named {
+#define X(name, Struct) using name = rules::Struct;
+PYOPTIM_FOR_EACH_RULE(X)
+#undef X
+}  // namespace pyoptim::cuda::rule_named
+
+// Of float and of double.
+#define PYOPTIM_FOR_EACH_KERNEL(X) \
+    X(scale_rows)                  \
+    X(sum_of_squares)              \
+    X(scale)                       \
+    X(activation_forward)          \
+    X(activation_backward)         \
+    X(bias_activation)             \
+    X(dropout)                     \
+    X(gaussian_noise)              \
+    X(norm_moments)                \
+    X(norm_statistics)             \
+    X(norm_apply)                  \
+    X(norm_products)               \
+    X(norm_slopes)                 \
+    X(norm_gradient)               \
+    X(layer_norm)                  \
+    X(layer_norm_gradient)         \
+    X(layer_norm_products)         \
+    X(column_sum)                  \
+    X(sum_parts)                   \
+    X(product)                     \
+    X(softmax_forward)             \
+    X(softmax_backward)            \
+    X(label_weights)               \
+    X(cross_entropy)               \
+    X(pointwise_loss)
+// Of double alone.
+#define PYOPTIM_FOR_EACH_DOUBLE_KERNEL(X) \
+    X(total)                              \
+    X(clip_factor)

@@ -1,0 +1,28 @@
+// How kernels are launched: what both they and the host must know.
+#pragma once
+
+namespace pyoptim::cuda {
+
+constexpr int kThreads = 256;         // of every block
+constexpr long long kChunk = 4096;    // elements that a block works on, of what is one run of memory
+constexpr long long kPartRows = 128;  // rows of a matrix whose columns are summed together
+
+// A parameter with its states; `row` says which coefficients are its.
+struct StepArray {
+    unsigned long long param, state[4];  // addresses
+    long long size, row;
+};
+
+// What one block works on: the elements of an array from kChunk * chunk on.
+struct StepChunk {
+    int array, chunk;
+};
+
+// Coefficients by value: Common's, then the rule's, of up to kStepRows groups.
+constexpr int kStepRows = 8, kRowLength = 16;
+template <class T>
+struct StepRows {
+    T value[kStepRows * kRowLength];
+};
+
+}  // namespace pyoptim::cuda

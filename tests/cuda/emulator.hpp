@@ -1,0 +1,145 @@
+// CUDA kernels as C++ on the host, one block at a time: each thread is a fiber, which runs to the next
+// __syncthreads or shuffle, so a test sees what the kernels compute, without a GPU. It is no proof of their
+// speed, nor of the absence of races between blocks; a barrier or shuffle that not all threads reach is an
+// error.
+#pragma once
+
+#include <math.h>
+#include <ucontext.h>
+
+#include <functional>
+#include <utility>
+#include <vector>
+
+#define PYOPTIM_CUDA_EMULATOR
+#define __global__
+#define __device__
+#define __launch_bounds__(threads)
+#define __shared__ static
+#define __syncthreads() ::emulator::block().wait()
+
+namespace emulator {
+
+struct Place {
+    unsigned x, y, z;
+};
+inline Place threadIdx, blockIdx;
+
+class Block {
+  public:
+    static constexpr int kThreads = 256;
+
+    Block() : stacks_(kThreads * kStack) {}
+
+    // False where threads waited for others that had ended, or went different ways.
+    bool run(const std::function<void()>& body) {
+        body_ = &body;
+        fine_ = true;
+        for (int t = 0; t < kThreads; ++t) {
+            getcontext(&fiber_[t]);
+            fiber_[t].uc_stack.ss_sp = stacks_.data() + t * kStack;
+            fiber_[t].uc_stack.ss_size = kStack;
+            fiber_[t].uc_link = &main_;
+            makecontext(&fiber_[t], &Block::enter, 0);
+            state_[t] = ready;
+            barriers_[t] = shuffles_[t] = 0;
+        }
+        for (int live = kThreads; live > 0;) {
+            bool ran = false;
+            for (int t = 0; t < kThreads; ++t) {
+                if (state_[t] != ready) continue;
+                ran = true;
+                threadIdx = {unsigned(t), 0, 0};
+                swapcontext(&main_, &fiber_[t]);
+                live -= state_[t] == done;
+            }
+            for (int t = 0; !ran && t < kThreads; ++t) {  // all that live have reached the barrier
+                if (state_[t] == waiting) state_[t] = ready;
+            }
+        }
+        for (int t = 1; t < kThreads; ++t) fine_ = fine_ && barriers_[t] == barriers_[0];
+        return fine_;
+    }
+
+    void wait() {
+        const unsigned t = threadIdx.x;
+        ++barriers_[t];
+        state_[t] = waiting;
+        leave(t);
+    }
+
+    template <class T>
+    T shuffle(T x, int from) {
+        const unsigned t = threadIdx.x;
+        const int turn = shuffles_[t]++ % 2;  // a slot is read before its owner's next but one shuffle
+        __builtin_memcpy(&slots_[turn][t], &x, sizeof x);
+        leave(t);
+        fine_ = fine_ && shuffles_[from] >= shuffles_[t] && shuffles_[from] <= shuffles_[t] + 1;
+        __builtin_memcpy(&x, &slots_[turn][from], sizeof x);
+        return x;
+    }
+
+  private:
+    enum State { ready, waiting, done };
+    static constexpr size_t kStack = 64 << 10;
+    static void enter();
+
+    void leave(unsigned t) {
+        swapcontext(&fiber_[t], &main_);
+        threadIdx = {t, 0, 0};
+    }
+
+    std::vector<char> stacks_;
+    const std::function<void()>* body_ = nullptr;
+    bool fine_ = true;
+    ucontext_t main_, fiber_[kThreads];
+    State state_[kThreads];
+    int barriers_[kThreads], shuffles_[kThreads];
+    double slots_[2][kThreads];
+};
+
+inline Block& block() {
+    static Block only;
+    return only;
+}
+
+inline void Block::enter() {
+    (*block().body_)();
+    block().state_[threadIdx.x] = done;
+}
+
+// What the table of kernels has instead of a kernel's address: a function of its arguments' addresses.
+using Entry = bool (*)(unsigned blocks, void** arguments);
+template <auto kernel, class F = decltype(kernel)>
+struct Call;
+template <auto kernel, class... A>
+struct Call<kernel, void (*)(A...)> {
+    template <size_t... I>
+    static bool run(unsigned blocks, void** arguments, std::index_sequence<I...>) {
+        for (unsigned b = 0; b < blocks; ++b) {
+            blockIdx = {b, 0, 0};
+            if (!block().run([&] { kernel(*static_cast<A*>(arguments[I])...); })) return false;
+        }
+        return true;
+    }
+    static bool run(unsigned blocks, void** arguments) {
+        return run(blocks, arguments, std::index_sequence_for<A...>());
+    }
+};
+
+}  // namespace emulator
+
+using emulator::blockIdx;
+using emulator::threadIdx;
+
+template <class T>
+T __shfl_xor_sync(unsigned, T x, int mask) {
+    return emulator::block().shuffle(x, int(threadIdx.x) ^ mask);
+}
+template <class T>
+T __shfl_sync(unsigned, T x, int lane) {
+    return emulator::block().shuffle(x, (int(threadIdx.x) & ~31) | lane);
+}
+
+#define PYOPTIM_KERNEL_ADDRESS(...) \
+    reinterpret_cast<const void*>(static_cast<::emulator::Entry>(&::emulator::Call<&__VA_ARGS__>::run))

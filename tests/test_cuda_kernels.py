@@ -1,0 +1,548 @@
+"""The CUDA kernels, compiled for the host and run by the emulator in tests/cuda: results, not speed.
+
+Elementwise ones must have the bits of the compiled CPU kernels; sums are held against float64, within what
+rounding allows: for a sum of terms t in precision u, by lanes of n terms, n u times the sum of abs(t).
+"""
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+
+import loss_oracles
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).with_name("cuda")))
+import emulated
+import launcher
+from launcher import addresses, blocks_of, tables
+
+from pyoptim.backends import StepGroup
+from pyoptim.rules import RULES, Common
+
+native = pytest.importorskip("pyoptim.backends.native", reason="what is compared with", exc_type=ImportError)
+from pyoptim import _native  # noqa: E402
+
+if reason := emulated.why_not():
+    pytest.skip(reason, allow_module_level=True)
+
+FROM_OUTPUT, FROM_INPUT = _native.activation_kinds()
+KINDS = FROM_OUTPUT + FROM_INPUT  # as the enumeration has them
+LANE = 32  # terms that a thread adds in the arrays' own precision, at most (see the shapes below)
+SIZES = [0, 1, 3, 255, 256, 4095, 4096, 4097, 9000]
+
+
+@pytest.fixture(scope="session")
+def cuda(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("emulated")
+    emulated.build(folder)
+    (file,) = folder.glob("_cuda*.so")
+    spec = importlib.util.spec_from_file_location("_cuda", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(cuda):
+    launch = launcher.Launcher(cuda)
+    yield launch
+    launch.check()
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(11)
+
+
+def same(a, b):
+    """Equal bits; NaN is NaN."""
+    assert a.dtype == b.dtype
+    bits = np.uint32 if a.dtype == np.float32 else np.uint64
+    return bool(((a.view(bits) == b.view(bits)) | (np.isnan(a) & np.isnan(b))).all())
+
+
+def special(rng, n, dtype):
+    """Values of all sizes, some of them special."""
+    x = (rng.normal(size=n) * 10 ** rng.uniform(-6, 3, size=n)).astype(dtype)
+    some = [0.0, -0.0, math.inf, -math.inf, math.nan, 1e-40, -1e-40, 88.8, -104.5, 710.0, -745.5, 3.0, -3.0]
+    x[: len(some)] = some[:n]
+    return x
+
+
+# ---- optimizer steps -------------------------------------------------------------------------------
+
+
+def coefficients(rng, rule):
+    row = rng.uniform(0.4, 0.9, len(Common._fields) + len(rule.coefficients._fields))
+    if "smallest" in rule.coefficients._fields:
+        row[-2:] = 0.1, 2.0
+    return tuple(row)
+
+
+@pytest.mark.parametrize("name", list(RULES))
+@pytest.mark.parametrize("by_value", [True, False])
+def test_a_step_of_many_arrays_has_the_cpu_s_bits(run, cuda, dtype, name, by_value, rng):
+    rule = RULES[name]
+    # Aligned; all unaligned alike; and each otherwise, where single elements must do.
+    places = [(0, 0), (1, 1), (0, 1), (2, 0)]
+    groups, expected = [], []
+    for row in range(2):
+        for size, (at, states_at) in zip(SIZES, places * 3, strict=False):
+            param, grad = special(rng, size, dtype), special(rng, size, dtype)
+            states = [abs(special(rng, size, dtype)) for _ in rule.states]
+            groups.append((row, run.array(param, offset=at), run.array(grad, offset=at),
+                           [run.array(state, offset=states_at) for state in states]))  # fmt: skip
+            expected.append((param, grad, states))
+    rows = [coefficients(rng, rule) for _ in range(2)]
+    values = np.zeros((cuda.step_rows, cuda.row_length), dtype)
+    for i, row in enumerate(rows):
+        values[i, : len(row)] = row
+    table, chunks = tables(cuda, [(param, states, row) for row, param, _, states in groups])
+    assert len(chunks) == 2 * sum(blocks_of(size, cuda.chunk) for size in SIZES)
+    grads = addresses([grad for _, _, grad, _ in groups])
+    given = (None, values.tobytes()) if by_value else (values, bytes(values.nbytes))
+    kernel = f"step<rule_named::{name}, {'float' if dtype == np.float32 else 'double'}>"
+    run(kernel, len(chunks), table, chunks, grads, *given)
+    half = len(expected) // 2
+    stepper = native.Stepper(
+        [StepGroup(rule, [p for p, _, _ in part], [s for _, _, s in part])
+         for part in (expected[:half], expected[half:])]
+    )  # fmt: skip
+    assert stepper.step([grad for _, grad, _ in expected], rows)
+    for (_, param, _, states), (cpu_param, _, cpu_states) in zip(groups, expected, strict=True):
+        assert same(param, cpu_param)
+        for state, cpu_state in zip(states, cpu_states, strict=True):
+            assert same(state, cpu_state)
+
+
+def test_norm_and_clipping_without_the_host(run, cuda, dtype, rng):
+    grads = [run.array(rng.normal(size=size).astype(dtype)) for size in SIZES]
+    table, chunks = tables(cuda, [(grad, [], 0) for grad in grads])
+    where, partial = addresses(grads), run.empty(len(chunks), float)
+    run("sum_of_squares", len(chunks), table, chunks, where, partial, dtype=dtype)
+    total, factor = run.empty(1, float), run.empty(1, float)
+    run("total<double>", 1, partial.size, partial, 1.0, None, total)
+    exact = math.fsum(float(v) ** 2 for grad in grads for v in grad)
+    assert abs(total[0] - exact) <= 64 * np.finfo(float).eps * exact
+    run("clip_factor<double>", 1, total, 2.0, factor)
+    assert factor[0] == 2.0 / (math.sqrt(total[0]) + 1e-6)
+
+    rows, out = rng.normal(size=(3, cuda.row_length)), run.empty((3, cuda.row_length), dtype)
+    run("scale_rows", 1, 3, rows, factor, out, dtype=dtype)
+    scaled = rows.copy()
+    scaled[:, 0] *= factor[0]
+    assert same(out, scaled.astype(dtype))
+    run("scale_rows", 1, 3, rows, None, out, dtype=dtype)
+    assert same(out, rows.astype(dtype))
+
+    before = [grad.copy() for grad in grads]
+    run("scale", len(chunks), table, chunks, where, factor, dtype=dtype)
+    for grad, was in zip(grads, before, strict=True):
+        assert same(grad, was * dtype(factor[0]))
+    for norm, expected in ((0.0, 1.0), (math.nan, math.nan)):
+        run("clip_factor<double>", 1, np.array([norm]), 2.0, factor)
+        assert same(factor, np.array([expected]))
+
+
+# ---- elementwise -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_activations_have_the_cpu_s_bits(run, cuda, dtype, kind, rng):
+    index = KINDS.index(kind)
+    for n, (x_at, y_at) in zip(SIZES, [(0, 0), (1, 1), (0, 1)] * 3, strict=True):
+        x, dy = special(rng, n, dtype), rng.normal(size=n).astype(dtype)
+        y, expected = run.empty(n, dtype, y_at), np.empty_like(x)
+        run("activation_forward", blocks_of(n, cuda.chunk), index, 0.75, 1.5, n, run.array(x, offset=x_at), y,
+            dtype=dtype)  # fmt: skip
+        _native.activation_forward(kind, x, expected, 0.75, 1.5)
+        assert same(y, expected)
+        kept = expected if kind in FROM_OUTPUT else x
+        dx, expected_dx = run.empty(n, dtype, y_at), np.empty_like(x)
+        run("activation_backward", blocks_of(n, cuda.chunk), index, 0.75, 1.5, n, run.array(dy, offset=x_at),
+            run.array(kept, offset=y_at), dx, dtype=dtype)  # fmt: skip
+        _native.activation_backward(kind, dy, kept, expected_dx, 0.75, 1.5)
+        assert same(dx, expected_dx)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (7, 300), (70, 129), (0, 4)])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_bias_and_activation(run, cuda, dtype, shape, in_place, rng):
+    z, bias = rng.normal(size=shape).astype(dtype), rng.normal(size=shape[1]).astype(dtype)
+    for kind in ("identity", "relu", "gelu"):
+        for b in (bias, None):
+            here = run.array(z)
+            y = here if in_place else run.empty(shape, dtype)
+            run("bias_activation", blocks_of(z.size, cuda.chunk), KINDS.index(kind), 0.0, 0.0, z.size,
+                shape[1], b, here, y, dtype=dtype)  # fmt: skip
+            sums = z if b is None else z + b
+            expected = np.empty_like(z)
+            _native.activation_forward(kind, sums, expected)
+            assert same(y, expected)
+            assert in_place or same(here, sums)
+
+
+@pytest.mark.parametrize("n", [0, 1, 15, 63, 64, 65, 1023, 1024, 1025, 3000])
+def test_dropout_and_noise_have_the_cpu_s_numbers(run, cuda, dtype, n, rng):
+    seed, step = 0x123456789ABCDEF0, 0xFEDCBA9876543210
+    x = rng.normal(size=n).astype(dtype)
+    blocks = blocks_of(blocks_of(n, 64) * 16, cuda.threads)
+    y, expected = run.empty(n, dtype), np.empty_like(x)
+    threshold = min(round(0.3 * 2**32), 2**32 - 1)
+    run("dropout", blocks, seed, step, n, threshold, 1 / (1 - 0.3), x, y, dtype=dtype)
+    _native.dropout(x, 0.3, seed, step, expected)
+    assert same(y, expected)
+    run("gaussian_noise", blocks, seed, step, n, 0.25, x, y, dtype=dtype)
+    _native.gaussian_noise(x, 0.25, seed, step, expected)
+    assert same(y, expected)
+
+
+# ---- normalisation ---------------------------------------------------------------------------------
+
+
+def norm_plan(cuda, shape):
+    """Blocks, and partial sums, of norm_kernels.cuh."""
+    batch, channels, space = shape
+    if space < 256:
+        parts, cols = blocks_of(batch, cuda.part_rows), channels * space
+        return parts * blocks_of(cols, 32), parts * cols
+    blocks = batch * channels * blocks_of(space, cuda.chunk)
+    return blocks, blocks
+
+
+# Columns with and without a rest, several parts; short and long runs, several slices.
+NORM_SHAPES = [(2, 1, 1), (128, 32, 1), (129, 33, 1), (300, 5, 1), (40, 3, 7), (9, 2, 255), (3, 4, 256),
+               (2, 3, 4097), (1, 2, 9000)]  # fmt: skip
+
+
+def bound(dtype, terms, n=LANE):
+    return n * np.finfo(dtype).eps * np.abs(terms).sum((0, 2), dtype=float)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", NORM_SHAPES, ids=str)
+def test_batch_norm(run, cuda, dtype, shape, affine, relu, rng):
+    channels, count = shape[1], shape[0] * shape[2]
+    x, dy = rng.normal(3, 2, size=shape).astype(dtype), rng.normal(size=shape).astype(dtype)
+    gamma, beta = rng.normal(size=(2, channels)).astype(dtype) if affine else (None, None)
+    running = rng.uniform(1, 2, size=(2, channels)).astype(dtype)
+    blocks, sums = norm_plan(cuda, shape)
+    partial, mean, inv_std = (
+        run.empty(2 * sums, float),
+        run.empty(channels, dtype),
+        run.empty(channels, dtype),
+    )
+    per_channel = blocks_of(channels, 8)
+    mine = run.array(running)
+    run("norm_moments", blocks, *shape, x, partial, dtype=dtype)
+    run("norm_statistics", per_channel, *shape, x, partial, 0.3, 1e-5, True, mine[0], mine[1], mean, inv_std,
+        dtype=dtype)  # fmt: skip
+    wide, eps = x.astype(float), np.finfo(dtype).eps
+    exact, variance = wide.mean((0, 2)), wide.var((0, 2))
+    # Of the differences to a thread's first value, which are a few standard deviations.
+    spread = np.ptp(wide, (0, 2))
+    assert (abs(mean - exact) <= LANE * eps * spread + 2 * eps * abs(exact)).all()
+    limit = 1 / np.sqrt(variance + 1e-5)
+    assert (abs(inv_std - limit) <= limit * (LANE * eps * spread**2 / variance + 2 * eps)).all()
+    for ours, old, new in zip(mine, running, (exact, variance * count / (count - 1)), strict=True):
+        np.testing.assert_allclose(ours, 0.7 * old.astype(float) + 0.3 * new, rtol=4 * LANE * eps)
+
+    # From the same statistics, elements have the CPU's bits: there they are running ones.
+    y, expected, saved = run.empty(shape, dtype), np.empty_like(x), np.empty((2, channels), dtype)
+    run("norm_statistics", per_channel, *shape, x, None, 0.3, 1e-5, True, running[0], running[1], mean,
+        inv_std, dtype=dtype)  # fmt: skip
+    run("norm_apply", blocks, *shape, x, gamma, beta, mean, inv_std, relu, y, dtype=dtype)
+    _native.norm_forward(x, gamma, beta, *running, False, 0.3, 1e-5, True, relu, expected, *saved)
+    assert same(y, expected)
+    assert same(mean, saved[0])
+    assert same(inv_std, saved[1])
+    dx, expected_dx = run.empty(shape, dtype), np.empty_like(x)
+    dgamma, dbeta, slope = (
+        run.empty(channels, dtype),
+        run.empty(channels, dtype),
+        run.empty((2, channels), dtype),
+    )
+    run("norm_gradient", blocks, *shape, dy, x, gamma, beta, mean, inv_std, None, relu, dx, dtype=dtype)
+    cpu = np.empty((2, channels), dtype)
+    _native.norm_backward(dy, x, gamma, beta, *saved, False, relu, expected_dx, *cpu)
+    assert same(dx, expected_dx)
+
+    run("norm_products", blocks, *shape, dy, x, gamma, beta, mean, inv_std, relu, partial, dtype=dtype)
+    run("norm_slopes", per_channel, *shape, partial, gamma, inv_std, dgamma, dbeta, slope, dtype=dtype)
+    dz = np.where(y > 0, dy, 0) if relu else dy
+    normal = (x - mean[:, None]) * inv_std[:, None]
+    assert (abs(dbeta - dz.sum((0, 2), dtype=float)) <= bound(dtype, dz)).all()
+    assert (abs(dgamma - (dz * normal).sum((0, 2), dtype=float)) <= bound(dtype, dz * normal)).all()
+    run("norm_gradient", blocks, *shape, dy, x, gamma, beta, mean, inv_std, slope, relu, dx, dtype=dtype)
+    scale = inv_std if gamma is None else gamma * inv_std
+    exact_dx = scale[:, None].astype(float) * (
+        dz - (dbeta[:, None] + normal.astype(float) * dgamma[:, None]) / count
+    )
+    scales = abs(scale[:, None]) * (abs(dz) + (abs(dbeta[:, None]) + abs(normal * dgamma[:, None])) / count)
+    assert (abs(dx - exact_dx) <= 16 * eps * scales).all()
+
+
+@pytest.mark.parametrize("shape", [(200, 3, 1), (2, 2, 4200)], ids=str)
+def test_statistics_of_large_means_and_of_what_overflows(run, cuda, shape, rng):
+    x = rng.normal(1e4, 1, size=shape).astype(np.float32)
+    x[0, 0, 0] = -1e4
+    x[:, 1] *= 1e30  # squares are beyond float32
+    blocks, sums = norm_plan(cuda, shape)
+    partial, mean, inv_std = run.empty(2 * sums, float), run.empty(shape[1], "f4"), run.empty(shape[1], "f4")
+    run("norm_moments", blocks, *shape, x, partial, dtype=np.float32)
+    run(
+        "norm_statistics", 1, *shape, x, partial, 0.0, 0.0, False, None, None, mean, inv_std, dtype=np.float32
+    )
+    wide = x.astype(float)
+    np.testing.assert_allclose(mean, wide.mean((0, 2)), rtol=1e-6)
+    np.testing.assert_allclose(inv_std, 1 / wide.std((0, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(0, 5), (1, 1), (9, 31), (140, 33), (8, 1000)], ids=str)
+def test_layer_norm(run, cuda, dtype, shape, affine, rng):
+    rows, cols = shape
+    x, dy = rng.normal(100, 2, size=shape).astype(dtype), rng.normal(size=shape).astype(dtype)
+    gamma, beta = rng.normal(size=(2, cols)).astype(dtype) if affine else (None, None)
+    y, mean, inv_std = run.empty(shape, dtype), run.empty(rows, dtype), run.empty(rows, dtype)
+    run("layer_norm", blocks_of(rows, 8), *shape, x, gamma, beta, 1e-5, y, mean, inv_std, dtype=dtype)
+    wide, eps = x.astype(float), np.finfo(dtype).eps
+    spread, variance = np.ptp(wide, 1), wide.var(1)
+    assert (abs(mean - wide.mean(1)) <= LANE * eps * spread + eps * 110).all()
+    limit = 1 / np.sqrt(variance + 1e-5)
+    assert (abs(inv_std - limit) <= limit * (LANE * eps * spread**2 / (variance + 1e-5) + 2 * eps)).all()
+    g, b = (gamma, beta) if affine else (np.ones(cols, dtype), np.zeros(cols, dtype))
+    normal = (x - mean[:, None]) * inv_std[:, None]
+    assert same(y, normal * g + b)
+
+    dx = run.empty(shape, dtype)
+    run("layer_norm_gradient", blocks_of(rows, 8), *shape, dy, x, gamma, mean, inv_std, dx, dtype=dtype)
+    dz = dy.astype(float) * g
+    means = [(dz * other).mean(1, keepdims=True) for other in (1, normal)]
+    sizes = abs(dz) + abs(dz).mean(1, keepdims=True) + abs(normal) * abs(dz * normal).mean(1, keepdims=True)
+    exact_dx = inv_std[:, None] * (dz - means[0] - normal * means[1])
+    assert (abs(dx - exact_dx) <= LANE * eps * inv_std[:, None] * sizes).all()
+
+    parts = blocks_of(rows, cuda.part_rows)
+    partial, dgamma, dbeta = (
+        run.empty((2, parts, cols), float),
+        run.empty(cols, dtype),
+        run.empty(cols, dtype),
+    )
+    run(
+        "layer_norm_products", parts * blocks_of(cols, 32), *shape, dy, x, mean, inv_std, partial, dtype=dtype
+    )
+    for part, out, terms in ((partial[0], dgamma, dy * normal), (partial[1], dbeta, dy)):
+        run("sum_parts", blocks_of(cols, cuda.threads), parts, cols, part, out, dtype=dtype)
+        allowed = LANE * eps * abs(terms).sum(0, dtype=float)
+        assert (abs(out - terms.sum(0, dtype=float)) <= allowed).all()
+
+
+# ---- matrices --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 31), (128, 33), (300, 64), (0, 3)], ids=str)
+def test_column_sums(run, cuda, dtype, shape, rng):
+    rows, cols = shape
+    x, eps = rng.normal(size=shape).astype(dtype), np.finfo(dtype).eps
+    exact, allowed = x.sum(0, dtype=float), np.finfo(dtype).eps * abs(x).sum(0, dtype=float)
+    out = run.empty(cols, dtype)
+    run("column_sum", blocks_of(cols, 32), rows, cols, x, None, out, dtype=dtype)
+    assert (abs(out - exact) <= allowed + eps * abs(exact)).all()
+    parts = blocks_of(rows, cuda.part_rows)
+    partial, out = run.empty((parts, cols), float), run.empty(cols, dtype)
+    run("column_sum", parts * blocks_of(cols, 32), rows, cols, x, partial, None, dtype=dtype)
+    run("sum_parts", blocks_of(cols, cuda.threads), parts, cols, partial, out, dtype=dtype)
+    assert (abs(out - exact) <= allowed + eps * abs(exact)).all()
+
+
+@pytest.mark.parametrize("a_transposed", [True, False])
+@pytest.mark.parametrize("b_transposed", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (33, 31, 65), (5, 70, 32), (64, 32, 0)], ids=str)
+def test_products(run, dtype, shape, a_transposed, b_transposed, rng):
+    m, n, k = shape
+    a, b = rng.normal(size=(m, k)).astype(dtype), rng.normal(size=(k, n)).astype(dtype)
+    bias = rng.normal(size=n).astype(dtype)
+    stored_a = run.array(a.T if a_transposed else a)
+    stored_b = run.array(b.T if b_transposed else b)
+    a_strides, b_strides = (1, m) if a_transposed else (k, 1), (1, k) if b_transposed else (n, 1)
+    y = run.empty((m, n), dtype)
+    for with_bias, relu in ((None, False), (bias, True)):
+        run("product", blocks_of(m, 32) * blocks_of(n, 32), m, n, k, stored_a, *a_strides, stored_b,
+            *b_strides, with_bias, relu, y, dtype=dtype)  # fmt: skip
+        exact = a.astype(float) @ b + (0 if with_bias is None else with_bias)
+        allowed = (k + 2) * np.finfo(dtype).eps * (abs(a).astype(float) @ abs(b) + abs(bias))
+        assert (abs(y - (np.maximum(exact, 0) if relu else exact)) <= allowed).all()
+
+
+# ---- losses ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1), (9, 10), (8, 33), (3, 300)], ids=str)
+def test_softmax(run, dtype, shape, log, rng):
+    x, dy = rng.normal(0, 5, size=shape).astype(dtype), rng.normal(size=shape).astype(dtype)
+    x[0, 0] = 100
+    y, dx, eps = run.empty(shape, dtype), run.empty(shape, dtype), np.finfo(dtype).eps
+    run("softmax_forward", blocks_of(shape[0], 8), log, *shape, x, y, dtype=dtype)
+    wide = x.astype(float) - x.max(1, keepdims=True)
+    power = np.exp(wide)
+    exact = wide - np.log(power.sum(1, keepdims=True)) if log else power / power.sum(1, keepdims=True)
+    assert (abs(y - exact) <= (8 - wide) * eps * (1 if log else exact) + 1e-40).all()  # x - max(x) is rounded
+    run("softmax_backward", blocks_of(shape[0], 8), log, *shape, dy, y, dx, dtype=dtype)
+    wide, share = y.astype(float), np.exp(y.astype(float)) if log else y.astype(float)
+    if log:
+        exact, size = dy - share * dy.sum(1, keepdims=True, dtype=float), abs(dy).sum(1, keepdims=True)
+    else:
+        inner = (dy * wide).sum(1, keepdims=True)
+        exact, size = wide * (dy - inner), wide * (abs(dy) + (abs(dy) * wide).sum(1, keepdims=True))
+    assert (abs(dx - exact) <= 8 * eps * (abs(dy) + size)).all()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("soft", [True, False])
+@pytest.mark.parametrize("shape", [(1, 2), (9, 10), (17, 40)], ids=str)
+def test_cross_entropy(run, dtype, shape, soft, weighted, smoothing, rng):
+    rows, classes = shape
+    logits = rng.normal(0, 3, size=shape).astype(dtype)
+    labels = rng.integers(0, classes, rows)
+    shares = rng.uniform(size=shape)
+    shares = (shares / shares.sum(1, keepdims=True)).astype(dtype)
+    sample_weight = rng.uniform(1, 2, rows).astype(dtype) if weighted else None
+    class_weight = rng.uniform(1, 2, classes).astype(dtype) if weighted else None
+    divisor = run.array([float(rows)])
+    if weighted and not soft:
+        run("label_weights", 1, rows, classes, labels, class_weight, divisor, dtype=dtype)
+    blocks = blocks_of(rows, 8)
+    partial, loss, dx = run.empty(blocks, float), run.empty(1, float), run.empty(shape, dtype)
+    targets = (None, shares) if soft else (labels, None)
+    weights = sample_weight, class_weight
+    given = divisor if weighted else None  # else the number
+    for gradient in (dx, None):
+        run("cross_entropy", blocks, rows, classes, logits, *targets, *weights, smoothing, float(rows), given,
+            gradient, partial, dtype=dtype)  # fmt: skip
+        run("total<double>", 1, blocks, partial, 1.0, divisor, loss)
+        target = shares if soft else labels
+        exact = loss_oracles.cross_entropy(
+            logits.astype(float), target, class_weight, smoothing, sample_weight
+        )
+        # Rounded are the logits' differences, and the terms of the oracle's sum too.
+        assert abs(loss[0] - exact) <= 8 * np.finfo(dtype).eps * (abs(logits).max() + exact)
+    cpu = np.empty_like(logits)
+    _native.softmax_cross_entropy(logits, target, cpu, sample_weight, class_weight, smoothing)
+    np.testing.assert_allclose(dx, cpu, rtol=0, atol=16 * np.finfo(dtype).eps * abs(cpu).max())
+
+
+def test_a_label_that_is_no_class_makes_nan_and_touches_nothing(run, rng):
+    logits, dx, partial = rng.normal(size=(9, 4)).astype("f4"), run.empty((9, 4), "f4"), run.empty(2, float)
+    for label in (-1, 4, 2**40):
+        labels = np.zeros(9, np.int64)
+        labels[2] = label
+        run(
+            "cross_entropy",
+            2,
+            9,
+            4,
+            logits,
+            labels,
+            None,
+            None,
+            None,
+            0.0,
+            9.0,
+            None,
+            dx,
+            partial,
+            dtype=np.float32,
+        )
+        assert math.isnan(partial[0])
+        assert not math.isnan(partial[1])
+        assert np.isnan(dx).all(1).nonzero()[0].tolist() == [2]
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("kind", ["squared", "absolute", "huber", "binary", "hinge"])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (70, 61)], ids=str)
+def test_pointwise_losses(run, cuda, dtype, shape, kind, weighted, rng):
+    x = rng.normal(size=shape).astype(dtype)
+    target = rng.integers(0, 2, size=shape).astype(dtype)
+    columns = rng.uniform(0.5, 2, shape[1]).astype(dtype) if weighted else None
+    sample_weight = rng.uniform(1, 2, shape[0]).astype(dtype) if weighted else None
+    blocks = blocks_of(x.size, cuda.chunk)
+    partial, loss, dx = run.empty(blocks, float), run.empty(1, float), run.empty(shape, dtype)
+    index = ["squared", "absolute", "huber", "binary", "hinge"].index(kind)
+    for gradient in (dx, None):
+        run("pointwise_loss", blocks, index, 0.75, columns, *shape, x, target, sample_weight, gradient,
+            partial, dtype=dtype)  # fmt: skip
+        run("total<double>", 1, blocks, partial, 1 / x.size, None, loss)
+        exact = loss_oracles.pointwise(kind, x, target, 0.75 if columns is None else columns, sample_weight)
+        np.testing.assert_allclose(
+            loss[0], exact, rtol=8 * np.finfo(dtype).eps + x.size * np.finfo(float).eps
+        )
+    cpu = np.empty_like(x)
+    _native.pointwise_loss(kind, x, target, cpu, sample_weight, 0.75 if columns is None else columns)
+    assert same(dx, cpu)
+
+
+# ---- the bindings ----------------------------------------------------------------------------------
+
+
+def test_arguments_are_checked(cuda):
+    with pytest.raises(ValueError, match="no kernel named 'sum'"):
+        cuda.launch("sum", 1, (), 0)
+    with pytest.raises(TypeError, match="total<double> takes 5 arguments, 1 were given"):
+        cuda.launch("total<double>", 1, (1,), 0)
+    with pytest.raises(TypeError, match="argument 1 of total<double> is 'x', expected an address or None"):
+        cuda.launch("total<double>", 1, (1, "x", 1.0, None, 0), 0)
+    with pytest.raises(TypeError, match=r"argument 0 of total<double> is 1\.5, expected an int"):
+        cuda.launch("total<double>", 1, (1.5, 0, 1.0, None, 0), 0)
+    with pytest.raises(TypeError, match="argument 2 of total<double> is None, expected a float"):
+        cuda.launch("total<double>", 1, (1, 0, None, None, 0), 0)
+    with pytest.raises(
+        ValueError, match="argument 4 of step<rule_named::sgd, float> has 3 bytes, expected 512"
+    ):
+        cuda.launch("step<rule_named::sgd, float>", 1, (0, 0, 0, 0, b"abc"), 0)
+    with pytest.raises(ValueError, match="blocks is -1"):
+        cuda.launch("total<double>", -1, (0, 0, 1.0, None, 0), 0)
+
+
+def test_every_rule_has_its_kernels(cuda):
+    steps = {name for name in cuda.kernels() if name.startswith("step<")}
+    assert steps == {f"step<rule_named::{rule}, {t}>" for rule in RULES for t in ("float", "double")}
+
+
+def test_memory_and_copies(cuda):
+    x, y = np.arange(5.0), np.zeros(5)
+    memory = cuda.Memory(x.nbytes)
+    assert memory.bytes == x.nbytes
+    cuda.copy(memory.address, x.ctypes.data, x.nbytes, 0)
+    cuda.copy(y.ctypes.data, memory.address, x.nbytes, 0)
+    cuda.synchronize(0)
+    assert same(x, y)
+    cuda.fill(memory.address, 0, x.nbytes, 0)
+    cuda.copy(y.ctypes.data, memory.address, x.nbytes, 0)
+    assert not y.any()
+
+
+def test_without_a_device(cuda, monkeypatch, run_python):
+    code = f"""
+import importlib.util
+spec = importlib.util.spec_from_file_location("_cuda", {cuda.__file__!r})
+cuda = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cuda)
+print(cuda.device_count(), cuda.why_not())
+def launch():
+    cuda.launch("total<double>", 0, (0, 0, 1.0, 0, 0), 0)
+for call in (lambda: cuda.Memory(8), cuda.Stream, launch):
+    try:
+        call()
+    except RuntimeError as error:
+        print(error)
+"""
+    out = run_python(code, PYOPTIM_EMULATED_DEVICES="0").stdout.splitlines()
+    assert out[0] == "0 no CUDA-capable device is detected"
+    assert out[1:] == ["no CUDA device can be used: no CUDA-capable device is detected"] * 3
