@@ -10,37 +10,41 @@ constexpr ptrdiff_t kLanes = 16;      // rows of a tile, and partial sums of a l
 constexpr ptrdiff_t kChunk = 256;     // elements of a long row that are summed in T
 constexpr ptrdiff_t kMostTiled = 32;  // classes
 
-// e = exp(x - largest) for n <= kChunk elements, and their sum.
-template <class T>
-PYOPTIM_INLINE double exponentials(ptrdiff_t n, const T* x, T largest, T* e) {
-    const ptrdiff_t whole = n & ~(kLanes - 1);
-    for (ptrdiff_t j = 0; j < whole; ++j) e[j] = exponential(x[j] - largest);
-    T lanes[kLanes] = {};
-    for (ptrdiff_t i = 0; i < whole; i += kLanes) {
-        for (ptrdiff_t j = 0; j < kLanes; ++j) lanes[j] += e[i + j];
-    }
-    if (whole < n) {  // a whole vector again: single exponentials cost as much each
-        T rest[kLanes];
-        for (ptrdiff_t j = 0; j < kLanes; ++j) rest[j] = T(-__builtin_inf());
-        for (ptrdiff_t j = 0; whole + j < n; ++j) rest[j] = x[whole + j];
-        for (ptrdiff_t j = 0; j < kLanes; ++j) rest[j] = exponential(rest[j] - largest);
-        for (ptrdiff_t j = 0; j < kLanes; ++j) lanes[j] += rest[j];
-        for (ptrdiff_t j = 0; whole + j < n; ++j) e[whole + j] = rest[j];
-    }
-    double sum = 0;
-    for (ptrdiff_t j = 0; j < kLanes; ++j) sum += double(lanes[j]);
-    return sum;
-}
-
 // exp(x - largest) into e, unless that is null; their sum.
 template <class T>
 PYOPTIM_INLINE double row_of_exponentials(ptrdiff_t classes, const T* x, T largest, T* e) {
-    T unused[kChunk];
-    double sum = 0;
+    using Lanes = Vector<T>;
+    constexpr ptrdiff_t lanes = PYOPTIM_VECTOR_BYTES / sizeof(T),
+                        chains = kLanes / lanes > 4 ? kLanes / lanes : 4;
+    T unused[kChunk], rest[kLanes];
+    typename Widened<T>::Vector total = {};
     for (ptrdiff_t begin = 0; begin < classes; begin += kChunk) {
-        const ptrdiff_t n = classes - begin < kChunk ? classes - begin : kChunk;
-        sum += exponentials(n, x + begin, largest, e == nullptr ? unused : e + begin);
+        const ptrdiff_t n = classes - begin < kChunk ? classes - begin : kChunk, whole = n & ~(kLanes - 1);
+        const T* const from = x + begin;
+        T* const to = e == nullptr ? unused : e + begin;
+        for (ptrdiff_t j = 0; j < whole; ++j) to[j] = share_of(from[j], largest);
+        Lanes sums[chains] = {}, more;
+        const auto add = [&](const T* at, ptrdiff_t vectors) __attribute__((always_inline)) {
+            for (ptrdiff_t k = 0; k < vectors; ++k) {
+                __builtin_memcpy(&more, at + k * lanes, sizeof more);
+                sums[k] += more;
+            }
+        };
+        ptrdiff_t i = 0;
+        for (; i + chains * lanes <= whole; i += chains * lanes) add(to + i, chains);
+        for (; i < whole; i += kLanes) add(to + i, kLanes / lanes);
+        if (whole < n) {  // a whole vector again: single exponentials cost as much each
+            for (ptrdiff_t j = 0; j < kLanes; ++j) rest[j] = T(-__builtin_inf());
+            for (ptrdiff_t j = 0; whole + j < n; ++j) rest[j] = from[whole + j];
+            for (ptrdiff_t j = 0; j < kLanes; ++j) rest[j] = share_of(rest[j], largest);
+            add(rest, kLanes / lanes);
+            for (ptrdiff_t j = 0; whole + j < n; ++j) to[whole + j] = rest[j];
+        }
+        for (ptrdiff_t k = 1; k < chains; ++k) sums[0] += sums[k];
+        total += __builtin_convertvector(sums[0], typename Widened<T>::Vector);
     }
+    double sum = 0;
+    for (ptrdiff_t j = 0; j < lanes; ++j) sum += total[j];
     return sum;
 }
 
@@ -97,7 +101,7 @@ double labelled_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows)
     T sum[kLanes] = {};
     for (ptrdiff_t c = 0; c < classes; ++c) {
         for (ptrdiff_t r = 0; r < kLanes; ++r) {
-            tile[c][r] = exponential(tile[c][r] - largest[r]);
+            tile[c][r] = share_of(tile[c][r], largest[r]);
             sum[r] += tile[c][r];
         }
     }

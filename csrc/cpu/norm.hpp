@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cpu/kernels.hpp"
+#include "cpu/vector.hpp"
 
 namespace pyoptim::cpu::PYOPTIM_ISA {
 namespace {
@@ -12,8 +13,8 @@ namespace {
 template <class T>
 struct Norm {
     static constexpr ptrdiff_t lanes = PYOPTIM_VECTOR_BYTES / sizeof(T);
-    typedef T Vector __attribute__((vector_size(PYOPTIM_VECTOR_BYTES)));
-    typedef double Wide __attribute__((vector_size(PYOPTIM_VECTOR_BYTES / sizeof(T) * sizeof(double))));
+    using Vector = cpu::PYOPTIM_ISA::Vector<T>;
+    using Wide = typename Widened<T>::Vector;
 };
 // Rows whose sums of columns are taken in T, and columns that are summed at a time.
 constexpr ptrdiff_t kNormRows = 32;

@@ -34,8 +34,21 @@ PYOPTIM_INLINE T largest_of(ptrdiff_t n, const T* x) {
     for (; i + lanes <= n; i += lanes) take_larger<T>(most[0], x + i);
     take_larger<T>(most[1], x + n - lanes);  // the rest, and some once more
     for (ptrdiff_t k = 1; k < chains; ++k) most[0] = most[0] > most[k] ? most[0] : most[k];
-    for (ptrdiff_t j = 0; j < lanes; ++j) largest = largest > most[0][j] ? largest : most[0][j];
-    return largest;
+    T of_lane[lanes];
+    __builtin_memcpy(of_lane, &most[0], sizeof of_lane);
+#pragma GCC unroll 4
+    for (ptrdiff_t half = lanes / 2; half > 0; half /= 2) {
+        for (ptrdiff_t j = 0; j < half; ++j) {
+            of_lane[j] = of_lane[j] > of_lane[j + half] ? of_lane[j] : of_lane[j + half];
+        }
+    }
+    return of_lane[0];
+}
+
+// exp(x - largest); NaN where x is NaN
+template <class T>
+PYOPTIM_INLINE T share_of(T x, T largest) {
+    return exponential_of_minus(at_most(T(Format<T>::highest), largest - x));
 }
 
 // The sum of term(i), by lanes.
@@ -67,13 +80,13 @@ void softmax_forward(bool log, ptrdiff_t rows, ptrdiff_t classes, const T* x, T*
             T values[256];
             for (ptrdiff_t begin = 0; begin < classes; begin += 256) {
                 const ptrdiff_t n = classes - begin < 256 ? classes - begin : 256;
-                for (ptrdiff_t j = 0; j < n; ++j) values[j] = exponential(x[begin + j] - largest);
+                for (ptrdiff_t j = 0; j < n; ++j) values[j] = share_of(x[begin + j], largest);
                 sum += sum_of(n, [&](ptrdiff_t j) { return values[j]; });
             }
             const T shift = T(logarithm(sum));
             for (ptrdiff_t j = 0; j < classes; ++j) y[j] = (x[j] - largest) - shift;
         } else {
-            for (ptrdiff_t j = 0; j < classes; ++j) y[j] = exponential(x[j] - largest);
+            for (ptrdiff_t j = 0; j < classes; ++j) y[j] = share_of(x[j], largest);
             const T share = T(1 / sum_of(classes, [&](ptrdiff_t j) { return y[j]; }));
             for (ptrdiff_t j = 0; j < classes; ++j) y[j] *= share;
         }

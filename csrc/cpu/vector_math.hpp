@@ -10,7 +10,10 @@
 namespace pyoptim::cpu::PYOPTIM_ISA {
 namespace {
 
+using math::at_most;
 using math::exponential;  // kernels overload it
+using math::exponential_of_minus;
+using math::Format;
 using math::logarithm;
 using math::logarithm_1_plus;
 

@@ -51,16 +51,17 @@ PYOPTIM_ACTIVATION(gelu, x, return x * standard_normal(x).distribution,
                    return dy * (at.distribution + x * at.density))
 // (1 + tanh(u))/2 is 1/(1 + exp(-2u)).
 PYOPTIM_ACTIVATION(gelu_tanh, x, return x / one_and_exponential_of_minus(T(2) * gelu_inner(x)),
-                   const T half = logistic(T(2) * gelu_inner(x));
+                   const T half = logistic_of_number(T(2) * gelu_inner(x));
                    const T slope = T(1.59576912160573071176) * (T(1) + T(0.134145) * (x * x));
                    const T curved = half * (T(1) - half) * (x * slope); return dy * (half + curved))
-PYOPTIM_ACTIVATION(silu, x, return x / one_and_exponential_of_minus(x), const T s = logistic(x);
-                   return dy * (s * (T(1) + x * (T(1) - s))))
+PYOPTIM_ACTIVATION(silu, x, return x / one_and_exponential_of_minus(x), const T s = logistic_of_number(x);
+                   return (dy * s) * (T(1) + x * (T(1) - s)))
 // log(1 + exp(a x))/a
-PYOPTIM_ACTIVATION(softplus, x, const T z = a * x; const T size = z < T(0) ? -z : z;
-                   const T exact = exponential_of_bounded(-size);
-                   const T power = size > -Format<T>::lowest ? T(0) : exact;
-                   return ((z < T(0) ? T(0) : z) + logarithm_1_plus(power)) / a, return dy * logistic(a * x))
+PYOPTIM_ACTIVATION(softplus, x, const T z = a * x;
+                   return (at_least(T(0), z) +
+                           logarithm_1_plus(exponential_of_minus(lesser_size(z, T(Format<T>::highest))))) *
+                              (T(1) / a),
+                          return dy * logistic(a * x))
 PYOPTIM_ACTIVATION(hardtanh, x, const T above = x < a ? a : x;
                    return above > b ? b : above, const bool flat = (x <= a) | (x >= b);
                    return flat ? T(0) : dy)

@@ -5,7 +5,8 @@
 // measures them.
 //
 // Reduction as W. J. Cody and W. Waite, Software Manual for the Elementary Functions, 1980; polynomials
-// are Chebyshev fits made with mpmath's chebyfit.
+// are Chebyshev fits made with mpmath's chebyfit; of exp, atanh and the normal tail in float minimax ones, by
+// C. L. Lawson's weights.
 #pragma once
 
 #include "pyoptim/rules.hpp"
@@ -28,22 +29,24 @@ struct Format;
 template <>
 struct Format<float> {
     using Bits = unsigned;
+    using Signed = int;
     static constexpr int fraction = 23, bias = 127;
     static constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440054690583e-4f;
     static constexpr float least = -104.0f, most = 89.0f;     // beyond, exp is 0 or infinity
-    static constexpr float lowest = -87.0f, highest = 88.0f;  // within, it is a normal number
-    static constexpr float normal = 13.0f;  // beyond, the tail of the normal distribution is 0
+    static constexpr float lowest = -88.5f, highest = 88.0f;  // where exponential_of_minus is infinity and 0
+    static constexpr float normal = 13.25f;                   // where the tail of the normal distribution is
 };
 template <>
 struct Format<double> {
     using Bits = unsigned long long;
+    using Signed = long long;
     static constexpr int fraction = 52, bias = 1023;
     static constexpr double magic = 6755399441055744.0;
     static constexpr double ln2_high = 6.93145751953125e-1, ln2_low = 1.42860682030941723212e-6;
     static constexpr double least = -746.0, most = 710.0;
-    static constexpr double lowest = -708.0, highest = 709.0;
-    static constexpr double normal = 37.5;
+    static constexpr double lowest = -709.5, highest = 709.0;
+    static constexpr double normal = 37.66;
 };
 
 template <class T>
@@ -58,10 +61,15 @@ PYOPTIM_FN T from_bits(typename Format<T>::Bits bits) {
     PYOPTIM_MEMCPY(&x, &bits, sizeof x);
     return x;
 }
+
+// NaN stays NaN.
 template <class T>
-PYOPTIM_FN T infinity() {
-    using F = Format<T>;
-    return from_bits<T>(typename F::Bits(2 * F::bias + 1) << F::fraction);
+PYOPTIM_FN T at_least(T least, T x) {
+    return x < least ? least : x;
+}
+template <class T>
+PYOPTIM_FN T at_most(T most, T x) {
+    return x > most ? most : x;
 }
 
 // c[0] x^(N-1) + ... + c[N-1]
@@ -73,11 +81,11 @@ PYOPTIM_FN T polynomial(T x, const T (&c)[N]) {
     return y;
 }
 
-// (exp(r) - 1 - r) / r^2 for |r| <= log(2)/2
+// (exp(r) - 1 - r) / r^2 for |r| <= log(2)/2; in float by pairs, since the wait of one operation for the
+// other is what an exp costs.
 PYOPTIM_FN float exp_tail(float r) {
-    constexpr float c[] = {1.9891080464e-4f,  1.39337307157e-3f, 8.33331084465e-3f,
-                           4.16664641974e-2f, 1.66666666817e-1f, 5.0000000135e-1f};
-    return polynomial(r, c);
+    const float low = 0.49999993451f + 0.16666520677f * r, high = 0.041668387508f + 0.0083687113961f * r;
+    return low + r * r * (high + 0.0013814610496f * (r * r));
 }
 PYOPTIM_FN double exp_tail(double r) {
     constexpr double c[] = {1.6086677666787361503e-10, 2.0918212319133978201e-9, 2.5052070959803661989e-8,
@@ -105,26 +113,44 @@ PYOPTIM_FN Reduced<T> reduce(T x) {
 template <class T>
 PYOPTIM_FN T exponential(T x) {
     using F = Format<T>;
-    T bounded = x < F::least ? F::least : x;  // NaN stays NaN
-    bounded = bounded > F::most ? F::most : bounded;
-    const Reduced<T> it = reduce(bounded);
+    const Reduced<T> it = reduce(at_most(F::most, at_least(F::least, x)));
     // 2^n in two factors, so that results beyond the normal numbers are rounded once.
     const typename F::Bits half = it.n >> 1;
     const T y = T(1) + (it.r + it.r * it.r * exp_tail(it.r));
     return y * from_bits<T>(half << F::fraction) * from_bits<T>((it.n - half) << F::fraction);
 }
 
-// Of x in [lowest, highest], and there of what is beyond; cheaper, since no result needs two factors.
+// exp(r) 2^n for |r| <= log(2)/2, where n is what rounded `shifted`, a number plus magic plus the exponent's
+// bias. Its lowest bits are then those of 2^n, from 0 to infinity.
 template <class T>
-PYOPTIM_FN T exponential_of_bounded(T x) {
+PYOPTIM_FN T scaled_exponential(T r, T shifted) {
+    return ((T(1) + r) + r * r * exp_tail(r)) * from_bits<T>(bits_of(shifted) << Format<T>::fraction);
+}
+
+// Bits are ordered as their floats are, those of negative ones the other way: a minimum of integers is one
+// instruction where that of floats, which heeds NaN, is two or more. Of NaN these make some number.
+template <class T>
+PYOPTIM_FN T lesser_size(T x, T most) {
+    const auto bits = bits_of(x) & (~typename Format<T>::Bits(0) >> 1), limit = bits_of(most);
+    return from_bits<T>(bits < limit ? bits : limit);
+}
+template <class T>
+PYOPTIM_FN T bounded(T x) {  // to [lowest, highest]
     using F = Format<T>;
-    T bounded = x < F::lowest ? F::lowest : x;  // NaN stays NaN
-    bounded = bounded > F::highest ? F::highest : bounded;
-    const T shifted = bounded * T(1.44269504088896340736) + (F::magic + F::bias);
+    const auto bits = typename F::Signed(bits_of(x)), most = typename F::Signed(bits_of(F::highest));
+    const auto below = typename F::Bits(bits < most ? bits : most), least = bits_of(F::lowest);
+    return from_bits<T>(below < least ? below : least);
+}
+
+// exp(-x) of x in [lowest, highest]. Cheaper, since what is not normal becomes 0 or infinity; and of -x,
+// which is what most functions need: the sign goes into the constants.
+template <class T>
+PYOPTIM_FN T exponential_of_minus(T x) {
+    using F = Format<T>;
+    const T shifted = x * T(-1.44269504088896340736) + (F::magic + F::bias);
     const T n = shifted - (F::magic + F::bias);
-    const T r = (bounded - n * F::ln2_high) - n * F::ln2_low;
-    // The lowest bits of `shifted` are n with the exponent's bias.
-    return (T(1) + (r + r * r * exp_tail(r))) * from_bits<T>(bits_of(shifted) << F::fraction);
+    const T minus_r = (x + n * F::ln2_high) + n * F::ln2_low;
+    return scaled_exponential(-minus_r, shifted);
 }
 
 // exp(x) - 1 for x <= 0
@@ -144,7 +170,8 @@ PYOPTIM_FN float tangent_of_positive(float x) {
                            -3.33332819422e-1f};
     const float z = x * x;
     const float small = polynomial(z, c) * z * x + x;
-    const float large = 1.0f - 2.0f / (exponential(x + x) + 1.0f);
+    const float large =
+        1.0f - 2.0f / (exponential_of_minus(at_least(Format<float>::lowest, -2.0f * x)) + 1.0f);
     return x < 0.625f ? small : large;
 }
 PYOPTIM_FN double tangent_of_positive(double x) {
@@ -158,21 +185,24 @@ PYOPTIM_FN T hyperbolic_tangent(T x) {
     return from_bits<T>((bits_of(y) & ~kSign) | (bits_of(x) & kSign));
 }
 
-// 1 + exp(-x)
+// 1 + exp(-x); of NaN, some number
 template <class T>
 PYOPTIM_FN T one_and_exponential_of_minus(T x) {
-    const T y = T(1) + exponential_of_bounded(-x);
-    return x < -Format<T>::highest ? infinity<T>() : y;
+    return T(1) + exponential_of_minus(bounded(x));
+}
+template <class T>
+PYOPTIM_FN T logistic_of_number(T x) {
+    return T(1) / one_and_exponential_of_minus(x);
 }
 template <class T>
 PYOPTIM_FN T logistic(T x) {
-    return T(1) / one_and_exponential_of_minus(x);
+    const T y = logistic_of_number(x);
+    return x == x ? y : x;
 }
 
 // (atanh(s)/s - 1) / s^2 of z = s^2 <= 1/9
 PYOPTIM_FN float atanh_tail(float z) {
-    constexpr float c[] = {1.03938084274e-1f, 8.73235123272e-2f, 1.11323556045e-1f,
-                           1.42851528609e-1f, 2.0000005385e-1f,  3.33333333250e-1f};
+    constexpr float c[] = {1.4012237385e-1f, 1.3999569033e-1f, 2.0010849614e-1f, 3.3333206565e-1f};
     return polynomial(z, c);
 }
 PYOPTIM_FN double atanh_tail(double z) {
@@ -204,14 +234,13 @@ PYOPTIM_FN double logarithm(double x) {
     return high + (low + 2 * (s + s * ((s * s) * atanh_tail(s * s))));
 }
 
-// exp(z^2/2) P(Z > z) (z + c)/c of u = (z - c)/(z + c), for a standard normal Z, z >= 0 and c = 4 (float),
-// 5 (double); the form is M. M. Shepherd and J. G. Laframboise's, Math. Comp. 36, 1981.
+// exp(z^2/2) P(Z > z) for a standard normal Z and z >= 0. In float a rational function, whose error is below
+// 2^-24 (1 + z^2/2), the rounding of z^2/2. In double (z + 5)/5 of it is a polynomial of (z - 5)/(z + 5); the
+// form is M. M. Shepherd and J. G. Laframboise's, Math. Comp. 36, 1981.
 PYOPTIM_FN float normal_tail(float z) {
-    constexpr float c[] = {-1.288914834e-5f, -5.794966958e-5f,   4.2763652896e-5f,  4.1130482334e-4f,
-                           -8.723293289e-4f, -1.88631706644e-3f, 1.50993832714e-2f, -4.66303203506e-2f,
-                           9.6784342000e-2f, -1.51974164715e-1f, 1.88821282656e-1f};
-    const float t = 1 / (z + 4);
-    return polynomial((z - 4) * t, c) * (4 * t);
+    constexpr float p[] = {0.0143494324f, 0.10798096f, 0.341628675f, 0.499999972f};
+    constexpr float q[] = {0.0359808124f, 0.270269892f, 0.897775449f, 1.48113837f, 1.0f};
+    return polynomial(z, p) / polynomial(z, q);
 }
 PYOPTIM_FN double normal_tail(double z) {
     constexpr double c[] = {
@@ -226,17 +255,20 @@ PYOPTIM_FN double normal_tail(double z) {
     return polynomial((z - 5) * t, c) * (5 * t);
 }
 
-// The distribution function P(Z <= x) and density of a standard normal variable.
+// The distribution function P(Z <= x) and density of a standard normal variable; of NaN, some numbers.
 template <class T>
 struct Normal {
     T distribution, density;
 };
 template <class T>
 PYOPTIM_FN Normal<T> standard_normal(T x) {
-    T z = x < T(0) ? -x : x;
-    z = z > Format<T>::normal ? Format<T>::normal : z;
-    const T power = exponential_of_bounded(T(-0.5) * (z * z));
-    const T e = z >= Format<T>::normal ? T(0) : power;
+    using F = Format<T>;
+    const T z = lesser_size(x, T(F::normal));
+    // exp(-z^2/2), whose exponent is rounded in any case: by powers of 2 without a second part of log(2)
+    const T exponent = z * z * T(-0.72134752044448170368);
+    const T shifted = exponent + (F::magic + F::bias);
+    const T fraction = exponent - (shifted - (F::magic + F::bias));
+    const T e = scaled_exponential(fraction * T(0.69314718055994530942), shifted);
     const T tail = e * normal_tail(z);
     return {x < T(0) ? tail : T(1) - tail, e * T(0.39894228040143267794)};
 }
