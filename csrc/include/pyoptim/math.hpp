@@ -62,6 +62,12 @@ PYOPTIM_FN T from_bits(typename Format<T>::Bits bits) {
     return x;
 }
 
+template <class T>
+PYOPTIM_FN T infinity() {
+    using F = Format<T>;
+    return from_bits<T>(typename F::Bits(2 * F::bias + 1) << F::fraction);
+}
+
 // NaN stays NaN.
 template <class T>
 PYOPTIM_FN T at_least(T least, T x) {
