@@ -48,9 +48,9 @@ class Blas:
     workspace_bytes: typing.ClassVar[int] = 33554432
     def __init__(self, path: str = '') -> None:
         ...
-    def product(self, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], a: tuple[typing.SupportsInt | typing.SupportsIndex, bool], b: tuple[typing.SupportsInt | typing.SupportsIndex, bool], bias: typing.SupportsInt | typing.SupportsIndex, relu: bool, y: typing.SupportsInt | typing.SupportsIndex, is_double: bool, workspace: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+    def product(self, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], a: tuple[typing.SupportsInt | typing.SupportsIndex, bool], b: tuple[typing.SupportsInt | typing.SupportsIndex, bool], bias: typing.SupportsInt | typing.SupportsIndex, y: typing.SupportsInt | typing.SupportsIndex, is_double: bool, workspace: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
-        y (m, n) = a (m, k) b (k, n) + bias (n; 0: none), then ReLU. shape: (m, n, k); a and b: (address, whether it is stored transposed), row-major; workspace: workspace_bytes of device memory.
+        y (m, n) = a (m, k) b (k, n) + bias (n; 0: none, as always in double). shape: (m, n, k); a and b: (address, whether it is stored transposed), row-major; workspace: workspace_bytes of device memory.
         """
     @property
     def version(self) -> int:

@@ -116,6 +116,12 @@ class DeviceArray:
         assert self.queue is not None
         return self.download(self.queue)
 
+    def __float__(self) -> float:
+        """Of no dimension, as a loss; waits for it."""
+        if self.ndim:
+            raise TypeError(f"an array of shape {self.shape} is no number")
+        return float(self.numpy())
+
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         return {

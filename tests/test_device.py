@@ -52,6 +52,7 @@ def no_gpu(monkeypatch):
 
 
 def use_cuda(monkeypatch, cuda):
+    monkeypatch.setenv("PYOPTIM_CUBLAS", "off")  # the machine's would not find the memory
     monkeypatch.setattr(po, "_cuda", cuda, raising=False)
     backends._cache["cuda"] = load(monkeypatch, "cuda", pyoptim___cuda=cuda)
     return backends._cache["cuda"]

@@ -15,10 +15,11 @@ namespace {
 constexpr int kComputeFloat = 68, kComputeDouble = 70;  // CUBLAS_COMPUTE_32F: no TF32; CUBLAS_COMPUTE_64F
 constexpr int kTypeFloat = 0, kTypeDouble = 1;          // CUDA_R_32F, CUDA_R_64F
 constexpr int kTransA = 3, kTransB = 4, kEpilogue = 7, kBiasPointer = 8;  // CUBLASLT_MATMUL_DESC_
-constexpr int kEpilogueRelu = 2, kEpilogueBias = 4, kEpilogueReluBias = 6;
+constexpr int kEpilogueBias = 4;                                          // CUBLASLT_EPILOGUE_BIAS
 constexpr int kMaxWorkspace = 1;               // CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES
 constexpr int kMinAlignment[] = {5, 6, 7, 8};  // CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, B, C, D
 constexpr int kTransposed = 1;                 // CUBLAS_OP_T
+constexpr int kNotSupported = 15;              // CUBLAS_STATUS_NOT_SUPPORTED
 
 struct Algorithm {
     std::uint64_t data[8];
@@ -111,9 +112,9 @@ struct Blas::Plan {
     void *description = nullptr, *first = nullptr, *second = nullptr, *result = nullptr;
     Heuristic choice{};
 
-    Plan(const Library& from, void* handle, const ProductShape& s) : library(from) {
+    Plan(const Library& from, void* handle, const ProductShape& s, std::uintptr_t bias) : library(from) {
         try {
-            prepare(handle, s);
+            prepare(handle, s, bias);
         } catch (...) {
             release();
             throw;
@@ -123,18 +124,23 @@ struct Blas::Plan {
     Plan(const Plan&) = delete;
     Plan& operator=(const Plan&) = delete;
 
+    void set_bias(std::uintptr_t bias) {
+        succeed(library.description_set(description, kBiasPointer, &bias, sizeof bias), "the bias");
+    }
+
   private:
     void set(int attribute, int value) {
         succeed(library.description_set(description, attribute, &value, sizeof value), "a description");
     }
-    void prepare(void* handle, const ProductShape& s) {
+    void prepare(void* handle, const ProductShape& s, std::uintptr_t bias) {
         const int type = s.is_double ? kTypeDouble : kTypeFloat;
         succeed(library.description_create(&description, s.is_double ? kComputeDouble : kComputeFloat, type),
                 "a description");
         if (s.b_transposed) set(kTransA, kTransposed);
         if (s.a_transposed) set(kTransB, kTransposed);
-        if (s.has_bias || s.relu) {
-            set(kEpilogue, s.has_bias ? (s.relu ? kEpilogueReluBias : kEpilogueBias) : kEpilogueRelu);
+        if (s.has_bias) {
+            set(kEpilogue, kEpilogueBias);
+            set_bias(bias);  // the choice of an algorithm looks at how it is aligned
         }
         const auto layout = [&](void** to, std::int64_t rows, std::int64_t cols) {
             succeed(library.layout_create(to, type, static_cast<std::uint64_t>(rows),
@@ -158,8 +164,11 @@ struct Blas::Plan {
                                        &choice, &found);
         }
         library.preference_destroy(preference);
+        if (status == kNotSupported || (status == 0 && found == 0)) {
+            throw std::runtime_error(
+                "cuBLASLt has no algorithm for this product: PYOPTIM_CUBLAS=off takes our own kernel");
+        }
         succeed(status, "the choice of an algorithm");
-        if (found == 0) throw std::runtime_error("cuBLASLt has no algorithm for this product");
     }
     void release() {
         if (description != nullptr) library.description_destroy(description);
@@ -184,9 +193,9 @@ Blas::~Blas() {
 
 std::size_t Blas::version() const { return library_->version(); }
 
-Blas::Plan& Blas::plan(const ProductShape& shape) {
+Blas::Plan& Blas::plan(const ProductShape& shape, std::uintptr_t bias) {
     Plan*& found = plans_[shape];
-    if (found == nullptr) found = new Plan(*library_, handle_, shape);
+    if (found == nullptr) found = new Plan(*library_, handle_, shape, bias);
     return *found;
 }
 
@@ -195,12 +204,10 @@ void Blas::product(ProductShape s, const ProductAddresses& at, std::uintptr_t st
         throw py::value_error("shape is (" + std::to_string(s.m) + ", " + std::to_string(s.n) + ", " +
                               std::to_string(s.k) + "), expected positive numbers");
     }
-    s.aligned = (at.a | at.b | at.y) % 16 == 0;
-    Plan& it = plan(s);
-    if (s.has_bias) {
-        succeed(library_->description_set(it.description, kBiasPointer, &at.bias, sizeof at.bias),
-                "the bias");
-    }
+    if (s.is_double && s.has_bias) throw py::value_error("cuBLASLt adds a bias in float32 alone");
+    s.aligned = (at.a | at.b | at.bias | at.y) % 16 == 0;
+    Plan& it = plan(s, at.bias);
+    if (s.has_bias) it.set_bias(at.bias);
     const float one = 1, zero = 0;
     const double one_double = 1, zero_double = 0;
     const void* const alpha = s.is_double ? static_cast<const void*>(&one_double) : &one;
@@ -215,11 +222,11 @@ void Blas::product(ProductShape s, const ProductAddresses& at, std::uintptr_t st
 namespace {
 void product(Blas& blas, const std::tuple<std::int64_t, std::int64_t, std::int64_t>& shape,
              const std::pair<std::uintptr_t, bool>& a, const std::pair<std::uintptr_t, bool>& b,
-             std::uintptr_t bias, bool relu, std::uintptr_t y, bool is_double, std::uintptr_t workspace,
+             std::uintptr_t bias, std::uintptr_t y, bool is_double, std::uintptr_t workspace,
              std::uintptr_t stream) {
     const auto [m, n, k] = shape;
-    blas.product({m, n, k, a.second, b.second, bias != 0, relu, is_double},
-                 {a.first, b.first, bias, y, workspace}, stream);
+    blas.product({m, n, k, a.second, b.second, bias != 0, is_double}, {a.first, b.first, bias, y, workspace},
+                 stream);
 }
 }  // namespace
 
@@ -229,11 +236,11 @@ void bind_blas(py::module_& m) {
     blas.attr("workspace_bytes") = Blas::kWorkspace;
     blas.def(py::init<const std::string&>(), py::arg("path") = "")
         .def_property_readonly("version", &Blas::version)
-        .def("product", &product, py::arg("shape"), py::arg("a"), py::arg("b"), py::arg("bias"),
-             py::arg("relu"), py::arg("y"), py::arg("is_double"), py::arg("workspace"), py::arg("stream"),
-             "y (m, n) = a (m, k) b (k, n) + bias (n; 0: none), then ReLU. shape: (m, n, k); a and b: "
-             "(address, "
-             "whether it is stored transposed), row-major; workspace: workspace_bytes of device memory.");
+        .def("product", &product, py::arg("shape"), py::arg("a"), py::arg("b"), py::arg("bias"), py::arg("y"),
+             py::arg("is_double"), py::arg("workspace"), py::arg("stream"),
+             "y (m, n) = a (m, k) b (k, n) + bias (n; 0: none, as always in double). shape: (m, n, k); a and "
+             "b: (address, whether it is stored transposed), row-major; workspace: workspace_bytes of device "
+             "memory.");
 }
 
 }  // namespace pyoptim::cuda

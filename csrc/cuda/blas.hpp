@@ -12,15 +12,13 @@
 
 namespace pyoptim::cuda {
 
-// y (m, n) = a (m, k) b (k, n) + bias (n), then ReLU if wanted. All row-major; a or b may be stored
-// transposed.
+// y (m, n) = a (m, k) b (k, n) + bias (n). All row-major; a or b may be stored transposed. In double cuBLASLt
+// adds no bias. Its ReLU is max(x, 0), of which nothing says that NaN stays NaN, so it is not used.
 struct ProductShape {
     std::int64_t m, n, k;
-    bool a_transposed, b_transposed, has_bias, relu, is_double;
-    bool aligned = false;  // all matrices are on 16 bytes; set by Blas::product
-    auto key() const {
-        return std::tie(m, n, k, a_transposed, b_transposed, has_bias, relu, is_double, aligned);
-    }
+    bool a_transposed, b_transposed, has_bias, is_double;
+    bool aligned = false;  // all arrays are on 16 bytes; set by Blas::product
+    auto key() const { return std::tie(m, n, k, a_transposed, b_transposed, has_bias, is_double, aligned); }
     bool operator<(const ProductShape& other) const { return key() < other.key(); }
 };
 struct ProductAddresses {
@@ -43,7 +41,7 @@ class Blas {
   private:
     struct Library;
     struct Plan;
-    Plan& plan(const ProductShape& shape);
+    Plan& plan(const ProductShape& shape, std::uintptr_t bias);
 
     Library* library_;
     void* handle_ = nullptr;

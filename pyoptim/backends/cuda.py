@@ -12,9 +12,11 @@ except ImportError as error:
         f"(CMake option PYOPTIM_CUDA): {error}"
     ) from error
 
+from . import device_layers
 from .device import Launcher, Stepper, host_functions
+from .device_layers import *  # noqa: F403
 
-__all__ = ["Stepper", "launcher", "name"]
+__all__ = ["Stepper", "launcher", "name", *device_layers.__all__]
 
 name = "cuda"
 if reason := _cuda.why_not():

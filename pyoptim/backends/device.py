@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .._device import DeviceArray
 
 # As in launch.hpp.
-CHUNK, STEP_ROWS, ROW_LENGTH = 4096, 8, 16
+THREADS, CHUNK, PART_ROWS, STEP_ROWS, ROW_LENGTH = 256, 4096, 128, 8, 16
 ARRAYS = np.dtype([("param", "u8"), ("state", "u8", (4,)), ("size", "i8"), ("row", "i8")])
 CHUNKS = np.dtype([("array", "i4"), ("chunk", "i4")])
 TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
@@ -29,11 +29,17 @@ _MIB = 1 << 20
 LEGACY_STREAM = 1  # what CUDA and __cuda_array_interface__ call the default stream
 
 
+def blocks_of(n: int, of: int) -> int:
+    """How many blocks work on n things, each on so many."""
+    return -(-n // of)
+
+
 class Launcher(Protocol):
     """What a GPU is driven by. Addresses and streams are ints; work is queued, not waited for."""
 
     Memory: Any  # Memory(bytes), with its .address
     Event: Any  # Event(), with record(stream) and hold(stream): later work on the stream waits for it
+    Blas: Any  # as blas.cpp has it; None: there is a function `product`, as `nvrtc` has it
 
     def why_not(self) -> str | None:
         """Why no device can be used, or None."""
@@ -103,11 +109,14 @@ class Queue:
     stream : int
         What work on our own arrays is queued on.
     pool : Pool
+    products : tuple or None
+        What multiplies matrices (`device_products`), once that is known.
     """
 
     def __init__(self, launcher: Launcher, device: int) -> None:
         self.launcher, self.device, self.stream = launcher, device, LEGACY_STREAM
         self.pool = Pool(self.allocate)
+        self.products: tuple[Any] | None = None
         with self._device():
             self._last = launcher.Event()
 

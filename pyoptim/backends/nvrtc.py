@@ -19,12 +19,13 @@ try:
 except ImportError as error:
     raise ImportError(f"CuPy is not installed (pip install 'pyoptim[cuda]'): {error}") from error
 
-from .device import Launcher, Stepper, host_functions
+from . import device_layers
+from .device import THREADS, Launcher, Stepper, host_functions
+from .device_layers import *  # noqa: F403
 
-__all__ = ["Stepper", "launcher", "name"]
+__all__ = ["Stepper", "launcher", "name", *device_layers.__all__]
 
 name = "cupy"
-THREADS = 256  # of every block, as in launch.hpp
 # No contraction: the same bits as the other backends. Division and roots are IEEE's by default.
 OPTIONS = ("--std=c++17", "--fmad=false")
 
@@ -120,6 +121,25 @@ def fill(to: int, byte: int, bytes: int, stream: int) -> None:
     """Set bytes, in the stream's order."""
     if bytes:
         runtime.memsetAsync(to, byte, bytes, stream)
+
+
+Blas = None
+
+
+def product(
+    shape: tuple[int, int, int], a: tuple[int, bool], b: tuple[int, bool], y: int, dtype: Any, stream: int
+) -> None:
+    """y (m, n) = a (m, k) b (k, n), by CuPy's cuBLAS; a and b: (address, whether it is stored transposed)."""
+    m, n, k = shape
+    with cupy.cuda.ExternalStream(stream):
+        cupy.dot(_matrix(*a, m, k, dtype), _matrix(*b, k, n, dtype), out=_matrix(y, False, m, n, dtype))
+
+
+def _matrix(address: int, transposed: bool, rows: int, cols: int, dtype: Any) -> Any:
+    memory = cupy.cuda.UnownedMemory(address, rows * cols * dtype.itemsize, None, runtime.getDevice())
+    shape = (cols, rows) if transposed else (rows, cols)
+    array = cupy.ndarray(shape, dtype, cupy.cuda.MemoryPointer(memory, 0))
+    return array.T if transposed else array
 
 
 def synchronize(stream: int) -> None:

@@ -167,10 +167,38 @@ def cupy(cuda, devices=1, driver=12000):
         def __init__(self, disable_timing):
             self.ptr = 0
 
+    class ndarray:
+        """As CuPy's, of the memory it is given."""
+
+        def __init__(self, shape, dtype, memptr):
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            memory = (ctypes.c_char * size).from_address(memptr.ptr)
+            self.array, self.memptr = np.frombuffer(memory, dtype).reshape(shape), memptr
+
+        @property
+        def T(self):
+            turned = object.__new__(ndarray)
+            turned.array, turned.memptr = self.array.T, self.memptr
+            return turned
+
+    class ExternalStream:
+        def __init__(self, address):
+            self.address = address
+
+        def __enter__(self):
+            own.streams.append(self.address)
+
+        def __exit__(self, *error):
+            pass
+
     own = types.ModuleType("cupy")
     own.RawModule, own.compiled, own.cuda = RawModule, compiled, types.ModuleType("cupy.cuda")
-    own.ndarray = type("ndarray", (), {})
+    own.ndarray, own.streams = ndarray, []
+    own.dot = lambda a, b, out: np.dot(a.array, b.array, out=out.array)
     own.cuda.runtime, own.cuda.Memory, own.cuda.Event = runtime, Memory, Event
+    own.cuda.ExternalStream = ExternalStream
+    own.cuda.UnownedMemory = lambda ptr, size, owner, device: types.SimpleNamespace(ptr=ptr, owner=owner)
+    own.cuda.MemoryPointer = lambda memory, offset: types.SimpleNamespace(ptr=memory.ptr + offset, mem=memory)
     api = types.ModuleType("cupy_backends.cuda.api")
     api.driver = types.SimpleNamespace(launchKernel=launch)
     return {

@@ -63,6 +63,14 @@ def build(folder):
     )
 
 
+def build_cublaslt(folder):
+    """Compile the stand-in for libcublasLt: its path."""
+    made = folder / "libcublasLt.so"
+    flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off"]
+    run(compiler(), *flags, SOURCE / "tests" / "cuda" / "cublaslt.cpp", "-o", made)
+    return made
+
+
 def run(*command):
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
