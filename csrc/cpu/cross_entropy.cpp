@@ -1,6 +1,7 @@
 #include "cpu/cross_entropy.hpp"
 
 #include "cpu/softmax.hpp"
+#include "pyoptim/losses.hpp"
 
 namespace pyoptim::cpu::PYOPTIM_ISA {
 
@@ -10,9 +11,10 @@ constexpr ptrdiff_t kLanes = 16;      // rows of a tile, and partial sums of a l
 constexpr ptrdiff_t kChunk = 256;     // elements of a long row that are summed in T
 constexpr ptrdiff_t kMostTiled = 32;  // classes
 
-// exp(x - largest) into e, unless that is null; their sum.
+// exp((x - largest)/temperature) into e, unless that is null; their sum.
 template <class T>
-PYOPTIM_INLINE double row_of_exponentials(ptrdiff_t classes, const T* x, T largest, T* e) {
+PYOPTIM_INLINE double row_of_exponentials(ptrdiff_t classes, const T* x, T largest, T inverse_temperature,
+                                          T* e) {
     using Lanes = Vector<T>;
     constexpr ptrdiff_t lanes = PYOPTIM_VECTOR_BYTES / sizeof(T),
                         chains = kLanes / lanes > 4 ? kLanes / lanes : 4;
@@ -22,7 +24,7 @@ PYOPTIM_INLINE double row_of_exponentials(ptrdiff_t classes, const T* x, T large
         const ptrdiff_t n = classes - begin < kChunk ? classes - begin : kChunk, whole = n & ~(kLanes - 1);
         const T* const from = x + begin;
         T* const to = e == nullptr ? unused : e + begin;
-        for (ptrdiff_t j = 0; j < whole; ++j) to[j] = share_of(from[j], largest);
+        for (ptrdiff_t j = 0; j < whole; ++j) to[j] = share_of(from[j], largest, inverse_temperature);
         Lanes sums[chains] = {}, more;
         const auto add = [&](const T* at, ptrdiff_t vectors) __attribute__((always_inline)) {
             for (ptrdiff_t k = 0; k < vectors; ++k) {
@@ -36,7 +38,7 @@ PYOPTIM_INLINE double row_of_exponentials(ptrdiff_t classes, const T* x, T large
         if (whole < n) {  // a whole vector again: single exponentials cost as much each
             for (ptrdiff_t j = 0; j < kLanes; ++j) rest[j] = T(-__builtin_inf());
             for (ptrdiff_t j = 0; whole + j < n; ++j) rest[j] = from[whole + j];
-            for (ptrdiff_t j = 0; j < kLanes; ++j) rest[j] = share_of(rest[j], largest);
+            for (ptrdiff_t j = 0; j < kLanes; ++j) rest[j] = share_of(rest[j], largest, inverse_temperature);
             add(rest, kLanes / lanes);
             for (ptrdiff_t j = 0; whole + j < n; ++j) to[whole + j] = rest[j];
         }
@@ -67,7 +69,7 @@ double labelled_rows(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows)
         const T largest = largest_of(it.classes, x);
         weight[r] = weight_of_row(it, i);
         above[r] = double(largest) - double(x[it.labels[i]]);
-        sum[r] = row_of_exponentials(it.classes, x, largest, dx);
+        sum[r] = row_of_exponentials(it.classes, x, largest, T(1), dx);
         if (dx == nullptr) continue;
         const T share = T(weight[r] * it.scale / sum[r]);
         for (ptrdiff_t j = 0; j < it.classes; ++j) dx[j] *= share;
@@ -127,7 +129,8 @@ double labelled_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows)
     return total;
 }
 
-// Any target: the sum over the classes of q (log(sum exp x) - x), with q >= 0 of each class.
+// Any target: the sum over the classes of q (log(sum exp x) - x), with q >= 0 of each class; x is divided by
+// the temperature, and the sum is multiplied by its square.
 template <class T>
 double general_row(const CrossEntropy<T>& it, ptrdiff_t i) {
     const T* x = it.logits + i * it.classes;
@@ -135,7 +138,8 @@ double general_row(const CrossEntropy<T>& it, ptrdiff_t i) {
     const double weight = it.sample_weight == nullptr ? 1.0 : double(it.sample_weight[i]);
     const double keep = weight * (1 - it.smoothing), spread = weight * it.smoothing / double(it.classes);
     const T largest = largest_of(it.classes, x);
-    const double sum = row_of_exponentials(it.classes, x, largest, dx);
+    const T inverse_temperature = math::inverse_temperature<T>(it.temperature);
+    const double sum = row_of_exponentials(it.classes, x, largest, inverse_temperature, dx);
     double q[kChunk], total = 0, linear = 0;
     const auto fill = [&](ptrdiff_t begin, ptrdiff_t n) {
         for (ptrdiff_t j = 0; j < n; ++j) q[j] = spread;
@@ -156,18 +160,21 @@ double general_row(const CrossEntropy<T>& it, ptrdiff_t i) {
             const double term = q[j] * (double(largest) - double(x[begin + j]));
             return q[j] == 0 ? 0 : term;
         });
+        if (!it.divergence) continue;
+        const T* target = it.targets + i * it.classes + begin;
+        linear += it.temperature * sum_of(n, [&](ptrdiff_t j) { return math::surprise(q[j], target[j]); });
     }
     if (dx != nullptr) {
-        const double share = total * it.scale / sum;
+        const double scale = it.temperature * it.scale, share = total * scale / sum;
         for (ptrdiff_t begin = 0; begin < it.classes; begin += kChunk) {
             const ptrdiff_t n = it.classes - begin < kChunk ? it.classes - begin : kChunk;
             if (it.classes > kChunk) fill(begin, n);
             for (ptrdiff_t j = 0; j < n; ++j) {
-                dx[begin + j] = T(double(dx[begin + j]) * share - q[j] * it.scale);
+                dx[begin + j] = T(double(dx[begin + j]) * share - q[j] * scale);
             }
         }
     }
-    return total * logarithm(sum) + linear;
+    return it.temperature * (it.temperature * total * logarithm(sum) + linear);
 }
 
 }  // namespace
