@@ -143,7 +143,7 @@ def kl_divergence(
     ----------
     logits : array (batch, classes)
     target : array (batch, classes)
-        The teacher's probabilities, at the same temperature.
+        The teacher's probabilities, at the same temperature. Those of 0 cost nothing.
     temperature : float > 0, default 1
     sample_weight : array (batch,), optional
         Multiplies each example's loss; the divisor stays the batch.

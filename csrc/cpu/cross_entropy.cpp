@@ -81,12 +81,13 @@ double labelled_rows(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows)
     return total;
 }
 
-// kLanes rows of few classes: every operation is on one class of all of them.
+// kLanes rows of few classes, column by column: every operation is on one class of all of them.
 template <class T>
-double labelled_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) {
-    const ptrdiff_t classes = it.classes;
-    const T* x = it.logits + begin * classes;
-    T tile[kMostTiled][kLanes], largest[kLanes];
+using Tile = T[kMostTiled][kLanes];
+
+// Rows that are not there are 0.
+template <class T>
+PYOPTIM_INLINE void load_tile(ptrdiff_t classes, ptrdiff_t rows, const T* x, Tile<T>& tile) {
     for (ptrdiff_t c = 0; c < classes; ++c) {
         if (rows == kLanes) {
             for (ptrdiff_t r = 0; r < kLanes; ++r) tile[c][r] = x[r * classes + c];
@@ -94,19 +95,40 @@ double labelled_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows)
             for (ptrdiff_t r = 0; r < kLanes; ++r) tile[c][r] = r < rows ? x[r * classes + c] : T(0);
         }
     }
+}
+
+template <class T>
+PYOPTIM_INLINE void largest_of_tile(ptrdiff_t classes, const Tile<T>& tile, T* largest) {
     for (ptrdiff_t r = 0; r < kLanes; ++r) largest[r] = T(-__builtin_inf());
     for (ptrdiff_t c = 0; c < classes; ++c) {  // NaN may be lost here, it comes with the sum
         for (ptrdiff_t r = 0; r < kLanes; ++r) {
             largest[r] = tile[c][r] <= largest[r] ? largest[r] : tile[c][r];
         }
     }
-    T sum[kLanes] = {};
+}
+
+// exp((x - largest)/temperature) in place of x; their sums.
+template <class T>
+PYOPTIM_INLINE void tile_of_exponentials(ptrdiff_t classes, const T* largest, T inverse_temperature,
+                                         Tile<T>& tile, T* sum) {
+    for (ptrdiff_t r = 0; r < kLanes; ++r) sum[r] = 0;
     for (ptrdiff_t c = 0; c < classes; ++c) {
         for (ptrdiff_t r = 0; r < kLanes; ++r) {
-            tile[c][r] = share_of(tile[c][r], largest[r]);
+            tile[c][r] = share_of(tile[c][r], largest[r], inverse_temperature);
             sum[r] += tile[c][r];
         }
     }
+}
+
+template <class T>
+double labelled_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) {
+    const ptrdiff_t classes = it.classes;
+    const T* x = it.logits + begin * classes;
+    Tile<T> tile;
+    T largest[kLanes], sum[kLanes];
+    load_tile(classes, rows, x, tile);
+    largest_of_tile(classes, tile, largest);
+    tile_of_exponentials(classes, largest, T(1), tile, sum);
     double weight[kLanes], log_sum[kLanes];
     for (ptrdiff_t r = 0; r < kLanes; ++r) weight[r] = r < rows ? weight_of_row(it, begin + r) : 0.0;
     for (ptrdiff_t r = 0; r < kLanes; ++r) log_sum[r] = logarithm(double(sum[r]));
@@ -131,6 +153,64 @@ double labelled_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows)
 
 // Any target: the sum over the classes of q (log(sum exp x) - x), with q >= 0 of each class; x is divided by
 // the temperature, and the sum is multiplied by its square.
+template <class T>
+double general_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) {
+    const ptrdiff_t classes = it.classes;
+    double keep[kLanes], total[kLanes] = {}, linear[kLanes] = {}, log_sum[kLanes], share[kLanes];
+    T largest[kLanes], sum[kLanes];
+    Tile<T> tile, target;
+    Tile<double> q;
+    for (ptrdiff_t r = 0; r < kLanes; ++r) {
+        keep[r] = r >= rows ? 0.0 : it.sample_weight == nullptr ? 1.0 : double(it.sample_weight[begin + r]);
+        share[r] = keep[r] * it.smoothing / double(classes);
+        keep[r] *= 1 - it.smoothing;
+    }
+    for (ptrdiff_t c = 0; c < classes; ++c) {
+        for (ptrdiff_t r = 0; r < kLanes; ++r) q[c][r] = share[r];
+    }
+    if (it.labels == nullptr) {
+        load_tile(classes, rows, it.targets + begin * classes, target);
+        for (ptrdiff_t c = 0; c < classes; ++c) {
+            for (ptrdiff_t r = 0; r < kLanes; ++r) q[c][r] += keep[r] * double(target[c][r]);
+        }
+    } else {
+        for (ptrdiff_t r = 0; r < rows; ++r) q[it.labels[begin + r]][r] += keep[r];
+    }
+    load_tile(classes, rows, it.logits + begin * classes, tile);
+    largest_of_tile(classes, tile, largest);
+    for (ptrdiff_t c = 0; c < classes; ++c) {
+        const double weight = it.class_weight == nullptr ? 1.0 : double(it.class_weight[c]);
+        for (ptrdiff_t r = 0; r < kLanes; ++r) {
+            q[c][r] *= weight;
+            total[r] += q[c][r];
+            const double term = q[c][r] * (double(largest[r]) - double(tile[c][r]));
+            linear[r] += q[c][r] == 0 ? 0 : term;  // a logit of -infinity without a share costs nothing
+        }
+        if (!it.divergence) continue;
+        for (ptrdiff_t r = 0; r < kLanes; ++r) {
+            linear[r] += it.temperature * math::surprise(q[c][r], target[c][r]);
+        }
+    }
+    tile_of_exponentials(classes, largest, math::inverse_temperature<T>(it.temperature), tile, sum);
+    for (ptrdiff_t r = 0; r < kLanes; ++r) log_sum[r] = logarithm(double(sum[r]));
+    double loss = 0;
+    for (ptrdiff_t r = 0; r < rows; ++r) {
+        loss += it.temperature * (it.temperature * total[r] * log_sum[r] + linear[r]);
+    }
+    if (it.dlogits == nullptr) return loss;
+    T* dx = it.dlogits + begin * classes;
+    const double scale = it.temperature * it.scale;
+    for (ptrdiff_t r = 0; r < kLanes; ++r) share[r] = total[r] * scale / double(sum[r]);
+    for (ptrdiff_t c = 0; c < classes; ++c) {
+        for (ptrdiff_t r = 0; r < kLanes; ++r) {
+            tile[c][r] = T(double(tile[c][r]) * share[r] - q[c][r] * scale);
+        }
+        for (ptrdiff_t r = 0; r < rows; ++r) dx[r * classes + c] = tile[c][r];
+    }
+    return loss;
+}
+
+// The same, of a row of many classes.
 template <class T>
 double general_row(const CrossEntropy<T>& it, ptrdiff_t i) {
     const T* x = it.logits + i * it.classes;
@@ -181,14 +261,16 @@ double general_row(const CrossEntropy<T>& it, ptrdiff_t i) {
 
 template <class T>
 double cross_entropy(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t end) {
+    const bool general = it.labels == nullptr || it.smoothing > 0;
     double total = 0;
-    if (it.labels == nullptr || it.smoothing > 0) {
+    if (general && it.classes > kMostTiled) {
         for (ptrdiff_t i = begin; i < end; ++i) total += general_row(it, i);
-    } else {
-        const auto several = it.classes > kMostTiled ? labelled_rows<T> : labelled_tile<T>;
-        for (ptrdiff_t i = begin; i < end; i += kLanes) {
-            total += several(it, i, end - i < kLanes ? end - i : kLanes);
-        }
+        return total;
+    }
+    const auto tile = general ? general_tile<T> : labelled_tile<T>;
+    const auto several = it.classes > kMostTiled ? labelled_rows<T> : tile;
+    for (ptrdiff_t i = begin; i < end; i += kLanes) {
+        total += several(it, i, end - i < kLanes ? end - i : kLanes);
     }
     return total;
 }

@@ -380,7 +380,7 @@ def _loss_torch(function: Callable[..., Any], a: _Loss) -> Competitor:
 
 
 def _loss_against_torch(row: Row) -> float | None:
-    return row.faster_than("torch") if row.name.startswith("cross-entropy") else None
+    return row.faster_than("torch") if row.name.startswith(("cross-entropy", "KL")) else None
 
 
 def _of_peak(row: Row) -> float | None:
@@ -398,6 +398,6 @@ FAMILIES = {
         ],
     ),
     "losses": Family(
-        _loss_cases, [Target("cross-entropy and its gradient: times torch", 3, _loss_against_torch)]
+        _loss_cases, [Target("losses of logits and their gradients: times torch", 3, _loss_against_torch)]
     ),
 }
