@@ -24,6 +24,16 @@ def aligned_zeros(size: int, dtype: DTypeLike) -> Array:
     return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
+def empty(shape: tuple[int, ...], like: Any) -> Any:
+    """An array with any values, of the dtype and in the memory (the processor's or a GPU's) of another."""
+    return np.empty(shape, like.dtype) if isinstance(like, np.ndarray) else like.empty(shape)
+
+
+def empty_like(array: Any) -> Any:
+    """As `empty`, of the same shape; contiguous."""
+    return empty(array.shape, array)
+
+
 def zeros_beside(arrays: Sequence[Array], shapes: Sequence[tuple[int, ...]], dtype: DTypeLike) -> list[Array]:
     """Zeroed arrays of these shapes, in one buffer, each as far into a cache line as the array beside it.
 

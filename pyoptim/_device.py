@@ -66,9 +66,70 @@ class DeviceArray:
         self.size = math.prod(shape)
         self.nbytes = self.size * dtype.itemsize
 
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def _part(self, begin: int, shape: tuple[int, ...]) -> DeviceArray:
+        address = self.address + begin * self.dtype.itemsize
+        return DeviceArray(
+            address, shape, self.dtype, self.device, self.owner,
+            stream=self.stream, readonly=self.readonly, queue=self.queue,
+        )  # fmt: skip
+
+    def reshape(self, *shape: Any) -> DeviceArray:
+        """The same memory in another shape; -1 once, as NumPy's."""
+        wanted = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
+        known = math.prod(n for n in wanted if n != -1)
+        wanted = tuple(self.size // max(known, 1) if n == -1 else int(n) for n in wanted)
+        if math.prod(wanted) != self.size:
+            raise ValueError(f"cannot reshape an array of shape {self.shape} into {wanted}")
+        return self._part(0, wanted)
+
+    def __getitem__(self, where: slice) -> DeviceArray:
+        """A run of rows, the same memory."""
+        if not isinstance(where, slice):
+            raise TypeError(f"index is {where!r}, expected a slice along the first dimension")
+        begin, end, step = where.indices(len(self))
+        if step != 1:
+            raise ValueError(f"slice has step {step}, expected 1")
+        rows = max(end - begin, 0)
+        return self._part(begin * math.prod(self.shape[1:]), (rows, *self.shape[1:]))
+
+    def empty(self, shape: tuple[int, ...]) -> DeviceArray:
+        """An array beside one of our own, of its dtype, with any values."""
+        assert self.queue is not None
+        return empty(self.queue, shape, self.dtype)
+
+    def copy(self) -> DeviceArray:
+        """Other memory with the same values; of our own arrays."""
+        assert self.queue is not None
+        made = empty(self.queue, self.shape, self.dtype)
+        self.queue.copy(made.address, self.address, self.nbytes)
+        return made
+
+    def numpy(self) -> Array:
+        """A copy as a NumPy array; waits for it. Of our own arrays."""
+        assert self.queue is not None
+        return self.download(self.queue)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.address, self.readonly),
+            "version": 3,
+            "strides": None,
+            "stream": self.stream if self.queue is None else self.queue.stream,
+        }
+
     def download(self, queue: Queue) -> Array:
         """A copy as a NumPy array."""
-        stream = LEGACY_STREAM if self.stream is None else self.stream
+        stream = queue.stream if self.stream is None else self.stream
         return queue.download(self.address, np.empty(self.shape, self.dtype), stream)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -80,6 +141,10 @@ class DeviceArray:
         """``array[...] = value``, of our own memory."""
         assert where is Ellipsis
         assert self.queue is not None
+        if isinstance(value, DeviceArray):
+            assert (value.shape, value.dtype) == (self.shape, self.dtype)
+            self.queue.copy(self.address, value.address, self.nbytes)
+            return
         values = np.ascontiguousarray(np.broadcast_to(np.asarray(value, self.dtype), self.shape))
         self.queue.upload(self.address, values)
 
@@ -331,6 +396,16 @@ def zeros_beside(
     ]
 
 
+def empty(queue: Queue, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+    """An array of our own with any values."""
+    dtype = np.dtype(dtype)
+    memory = queue.pool.take(math.prod(shape) * dtype.itemsize)
+    return DeviceArray(memory.address, shape, dtype, queue.device, memory, queue=queue)
+
+
 def queue_of(params: Sequence[DeviceArray]) -> Queue:
-    """A queue for the GPU that these are on."""
+    """A queue for the GPU that these are on: that of our own arrays where all have one."""
+    queues = {id(p.queue): p.queue for p in params}
+    if len(queues) == 1 and params[0].queue is not None:
+        return params[0].queue
     return Queue(backends.for_device().launcher, params[0].device)

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from ..rules import Rule
 
 MODULES = {"native": "native", "numba": "jit", "numpy": "reference"}  # best first
@@ -154,6 +156,11 @@ def for_device() -> Any:
         else:
             raise BackendError(f"arrays in a GPU's memory need a backend for it: {'; '.join(reasons)}")
     return _device_default
+
+
+def of(array: Any) -> Any:
+    """The backend in force for an array of the processor's memory or of a GPU's."""
+    return current() if isinstance(array, np.ndarray) else for_device()
 
 
 @contextmanager

@@ -25,6 +25,7 @@ ARRAYS = np.dtype([("param", "u8"), ("state", "u8", (4,)), ("size", "i8"), ("row
 CHUNKS = np.dtype([("array", "i4"), ("chunk", "i4")])
 TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
+_MIB = 1 << 20
 LEGACY_STREAM = 1  # what CUDA and __cuda_array_interface__ call the default stream
 
 
@@ -64,11 +65,49 @@ def host_functions(name: str) -> Callable[[str], Any]:
     return missing
 
 
+class Pool:
+    """Memory that is given back and taken again, since the device's own calls wait for all work.
+
+    What is taken again at once may still be read by work queued before: so all work on a pool's memory is
+    on one `Queue`, in order.
+    """
+
+    def __init__(self, allocate: Callable[[int], Any]) -> None:
+        self._allocate = allocate
+        self._free: dict[int, list[Any]] = {}
+
+    def take(self, size: int) -> Block:
+        """At least so many bytes, until the block's last reference goes."""
+        rounded = max(512, 1 << (size - 1).bit_length() if size < _MIB else -(-size // _MIB) * _MIB)
+        free = self._free.setdefault(rounded, [])
+        return Block(free.pop() if free else self._allocate(rounded), free)
+
+
+class Block:
+    """Memory of a `Pool`."""
+
+    __slots__ = ("_free", "_memory", "address")
+
+    def __init__(self, memory: Any, free: list[Any]) -> None:
+        self._memory, self._free, self.address = memory, free, int(memory.address)
+
+    def __del__(self) -> None:
+        self._free.append(self._memory)
+
+
 class Queue:
-    """The order of all work on some arrays of one device, whatever streams it comes on."""
+    """The order of all work on some arrays of one device, whatever streams it comes on.
+
+    Attributes
+    ----------
+    stream : int
+        What work on our own arrays is queued on.
+    pool : Pool
+    """
 
     def __init__(self, launcher: Launcher, device: int) -> None:
-        self.launcher, self.device = launcher, device
+        self.launcher, self.device, self.stream = launcher, device, LEGACY_STREAM
+        self.pool = Pool(self.allocate)
         with self._device():
             self._last = launcher.Event()
 
@@ -99,13 +138,24 @@ class Queue:
         with self._device():
             return self.launcher.Memory(size)
 
+    def launch(self, kernel: str, blocks: int, *arguments: Any) -> None:
+        """Run a kernel on `stream`, after all that was queued before."""
+        with self.on(self.stream):
+            self.launcher.launch(kernel, blocks, arguments, self.stream)
+
+    def copy(self, to: int, source: int, size: int) -> None:
+        """So many bytes, within the device."""
+        with self.on(self.stream):
+            self.launcher.copy(to, source, size, self.stream)
+
     def clear(self, address: int, size: int) -> None:
         """Zero so many bytes."""
-        with self.on(LEGACY_STREAM):
-            self.launcher.fill(address, 0, size, LEGACY_STREAM)
+        with self.on(self.stream):
+            self.launcher.fill(address, 0, size, self.stream)
 
-    def download(self, address: int, into: Array, stream: int = LEGACY_STREAM) -> Array:
+    def download(self, address: int, into: Array, stream: int | None = None) -> Array:
         """Fill a contiguous array from the device, and wait for it."""
+        stream = self.stream if stream is None else stream
         with self.on(stream):
             self.launcher.copy(into.ctypes.data, address, into.nbytes, stream)
             self.launcher.synchronize(stream)
@@ -113,9 +163,9 @@ class Queue:
 
     def upload(self, address: int, source: Array) -> None:
         """Fill the device's memory from a contiguous array, and wait for it."""
-        with self.on(LEGACY_STREAM):
-            self.launcher.copy(address, source.ctypes.data, source.nbytes, LEGACY_STREAM)
-            self.launcher.synchronize(LEGACY_STREAM)
+        with self.on(self.stream):
+            self.launcher.copy(address, source.ctypes.data, source.nbytes, self.stream)
+            self.launcher.synchronize(self.stream)
 
 
 class _Table:
@@ -272,7 +322,7 @@ class Stepper:
     def _ordered(self, grads: Sequence[DeviceArray]) -> Iterator[int]:
         """The stream to use: it waits for the gradients' own, and they wait for it."""
         streams = list(dict.fromkeys(g.stream for g in grads if g.stream is not None))
-        stream = streams[0] if streams else LEGACY_STREAM
+        stream = streams[0] if streams else self._queue.stream
         with self._queue.on(stream):
             for other in streams[1:]:
                 self._wait(stream, other)
