@@ -195,6 +195,28 @@ def test_cross_entropy(dev, dtype, shape, soft, weighted, smoothing, rng):
 
 
 @pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("shape", [(1, 2), (9, 10), (17, 40)], ids=str)
+def test_kl_divergence(dev, dtype, shape, temperature, weighted, rng):
+    logits, shares = rng.normal(0, 3, size=shape).astype(dtype), rng.uniform(size=shape)
+    shares[0, 0] = 0
+    target = (shares / shares.sum(1, keepdims=True)).astype(dtype)
+    sample_weight = rng.uniform(1, 2, shape[0]).astype(dtype) if weighted else None
+    expected = np.empty_like(logits)
+    native.kl_divergence(logits, target, expected, sample_weight, temperature)
+    wide = logits.astype(float), target.astype(float)
+    exact = loss_oracles.kl_divergence(*wide, temperature, sample_weight)
+    for dx in (dev.empty(shape, dtype), None):
+        loss = dev.kl_divergence(dev.put(logits), dev.put(target), dx, dev.put(sample_weight), temperature)
+        # Rounded are the logits' differences, each of which a row's loss has T times its share of.
+        sizes = 2 * abs(logits).max() * temperature * (1 if sample_weight is None else sample_weight.max())
+        assert abs(float(loss) - exact) <= 8 * np.finfo(dtype).eps * (sizes + exact)
+        if dx is not None:
+            allowed = 16 * np.finfo(dtype).eps * abs(expected).max()
+            np.testing.assert_allclose(dx.numpy(), expected, rtol=0, atol=allowed)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("kind", ["squared", "absolute", "huber", "binary", "hinge"])
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (70, 61)], ids=str)
 def test_pointwise_losses(dev, dtype, shape, kind, weighted, rng):

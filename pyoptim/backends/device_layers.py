@@ -18,8 +18,8 @@ from .device_products import ACTIVATIONS, product
 
 __all__ = [
     "activation_backward", "activation_forward", "dense_backward", "dense_forward", "dropout",
-    "gaussian_noise", "layer_norm_backward", "layer_norm_forward", "norm_backward", "norm_forward",
-    "pointwise_loss", "softmax_backward", "softmax_cross_entropy", "softmax_forward",
+    "gaussian_noise", "kl_divergence", "layer_norm_backward", "layer_norm_forward", "norm_backward",
+    "norm_forward", "pointwise_loss", "softmax_backward", "softmax_cross_entropy", "softmax_forward",
 ]  # fmt: skip
 
 POINTWISE = ("squared", "absolute", "huber", "binary", "hinge")  # by the numbers of losses.hpp
@@ -138,8 +138,23 @@ def softmax_cross_entropy(
         launch("label_weights", 1, batch, classes, labels, class_weight, divisor)
     partial = launch.scratch(blocks_of(batch, _WARPS))
     launch("cross_entropy", partial.size, batch, classes, logits, labels, shares, sample_weight, class_weight,
-           smoothing, float(batch), divisor, dlogits, partial)  # fmt: skip
+           smoothing, 1.0, False, float(batch), divisor, dlogits, partial)  # fmt: skip
     return launch.total(partial, 1.0 if divisor is not None else 1.0 / batch, divisor)
+
+
+def kl_divergence(
+    logits: DeviceArray,
+    target: DeviceArray,
+    dlogits: DeviceArray | None,
+    sample_weight: DeviceArray | None,
+    temperature: float,
+) -> DeviceArray:
+    launch = _Launch("kl_divergence", logits)
+    batch, classes = logits.shape
+    partial = launch.scratch(blocks_of(batch, _WARPS))
+    launch("cross_entropy", partial.size, batch, classes, logits, None, target, sample_weight, None, 0.0,
+           temperature, True, float(batch), None, dlogits, partial)  # fmt: skip
+    return launch.total(partial, 1.0 / batch)
 
 
 def pointwise_loss(
