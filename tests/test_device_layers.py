@@ -4,6 +4,7 @@ Against the compiled CPU kernels: elementwise results have their bits. Sums are 
 the bounds of test_cuda_kernels.py, where the kernels are tested by themselves.
 """
 
+import ctypes
 import math
 import sys
 
@@ -18,6 +19,7 @@ from test_cuda_kernels import KINDS, LANE, NORM_SHAPES, SIZES, bound, same, spec
 import pyoptim as po
 from pyoptim import _device, backends
 from pyoptim.backends import device_products
+from pyoptim.backends.cublaslt import Blas
 from pyoptim.backends.device import Queue
 
 native = backends.get("native")
@@ -61,7 +63,7 @@ PRODUCTS = ["cuda", "cublaslt", "cupy"]
 
 @pytest.fixture(params=["cuda", "cupy"])
 def dev(request, cuda, no_gpu, monkeypatch):
-    """The emulated device by either launcher; products by our own kernel, cuBLASLt and CuPy."""
+    """The emulated device by either launcher; or with products by cuBLASLt."""
     use = test_device.use_cupy if request.param == "cupy" else test_device.use_cuda
     backend = use(monkeypatch, cuda)
     if request.param == "cublaslt":
@@ -394,12 +396,14 @@ def test_which_library_multiplies(cuda, no_gpu, monkeypatch, cublaslt, tmp_path)
     monkeypatch.setenv("PYOPTIM_CUBLAS", cublaslt)
     assert blas_of(dev) is None  # decided
     one, other = Device(dev.backend), Device(dev.backend)
-    assert blas_of(one)._blas.version == 129999
+    assert blas_of(one).version == 129999
     assert blas_of(one) is blas_of(other)
     assert po.show_config()["cuda"].endswith("; cuBLASLt 12.99.99)")
-    monkeypatch.setenv("PYOPTIM_CUBLAS", "/nowhere/libcublasLt.so")
-    with pytest.raises(po.BackendError, match=r"'/nowhere.*', expected 'off' or a path: cuBLASLt"):
-        blas_of(Device(dev.backend))
+    for path, reason in (("/nowhere/libcublasLt.so", "No such file"), ("libc.so.6", "undefined symbol")):
+        monkeypatch.setenv("PYOPTIM_CUBLAS", path)
+        expected = rf"is '{path}', expected 'off' or a path: .*{reason}"
+        with pytest.raises(po.BackendError, match=expected):
+            blas_of(Device(dev.backend))
     # By default: the package's, newest first; what does not load is passed over.
     (tmp_path / "cu13" / "lib").mkdir(parents=True)
     (tmp_path / "cublas" / "lib").mkdir(parents=True)
@@ -408,24 +412,33 @@ def test_which_library_multiplies(cuda, no_gpu, monkeypatch, cublaslt, tmp_path)
     nvidia = type(sys)("nvidia")
     nvidia.__spec__ = type("Spec", (), {"submodule_search_locations": [str(tmp_path)]})
     monkeypatch.setitem(sys.modules, "nvidia", nvidia)
-    assert [path.rsplit(".", 1)[1] for path in device_products._packaged()] == ["13", "12"]
+    monkeypatch.setenv("CUDA_PATH", "/toolkit")
+    wanted = ["cu13/lib/libcublasLt.so.13", "cublas/lib/libcublasLt.so.12"]
+    candidates = device_products._candidates()
+    assert candidates[:2] == [str(tmp_path / path) for path in wanted]
+    assert candidates[2] == "/toolkit/lib64/libcublasLt.so"
+    assert candidates[-1] == "libcublasLt.so.12"
     monkeypatch.delenv("PYOPTIM_CUBLAS")
     device_products._find.cache_clear()
-    assert blas_of(Device(dev.backend))._blas.version == 129999
+    assert blas_of(Device(dev.backend)).version == 129999
+    device_products._find.cache_clear()
+    monkeypatch.setattr(device_products, "_candidates", lambda: [str(tmp_path / wanted[0])])
+    assert blas_of(Device(dev.backend)) is None
     device_products._find.cache_clear()
 
 
-def test_cublaslt_adds_a_bias_in_float_alone(cuda, cublaslt):
-    blas, x = cuda.Blas(cublaslt), np.ones((1, 1))
-    at = x.ctypes.data
-    with pytest.raises(ValueError, match="cuBLASLt adds a bias in float32 alone"):
-        blas.product((1, 1, 1), (at, False), (at, False), at, at, True, at, 0)
-    with pytest.raises(ValueError, match=r"shape is \(0, 1, 1\), expected positive numbers"):
-        blas.product((0, 1, 1), (at, False), (at, False), 0, at, True, at, 0)
-    memory = np.ones(77 * 77)
+def test_what_cublaslt_refuses(cublaslt):
+    blas, memory = Blas(cublaslt), np.ones(77 * 77)
     at = memory.ctypes.data
-    with pytest.raises(RuntimeError, match="no algorithm for this product: PYOPTIM_CUBLAS=off takes our own"):
-        blas.product((77, 1, 1), (at, False), (at, False), 0, at, True, at, 0)
+    for shape, bias in (((77, 1, 1), 0), ((1, 1, 1), at)):  # the stand-in refuses 77; all a bias in double
+        with pytest.raises(RuntimeError, match=r"cannot do this product .*: PYOPTIM_CUBLAS=off"):
+            blas.product(shape, (at, False), (at, False), bias, at, True, at, 0)
+    blas.workspace_bytes = 10  # less than the stand-in's algorithm needs
+    with pytest.raises(RuntimeError, match=r"cannot do this product \(there is no algorithm\)"):
+        blas.product((1, 1, 1), (at, False), (at, False), 0, at, True, at, 0)
+    with pytest.raises(RuntimeError, match="cublasLtMatmulDescCreate failed with status 7"):
+        blas._made("cublasLtMatmulDescCreate", 68, 1)
+    assert (memory == 1).all()
 
 
 def test_a_bias_may_lie_anywhere(cuda, no_gpu, monkeypatch, cublaslt, rng):
@@ -440,10 +453,10 @@ def test_a_bias_may_lie_anywhere(cuda, no_gpu, monkeypatch, cublaslt, rng):
         np.testing.assert_allclose(y.numpy(), x @ weight.T + bias, rtol=1e-5, atol=1e-5)
 
 
-def test_cupy_multiplies_on_the_queue_s_stream(cuda, no_gpu, monkeypatch):
-    dev = Device(test_device.use_cupy(monkeypatch, cuda))
+def test_products_are_on_the_queue_s_stream(cuda, no_gpu, monkeypatch, cublaslt):
+    dev = Device(test_device.use_cuda(monkeypatch, cuda))
+    monkeypatch.setenv("PYOPTIM_CUBLAS", cublaslt)
     dev.queue.stream = 42
-    x = dev.put(np.eye(3))
+    x, last = dev.put(np.eye(3)), ctypes.c_uint64.in_dll(ctypes.CDLL(cublaslt), "last_stream")
     dev.dense_forward(x, x, None, None, dev.empty((3, 3), float))
-    assert sys.modules["cupy"].streams == [42]
-    assert po.show_config()["cuda"].endswith("; CuPy's cuBLAS)")
+    assert last.value == 42

@@ -50,7 +50,7 @@ def kind(request, cuda, no_gpu, monkeypatch):
 
     if request.param == "cupy":
         ndarray = sys.modules["cupy"].ndarray
-        return Kind(ndarray.of, lambda result: result.array, ndarray)
+        return Kind(ndarray, lambda result: result.array, ndarray)
     if request.param == "torch":
         torch = pytest.importorskip("torch")
         stream = type("Stream", (), {"cuda_stream": 7})

@@ -39,7 +39,6 @@ class Launcher(Protocol):
 
     Memory: Any  # Memory(bytes), with its .address
     Event: Any  # Event(), with record(stream) and hold(stream): later work on the stream waits for it
-    Blas: Any  # as blas.cpp has it; None: there is a function `product`, as `nvrtc` has it
 
     def why_not(self) -> str | None:
         """Why no device can be used, or None."""

@@ -1,8 +1,7 @@
-"""Matrix products in a GPU's memory: by cuBLASLt, by CuPy's cuBLAS, or by our own kernel.
+"""Matrix products in a GPU's memory: by cuBLASLt, or by our own kernel where there is none.
 
-The environment variable ``PYOPTIM_CUBLAS`` is "off" for our own kernel, or the path of libcublasLt for the
-backend "cuda". By default that takes the library of the package nvidia-cublas, else the system's, else our
-own kernel; the backend "cupy" takes CuPy's.
+The environment variable ``PYOPTIM_CUBLAS`` is "off" for our own kernel, or the path of libcublasLt. By
+default that is the package nvidia-cublas's, else the CUDA toolkit's (``CUDA_PATH``), else the system's.
 """
 
 from __future__ import annotations
@@ -12,10 +11,11 @@ import os
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..activations import KINDS
 from . import BackendError
+from .cublaslt import Blas
 from .device import CHUNK, TYPES, Launcher, Queue, blocks_of
 
 if TYPE_CHECKING:
@@ -52,10 +52,13 @@ def product(
             return
         bias = None
     else:
-        # Not its ReLU, which is max(x, 0): ours keeps NaN. Nor, in double, any other addition.
-        fused = bias if library.adds_bias and name == "float" and activation == "identity" else None
+        fused = bias if name == "float" and activation == "identity" else None  # in double it has none
+        workspace = queue.pool.take(library.workspace_bytes)
         with queue.on(queue.stream):
-            library.product(queue, (m, n, k), a, b, fused, y)
+            library.product(
+                (m, n, k), (a[0].address, a[1]), (b[0].address, b[1]), 0 if fused is None else fused.address,
+                y.address, name == "double", workspace.address, queue.stream,
+            )  # fmt: skip
         if fused is bias and activation == "identity":
             return
     queue.launch(
@@ -67,77 +70,45 @@ def product(
 def what_multiplies(launcher: Launcher) -> str:
     """For people: of the device in use."""
     library = _library_of(Queue(launcher, launcher.get_device()))
-    return "own kernel" if library is None else str(library)
+    if library is None:
+        return "own kernel"
+    major, minor = divmod(library.version, 10000)
+    return f"cuBLASLt {major}.{minor // 100}.{minor % 100}"
 
 
-def _library_of(queue: Queue) -> Any:
+def _library_of(queue: Queue) -> Blas | None:
     """What multiplies, or None for our own kernel; looked for once."""
     if queue.products is None:
         with queue.on(queue.stream):  # a handle belongs to a device
-            launcher: Any = queue.launcher
-            queue.products = (_find(launcher, queue.device, os.environ.get("PYOPTIM_CUBLAS", "")),)
-    return queue.products[0]
+            queue.products = (_find(queue.device, os.environ.get("PYOPTIM_CUBLAS", "")),)
+    library: Blas | None = queue.products[0]
+    return library
 
 
 @cache
-def _find(launcher: Launcher, device: int, setting: str) -> Any:
+def _find(device: int, setting: str) -> Blas | None:
     if setting == "off":
         return None
-    return _CuPy(launcher) if launcher.Blas is None else _find_cublaslt(launcher, setting)
-
-
-def _find_cublaslt(launcher: Any, setting: str) -> _CublasLt | None:
     if setting:
         try:
-            return _CublasLt(launcher.Blas(setting))
-        except RuntimeError as error:
+            return Blas(setting)
+        except (OSError, RuntimeError) as error:
             raise BackendError(f"PYOPTIM_CUBLAS is {setting!r}, expected 'off' or a path: {error}") from error
-    for path in [*_packaged(), ""]:
-        with suppress(RuntimeError):  # there is none, or it is not for this driver
-            return _CublasLt(launcher.Blas(path))
+    for path in _candidates():
+        with suppress(OSError, RuntimeError):  # there is none, or it is not for this driver
+            return Blas(path)
     return None
 
 
-def _packaged() -> list[str]:
-    """The libraries of the packages nvidia-cublas and nvidia-cublas-cu12, newest first."""
+def _candidates() -> list[str]:
+    """Where libcublasLt may be, newest first."""
     spec = importlib.util.find_spec("nvidia")
     folders = [] if spec is None else spec.submodule_search_locations or []
     found = [file for folder in folders for file in Path(folder).glob("*/lib/libcublasLt.so.*")]
-    return [str(file) for file in sorted(found, key=lambda file: file.name, reverse=True)]
-
-
-class _CublasLt:
-    adds_bias = True
-
-    def __init__(self, blas: Any) -> None:
-        self._blas = blas
-
-    def __str__(self) -> str:
-        major, minor = divmod(self._blas.version, 10000)
-        return f"cuBLASLt {major}.{minor // 100}.{minor % 100}"
-
-    def product(
-        self, queue: Queue, shape: tuple[int, int, int], a: Any, b: Any, bias: Any, y: DeviceArray
-    ) -> None:
-        blas, workspace = self._blas, queue.pool.take(self._blas.workspace_bytes)
-        blas.product(
-            shape, (a[0].address, a[1]), (b[0].address, b[1]), 0 if bias is None else bias.address, y.address,
-            TYPES[y.dtype] == "double", workspace.address, queue.stream,
-        )  # fmt: skip
-
-
-class _CuPy:
-    adds_bias = False
-
-    def __init__(self, launcher: Any) -> None:
-        self._launcher = launcher
-
-    def __str__(self) -> str:
-        return "CuPy's cuBLAS"
-
-    def product(
-        self, queue: Queue, shape: tuple[int, int, int], a: Any, b: Any, bias: Any, y: DeviceArray
-    ) -> None:
-        self._launcher.product(
-            shape, (a[0].address, a[1]), (b[0].address, b[1]), y.address, y.dtype, queue.stream
-        )
+    toolkits = [path for name in ("CUDA_PATH", "CUDA_HOME") if (path := os.environ.get(name))]
+    return [
+        *(str(file) for file in sorted(found, key=lambda file: file.name, reverse=True)),
+        *(f"{path}/lib64/libcublasLt.so" for path in [*toolkits, "/usr/local/cuda"]),
+        "libcublasLt.so.13",
+        "libcublasLt.so.12",
+    ]

@@ -123,25 +123,6 @@ def fill(to: int, byte: int, bytes: int, stream: int) -> None:
         runtime.memsetAsync(to, byte, bytes, stream)
 
 
-Blas = None
-
-
-def product(
-    shape: tuple[int, int, int], a: tuple[int, bool], b: tuple[int, bool], y: int, dtype: Any, stream: int
-) -> None:
-    """y (m, n) = a (m, k) b (k, n), by CuPy's cuBLAS; a and b: (address, whether it is stored transposed)."""
-    m, n, k = shape
-    with cupy.cuda.ExternalStream(stream):
-        cupy.dot(_matrix(*a, m, k, dtype), _matrix(*b, k, n, dtype), out=_matrix(y, False, m, n, dtype))
-
-
-def _matrix(address: int, transposed: bool, rows: int, cols: int, dtype: Any) -> Any:
-    memory = cupy.cuda.UnownedMemory(address, rows * cols * dtype.itemsize, None, runtime.getDevice())
-    shape = (cols, rows) if transposed else (rows, cols)
-    array = cupy.ndarray(shape, dtype, cupy.cuda.MemoryPointer(memory, 0))
-    return array.T if transposed else array
-
-
 def synchronize(stream: int) -> None:
     """Wait for the stream."""
     runtime.streamSynchronize(stream)

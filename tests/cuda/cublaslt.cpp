@@ -1,5 +1,5 @@
-// As much of libcublasLt as csrc/cuda/blas.cpp uses, on host memory: naive, and strict about what it is told.
-// Numbers are those of cublasLt.h.
+// As much of libcublasLt as pyoptim/backends/cublaslt.py uses, on host memory: naive, and strict about what
+// it is told. Numbers are those of cublasLt.h.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -67,15 +67,15 @@ void multiply(const Description& of, const T* a, const Layout& la, const T* b, c
 
 extern "C" {
 
+std::uint64_t last_stream = 0;  // for a test
+
 int cublasLtCreate(void** handle) { return *handle = new int, kFine; }
-int cublasLtDestroy(void* handle) { return delete static_cast<int*>(handle), kFine; }
 std::size_t cublasLtGetVersion() { return 129999; }
 
 int cublasLtMatmulDescCreate(void** made, int compute, int scale) {
     if (!((compute == 68 && scale == 0) || (compute == 70 && scale == 1))) return kInvalid;
     return *made = new Description{compute, scale, {0, 0}, 1, nullptr}, kFine;
 }
-int cublasLtMatmulDescDestroy(void* it) { return delete static_cast<Description*>(it), kFine; }
 int cublasLtMatmulDescSetAttribute(void* it, int attribute, const void* value, std::size_t size) {
     Description& of = *static_cast<Description*>(it);
     switch (attribute) {
@@ -95,7 +95,6 @@ int cublasLtMatrixLayoutCreate(void** made, int type, std::uint64_t rows, std::u
                                std::int64_t ld) {
     return *made = new Layout{type, rows, cols, ld}, kFine;
 }
-int cublasLtMatrixLayoutDestroy(void* it) { return delete static_cast<Layout*>(it), kFine; }
 
 int cublasLtMatmulPreferenceCreate(void** made) {
     return *made = new Preference{0, {256, 256, 256, 256}}, kFine;
@@ -133,7 +132,7 @@ int cublasLtMatmulAlgoGetHeuristic(void*, void* description, void* a, void* b, v
 
 int cublasLtMatmul(void*, void* description, const void* alpha, const void* a, void* a_layout, const void* b,
                    void* b_layout, const void* beta, const void* c, void* c_layout, void* d, void* d_layout,
-                   const Algorithm* algorithm, void* workspace, std::size_t bytes, void*) {
+                   const Algorithm* algorithm, void* workspace, std::size_t bytes, void* stream) {
     const auto& of = *static_cast<Description*>(description);
     const auto &la = *static_cast<Layout*>(a_layout), &lb = *static_cast<Layout*>(b_layout),
                &ld = *static_cast<Layout*>(d_layout);
@@ -146,6 +145,7 @@ int cublasLtMatmul(void*, void* description, const void* alpha, const void* a, v
         if (alignment_of(pointers[i]) < needed) return kInvalid;
     }
     std::memset(workspace, 0xFF, kNeeded);
+    last_stream = reinterpret_cast<std::uint64_t>(stream);
     if (of.scale == 0) {
         if (*static_cast<const float*>(alpha) != 1 || *static_cast<const float*>(beta) != 0) return kInvalid;
         multiply(of, static_cast<const float*>(a), la, static_cast<const float*>(b), lb,

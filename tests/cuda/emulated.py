@@ -13,7 +13,6 @@ FILES = [
     "bind_launch.cpp",
     "bind_device.cpp",
     "bind_graph.cpp",
-    "blas.cpp",
     "steps.cu",
     "layers.cu",
 ]
