@@ -14,9 +14,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _arrays, storage
+from . import _arrays, _device_copies, backends, storage
 from ._arrays import Array
+from .backends.device import Queue
 from .optimizer import Group, Optimizer, Row, Schedule
+from .rules import RULES
 
 
 class SGD(Optimizer):
@@ -92,23 +94,44 @@ class SGD(Optimizer):
                 )
         if self._looking_ahead:
             raise RuntimeError("lookahead inside lookahead: the parameters already stand there")
-        if self._queue is not None:
-            raise TypeError("lookahead moves parameters in the processor's memory, and these are in a GPU's")
         self.check_memory()
         self._looking_ahead = True
-        kept = [p.copy() for p in self._params]
+        kept: list[Any]
+        if self._queue is not None:
+            kept = _device_copies.copies(self._queue, self._params)
+        else:
+            kept = [p.copy() for p in self._params]
         try:
-            for group, states in zip(self.param_groups, self._states, strict=True):
-                for p, state in zip(group["params"], states, strict=True):
-                    velocity = storage.read_state("momentum_buffer", state)
-                    p[...] = p - p.dtype.type(group["momentum"]) * velocity
+            if self._queue is not None:
+                self._look_ahead_there(self._queue)
+            else:
+                for group, states in zip(self.param_groups, self._states, strict=True):
+                    for p, state in zip(group["params"], states, strict=True):
+                        velocity = storage.read_state("momentum_buffer", state)
+                        p[...] = p - p.dtype.type(group["momentum"]) * velocity
             _arrays.tell_autograd(self._tensors)
             yield
         finally:
             self._looking_ahead = False
-            for p, value in zip(self._params, kept, strict=True):
-                p[...] = value
+            if self._queue is not None:
+                _device_copies.assign(self._queue, self._params, kept)
+            else:
+                for p, value in zip(self._params, kept, strict=True):
+                    p[...] = value
             _arrays.tell_autograd(self._tensors)
+
+    def _look_ahead_there(self, queue: Queue) -> None:
+        mover = self._steppers.get("lookahead")
+        if mover is None:
+            groups = [
+                backends.StepGroup(RULES["sgd"], group["params"], [()] * len(group["params"]))
+                for group in self.param_groups
+            ]
+            mover = self._steppers["lookahead"] = backends.for_device().Stepper(groups, queue)
+        velocities: list[Any] = [state["momentum_buffer"] for states in self._states for state in states]
+        velocities = _device_copies.on_streams_of(velocities, self._params)
+        rows = [(1.0, 0.0, 1.0, float(group["momentum"])) for group in self.param_groups]
+        mover.step(velocities, rows)  # a descent along them
 
 
 class Adagrad(Optimizer):
