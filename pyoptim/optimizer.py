@@ -42,7 +42,7 @@ class Optimizer:
 
         Arrays in the memory of one GPU work too, without a copy: CuPy's, PyTorch's CUDA tensors, and
         whatever has ``__cuda_array_interface__`` or speaks DLPack; contiguous float32 or float64, for the
-        elementwise optimizers. They need the backend "cuda" or "cupy". States are kept there; a step is
+        elementwise optimizers, LARS and LAMB. They need the backend "cuda" or "cupy". States are kept there; a step is
         queued on the stream of the gradients, one launch for each rule and dtype, and not waited for
         (but for ``nonfinite="raise"`` and ``"skip"``). `state_dict` brings states to NumPy arrays, and
         `load_state_dict` takes them back, so they move between processor and GPU.
@@ -94,6 +94,7 @@ class Optimizer:
     """
 
     defaults: ClassVar[dict[str, Any]]  # of the class's own hyperparameters, beside `SHARED`
+    _steps_there: ClassVar[bool] = True  # parameters in a GPU's memory
 
     max_grad_norm: Any = Checked(lambda v: v is None or (is_number(v) and v > 0), "None or a number > 0")
     nonfinite: Any = Checked(*choice("ignore", "raise", "skip"))
@@ -145,7 +146,11 @@ class Optimizer:
         self._queue: Queue | None = None
         if any(isinstance(p, _device.DeviceArray) for p in self._params):
             _device.check_parameters(self._names, self._params)
-            self._check_elementwise("parameters in a GPU's memory are")
+            if not self._steps_there:
+                raise TypeError(
+                    f"{type(self).__name__} updates parameters in the processor's memory; those in a GPU's "
+                    "are for the elementwise optimizers, LARS and LAMB"
+                )
             if state_dtype is not None:
                 raise TypeError(f"state_dtype is {state_dtype!r}, expected None for arrays in a GPU's memory")
             self._queue = _device.queue_of(self._params)
@@ -372,8 +377,11 @@ class Optimizer:
             raise backends.BackendError(
                 f"the {backend.name!r} backend was asked for, but another one when this optimizer was made"
             )
-        stepper = self._steppers[backend.name] = backend.Stepper(self._step_groups(), queue)
+        stepper = self._steppers[backend.name] = self._stepper_there(backend, queue)
         return stepper
+
+    def _stepper_there(self, backend: Any, queue: Queue) -> Any:
+        return backend.Stepper(self._step_groups(), queue)
 
     def _step_groups(self) -> list[backends.StepGroup]:
         index = iter(range(len(self._params)))

@@ -14,6 +14,7 @@ import numpy as np
 
 from . import backends, gradients
 from ._arrays import Array
+from .backends.device import Queue
 from .optimizer import Group, Optimizer, Row, Schedule, State
 from .rules import RULES, Common
 
@@ -34,13 +35,19 @@ class _Trusting(Optimizer):
         raise NotImplementedError
 
     def _new_stepper(self) -> Any:
+        if self._queue is not None:
+            return self._new_device_stepper(self._queue)
         backend = backends.current()
         stepper = self._steppers[backend.name] = backend.TrustStepper(self._step_groups(), self.directed)
         return stepper
 
+    def _stepper_there(self, backend: Any, queue: Queue) -> Any:
+        return backend.TrustStepper(self._step_groups(), self.directed, queue)
+
     def _apply(self, flat: list[Any], rows: list[Row]) -> None:
         pairs = [self._trust(group, row) for group, row in zip(self.param_groups, rows, strict=True)]
-        self._run(self._stepper(), flat, [row for row, _ in pairs], [trust for _, trust in pairs])
+        limit = () if self._queue is None else (self._max_grad_norm,)
+        self._run(self._stepper(), flat, [row for row, _ in pairs], [trust for _, trust in pairs], *limit)
 
 
 class LARS(_Trusting):
@@ -116,6 +123,8 @@ class _Directed(Optimizer):
 
     ``_coefficients`` returns lr before the rule's own.
     """
+
+    _steps_there = False
 
     def _direct(self, group: Group, p: Array, state: State, d: Array, lr: float, t: int) -> float:
         """Make d, which holds what the rule did to 0, the direction; return the rate."""

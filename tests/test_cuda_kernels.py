@@ -130,6 +130,87 @@ def test_norm_and_clipping_without_the_host(run, cuda, dtype, rng):
         assert same(factor, np.array([expected]))
 
 
+def trust_tables(cuda, run, arrays):
+    """As `tables`, with chunks for the sums and where those of each array begin."""
+    table, _ = tables(cuda, arrays)
+    counts = [blocks_of(param.size, cuda.sum_block) for param, _, _ in arrays]
+    blocks = [(i, chunk) for i, count in enumerate(counts) for chunk in range(count)]
+    return table, np.array(blocks, launcher.CHUNKS), np.cumsum([0, *counts])
+
+
+TRUST_SIZES = [0, 1, 31, 33, 2047, 2049, 16383, 16384, 16385, 40000]
+
+
+@pytest.mark.parametrize("directed", [True, False])
+@pytest.mark.parametrize("special_values", [True, False])
+def test_steps_by_norms_have_the_cpu_s_bits(run, cuda, dtype, directed, special_values, rng):
+    rule = RULES["adam" if directed else "momentum"]
+    kind = "float" if dtype == np.float32 else "double"
+    kept, groups = [], [([], [], []), ([], [], [])]
+    for row in range(2):
+        for i, size in enumerate(TRUST_SIZES):
+            values = [special(rng, size, dtype) if special_values else rng.normal(size=size).astype(dtype)
+                      for _ in range(2 + len(rule.states))]  # fmt: skip
+            if size == 33:
+                values[row][...] = 0  # a norm of 0
+            param, grad, *states = values[0], values[1], *map(abs, values[2:])
+            kept.append((run.array(param, offset=i % 3), row, run.array(grad, offset=i % 2),
+                         [run.array(s) for s in states]))  # fmt: skip
+            for part, value in zip(groups[row], (param, grad, states), strict=True):
+                part.append(value)
+    rows = [coefficients(rng, rule) for _ in range(2)]
+    trusts = [(0.1, 0.0, 1.5, 0.2, 1e-8), (0.2, 0.3, 0.5, 1.0, 1e-3)]
+    factor = 0.625  # exact, so that it may be multiplied here
+    arrays = [(param, states, row) for param, row, _, states in kept]
+    table, blocks, begins = trust_tables(cuda, run, arrays)
+    of_arrays, chunks = tables(cuda, [(param, states, i) for i, (param, states, _) in enumerate(arrays)])
+    grads = addresses([grad for _, _, grad, _ in kept])
+    squares, own = run.empty((len(blocks), 2), float), run.empty((len(arrays), cuda.row_length), dtype)
+    wide = np.zeros((2, cuda.row_length))
+    for i, row in enumerate(rows):
+        wide[i, : len(row)] = row
+    scale, trust = np.array([factor]), np.array(trusts)
+    if directed:
+        scaled = run.empty((2, cuda.row_length), dtype)
+        run("scale_rows", 1, 2, wide, scale, scaled, dtype=dtype)
+        along = [run.empty(param.shape, dtype, i % 2) for i, (param, *_) in enumerate(kept)]
+        run("lamb_direction", len(blocks), table, blocks, grads, scaled, trust, addresses(along), squares,
+            dtype=dtype)  # fmt: skip
+        grads = addresses(along)
+    else:
+        run("lars_squares", len(blocks), table, blocks, grads, squares, dtype=dtype)
+    run("trust_rows", len(arrays), directed, table, begins, squares, wide, trust, scale, own, dtype=dtype)
+    nothing = bytes(cuda.step_rows * cuda.row_length * np.dtype(dtype).itemsize)
+    name = "sgd" if directed else "momentum"
+    run(f"step<rule_named::{name}, {kind}>", len(chunks), of_arrays, chunks, grads, own, nothing)
+
+    stepper = native.TrustStepper([StepGroup(rule, part[0], part[2]) for part in groups], directed)
+    turned = [(row[0] * factor, *row[1:]) for row in rows]
+    scaled_trusts = [(t[0], t[1], t[2] * factor, *t[3:]) for t in trusts]
+    assert stepper.step([g for part in groups for g in part[1]], turned, scaled_trusts)
+    expected = [(p, s) for part in groups for p, s in zip(part[0], part[2], strict=True)]
+    for (param, _, _, states), (cpu_param, cpu_states) in zip(kept, expected, strict=True):
+        assert same(param, cpu_param)
+        for state, cpu_state in zip(states, cpu_states, strict=True):
+            assert same(state, cpu_state)
+
+
+def test_rates_of_an_array_of_many_blocks(run, cuda, rng):
+    """More sums than a block has threads, added in order."""
+    counts = [255, 256, 257, 0, 700]
+    begins, squares = np.cumsum([0, *counts]), rng.uniform(size=(sum(counts), 2))
+    table = np.zeros(len(counts), launcher.ARRAYS)
+    own, rows = run.empty((len(counts), cuda.row_length), float), np.ones((1, cuda.row_length))
+    trust = np.array([(0.5, 0.25, 1.0, 0.125, 0.0)])
+    run("trust_rows", len(counts), True, table, begins, squares, rows, trust, None, own, dtype=np.float64)
+    for i, (begin, count) in enumerate(zip(begins, counts, strict=False)):
+        p, q = 0.0, 0.0
+        for a, b in squares[begin : begin + count]:
+            p, q = p + a, q + b
+        rate = 0.5 * math.sqrt(p) / math.sqrt(q) if count else 0.5
+        assert own[i, :4].tolist() == [-1, 0, 1, rate]
+
+
 # ---- elementwise -----------------------------------------------------------------------------------
 
 

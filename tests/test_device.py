@@ -27,6 +27,7 @@ INCLUDE = Path(__file__).resolve().parents[1] / "csrc" / "include"
 ELEMENTWISE = {
     name: cls for name, cls in OPTIMIZERS.items() if name not in ("LARS", "LAMB", "Adafactor", "Muon")
 }
+TRUSTING = {name: OPTIMIZERS[name] for name in ("LARS", "LAMB")}
 SHAPES = [(5,), (4097,), (), (0, 3), (3, 4), (9000,)]
 
 
@@ -152,6 +153,57 @@ def test_every_optimizer_has_the_cpu_s_bits(gpu, name, options, rng):
     assert_same(states(own), states(cpu))
 
 
+@pytest.mark.parametrize("max_grad_norm", [None, 0.5])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [(name, options) for name in TRUSTING for options in oracles.ORACLES[name][2]],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value) or "defaults",
+)
+def test_steps_by_norms_have_the_bits_of_the_compiled_kernels(gpu, name, options, max_grad_norm, rng):
+    """With clipping the factor itself differs in its rounding, from another order of sums."""
+    pytest.importorskip("pyoptim._native")
+    here = arrays(rng, (np.float32, np.float64), [(5,), (), (0, 3), (130, 130)])
+    here[0][...] = 0  # a norm of 0
+    copies = [p.copy() for p in here]
+
+    def groups(params):
+        return [{"params": params[:3]}, {"params": params[3:], "weight_decay": 0.25}]
+
+    kwargs = {**options, "max_grad_norm": max_grad_norm}
+    cpu, own = TRUSTING[name](groups(here), **kwargs), TRUSTING[name](groups(there(copies)), **kwargs)
+    for _ in range(3):
+        grads = like(rng, here)
+        with po.use_backend("native"):
+            cpu.step([grads[:3], grads[3:]])
+        own.step([there(grads[:3]), there(grads[3:])])
+        if max_grad_norm is None:
+            assert_same(copies, here)
+    for a, b in zip(copies, here, strict=True):
+        eps = np.finfo(a.dtype).eps
+        np.testing.assert_allclose(a, b, rtol=16 * eps, atol=16 * eps)
+    if max_grad_norm is None:
+        assert_same(states(own), states(cpu))
+        fresh = TRUSTING[name](groups([p.copy() for p in here]), **kwargs)
+        fresh.load_state_dict(own.state_dict())  # to the processor and back
+        own.load_state_dict(fresh.state_dict())
+        assert_same(states(own), states(cpu))
+
+
+def test_steps_by_norms_do_not_wait(recorder, rng):
+    for name, kernels in (
+        ("LARS", ["lars_squares<float>", "trust_rows<float>", "step<rule_named::momentum, float>"]),
+        ("LAMB", ["scale_rows<float>", "lamb_direction<float>", "trust_rows<float>",
+                  "step<rule_named::sgd, float>"]),
+    ):  # fmt: skip
+        grads = [There(g, 70) for g in arrays(rng)]
+        own = TRUSTING[name](there(arrays(rng)), accumulate=1)
+        own.step(grads)
+        recorder.log.clear()
+        own.step(grads)
+        assert [(kernel, at) for _, kernel, at in recorder.all("launch")] == [(k, 70) for k in kernels]
+        assert not recorder.all("synchronize")
+
+
 def test_structures_and_groups(gpu, rng):
     here = [arrays(rng) for _ in range(3)]
     copies = [[p.copy() for p in part] for part in here]
@@ -231,8 +283,9 @@ def test_tables():
 
 
 def test_constants_are_the_kernels(cuda):
-    assert (cuda.chunk, cuda.step_rows, cuda.row_length) == (
+    assert (cuda.chunk, cuda.sum_block, cuda.step_rows, cuda.row_length) == (
         device.CHUNK,
+        device.SUM_BLOCK,
         device.STEP_ROWS,
         device.ROW_LENGTH,
     )
@@ -663,8 +716,8 @@ def test_arrays_that_cannot_be(emulated):
 
 def test_what_is_not_for_a_gpu_says_so(emulated):
     a = np.ones((4, 4), np.float32)
-    for name in set(OPTIMIZERS) - set(ELEMENTWISE):
-        with pytest.raises(TypeError, match=f"{name} updates .* in a GPU's memory are for the elementwise"):
+    for name in set(OPTIMIZERS) - set(ELEMENTWISE) - set(TRUSTING):
+        with pytest.raises(TypeError, match=f"{name} updates .* a GPU's are for the elementwise optimizers"):
             OPTIMIZERS[name]([There(a)])
     with pytest.raises(TypeError, match="state_dtype is 'int8', expected None for arrays in a GPU's memory"):
         po.Adam(There(a), state_dtype="int8")
@@ -861,17 +914,18 @@ def fetched(array):
 @pytest.mark.gpu
 @pytest.mark.parametrize("make", [cupy_array, torch_array])
 @pytest.mark.parametrize("backend", ["cuda", "cupy"])
-@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize("name", [*ELEMENTWISE, *TRUSTING])
 def test_a_gpu_has_the_cpu_s_bits(name, backend, make, rng):
     if backend not in po.available_backends():
         pytest.skip(f"needs a GPU: {backend} is not available")
-    here = arrays(rng, (np.float32, np.float64))
+    here = arrays(rng, (np.float32, np.float64), [*SHAPES, (130, 130)])
     with po.use_backend(backend):
         params = [make(p.copy()) for p in here]
-        cpu, own = ELEMENTWISE[name](here), ELEMENTWISE[name](params)
+        cpu, own = OPTIMIZERS[name](here), OPTIMIZERS[name](params)
         for _ in range(3):
             grads = like(rng, here)
-            cpu_step(cpu, grads)
+            with po.use_backend("native"):  # whose norms have the same order of sums
+                cpu.step(grads)
             own.step([make(g) for g in grads])
         assert_same(states(own), states(cpu))
         for p, expected in zip(params, here, strict=True):

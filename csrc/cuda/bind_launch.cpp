@@ -142,6 +142,7 @@ void bind_launch(py::module_& m) {
           "one).");
     m.attr("threads") = kThreads;
     m.attr("chunk") = kChunk;
+    m.attr("sum_block") = kSumBlock;
     m.attr("part_rows") = kPartRows;
     m.attr("step_rows") = kStepRows;
     m.attr("row_length") = kRowLength;

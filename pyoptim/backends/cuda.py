@@ -13,8 +13,9 @@ except ImportError as error:
     ) from error
 
 from .device import Launcher, Stepper, host_functions
+from .device_trust import TrustStepper
 
-__all__ = ["Stepper", "launcher", "name"]
+__all__ = ["Stepper", "TrustStepper", "launcher", "name"]
 
 name = "cuda"
 if reason := _cuda.why_not():

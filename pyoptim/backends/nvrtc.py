@@ -20,8 +20,9 @@ except ImportError as error:
     raise ImportError(f"CuPy is not installed (pip install 'pyoptim[cuda]'): {error}") from error
 
 from .device import Launcher, Stepper, host_functions
+from .device_trust import TrustStepper
 
-__all__ = ["Stepper", "launcher", "name"]
+__all__ = ["Stepper", "TrustStepper", "launcher", "name"]
 
 name = "cupy"
 THREADS = 256  # of every block, as in launch.hpp

@@ -8,6 +8,7 @@
 #include "pyoptim/matrix_kernels.cuh"
 #include "pyoptim/norm_kernels.cuh"
 #include "pyoptim/step_kernel.cuh"
+#include "pyoptim/trust_kernels.cuh"
 
 namespace pyoptim::cuda::rule_named {
 #define X(name, Struct) using name = rules::Struct;
@@ -20,6 +21,9 @@ PYOPTIM_FOR_EACH_RULE(X)
     X(scale_rows)                  \
     X(sum_of_squares)              \
     X(scale)                       \
+    X(lars_squares)                \
+    X(lamb_direction)              \
+    X(trust_rows)                  \
     X(activation_forward)          \
     X(activation_backward)         \
     X(bias_activation)             \

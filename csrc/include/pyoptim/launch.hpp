@@ -3,9 +3,10 @@
 
 namespace pyoptim::cuda {
 
-constexpr int kThreads = 256;         // of every block
-constexpr long long kChunk = 4096;    // elements that a block works on, of what is one run of memory
-constexpr long long kPartRows = 128;  // rows of a matrix whose columns are summed together
+constexpr int kThreads = 256;           // of every block
+constexpr long long kChunk = 4096;      // elements that a block works on, of what is one run of memory
+constexpr long long kSumBlock = 16384;  // elements whose squares are summed together, where the CPU's are
+constexpr long long kPartRows = 128;    // rows of a matrix whose columns are summed together
 
 // A parameter with its states; `row` says which coefficients are its.
 struct StepArray {
