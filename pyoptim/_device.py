@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from . import _arrays, backends
+from . import _arrays, backends, storage
 from ._arrays import Array
 from .backends.device import LEGACY_STREAM, Queue
 
@@ -175,8 +175,10 @@ def _is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def view(name: str, value: Any, streams: dict[int, int] | None = None) -> DeviceArray:
+def view(name: str, value: Any, streams: dict[int, int] | None = None, *, half: bool = False) -> DeviceArray:
     """The memory of an array for which `is_there`; ``streams``: PyTorch's current ones, as far as known.
+
+    ``half``: whether it may be of float16 or bfloat16.
 
     Raises
     ------
@@ -186,23 +188,24 @@ def view(name: str, value: Any, streams: dict[int, int] | None = None) -> Device
     if isinstance(value, DeviceArray):
         return value
     if _is_tensor(value):
-        return _of_tensor(name, value, {} if streams is None else streams)
+        return _of_tensor(name, value, {} if streams is None else streams, half)
     if hasattr(value, "__cuda_array_interface__"):
-        return _of_interface(name, value)
-    return _of_dlpack(name, value)
+        return _of_interface(name, value, half)
+    return _of_dlpack(name, value, half)
 
 
 _tensor_dtypes: dict[Any, np.dtype[Any]] = {}
 
 
-def _of_tensor(name: str, tensor: Any, streams: dict[int, int]) -> DeviceArray:
+def _of_tensor(name: str, tensor: Any, streams: dict[int, int], half: bool) -> DeviceArray:
     # Of hundreds of gradients a step, so written for speed.
     torch: Any = sys.modules["torch"]
     if tensor.layout is not torch.strided or tensor.is_neg():
         raise TypeError(f"{name} is a tensor that is not dense in memory ({tensor.layout}), expected one")
     dtype = _tensor_dtypes.get(tensor.dtype)
-    if dtype is None:
-        dtype = _tensor_dtypes[tensor.dtype] = _dtype(name, str(tensor.dtype).removeprefix("torch."))
+    if dtype is None or (dtype.itemsize == 2 and not half):
+        told = str(tensor.dtype).removeprefix("torch.")
+        dtype = _tensor_dtypes[tensor.dtype] = _dtype(name, told, half)
     if not tensor.is_contiguous():
         _require_contiguous(name, False, tensor.stride())
     device = tensor.get_device()
@@ -212,12 +215,12 @@ def _of_tensor(name: str, tensor: Any, streams: dict[int, int]) -> DeviceArray:
     return DeviceArray(tensor.data_ptr(), shape, dtype, device, tensor, stream=streams[device])
 
 
-def _of_interface(name: str, value: Any) -> DeviceArray:
+def _of_interface(name: str, value: Any, half: bool) -> DeviceArray:
     """https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html, versions 2 and 3."""
     told = value.__cuda_array_interface__
     if told.get("mask") is not None:
         raise TypeError(f"{name} is masked, expected an array without a mask")
-    dtype, shape = _dtype(name, told["typestr"]), tuple(map(int, told["shape"]))
+    dtype, shape = _dtype(name, told["typestr"], half), tuple(map(int, told["shape"]))
     strides = told.get("strides")
     _require_contiguous(name, _is_contiguous(shape, strides, dtype.itemsize), strides)
     address, readonly = told["data"]
@@ -253,12 +256,13 @@ _pointer_in.restype = ctypes.c_void_p
 _pointer_in.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 
-def _of_dlpack(name: str, value: Any) -> DeviceArray:
+def _of_dlpack(name: str, value: Any, half: bool) -> DeviceArray:
     # The producer makes its work come before what is queued on this stream.
     capsule = value.__dlpack__(stream=LEGACY_STREAM)
     tensor = _Tensor.from_address(_pointer_in(capsule, b"dltensor"))
-    kinds = {(2, 32): "float32", (2, 64): "float64"}
-    dtype = _dtype(name, kinds.get((tensor.code, tensor.bits), f"DLPack's {tensor.code}, {tensor.bits} bits"))
+    kinds = {(2, 32): "float32", (2, 64): "float64", (2, 16): "float16", (4, 16): "bfloat16"}
+    told = kinds.get((tensor.code, tensor.bits), f"DLPack's {tensor.code}, {tensor.bits} bits")
+    dtype = _dtype(name, told, half)
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
     strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else None
     _require_contiguous(name, tensor.lanes == 1 and _is_contiguous(shape, strides, 1), strides)
@@ -267,10 +271,13 @@ def _of_dlpack(name: str, value: Any) -> DeviceArray:
     return DeviceArray(address, shape, dtype, tensor.device, (capsule, value), stream=LEGACY_STREAM)
 
 
-def _dtype(name: str, told: str) -> np.dtype[Any]:
-    if told in ("float32", "<f4", "float64", "<f8"):
+def _dtype(name: str, told: str, half: bool) -> np.dtype[Any]:
+    if told in ("float32", "<f4", "float64", "<f8") or (half and told in ("float16", "<f2")):
         return np.dtype(told)
-    raise TypeError(f"{name} has dtype {told}, expected float32 or float64 in a GPU's memory")
+    if half and told == "bfloat16":
+        return storage.bfloat16()
+    wanted = "float32, float64, float16 or bfloat16" if half else "float32 or float64"
+    raise TypeError(f"{name} has dtype {told}, expected {wanted} in a GPU's memory")
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: Sequence[int] | None, unit: int) -> bool:
@@ -351,7 +358,7 @@ def check_gradients(
                 f"{name} is a {type(g).__name__} in the processor's memory, expected an array in a GPU's as "
                 "its parameter"
             )
-        g = view(name, _made_contiguous(g), streams)
+        g = view(name, _made_contiguous(g), streams, half=True)
         if g.dtype != p.dtype:
             raise TypeError(f"{name} has dtype {g.dtype}, expected {p.dtype} as its parameter")
         if g.shape != p.shape:

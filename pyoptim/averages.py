@@ -54,7 +54,7 @@ class WeightAverage:
             _device.check_parameters(self._names, self._params)
             if self._queue is None:
                 self._queue = _device.queue_of(self._params)
-            self.averages: list[Any] = _device_copies.copies(self._queue, self._params)
+            self.averages: list[Any] = _device_copies.copies(self._queue, self._params, wide=True)
             tensors = _arrays.tensors_among(params)
         else:
             _arrays.check_parameters(self._names, self._params)
@@ -77,11 +77,14 @@ class WeightAverage:
     def update(self) -> None:
         """Take the parameters as they are now into the averages."""
         backend = backends.current() if self._queue is None else backends.for_device()
-        stepper = self._steppers.get(backend.name)
+        stepper: Any = self._steppers.get(backend.name)
         if stepper is None:
-            groups = [backends.StepGroup(RULES["sgd"], self.averages, [()] * len(self.averages))]
-            made = backend.Stepper(groups) if self._queue is None else backend.Stepper(groups, self._queue)
-            stepper = self._steppers[backend.name] = made
+            if self._queue is not None:
+                stepper = _device_copies.Descent(self._queue, self.averages, self._params)
+            else:
+                group = backends.StepGroup(RULES["sgd"], self.averages, [()] * len(self.averages))
+                stepper = backend.Stepper([group])
+            self._steppers[backend.name] = stepper
         # average -= weight * (average - param) is a step of gradient descent, with decay 1 and sign -1.
         rows: list[tuple[float, ...]] = [(-1.0, 1.0, 1.0, self._weight())]
         if self._queue is not None:
@@ -157,7 +160,7 @@ class WeightAverage:
 def _viewed(name: str, param: Any) -> Any:
     if isinstance(param, _device.DeviceArray) or not _device.is_there(param):
         return param
-    return _device.view(name, param.detach() if hasattr(param, "detach") else param)
+    return _device.view(name, param.detach() if hasattr(param, "detach") else param, half=True)
 
 
 class EMA(WeightAverage):

@@ -14,11 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _arrays, _device_copies, backends, storage
+from . import _arrays, _device_copies, storage
 from ._arrays import Array
 from .backends.device import Queue
 from .optimizer import Group, Optimizer, Row, Schedule
-from .rules import RULES
 
 
 class SGD(Optimizer):
@@ -121,17 +120,18 @@ class SGD(Optimizer):
             _arrays.tell_autograd(self._tensors)
 
     def _look_ahead_there(self, queue: Queue) -> None:
+        params: list[Any] = self._params
+        packed = [storage.pack_state("momentum_buffer", state) for states in self._states for state in states]
         mover = self._steppers.get("lookahead")
         if mover is None:
-            groups = [
-                backends.StepGroup(RULES["sgd"], group["params"], [()] * len(group["params"]))
-                for group in self.param_groups
-            ]
-            mover = self._steppers["lookahead"] = backends.for_device().Stepper(groups, queue)
-        velocities: list[Any] = [state["momentum_buffer"] for states in self._states for state in states]
-        velocities = _device_copies.on_streams_of(velocities, self._params)
-        rows = [(1.0, 0.0, 1.0, float(group["momentum"])) for group in self.param_groups]
-        mover.step(velocities, rows)  # a descent along them
+            rows_of = list(range(len(params)))
+            mover = self._steppers["lookahead"] = _device_copies.Descent(queue, params, packed, rows_of)
+        now = _device_copies.renewed(params)
+        velocities = _device_copies.on_streams_of([velocity.data for velocity in packed], now)
+        momenta = [group["momentum"] for group in self.param_groups for _ in group["params"]]
+        # In the parameter's type, as the processor's; a descent along the velocities.
+        rows = [(1.0, 0.0, 1.0, float(p.dtype.type(mu))) for p, mu in zip(params, momenta, strict=True)]
+        mover.step(velocities, rows)
 
 
 class Adagrad(Optimizer):

@@ -18,9 +18,10 @@ import pytest
 from doubles import Capsule, OnDevice, There
 from test_contract import OPTIMIZERS
 from test_cuda_build import nvrtc as nvrtc_library
+from test_storage import type_of
 
 import pyoptim as po
-from pyoptim import _device, backends
+from pyoptim import _arrays, _device, backends, storage
 from pyoptim.backends import device
 
 INCLUDE = Path(__file__).resolve().parents[1] / "csrc" / "include"
@@ -523,6 +524,166 @@ def test_lookahead_has_the_cpu_s_bits(gpu, fails, rng):
         assert_same(copies, here)
 
 
+# ---- 16 and 8 bits ---------------------------------------------------------------------------------
+
+
+def kept_there(values):
+    """As `there`; bfloat16 as DLPack would bring it."""
+    return [
+        _device.DeviceArray(v.ctypes.data, v.shape, v.dtype, 0, (v,), stream=1)
+        if v.dtype.name == "bfloat16"
+        else There(v)
+        for v in values
+    ]
+
+
+def assert_kept_alike(a, b):
+    """States with 8-bit codes decoded, and 16-bit floats widened."""
+    assert a.keys() == b.keys()
+    for i, entry in a.items():
+        assert entry.keys() == b[i].keys()
+        for name, value in entry.items():
+            other = b[i][name]
+            if np.ndim(value) and value.dtype == np.uint8:
+                value = storage.decode(storage.pack_state(name, entry))
+                other = storage.decode(storage.pack_state(name, b[i]))
+            assert_same(np.asarray(value, float), np.asarray(other, float))
+
+
+PACKED = {
+    "SGD": po.SGD,
+    "momentum": lambda p, **options: po.SGD(p, momentum=0.9, **options),
+    "AMSGrad": po.AMSGrad,  # the most states
+    "Rprop": po.Rprop,  # states that do not begin at 0
+}
+# Longer than a chunk and than a block of a scale, shorter, empty, without dimensions.
+PACKED_SHAPES = [(300,), (4097,), (), (0, 3), (17, 15)]
+
+
+def packed_arrays(rng, kinds):
+    return [a for kind in kinds for a in arrays(rng, (type_of(kind),), PACKED_SHAPES)]
+
+
+@pytest.mark.parametrize("kinds", [("float32",), ("float16", "float32"), ("bfloat16",)], ids=str)
+@pytest.mark.parametrize("state_dtype", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize("rounding", ["master", "stochastic", "nearest"])
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_arrays_have_the_cpu_s_bits(gpu, kinds, state_dtype, rounding, name, rng, tmp_path):
+    if kinds == ("float32",) and (state_dtype is None or rounding != "master"):
+        return  # nothing is packed, or there is nothing to round
+    here = packed_arrays(rng, kinds)
+    copies = [p.copy() for p in here]
+    options = {"state_dtype": state_dtype, "rounding": rounding, "seed": 3, "weight_decay": 0.01}
+    cpu, own = PACKED[name](here, **options), PACKED[name](kept_there(copies), **options)
+    assert_kept_alike(states(own), states(cpu))
+    for i in range(4):
+        grads = packed_arrays(rng, kinds)
+        cpu_step(cpu, grads)
+        own.step(kept_there(grads))
+        assert_same(copies, here)
+        if i == 1:  # in the middle, to and fro
+            own.save(tmp_path / "own.safetensors")
+            saved = cpu.state_dict()
+            cpu = PACKED[name](here, **options)
+            cpu.load(tmp_path / "own.safetensors")
+            own.load_state_dict(saved)
+    assert_kept_alike(states(own), states(cpu))
+
+
+@pytest.mark.parametrize("state_dtype", [None, "int8"])
+@pytest.mark.parametrize("kinds", [("float16", "float32"), ("bfloat16",)], ids=str)
+def test_packed_gradients_accumulate_and_average(gpu, kinds, state_dtype, rng):
+    here = packed_arrays(rng, kinds)
+    copies = [p.copy() for p in here]
+    options = {"state_dtype": state_dtype, "accumulate": 3}
+    cpu, own = po.Adam(here, **options), po.Adam(kept_there(copies), **options)
+    ours, theirs = po.averages.EMA(own, 0.9), po.averages.EMA(cpu, 0.9)
+    for i in range(8):
+        grads = packed_arrays(rng, kinds)
+        cpu_step(cpu, grads)
+        own.step(kept_there(grads))
+        assert_same(copies, here)
+        assert_same(ours.state_dict()["averages"], theirs.averages)
+        assert own.state_dict()["accumulated"]["count"] == (i + 1) % 3
+        assert_same(own.state_dict()["accumulated"]["sums"], cpu.state_dict()["accumulated"]["sums"])
+        if i == 4:
+            own.load_state_dict(cpu.state_dict())
+    with ours.applied(), theirs.applied():
+        assert_same(copies, here)
+    assert_same(copies, here)
+    assert_kept_alike(states(own), states(cpu))
+
+
+@pytest.mark.parametrize("state_dtype", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize("kinds", [("float16", "float32"), ("bfloat16",)], ids=str)
+def test_packed_arrays_look_ahead(gpu, kinds, state_dtype, rng):
+    here = packed_arrays(rng, kinds)
+    copies = [p.copy() for p in here]
+    options = {"lr": 0.1, "momentum": 0.3, "velocity": "classical", "state_dtype": state_dtype}
+    cpu, own = po.SGD(here, **options), po.SGD(kept_there(copies), **options)
+    for _ in range(3):
+        grads = packed_arrays(rng, kinds)
+        cpu_step(cpu, grads)
+        own.step(kept_there(grads))
+        with cpu.lookahead(), own.lookahead():
+            assert_same(copies, here)
+        assert_same(copies, here)
+
+
+@pytest.mark.parametrize("kinds", [("float16", "float32"), ("bfloat16",)], ids=str)
+def test_packed_gradients_are_clipped_and_checked(gpu, kinds, rng):
+    here = packed_arrays(rng, kinds)
+    copies = [p.copy() for p in here]
+    options = {"momentum": 0.9, "max_grad_norm": 0.5, "nonfinite": "skip", "lr": 0.1}
+    cpu, own = po.SGD(here, **options), po.SGD(kept_there(copies), **options)
+    for scale in (1, 1e-3):  # longer and shorter than the limit
+        grads = [np.asarray(scale * rng.normal(size=p.shape), p.dtype) for p in here]
+        cpu_step(cpu, grads)
+        own.step(kept_there(grads))
+    for entry, other in zip(states(own).values(), states(cpu).values(), strict=True):
+        # The factor has another order of sums, and then is rounded to float32.
+        np.testing.assert_allclose(entry["momentum_buffer"], other["momentum_buffer"], rtol=1e-6)
+    before = [p.copy() for p in copies]
+    grads[1][5] = np.inf
+    own.step(kept_there(grads))
+    assert own.skipped == 1
+    assert_same(copies, before)
+
+
+def test_packed_steps_do_not_wait(recorder, rng):
+    params = packed_arrays(rng, ["float16"])
+    own = po.Adam(there(params), state_dtype="int8", accumulate=2)
+    po.averages.EMA(own)
+    grads = [There(g, 70) for g in packed_arrays(rng, ["float16"])]
+    for _ in range(4):
+        recorder.log.clear()
+        own.step(grads)
+        own.step(grads)
+    names = [kernel for _, kernel, _ in recorder.all("launch")]
+    add, convert = "packed_step<rule_named::sgd, float>", "convert<float>"
+    adam = "packed_step<rule_named::adam, float>"
+    assert names == [add, add, *[convert] * len(params), adam, add]
+    assert not recorder.all("synchronize")
+
+
+def test_torch_s_bfloat16(recorder, monkeypatch):
+    torch, ml_dtypes = pytest.importorskip("torch"), pytest.importorskip("ml_dtypes")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: type("Stream", (), {"cuda_stream": 99}))
+    p, q = np.ones(300, ml_dtypes.bfloat16), torch.ones(300, dtype=torch.bfloat16)
+    tensors = [doubles.tensor(p), q]
+    made = [po.torch.Optimizer([t], po.Adam, lr=0.1, state_dtype="int8") for t in tensors]
+    for step in range(3):
+        for t, optimizer in zip(tensors, made, strict=True):
+            grad = np.linspace(-1, 1, 300).astype(ml_dtypes.bfloat16)
+            given = doubles.tensor(grad)
+            t.grad = given if t is tensors[0] else torch.from_numpy(grad.view(np.int16)).view(torch.bfloat16)
+            optimizer.step()
+        if step == 0:
+            made[0].load_state_dict(made[1].state_dict())
+    assert_same(p.view(np.int16), q.view(torch.int16).numpy())
+    assert {at for _, _, at in recorder.all("launch")} == {99}
+
+
 # ---- state -----------------------------------------------------------------------------------------
 
 
@@ -613,8 +774,13 @@ def test_dlpack(emulated):
     assert g.streams == [1]
     with pytest.raises(ValueError, match=r"params has the strides \(1, 2\), expected a C-contiguous array"):
         po.SGD(Capsule(p.T.copy().T))
-    with pytest.raises(TypeError, match="params has dtype DLPack's 2, 16 bits, expected float32 or float64"):
-        po.SGD(Capsule(p.astype(np.float16)))
+    half = p.astype(np.float16)
+    po.SGD(Capsule(half), lr=0.25, rounding="nearest").step(Capsule(np.ones((2, 3), np.float16)))
+    assert half.tolist() == [[0.5] * 3] * 2
+    with pytest.raises(TypeError, match="params has dtype DLPack's 0, 32 bits, expected float32, float64"):
+        po.SGD(Capsule(p.astype(np.int32)))
+    with pytest.raises(TypeError, match="x has dtype float16, expected float32 or float64 in"):
+        _device.view("x", Capsule(half))
 
 
 def test_torch_tensors(recorder, monkeypatch):
@@ -628,8 +794,12 @@ def test_torch_tensors(recorder, monkeypatch):
     assert p.tolist() == [[0.75] * 3] * 2
     assert tensor._version > version  # autograd heard of it
     assert {at for _, _, at in recorder.all("launch")} == {99}
-    with pytest.raises(TypeError, match="params has dtype bfloat16, expected float32 or float64"):
-        po.SGD(doubles.tensor(p).bfloat16())
+    half = doubles.tensor(p).bfloat16()
+    assert _device.view("x", half, half=True).dtype.name == "bfloat16"
+    with pytest.raises(TypeError, match="x has dtype bfloat16, expected float32 or float64"):
+        _device.view("x", half)
+    with pytest.raises(TypeError, match="params has dtype int32, expected float32, float64, float16 or b"):
+        po.SGD(doubles.tensor(p).int())
     with pytest.raises(ValueError, match=r"params has the strides \(1, 3\)"):
         po.SGD(doubles.tensor(p).t())
     with pytest.raises(ValueError, match="overlaps a parameter"):
@@ -690,7 +860,7 @@ def test_mixed_memory_is_refused_before_anything_is_written(emulated, rng):
 def test_arrays_that_cannot_be(emulated):
     a = np.ones((4, 4), np.float32)
     for array, error, match in (
-        (There(a.astype(np.float16)), TypeError, "params has dtype <f2, expected float32 or float64"),
+        (There(a.astype(np.int16)), TypeError, "params has dtype <i2, expected float32, float64, float16"),
         (There(a.astype(">f4")), TypeError, "params has dtype >f4"),
         (There(a.T[1:]), ValueError, r"params has the strides \(4, 16\), expected a C-contiguous array"),
         (There(a, data=(a.ctypes.data, True)), ValueError, "params is read-only"),
@@ -719,8 +889,11 @@ def test_what_is_not_for_a_gpu_says_so(emulated):
     for name in set(OPTIMIZERS) - set(ELEMENTWISE) - set(TRUSTING):
         with pytest.raises(TypeError, match=f"{name} updates .* a GPU's are for the elementwise optimizers"):
             OPTIMIZERS[name]([There(a)])
-    with pytest.raises(TypeError, match="state_dtype is 'int8', expected None for arrays in a GPU's memory"):
-        po.Adam(There(a), state_dtype="int8")
+    for cls in TRUSTING.values():
+        with pytest.raises(TypeError, match="16-bit parameters and state_dtype are for the elementwise"):
+            cls(There(a), state_dtype="int8")
+    with pytest.raises(TypeError, match="params has dtype float64, which does not go with"):
+        po.Adam(There(a.astype(float)), state_dtype="int8")
     assert (a == 1).all()
 
 
@@ -904,11 +1077,15 @@ def torch_array(values):
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("this PyTorch has no CUDA")
+    if values.dtype.name == "bfloat16":
+        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16).cuda()
     return torch.from_numpy(values).cuda()
 
 
 def fetched(array):
-    return array.get() if hasattr(array, "get") else array.cpu().numpy()
+    if hasattr(array, "get"):
+        return array.get()
+    return _arrays.in_place("array", array.cpu())
 
 
 @pytest.mark.gpu
@@ -928,6 +1105,33 @@ def test_a_gpu_has_the_cpu_s_bits(name, backend, make, rng):
                 cpu.step(grads)
             own.step([make(g) for g in grads])
         assert_same(states(own), states(cpu))
+        for p, expected in zip(params, here, strict=True):
+            assert_same(fetched(p), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("make", [cupy_array, torch_array])
+@pytest.mark.parametrize("backend", ["cuda", "cupy"])
+@pytest.mark.parametrize("kinds", [("float32",), ("float16", "float32"), ("bfloat16",)], ids=str)
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("rounding", ["master", "stochastic"])
+def test_a_gpu_has_the_cpu_s_bits_of_packed_arrays(kinds, state_dtype, rounding, backend, make, rng):
+    if backend not in po.available_backends():
+        pytest.skip(f"needs a GPU: {backend} is not available")
+    if make is cupy_array and "bfloat16" in kinds:
+        return  # CuPy has none
+    here = packed_arrays(rng, kinds)
+    options = {"state_dtype": state_dtype, "rounding": rounding, "accumulate": 2}
+    with po.use_backend(backend):
+        params = [make(p.copy()) for p in here]
+        cpu, own = po.AMSGrad(here, **options), po.AMSGrad(params, **options)
+        averages = [po.averages.EMA(optimizer, 0.9) for optimizer in (cpu, own)]
+        for _ in range(4):
+            grads = packed_arrays(rng, kinds)
+            cpu_step(cpu, grads)
+            own.step([make(g) for g in grads])
+        assert_kept_alike(states(own), states(cpu))
+        assert_same(averages[1].state_dict()["averages"], averages[0].averages)
         for p, expected in zip(params, here, strict=True):
             assert_same(fetched(p), expected)
 

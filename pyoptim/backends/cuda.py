@@ -13,9 +13,10 @@ except ImportError as error:
     ) from error
 
 from .device import Launcher, Stepper, host_functions
+from .device_packed import PackedStepper
 from .device_trust import TrustStepper
 
-__all__ = ["Stepper", "TrustStepper", "launcher", "name"]
+__all__ = ["PackedStepper", "Stepper", "TrustStepper", "launcher", "name"]
 
 name = "cuda"
 if reason := _cuda.why_not():

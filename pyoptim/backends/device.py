@@ -228,21 +228,26 @@ def uploaded(queue: Queue, table: Array) -> Any:
 class Launch:
     """All arrays of one rule and dtype: one launch a step."""
 
+    prefix = ""  # of the kernels' names
+
     def __init__(self, queue: Queue, rule: Rule, dtype: np.dtype[Any], members: Sequence[Any]) -> None:
         self._launcher, self._dtype, self._type = queue.launcher, dtype, TYPES[dtype]
-        self._kernel = f"step<rule_named::{rule.name}, {self._type}>"
+        self._kernel = f"{self.prefix}step<rule_named::{rule.name}, {self._type}>"
         self._length = len(Common._fields) + len(rule.coefficients._fields)
         self._which = [i for i, _, _, _ in members]
         self._groups = list(dict.fromkeys(group for _, group, _, _ in members))
-        arrays, chunks = tables(
-            [param for _, _, param, _ in members],
-            [states for _, _, _, states in members],
-            [self._groups.index(group) for _, group, _, _ in members],
-        )
+        arrays, chunks = self._made_tables(members)
         self.blocks = len(chunks)
         self._tables = [uploaded(queue, table) for table in (arrays, chunks)]
         self._grads, self._rows = Table(queue), Table(queue)
         self._scaled = queue.allocate(max(len(self._groups), STEP_ROWS) * ROW_LENGTH * dtype.itemsize)
+
+    def _made_tables(self, members: Sequence[Any]) -> tuple[Array, Array]:
+        return tables(
+            [param for _, _, param, _ in members],
+            [states for _, _, _, states in members],
+            [self._groups.index(group) for _, group, _, _ in members],
+        )
 
     def point_at(self, grads: Sequence[DeviceArray], stream: int) -> None:
         """Take these gradients."""
@@ -251,7 +256,8 @@ class Launch:
 
     def sum_of_squares(self, partial: int, stream: int) -> None:
         """Of each chunk, to ``partial``."""
-        self._launcher.launch(f"sum_of_squares<{self._type}>", self.blocks, (*self._at, partial), stream)
+        kernel = f"{self.prefix}sum_of_squares<{self._type}>"
+        self._launcher.launch(kernel, self.blocks, (*self._at, partial), stream)
 
     def _rows_of(self, coefficients: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
         """Of the groups that have arrays here."""
@@ -260,8 +266,10 @@ class Launch:
             raise ValueError(f"{self._kernel} takes rows of {self._length} coefficients, {rows} were given")
         return rows
 
-    def step(self, coefficients: Sequence[tuple[float, ...]], factor: int | None, stream: int) -> None:
-        """``factor``: the address of what the gradients are multiplied by as well."""
+    def step(
+        self, coefficients: Sequence[tuple[float, ...]], factor: int | None, stream: int, *more: Any
+    ) -> None:
+        """``factor``: the address of what the gradients are multiplied by as well; ``more``: arguments."""
         rows = self._rows_of(coefficients)
         by_value = coefficient_rows(rows[:STEP_ROWS], self._dtype)
         at: int | None = None
@@ -271,7 +279,7 @@ class Launch:
             self._launcher.launch(f"scale_rows<{self._type}>", 1, (len(rows), exact, factor, at), stream)
         elif len(rows) > STEP_ROWS:
             at = self._rows.put(coefficient_rows(rows, self._dtype), stream)
-        self._launcher.launch(self._kernel, self.blocks, (*self._at, at, by_value.tobytes()), stream)
+        self._launcher.launch(self._kernel, self.blocks, (*self._at, at, by_value.tobytes(), *more), stream)
 
 
 class Stepper:
@@ -284,18 +292,22 @@ class Stepper:
     _launch: Callable[..., Any] = Launch
 
     def __init__(self, groups: Sequence[StepGroup], queue: Queue | None = None) -> None:
-        if queue is None:
-            raise BackendError(
-                "the 'cuda' and 'cupy' backends step arrays in a GPU's memory, and these are in the "
-                "processor's: ask for another backend, or for none"
-            )
-        self._queue = queue
         members: dict[Any, list[Any]] = {}
         i = 0
         for j, (rule, params, states) in enumerate(groups):
             for param, own in zip(params, states, strict=True):
                 members.setdefault((rule.name, param.dtype), []).append((i, j, rule, param, own))
                 i += 1
+        self._prepare(members, queue)
+
+    def _prepare(self, members: dict[Any, list[Any]], queue: Queue | None) -> None:
+        """``members``: by rule's name and dtype, each array's index, group, rule, parameter and states."""
+        if queue is None:
+            raise BackendError(
+                "the 'cuda' and 'cupy' backends step arrays in a GPU's memory, and these are in the "
+                "processor's: ask for another backend, or for none"
+            )
+        self._queue = queue
         self._launches = [
             self._launch(queue, of[0][2], dtype, [(i, j, param, own) for i, j, _, param, own in of])
             for (_, dtype), of in members.items()

@@ -1,5 +1,6 @@
 // All CUDA kernels and lists of them. NVRTC has them by the names that _cuda.kernels() gives, after
-// `using namespace pyoptim::cuda;`: "dropout<float>", "total<double>", "step<rule_named::adam, float>".
+// `using namespace pyoptim::cuda;`: "dropout<float>", "total<double>", "step<rule_named::adam, float>",
+// "packed_step<rule_named::adam, float>".
 #pragma once
 
 #include "pyoptim/elementwise_kernels.cuh"
@@ -7,6 +8,7 @@
 #include "pyoptim/loss_kernels.cuh"
 #include "pyoptim/matrix_kernels.cuh"
 #include "pyoptim/norm_kernels.cuh"
+#include "pyoptim/packed_kernels.cuh"
 #include "pyoptim/step_kernel.cuh"
 #include "pyoptim/trust_kernels.cuh"
 
@@ -50,3 +52,7 @@ PYOPTIM_FOR_EACH_RULE(X)
 #define PYOPTIM_FOR_EACH_DOUBLE_KERNEL(X) \
     X(total)                              \
     X(clip_factor)
+// Of float alone.
+#define PYOPTIM_FOR_EACH_FLOAT_KERNEL(X) \
+    X(packed_sum_of_squares)             \
+    X(convert)

@@ -19,6 +19,20 @@ struct StepChunk {
     int array, chunk;
 };
 
+// Values as they are kept: the Storage, and a scale per block where that is of 8 bits.
+struct StoredValues {
+    unsigned long long data, scale;  // addresses
+    long long storage;
+};
+
+// A parameter some of which is kept in fewer bits; `position` is that of its first element among those of all
+// arrays. Gradients are other memory at every step: of `grad` only the scale and the storage count.
+struct PackedArray {
+    StoredValues param, grad, state[4];
+    unsigned long long master;  // null: param itself is updated
+    long long size, row, position;
+};
+
 // Coefficients by value: Common's, then the rule's, of up to kStepRows groups.
 constexpr int kStepRows = 8, kRowLength = 16;
 template <class T>
