@@ -42,8 +42,8 @@ class Optimizer:
 
         Arrays in the memory of one GPU work too, without a copy: CuPy's, PyTorch's CUDA tensors, and
         whatever has ``__cuda_array_interface__`` or speaks DLPack; contiguous, of the same dtypes, for the
-        elementwise optimizers, with all that is below and averages, and for LARS and LAMB, but not for
-        Adafactor and Muon. They need the backend "cuda" or "cupy". States are kept there; a step is queued
+        elementwise optimizers, with all that is below and averages, and for LARS, LAMB and Muon, but not for
+        Adafactor. They need the backend "cuda" or "cupy". States are kept there; a step is queued
         on the stream of the gradients, one launch for each rule and dtype, and not waited for (but for
         ``nonfinite="raise"`` and ``"skip"``). `state_dict` brings states to NumPy arrays, and
         `load_state_dict` takes them back, so they move between processor and GPU.
@@ -150,7 +150,7 @@ class Optimizer:
             if not self._steps_there:
                 raise TypeError(
                     f"{type(self).__name__} updates parameters in the processor's memory; those in a GPU's "
-                    "are for the elementwise optimizers, LARS and LAMB"
+                    "are for the elementwise optimizers, LARS, LAMB and Muon"
                 )
             self._queue = _device.queue_of(self._params)
         else:

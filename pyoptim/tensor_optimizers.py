@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import backends, gradients
+from . import _device_copies, backends, gradients
 from ._arrays import Array
 from .backends.device import Queue
 from .optimizer import Group, Optimizer, Row, Schedule, State
@@ -242,7 +242,7 @@ class Muon(_Directed):
 
     ``b = momentum*b + (1-momentum)*g``; ``u = (1-momentum)*g + momentum*b`` with ``nesterov``, else b;
     ``p -= lr * adjust * orthogonal(u)``, as PyTorch's, which however iterates in bfloat16; here it is the
-    parameter's own type.
+    parameter's own type. On a GPU, products are sums in another order: results are those up to rounding.
 
     Parameters
     ----------
@@ -271,11 +271,12 @@ class Muon(_Directed):
         "eps": 1e-7,
         "adjust_lr_fn": "original",
     }
+    _steps_there = True
 
     def __init__(self, params: Any, lr: float | Schedule = 1e-3, **hyperparameters: Any) -> None:
         super().__init__(params, lr=lr, **hyperparameters)
         for name, p in zip(self._names, self._params, strict=True):
-            if p.ndim != 2:
+            if len(p.shape) != 2:
                 raise ValueError(f"{name} has shape {p.shape}, expected a matrix for Muon")
 
     def _direction_rule(self, group: Group) -> str:
@@ -286,12 +287,33 @@ class Muon(_Directed):
         return (lr, mu, 1 - mu, 1 - mu, mu) if group["nesterov"] else (lr, mu, 1 - mu, 1.0)
 
     def _direct(self, group: Group, p: Array, state: State, d: Array, lr: float, t: int) -> float:
-        rows, columns = p.shape
         if p.size:
             d[...] = _orthogonal(d, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        return self._rate(group, p, lr)
+
+    def _rate(self, group: Group, p: Any, lr: float) -> float:
+        rows, columns = p.shape
         if group["adjust_lr_fn"] == "original":
             return lr * math.sqrt(max(1.0, rows / max(1, columns)))
         return lr * 0.2 * math.sqrt(max(rows, columns))
+
+    def _stepper_there(self, backend: Any, queue: Queue) -> Any:
+        params: list[Any] = self._params
+        directions = _device_copies.zeros(queue, params, [p.dtype for p in params])
+        return backend.MuonStepper(Optimizer._step_groups(self), queue, directions)
+
+    def _apply(self, flat: list[Any], rows: list[Row]) -> None:
+        if self._queue is None:
+            super()._apply(flat, rows)
+            return
+        momenta = [(row[0], 0.0, 1.0, *row[_OWN + 1 :]) for row in rows]
+        iterations = [(g["ns_coefficients"], g["ns_steps"], g["eps"]) for g in self.param_groups]
+        descents = [
+            (-1.0, 0.0, row[2], self._rate(group, p, row[_OWN]))
+            for group, row in zip(self.param_groups, rows, strict=True)
+            for p in group["params"]
+        ]
+        self._run(self._stepper(), flat, momenta, iterations, descents, self._max_grad_norm)
 
 
 def _blend(old: Array, new: Array, fresh: float) -> Array:

@@ -131,6 +131,26 @@ def test_norm_and_clipping_without_the_host(run, cuda, dtype, rng):
         assert same(factor, np.array([expected]))
 
 
+@pytest.mark.parametrize("n", SIZES)
+def test_norms_and_sums_of_one_array(run, cuda, dtype, n, rng):
+    x, y = run.array(rng.normal(size=n).astype(dtype), offset=1), rng.normal(size=n).astype(dtype)
+    blocks, was = blocks_of(n, cuda.chunk), x.copy()
+    partial, total = run.empty(blocks, float), run.empty(1, float)
+    run("chunk_squares", blocks, n, x, partial, dtype=dtype)
+    run("total<double>", 1, blocks, partial, 1.0, None, total)
+    exact = math.fsum(float(v) ** 2 for v in was)
+    assert abs(total[0] - exact) <= 64 * np.finfo(float).eps * exact
+    for eps in (1e-7, 1e9):
+        x[...] = was
+        run("normalize", blocks, n, total, eps, x, dtype=dtype)
+        assert same(x, was / dtype(max(math.sqrt(total[0]), eps)))
+    run("normalize", blocks, n, np.array([math.nan]), 1.0, x, dtype=dtype)
+    assert np.isnan(x).all()
+    x[...] = was
+    run("blend", blocks, n, 0.3, x, -1.7, y, x, dtype=dtype)
+    assert same(x, dtype(0.3) * was + dtype(-1.7) * y)
+
+
 def trust_tables(cuda, run, arrays):
     """As `tables`, with chunks for the sums and where those of each array begin."""
     table, _ = tables(cuda, arrays)

@@ -7,6 +7,7 @@ there because it says so (tests/cuda/doubles.py).
 import copy
 import ctypes
 import importlib.util
+import math
 import pickle
 import sys
 from pathlib import Path
@@ -203,6 +204,55 @@ def test_steps_by_norms_do_not_wait(recorder, rng):
         own.step(grads)
         assert [(kernel, at) for _, kernel, at in recorder.all("launch")] == [(k, 70) for k in kernels]
         assert not recorder.all("synchronize")
+
+
+def assert_orthogonal_alike(params, here, steps, lr):
+    """What rounding allows: products of up to max(shape) terms, amplified up to thirtyfold (oracles.py)."""
+    for a, b in zip(params, here, strict=True):
+        length = max(a.shape)
+        allowed = steps * lr * math.sqrt(length) * 30 * length * np.finfo(a.dtype).eps
+        np.testing.assert_allclose(a, b, rtol=0, atol=allowed)
+
+
+@pytest.mark.parametrize(
+    "options", oracles.ORACLES["Muon"][2], ids=lambda value: "-".join(value) or "defaults"
+)
+def test_muon_is_the_cpu_s_up_to_rounding(gpu, options, rng):
+    here = arrays(rng, (np.float32, np.float64), [(5, 3), (3, 40), (70, 33), (1, 1), (0, 3), (70, 70)])
+    copies = [p.copy() for p in here]
+
+    def groups(params):
+        return [{"params": params[:3]}, {"params": params[3:], "ns_steps": 3, "eps": 0.5}]
+
+    cpu, own = po.Muon(groups(here), **options), po.Muon(groups(there(copies)), **options)
+    start = [p.copy() for p in copies]
+    for _ in range(3):
+        grads = like(rng, here)
+        cpu_step(cpu, [grads[:3], grads[3:]])
+        own.step([there(grads[:3]), there(grads[3:])])
+    lr = 0.1 if callable(options.get("lr")) else options.get("lr", 1e-3)
+    assert_orthogonal_alike(copies, here, 3, lr)
+    assert all((a != b).any() for a, b in zip(copies, start, strict=True) if a.size)
+    assert_same(states(own), states(cpu))
+    fresh = po.Muon(groups([p.copy() for p in here]), **options)
+    fresh.load_state_dict(own.state_dict())
+    assert_same(states(fresh), states(cpu))
+
+
+def test_muon_clips_and_does_not_wait(recorder, rng):
+    here = arrays(rng, shapes=[(6, 4), (5, 9)])
+    copies = [p.copy() for p in here]
+    options = {"lr": 0.1, "max_grad_norm": 0.5, "accumulate": 2, "eps": 1.0}
+    cpu, own = po.Muon(here, **options), po.Muon(there(copies), **options)
+    for i in range(4):
+        grads = like(rng, here)
+        cpu_step(cpu, grads)
+        recorder.log.clear()
+        own.step([There(g, 70) for g in grads])
+        assert not recorder.all("synchronize") or i < 2  # tables at first
+    assert_orthogonal_alike(copies, here, 2, 0.1)
+    with pytest.raises(ValueError, match=r"params has shape \(3,\), expected a matrix for Muon"):
+        po.Muon(There(np.ones(3)))
 
 
 def test_structures_and_groups(gpu, rng):
@@ -886,10 +936,10 @@ def test_arrays_that_cannot_be(emulated):
 
 def test_what_is_not_for_a_gpu_says_so(emulated):
     a = np.ones((4, 4), np.float32)
-    for name in set(OPTIMIZERS) - set(ELEMENTWISE) - set(TRUSTING):
+    for name in set(OPTIMIZERS) - set(ELEMENTWISE) - set(TRUSTING) - {"Muon"}:
         with pytest.raises(TypeError, match=f"{name} updates .* a GPU's are for the elementwise optimizers"):
             OPTIMIZERS[name]([There(a)])
-    for cls in TRUSTING.values():
+    for cls in (*TRUSTING.values(), po.Muon):
         with pytest.raises(TypeError, match="16-bit parameters and state_dtype are for the elementwise"):
             cls(There(a), state_dtype="int8")
     with pytest.raises(TypeError, match="params has dtype float64, which does not go with"):
@@ -1134,6 +1184,24 @@ def test_a_gpu_has_the_cpu_s_bits_of_packed_arrays(kinds, state_dtype, rounding,
         assert_same(averages[1].state_dict()["averages"], averages[0].averages)
         for p, expected in zip(params, here, strict=True):
             assert_same(fetched(p), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("make", [cupy_array, torch_array])
+@pytest.mark.parametrize("backend", ["cuda", "cupy"])
+def test_muon_on_a_gpu(backend, make, rng):
+    if backend not in po.available_backends():
+        pytest.skip(f"needs a GPU: {backend} is not available")
+    here = arrays(rng, (np.float32, np.float64), [(5, 3), (300, 700), (700, 130)])
+    with po.use_backend(backend):
+        params = [make(p.copy()) for p in here]
+        cpu, own = po.Muon(here, lr=0.1), po.Muon(params, lr=0.1)
+        for _ in range(3):
+            grads = like(rng, here)
+            cpu_step(cpu, grads)
+            own.step([make(g) for g in grads])
+        assert_same(states(own), states(cpu))
+        assert_orthogonal_alike([fetched(p) for p in params], here, 3, 0.1)
 
 
 @pytest.mark.gpu

@@ -23,6 +23,9 @@ PYOPTIM_FOR_EACH_RULE(X)
     X(scale_rows)                  \
     X(sum_of_squares)              \
     X(scale)                       \
+    X(chunk_squares)               \
+    X(normalize)                   \
+    X(blend)                       \
     X(lars_squares)                \
     X(lamb_direction)              \
     X(trust_rows)                  \

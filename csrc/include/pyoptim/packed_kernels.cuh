@@ -133,7 +133,10 @@ PYOPTIM_KERNEL packed_step(const PackedArray* arrays, const StepChunk* chunks, c
             decode(array.param, at<void>(array.param.data), piece, p);
         }
         decode(array.grad, grad, piece, g);
-        for (int k = 0; k < kStates; ++k) decode(array.state[k], at<void>(array.state[k].data), piece, s[k]);
+        PYOPTIM_UNROLL
+        for (int k = 0; k < kStates; ++k) {  // unrolled, so that s is in registers
+            decode(array.state[k], at<void>(array.state[k].data), piece, s[k]);
+        }
         piece.each([&](int j, Index) {
             typename Rule::template State<T> local;
             T* const fields = reinterpret_cast<T*>(&local);
@@ -145,6 +148,7 @@ PYOPTIM_KERNEL packed_step(const PackedArray* arrays, const StepChunk* chunks, c
         const unsigned first = unsigned(array.position + piece.begin);
         if (master != nullptr) piece.each([&](int j, Index i) { master[i] = p[j]; });
         encode(array.param, piece, p, {first, random_bits(0, key)}, stochastic);
+        PYOPTIM_UNROLL
         for (int k = 0; k < kStates; ++k) {
             encode(array.state[k], piece, s[k], {first, random_bits(1 + unsigned(k), key)}, true);
         }
