@@ -41,12 +41,12 @@ class Optimizer:
         ``"params"`` (any of the other three) and hyperparameters of its own.
 
         Arrays in the memory of one GPU work too, without a copy: CuPy's, PyTorch's CUDA tensors, and
-        whatever has ``__cuda_array_interface__`` or speaks DLPack; contiguous, of the same dtypes, for the
-        elementwise optimizers, with all that is below and averages, and for LARS, LAMB and Muon, but not for
-        Adafactor. They need the backend "cuda" or "cupy". States are kept there; a step is queued
-        on the stream of the gradients, one launch for each rule and dtype, and not waited for (but for
-        ``nonfinite="raise"`` and ``"skip"``). `state_dict` brings states to NumPy arrays, and
-        `load_state_dict` takes them back, so they move between processor and GPU.
+        whatever has ``__cuda_array_interface__`` or speaks DLPack; contiguous, of the same dtypes. Every
+        optimizer has them, with all that is below, and averages. They need the backend "cuda" or "cupy".
+        States are kept there; a step is queued on the stream of the gradients, one launch for each rule and
+        dtype (more for what looks at a whole tensor), and not waited for (but for ``nonfinite="raise"`` and
+        ``"skip"``). `state_dict` brings states to NumPy arrays, and `load_state_dict` takes them back, so
+        they move between processor and GPU.
     lr : float or callable
         Learning rate, or a schedule ``step -> lr`` where step counts the steps already taken: see
         `pyoptim.schedules`.
@@ -95,7 +95,6 @@ class Optimizer:
     """
 
     defaults: ClassVar[dict[str, Any]]  # of the class's own hyperparameters, beside `SHARED`
-    _steps_there: ClassVar[bool] = True  # parameters in a GPU's memory
 
     max_grad_norm: Any = Checked(lambda v: v is None or (is_number(v) and v > 0), "None or a number > 0")
     nonfinite: Any = Checked(*choice("ignore", "raise", "skip"))
@@ -147,11 +146,6 @@ class Optimizer:
         self._queue: Queue | None = None
         if any(isinstance(p, _device.DeviceArray) for p in self._params):
             _device.check_parameters(self._names, self._params)
-            if not self._steps_there:
-                raise TypeError(
-                    f"{type(self).__name__} updates parameters in the processor's memory; those in a GPU's "
-                    "are for the elementwise optimizers, LARS, LAMB and Muon"
-                )
             self._queue = _device.queue_of(self._params)
         else:
             _arrays.check_parameters(self._names, self._params)

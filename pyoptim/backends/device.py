@@ -314,7 +314,7 @@ class Stepper:
         ]
         self._blocks = sum(launch.blocks for launch in self._launches)
         self._partial = queue.allocate(8 * self._blocks)
-        self._scalars = queue.allocate(16)  # a sum of squares, a factor
+        self._scalars = queue.allocate(32)  # a sum of squares, a factor; two sums more of subclasses
 
     def step(
         self,

@@ -20,11 +20,12 @@ except ImportError as error:
     raise ImportError(f"CuPy is not installed (pip install 'pyoptim[cuda]'): {error}") from error
 
 from .device import Launcher, Stepper, host_functions
+from .device_adafactor import AdafactorStepper
 from .device_muon import MuonStepper
 from .device_packed import PackedStepper
 from .device_trust import TrustStepper
 
-__all__ = ["MuonStepper", "PackedStepper", "Stepper", "TrustStepper", "launcher", "name"]
+__all__ = ["AdafactorStepper", "MuonStepper", "PackedStepper", "Stepper", "TrustStepper", "launcher", "name"]
 
 name = "cupy"
 THREADS = 256  # of every block, as in launch.hpp

@@ -3,6 +3,7 @@
 // "packed_step<rule_named::adam, float>".
 #pragma once
 
+#include "pyoptim/adafactor_kernels.cuh"
 #include "pyoptim/elementwise_kernels.cuh"
 #include "pyoptim/gradient_kernels.cuh"
 #include "pyoptim/loss_kernels.cuh"
@@ -29,6 +30,13 @@ PYOPTIM_FOR_EACH_RULE(X)
     X(lars_squares)                \
     X(lamb_direction)              \
     X(trust_rows)                  \
+    X(adafactor_rows)              \
+    X(adafactor_columns)           \
+    X(adafactor_col_var)           \
+    X(adafactor_means)             \
+    X(adafactor_variance)          \
+    X(adafactor_squares)           \
+    X(adafactor_step)              \
     X(activation_forward)          \
     X(activation_backward)         \
     X(bias_activation)             \
