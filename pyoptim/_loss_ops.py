@@ -143,7 +143,7 @@ def kl_divergence(
     ----------
     logits : array (batch, classes)
     target : array (batch, classes)
-        The teacher's probabilities, at the same temperature.
+        The teacher's probabilities, at the same temperature. Those of 0 cost nothing.
     temperature : float > 0, default 1
     sample_weight : array (batch,), optional
         Multiplies each example's loss; the divisor stays the batch.
@@ -163,21 +163,8 @@ def kl_divergence(
     check_temperature(temperature)
     rows = check_sample_weight("sample_weight", sample_weight, len(logits), logits.dtype)
     dlogits = np.empty_like(logits)
-    return run_kl_divergence(logits, target, dlogits, rows, temperature), dlogits
-
-
-def run_kl_divergence(
-    logits: Array, target: Array, dlogits: Array | None, rows: Array | None, temperature: float
-) -> float:
-    """On checked arrays: the cross-entropy less the target's entropy."""
-    scaled = logits / logits.dtype.type(temperature)
-    crossed = backends.current().softmax_cross_entropy(scaled, target, dlogits, rows, None, 0.0)
-    if dlogits is not None:
-        dlogits *= dlogits.dtype.type(temperature)
-    t = target.astype(np.float64)
-    of_row = (t * np.log(np.where(t > 0, t, 1))).sum(axis=1)
-    entropy = -float(np.mean(of_row if rows is None else of_row * rows))
-    return float(temperature**2 * (crossed - entropy))
+    value = backends.current().kl_divergence(logits, target, dlogits, rows, float(temperature))
+    return value, dlogits
 
 
 def is_soft(target: Any) -> bool:

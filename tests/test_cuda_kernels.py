@@ -688,8 +688,8 @@ def test_cross_entropy(run, dtype, shape, soft, weighted, smoothing, rng):
     weights = sample_weight, class_weight
     given = divisor if weighted else None  # else the number
     for gradient in (dx, None):
-        run("cross_entropy", blocks, rows, classes, logits, *targets, *weights, smoothing, float(rows), given,
-            gradient, partial, dtype=dtype)  # fmt: skip
+        run("cross_entropy", blocks, rows, classes, logits, *targets, *weights, smoothing, 1.0, False,
+            float(rows), given, gradient, partial, dtype=dtype)  # fmt: skip
         run("total<double>", 1, blocks, partial, 1.0, divisor, loss)
         target = shares if soft else labels
         exact = loss_oracles.cross_entropy(
@@ -699,6 +699,30 @@ def test_cross_entropy(run, dtype, shape, soft, weighted, smoothing, rng):
         assert abs(loss[0] - exact) <= 8 * np.finfo(dtype).eps * (abs(logits).max() + exact)
     cpu = np.empty_like(logits)
     _native.softmax_cross_entropy(logits, target, cpu, sample_weight, class_weight, smoothing)
+    np.testing.assert_allclose(dx, cpu, rtol=0, atol=16 * np.finfo(dtype).eps * abs(cpu).max())
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("shape", [(1, 2), (9, 10), (17, 40)], ids=str)
+def test_kl_divergence(run, dtype, shape, weighted, temperature, rng):
+    rows, classes = shape
+    logits = rng.normal(0, 3, size=shape).astype(dtype)
+    target = rng.uniform(size=shape)
+    target = (target / target.sum(1, keepdims=True)).astype(dtype)
+    target[0] = np.eye(classes)[0]
+    weight = rng.uniform(1, 2, rows).astype(dtype) if weighted else None
+    blocks = blocks_of(rows, 8)
+    partial, loss, dx = run.empty(blocks, float), run.empty(1, float), run.empty(shape, dtype)
+    for gradient in (dx, None):
+        run("cross_entropy", blocks, rows, classes, logits, None, target, weight, None, 0.0, temperature,
+            True, float(rows), None, gradient, partial, dtype=dtype)  # fmt: skip
+        run("total<double>", 1, blocks, partial, 1 / rows, None, loss)
+        exact = loss_oracles.kl_divergence(logits.astype(float), target.astype(float), temperature, weight)
+        size = temperature**2 + temperature * abs(logits).max()  # of the terms
+        assert abs(loss[0] - exact) <= 8 * np.finfo(dtype).eps * (size + exact)
+    cpu = np.empty_like(logits)
+    _native.kl_divergence(logits, target, cpu, weight, temperature)
     np.testing.assert_allclose(dx, cpu, rtol=0, atol=16 * np.finfo(dtype).eps * abs(cpu).max())
 
 
@@ -718,6 +742,8 @@ def test_a_label_that_is_no_class_makes_nan_and_touches_nothing(run, rng):
             None,
             None,
             0.0,
+            1.0,
+            False,
             9.0,
             None,
             dx,
