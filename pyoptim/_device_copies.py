@@ -56,10 +56,9 @@ def widened(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
 
-def copies(queue: Queue, arrays: Sequence[DeviceArray], wide: bool = False) -> list[DeviceArray]:
-    """Arrays of our own with the same values; ``wide``: of 32 bits at least."""
-    dtypes = [widened(a.dtype) if wide else a.dtype for a in arrays]
-    made = zeros(queue, arrays, dtypes)
+def copies(queue: Queue, arrays: Sequence[DeviceArray]) -> list[DeviceArray]:
+    """Arrays of our own with the same values, from the queue's pool: for a while."""
+    made = [_device.empty(queue, a.shape, a.dtype) for a in arrays]
     assign(queue, made, arrays)
     return made
 

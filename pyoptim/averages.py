@@ -54,7 +54,9 @@ class WeightAverage:
             _device.check_parameters(self._names, self._params)
             if self._queue is None:
                 self._queue = _device.queue_of(self._params)
-            self.averages: list[Any] = _device_copies.copies(self._queue, self._params, wide=True)
+            dtypes = [_device_copies.widened(p.dtype) for p in self._params]
+            self.averages: list[Any] = _device_copies.zeros(self._queue, self._params, dtypes)
+            _device_copies.assign(self._queue, self.averages, self._params)
             tensors = _arrays.tensors_among(params)
         else:
             _arrays.check_parameters(self._names, self._params)

@@ -187,17 +187,14 @@ class Table:
 
 
 def tables(
-    params: Sequence[DeviceArray],
-    states: Sequence[Sequence[DeviceArray]],
-    rows: Sequence[int],
-    length: int = CHUNK,
+    params: Sequence[DeviceArray], states: Sequence[Sequence[DeviceArray]], rows: Sequence[int]
 ) -> tuple[Array, Array]:
     """What a launch works on, as step_kernel.cuh takes it: arrays, and the chunks that blocks take."""
     arrays = np.zeros(len(params), ARRAYS)
     for entry, param, own, row in zip(arrays, params, states, rows, strict=True):
         entry["param"], entry["size"], entry["row"] = param.address, param.size, row
         entry["state"][: len(own)] = [state.address for state in own]
-    return arrays, chunks_of(arrays["size"], length)
+    return arrays, chunks_of(arrays["size"], CHUNK)
 
 
 def chunks_of(sizes: Array, length: int) -> Array:
