@@ -14,6 +14,7 @@ FILES = [
     "bind_device.cpp",
     "bind_graph.cpp",
     "steps.cu",
+    "packed.cu",
     "layers.cu",
 ]
 
