@@ -77,21 +77,40 @@ class Recorder:
             def hold(self, stream):
                 recorder.log.append(("hold", id(self), stream))
 
-        self.Event = Event
+        class Stream(cuda.Stream):
+            def __init__(self):
+                super().__init__()
+                recorder.log.append(("stream", None, self.address))
+                recorder._streams.add(self.address)
+
+        class Graph(cuda.Graph):
+            def launch(self, stream):
+                recorder.log.append(("graph", id(self), stream))
+                super().launch(0)
+
+        self.Event, self.Stream, self.Graph = Event, Stream, Graph
+        self._streams = set()
+
+    def _known(self, stream):
+        return stream if stream in self._streams else 0
 
     def __getattr__(self, name):
         return getattr(self._cuda, name)
 
     def launch(self, kernel, blocks, arguments, stream):
         self.log.append(("launch", kernel, stream))
-        self._cuda.launch(kernel, blocks, arguments, 0)
+        self._cuda.launch(kernel, blocks, arguments, self._known(stream))
 
     def copy(self, to, source, bytes, stream):
         self.log.append(("copy", bytes, stream))
-        self._cuda.copy(to, source, bytes, 0)
+        self._cuda.copy(to, source, bytes, self._known(stream))
+
+    def fill(self, to, byte, bytes, stream):
+        self._cuda.fill(to, byte, bytes, self._known(stream))
 
     def synchronize(self, stream):
         self.log.append(("synchronize", None, stream))
+        self._cuda.synchronize(self._known(stream))
 
     def get_device(self):
         return self.current
@@ -106,7 +125,7 @@ class Recorder:
 
 def cupy(cuda, devices=1, driver=12000):
     """Modules in place of CuPy's, which launch the emulated kernels: name -> module."""
-    kernels, letters = [], cuda.kernels()
+    kernels, letters, graphs, streams = [], cuda.kernels(), {}, set()
 
     class CUDARuntimeError(RuntimeError):
         pass
@@ -116,7 +135,25 @@ def cupy(cuda, devices=1, driver=12000):
             raise CUDARuntimeError("cudaErrorUnknown: unknown error")
         return devices
 
+    def known(stream):
+        return stream if stream in streams else 0
+
+    def end_capture(stream):
+        try:
+            graph = cuda.Graph(stream)
+        except RuntimeError as error:
+            raise CUDARuntimeError(str(error)) from error
+        graphs[id(graph)] = graph
+        return id(graph)
+
     runtime = types.SimpleNamespace(
+        streamCaptureModeRelaxed=2,
+        streamBeginCapture=lambda stream, mode: cuda.begin_capture(stream),
+        streamEndCapture=end_capture,
+        graphInstantiate=lambda graph: graph + 1,
+        graphLaunch=lambda graph, stream: graphs[graph - 1].launch(known(stream)),
+        graphExecDestroy=lambda graph: graphs.pop(graph - 1),
+        graphDestroy=lambda graph: None,
         CUDARuntimeError=CUDARuntimeError,
         is_hip=False,
         memcpyDefault=4,
@@ -127,9 +164,9 @@ def cupy(cuda, devices=1, driver=12000):
         getDeviceProperties=lambda index: {
             "name": b"pretended", "major": 9, "minor": 0, "totalGlobalMem": 2**31, "multiProcessorCount": 1
         },
-        memcpyAsync=lambda to, source, size, kind, stream: cuda.copy(to, source, size, 0),
-        memsetAsync=lambda to, byte, size, stream: cuda.fill(to, byte, size, 0),
-        streamSynchronize=lambda stream: None,
+        memcpyAsync=lambda to, source, size, kind, stream: cuda.copy(to, source, size, known(stream)),
+        memsetAsync=lambda to, byte, size, stream: cuda.fill(to, byte, size, known(stream)),
+        streamSynchronize=lambda stream: cuda.synchronize(known(stream)),
         eventRecord=lambda event, stream: None,
         streamWaitEvent=lambda stream, event: None,
     )  # fmt: skip
@@ -156,7 +193,7 @@ def cupy(cuda, devices=1, driver=12000):
         kinds = letters[kernel]
         addresses = (ctypes.c_void_p * len(kinds)).from_address(parameters)
         arguments = [value(kind, at, kernel) for kind, at in zip(kinds, addresses, strict=True)]
-        cuda.launch(kernel, blocks, tuple(arguments), 0)
+        cuda.launch(kernel, blocks, tuple(arguments), known(stream))
 
     class Memory:
         def __init__(self, size):
@@ -166,6 +203,13 @@ def cupy(cuda, devices=1, driver=12000):
     class Event:
         def __init__(self, disable_timing):
             self.ptr = 0
+
+    class Stream:
+        def __init__(self, non_blocking):
+            assert non_blocking
+            self._own = cuda.Stream()
+            self.ptr = self._own.address
+            streams.add(self.ptr)
 
     class ndarray:
         """As CuPy's, of the memory it is given."""
@@ -196,6 +240,7 @@ def cupy(cuda, devices=1, driver=12000):
     own.ndarray, own.streams = ndarray, []
     own.dot = lambda a, b, out: np.dot(a.array, b.array, out=out.array)
     own.cuda.runtime, own.cuda.Memory, own.cuda.Event = runtime, Memory, Event
+    own.cuda.Stream = Stream
     own.cuda.ExternalStream = ExternalStream
     own.cuda.UnownedMemory = lambda ptr, size, owner, device: types.SimpleNamespace(ptr=ptr, owner=owner)
     own.cuda.MemoryPointer = lambda memory, offset: types.SimpleNamespace(ptr=memory.ptr + offset, mem=memory)

@@ -8,6 +8,7 @@
 #include "pyoptim/matrix_kernels.cuh"
 #include "pyoptim/norm_kernels.cuh"
 #include "pyoptim/step_kernel.cuh"
+#include "pyoptim/training_kernels.cuh"
 
 namespace pyoptim::cuda::rule_named {
 #define X(name, Struct) using name = rules::Struct;
@@ -20,6 +21,8 @@ PYOPTIM_FOR_EACH_RULE(X)
     X(scale_rows)                  \
     X(sum_of_squares)              \
     X(scale)                       \
+    X(add)                         \
+    X(affine)                      \
     X(activation_forward)          \
     X(activation_backward)         \
     X(bias_activation)             \
@@ -41,8 +44,13 @@ PYOPTIM_FOR_EACH_RULE(X)
     X(softmax_backward)            \
     X(label_weights)               \
     X(cross_entropy)               \
-    X(pointwise_loss)
+    X(pointwise_loss)              \
+    X(gather_rows)                 \
+    X(count_right)
 // Of double alone.
 #define PYOPTIM_FOR_EACH_DOUBLE_KERNEL(X) \
     X(total)                              \
-    X(clip_factor)
+    X(clip_factor)                        \
+    X(finish_step)
+// Of labels.
+#define PYOPTIM_FOR_EACH_LABEL_KERNEL(X) X(gather_rows)
