@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from . import backends
+
 Array = NDArray[Any]
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -32,6 +34,30 @@ def empty(shape: tuple[int, ...], like: Any) -> Any:
 def empty_like(array: Any) -> Any:
     """As `empty`, of the same shape; contiguous."""
     return empty(array.shape, array)
+
+
+def constant(array: Array, like: Any) -> Any:
+    """A small array that never changes, in the memory of another."""
+    return array if isinstance(like, np.ndarray) else like.queue.constant(array)
+
+
+def add(a: Any, b: Any) -> Any:
+    """``a + b``, in either memory."""
+    if isinstance(a, np.ndarray):
+        return a + b
+    y = a.empty(a.shape)
+    backends.of(a).add(a, b, y)
+    return y
+
+
+def affine(x: Any, scale: float, shift: float | None = None) -> Any:
+    """``scale * x + shift``, in either memory."""
+    if isinstance(x, np.ndarray):
+        y = x * x.dtype.type(scale)
+        return y if shift is None else y + x.dtype.type(shift)
+    y = x.empty(x.shape)
+    backends.of(x).affine(x, scale, -0.0 if shift is None else shift, y)  # -0: what changes no bit
+    return y
 
 
 def zeros_beside(arrays: Sequence[Array], shapes: Sequence[tuple[int, ...]], dtype: DTypeLike) -> list[Array]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from . import backends
-from ._arrays import Array, check_finite, check_float_array, check_like
+from ._arrays import Array, check_finite, check_float_array, check_like, constant
 from ._hyperparameters import is_number
 
 POINTWISE = ("squared", "absolute", "huber", "binary", "hinge")
@@ -121,14 +122,14 @@ def run_pointwise(
 ) -> float:
     """On checked arrays; parameter is a number or an array along the last dimension."""
     shape = (prediction.shape[0] if prediction.ndim else 1, -1)
-    if isinstance(parameter, np.ndarray) and prediction.ndim > 2:
-        parameter = np.tile(parameter, int(np.prod(prediction.shape[1:-1])))
+    if isinstance(parameter, np.ndarray):
+        parameter = np.tile(parameter, math.prod(prediction.shape[1:-1]))
+        parameter = constant(parameter, prediction)
     gradient = None if dprediction is None else dprediction.reshape(shape)
-    return float(
-        backends.current().pointwise_loss(
-            kind, prediction.reshape(shape), target.reshape(shape), gradient, rows, parameter
-        )
+    value: float = backends.of(prediction).pointwise_loss(
+        kind, prediction.reshape(shape), target.reshape(shape), gradient, rows, parameter
     )
+    return value
 
 
 def kl_divergence(

@@ -19,7 +19,7 @@ from ._activation_ops import (
     softmax_backward,
     softmax_forward,
 )
-from ._arrays import Array, check_float_array, check_like, is_fast
+from ._arrays import Array, check_float_array, check_like, empty, is_fast
 from ._dropout_ops import (
     check_deviation,
     check_drop_probability,
@@ -230,8 +230,8 @@ def norm_forward(
 ) -> SavedNorm:
     """`batch_norm_forward` on checked, contiguous arrays; x and y are (N, C, space)."""
     of_this_batch = training or running_mean is None
-    mean, inv_std = np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
-    backends.current().norm_forward(
+    mean, inv_std = empty(x.shape[1:2], x), empty(x.shape[1:2], x)
+    backends.of(x).norm_forward(
         x, gamma, beta, running_mean, running_var, training, momentum, eps, unbiased, relu, y, mean, inv_std
     )
     return SavedNorm(mean, inv_std, of_this_batch)

@@ -2,8 +2,8 @@
 
 A backend is a module with a class ``Stepper`` (optimizer updates) and the functions of layers and
 losses that `reference` spells out. ``native`` is the compiled one, ``numba`` and ``numpy`` need no
-compiler. ``cuda`` and ``cupy`` are for arrays in a GPU's memory, and step optimizers only. What users pass
-has been validated before it reaches a backend.
+compiler. ``cuda`` and ``cupy`` are for arrays in a GPU's memory. What users pass has been validated before it
+reaches a backend.
 """
 
 from __future__ import annotations

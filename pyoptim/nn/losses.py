@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _loss_ops, backends
-from .._arrays import Array, check_float_array
+from .._arrays import Array, check_float_array, constant
 
 
 class Loss:
@@ -120,12 +120,13 @@ class CrossEntropy(Loss):
     def compute(
         self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
     ) -> float:
-        weight = None if self.class_weight is None else np.ascontiguousarray(self.class_weight, output.dtype)
-        return float(
-            backends.current().softmax_cross_entropy(
-                output, target, gradient, sample_weight, weight, self.label_smoothing
-            )
+        weight = None
+        if self.class_weight is not None:
+            weight = constant(np.ascontiguousarray(self.class_weight, output.dtype), output)
+        value: float = backends.of(output).softmax_cross_entropy(
+            output, target, gradient, sample_weight, weight, self.label_smoothing
         )
+        return value
 
 
 class KLDiv(Loss):
@@ -163,9 +164,10 @@ class KLDiv(Loss):
     def compute(
         self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
     ) -> float:
-        return float(
-            backends.current().kl_divergence(output, target, gradient, sample_weight, self.temperature)
+        value: float = backends.of(output).kl_divergence(
+            output, target, gradient, sample_weight, self.temperature
         )
+        return value
 
 
 class _Pointwise(Loss):
