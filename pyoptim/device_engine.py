@@ -138,7 +138,7 @@ class Engine:
         while epoch.done < len(x):
             left = len(x) - epoch.done
             size = min(self._batch_size, left)
-            steps = self._run(size, min(self._chunk, left // size), epoch)
+            steps = self._run(size, min(self._chunk, left // size), blocks_of(left, size), epoch)
             epoch.done += steps * size
             advance(steps * size)
 
@@ -156,15 +156,28 @@ class Engine:
         self._stepper = optimizer._stepper()
         data = [None if array is None else array.address for array in (*arrays, self._order)]
         rules = [rule.name for rule in optimizer._rules]
-        of_optimizer = (id(self._stepper), *rules, optimizer.max_grad_norm)
+        of_optimizer = (self._stepper, *rules, optimizer.max_grad_norm)
         recipe = (data, _recipe_of(self._loss), [*map(_recipe_of, model.leaves().values())], of_optimizer)
         if recipe != self._recipe:
             self._recipe = recipe
             self._graphs: dict[int, _Graph] = {}  # by size of batch
             self._seen: set[int] = set()
+        # Of the steps to come: the optimizer's scalars before and after them, and their coefficients.
+        self._scalars = [optimizer._scalars]
+        self._rows: list[list[tuple[float, ...]]] = []
 
-    def _run(self, size: int, steps: int, epoch: Epoch) -> int:
-        """So many steps on batches of a size, or one where it is the first of that size; how many it were."""
+    def _plan(self, steps: int) -> None:
+        """Work out the coefficients of so many steps to come, unless that has been done."""
+        while len(self._rows) < steps:
+            scalars, rows = self._optimizer._next_rows(self._scalars[-1])
+            self._scalars.append(scalars)
+            self._rows.append(rows)
+
+    def _run(self, size: int, steps: int, left: int, epoch: Epoch) -> int:
+        """So many steps, of those that the epoch has left, on batches of a size.
+
+        One where it is the first of that size; returns how many it were.
+        """
         started = time.perf_counter()
         graph = self._graphs.get(size)
         ahead = None if graph is None else graph.steps()
@@ -172,13 +185,9 @@ class Engine:
             graph, ahead = self._captured(size), 0
         if graph is None:
             steps = 1
-        optimizer, queue = self._optimizer, self._queue
-        scalars, rows = [optimizer._scalars], []
-        for _ in range(steps):
-            new, row = optimizer._next_rows(scalars[-1])
-            scalars.append(new)
-            rows.append(row)
-        self._stepper.plan(self._gradients, rows)
+        queue = self._queue
+        self._plan(steps)
+        self._stepper.plan(self._gradients, self._rows[:steps])
         self._sums.begin(ahead or 0, epoch.done, epoch.loss, epoch.correct)
         try:
             if graph is None:  # real work, and all that is made at first use is made
@@ -188,11 +197,14 @@ class Engine:
                 with queue.on(queue.stream):
                     for _ in range(steps):
                         graph.launch(queue.stream)
+                self._plan(min(2 * steps, left))  # while the GPU works
         finally:  # Ctrl-C comes between two launches: what has been launched is counted
             now = self._sums.read()
-            optimizer._scalars = scalars[int(now["row"])]
+            done = int(now["row"])
+            self._optimizer._scalars = self._scalars[done]
+            del self._scalars[:done], self._rows[:done]
             for counter in () if graph is None else graph.counters:
-                counter += int(now["row"])
+                counter += done
         epoch.loss, epoch.correct = float(now["loss"]), int(now["right"])
         if graph is not None and size == self._batch_size:
             seconds = max(time.perf_counter() - started, 1e-6)

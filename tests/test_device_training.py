@@ -472,6 +472,35 @@ def test_forward_and_backward_of_arrays_of_either_memory(gpu, rng):
     np.testing.assert_array_equal(again.numpy(), there.numpy())
 
 
+def test_a_loop_of_one_s_own(gpu, rng):
+    x, y, weight = rng.normal(size=(9, 6)), labels(rng, 9), rng.uniform(size=9)
+    made = [trainer(small(), where) for where in ("cpu", "cuda")]
+    losses = []
+    for one, inputs in zip(made, (x, OnDevice(x)), strict=True):
+        for _ in range(3):
+            value, gradient = nn.CrossEntropy()(one.model(inputs), y, weight)
+            assert type(gradient) is type(one.model.flat_gradients)
+            one.model.backward(gradient)
+            one.optimizer.step(one.model.gradients())
+            losses.append(value)
+    np.testing.assert_allclose(losses[:3], losses[3:], rtol=1e-12)
+    assert_close(state(made[0]), state(made[1]))
+
+
+def test_the_second_gpu(recorder, rng, monkeypatch):
+    monkeypatch.setenv("PYOPTIM_EMULATED_DEVICES", "2")
+    x, y = pixels(rng), labels(rng)
+    one = trainer(small(), "cuda:1")
+    assert (one.model.device, one.model.flat_parameters.device) == ("cuda:1", 1)
+    assert fit(one, x, y, validation_data=(x, y)).path == "cuda"
+    one.predict(x)
+    assert recorder.used == {1}
+    assert recorder.current == 0
+    before = one.model.state_dict()
+    assert one.model.to("cuda").device == "cuda:0"
+    assert_same(one.model.state_dict(), before)
+
+
 def test_somebody_s_arrays_are_waited_for_and_wait(recorder, rng):
     model = small().to("cuda").eval()
     model(rng.normal(size=(7, 6)))

@@ -67,7 +67,7 @@ class Recorder:
     """The emulated module, with a note of what is asked of it."""
 
     def __init__(self, cuda):
-        self._cuda, self.log, self.current = cuda, [], 0
+        self._cuda, self.log, self.current, self.used = cuda, [], 0, set()
         recorder = self
 
         class Event:
@@ -86,6 +86,7 @@ class Recorder:
         class Graph(cuda.Graph):
             def launch(self, stream):
                 recorder.log.append(("graph", id(self), stream))
+                recorder.used.add(recorder.current)
                 super().launch(0)
 
         self.Event, self.Stream, self.Graph = Event, Stream, Graph
@@ -99,10 +100,12 @@ class Recorder:
 
     def launch(self, kernel, blocks, arguments, stream):
         self.log.append(("launch", kernel, stream))
+        self.used.add(self.current)
         self._cuda.launch(kernel, blocks, arguments, self._known(stream))
 
     def copy(self, to, source, bytes, stream):
         self.log.append(("copy", bytes, stream))
+        self.used.add(self.current)
         self._cuda.copy(to, source, bytes, self._known(stream))
 
     def fill(self, to, byte, bytes, stream):
