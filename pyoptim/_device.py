@@ -6,7 +6,7 @@ import ctypes
 import math
 import sys
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NoReturn
 
@@ -182,8 +182,12 @@ def _is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def view(name: str, value: Any, streams: dict[int, int] | None = None) -> DeviceArray:
+def view(
+    name: str, value: Any, streams: dict[int, int] | None = None, *, integers: bool = False
+) -> DeviceArray:
     """The memory of an array for which `is_there`; ``streams``: PyTorch's current ones, as far as known.
+
+    It may be of int64 where ``integers``.
 
     Raises
     ------
@@ -193,23 +197,25 @@ def view(name: str, value: Any, streams: dict[int, int] | None = None) -> Device
     if isinstance(value, DeviceArray):
         return value
     if _is_tensor(value):
-        return _of_tensor(name, value, {} if streams is None else streams)
+        return _of_tensor(name, value, {} if streams is None else streams, integers)
     if hasattr(value, "__cuda_array_interface__"):
-        return _of_interface(name, value)
-    return _of_dlpack(name, value)
+        return _of_interface(name, value, integers)
+    return _of_dlpack(name, value, integers)
 
 
 _tensor_dtypes: dict[Any, np.dtype[Any]] = {}
 
 
-def _of_tensor(name: str, tensor: Any, streams: dict[int, int]) -> DeviceArray:
+def _of_tensor(name: str, tensor: Any, streams: dict[int, int], integers: bool) -> DeviceArray:
     # Of hundreds of gradients a step, so written for speed.
     torch: Any = sys.modules["torch"]
     if tensor.layout is not torch.strided or tensor.is_neg():
         raise TypeError(f"{name} is a tensor that is not dense in memory ({tensor.layout}), expected one")
     dtype = _tensor_dtypes.get(tensor.dtype)
     if dtype is None:
-        dtype = _tensor_dtypes[tensor.dtype] = _dtype(name, str(tensor.dtype).removeprefix("torch."))
+        dtype = _dtype(name, str(tensor.dtype).removeprefix("torch."), integers)
+        if dtype.kind == "f":
+            _tensor_dtypes[tensor.dtype] = dtype
     if not tensor.is_contiguous():
         _require_contiguous(name, False, tensor.stride())
     device = tensor.get_device()
@@ -219,12 +225,12 @@ def _of_tensor(name: str, tensor: Any, streams: dict[int, int]) -> DeviceArray:
     return DeviceArray(tensor.data_ptr(), shape, dtype, device, tensor, stream=streams[device])
 
 
-def _of_interface(name: str, value: Any) -> DeviceArray:
+def _of_interface(name: str, value: Any, integers: bool) -> DeviceArray:
     """https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html, versions 2 and 3."""
     told = value.__cuda_array_interface__
     if told.get("mask") is not None:
         raise TypeError(f"{name} is masked, expected an array without a mask")
-    dtype, shape = _dtype(name, told["typestr"]), tuple(map(int, told["shape"]))
+    dtype, shape = _dtype(name, told["typestr"], integers), tuple(map(int, told["shape"]))
     strides = told.get("strides")
     _require_contiguous(name, _is_contiguous(shape, strides, dtype.itemsize), strides)
     address, readonly = told["data"]
@@ -260,12 +266,13 @@ _pointer_in.restype = ctypes.c_void_p
 _pointer_in.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 
-def _of_dlpack(name: str, value: Any) -> DeviceArray:
+def _of_dlpack(name: str, value: Any, integers: bool) -> DeviceArray:
     # The producer makes its work come before what is queued on this stream.
     capsule = value.__dlpack__(stream=LEGACY_STREAM)
     tensor = _Tensor.from_address(_pointer_in(capsule, b"dltensor"))
-    kinds = {(2, 32): "float32", (2, 64): "float64"}
-    dtype = _dtype(name, kinds.get((tensor.code, tensor.bits), f"DLPack's {tensor.code}, {tensor.bits} bits"))
+    kinds = {(2, 32): "float32", (2, 64): "float64", (0, 64): "int64"}
+    told = kinds.get((tensor.code, tensor.bits), f"DLPack's {tensor.code}, {tensor.bits} bits")
+    dtype = _dtype(name, told, integers)
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
     strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else None
     _require_contiguous(name, tensor.lanes == 1 and _is_contiguous(shape, strides, 1), strides)
@@ -274,10 +281,11 @@ def _of_dlpack(name: str, value: Any) -> DeviceArray:
     return DeviceArray(address, shape, dtype, tensor.device, (capsule, value), stream=LEGACY_STREAM)
 
 
-def _dtype(name: str, told: str) -> np.dtype[Any]:
-    if told in ("float32", "<f4", "float64", "<f8"):
+def _dtype(name: str, told: str, integers: bool) -> np.dtype[Any]:
+    if told in ("float32", "<f4", "float64", "<f8") or (integers and told in ("int64", "<i8")):
         return np.dtype(told)
-    raise TypeError(f"{name} has dtype {told}, expected float32 or float64 in a GPU's memory")
+    expected = "int64, float32 or float64" if integers else "float32 or float64"
+    raise TypeError(f"{name} has dtype {told}, expected {expected} in a GPU's memory")
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: Sequence[int] | None, unit: int) -> bool:
@@ -325,6 +333,15 @@ def check_parameters(names: Sequence[str], params: Sequence[Any]) -> None:
     for i, j in pairwise(order):
         if params[i].address + params[i].nbytes > params[j].address:
             raise ValueError(f"{names[max(i, j)]} overlaps {names[min(i, j)]}, expected separate memory")
+
+
+def check_updated(name: str, array: DeviceArray, others: Mapping[str, DeviceArray | None]) -> None:
+    """ValueError where an array cannot be written, or shares memory with another."""
+    if array.readonly:
+        raise ValueError(f"{name} is read-only, expected a writeable array")
+    for other, memory in others.items():
+        if memory is not None and array.size and Memory([memory]).overlaps(array):
+            raise ValueError(f"{name} overlaps {other}, expected separate memory")
 
 
 class Memory:

@@ -500,7 +500,7 @@ def test_mixed_memory_is_refused_before_anything_is_written(emulated, rng):
         TypeError, match=r"grads\[1\] is a ndarray in the processor's memory, expected an array in a G"
     ):
         own.step([There(np.ones(3)), np.ones(3)])
-    with pytest.raises(TypeError, match=r"grads\[0\] is a There, expected a NumPy array"):
+    with pytest.raises(TypeError, match=r"grads\[0\] is a There in a GPU's memory, expected a NumPy array"):
         cpu.step([There(np.ones(3))])
     with pytest.raises(ValueError, match=r"grads\[1\] is on GPU 1, expected 0"):
         own.step([There(np.ones(3)), OnDevice(np.ones(3), device=1)])
@@ -562,7 +562,7 @@ def test_available_backends(cuda, no_gpu, monkeypatch):
     use_cuda(monkeypatch, cuda)
     use_cupy(monkeypatch, cuda)
     assert po.available_backends()[-2:] == ["cuda", "cupy"]
-    assert po.show_config()["cuda"] == "emulated (0.0 GiB, compute capability 0.0)"
+    assert po.show_config()["cuda"] == "emulated (0.0 GiB, compute capability 0.0; own kernel)"
     assert backends.for_device().name == "cuda"  # the better of the two
     assert backends.current().name not in backends.DEVICE_MODULES
     with po.use_backend("cupy"):
@@ -573,7 +573,7 @@ def test_available_backends(cuda, no_gpu, monkeypatch):
     monkeypatch.delitem(sys.modules, "pyoptim.backends.cuda")
     monkeypatch.setattr(backends, "_device_default", None)
     assert backends.for_device().name == "cupy"
-    assert po.show_config()["cuda"] == "pretended (2.0 GiB, compute capability 9.0)"
+    assert po.show_config()["cuda"] == "pretended (2.0 GiB, compute capability 9.0; own kernel)"
 
 
 def test_the_backend_asked_for_is_used_or_refuses(cuda, no_gpu, monkeypatch):

@@ -396,6 +396,7 @@ def test_which_library_multiplies(cuda, no_gpu, monkeypatch, cublaslt, tmp_path)
     one, other = Device(dev.backend), Device(dev.backend)
     assert blas_of(one)._blas.version == 129999
     assert blas_of(one) is blas_of(other)
+    assert po.show_config()["cuda"].endswith("; cuBLASLt 12.99.99)")
     monkeypatch.setenv("PYOPTIM_CUBLAS", "/nowhere/libcublasLt.so")
     with pytest.raises(po.BackendError, match=r"'/nowhere.*', expected 'off' or a path: cuBLASLt"):
         blas_of(Device(dev.backend))
@@ -445,3 +446,4 @@ def test_cupy_multiplies_on_the_queue_s_stream(cuda, no_gpu, monkeypatch):
     x = dev.put(np.eye(3))
     dev.dense_forward(x, x, None, None, dev.empty((3, 3), float))
     assert sys.modules["cupy"].streams == [42]
+    assert po.show_config()["cuda"].endswith("; CuPy's cuBLAS)")

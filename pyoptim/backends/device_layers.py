@@ -45,9 +45,8 @@ class _Launch:
         values = [value.address if isinstance(value, DeviceArray) else value for value in arguments]
         self.queue.launch(f"{kernel}<{self._type}>", blocks, *values)
 
-    def scratch(self, *shape: int) -> DeviceArray:
-        """Doubles."""
-        return empty(self.queue, shape, np.float64)
+    def scratch(self, *shape: int, dtype: Any = np.float64) -> DeviceArray:
+        return empty(self.queue, shape, dtype)
 
     def total(self, partial: DeviceArray, scale: float, divisor: DeviceArray | None = None) -> DeviceArray:
         """The sum of all, times ``scale`` or by a divisor."""
@@ -77,7 +76,7 @@ def dense_backward(
     launch = _Launch("dense_backward", dy)
     dz = dy
     if activation is not None and y is not None:
-        dz = dy.empty(dy.shape)
+        dz = launch.scratch(*dy.shape, dtype=dy.dtype)
         activation_backward(activation, dy, y, dz)
     if dweight is not None:
         product(launch.queue, (dz, True), (x, False), dweight)
@@ -255,7 +254,7 @@ def norm_backward(
     launch = _Launch("norm_backward", dy)
     shape = x.shape
     blocks, sums = _norm_plan(*shape)
-    partial, slope = launch.scratch(2, sums), x.empty((2, shape[1]))
+    partial, slope = launch.scratch(2, sums), launch.scratch(2, shape[1], dtype=x.dtype)
     launch("norm_products", blocks, *shape, dy, x, gamma, beta, mean, inv_std, relu, partial)
     launch("norm_slopes", blocks_of(shape[1], _WARPS), *shape, partial, gamma, inv_std, dgamma, dbeta, slope)
     if dx is not None:

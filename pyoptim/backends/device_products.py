@@ -64,6 +64,12 @@ def product(
     )  # fmt: skip
 
 
+def what_multiplies(launcher: Launcher) -> str:
+    """For people: of the device in use."""
+    library = _library_of(Queue(launcher, launcher.get_device()))
+    return "own kernel" if library is None else str(library)
+
+
 def _library_of(queue: Queue) -> Any:
     """What multiplies, or None for our own kernel; looked for once."""
     if queue.products is None:
@@ -106,6 +112,10 @@ class _CublasLt:
     def __init__(self, blas: Any) -> None:
         self._blas = blas
 
+    def __str__(self) -> str:
+        major, minor = divmod(self._blas.version, 10000)
+        return f"cuBLASLt {major}.{minor // 100}.{minor % 100}"
+
     def product(
         self, queue: Queue, shape: tuple[int, int, int], a: Any, b: Any, bias: Any, y: DeviceArray
     ) -> None:
@@ -121,6 +131,9 @@ class _CuPy:
 
     def __init__(self, launcher: Any) -> None:
         self._launcher = launcher
+
+    def __str__(self) -> str:
+        return "CuPy's cuBLAS"
 
     def product(
         self, queue: Queue, shape: tuple[int, int, int], a: Any, b: Any, bias: Any, y: DeviceArray

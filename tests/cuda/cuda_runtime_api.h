@@ -8,6 +8,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -60,10 +61,12 @@ inline bool is_device_memory(const void* p) {
     const auto& [begin, size] = *std::prev(next);
     return at < begin + size;
 }
-// 0, 1 and 2 are the default streams.
-inline bool is_capturing(const Stream_* stream) {
-    return reinterpret_cast<std::uintptr_t>(stream) > 2 && stream->capturing;
+// Other addresses, those of the default streams among them, are streams that nothing is known of.
+inline std::set<const Stream_*>& streams() {
+    static std::set<const Stream_*> all;
+    return all;
 }
+inline bool is_capturing(const Stream_* stream) { return streams().count(stream) > 0 && stream->capturing; }
 inline cudaError_t spoil(Stream_* stream, cudaError_t error) { return stream->broken = error; }
 // Runs it, or keeps it for the graph.
 inline cudaError_t put(Stream_* stream, std::function<cudaError_t()> work) {
@@ -132,9 +135,14 @@ inline cudaError_t cudaMemsetAsync(void* to, int byte, size_t bytes, cudaStream_
     return emulator::put(stream, [=] { return std::memset(to, byte, bytes), cudaSuccess; });
 }
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, int) {
-    return *stream = new Stream_, cudaSuccess;
+    *stream = new Stream_;
+    emulator::streams().insert(*stream);
+    return cudaSuccess;
 }
-inline cudaError_t cudaStreamDestroy(cudaStream_t stream) { return delete stream, cudaSuccess; }
+inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    emulator::streams().erase(stream);
+    return delete stream, cudaSuccess;
+}
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return emulator::refuse_in_capture(stream); }
 // A capture must not wait for what is outside of it, nor anything outside for what it will do.
 inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, int) {
@@ -154,9 +162,7 @@ inline cudaError_t cudaEventElapsedTime(float* time, cudaEvent_t, cudaEvent_t) {
     return *time = 0, cudaSuccess;
 }
 inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, int) {
-    if (reinterpret_cast<std::uintptr_t>(stream) <= 2 || stream->capturing) {
-        return cudaErrorStreamCaptureUnsupported;
-    }
+    if (emulator::streams().count(stream) == 0 || stream->capturing) return cudaErrorStreamCaptureUnsupported;
     return stream->capturing = true, cudaSuccess;
 }
 inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {

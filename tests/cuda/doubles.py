@@ -215,18 +215,27 @@ def cupy(cuda, devices=1, driver=12000):
             streams.add(self.ptr)
 
     class ndarray:
-        """As CuPy's, of the memory it is given."""
+        """As CuPy's, of the memory it is given; `array` is a NumPy array of it."""
 
         def __init__(self, shape, dtype, memptr):
             size = int(np.prod(shape)) * np.dtype(dtype).itemsize
             memory = (ctypes.c_char * size).from_address(memptr.ptr)
             self.array, self.memptr = np.frombuffer(memory, dtype).reshape(shape), memptr
 
-        @property
-        def T(self):
-            turned = object.__new__(ndarray)
-            turned.array, turned.memptr = self.array.T, self.memptr
-            return turned
+        @classmethod
+        def of(cls, array):
+            made = object.__new__(cls)
+            made.array, made.memptr = array, None
+            return made
+
+        shape = property(lambda self: self.array.shape)
+        T = property(lambda self: ndarray.of(self.array.T))
+        __cuda_array_interface__ = property(
+            lambda self: {**self.array.__array_interface__, "version": 3, "stream": own.stream}
+        )
+
+        def reshape(self, shape):
+            return ndarray.of(self.array.reshape(shape))
 
     class ExternalStream:
         def __init__(self, address):
@@ -240,7 +249,9 @@ def cupy(cuda, devices=1, driver=12000):
 
     own = types.ModuleType("cupy")
     own.RawModule, own.compiled, own.cuda = RawModule, compiled, types.ModuleType("cupy.cuda")
-    own.ndarray, own.streams = ndarray, []
+    own.ndarray, own.streams, own.stream = ndarray, [], 1
+    own.empty = lambda shape, dtype: ndarray.of(np.empty(shape, dtype))
+    own.ascontiguousarray = lambda a: ndarray.of(np.ascontiguousarray(a.array))
     own.dot = lambda a, b, out: np.dot(a.array, b.array, out=out.array)
     own.cuda.runtime, own.cuda.Memory, own.cuda.Event = runtime, Memory, Event
     own.cuda.Stream = Stream
