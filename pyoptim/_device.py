@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from . import _arrays, backends
+from . import _arrays, backends, storage
 from ._arrays import Array
 from .backends.device import LEGACY_STREAM, Queue
 
@@ -182,12 +182,21 @@ def _is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+_FLOATS = ("float32", "float64")
+_NAMES = {"<f4": "float32", "<f8": "float64", "<f2": "float16", "<i8": "int64"}
+
+
 def view(
-    name: str, value: Any, streams: dict[int, int] | None = None, *, integers: bool = False
+    name: str,
+    value: Any,
+    streams: dict[int, int] | None = None,
+    *,
+    half: bool = False,
+    integers: bool = False,
 ) -> DeviceArray:
     """The memory of an array for which `is_there`; ``streams``: PyTorch's current ones, as far as known.
 
-    It may be of int64 where ``integers``.
+    It may also be of float16 or bfloat16 where ``half``, of int64 where ``integers``.
 
     Raises
     ------
@@ -196,26 +205,28 @@ def view(
     """
     if isinstance(value, DeviceArray):
         return value
+    allowed: tuple[str, ...] = _FLOATS
+    if half or integers:
+        allowed = (*_FLOATS, "float16", "bfloat16") if half else ("int64", *_FLOATS)
     if _is_tensor(value):
-        return _of_tensor(name, value, {} if streams is None else streams, integers)
+        return _of_tensor(name, value, {} if streams is None else streams, allowed)
     if hasattr(value, "__cuda_array_interface__"):
-        return _of_interface(name, value, integers)
-    return _of_dlpack(name, value, integers)
+        return _of_interface(name, value, allowed)
+    return _of_dlpack(name, value, allowed)
 
 
 _tensor_dtypes: dict[Any, np.dtype[Any]] = {}
 
 
-def _of_tensor(name: str, tensor: Any, streams: dict[int, int], integers: bool) -> DeviceArray:
+def _of_tensor(name: str, tensor: Any, streams: dict[int, int], allowed: tuple[str, ...]) -> DeviceArray:
     # Of hundreds of gradients a step, so written for speed.
     torch: Any = sys.modules["torch"]
     if tensor.layout is not torch.strided or tensor.is_neg():
         raise TypeError(f"{name} is a tensor that is not dense in memory ({tensor.layout}), expected one")
-    dtype = _tensor_dtypes.get(tensor.dtype)
+    dtype = _tensor_dtypes.get((tensor.dtype, allowed))
     if dtype is None:
-        dtype = _dtype(name, str(tensor.dtype).removeprefix("torch."), integers)
-        if dtype.kind == "f":
-            _tensor_dtypes[tensor.dtype] = dtype
+        told = str(tensor.dtype).removeprefix("torch.")
+        dtype = _tensor_dtypes[tensor.dtype, allowed] = _dtype(name, told, allowed)
     if not tensor.is_contiguous():
         _require_contiguous(name, False, tensor.stride())
     device = tensor.get_device()
@@ -225,12 +236,12 @@ def _of_tensor(name: str, tensor: Any, streams: dict[int, int], integers: bool) 
     return DeviceArray(tensor.data_ptr(), shape, dtype, device, tensor, stream=streams[device])
 
 
-def _of_interface(name: str, value: Any, integers: bool) -> DeviceArray:
+def _of_interface(name: str, value: Any, allowed: tuple[str, ...]) -> DeviceArray:
     """https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html, versions 2 and 3."""
     told = value.__cuda_array_interface__
     if told.get("mask") is not None:
         raise TypeError(f"{name} is masked, expected an array without a mask")
-    dtype, shape = _dtype(name, told["typestr"], integers), tuple(map(int, told["shape"]))
+    dtype, shape = _dtype(name, told["typestr"], allowed), tuple(map(int, told["shape"]))
     strides = told.get("strides")
     _require_contiguous(name, _is_contiguous(shape, strides, dtype.itemsize), strides)
     address, readonly = told["data"]
@@ -266,13 +277,19 @@ _pointer_in.restype = ctypes.c_void_p
 _pointer_in.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 
-def _of_dlpack(name: str, value: Any, integers: bool) -> DeviceArray:
+def _of_dlpack(name: str, value: Any, allowed: tuple[str, ...]) -> DeviceArray:
     # The producer makes its work come before what is queued on this stream.
     capsule = value.__dlpack__(stream=LEGACY_STREAM)
     tensor = _Tensor.from_address(_pointer_in(capsule, b"dltensor"))
-    kinds = {(2, 32): "float32", (2, 64): "float64", (0, 64): "int64"}
+    kinds = {
+        (2, 32): "float32",
+        (2, 64): "float64",
+        (0, 64): "int64",
+        (2, 16): "float16",
+        (4, 16): "bfloat16",
+    }
     told = kinds.get((tensor.code, tensor.bits), f"DLPack's {tensor.code}, {tensor.bits} bits")
-    dtype = _dtype(name, told, integers)
+    dtype = _dtype(name, told, allowed)
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
     strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else None
     _require_contiguous(name, tensor.lanes == 1 and _is_contiguous(shape, strides, 1), strides)
@@ -281,11 +298,12 @@ def _of_dlpack(name: str, value: Any, integers: bool) -> DeviceArray:
     return DeviceArray(address, shape, dtype, tensor.device, (capsule, value), stream=LEGACY_STREAM)
 
 
-def _dtype(name: str, told: str, integers: bool) -> np.dtype[Any]:
-    if told in ("float32", "<f4", "float64", "<f8") or (integers and told in ("int64", "<i8")):
-        return np.dtype(told)
-    expected = "int64, float32 or float64" if integers else "float32 or float64"
-    raise TypeError(f"{name} has dtype {told}, expected {expected} in a GPU's memory")
+def _dtype(name: str, told: str, allowed: tuple[str, ...]) -> np.dtype[Any]:
+    known = _NAMES.get(told, told)
+    if known not in allowed:
+        expected = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+        raise TypeError(f"{name} has dtype {told}, expected {expected} in a GPU's memory")
+    return storage.bfloat16() if known == "bfloat16" else np.dtype(known)
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: Sequence[int] | None, unit: int) -> bool:
@@ -375,7 +393,7 @@ def check_gradients(
                 f"{name} is a {type(g).__name__} in the processor's memory, expected an array in a GPU's as "
                 "its parameter"
             )
-        g = view(name, _made_contiguous(g), streams)
+        g = view(name, _made_contiguous(g), streams, half=True)
         if g.dtype != p.dtype:
             raise TypeError(f"{name} has dtype {g.dtype}, expected {p.dtype} as its parameter")
         if g.shape != p.shape:

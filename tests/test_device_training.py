@@ -233,6 +233,25 @@ def test_what_cannot_be_captured_takes_the_generic_loop(emulated, rng, reason):
     assert_close(state(here), state(there))
 
 
+@pytest.mark.parametrize(
+    "options", [{"make": po.LAMB}, {"state_dtype": "bfloat16"}, {"average": po.averages.EMA}]
+)
+def test_other_optimizers_and_averages_take_the_generic_loop(emulated, rng, options):
+    if "state_dtype" in options:
+        pytest.importorskip("ml_dtypes")
+    options, averages = dict(options), []
+    average = options.pop("average", None)
+    made = [trainer(small(np.float32), where, **options) for where in ("cpu", "cuda")]
+    for one in made:
+        averages.append(None if average is None else average(one.optimizer))
+        history = fit(one, pixels(np.random.default_rng(1)), labels(np.random.default_rng(2)))
+    assert history.path == "python"
+    assert_close(made[0].model.state_dict(), made[1].model.state_dict(), 1e-3)
+    if average is not None:
+        for here, there in zip(*(one.averages for one in averages), strict=True):
+            np.testing.assert_allclose(here, there.numpy(), rtol=1e-3, atol=1e-3)
+
+
 def test_steps_are_launches_of_graphs(recorder, long_chunks, rng):
     x, y = pixels(rng, 8 * 20 + 3), labels(rng, 8 * 20 + 3)
     made = trainer(small(), "cuda")

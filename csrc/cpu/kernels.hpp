@@ -12,6 +12,7 @@
 #include "pyoptim/losses.hpp"
 #include "pyoptim/random.hpp"
 #include "pyoptim/rules.hpp"
+#include "pyoptim/storage.hpp"
 
 namespace pyoptim::cpu {
 
@@ -159,9 +160,9 @@ struct Kernels {
     double (*multiply_add)(size_t n, T x);
 };
 
-// How values that are computed in float are kept: see storage.hpp.
-enum class Storage : int { float32, float16, bfloat16, signed8, unsigned8, count };
-inline constexpr size_t kScaleBlock = 256;  // elements that share a scale, in 8 bits
+// How values that are computed in float are kept.
+using pyoptim::Storage;
+inline constexpr size_t kScaleBlock = pyoptim::kScaleBlock;
 
 struct StorageKernels {
     void (*decode)(size_t n, const void* data, const float* scale, float* out);

@@ -21,9 +21,16 @@ except ImportError as error:
 
 from . import device_layers
 from .device import THREADS, Launcher, Stepper, host_functions
+from .device_adafactor import AdafactorStepper
 from .device_layers import *  # noqa: F403
+from .device_muon import MuonStepper
+from .device_packed import PackedStepper
+from .device_trust import TrustStepper
 
-__all__ = ["Stepper", "launcher", "name", *device_layers.__all__]
+__all__ = [
+    "AdafactorStepper", "MuonStepper", "PackedStepper", "Stepper", "TrustStepper", "launcher", "name",
+    *device_layers.__all__,
+]  # fmt: skip
 
 name = "cupy"
 # No contraction: the same bits as the other backends. Division and roots are IEEE's by default.

@@ -60,6 +60,8 @@ def tensor(array, stream=0):
         def detach(self):
             return super().detach().as_subclass(Tensor)
 
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).as_subclass(Tensor)
     return torch.from_numpy(array).as_subclass(Tensor)
 
 

@@ -15,6 +15,7 @@ FILES = [
     "bind_graph.cpp",
     "blas.cpp",
     "steps.cu",
+    "packed.cu",
     "layers.cu",
 ]
 
