@@ -16,6 +16,8 @@ from numpy import empty as new
 from numpy import ndarray
 from numpy.typing import DTypeLike, NDArray
 
+from . import backends
+
 Array = NDArray[Any]
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -40,6 +42,31 @@ def empty_like(array: Any) -> Array:
     if isinstance(array, ndarray):
         return new(array.shape, array.dtype)
     return cast(Array, array.empty(array.shape))
+
+
+def constant(array: Any, like: Any) -> Any:
+    """A small array that never changes, in the memory of another."""
+    here = isinstance(like, ndarray) or not isinstance(array, ndarray)
+    return array if here else like.queue.constant(array)
+
+
+def add(a: Any, b: Any) -> Any:
+    """``a + b``, in either memory."""
+    if isinstance(a, ndarray):
+        return a + b
+    y = a.empty(a.shape)
+    backends.of(a).add(a, b, y)
+    return y
+
+
+def affine(x: Any, scale: float, shift: float | None = None) -> Any:
+    """``scale * x + shift``, in either memory."""
+    if isinstance(x, ndarray):
+        y = x * x.dtype.type(scale)
+        return y if shift is None else y + x.dtype.type(shift)
+    y = x.empty(x.shape)
+    backends.of(x).affine(x, scale, -0.0 if shift is None else shift, y)  # -0: what changes no bit
+    return y
 
 
 def zeros_beside(arrays: Sequence[Array], shapes: Sequence[tuple[int, ...]], dtype: DTypeLike) -> list[Array]:

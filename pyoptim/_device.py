@@ -156,7 +156,8 @@ class DeviceArray:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "an optimizer of arrays in a GPU's memory cannot be copied or pickled: save its state_dict()"
+            "arrays in a GPU's memory cannot be copied or pickled: save its state_dict(), or move the model "
+            "to 'cpu' before"
         )
 
     def __repr__(self) -> str:
@@ -433,6 +434,70 @@ def empty(queue: Queue, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
     dtype = np.dtype(dtype)
     memory = queue.pool.take(math.prod(shape) * dtype.itemsize)
     return DeviceArray(memory.address, shape, dtype, queue.device, memory, queue=queue)
+
+
+def uploaded(queue: Queue, array: Array) -> DeviceArray:
+    """A NumPy array's copy in a GPU's memory; waits for it."""
+    array = np.ascontiguousarray(array).reshape(array.shape)
+    made = empty(queue, array.shape, array.dtype)
+    queue.upload(made.address, array)
+    return made
+
+
+def placed(queue: Queue | None, array: Any) -> Any:
+    """Data of the processor in the memory of a queue's GPU; without a queue, and other data, as they are."""
+    return array if queue is None or not isinstance(array, np.ndarray) else uploaded(queue, array)
+
+
+def queue_on(device: str) -> Queue | None:
+    """A queue for what a device's name says, None for "cpu".
+
+    Raises
+    ------
+    ValueError
+        It is no device's name, or there is no such GPU.
+    BackendError
+        No backend for GPUs runs here.
+    """
+    kind, colon, index = device.partition(":") if isinstance(device, str) else (None, "", "")
+    if device != "cpu" and (kind != "cuda" or (colon and not index.isdecimal())):
+        raise ValueError(f"device is {device!r}, expected 'cpu', 'cuda' or a GPU's number as in 'cuda:1'")
+    if device == "cpu":
+        return None
+    launcher = backends.for_device().launcher
+    number, count = int(index or 0), launcher.device_count()
+    if number >= count:
+        raise ValueError(f"device is {device!r}, expected at most 'cuda:{count - 1}': there are {count} GPUs")
+    return Queue(launcher, number)
+
+
+def adopted(
+    name: str, value: Any, queue: Queue, dtype: np.dtype[Any], shape: tuple[int, ...] | None = None
+) -> DeviceArray:
+    """Somebody's array as one of ours, without a copy: work on the queue comes after its owner's.
+
+    `release` makes the owner's come after ours.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another GPU, dtype or shape.
+    """
+    array = view(name, value)
+    if array.device != queue.device:
+        raise ValueError(f"{name} is on GPU {array.device}, expected {queue.device} as the model")
+    if array.dtype != dtype:
+        raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype} in a GPU's memory")
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+    queue.chain(array.stream, queue.stream)
+    return DeviceArray(array.address, array.shape, dtype, array.device, array, queue=queue)
+
+
+def release(array: DeviceArray) -> None:
+    """Let what the owner of an adopted array queues from here on come after our work."""
+    assert array.queue is not None
+    array.queue.chain(array.queue.stream, array.owner.stream)
 
 
 def queue_of(params: Sequence[DeviceArray]) -> Queue:

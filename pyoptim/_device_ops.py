@@ -178,14 +178,7 @@ def _ordered(arrays: Sequence[DeviceArray]) -> Iterator[Queue]:
         for own in {id(a.queue): a.queue for a in arrays if a.queue is not None}.values():
             stack.enter_context(own.on(stream))
         for other in others:
-            _wait(queue, stream, other)
+            queue.chain(other, stream)
         yield queue
         for other in others:
-            _wait(queue, other, stream)
-
-
-def _wait(queue: Queue, stream: int, other: int) -> None:
-    """Later work on the stream comes after that on the other."""
-    event = queue.launcher.Event()
-    event.record(other)
-    event.hold(stream)
+            queue.chain(stream, other)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from . import backends
-from ._arrays import Array, check_finite, check_float_array, check_like, empty, empty_like
+from ._arrays import Array, check_finite, check_float_array, check_like, constant, empty, empty_like
 from ._device_ops import Operand, for_either_memory
 from ._hyperparameters import is_number
 
@@ -117,7 +117,8 @@ def pointwise_loss(
         parameter = check_pos_weight(pos_weight, columns, prediction.dtype)
     rows = check_sample_weight("sample_weight", sample_weight, batch, prediction.dtype)
     dprediction = empty_like(prediction)
-    return run_pointwise(kind, prediction, target, dprediction, rows, parameter), dprediction
+    value = run_pointwise(kind, prediction, target, dprediction, rows, parameter)
+    return float(value), dprediction
 
 
 def run_pointwise(
@@ -125,14 +126,15 @@ def run_pointwise(
 ) -> float:
     """On checked arrays; parameter is a number or an array along the last dimension."""
     shape = (prediction.shape[0] if prediction.ndim else 1, -1)
-    if not isinstance(parameter, float | int) and prediction.ndim > 2:
-        parameter = _tiled(parameter, math.prod(prediction.shape[1:-1]))
+    if not isinstance(parameter, float | int):
+        if prediction.ndim > 2:
+            parameter = _tiled(parameter, math.prod(prediction.shape[1:-1]))
+        parameter = constant(parameter, prediction)
     gradient = None if dprediction is None else dprediction.reshape(shape)
-    return float(
-        backends.of(prediction).pointwise_loss(
-            kind, prediction.reshape(shape), target.reshape(shape), gradient, rows, parameter
-        )
+    value: float = backends.of(prediction).pointwise_loss(
+        kind, prediction.reshape(shape), target.reshape(shape), gradient, rows, parameter
     )
+    return value
 
 
 def _tiled(row: Any, times: int) -> Any:

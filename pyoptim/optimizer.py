@@ -287,14 +287,16 @@ class Optimizer:
         if self._tensors:
             _arrays.tell_autograd(self._tensors)
 
-    def _next_row(self, scalars: list[dict[str, float]]) -> tuple[list[dict[str, float]], Row]:
-        """The step after the one with these scalars: its own, and the coefficients of all groups."""
-        new: list[dict[str, float]] = []
-        row: Row = ()
-        for group, rule, last in zip(self.param_groups, self._rules, scalars, strict=True):
-            new.append(self._next_scalars(group, last))
-            row += self._row(group, rule, new[-1], 1.0)
-        return new, row
+    def _next_rows(self, scalars: list[dict[str, float]]) -> tuple[list[dict[str, float]], list[Row]]:
+        """The step after the one with these scalars: its own, and the coefficients of each group."""
+        new = [
+            self._next_scalars(group, last) for group, last in zip(self.param_groups, scalars, strict=True)
+        ]
+        rows = [
+            self._row(group, rule, own, 1.0)
+            for group, rule, own in zip(self.param_groups, self._rules, new, strict=True)
+        ]
+        return new, rows
 
     def _row(self, group: Group, rule: Rule, scalars: dict[str, float], factor: float) -> Row:
         lr = group["lr"]

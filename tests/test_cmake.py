@@ -72,7 +72,7 @@ def test_coefficients_are_python_s(name, options):
     assert rule == optimizer._rules[0].name
     scalars = optimizer._scalars
     for row in rows:
-        scalars, expected = optimizer._next_row(scalars)
+        scalars, (expected,) = optimizer._next_rows(scalars)
         assert tuple(row) == expected
 
 

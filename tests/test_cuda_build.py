@@ -55,14 +55,16 @@ def names_of_kernels():
         (block,) = re.findall(rf"define {macro}\(X\)(.*?[^\\])\n", source + "\n", re.S)
         return re.findall(r"X\((\w+)", block)
 
-    both, double, single = (
-        listed(f"PYOPTIM_FOR_EACH_{name}", text) for name in ("KERNEL", "DOUBLE_KERNEL", "FLOAT_KERNEL")
+    both, double, single, labels = (
+        listed(f"PYOPTIM_FOR_EACH_{name}", text)
+        for name in ("KERNEL", "DOUBLE_KERNEL", "FLOAT_KERNEL", "LABEL_KERNEL")
     )
     rules = listed("PYOPTIM_FOR_EACH_RULE", (INCLUDE / "pyoptim" / "rules.hpp").read_text("utf-8"))
     return [
         *(f"{kernel}<{t}>" for kernel in both for t in ("float", "double")),
         *(f"{kernel}<double>" for kernel in double),
         *(f"{kernel}<float>" for kernel in single),
+        *(f"{kernel}<long long>" for kernel in labels),
         *(f"step<rule_named::{rule}, {t}>" for rule in rules for t in ("float", "double")),
         *(f"packed_step<rule_named::{rule}, float>" for rule in rules),
     ]

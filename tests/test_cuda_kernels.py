@@ -15,6 +15,7 @@ from launcher import addresses, blocks_of, tables
 
 from pyoptim import storage
 from pyoptim.backends import StepGroup, device, device_packed
+from pyoptim.backends.device import POSITION
 from pyoptim.rules import RULES, Common
 
 native = pytest.importorskip("pyoptim.backends.native", reason="what is compared with", exc_type=ImportError)
@@ -39,6 +40,14 @@ def run(cuda):
 @pytest.fixture
 def rng():
     return np.random.default_rng(11)
+
+
+def position(**values):
+    """Where a training is."""
+    made = np.zeros(1, POSITION)
+    for name, value in values.items():
+        made[name] = value
+    return made
 
 
 def same(a, b):
@@ -115,12 +124,15 @@ def test_norm_and_clipping_without_the_host(run, cuda, dtype, rng):
     assert factor[0] == 2.0 / (math.sqrt(total[0]) + 1e-6)
 
     rows, out = rng.normal(size=(3, cuda.row_length)), run.empty((3, cuda.row_length), dtype)
-    run("scale_rows", 1, 3, rows, factor, out, dtype=dtype)
+    run("scale_rows", 1, 3, rows, None, factor, out, dtype=dtype)
     scaled = rows.copy()
     scaled[:, 0] *= factor[0]
     assert same(out, scaled.astype(dtype))
-    run("scale_rows", 1, 3, rows, None, out, dtype=dtype)
+    run("scale_rows", 1, 3, rows, None, None, out, dtype=dtype)
     assert same(out, rows.astype(dtype))
+    steps = rng.normal(size=(4, 3, cuda.row_length))
+    run("scale_rows", 1, 3, steps, position(row=2), None, out, dtype=dtype)
+    assert same(out, steps[2].astype(dtype))
 
     before = [grad.copy() for grad in grads]
     run("scale", len(chunks), table, chunks, where, factor, dtype=dtype)
@@ -193,7 +205,7 @@ def test_steps_by_norms_have_the_cpu_s_bits(run, cuda, dtype, directed, special_
     scale, trust = np.array([factor]), np.array(trusts)
     if directed:
         scaled = run.empty((2, cuda.row_length), dtype)
-        run("scale_rows", 1, 2, wide, scale, scaled, dtype=dtype)
+        run("scale_rows", 1, 2, wide, None, scale, scaled, dtype=dtype)
         along = [run.empty(param.shape, dtype, i % 2) for i, (param, *_) in enumerate(kept)]
         run("lamb_direction", len(blocks), table, blocks, grads, scaled, trust, addresses(along), squares,
             dtype=dtype)  # fmt: skip
@@ -456,12 +468,114 @@ def test_dropout_and_noise_have_the_cpu_s_numbers(run, cuda, dtype, n, rng):
     blocks = blocks_of(blocks_of(n, 64) * 16, cuda.threads)
     y, expected = run.empty(n, dtype), np.empty_like(x)
     threshold = min(round(0.3 * 2**32), 2**32 - 1)
-    run("dropout", blocks, seed, step, n, threshold, 1 / (1 - 0.3), x, y, dtype=dtype)
-    _native.dropout(x, 0.3, seed, step, expected)
-    assert same(y, expected)
-    run("gaussian_noise", blocks, seed, step, n, 0.25, x, y, dtype=dtype)
-    _native.gaussian_noise(x, 0.25, seed, step, expected)
-    assert same(y, expected)
+    for at, now in ((None, step), (position(steps=3), step + 3), (position(steps=-2), step - 2)):
+        run("dropout", blocks, seed, step, at, n, threshold, 1 / (1 - 0.3), x, y, dtype=dtype)
+        _native.dropout(x, 0.3, seed, now, expected)
+        assert same(y, expected)
+        run("gaussian_noise", blocks, seed, step, at, n, 0.25, x, y, dtype=dtype)
+        _native.gaussian_noise(x, 0.25, seed, now, expected)
+        assert same(y, expected)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_add_and_affine(run, cuda, dtype, n, rng):
+    a, b, y = (run.array(special(rng, n, dtype)) for _ in range(3))
+    run("add", blocks_of(n, cuda.chunk), n, a, b, y, dtype=dtype)
+    with np.errstate(all="ignore"):
+        assert same(y, a + b)
+        run("affine", blocks_of(n, cuda.chunk), n, 0.3, -1.25, a, y, dtype=dtype)
+        assert same(y, a * dtype(0.3) + dtype(-1.25))
+        run("affine", blocks_of(n, cuda.chunk), n, 0.3, -0.0, a, y, dtype=dtype)
+        assert same(y, a * dtype(0.3))
+
+
+# ---- training --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("cols", [1, 3, 256, 1000])
+def test_batches_are_gathered(run, dtype, cols, ordered, rng):
+    order = rng.permutation(40) if ordered else np.arange(40)
+    x, pixels = rng.normal(size=(40, cols)).astype(dtype), rng.integers(0, 256, (40, cols)).astype(np.uint8)
+    labels, out = rng.integers(-(2**62), 2**62, 40), run.empty((7, cols), dtype)
+    for at, first in ((position(example=30), 30), (None, 0)):
+        rows, by = order[first : first + 7], order if ordered else None
+        run("gather_rows", 7, at, by, cols, x, None, out, dtype=dtype)
+        assert same(out, x[rows])
+        run("gather_rows", 7, at, by, cols, None, pixels, out, dtype=dtype)
+        assert same(out, pixels[rows].astype(dtype))
+        chosen = run.empty(7, np.int64)
+        run("gather_rows<long long>", 7, at, by, 1, labels, None, chosen)
+        assert (chosen == labels[rows]).all()
+
+
+@pytest.mark.parametrize("classes", [1, 2, 31, 33, 100])
+def test_what_is_classified_right_is_counted_as_numpy_s_argmax_does(run, dtype, classes, rng):
+    output, shares = rng.integers(0, 4, (2, 50, classes)).astype(dtype)  # many are equal
+    output[::5, rng.integers(0, classes, 10)] = math.nan
+    output[::7] = -math.inf
+    labels, at = rng.integers(0, classes, 50), position(right=5)
+    run("count_right", blocks_of(50, 8), 50, classes, output, labels, None, at, dtype=dtype)
+    assert at["right"] == 5 + (output.argmax(1) == labels).sum()
+    run("count_right", blocks_of(50, 8), 50, classes, output, None, shares, at, dtype=dtype)
+    assert (
+        at["right"] == 5 + (output.argmax(1) == labels).sum() + (output.argmax(1) == shares.argmax(1)).sum()
+    )
+
+
+def test_a_step_moves_the_position_on(run):
+    at = position(steps=3, example=64, row=1, loss=0.1, right=7)
+    run("finish_step<double>", 1, 32, np.array([1 / 3]), at)
+    assert at.tolist() == [(4, 96, 2, 0.1 + 1 / 3 * 32, 7)]
+
+
+# ---- graphs ----------------------------------------------------------------------------------------
+
+
+def finish_step(cuda, batch, loss, at, stream):
+    cuda.launch("finish_step<double>", 1, (batch, loss.ctypes.data, at.ctypes.data), stream)
+
+
+def test_a_graph_is_what_was_launched_and_runs_when_it_is_launched(cuda):
+    at, loss = position(), np.array([2.0])
+    stream = cuda.Stream()
+    cuda.begin_capture(stream.address)
+    finish_step(cuda, 10, loss, at, stream.address)
+    cuda.fill(loss.ctypes.data, 0, 8, stream.address)
+    memory, copied = cuda.Memory(8), cuda.Memory(8)  # relaxed: memory may be taken
+    cuda.copy(copied.address, memory.address, 8, stream.address)
+    finish_step(cuda, 1, loss, at, 0)  # elsewhere work goes on
+    assert at["example"] == 1
+    graph = cuda.Graph(stream.address)
+    assert (at["example"], loss[0]) == (1, 2.0)
+    graph.launch(0)
+    assert (at["example"], at["loss"], loss[0]) == (11, 22.0, 0.0)
+    graph.launch(stream.address)
+    assert (at["example"], at["loss"]) == (21, 22.0)
+
+
+@pytest.mark.parametrize("what", ["synchronize", "copy", "hold"])
+def test_a_capture_refuses_what_a_gpu_s_does(cuda, what):
+    stream, event, host, memory = cuda.Stream(), cuda.Event(), np.zeros(1), cuda.Memory(8)
+    event.record(0)
+    cuda.begin_capture(stream.address)
+    refused = {
+        "synchronize": lambda: cuda.synchronize(stream.address),
+        "copy": lambda: cuda.copy(memory.address, host.ctypes.data, 8, stream.address),
+        "hold": lambda: event.hold(stream.address),
+    }
+    with pytest.raises(RuntimeError, match="captur"):
+        refused[what]()
+    with pytest.raises(RuntimeError, match="previous error during capture"):
+        cuda.Graph(stream.address)
+    cuda.begin_capture(stream.address)  # the stream is as before
+    cuda.Graph(stream.address).launch(stream.address)
+
+
+def test_the_default_stream_cannot_capture(cuda):
+    for stream in (0, 1):
+        with pytest.raises(RuntimeError, match="capturing"):
+            cuda.begin_capture(stream)
 
 
 # ---- normalisation ---------------------------------------------------------------------------------
@@ -503,8 +617,8 @@ def test_batch_norm(run, cuda, dtype, shape, affine, relu, rng):
     per_channel = blocks_of(channels, 8)
     mine = run.array(running)
     run("norm_moments", blocks, *shape, x, partial, dtype=dtype)
-    run("norm_statistics", per_channel, *shape, x, partial, 0.3, 1e-5, True, mine[0], mine[1], mean, inv_std,
-        dtype=dtype)  # fmt: skip
+    run("norm_statistics", per_channel, *shape, x, partial, 0.3, None, 1e-5, True, mine[0], mine[1], mean,
+        inv_std, dtype=dtype)  # fmt: skip
     wide, eps = x.astype(float), np.finfo(dtype).eps
     exact, variance = wide.mean((0, 2)), wide.var((0, 2))
     # Of the differences to a thread's first value, which are a few standard deviations.
@@ -515,10 +629,18 @@ def test_batch_norm(run, cuda, dtype, shape, affine, relu, rng):
     for ours, old, new in zip(mine, running, (exact, variance * count / (count - 1)), strict=True):
         np.testing.assert_allclose(ours, 0.7 * old.astype(float) + 0.3 * new, rtol=4 * LANE * eps)
 
+    # The cumulative mean, as of the batch after those that were counted, and of repeated ones.
+    for at, share in ((None, 1 / 2), (position(steps=5), 1 / 7)):
+        counted, plain = run.array(running), run.array(running)
+        for into, momentum, where in ((counted, -2.0, at), (plain, share, None)):
+            run("norm_statistics", per_channel, *shape, x, partial, momentum, where, 1e-5, True, *into, mean,
+                inv_std, dtype=dtype)  # fmt: skip
+        assert same(counted, plain)
+
     # From the same statistics, elements have the CPU's bits: there they are running ones.
     y, expected, saved = run.empty(shape, dtype), np.empty_like(x), np.empty((2, channels), dtype)
-    run("norm_statistics", per_channel, *shape, x, None, 0.3, 1e-5, True, running[0], running[1], mean,
-        inv_std, dtype=dtype)  # fmt: skip
+    run("norm_statistics", per_channel, *shape, x, None, 0.3, None, 1e-5, True, running[0], running[1],
+        mean, inv_std, dtype=dtype)  # fmt: skip
     run("norm_apply", blocks, *shape, x, gamma, beta, mean, inv_std, relu, y, dtype=dtype)
     _native.norm_forward(x, gamma, beta, *running, False, 0.3, 1e-5, True, relu, expected, *saved)
     assert same(y, expected)
@@ -559,7 +681,20 @@ def test_statistics_of_large_means_and_of_what_overflows(run, cuda, shape, rng):
     partial, mean, inv_std = run.empty(2 * sums, float), run.empty(shape[1], "f4"), run.empty(shape[1], "f4")
     run("norm_moments", blocks, *shape, x, partial, dtype=np.float32)
     run(
-        "norm_statistics", 1, *shape, x, partial, 0.0, 0.0, False, None, None, mean, inv_std, dtype=np.float32
+        "norm_statistics",
+        1,
+        *shape,
+        x,
+        partial,
+        0.0,
+        None,
+        0.0,
+        False,
+        None,
+        None,
+        mean,
+        inv_std,
+        dtype=np.float32,
     )
     wide = x.astype(float)
     np.testing.assert_allclose(mean, wide.mean((0, 2)), rtol=1e-6)

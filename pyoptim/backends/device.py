@@ -7,7 +7,7 @@ by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 THREADS, CHUNK, SUM_BLOCK, PART_ROWS, STEP_ROWS, ROW_LENGTH = 256, 4096, 16384, 128, 8, 16
 ARRAYS = np.dtype([("param", "u8"), ("state", "u8", (4,)), ("size", "i8"), ("row", "i8")])
 CHUNKS = np.dtype([("array", "i4"), ("chunk", "i4")])
+POSITION = np.dtype([("steps", "i8"), ("example", "i8"), ("row", "i8"), ("loss", "f8"), ("right", "u8")])
+PLAN = 1024  # steps whose coefficients fit into a plan
 TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 _MIB = 1 << 20
@@ -39,6 +41,8 @@ class Launcher(Protocol):
 
     Memory: Any  # Memory(bytes), with its .address
     Event: Any  # Event(), with record(stream) and hold(stream): later work on the stream waits for it
+    Stream: Any  # Stream(), with its .address
+    Graph: Any  # Graph(stream): what was captured there, to launch(stream) many times
 
     def why_not(self) -> str | None:
         """Why no device can be used, or None."""
@@ -51,6 +55,10 @@ class Launcher(Protocol):
 
     def fill(self, to: int, byte: int, bytes: int, stream: int) -> None: ...
     def synchronize(self, stream: int) -> None: ...
+    def begin_capture(self, stream: int) -> None:
+        """What is queued on the stream from here on is recorded, not run."""
+
+    def device_count(self) -> int: ...
     def set_device(self, index: int) -> None: ...
     def get_device(self) -> int: ...
     def device(self, index: int) -> dict[str, Any]: ...
@@ -108,6 +116,8 @@ class Queue:
     stream : int
         What work on our own arrays is queued on.
     pool : Pool
+    position : int or None
+        The address of the `POSITION` that kernels of a training step read, while one is queued.
     products : tuple or None
         What multiplies matrices (`device_products`), once that is known.
     """
@@ -115,6 +125,9 @@ class Queue:
     def __init__(self, launcher: Launcher, device: int) -> None:
         self.launcher, self.device, self.stream = launcher, device, LEGACY_STREAM
         self.pool = Pool(self.allocate)
+        self.position: int | None = None
+        self._capturing = False
+        self._constants: dict[Any, DeviceArray] = {}
         self.products: tuple[Any] | None = None
         with self._device():
             self._last = launcher.Event()
@@ -134,12 +147,53 @@ class Queue:
     @contextmanager
     def on(self, stream: int) -> Iterator[None]:
         """What is queued on the stream in the ``with`` block comes after what was queued here before."""
+        if self._capturing:  # all on one stream, and nothing outside may be waited for
+            assert stream == self.stream
+            yield
+            return
         with self._device():
             self._last.hold(stream)
             try:
                 yield
             finally:
                 self._last.record(stream)
+
+    def chain(self, first: int | None, then: int | None) -> None:
+        """What is queued on the second stream from here on comes after what has been on the first."""
+        if first is None or then is None or first == then:
+            return
+        with self._device():
+            event = self.launcher.Event()
+            event.record(first)
+            event.hold(then)
+
+    def capture(self, body: Callable[[], object]) -> Any:
+        """The graph of what ``body`` queues, of which nothing is run.
+
+        Memory that it takes from `pool` must be nobody else's as long as the graph is launched.
+        """
+        with self._device():
+            own = self.launcher.Stream()  # the default one cannot capture
+            self.launcher.begin_capture(own.address)
+            before, self.stream, self._capturing = self.stream, own.address, True
+            try:
+                body()
+            except BaseException:
+                with suppress(RuntimeError):
+                    self.launcher.Graph(own.address)  # ends the capture
+                raise
+            finally:
+                self.stream, self._capturing = before, False
+            return self.launcher.Graph(own.address)
+
+    def constant(self, array: Array) -> DeviceArray:
+        """A small array's copy in the device's memory, made once."""
+        from .._device import uploaded
+
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = uploaded(self, array)
+        return self._constants[key]
 
     def allocate(self, size: int) -> Any:
         """Memory of so many bytes."""
@@ -168,6 +222,11 @@ class Queue:
             self.launcher.copy(into.ctypes.data, address, into.nbytes, stream)
             self.launcher.synchronize(stream)
         return into
+
+    def put(self, address: int, source: Array) -> None:
+        """Fill the device's memory from a contiguous array; as that is not pinned, it has then been read."""
+        with self.on(self.stream):
+            self.launcher.copy(address, source.ctypes.data, source.nbytes, self.stream)
 
     def upload(self, address: int, source: Array) -> None:
         """Fill the device's memory from a contiguous array, and wait for it."""
@@ -236,7 +295,8 @@ class Launch:
     prefix = ""  # of the kernels' names
 
     def __init__(self, queue: Queue, rule: Rule, dtype: np.dtype[Any], members: Sequence[Any]) -> None:
-        self._launcher, self._dtype, self._type = queue.launcher, dtype, TYPES[dtype]
+        self._queue, self._launcher, self._dtype, self._type = queue, queue.launcher, dtype, TYPES[dtype]
+        self._plan: Any = None
         self._kernel = f"{self.prefix}step<rule_named::{rule.name}, {self._type}>"
         self._length = len(Common._fields) + len(rule.coefficients._fields)
         self._which = [i for i, _, _, _ in members]
@@ -254,6 +314,19 @@ class Launch:
             [self._groups.index(group) for _, group, _, _ in members],
         )
 
+    def plan(self, steps: Sequence[Sequence[tuple[float, ...]]]) -> None:
+        """See `Stepper.plan`."""
+        values = np.array([[step[group] for group in self._groups] for step in steps])
+        if values.shape[2] != self._length:
+            raise ValueError(
+                f"{self._kernel} takes rows of {self._length} coefficients, not {values.shape[2]}"
+            )
+        rows = np.zeros((*values.shape[:2], ROW_LENGTH))
+        rows[:, :, : self._length] = values
+        if self._plan is None:
+            self._plan = self._queue.allocate(PLAN * rows[0].nbytes)
+        self._queue.put(self._plan.address, rows)
+
     def point_at(self, grads: Sequence[DeviceArray], stream: int) -> None:
         """Take these gradients."""
         addresses = np.array([grads[i].address for i in self._which], np.uint64)
@@ -263,6 +336,14 @@ class Launch:
         """Of each chunk, to ``partial``."""
         kernel = f"{self.prefix}sum_of_squares<{self._type}>"
         self._launcher.launch(kernel, self.blocks, (*self._at, partial), stream)
+
+    def step_as_planned(self, factor: int | None, stream: int) -> None:
+        """With the row of the plan that the queue's position is at."""
+        plan, position, at = self._plan.address, self._queue.position, self._scaled.address
+        scaled = (len(self._groups), plan, position, factor, at)
+        self._launcher.launch(f"scale_rows<{self._type}>", 1, scaled, stream)
+        by_value = bytes(STEP_ROWS * ROW_LENGTH * self._dtype.itemsize)
+        self._launcher.launch(self._kernel, self.blocks, (*self._at, at, by_value), stream)
 
     def _rows_of(self, coefficients: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
         """Of the groups that have arrays here."""
@@ -281,7 +362,9 @@ class Launch:
         if factor is not None:
             exact = self._rows.put(coefficient_rows(rows, np.float64), stream)
             at = self._scaled.address
-            self._launcher.launch(f"scale_rows<{self._type}>", 1, (len(rows), exact, factor, at), stream)
+            self._launcher.launch(
+                f"scale_rows<{self._type}>", 1, (len(rows), exact, None, factor, at), stream
+            )
         elif len(rows) > STEP_ROWS:
             at = self._rows.put(coefficient_rows(rows, self._dtype), stream)
         self._launcher.launch(self._kernel, self.blocks, (*self._at, at, by_value.tobytes(), *more), stream)
@@ -324,23 +407,35 @@ class Stepper:
     def step(
         self,
         grads: Sequence[DeviceArray],
-        coefficients: Sequence[tuple[float, ...]],
+        coefficients: Sequence[tuple[float, ...]] | None,
         max_norm: float | None = None,
     ) -> bool:
-        """``max_norm``: of the gradients multiplied by the first coefficient, up to its sign."""
+        """``max_norm``: of the gradients multiplied by the first coefficient, up to its sign.
+
+        Without coefficients, by those of `plan`: nothing then differs between steps but the device's memory.
+        """
         with self._ordered(grads) as stream:
             factor = self._clip(coefficients, max_norm, stream)
             for launch in self._launches:
-                launch.step(coefficients, factor, stream)
+                if coefficients is None:
+                    launch.step_as_planned(factor, stream)
+                else:
+                    launch.step(coefficients, factor, stream)
         return True
 
+    def plan(self, grads: Sequence[DeviceArray], steps: Sequence[Sequence[tuple[float, ...]]]) -> None:
+        """Coefficients of up to `PLAN` steps to come with these gradients; the first of a row is 1 or -1."""
+        with self._ordered(grads):
+            for launch in self._launches:
+                launch.plan(steps)
+
     def _clip(
-        self, coefficients: Sequence[tuple[float, ...]], max_norm: float | None, stream: int
+        self, coefficients: Sequence[tuple[float, ...]] | None, max_norm: float | None, stream: int
     ) -> int | None:
         """The address of what the gradients are multiplied by as well, if by anything."""
-        if max_norm is None or not coefficients:
+        if max_norm is None or not self._launches:
             return None
-        self._squares(coefficients[0][0] ** 2, stream)
+        self._squares(1.0 if coefficients is None else coefficients[0][0] ** 2, stream)
         squares: int = self._scalars.address
         arguments = (squares, float(max_norm), squares + 8)
         self._queue.launcher.launch("clip_factor<double>", 1, arguments, stream)
@@ -367,14 +462,9 @@ class Stepper:
         stream = streams[0] if streams else self._queue.stream
         with self._queue.on(stream):
             for other in streams[1:]:
-                self._wait(stream, other)
+                self._queue.chain(other, stream)
             for launch in self._launches:
                 launch.point_at(grads, stream)
             yield stream
             for other in streams[1:]:
-                self._wait(other, stream)
-
-    def _wait(self, stream: int, other: int) -> None:
-        event = self._queue.launcher.Event()
-        event.record(other)
-        event.hold(stream)
+                self._queue.chain(stream, other)

@@ -17,9 +17,10 @@ from .device import CHUNK, PART_ROWS, THREADS, TYPES, Queue, blocks_of
 from .device_products import ACTIVATIONS, product
 
 __all__ = [
-    "activation_backward", "activation_forward", "dense_backward", "dense_forward", "dropout",
-    "gaussian_noise", "kl_divergence", "layer_norm_backward", "layer_norm_forward", "norm_backward",
-    "norm_forward", "pointwise_loss", "softmax_backward", "softmax_cross_entropy", "softmax_forward",
+    "activation_backward", "activation_forward", "add", "affine", "dense_backward", "dense_forward",
+    "dropout", "gaussian_noise", "kl_divergence", "layer_norm_backward", "layer_norm_forward",
+    "norm_backward", "norm_forward", "pointwise_loss", "softmax_backward", "softmax_cross_entropy",
+    "softmax_forward",
 ]  # fmt: skip
 
 POINTWISE = ("squared", "absolute", "huber", "binary", "hinge")  # by the numbers of losses.hpp
@@ -172,15 +173,27 @@ def pointwise_loss(
     return launch.total(partial, 1.0 / prediction.size)
 
 
+def add(a: DeviceArray, b: DeviceArray, y: DeviceArray) -> None:
+    """y = a + b."""
+    _Launch("add", a)("add", blocks_of(a.size, CHUNK), a.size, a, b, y)
+
+
+def affine(x: DeviceArray, scale: float, shift: float, y: DeviceArray) -> None:
+    """y = scale * x + shift."""
+    _Launch("affine", x)("affine", blocks_of(x.size, CHUNK), x.size, scale, shift, x, y)
+
+
 def dropout(x: DeviceArray, p: float, seed: int, step: int, y: DeviceArray) -> None:
     launch = _Launch("dropout", x)
     threshold = min(round(p * 2**32), 2**32 - 1)
-    launch("dropout", _random_blocks(x.size), seed, step, x.size, threshold, 1 / (1 - p), x, y)
+    position, scale = launch.queue.position, 1 / (1 - p)
+    launch("dropout", _random_blocks(x.size), seed, step, position, x.size, threshold, scale, x, y)
 
 
 def gaussian_noise(x: DeviceArray, std: float, seed: int, step: int, y: DeviceArray) -> None:
     launch = _Launch("gaussian_noise", x)
-    launch("gaussian_noise", _random_blocks(x.size), seed, step, x.size, std, x, y)
+    position = launch.queue.position
+    launch("gaussian_noise", _random_blocks(x.size), seed, step, position, x.size, std, x, y)
 
 
 def _random_blocks(n: int) -> int:
@@ -212,6 +225,7 @@ def norm_forward(
     mean: DeviceArray,
     inv_std: DeviceArray,
 ) -> None:
+    """Where momentum is below 0, it is 1/(steps repeated - momentum)."""
     launch = _Launch("norm_forward", x)
     shape = x.shape
     blocks, sums = _norm_plan(*shape)
@@ -219,8 +233,8 @@ def norm_forward(
     if training or running_mean is None:
         partial = launch.scratch(2, sums)
         launch("norm_moments", blocks, *shape, x, partial)
-    launch("norm_statistics", blocks_of(shape[1], _WARPS), *shape, x, partial, momentum, eps, unbiased,
-           running_mean, running_var, mean, inv_std)  # fmt: skip
+    launch("norm_statistics", blocks_of(shape[1], _WARPS), *shape, x, partial, momentum,
+           launch.queue.position, eps, unbiased, running_mean, running_var, mean, inv_std)  # fmt: skip
     launch("norm_apply", blocks, *shape, x, gamma, beta, mean, inv_std, relu, y)
 
 

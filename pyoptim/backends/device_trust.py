@@ -68,7 +68,7 @@ class _TrustLaunch(Launch):
         along, squares, own = grads, self._squares.address, self._own.address
         if self._directed:
             along, scaled = self._directions.address, self._scaled.address
-            launch("scale_rows", 1, len(groups), rows, factor, scaled)
+            launch("scale_rows", 1, len(groups), rows, None, factor, scaled)
             launch("lamb_direction", self._sums, arrays, self._blocks.address, grads, scaled, trust, along,
                    squares)  # fmt: skip
         else:

@@ -11,6 +11,7 @@
 #include "pyoptim/norm_kernels.cuh"
 #include "pyoptim/packed_kernels.cuh"
 #include "pyoptim/step_kernel.cuh"
+#include "pyoptim/training_kernels.cuh"
 #include "pyoptim/trust_kernels.cuh"
 
 namespace pyoptim::cuda::rule_named {
@@ -24,6 +25,8 @@ PYOPTIM_FOR_EACH_RULE(X)
     X(scale_rows)                  \
     X(sum_of_squares)              \
     X(scale)                       \
+    X(add)                         \
+    X(affine)                      \
     X(chunk_squares)               \
     X(normalize)                   \
     X(blend)                       \
@@ -58,12 +61,17 @@ PYOPTIM_FOR_EACH_RULE(X)
     X(softmax_backward)            \
     X(label_weights)               \
     X(cross_entropy)               \
-    X(pointwise_loss)
+    X(pointwise_loss)              \
+    X(gather_rows)                 \
+    X(count_right)
 // Of double alone.
 #define PYOPTIM_FOR_EACH_DOUBLE_KERNEL(X) \
     X(total)                              \
-    X(clip_factor)
+    X(clip_factor)                        \
+    X(finish_step)
 // Of float alone.
 #define PYOPTIM_FOR_EACH_FLOAT_KERNEL(X) \
     X(packed_sum_of_squares)             \
     X(convert)
+// Of labels.
+#define PYOPTIM_FOR_EACH_LABEL_KERNEL(X) X(gather_rows)

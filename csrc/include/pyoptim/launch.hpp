@@ -40,4 +40,14 @@ struct StepRows {
     T value[kStepRows * kRowLength];
 };
 
+// Where a training is. The kernels of a captured step read it, and its last one moves it on, so that the same
+// launches are every step; kernels that take none (null) are at 0.
+struct Position {
+    long long steps;           // since the capture
+    long long example;         // the batch's first, in the epoch's order
+    long long row;             // of the coefficients
+    double loss;               // summed over the examples so far
+    unsigned long long right;  // how many of them were classified so
+};
+
 }  // namespace pyoptim::cuda

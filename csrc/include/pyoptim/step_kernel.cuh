@@ -76,9 +76,10 @@ PYOPTIM_KERNEL step(const StepArray* arrays, const StepChunk* chunks, const T* c
 }
 
 // rows (in double) with their first coefficient, the gradient's scale, multiplied by *factor unless that is
-// null; cast once. One block.
+// null; cast once. Where there is a position, rows are those of many steps. One block.
 template <class T>
-PYOPTIM_KERNEL scale_rows(Index count, const double* rows, const double* factor, T* out) {
+PYOPTIM_KERNEL scale_rows(Index count, const double* rows, const Position* at, const double* factor, T* out) {
+    if (at != nullptr) rows += at->row * count * kRowLength;
     for (Index i = thread(); i < count * kRowLength; i += kThreads) {
         out[i] = T(i % kRowLength == 0 && factor != nullptr ? rows[i] * *factor : rows[i]);
     }
