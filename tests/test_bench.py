@@ -324,7 +324,12 @@ def test_a_gpu_is_measured_against_its_copy(emulated, monkeypatch, tmp_path, cap
 
 def test_a_wrong_step_on_a_gpu_is_caught(emulated, monkeypatch, capsys):
     monkeypatch.setattr(optimizers.KINDS["SGD"].optimizer, "_row", lambda *_: (1.0, 0.0, 1.0, 0.5))
-    assert bench.main(["--device", "cuda", "--quick", "--sizes", "300", "--optimizers", "SGD"]) == 1
+    assert (
+        bench.main(
+            ["--device", "cuda", "--quick", "--parts", "optimizers", "--sizes", "300", "--optimizers", "SGD"]
+        )
+        == 1
+    )
     assert "SGD of pyoptim on 300 float32 values" in capsys.readouterr().err
 
 

@@ -24,7 +24,11 @@ FAMILIES = {
     "training": training.FAMILY,
 }
 
-GPU_FAMILIES = {"optimizers": optimizers.GPU_FAMILY}
+GPU_FAMILIES = {
+    "optimizers": optimizers.GPU_FAMILY,
+    "norm": norms.GPU_FAMILY,
+    "training": training.GPU_FAMILY,
+}
 
 _SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 50_000_000)
 _GPU_SIZES = (1_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
