@@ -7,9 +7,13 @@ import sys
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+
+# Used for every array: layers of few elements would see the look-up in the module.
+from numpy import empty as new
+from numpy import ndarray
 from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
@@ -24,14 +28,18 @@ def aligned_zeros(size: int, dtype: DTypeLike) -> Array:
     return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
-def empty(shape: tuple[int, ...], like: Any) -> Any:
+def empty(shape: tuple[int, ...], like: Any) -> Array:
     """An array with any values, of the dtype and in the memory (the processor's or a GPU's) of another."""
-    return np.empty(shape, like.dtype) if isinstance(like, np.ndarray) else like.empty(shape)
+    if isinstance(like, ndarray):
+        return new(shape, like.dtype)
+    return cast(Array, like.empty(shape))
 
 
-def empty_like(array: Any) -> Any:
+def empty_like(array: Any) -> Array:
     """As `empty`, of the same shape; contiguous."""
-    return empty(array.shape, array)
+    if isinstance(array, ndarray):
+        return new(array.shape, array.dtype)
+    return cast(Array, array.empty(array.shape))
 
 
 def zeros_beside(arrays: Sequence[Array], shapes: Sequence[tuple[int, ...]], dtype: DTypeLike) -> list[Array]:
@@ -76,17 +84,27 @@ def is_fast(array: Array) -> bool:
     return bool(array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative)
 
 
+def check_operand(name: str, value: Any) -> None:
+    """TypeError unless what is no NumPy array is one in a GPU's memory that a function of `ops` works on."""
+    from . import _device, _device_ops  # which import this
+
+    if not isinstance(value, _device_ops.Operand):
+        where = " in a GPU's memory" if _device.is_there(value) else ""
+        raise TypeError(f"{name} is a {type(value).__name__}{where}, expected a NumPy array")
+
+
 def check_float_array(name: str, value: Any, ndim: int | tuple[int, ...] | None = None) -> Array:
     """A float32 or float64 array of the wanted number of dimensions, made contiguous."""
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} is a {type(value).__name__}, expected a NumPy array")
+    here = isinstance(value, ndarray)
+    if not here:
+        check_operand(name, value)
     if value.dtype not in FLOATS:
         raise TypeError(f"{name} has dtype {value.dtype}, expected float32 or float64")
     wanted = (ndim,) if isinstance(ndim, int) else ndim
     if wanted is not None and value.ndim not in wanted:
         names = " or ".join(str(n) for n in wanted)
         raise ValueError(f"{name} has {value.ndim} dimensions {value.shape}, expected {names}")
-    return value if is_fast(value) else np.array(value, dtype=value.dtype.type, order="C")
+    return value if not here or is_fast(value) else np.array(value, dtype=value.dtype.type, order="C")
 
 
 def in_place(name: str, value: Any) -> Any:
@@ -142,12 +160,15 @@ def tell_autograd(tensors: list[Any]) -> None:
 
 def check_like(name: str, value: Any, shape: tuple[int, ...], dtype: DTypeLike, why: str = "") -> Array:
     """A contiguous array of exactly this shape and dtype."""
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} is a {type(value).__name__}, expected a NumPy array")
+    here = isinstance(value, ndarray)
+    if not here:
+        check_operand(name, value)
     if value.dtype != dtype:
         raise TypeError(f"{name} has dtype {value.dtype}, expected {np.dtype(dtype)}{why}")
     if value.shape != shape:
         raise ValueError(f"{name} has shape {value.shape}, expected {shape}{why}")
+    if not here:
+        return cast(Array, value)
     return np.asarray(value) if is_fast(value) else np.array(value, dtype=np.dtype(dtype), order="C")
 
 

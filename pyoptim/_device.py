@@ -6,13 +6,13 @@ import ctypes
 import math
 import sys
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NoReturn
 
 import numpy as np
 
-from . import _arrays, backends
+from . import _arrays, backends, storage
 from ._arrays import Array
 from .backends.device import LEGACY_STREAM, Queue
 
@@ -116,6 +116,12 @@ class DeviceArray:
         assert self.queue is not None
         return self.download(self.queue)
 
+    def __float__(self) -> float:
+        """Of no dimension, as a loss; waits for it."""
+        if self.ndim:
+            raise TypeError(f"an array of shape {self.shape} is no number")
+        return float(self.numpy())
+
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         return {
@@ -175,8 +181,17 @@ def _is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def view(name: str, value: Any, streams: dict[int, int] | None = None) -> DeviceArray:
+def view(
+    name: str,
+    value: Any,
+    streams: dict[int, int] | None = None,
+    *,
+    half: bool = False,
+    integers: bool = False,
+) -> DeviceArray:
     """The memory of an array for which `is_there`; ``streams``: PyTorch's current ones, as far as known.
+
+    ``half``: whether it may be of float16 or bfloat16; ``integers``: of int64.
 
     Raises
     ------
@@ -185,24 +200,26 @@ def view(name: str, value: Any, streams: dict[int, int] | None = None) -> Device
     """
     if isinstance(value, DeviceArray):
         return value
+    also = ("float16", "bfloat16") if half else ("int64",) if integers else ()
     if _is_tensor(value):
-        return _of_tensor(name, value, {} if streams is None else streams)
+        return _of_tensor(name, value, {} if streams is None else streams, also)
     if hasattr(value, "__cuda_array_interface__"):
-        return _of_interface(name, value)
-    return _of_dlpack(name, value)
+        return _of_interface(name, value, also)
+    return _of_dlpack(name, value, also)
 
 
 _tensor_dtypes: dict[Any, np.dtype[Any]] = {}
 
 
-def _of_tensor(name: str, tensor: Any, streams: dict[int, int]) -> DeviceArray:
+def _of_tensor(name: str, tensor: Any, streams: dict[int, int], also: tuple[str, ...]) -> DeviceArray:
     # Of hundreds of gradients a step, so written for speed.
     torch: Any = sys.modules["torch"]
     if tensor.layout is not torch.strided or tensor.is_neg():
         raise TypeError(f"{name} is a tensor that is not dense in memory ({tensor.layout}), expected one")
-    dtype = _tensor_dtypes.get(tensor.dtype)
+    dtype = _tensor_dtypes.get((tensor.dtype, also))
     if dtype is None:
-        dtype = _tensor_dtypes[tensor.dtype] = _dtype(name, str(tensor.dtype).removeprefix("torch."))
+        told = str(tensor.dtype).removeprefix("torch.")
+        dtype = _tensor_dtypes[tensor.dtype, also] = _dtype(name, told, also)
     if not tensor.is_contiguous():
         _require_contiguous(name, False, tensor.stride())
     device = tensor.get_device()
@@ -212,12 +229,12 @@ def _of_tensor(name: str, tensor: Any, streams: dict[int, int]) -> DeviceArray:
     return DeviceArray(tensor.data_ptr(), shape, dtype, device, tensor, stream=streams[device])
 
 
-def _of_interface(name: str, value: Any) -> DeviceArray:
+def _of_interface(name: str, value: Any, also: tuple[str, ...]) -> DeviceArray:
     """https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html, versions 2 and 3."""
     told = value.__cuda_array_interface__
     if told.get("mask") is not None:
         raise TypeError(f"{name} is masked, expected an array without a mask")
-    dtype, shape = _dtype(name, told["typestr"]), tuple(map(int, told["shape"]))
+    dtype, shape = _dtype(name, told["typestr"], also), tuple(map(int, told["shape"]))
     strides = told.get("strides")
     _require_contiguous(name, _is_contiguous(shape, strides, dtype.itemsize), strides)
     address, readonly = told["data"]
@@ -253,12 +270,15 @@ _pointer_in.restype = ctypes.c_void_p
 _pointer_in.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 
-def _of_dlpack(name: str, value: Any) -> DeviceArray:
+def _of_dlpack(name: str, value: Any, also: tuple[str, ...]) -> DeviceArray:
     # The producer makes its work come before what is queued on this stream.
     capsule = value.__dlpack__(stream=LEGACY_STREAM)
     tensor = _Tensor.from_address(_pointer_in(capsule, b"dltensor"))
-    kinds = {(2, 32): "float32", (2, 64): "float64"}
-    dtype = _dtype(name, kinds.get((tensor.code, tensor.bits), f"DLPack's {tensor.code}, {tensor.bits} bits"))
+    kinds = {
+        (2, 32): "float32", (2, 64): "float64", (2, 16): "float16", (4, 16): "bfloat16", (0, 64): "int64"
+    }  # fmt: skip
+    told = kinds.get((tensor.code, tensor.bits), f"DLPack's {tensor.code}, {tensor.bits} bits")
+    dtype = _dtype(name, told, also)
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
     strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else None
     _require_contiguous(name, tensor.lanes == 1 and _is_contiguous(shape, strides, 1), strides)
@@ -267,10 +287,13 @@ def _of_dlpack(name: str, value: Any) -> DeviceArray:
     return DeviceArray(address, shape, dtype, tensor.device, (capsule, value), stream=LEGACY_STREAM)
 
 
-def _dtype(name: str, told: str) -> np.dtype[Any]:
-    if told in ("float32", "<f4", "float64", "<f8"):
-        return np.dtype(told)
-    raise TypeError(f"{name} has dtype {told}, expected float32 or float64 in a GPU's memory")
+def _dtype(name: str, told: str, also: tuple[str, ...]) -> np.dtype[Any]:
+    kind = {"<f4": "float32", "<f8": "float64", "<f2": "float16", "<i8": "int64"}.get(told, told)
+    allowed = ("float32", "float64", *also)
+    if kind in allowed:
+        return storage.bfloat16() if kind == "bfloat16" else np.dtype(kind)
+    expected = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+    raise TypeError(f"{name} has dtype {told}, expected {expected} in a GPU's memory")
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: Sequence[int] | None, unit: int) -> bool:
@@ -320,6 +343,15 @@ def check_parameters(names: Sequence[str], params: Sequence[Any]) -> None:
             raise ValueError(f"{names[max(i, j)]} overlaps {names[min(i, j)]}, expected separate memory")
 
 
+def check_updated(name: str, array: DeviceArray, others: Mapping[str, DeviceArray | None]) -> None:
+    """ValueError where an array cannot be written, or shares memory with another."""
+    if array.readonly:
+        raise ValueError(f"{name} is read-only, expected a writeable array")
+    for other, memory in others.items():
+        if memory is not None and array.size and Memory([memory]).overlaps(array):
+            raise ValueError(f"{name} overlaps {other}, expected separate memory")
+
+
 class Memory:
     """As `_arrays.Memory`, of a GPU: arrays that do not overlap."""
 
@@ -351,7 +383,7 @@ def check_gradients(
                 f"{name} is a {type(g).__name__} in the processor's memory, expected an array in a GPU's as "
                 "its parameter"
             )
-        g = view(name, _made_contiguous(g), streams)
+        g = view(name, _made_contiguous(g), streams, half=True)
         if g.dtype != p.dtype:
             raise TypeError(f"{name} has dtype {g.dtype}, expected {p.dtype} as its parameter")
         if g.shape != p.shape:

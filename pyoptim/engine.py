@@ -21,7 +21,7 @@ from .schedules import Schedule
 
 _CHUNK = 0.02  # seconds of work between two looks at the outside world
 _HOGWILD_BATCH = 16  # beyond, threads do better to share one batch
-_LOSSES = {nn.CrossEntropy, nn.MSE, nn.L1, nn.Huber, nn.BinaryCrossEntropy, nn.Hinge}
+_LOSSES = {nn.CrossEntropy, nn.MSE, nn.L1, nn.Huber, nn.BinaryCrossEntropy, nn.Hinge, nn.KLDiv}
 
 
 def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
@@ -236,6 +236,8 @@ def _loss(loss: Any, dtype: np.dtype[Any], outputs: int) -> dict[str, Any]:
     if isinstance(loss, nn.CrossEntropy):
         weight = {} if loss.class_weight is None else {"class_weight": loss.class_weight.astype(dtype)}
         return {"kind": "cross_entropy", "smoothing": loss.label_smoothing, **weight}
+    if isinstance(loss, nn.KLDiv):
+        return {"kind": "kl_divergence", "temperature": loss.temperature}
     parameter = loss.parameter(dtype)
     if isinstance(parameter, np.ndarray):  # along the last dimension
         return {"kind": loss.kind, "columns": np.tile(parameter, outputs // parameter.size)}

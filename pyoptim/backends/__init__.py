@@ -2,8 +2,8 @@
 
 A backend is a module with a class ``Stepper`` (optimizer updates) and the functions of layers and
 losses that `reference` spells out. ``native`` is the compiled one, ``numba`` and ``numpy`` need no
-compiler. ``cuda`` and ``cupy`` are for arrays in a GPU's memory, and step optimizers only. What users pass
-has been validated before it reaches a backend.
+compiler. ``cuda`` and ``cupy`` are for arrays in a GPU's memory. What users pass has been validated
+before it reaches a backend.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
+from numpy import ndarray
 
 from ..rules import Rule
 
@@ -160,7 +160,9 @@ def for_device() -> Any:
 
 def of(array: Any) -> Any:
     """The backend in force for an array of the processor's memory or of a GPU's."""
-    return current() if isinstance(array, np.ndarray) else for_device()
+    if isinstance(array, ndarray):
+        return _chosen.get() or _default or current()
+    return for_device()
 
 
 @contextmanager

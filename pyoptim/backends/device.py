@@ -20,13 +20,18 @@ if TYPE_CHECKING:
     from .._device import DeviceArray
 
 # As in launch.hpp.
-CHUNK, STEP_ROWS, ROW_LENGTH = 4096, 8, 16
+THREADS, CHUNK, SUM_BLOCK, PART_ROWS, STEP_ROWS, ROW_LENGTH = 256, 4096, 16384, 128, 8, 16
 ARRAYS = np.dtype([("param", "u8"), ("state", "u8", (4,)), ("size", "i8"), ("row", "i8")])
 CHUNKS = np.dtype([("array", "i4"), ("chunk", "i4")])
 TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 _MIB = 1 << 20
 LEGACY_STREAM = 1  # what CUDA and __cuda_array_interface__ call the default stream
+
+
+def blocks_of(n: int, of: int) -> int:
+    """How many blocks work on n things, each on so many."""
+    return -(-n // of)
 
 
 class Launcher(Protocol):
@@ -103,11 +108,14 @@ class Queue:
     stream : int
         What work on our own arrays is queued on.
     pool : Pool
+    products : tuple or None
+        What multiplies matrices (`device_products`), once that is known.
     """
 
     def __init__(self, launcher: Launcher, device: int) -> None:
         self.launcher, self.device, self.stream = launcher, device, LEGACY_STREAM
         self.pool = Pool(self.allocate)
+        self.products: tuple[Any] | None = None
         with self._device():
             self._last = launcher.Event()
 
@@ -168,7 +176,7 @@ class Queue:
             self.launcher.synchronize(self.stream)
 
 
-class _Table:
+class Table:
     """A host array's copy on the device, renewed when it changes."""
 
     def __init__(self, queue: Queue) -> None:
@@ -194,11 +202,16 @@ def tables(
     for entry, param, own, row in zip(arrays, params, states, rows, strict=True):
         entry["param"], entry["size"], entry["row"] = param.address, param.size, row
         entry["state"][: len(own)] = [state.address for state in own]
-    counts = -(-arrays["size"] // CHUNK)
+    return arrays, chunks_of(arrays["size"], CHUNK)
+
+
+def chunks_of(sizes: Array, length: int) -> Array:
+    """The chunks of so many elements, at most, that arrays are cut into."""
+    counts = -(-sizes // length)
     chunks = np.empty(counts.sum(), CHUNKS)
-    chunks["array"] = np.repeat(np.arange(len(params)), counts)
+    chunks["array"] = np.repeat(np.arange(len(sizes)), counts)
     chunks["chunk"] = np.arange(len(chunks)) - np.repeat(counts.cumsum() - counts, counts)
-    return arrays, chunks
+    return chunks
 
 
 def coefficient_rows(rows: Sequence[tuple[float, ...]], dtype: Any) -> Array:
@@ -210,27 +223,36 @@ def coefficient_rows(rows: Sequence[tuple[float, ...]], dtype: Any) -> Array:
         return values.astype(dtype)
 
 
-class _Launch:
+def uploaded(queue: Queue, table: Array) -> Any:
+    """Memory with a copy of a host array."""
+    memory = queue.allocate(table.nbytes)
+    queue.upload(memory.address, table)
+    return memory
+
+
+class Launch:
     """All arrays of one rule and dtype: one launch a step."""
+
+    prefix = ""  # of the kernels' names
 
     def __init__(self, queue: Queue, rule: Rule, dtype: np.dtype[Any], members: Sequence[Any]) -> None:
         self._launcher, self._dtype, self._type = queue.launcher, dtype, TYPES[dtype]
-        self._kernel = f"step<rule_named::{rule.name}, {self._type}>"
+        self._kernel = f"{self.prefix}step<rule_named::{rule.name}, {self._type}>"
         self._length = len(Common._fields) + len(rule.coefficients._fields)
         self._which = [i for i, _, _, _ in members]
         self._groups = list(dict.fromkeys(group for _, group, _, _ in members))
-        arrays, chunks = tables(
+        arrays, chunks = self._made_tables(members)
+        self.blocks = len(chunks)
+        self._tables = [uploaded(queue, table) for table in (arrays, chunks)]
+        self._grads, self._rows = Table(queue), Table(queue)
+        self._scaled = queue.allocate(max(len(self._groups), STEP_ROWS) * ROW_LENGTH * dtype.itemsize)
+
+    def _made_tables(self, members: Sequence[Any]) -> tuple[Array, Array]:
+        return tables(
             [param for _, _, param, _ in members],
             [states for _, _, _, states in members],
             [self._groups.index(group) for _, group, _, _ in members],
         )
-        self.blocks = len(chunks)
-        self._tables: list[Any] = []
-        for table in (arrays, chunks):
-            self._tables.append(queue.allocate(table.nbytes))
-            queue.upload(self._tables[-1].address, table)
-        self._grads, self._rows = _Table(queue), _Table(queue)
-        self._scaled = queue.allocate(max(len(self._groups), STEP_ROWS) * ROW_LENGTH * dtype.itemsize)
 
     def point_at(self, grads: Sequence[DeviceArray], stream: int) -> None:
         """Take these gradients."""
@@ -239,13 +261,21 @@ class _Launch:
 
     def sum_of_squares(self, partial: int, stream: int) -> None:
         """Of each chunk, to ``partial``."""
-        self._launcher.launch(f"sum_of_squares<{self._type}>", self.blocks, (*self._at, partial), stream)
+        kernel = f"{self.prefix}sum_of_squares<{self._type}>"
+        self._launcher.launch(kernel, self.blocks, (*self._at, partial), stream)
 
-    def step(self, coefficients: Sequence[tuple[float, ...]], factor: int | None, stream: int) -> None:
-        """``factor``: the address of what the gradients are multiplied by as well."""
+    def _rows_of(self, coefficients: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+        """Of the groups that have arrays here."""
         rows = [coefficients[group] for group in self._groups]
         if any(len(row) != self._length for row in rows):
             raise ValueError(f"{self._kernel} takes rows of {self._length} coefficients, {rows} were given")
+        return rows
+
+    def step(
+        self, coefficients: Sequence[tuple[float, ...]], factor: int | None, stream: int, *more: Any
+    ) -> None:
+        """``factor``: the address of what the gradients are multiplied by as well; ``more``: arguments."""
+        rows = self._rows_of(coefficients)
         by_value = coefficient_rows(rows[:STEP_ROWS], self._dtype)
         at: int | None = None
         if factor is not None:
@@ -254,7 +284,7 @@ class _Launch:
             self._launcher.launch(f"scale_rows<{self._type}>", 1, (len(rows), exact, factor, at), stream)
         elif len(rows) > STEP_ROWS:
             at = self._rows.put(coefficient_rows(rows, self._dtype), stream)
-        self._launcher.launch(self._kernel, self.blocks, (*self._at, at, by_value.tobytes()), stream)
+        self._launcher.launch(self._kernel, self.blocks, (*self._at, at, by_value.tobytes(), *more), stream)
 
 
 class Stepper:
@@ -264,27 +294,32 @@ class Stepper:
     """
 
     checks = False
+    _launch: Callable[..., Any] = Launch
 
     def __init__(self, groups: Sequence[StepGroup], queue: Queue | None = None) -> None:
-        if queue is None:
-            raise BackendError(
-                "the 'cuda' and 'cupy' backends step arrays in a GPU's memory, and these are in the "
-                "processor's: ask for another backend, or for none"
-            )
-        self._queue = queue
         members: dict[Any, list[Any]] = {}
         i = 0
         for j, (rule, params, states) in enumerate(groups):
             for param, own in zip(params, states, strict=True):
                 members.setdefault((rule.name, param.dtype), []).append((i, j, rule, param, own))
                 i += 1
+        self._prepare(members, queue)
+
+    def _prepare(self, members: dict[Any, list[Any]], queue: Queue | None) -> None:
+        """``members``: by rule's name and dtype, each array's index, group, rule, parameter and states."""
+        if queue is None:
+            raise BackendError(
+                "the 'cuda' and 'cupy' backends step arrays in a GPU's memory, and these are in the "
+                "processor's: ask for another backend, or for none"
+            )
+        self._queue = queue
         self._launches = [
-            _Launch(queue, of[0][2], dtype, [(i, j, param, own) for i, j, _, param, own in of])
+            self._launch(queue, of[0][2], dtype, [(i, j, param, own) for i, j, _, param, own in of])
             for (_, dtype), of in members.items()
         ]
         self._blocks = sum(launch.blocks for launch in self._launches)
         self._partial = queue.allocate(8 * self._blocks)
-        self._scalars = queue.allocate(16)  # a sum of squares, a factor
+        self._scalars = queue.allocate(32)  # a sum of squares, a factor; two sums more of subclasses
 
     def step(
         self,
@@ -294,15 +329,22 @@ class Stepper:
     ) -> bool:
         """``max_norm``: of the gradients multiplied by the first coefficient, up to its sign."""
         with self._ordered(grads) as stream:
-            factor = None
-            if max_norm is not None and coefficients:
-                self._squares(coefficients[0][0] ** 2, stream)
-                squares, factor = self._scalars.address, self._scalars.address + 8
-                launcher = self._queue.launcher
-                launcher.launch("clip_factor<double>", 1, (squares, float(max_norm), factor), stream)
+            factor = self._clip(coefficients, max_norm, stream)
             for launch in self._launches:
                 launch.step(coefficients, factor, stream)
         return True
+
+    def _clip(
+        self, coefficients: Sequence[tuple[float, ...]], max_norm: float | None, stream: int
+    ) -> int | None:
+        """The address of what the gradients are multiplied by as well, if by anything."""
+        if max_norm is None or not coefficients:
+            return None
+        self._squares(coefficients[0][0] ** 2, stream)
+        squares: int = self._scalars.address
+        arguments = (squares, float(max_norm), squares + 8)
+        self._queue.launcher.launch("clip_factor<double>", 1, arguments, stream)
+        return squares + 8
 
     def sum_of_squares(self, grads: Sequence[DeviceArray]) -> float:
         """Of all gradients, in double; waits for it."""

@@ -19,12 +19,20 @@ try:
 except ImportError as error:
     raise ImportError(f"CuPy is not installed (pip install 'pyoptim[cuda]'): {error}") from error
 
-from .device import Launcher, Stepper, host_functions
+from . import device_layers
+from .device import THREADS, Launcher, Stepper, host_functions
+from .device_adafactor import AdafactorStepper
+from .device_layers import *  # noqa: F403
+from .device_muon import MuonStepper
+from .device_packed import PackedStepper
+from .device_trust import TrustStepper
 
-__all__ = ["Stepper", "launcher", "name"]
+__all__ = [
+    "AdafactorStepper", "MuonStepper", "PackedStepper", "Stepper", "TrustStepper", "launcher", "name",
+    *device_layers.__all__,
+]  # fmt: skip
 
 name = "cupy"
-THREADS = 256  # of every block, as in launch.hpp
 # No contraction: the same bits as the other backends. Division and roots are IEEE's by default.
 OPTIONS = ("--std=c++17", "--fmad=false")
 

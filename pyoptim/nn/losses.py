@@ -163,7 +163,9 @@ class KLDiv(Loss):
     def compute(
         self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
     ) -> float:
-        return _loss_ops.run_kl_divergence(output, target, gradient, sample_weight, self.temperature)
+        return float(
+            backends.current().kl_divergence(output, target, gradient, sample_weight, self.temperature)
+        )
 
 
 class _Pointwise(Loss):

@@ -60,6 +60,8 @@ def tensor(array, stream=0):
         def detach(self):
             return super().detach().as_subclass(Tensor)
 
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).as_subclass(Tensor)
     return torch.from_numpy(array).as_subclass(Tensor)
 
 
@@ -167,9 +169,25 @@ def cupy(cuda, devices=1, driver=12000):
         def __init__(self, disable_timing):
             self.ptr = 0
 
+    class ndarray:
+        """As CuPy's, of a NumPy array."""
+
+        def __init__(self, array):
+            self.array = array
+
+        shape = property(lambda self: self.array.shape)
+        __cuda_array_interface__ = property(
+            lambda self: {**self.array.__array_interface__, "version": 3, "stream": own.stream}
+        )
+
+        def reshape(self, shape):
+            return ndarray(self.array.reshape(shape))
+
     own = types.ModuleType("cupy")
     own.RawModule, own.compiled, own.cuda = RawModule, compiled, types.ModuleType("cupy.cuda")
-    own.ndarray = type("ndarray", (), {})
+    own.ndarray, own.stream = ndarray, 1
+    own.empty = lambda shape, dtype: ndarray(np.empty(shape, dtype))
+    own.ascontiguousarray = lambda a: ndarray(np.ascontiguousarray(a.array))
     own.cuda.runtime, own.cuda.Memory, own.cuda.Event = runtime, Memory, Event
     api = types.ModuleType("cupy_backends.cuda.api")
     api.driver = types.SimpleNamespace(launchKernel=launch)

@@ -3,9 +3,10 @@
 
 namespace pyoptim::cuda {
 
-constexpr int kThreads = 256;         // of every block
-constexpr long long kChunk = 4096;    // elements that a block works on, of what is one run of memory
-constexpr long long kPartRows = 128;  // rows of a matrix whose columns are summed together
+constexpr int kThreads = 256;           // of every block
+constexpr long long kChunk = 4096;      // elements that a block works on, of what is one run of memory
+constexpr long long kSumBlock = 16384;  // elements whose squares are summed together, where the CPU's are
+constexpr long long kPartRows = 128;    // rows of a matrix whose columns are summed together
 
 // A parameter with its states; `row` says which coefficients are its.
 struct StepArray {
@@ -16,6 +17,20 @@ struct StepArray {
 // What one block works on: the elements of an array from kChunk * chunk on.
 struct StepChunk {
     int array, chunk;
+};
+
+// Values as they are kept: the Storage, and a scale per block where that is of 8 bits.
+struct StoredValues {
+    unsigned long long data, scale;  // addresses
+    long long storage;
+};
+
+// A parameter some of which is kept in fewer bits; `position` is that of its first element among those of all
+// arrays. Gradients are other memory at every step: of `grad` only the scale and the storage count.
+struct PackedArray {
+    StoredValues param, grad, state[4];
+    unsigned long long master;  // null: param itself is updated
+    long long size, row, position;
 };
 
 // Coefficients by value: Common's, then the rule's, of up to kStepRows groups.
