@@ -5,13 +5,14 @@ import sys
 
 import numpy as np
 import pytest
-from test_device import emulated, no_gpu  # noqa: F401
+import test_device
 
 import pyoptim as po
 from pyoptim import bench
 from pyoptim.bench import numpy_optimizers, optimizers, report, timing, training
 from pyoptim.bench.case import Row, Target
 
+no_gpu, emulated = test_device.no_gpu, test_device.emulated
 QUICK = ["--quick", "--against", "numpy", "--parts", "optimizers"]
 
 
@@ -320,6 +321,28 @@ def test_a_gpu_is_measured_against_its_copy(emulated, monkeypatch, tmp_path, cap
     for row in found["rows"][::2]:
         assert set(row["ceiling"]) == {"copy"}
         assert row["of_ceiling"] == row["bandwidth"] / row["ceiling"]["copy"]
+
+
+def test_norms_are_measured_on_a_gpu(emulated, monkeypatch, tmp_path):
+    cases = [("batch norm", (37, 5)), ("batch norm ReLU", (3, 4, 7, 5)), ("layer norm", (6, 40))]
+    monkeypatch.setattr(bench.norms, "_GPU_CASES", cases)
+    data = tmp_path / "bench.json"
+    assert bench.main(["--device", "cuda", "--quick", "--parts", "norm", "--json", str(data)]) == 0
+    rows = json.loads(data.read_text())["rows"]
+    assert [row["name"] for row in rows] == [
+        "batch norm 37x5", "batch norm ReLU 3x4x7x5", "layer norm 6x40"
+    ]  # fmt: skip
+
+
+def test_training_is_measured_on_a_gpu(emulated, monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "_QUICK_EXAMPLES", {8: 100})
+    monkeypatch.setattr(training, "_WIDTHS", (784, 8, 6, 10))
+    data = tmp_path / "bench.json"
+    assert bench.main(["--device", "cuda", "--quick", "--parts", "training", "--json", str(data)]) == 0
+    rows = json.loads(data.read_text())["rows"]
+    assert [(row["name"], row["size"]) for row in rows] == [("epoch Adam", 8), ("epoch Adam BatchNorm", 8)]
+    for row in rows:
+        assert row["seconds"]["pyoptim"] > 0
 
 
 def test_a_wrong_step_on_a_gpu_is_caught(emulated, monkeypatch, capsys):

@@ -35,7 +35,6 @@ def describe(device: str) -> dict[str, Any]:
         gpu = backend.launcher.device(0)
         found |= {
             "gpu": gpu["name"],
-            "compute_capability": gpu["compute_capability"],
             "backend": backend.name,
         }
     if hasattr(os, "getloadavg"):
