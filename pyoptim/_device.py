@@ -239,6 +239,7 @@ def _of_interface(name: str, value: Any, also: tuple[str, ...]) -> DeviceArray:
     strides = told.get("strides")
     _require_contiguous(name, _is_contiguous(shape, strides, dtype.itemsize), strides)
     address, readonly = told["data"]
+    _require_aligned(name, address, dtype)
     if hasattr(value, "__dlpack_device__"):
         device = int(value.__dlpack_device__()[1])
     else:
@@ -285,6 +286,7 @@ def _of_dlpack(name: str, value: Any, also: tuple[str, ...]) -> DeviceArray:
     _require_contiguous(name, tensor.lanes == 1 and _is_contiguous(shape, strides, 1), strides)
     # The capsule, unless somebody takes it over, gives the memory back when it goes.
     address = (tensor.data or 0) + tensor.byte_offset
+    _require_aligned(name, address, dtype)
     return DeviceArray(address, shape, dtype, tensor.device, (capsule, value), stream=LEGACY_STREAM)
 
 
@@ -311,6 +313,14 @@ def _require_contiguous(name: str, contiguous: bool, strides: Any) -> None:
     if not contiguous:
         raise ValueError(
             f"{name} has the strides {tuple(strides)}, expected a C-contiguous array in a GPU's memory"
+        )
+
+
+def _require_aligned(name: str, address: int, dtype: np.dtype[Any]) -> None:
+    # A GPU that reads across stops, and nothing of the process can use it any more.
+    if address % dtype.itemsize:
+        raise ValueError(
+            f"{name} is at the address {address:#x}, expected a multiple of {dtype.itemsize}, its elements' size"
         )
 
 

@@ -205,6 +205,7 @@ def batch_norm_forward(
         check_count(x3)
     y = empty_like(x3)
     relu = activation is not None
+    momentum, eps = float(momentum), float(eps)
     saved = norm_forward(x3, gamma, beta, used_mean, used_var, training, momentum, eps, unbiased, relu, y)
     if training and running_mean is not None and running_var is not None:
         if used_mean is not running_mean:
@@ -398,7 +399,7 @@ def layer_norm_forward(
         beta = check_like("beta", beta, shape, x.dtype, " as features").reshape(-1)
     y = empty_like(x)
     mean, inv_std = empty(x2.shape[:1], x), empty(x2.shape[:1], x)
-    backends.of(x).layer_norm_forward(x2, gamma, beta, eps, y.reshape(x2.shape), mean, inv_std)
+    backends.of(x).layer_norm_forward(x2, gamma, beta, float(eps), y.reshape(x2.shape), mean, inv_std)
     return y, SavedLayerNorm(mean, inv_std)
 
 

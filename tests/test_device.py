@@ -960,6 +960,7 @@ def test_arrays_that_cannot_be(emulated):
         (There(a, data=(a.ctypes.data, True)), ValueError, "params is read-only"),
         (There(a, mask=There(a)), TypeError, "params is masked"),
         ([There(a), There(a[2:])], ValueError, r"params\[1\] overlaps params\[0\]"),
+        (There(a, data=(a.ctypes.data + 2, False)), ValueError, "params is at the address .*, expected"),
     ):
         with pytest.raises(error, match=match):
             po.Adam(array)
@@ -976,6 +977,36 @@ def test_arrays_that_cannot_be(emulated):
     assert (a == 1).all()
     assert There(a[:, :1]).__cuda_array_interface__["strides"] == (16, 4)
     po.Adam(There(a[:1, :]))  # contiguous, whatever the stride of a single row
+
+
+def test_memory_that_nobody_uses_is_given_back_before_there_is_none(recorder, monkeypatch):
+    queue, left = device.Queue(recorder, 0), 3 << 20
+
+    class Memory:
+        address = 512
+
+        def __init__(self, size):
+            nonlocal left
+            if size > left:
+                raise RuntimeError("CUDA: cudaMalloc: out of memory")
+            self.size = size
+            left -= size
+
+        def __del__(self):
+            nonlocal left
+            left += self.size if hasattr(self, "size") else 0
+
+    monkeypatch.setattr(recorder, "Memory", Memory, raising=False)
+    kept = queue.pool.take(1 << 20)
+    queue.pool.take(2 << 20)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        queue.capture(lambda: queue.allocate(1 << 20))
+    assert left == 0
+    queue.allocate(1 << 20)  # and gone at once
+    assert left == 2 << 20
+    with pytest.raises(RuntimeError, match="out of memory"):
+        queue.allocate(3 << 20)
+    assert kept.address == 512
 
 
 def test_what_is_not_for_a_gpu_says_so(emulated):
@@ -1101,21 +1132,34 @@ def test_without_a_device_the_errors_say_so(cuda, no_gpu, monkeypatch):
 # ---- what CuPy compiles ----------------------------------------------------------------------------
 
 
-def test_what_nvrtc_is_given(cuda, no_gpu, monkeypatch, tmp_path):
-    backend = use_cupy(monkeypatch, cuda)
+def test_what_nvrtc_is_given(cuda, no_gpu, monkeypatch):
+    use_cupy(monkeypatch, cuda)
     own = po.Adam(There(np.ones(3, np.float32)))
     own.step(There(np.ones(3, np.float32)))
     own.step(There(np.ones(3, np.float32)))
     ((code, options, names),) = sys.modules["cupy"].compiled  # once
-    assert names == ["step<rule_named::adam, float>"]
+    assert names == ("step<rule_named::adam, float>",)
     assert options == ("--std=c++17", "--fmad=false", f"-I{INCLUDE}")
-    comment, *lines = code.splitlines()
-    assert lines == ['#include "pyoptim/kernels.cuh"', "using namespace pyoptim::cuda;"]
-    # CuPy keeps binaries by the program's text: another version's headers make another one.
-    (tmp_path / "pyoptim").mkdir()
-    (tmp_path / "pyoptim" / "rules.hpp").write_text("other")
-    assert backend.source(tmp_path).splitlines()[1:] == lines
-    assert backend.source(tmp_path).splitlines()[0] != comment
+    assert code.splitlines() == ['#include "pyoptim/kernels.cuh"', "using namespace pyoptim::cuda;"]
+
+
+def test_cupy_adds_no_option_that_changes_numbers(monkeypatch):
+    compiler = pytest.importorskip("cupy.cuda.compiler")
+    given = []
+
+    class Program:
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def compile(self, options, log):
+            given.extend(options)
+            return b"", {}
+
+    monkeypatch.setattr(compiler, "_NVRTCProgram", Program)
+    monkeypatch.setattr(compiler, "_get_nvrtc_version", lambda: (12, 0))
+    monkeypatch.setattr(compiler, "_get_arch_for_options_for_nvrtc", lambda arch: ("-arch=sm_90", "cubin"))
+    compiler.compile_using_nvrtc("", ("--fmad=false",), "90", name_expressions=("a",))
+    assert given == ["--fmad=false", "-arch=sm_90", "--device-as-default-execution-space"]
 
 
 def test_an_install_without_headers(cuda, no_gpu, monkeypatch):
@@ -1134,7 +1178,7 @@ def test_nvrtc_compiles_what_it_is_given(cuda, no_gpu, monkeypatch):
         pytest.skip("needs NVRTC (pip install nvidia-cuda-nvrtc)")
     backend = use_cupy(monkeypatch, cuda)
     program, name = ctypes.c_void_p(), b"step<rule_named::adam, float>"
-    source = backend.source(INCLUDE).encode()
+    source = backend.PROGRAM.encode()
     assert library.nvrtcCreateProgram(ctypes.byref(program), source, b"pyoptim.cu", 0, None, None) == 0
     assert library.nvrtcAddNameExpression(program, name) == 0
     options = [option.encode() for option in (*backend.options(INCLUDE), "-arch=compute_80")]
@@ -1146,6 +1190,7 @@ def test_nvrtc_compiles_what_it_is_given(cuda, no_gpu, monkeypatch):
     library.nvrtcDestroyProgram(ctypes.byref(program))
     assert b".entry" in ptx.value
     assert b"sqrt.rn.f32" in ptx.value
+    assert b".ftz" not in ptx.value
     assert b"fma" not in ptx.value.replace(b"fmad", b"")  # the CPU's bits
 
 

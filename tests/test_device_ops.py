@@ -17,7 +17,7 @@ import pyoptim as po
 from pyoptim import _device, backends, ops
 
 pytest.importorskip("pyoptim._native", reason="what is compared with")
-no_gpu = test_device.no_gpu
+no_gpu, gpu = test_device.no_gpu, test_device.gpu
 
 
 @pytest.fixture
@@ -137,6 +137,28 @@ def test_every_function(kind, dtype, rng):
     layers = {"batch_norm_backward", "layer_norm_backward"}  # from what the forward pass kept: below
     functions = {name for name in ops.__all__ if hasattr(getattr(ops, name), "__wrapped__")}
     assert called | layers == functions | {"layer_norm_forward", "layer_norm_backward"}
+
+
+def test_whole_numbers_are_numbers(gpu, rng):
+    """CuPy's launcher knows a float from an int by its type alone."""
+    x = rng.standard_normal((4, 3))
+
+    def results(of):
+        own = [np.zeros(3), np.ones(3)]
+        yield ops.layer_norm_forward(of(x), 3, eps=1)[0]
+        yield ops.activation_forward(of(x), "leaky_relu", slope=1)
+        yield ops.activation_forward(of(x), "hardtanh", low=-1, high=1)
+        yield ops.batch_norm_forward(of(x), None, None, *map(of, own), momentum=1, eps=1)[0]
+        yield from own
+        p = np.ones((4, 3))
+        po.Muon(of(p), lr=1, ns_coefficients=(3, -4, 2), eps=1).step(of(x))
+        yield p
+
+    there = [r if isinstance(r, np.ndarray) else r.numpy() for r in results(There)]
+    with po.use_backend("numpy"):
+        here = list(results(np.asarray))
+    for got, wanted in zip(there, here, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-10)
 
 
 def test_norms_keep_what_their_gradients_need(kind, rng):

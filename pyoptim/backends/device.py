@@ -95,6 +95,13 @@ class Pool:
         free = self._free.setdefault(rounded, [])
         return Block(free.pop() if free else self._allocate(rounded), free)
 
+    def give_back(self) -> bool:
+        """Let the device have what nobody uses, when its work is done; whether there was any."""
+        some = any(self._free.values())
+        for free in self._free.values():
+            free.clear()
+        return some
+
 
 class Block:
     """Memory of a `Pool`."""
@@ -124,7 +131,7 @@ class Queue:
 
     def __init__(self, launcher: Launcher, device: int) -> None:
         self.launcher, self.device, self.stream = launcher, device, LEGACY_STREAM
-        self.pool = Pool(self.allocate)
+        self.pool = self._spare = Pool(self.allocate)
         self.position: int | None = None
         self._capturing = False
         self._constants: dict[Any, DeviceArray] = {}
@@ -198,6 +205,12 @@ class Queue:
     def allocate(self, size: int) -> Any:
         """Memory of so many bytes."""
         with self._device():
+            try:
+                return self.launcher.Memory(size)
+            except RuntimeError:
+                # Not what another pool has: graphs use it.
+                if self._capturing or not self._spare.give_back():
+                    raise
             return self.launcher.Memory(size)
 
     def launch(self, kernel: str, blocks: int, *arguments: Any) -> None:

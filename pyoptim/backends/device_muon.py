@@ -64,7 +64,7 @@ def _make_orthogonal(
     """d becomes ``a d + (b S + c S S) d``, S the smaller of ``d d^T`` and ``d^T d``, again and again."""
     rows, columns = d.shape
     wide, n = rows <= columns, min(rows, columns)
-    a, b, c = coefficients
+    a, b, c = map(float, coefficients)
     name = TYPES[d.dtype]
     blocks = -(-d.size // CHUNK)
     gram, square = (d.empty((n, n)) for _ in range(2))
@@ -78,7 +78,7 @@ def _make_orthogonal(
 
     queue.launch(f"chunk_squares<{name}>", blocks, d.size, d.address, partial)
     queue.launch("total<double>", 1, blocks, partial, 1.0, None, total)
-    queue.launch(f"normalize<{name}>", blocks, d.size, total, eps, d.address)
+    queue.launch(f"normalize<{name}>", blocks, d.size, total, float(eps), d.address)
     for _ in range(steps):
         product(queue, (d, not wide), (d, wide), gram)
         product(queue, (gram, False), (gram, True), square)

@@ -6,15 +6,16 @@ For installs without the compiled module. It has the same functions as that, on 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 try:
     import cupy
-    from cupy.cuda import runtime
+    from cupy.cuda import compiler, runtime
+    from cupy.cuda.function import Module
     from cupy_backends.cuda.api import driver
 except ImportError as error:
     raise ImportError(f"CuPy is not installed (pip install 'pyoptim[cuda]'): {error}") from error
@@ -33,6 +34,7 @@ __all__ = [
 ]  # fmt: skip
 
 name = "cupy"
+PROGRAM = '#include "pyoptim/kernels.cuh"\nusing namespace pyoptim::cuda;\n'
 # No contraction: the same bits as the other backends. Division and roots are IEEE's by default.
 OPTIONS = ("--std=c++17", "--fmad=false")
 
@@ -57,13 +59,6 @@ def headers() -> Path:
     return folder
 
 
-def source(folder: Path) -> str:
-    """The program. CuPy keeps what it compiled by the program's text: the headers' hash belongs to it."""
-    texts = [path.read_bytes() for path in sorted((folder / "pyoptim").iterdir())]
-    digest = hashlib.sha256(b"\0".join(texts)).hexdigest()
-    return f'// {digest}\n#include "pyoptim/kernels.cuh"\nusing namespace pyoptim::cuda;\n'
-
-
 def options(folder: Path) -> tuple[str, ...]:
     """Of the compiler; CuPy adds the device's architecture."""
     return (*OPTIONS, f"-I{folder}")
@@ -71,10 +66,14 @@ def options(folder: Path) -> tuple[str, ...]:
 
 @cache
 def _function(kernel: str, device: int) -> Any:
-    """A kernel compiled by itself, for what a device can run: the ones that are not used cost nothing."""
-    folder = headers()
-    module = cupy.RawModule(code=source(folder), options=options(folder), name_expressions=[kernel])
-    return module.get_function(kernel).kernel  # which keeps its module
+    """A kernel compiled by itself, for what a device can run: the ones that are not used cost nothing.
+
+    Not by CuPy's RawModule, which makes 0 of subnormal numbers (its last option is -ftz=true).
+    """
+    code, names = compiler.compile_using_nvrtc(PROGRAM, options(headers()), name_expressions=(kernel,))
+    module = Module()
+    module.load(code)
+    return module.get_function(names[kernel])  # which keeps its module
 
 
 def _packed(value: Any) -> Any:
@@ -146,7 +145,8 @@ class Graph:
 
     def __del__(self) -> None:
         if hasattr(self, "_graph"):
-            runtime.graphExecDestroy(self._graph)
+            with suppress(runtime.CUDARuntimeError):  # at exit the driver may have gone before
+                runtime.graphExecDestroy(self._graph)
 
     def launch(self, stream: int) -> None:
         runtime.graphLaunch(self._graph, stream)

@@ -178,19 +178,25 @@ def cupy(cuda, devices=1, driver=12000):
 
     compiled = []
 
-    class RawModule:
-        def __init__(self, code, options, name_expressions):
-            compiled.append((code, options, name_expressions))
+    def compile_using_nvrtc(source, options, name_expressions):
+        compiled.append((source, options, name_expressions))
+        return b"code", {name: f"lowered {name}" for name in name_expressions}
+
+    class Module:
+        def load(self, code):
+            assert code == b"code"
 
         def get_function(self, name):
-            kernels.append(name)
-            return types.SimpleNamespace(kernel=types.SimpleNamespace(ptr=len(kernels) - 1))
+            kernels.append(name.removeprefix("lowered "))
+            return types.SimpleNamespace(ptr=len(kernels) - 1)
 
     def value(kind, address, kernel):
         if kind == "s":
             return ctypes.string_at(address, 8 * 16 * (4 if "float" in kernel else 8))
         number = {"p": ctypes.c_uint64, "i": ctypes.c_int64, "d": ctypes.c_double}[kind]
-        return number.from_address(address).value
+        number = number.from_address(address).value
+        assert kind != "d" or number == 0 or abs(number) >= sys.float_info.min, f"{kernel} got an int"
+        return number
 
     def launch(function, blocks, by, bz, threads, ty, tz, shared, stream, parameters, extra):
         assert (by, bz, threads, ty, tz, shared, extra) == (1, 1, cuda.threads, 1, 1, 0, 0)
@@ -231,7 +237,10 @@ def cupy(cuda, devices=1, driver=12000):
             return ndarray(self.array.reshape(shape))
 
     own = types.ModuleType("cupy")
-    own.RawModule, own.compiled, own.cuda = RawModule, compiled, types.ModuleType("cupy.cuda")
+    own.compiled, own.cuda = compiled, types.ModuleType("cupy.cuda")
+    own.cuda.compiler = types.SimpleNamespace(compile_using_nvrtc=compile_using_nvrtc)
+    function = types.ModuleType("cupy.cuda.function")
+    function.Module = Module
     own.ndarray, own.stream = ndarray, 1
     own.empty = lambda shape, dtype: ndarray(np.empty(shape, dtype))
     own.ascontiguousarray = lambda a: ndarray(np.ascontiguousarray(a.array))
@@ -242,6 +251,7 @@ def cupy(cuda, devices=1, driver=12000):
     return {
         "cupy": own,
         "cupy.cuda": own.cuda,
+        "cupy.cuda.function": function,
         "cupy_backends": types.ModuleType("cupy_backends"),
         "cupy_backends.cuda": types.ModuleType("cupy_backends.cuda"),
         "cupy_backends.cuda.api": api,
