@@ -320,7 +320,7 @@ def _require_aligned(name: str, address: int, dtype: np.dtype[Any]) -> None:
     # A GPU that reads across stops, and nothing of the process can use it any more.
     if address % dtype.itemsize:
         raise ValueError(
-            f"{name} is at the address {address:#x}, expected a multiple of its elements' {dtype.itemsize} bytes"
+            f"{name} is at the address {address:#x}, expected a multiple of {dtype.itemsize}"
         )
 
 
