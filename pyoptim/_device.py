@@ -319,9 +319,7 @@ def _require_contiguous(name: str, contiguous: bool, strides: Any) -> None:
 def _require_aligned(name: str, address: int, dtype: np.dtype[Any]) -> None:
     # A GPU that reads across stops, and nothing of the process can use it any more.
     if address % dtype.itemsize:
-        raise ValueError(
-            f"{name} is at the address {address:#x}, expected a multiple of {dtype.itemsize}"
-        )
+        raise ValueError(f"{name} is at the address {address:#x}, expected a multiple of {dtype.itemsize}")
 
 
 def check_parameters(names: Sequence[str], params: Sequence[Any]) -> None:
