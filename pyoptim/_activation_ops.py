@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from . import backends
-from ._arrays import Array, check_float_array, check_like
+from ._arrays import Array, check_float_array, check_like, empty_like
+from ._device_ops import for_either_memory
 from ._hyperparameters import is_number
 from .activations import KINDS
 
@@ -34,6 +33,7 @@ def check_parameters(activation: str, parameters: dict[str, float]) -> tuple[flo
     return a, b
 
 
+@for_either_memory
 def activation_forward(x: Array, activation: str, **parameters: float) -> Array:
     """An activation of x, of any shape.
 
@@ -54,11 +54,12 @@ def activation_forward(x: Array, activation: str, **parameters: float) -> Array:
     """
     a, b = check_parameters(activation, parameters)
     x = check_float_array("x", x)
-    y = np.empty_like(x)
-    backends.current().activation_forward(activation, x, y, a, b)
+    y = empty_like(x)
+    backends.of(x).activation_forward(activation, x, y, a, b)
     return y
 
 
+@for_either_memory
 def activation_backward(dy: Array, kept: Array, activation: str, **parameters: float) -> Array:
     """dx from the gradient dy of the output of `activation_forward`.
 
@@ -79,31 +80,33 @@ def activation_backward(dy: Array, kept: Array, activation: str, **parameters: f
     a, b = check_parameters(activation, parameters)
     kept = check_float_array("kept", kept)
     dy = check_like("dy", dy, kept.shape, kept.dtype, " as kept")
-    dx = np.empty_like(kept)
-    backends.current().activation_backward(activation, dy, kept, dx, a, b)
+    dx = empty_like(kept)
+    backends.of(dy).activation_backward(activation, dy, kept, dx, a, b)
     return dx
 
 
+@for_either_memory
 def softmax_forward(x: Array, log: bool = False) -> Array:
     """Softmax over the last axis, or its logarithm."""
     x = check_float_array("x", x)
     if x.ndim == 0:
         raise ValueError("x is a scalar, expected at least one dimension")
-    y = np.empty_like(x)
+    y = empty_like(x)
     if x.size:
         rows = (-1, x.shape[-1])
-        backends.current().softmax_forward(log, x.reshape(rows), y.reshape(rows))
+        backends.of(x).softmax_forward(log, x.reshape(rows), y.reshape(rows))
     return y
 
 
+@for_either_memory
 def softmax_backward(dy: Array, y: Array, log: bool = False) -> Array:
     """dx from the gradient dy and the output y of `softmax_forward`."""
     y = check_float_array("y", y)
     if y.ndim == 0:
         raise ValueError("y is a scalar, expected at least one dimension")
     dy = check_like("dy", dy, y.shape, y.dtype, " as y")
-    dx = np.empty_like(y)
+    dx = empty_like(y)
     if y.size:
         rows = (-1, y.shape[-1])
-        backends.current().softmax_backward(log, dy.reshape(rows), y.reshape(rows), dx.reshape(rows))
+        backends.of(y).softmax_backward(log, dy.reshape(rows), y.reshape(rows), dx.reshape(rows))
     return dx

@@ -7,10 +7,16 @@ import sys
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+
+# Used for every array: layers of few elements would see the look-up in the module.
+from numpy import empty as new
+from numpy import ndarray
 from numpy.typing import DTypeLike, NDArray
+
+from . import backends
 
 Array = NDArray[Any]
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -22,6 +28,45 @@ def aligned_zeros(size: int, dtype: DTypeLike) -> Array:
     raw = np.zeros(size * dtype.itemsize + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+def empty(shape: tuple[int, ...], like: Any) -> Array:
+    """An array with any values, of the dtype and in the memory (the processor's or a GPU's) of another."""
+    if isinstance(like, ndarray):
+        return new(shape, like.dtype)
+    return cast(Array, like.empty(shape))
+
+
+def empty_like(array: Any) -> Array:
+    """As `empty`, of the same shape; contiguous."""
+    if isinstance(array, ndarray):
+        return new(array.shape, array.dtype)
+    return cast(Array, array.empty(array.shape))
+
+
+def constant(array: Any, like: Any) -> Any:
+    """A small array that never changes, in the memory of another."""
+    here = isinstance(like, ndarray) or not isinstance(array, ndarray)
+    return array if here else like.queue.constant(array)
+
+
+def add(a: Any, b: Any) -> Any:
+    """``a + b``, in either memory."""
+    if isinstance(a, ndarray):
+        return a + b
+    y = a.empty(a.shape)
+    backends.of(a).add(a, b, y)
+    return y
+
+
+def affine(x: Any, scale: float, shift: float | None = None) -> Any:
+    """``scale * x + shift``, in either memory."""
+    if isinstance(x, ndarray):
+        y = x * x.dtype.type(scale)
+        return y if shift is None else y + x.dtype.type(shift)
+    y = x.empty(x.shape)
+    backends.of(x).affine(x, scale, -0.0 if shift is None else shift, y)  # -0: what changes no bit
+    return y
 
 
 def zeros_beside(arrays: Sequence[Array], shapes: Sequence[tuple[int, ...]], dtype: DTypeLike) -> list[Array]:
@@ -66,17 +111,27 @@ def is_fast(array: Array) -> bool:
     return bool(array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative)
 
 
+def check_operand(name: str, value: Any) -> None:
+    """TypeError unless what is no NumPy array is one in a GPU's memory that a function of `ops` works on."""
+    from . import _device, _device_ops  # which import this
+
+    if not isinstance(value, _device_ops.Operand):
+        where = " in a GPU's memory" if _device.is_there(value) else ""
+        raise TypeError(f"{name} is a {type(value).__name__}{where}, expected a NumPy array")
+
+
 def check_float_array(name: str, value: Any, ndim: int | tuple[int, ...] | None = None) -> Array:
     """A float32 or float64 array of the wanted number of dimensions, made contiguous."""
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} is a {type(value).__name__}, expected a NumPy array")
+    here = isinstance(value, ndarray)
+    if not here:
+        check_operand(name, value)
     if value.dtype not in FLOATS:
         raise TypeError(f"{name} has dtype {value.dtype}, expected float32 or float64")
     wanted = (ndim,) if isinstance(ndim, int) else ndim
     if wanted is not None and value.ndim not in wanted:
         names = " or ".join(str(n) for n in wanted)
         raise ValueError(f"{name} has {value.ndim} dimensions {value.shape}, expected {names}")
-    return value if is_fast(value) else np.array(value, dtype=value.dtype.type, order="C")
+    return value if not here or is_fast(value) else np.array(value, dtype=value.dtype.type, order="C")
 
 
 def in_place(name: str, value: Any) -> Any:
@@ -132,12 +187,15 @@ def tell_autograd(tensors: list[Any]) -> None:
 
 def check_like(name: str, value: Any, shape: tuple[int, ...], dtype: DTypeLike, why: str = "") -> Array:
     """A contiguous array of exactly this shape and dtype."""
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} is a {type(value).__name__}, expected a NumPy array")
+    here = isinstance(value, ndarray)
+    if not here:
+        check_operand(name, value)
     if value.dtype != dtype:
         raise TypeError(f"{name} has dtype {value.dtype}, expected {np.dtype(dtype)}{why}")
     if value.shape != shape:
         raise ValueError(f"{name} has shape {value.shape}, expected {shape}{why}")
+    if not here:
+        return cast(Array, value)
     return np.asarray(value) if is_fast(value) else np.array(value, dtype=np.dtype(dtype), order="C")
 
 

@@ -3,7 +3,7 @@ CUDA kernels of pyoptim. Private: pyoptim.backends is the door. Addresses are in
 """
 from __future__ import annotations
 import typing
-__all__: list[str] = ['Blas', 'Event', 'Graph', 'Memory', 'Stream', 'begin_capture', 'chunk', 'copy', 'device', 'device_count', 'fill', 'get_device', 'kernels', 'launch', 'part_rows', 'row_length', 'set_device', 'step_rows', 'synchronize', 'threads', 'versions', 'why_not']
+__all__: list[str] = ['Event', 'Graph', 'Memory', 'Stream', 'begin_capture', 'chunk', 'copy', 'device', 'device_count', 'fill', 'get_device', 'kernels', 'launch', 'part_rows', 'row_length', 'scale_block', 'set_device', 'step_rows', 'sum_block', 'synchronize', 'threads', 'versions', 'why_not']
 class Memory:
     """
     Device memory, freed with the object.
@@ -40,20 +40,6 @@ class Graph:
     def __init__(self, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     def launch(self, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
-class Blas:
-    """
-    cuBLASLt from a file, or by its name where the path is empty.
-    """
-    workspace_bytes: typing.ClassVar[int] = 33554432
-    def __init__(self, path: str = '') -> None:
-        ...
-    def product(self, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], a: tuple[typing.SupportsInt | typing.SupportsIndex, bool], b: tuple[typing.SupportsInt | typing.SupportsIndex, bool], bias: typing.SupportsInt | typing.SupportsIndex, relu: bool, y: typing.SupportsInt | typing.SupportsIndex, is_double: bool, workspace: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
-        """
-        y (m, n) = a (m, k) b (k, n) + bias (n; 0: none), then ReLU. shape: (m, n, k); a and b: (address, whether it is stored transposed), row-major; workspace: workspace_bytes of device memory.
-        """
-    @property
-    def version(self) -> int:
         ...
 def begin_capture(stream: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
@@ -98,5 +84,7 @@ def why_not() -> str | None:
 chunk: int = 4096
 part_rows: int = 128
 row_length: int = 16
+scale_block: int = 256
 step_rows: int = 8
+sum_block: int = 16384
 threads: int = 256

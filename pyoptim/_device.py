@@ -6,13 +6,13 @@ import ctypes
 import math
 import sys
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NoReturn
 
 import numpy as np
 
-from . import _arrays, backends
+from . import _arrays, backends, storage
 from ._arrays import Array
 from .backends.device import LEGACY_STREAM, Queue
 
@@ -66,9 +66,76 @@ class DeviceArray:
         self.size = math.prod(shape)
         self.nbytes = self.size * dtype.itemsize
 
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def _part(self, begin: int, shape: tuple[int, ...]) -> DeviceArray:
+        address = self.address + begin * self.dtype.itemsize
+        return DeviceArray(
+            address, shape, self.dtype, self.device, self.owner,
+            stream=self.stream, readonly=self.readonly, queue=self.queue,
+        )  # fmt: skip
+
+    def reshape(self, *shape: Any) -> DeviceArray:
+        """The same memory in another shape; -1 once, as NumPy's."""
+        wanted = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
+        known = math.prod(n for n in wanted if n != -1)
+        wanted = tuple(self.size // max(known, 1) if n == -1 else int(n) for n in wanted)
+        if math.prod(wanted) != self.size:
+            raise ValueError(f"cannot reshape an array of shape {self.shape} into {wanted}")
+        return self._part(0, wanted)
+
+    def __getitem__(self, where: slice) -> DeviceArray:
+        """A run of rows, the same memory."""
+        if not isinstance(where, slice):
+            raise TypeError(f"index is {where!r}, expected a slice along the first dimension")
+        begin, end, step = where.indices(len(self))
+        if step != 1:
+            raise ValueError(f"slice has step {step}, expected 1")
+        rows = max(end - begin, 0)
+        return self._part(begin * math.prod(self.shape[1:]), (rows, *self.shape[1:]))
+
+    def empty(self, shape: tuple[int, ...]) -> DeviceArray:
+        """An array beside one of our own, of its dtype, with any values."""
+        assert self.queue is not None
+        return empty(self.queue, shape, self.dtype)
+
+    def copy(self) -> DeviceArray:
+        """Other memory with the same values; of our own arrays."""
+        assert self.queue is not None
+        made = empty(self.queue, self.shape, self.dtype)
+        self.queue.copy(made.address, self.address, self.nbytes)
+        return made
+
+    def numpy(self) -> Array:
+        """A copy as a NumPy array; waits for it. Of our own arrays."""
+        assert self.queue is not None
+        return self.download(self.queue)
+
+    def __float__(self) -> float:
+        """Of no dimension, as a loss; waits for it."""
+        if self.ndim:
+            raise TypeError(f"an array of shape {self.shape} is no number")
+        return float(self.numpy())
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.address, self.readonly),
+            "version": 3,
+            "strides": None,
+            "stream": self.stream if self.queue is None else self.queue.stream,
+        }
+
     def download(self, queue: Queue) -> Array:
         """A copy as a NumPy array."""
-        stream = LEGACY_STREAM if self.stream is None else self.stream
+        stream = queue.stream if self.stream is None else self.stream
         return queue.download(self.address, np.empty(self.shape, self.dtype), stream)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -80,12 +147,17 @@ class DeviceArray:
         """``array[...] = value``, of our own memory."""
         assert where is Ellipsis
         assert self.queue is not None
+        if isinstance(value, DeviceArray):
+            assert (value.shape, value.dtype) == (self.shape, self.dtype)
+            self.queue.copy(self.address, value.address, self.nbytes)
+            return
         values = np.ascontiguousarray(np.broadcast_to(np.asarray(value, self.dtype), self.shape))
         self.queue.upload(self.address, values)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "an optimizer of arrays in a GPU's memory cannot be copied or pickled: save its state_dict()"
+            "arrays in a GPU's memory cannot be copied or pickled: save its state_dict(), or move the model "
+            "to 'cpu' before"
         )
 
     def __repr__(self) -> str:
@@ -110,8 +182,17 @@ def _is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def view(name: str, value: Any, streams: dict[int, int] | None = None) -> DeviceArray:
+def view(
+    name: str,
+    value: Any,
+    streams: dict[int, int] | None = None,
+    *,
+    half: bool = False,
+    integers: bool = False,
+) -> DeviceArray:
     """The memory of an array for which `is_there`; ``streams``: PyTorch's current ones, as far as known.
+
+    ``half``: whether it may be of float16 or bfloat16; ``integers``: of int64.
 
     Raises
     ------
@@ -120,24 +201,26 @@ def view(name: str, value: Any, streams: dict[int, int] | None = None) -> Device
     """
     if isinstance(value, DeviceArray):
         return value
+    also = ("float16", "bfloat16") if half else ("int64",) if integers else ()
     if _is_tensor(value):
-        return _of_tensor(name, value, {} if streams is None else streams)
+        return _of_tensor(name, value, {} if streams is None else streams, also)
     if hasattr(value, "__cuda_array_interface__"):
-        return _of_interface(name, value)
-    return _of_dlpack(name, value)
+        return _of_interface(name, value, also)
+    return _of_dlpack(name, value, also)
 
 
 _tensor_dtypes: dict[Any, np.dtype[Any]] = {}
 
 
-def _of_tensor(name: str, tensor: Any, streams: dict[int, int]) -> DeviceArray:
+def _of_tensor(name: str, tensor: Any, streams: dict[int, int], also: tuple[str, ...]) -> DeviceArray:
     # Of hundreds of gradients a step, so written for speed.
     torch: Any = sys.modules["torch"]
     if tensor.layout is not torch.strided or tensor.is_neg():
         raise TypeError(f"{name} is a tensor that is not dense in memory ({tensor.layout}), expected one")
-    dtype = _tensor_dtypes.get(tensor.dtype)
+    dtype = _tensor_dtypes.get((tensor.dtype, also))
     if dtype is None:
-        dtype = _tensor_dtypes[tensor.dtype] = _dtype(name, str(tensor.dtype).removeprefix("torch."))
+        told = str(tensor.dtype).removeprefix("torch.")
+        dtype = _tensor_dtypes[tensor.dtype, also] = _dtype(name, told, also)
     if not tensor.is_contiguous():
         _require_contiguous(name, False, tensor.stride())
     device = tensor.get_device()
@@ -147,12 +230,12 @@ def _of_tensor(name: str, tensor: Any, streams: dict[int, int]) -> DeviceArray:
     return DeviceArray(tensor.data_ptr(), shape, dtype, device, tensor, stream=streams[device])
 
 
-def _of_interface(name: str, value: Any) -> DeviceArray:
+def _of_interface(name: str, value: Any, also: tuple[str, ...]) -> DeviceArray:
     """https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html, versions 2 and 3."""
     told = value.__cuda_array_interface__
     if told.get("mask") is not None:
         raise TypeError(f"{name} is masked, expected an array without a mask")
-    dtype, shape = _dtype(name, told["typestr"]), tuple(map(int, told["shape"]))
+    dtype, shape = _dtype(name, told["typestr"], also), tuple(map(int, told["shape"]))
     strides = told.get("strides")
     _require_contiguous(name, _is_contiguous(shape, strides, dtype.itemsize), strides)
     address, readonly = told["data"]
@@ -188,12 +271,15 @@ _pointer_in.restype = ctypes.c_void_p
 _pointer_in.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 
-def _of_dlpack(name: str, value: Any) -> DeviceArray:
+def _of_dlpack(name: str, value: Any, also: tuple[str, ...]) -> DeviceArray:
     # The producer makes its work come before what is queued on this stream.
     capsule = value.__dlpack__(stream=LEGACY_STREAM)
     tensor = _Tensor.from_address(_pointer_in(capsule, b"dltensor"))
-    kinds = {(2, 32): "float32", (2, 64): "float64"}
-    dtype = _dtype(name, kinds.get((tensor.code, tensor.bits), f"DLPack's {tensor.code}, {tensor.bits} bits"))
+    kinds = {
+        (2, 32): "float32", (2, 64): "float64", (2, 16): "float16", (4, 16): "bfloat16", (0, 64): "int64"
+    }  # fmt: skip
+    told = kinds.get((tensor.code, tensor.bits), f"DLPack's {tensor.code}, {tensor.bits} bits")
+    dtype = _dtype(name, told, also)
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
     strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else None
     _require_contiguous(name, tensor.lanes == 1 and _is_contiguous(shape, strides, 1), strides)
@@ -202,10 +288,13 @@ def _of_dlpack(name: str, value: Any) -> DeviceArray:
     return DeviceArray(address, shape, dtype, tensor.device, (capsule, value), stream=LEGACY_STREAM)
 
 
-def _dtype(name: str, told: str) -> np.dtype[Any]:
-    if told in ("float32", "<f4", "float64", "<f8"):
-        return np.dtype(told)
-    raise TypeError(f"{name} has dtype {told}, expected float32 or float64 in a GPU's memory")
+def _dtype(name: str, told: str, also: tuple[str, ...]) -> np.dtype[Any]:
+    kind = {"<f4": "float32", "<f8": "float64", "<f2": "float16", "<i8": "int64"}.get(told, told)
+    allowed = ("float32", "float64", *also)
+    if kind in allowed:
+        return storage.bfloat16() if kind == "bfloat16" else np.dtype(kind)
+    expected = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+    raise TypeError(f"{name} has dtype {told}, expected {expected} in a GPU's memory")
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: Sequence[int] | None, unit: int) -> bool:
@@ -255,6 +344,15 @@ def check_parameters(names: Sequence[str], params: Sequence[Any]) -> None:
             raise ValueError(f"{names[max(i, j)]} overlaps {names[min(i, j)]}, expected separate memory")
 
 
+def check_updated(name: str, array: DeviceArray, others: Mapping[str, DeviceArray | None]) -> None:
+    """ValueError where an array cannot be written, or shares memory with another."""
+    if array.readonly:
+        raise ValueError(f"{name} is read-only, expected a writeable array")
+    for other, memory in others.items():
+        if memory is not None and array.size and Memory([memory]).overlaps(array):
+            raise ValueError(f"{name} overlaps {other}, expected separate memory")
+
+
 class Memory:
     """As `_arrays.Memory`, of a GPU: arrays that do not overlap."""
 
@@ -286,7 +384,7 @@ def check_gradients(
                 f"{name} is a {type(g).__name__} in the processor's memory, expected an array in a GPU's as "
                 "its parameter"
             )
-        g = view(name, _made_contiguous(g), streams)
+        g = view(name, _made_contiguous(g), streams, half=True)
         if g.dtype != p.dtype:
             raise TypeError(f"{name} has dtype {g.dtype}, expected {p.dtype} as its parameter")
         if g.shape != p.shape:
@@ -331,6 +429,80 @@ def zeros_beside(
     ]
 
 
+def empty(queue: Queue, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+    """An array of our own with any values."""
+    dtype = np.dtype(dtype)
+    memory = queue.pool.take(math.prod(shape) * dtype.itemsize)
+    return DeviceArray(memory.address, shape, dtype, queue.device, memory, queue=queue)
+
+
+def uploaded(queue: Queue, array: Array) -> DeviceArray:
+    """A NumPy array's copy in a GPU's memory; waits for it."""
+    array = np.ascontiguousarray(array).reshape(array.shape)
+    made = empty(queue, array.shape, array.dtype)
+    queue.upload(made.address, array)
+    return made
+
+
+def placed(queue: Queue | None, array: Any) -> Any:
+    """Data of the processor in the memory of a queue's GPU; without a queue, and other data, as they are."""
+    return array if queue is None or not isinstance(array, np.ndarray) else uploaded(queue, array)
+
+
+def queue_on(device: str) -> Queue | None:
+    """A queue for what a device's name says, None for "cpu".
+
+    Raises
+    ------
+    ValueError
+        It is no device's name, or there is no such GPU.
+    BackendError
+        No backend for GPUs runs here.
+    """
+    kind, colon, index = device.partition(":") if isinstance(device, str) else (None, "", "")
+    if device != "cpu" and (kind != "cuda" or (colon and not index.isdecimal())):
+        raise ValueError(f"device is {device!r}, expected 'cpu', 'cuda' or a GPU's number as in 'cuda:1'")
+    if device == "cpu":
+        return None
+    launcher = backends.for_device().launcher
+    number, count = int(index or 0), launcher.device_count()
+    if number >= count:
+        raise ValueError(f"device is {device!r}, expected at most 'cuda:{count - 1}': there are {count} GPUs")
+    return Queue(launcher, number)
+
+
+def adopted(
+    name: str, value: Any, queue: Queue, dtype: np.dtype[Any], shape: tuple[int, ...] | None = None
+) -> DeviceArray:
+    """Somebody's array as one of ours, without a copy: work on the queue comes after its owner's.
+
+    `release` makes the owner's come after ours.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another GPU, dtype or shape.
+    """
+    array = view(name, value)
+    if array.device != queue.device:
+        raise ValueError(f"{name} is on GPU {array.device}, expected {queue.device} as the model")
+    if array.dtype != dtype:
+        raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype} in a GPU's memory")
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+    queue.chain(array.stream, queue.stream)
+    return DeviceArray(array.address, array.shape, dtype, array.device, array, queue=queue)
+
+
+def release(array: DeviceArray) -> None:
+    """Let what the owner of an adopted array queues from here on come after our work."""
+    assert array.queue is not None
+    array.queue.chain(array.queue.stream, array.owner.stream)
+
+
 def queue_of(params: Sequence[DeviceArray]) -> Queue:
-    """A queue for the GPU that these are on."""
+    """A queue for the GPU that these are on: that of our own arrays where all have one."""
+    queues = {id(p.queue): p.queue for p in params}
+    if len(queues) == 1 and params[0].queue is not None:
+        return params[0].queue
     return Queue(backends.for_device().launcher, params[0].device)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from . import backends
-from ._arrays import Array, check_float_array
+from ._arrays import Array, check_float_array, empty_like
+from ._device_ops import for_either_memory
 from ._hyperparameters import is_number
 
 
@@ -30,6 +31,7 @@ def _check_stream(seed: Any, step: Any) -> tuple[int, int]:
     return int(seed), int(step)
 
 
+@for_either_memory
 def dropout_forward(x: Array, p: float, seed: int, step: int) -> Array:
     """x with elements dropped at random, the others divided by 1 - p (Srivastava et al. 2014, inverted).
 
@@ -51,17 +53,23 @@ def dropout_forward(x: Array, p: float, seed: int, step: int) -> Array:
     p = check_drop_probability(p)
     seed, step = _check_stream(seed, step)
     x = check_float_array("x", x)
-    y = np.empty_like(x)
-    backends.current().dropout(x, p, seed, step, y)
+    y = empty_like(x)
+    backends.of(x).dropout(x, p, seed, step, y)
     return y
 
 
+@for_either_memory
 def dropout_backward(dy: Array, p: float, seed: int, step: int) -> Array:
     """dx from the gradient dy of the output of `dropout_forward`, of the same p, seed and step."""
+    p = check_drop_probability(p)
+    seed, step = _check_stream(seed, step)
     dy = check_float_array("dy", dy)
-    return dropout_forward(dy, p, seed, step)
+    dx = empty_like(dy)
+    backends.of(dy).dropout(dy, p, seed, step, dx)
+    return dx
 
 
+@for_either_memory
 def gaussian_noise(x: Array, std: float, seed: int, step: int) -> Array:
     """x plus normal noise of standard deviation ``std``, from seed, step and position.
 
@@ -76,6 +84,6 @@ def gaussian_noise(x: Array, std: float, seed: int, step: int) -> Array:
     std = check_deviation(std)
     seed, step = _check_stream(seed, step)
     x = check_float_array("x", x)
-    y = np.empty_like(x)
-    backends.current().gaussian_noise(x, std, seed, step, y)
+    y = empty_like(x)
+    backends.of(x).gaussian_noise(x, std, seed, step, y)
     return y

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, cast
 
 import numpy as np
 
 from . import backends
-from ._arrays import Array, check_finite, check_float_array, check_like
+from ._arrays import Array, check_finite, check_float_array, check_like, constant, empty, empty_like
+from ._device_ops import Operand, for_either_memory
 from ._hyperparameters import is_number
 
 POINTWISE = ("squared", "absolute", "huber", "binary", "hinge")
 
 
+@for_either_memory
 def softmax_cross_entropy(
     logits: Array,
     labels: Array,
@@ -57,13 +60,14 @@ def softmax_cross_entropy(
     weights = check_class_weight(class_weight, classes, logits.dtype)
     check_smoothing(label_smoothing)
     rows = check_sample_weight("sample_weight", sample_weight, batch, logits.dtype)
-    dlogits = np.empty_like(logits)
-    value = backends.current().softmax_cross_entropy(
+    dlogits = empty_like(logits)
+    value = backends.of(logits).softmax_cross_entropy(
         logits, target, dlogits, rows, weights, float(label_smoothing)
     )
-    return value, dlogits
+    return float(value), dlogits
 
 
+@for_either_memory
 def pointwise_loss(
     prediction: Array,
     target: Array,
@@ -112,8 +116,9 @@ def pointwise_loss(
     if kind == "binary" and pos_weight is not None:
         parameter = check_pos_weight(pos_weight, columns, prediction.dtype)
     rows = check_sample_weight("sample_weight", sample_weight, batch, prediction.dtype)
-    dprediction = np.empty_like(prediction)
-    return run_pointwise(kind, prediction, target, dprediction, rows, parameter), dprediction
+    dprediction = empty_like(prediction)
+    value = run_pointwise(kind, prediction, target, dprediction, rows, parameter)
+    return float(value), dprediction
 
 
 def run_pointwise(
@@ -121,16 +126,31 @@ def run_pointwise(
 ) -> float:
     """On checked arrays; parameter is a number or an array along the last dimension."""
     shape = (prediction.shape[0] if prediction.ndim else 1, -1)
-    if isinstance(parameter, np.ndarray) and prediction.ndim > 2:
-        parameter = np.tile(parameter, int(np.prod(prediction.shape[1:-1])))
+    if not isinstance(parameter, float | int):
+        if prediction.ndim > 2:
+            parameter = _tiled(parameter, math.prod(prediction.shape[1:-1]))
+        parameter = constant(parameter, prediction)
     gradient = None if dprediction is None else dprediction.reshape(shape)
-    return float(
-        backends.current().pointwise_loss(
-            kind, prediction.reshape(shape), target.reshape(shape), gradient, rows, parameter
-        )
+    value: float = backends.of(prediction).pointwise_loss(
+        kind, prediction.reshape(shape), target.reshape(shape), gradient, rows, parameter
     )
+    return value
 
 
+def _tiled(row: Any, times: int) -> Any:
+    """A vector, so many times."""
+    if isinstance(row, np.ndarray):
+        return np.tile(row, times)
+    tiled, done = empty((times, row.size), row), min(1, times)
+    tiled[:done][...] = row.reshape(1, -1)[:done]
+    while done < times:
+        more = min(done, times - done)
+        tiled[done : done + more][...] = tiled[:more]
+        done += more
+    return tiled.reshape(-1)
+
+
+@for_either_memory
 def kl_divergence(
     logits: Array, target: Array, *, temperature: float = 1.0, sample_weight: Any = None
 ) -> tuple[float, Array]:
@@ -143,7 +163,7 @@ def kl_divergence(
     ----------
     logits : array (batch, classes)
     target : array (batch, classes)
-        The teacher's probabilities, at the same temperature.
+        The teacher's probabilities, at the same temperature. Those of 0 cost nothing.
     temperature : float > 0, default 1
     sample_weight : array (batch,), optional
         Multiplies each example's loss; the divisor stays the batch.
@@ -162,38 +182,28 @@ def kl_divergence(
     target = check_shares("target", target, logits.shape, logits.dtype)
     check_temperature(temperature)
     rows = check_sample_weight("sample_weight", sample_weight, len(logits), logits.dtype)
-    dlogits = np.empty_like(logits)
-    return run_kl_divergence(logits, target, dlogits, rows, temperature), dlogits
-
-
-def run_kl_divergence(
-    logits: Array, target: Array, dlogits: Array | None, rows: Array | None, temperature: float
-) -> float:
-    """On checked arrays: the cross-entropy less the target's entropy."""
-    scaled = logits / logits.dtype.type(temperature)
-    crossed = backends.current().softmax_cross_entropy(scaled, target, dlogits, rows, None, 0.0)
-    if dlogits is not None:
-        dlogits *= dlogits.dtype.type(temperature)
-    t = target.astype(np.float64)
-    of_row = (t * np.log(np.where(t > 0, t, 1))).sum(axis=1)
-    entropy = -float(np.mean(of_row if rows is None else of_row * rows))
-    return float(temperature**2 * (crossed - entropy))
+    dlogits = empty_like(logits)
+    value = backends.of(logits).kl_divergence(logits, target, dlogits, rows, float(temperature))
+    return float(value), dlogits
 
 
 def is_soft(target: Any) -> bool:
     """Whether a target of a cross-entropy is shares of the classes, not labels."""
-    return isinstance(target, np.ndarray) and target.ndim == 2 and target.dtype.kind == "f"
+    return isinstance(target, (np.ndarray, Operand)) and target.ndim == 2 and target.dtype.kind == "f"
 
 
 def check_labels(name: str, labels: Any, batch: int, classes: int) -> Array:
-    """Class indices as contiguous int64."""
-    labels = np.asarray(labels)
+    """Class indices as contiguous int64; in a GPU's memory only their shape is looked at."""
+    there = isinstance(labels, Operand)
+    labels = labels if there else np.asarray(labels)
     if labels.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {labels.dtype}, expected integers")
     if labels.shape != (batch,):
         raise ValueError(f"{name} has shape {labels.shape}, expected ({batch},): one per example")
     if batch == 0:
         raise ValueError(f"{name} is empty, expected at least one example")
+    if there:
+        return cast(Array, labels)
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
         i = int(wrong[0])
@@ -210,7 +220,12 @@ def check_shares(name: str, target: Any, shape: tuple[int, ...], dtype: np.dtype
 
 
 def check_numbers(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Finite numbers of any dtype, as contiguous ones of this."""
+    """Finite numbers of any dtype, as contiguous ones of this.
+
+    In a GPU's memory they have it, and only their shape is looked at.
+    """
+    if isinstance(value, Operand):
+        return check_like(name, value, shape, dtype)
     value = np.asarray(value)
     if value.dtype.kind not in "fiub":
         raise TypeError(f"{name} has dtype {value.dtype}, expected numbers")
@@ -223,14 +238,16 @@ def check_numbers(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype
 
 
 def _at_least_zero(name: str, value: Array) -> Array:
-    if (value < 0).any():
+    if not isinstance(value, Operand) and (value < 0).any():
         index = tuple(int(i) for i in np.argwhere(value < 0)[0])
         raise ValueError(f"{name}{list(index)} is {value[index]}, expected numbers >= 0")
     return value
 
 
 def check_pointwise_target(name: str, target: Array, kind: str) -> None:
-    """Targets in [0, 1] for "binary", -1 or 1 for "hinge"."""
+    """Targets in [0, 1] for "binary", -1 or 1 for "hinge"; in a GPU's memory they are not looked at."""
+    if isinstance(target, Operand):
+        return
     if kind == "binary":
         wrong, expected = ~((target >= 0) & (target <= 1)), "numbers in [0, 1]"
     elif kind == "hinge":
@@ -258,7 +275,7 @@ def check_class_weight(weight: Any, classes: int, dtype: np.dtype[Any]) -> Array
 
 def check_pos_weight(weight: Any, columns: int, dtype: np.dtype[Any]) -> Any:
     """A finite number >= 0, or one per column."""
-    if np.ndim(weight) == 0:
+    if not isinstance(weight, Operand) and np.ndim(weight) == 0:
         return float(_at_least_zero("pos_weight", check_numbers("pos_weight", weight, (), dtype)))
     return _at_least_zero("pos_weight", check_numbers("pos_weight", weight, (columns,), dtype))
 

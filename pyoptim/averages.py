@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from . import _arrays, _device, backends, storage
-from ._arrays import Array
+from . import _arrays, _device, _device_copies, backends, storage
 from ._hyperparameters import is_number
+from .backends.device import Queue
 from .optimizer import Optimizer
 from .rules import RULES
 
@@ -24,7 +24,8 @@ class WeightAverage:
         What is averaged; read here, and written only by `applied`. 16-bit ones are averaged in float32.
         Given an optimizer, the average
         follows its parameters: each of its steps updates the average too, by the compiled kernels in the
-        same pass over memory.
+        same pass over memory. Arrays in a GPU's memory, as an `Optimizer` takes them, are averaged there,
+        by one more launch after the step.
 
     Attributes
     ----------
@@ -35,8 +36,10 @@ class WeightAverage:
     """
 
     def __init__(self, params: Any) -> None:
+        self._queue: Queue | None = None  # of arrays in a GPU's memory: the order of the work on them
         if isinstance(params, Optimizer):
             named = list(params.named_parameters().items())
+            self._queue = params._queue
         elif isinstance(params, Mapping):
             named = [(f"params[{key!r}]", p) for key, p in params.items()]
         elif isinstance(params, list | tuple):
@@ -44,15 +47,23 @@ class WeightAverage:
         else:
             named = [("params", params)]
         self._names = [name for name, _ in named]
-        self._params: list[Array] = [p for _, p in named]
-        for name, p in named:
-            if _device.is_there(p):
-                raise TypeError(f"{name} is in a GPU's memory, expected what is averaged in the processor's")
-        _arrays.check_parameters(self._names, self._params)
-        self.averages = [np.array(storage.widened(p), order="C") for p in self._params]
+        self._params: list[Any] = [p for _, p in named]
+        tensors: list[Any] = []
+        if any(_device.is_there(p) for p in self._params):
+            self._params = [_viewed(name, p) for name, p in named]
+            _device.check_parameters(self._names, self._params)
+            if self._queue is None:
+                self._queue = _device.queue_of(self._params)
+            dtypes = [_device_copies.widened(p.dtype) for p in self._params]
+            self.averages: list[Any] = _device_copies.zeros(self._queue, self._params, dtypes)
+            _device_copies.assign(self._queue, self.averages, self._params)
+            tensors = _arrays.tensors_among(params)
+        else:
+            _arrays.check_parameters(self._names, self._params)
+            self.averages = [np.array(storage.widened(p), order="C") for p in self._params]
         self.count = 0
         self._steppers: dict[str, Any] = {}
-        self._tensors: list[Any] = []  # PyTorch's, of which the parameters are views
+        self._tensors = tensors  # PyTorch's, of which the parameters are views
         if isinstance(params, Optimizer):
             self._tensors = params._tensors
             params.follow(self)
@@ -67,13 +78,22 @@ class WeightAverage:
 
     def update(self) -> None:
         """Take the parameters as they are now into the averages."""
-        backend = backends.current()
-        stepper = self._steppers.get(backend.name)
+        backend = backends.current() if self._queue is None else backends.for_device()
+        stepper: Any = self._steppers.get(backend.name)
         if stepper is None:
-            group = backends.StepGroup(RULES["sgd"], self.averages, [()] * len(self.averages))
-            stepper = self._steppers[backend.name] = backend.Stepper([group])
+            if self._queue is not None:
+                stepper = _device_copies.Descent(self._queue, self.averages, self._params)
+            else:
+                group = backends.StepGroup(RULES["sgd"], self.averages, [()] * len(self.averages))
+                stepper = backend.Stepper([group])
+            self._steppers[backend.name] = stepper
         # average -= weight * (average - param) is a step of gradient descent, with decay 1 and sign -1.
         rows: list[tuple[float, ...]] = [(-1.0, 1.0, 1.0, self._weight())]
+        if self._queue is not None:
+            _device.check_memory(self._names, self._params)
+            stepper.step(_device_copies.renewed(self._params), rows)
+            self.count += 1
+            return
         points = [storage.widened(p) for p in self._params]
         if not (stepper.checks and stepper.step(points, rows)):
             written = _arrays.Memory(self.averages)
@@ -82,7 +102,7 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """The count, and copies of the averages."""
-        return {"count": self.count, "averages": [average.copy() for average in self.averages]}
+        return {"count": self.count, "averages": [np.array(average) for average in self.averages]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` of an average of the same shapes returned.
@@ -115,20 +135,34 @@ class WeightAverage:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside the ``with`` block the parameters hold the averages; afterwards their own values again."""
-        for name, p in zip(self._names, self._params, strict=True):
-            if not p.flags.writeable:
-                raise ValueError(f"{name} is read-only, expected a writeable array")
-        kept = [p.copy() for p in self._params]
+        if self._queue is not None:
+            _device.check_memory(self._names, self._params)
+            kept: list[Any] = _device_copies.copies(self._queue, self._params)
+        else:
+            for name, p in zip(self._names, self._params, strict=True):
+                if not p.flags.writeable:
+                    raise ValueError(f"{name} is read-only, expected a writeable array")
+            kept = [p.copy() for p in self._params]
         try:
-            self._write(self.averages)
+            self._write(self._params, self.averages)
             yield
         finally:
-            self._write(kept)
+            self._write(self._params, kept)
 
-    def _write(self, values: list[Array]) -> None:
-        for p, value in zip(self._params, values, strict=True):
-            p[...] = value
-        _arrays.tell_autograd(self._tensors)
+    def _write(self, to: list[Any], values: list[Any]) -> None:
+        if self._queue is not None:
+            _device_copies.assign(self._queue, to, values)
+        else:
+            for array, value in zip(to, values, strict=True):
+                array[...] = value
+        if to is self._params:
+            _arrays.tell_autograd(self._tensors)
+
+
+def _viewed(name: str, param: Any) -> Any:
+    if isinstance(param, _device.DeviceArray) or not _device.is_there(param):
+        return param
+    return _device.view(name, param.detach() if hasattr(param, "detach") else param, half=True)
 
 
 class EMA(WeightAverage):
@@ -167,8 +201,7 @@ class SWA(WeightAverage):
 
     def update(self) -> None:
         if self.count == 0:
-            for average, p in zip(self.averages, self._params, strict=True):
-                average[...] = p
+            self._write(self.averages, self._params)
             self.count = 1
         else:
             super().update()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from . import _device
 from ._arrays import Array
 
 if TYPE_CHECKING:
@@ -474,10 +475,12 @@ class ActivationStatistics(Callback):
     def _measure(self, step: int) -> None:
         model = self.trainer.model
         training = model.training
-        x = model.check_input("x", self.x)
+        x = _device.placed(model._queue, model.check_input("x", self.x))
         model.eval()
         for layer in model.layers[: self.layer % len(model.layers)]:
             x = layer.forward(x, False)
         model.training = training
-        values = x if self.unit is None else x.reshape(len(x), -1)[:, self.unit]
+        values = np.asarray(x)
+        if self.unit is not None:
+            values = values.reshape(len(values), -1)[:, self.unit]
         self._measured[str(step)] = np.percentile(values, self.percentiles)

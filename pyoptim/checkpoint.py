@@ -118,7 +118,7 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Arr
     tensors.update({f"accumulated.{i}": total for i, total in enumerate(sums)})
     average = optimizer.average
     if average is not None:
-        tensors.update({f"average.{i}": value for i, value in enumerate(average.averages)})
+        tensors.update({f"average.{i}": np.asarray(a) for i, a in enumerate(average.averages)})
     groups = []
     for group in saved["param_groups"]:
         options = {name: value for name, value in group.items() if name != "params"}

@@ -40,7 +40,9 @@ def show_config() -> Config:
         ``pyoptim``, ``python``, ``numpy``: versions; ``platform``; ``backend``: the one in force;
         ``backends``: those that run here; ``unavailable``: the others, with the reason;
         ``instruction_set`` and ``instruction_sets`` of the compiled kernels (None, [] without them);
-        ``threads``; ``openmp``; ``cuda``: the GPU in use (None); and the versions of optional packages.
+        ``threads``; ``openmp``; ``cuda``: the GPU in use (None), and what multiplies matrices there (set
+        ``PYOPTIM_CUBLAS`` to "off" for our own kernel, or to the path of libcublasLt); and the versions of
+        optional packages.
     """
     reasons = []
     for name in (*backends.MODULES, *backends.DEVICE_MODULES):
@@ -74,7 +76,12 @@ def _devices() -> str | None:
             continue
         device = launcher.device(launcher.get_device())
         capability = ".".join(map(str, device["compute_capability"]))
-        return f"{device['name']} ({device['memory'] / 2**30:.1f} GiB, compute capability {capability})"
+        from .backends.device_products import what_multiplies
+
+        return (
+            f"{device['name']} ({device['memory'] / 2**30:.1f} GiB, compute capability {capability}; "
+            f"{what_multiplies(launcher)})"
+        )
     return None
 
 

@@ -21,7 +21,7 @@ from .schedules import Schedule
 
 _CHUNK = 0.02  # seconds of work between two looks at the outside world
 _HOGWILD_BATCH = 16  # beyond, threads do better to share one batch
-_LOSSES = {nn.CrossEntropy, nn.MSE, nn.L1, nn.Huber, nn.BinaryCrossEntropy, nn.Hinge}
+_LOSSES = {nn.CrossEntropy, nn.MSE, nn.L1, nn.Huber, nn.BinaryCrossEntropy, nn.Hinge, nn.KLDiv}
 
 
 def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
@@ -36,14 +36,19 @@ def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
     flat, pieces = model.flat_parameters, []
     covered = np.zeros(flat.size, np.bool_)
     for name, p in optimizer.named_parameters().items():
-        offset = p.ctypes.data - flat.ctypes.data
-        begin = offset // flat.itemsize
+        offset = _address(p) - _address(flat)
+        begin = offset // flat.dtype.itemsize
+        if type(p) is not type(flat):
+            raise ValueError(
+                f"optimizer updates other arrays: {name} is not where the model is, on {model.device!r}, "
+                "expected it to be made on model.parameters() after model.to()"
+            )
         if p.size == 0:
             begin = 0
-        elif p.dtype != flat.dtype or not is_fast(p) or not 0 <= offset <= flat.nbytes - p.nbytes:
+        elif p.dtype != flat.dtype or not _is_whole(p) or not 0 <= offset <= flat.nbytes - p.nbytes:
             raise ValueError(
                 f"optimizer updates other arrays: {name} is not the model's, expected it to be made on "
-                "model.parameters() or model.flat_parameters"
+                "model.parameters() or model.flat_parameters, after model.to()"
             )
         pieces.append(model.flat_gradients[begin : begin + p.size].reshape(p.shape))
         covered[begin : begin + p.size] = True
@@ -63,6 +68,14 @@ def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
                     "model.parameters(), and after layers were frozen"
                 )
     return pieces
+
+
+def _address(array: Any) -> int:
+    return int(array.ctypes.data if isinstance(array, np.ndarray) else array.address)
+
+
+def _is_whole(array: Any) -> bool:
+    return not isinstance(array, np.ndarray) or is_fast(array)
 
 
 def _walk(label: str, layers: Iterable[nn.Layer]) -> Iterator[tuple[str, nn.Layer]]:
@@ -89,6 +102,11 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
         return f"the loss is a {type(loss).__name__}, which has no compiled form"
     if not any(p.size for p in model.parameters().values()):
         return "the model has no parameters, or all are frozen"
+    return why_no_plan(optimizer, trust_lr)
+
+
+def why_no_plan(optimizer: Optimizer, trust_lr: bool) -> str | None:
+    """Why the steps to come are not coefficients of elementwise rules that are known ahead, or None."""
     kind = type(optimizer)
     if any(getattr(kind, name) is not getattr(Optimizer, name) for name in ("step", "_apply", "_row")):
         return f"{kind.__name__} is no elementwise optimizer"
@@ -200,9 +218,9 @@ class Engine:
         begin, end = examples[-1]
         scalars, rows = [optimizer._scalars], []
         for _ in range(begin, end, self._batch_size):
-            new, row = optimizer._next_row(scalars[-1])
+            new, of_groups = optimizer._next_rows(scalars[-1])
             scalars.append(new)
-            rows.append(row)
+            rows.append([number for row in of_groups for number in row])
         arguments = (self._batch_size, np.array(rows), optimizer.max_grad_norm or 0.0, optimizer.nonfinite)
         steps, skipped = engine.steps, engine.skipped
         try:
@@ -236,6 +254,8 @@ def _loss(loss: Any, dtype: np.dtype[Any], outputs: int) -> dict[str, Any]:
     if isinstance(loss, nn.CrossEntropy):
         weight = {} if loss.class_weight is None else {"class_weight": loss.class_weight.astype(dtype)}
         return {"kind": "cross_entropy", "smoothing": loss.label_smoothing, **weight}
+    if isinstance(loss, nn.KLDiv):
+        return {"kind": "kl_divergence", "temperature": loss.temperature}
     parameter = loss.parameter(dtype)
     if isinstance(parameter, np.ndarray):  # along the last dimension
         return {"kind": loss.kind, "columns": np.tile(parameter, outputs // parameter.size)}

@@ -1,7 +1,14 @@
 """Layers and losses as functions on arrays: checked, then run by the backend in force.
 
-Arrays are NumPy float32 or float64, all of one dtype; what is not contiguous is copied. Layouts and
-definitions are PyTorch's.
+Arrays are float32 or float64, all of one dtype; what is not contiguous is copied. Layouts and definitions
+are PyTorch's.
+
+They are NumPy's, or all in one GPU's memory: CuPy's, PyTorch's CUDA tensors, or any with
+``__cuda_array_interface__`` or DLPack. Those are read where they are, on the stream of the first, after
+what is queued on the others'. Results are CuPy's or PyTorch's as the first array is, else arrays with
+``__cuda_array_interface__`` and ``numpy()``. Only losses wait for the GPU; values of labels, targets and
+weights are not checked there: a label that is no class makes NaN. PyTorch's autograd does not see these
+functions.
 """
 
 from __future__ import annotations
@@ -19,7 +26,9 @@ from ._activation_ops import (
     softmax_backward,
     softmax_forward,
 )
-from ._arrays import Array, check_float_array, check_like, is_fast
+from ._arrays import Array, check_float_array, check_like, empty, empty_like, is_fast
+from ._device import DeviceArray, check_updated
+from ._device_ops import for_either_memory
 from ._dropout_ops import (
     check_deviation,
     check_drop_probability,
@@ -46,6 +55,7 @@ def check_activation(activation: str | None) -> None:
         raise ValueError(f"activation is {activation!r}, expected None or one of {', '.join(ACTIVATIONS)}")
 
 
+@for_either_memory
 def dense_forward(x: Array, weight: Array, bias: Array | None = None, activation: str | None = None) -> Array:
     """``activation(x @ weight.T + bias)``.
 
@@ -69,11 +79,12 @@ def dense_forward(x: Array, weight: Array, bias: Array | None = None, activation
     check_activation(activation)
     if bias is not None:
         bias = check_like("bias", bias, weight.shape[:1], x.dtype, " as weight's rows")
-    y = np.empty((x.shape[0], weight.shape[0]), x.dtype)
-    backends.current().dense_forward(x, weight, bias, activation, y)
+    y = empty((x.shape[0], weight.shape[0]), x)
+    backends.of(x).dense_forward(x, weight, bias, activation, y)
     return y
 
 
+@for_either_memory
 def dense_backward(
     dy: Array, x: Array, weight: Array, y: Array | None = None, activation: str | None = None
 ) -> tuple[Array, Array, Array]:
@@ -105,10 +116,9 @@ def dense_backward(
         if y is None:
             raise ValueError(f"y is None, expected the forward pass's output for {activation}")
         y = check_like("y", y, dy.shape, x.dtype, " as the output")
-    dx, dweight = np.empty_like(x), np.empty_like(weight)
-    dbias = np.empty(weight.shape[0], x.dtype)
+    dx, dweight, dbias = empty_like(x), empty_like(weight), empty(weight.shape[:1], x)
     saved = None if activation is None else y
-    backends.current().dense_backward(dy, x, weight, saved, activation, dx, dweight, dbias)
+    backends.of(x).dense_backward(dy, x, weight, saved, activation, dx, dweight, dbias)
     return dx, dweight, dbias
 
 
@@ -126,6 +136,7 @@ class SavedNorm(NamedTuple):
     of_this_batch: bool  # False: running statistics, constants for the gradient
 
 
+@for_either_memory
 def batch_norm_forward(
     x: Array,
     gamma: Array | None,
@@ -192,7 +203,7 @@ def batch_norm_forward(
             _check_updated("running_var", running_var, x=x, gamma=gamma, beta=beta, running_mean=running_mean)
     if training or running_mean is None:
         check_count(x3)
-    y = np.empty(x3.shape, x3.dtype)
+    y = empty_like(x3)
     relu = activation is not None
     saved = norm_forward(x3, gamma, beta, used_mean, used_var, training, momentum, eps, unbiased, relu, y)
     if training and running_mean is not None and running_var is not None:
@@ -203,7 +214,10 @@ def batch_norm_forward(
     return _as_given(y, x.shape, last), saved
 
 
-def _check_updated(name: str, array: Array, **others: Array | None) -> None:
+def _check_updated(name: str, array: Any, **others: Any) -> None:
+    if isinstance(array, DeviceArray):
+        check_updated(name, array, others)
+        return
     flags = array.flags
     if not flags.writeable:
         raise ValueError(f"{name} is read-only, expected a writeable array")
@@ -230,13 +244,14 @@ def norm_forward(
 ) -> SavedNorm:
     """`batch_norm_forward` on checked, contiguous arrays; x and y are (N, C, space)."""
     of_this_batch = training or running_mean is None
-    mean, inv_std = np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
-    backends.current().norm_forward(
+    mean, inv_std = empty(x.shape[1:2], x), empty(x.shape[1:2], x)
+    backends.of(x).norm_forward(
         x, gamma, beta, running_mean, running_var, training, momentum, eps, unbiased, relu, y, mean, inv_std
     )
     return SavedNorm(mean, inv_std, of_this_batch)
 
 
+@for_either_memory
 def batch_norm_backward(
     dy: Array,
     x: Array,
@@ -281,10 +296,9 @@ def batch_norm_backward(
         raise TypeError(f"saved is a {type(saved).__name__}, expected what batch_norm_forward returned")
     mean = check_like("saved.mean", saved.mean, x3.shape[1:2], x3.dtype, " as x's channels")
     inv_std = check_like("saved.inv_std", saved.inv_std, x3.shape[1:2], x3.dtype, " as x's channels")
-    dx = np.empty(x3.shape, x3.dtype)
-    dgamma, dbeta = np.empty(x3.shape[1], x3.dtype), np.empty(x3.shape[1], x3.dtype)
+    dx, dgamma, dbeta = empty_like(x3), empty(x3.shape[1:2], x3), empty(x3.shape[1:2], x3)
     relu = activation is not None
-    backends.current().norm_backward(
+    backends.of(x3).norm_backward(
         dy3, x3, gamma, beta, mean, inv_std, saved.of_this_batch, relu, dx, dgamma, dbeta
     )
     return _as_given(dx, x.shape, last), dgamma, dbeta
@@ -343,6 +357,7 @@ class SavedLayerNorm(NamedTuple):
     inv_std: Array
 
 
+@for_either_memory
 def layer_norm_forward(
     x: Array,
     features: int | tuple[int, ...],
@@ -381,12 +396,13 @@ def layer_norm_forward(
         gamma = check_like("gamma", gamma, shape, x.dtype, " as features").reshape(-1)
     if beta is not None:
         beta = check_like("beta", beta, shape, x.dtype, " as features").reshape(-1)
-    y = np.empty(x.shape, x.dtype)
-    mean, inv_std = np.empty(len(x2), x.dtype), np.empty(len(x2), x.dtype)
-    backends.current().layer_norm_forward(x2, gamma, beta, eps, y.reshape(x2.shape), mean, inv_std)
+    y = empty_like(x)
+    mean, inv_std = empty(x2.shape[:1], x), empty(x2.shape[:1], x)
+    backends.of(x).layer_norm_forward(x2, gamma, beta, eps, y.reshape(x2.shape), mean, inv_std)
     return y, SavedLayerNorm(mean, inv_std)
 
 
+@for_either_memory
 def layer_norm_backward(
     dy: Array,
     x: Array,
@@ -423,8 +439,8 @@ def layer_norm_backward(
         raise TypeError(f"saved is a {type(saved).__name__}, expected what layer_norm_forward returned")
     mean = check_like("saved.mean", saved.mean, x2.shape[:1], x.dtype, " for x")
     inv_std = check_like("saved.inv_std", saved.inv_std, x2.shape[:1], x.dtype, " for x")
-    dx, dgamma, dbeta = np.empty(x.shape, x.dtype), np.empty(shape, x.dtype), np.empty(shape, x.dtype)
-    backends.current().layer_norm_backward(
+    dx, dgamma, dbeta = empty_like(x), empty(shape, x), empty(shape, x)
+    backends.of(x).layer_norm_backward(
         dy.reshape(x2.shape), x2, gamma, mean, inv_std, dx.reshape(x2.shape), dgamma.reshape(-1),
         dbeta.reshape(-1),
     )  # fmt: skip

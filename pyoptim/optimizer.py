@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _arrays, _device, _hyperparameters, backends, gradients, storage
+from . import _arrays, _device, _device_copies, _hyperparameters, backends, gradients, storage
 from ._arrays import Array
 from ._hyperparameters import Checked, choice, is_integer, is_number
 from .backends.device import Queue
@@ -41,11 +41,12 @@ class Optimizer:
         ``"params"`` (any of the other three) and hyperparameters of its own.
 
         Arrays in the memory of one GPU work too, without a copy: CuPy's, PyTorch's CUDA tensors, and
-        whatever has ``__cuda_array_interface__`` or speaks DLPack; contiguous float32 or float64, for the
-        elementwise optimizers. They need the backend "cuda" or "cupy". States are kept there; a step is
-        queued on the stream of the gradients, one launch for each rule and dtype, and not waited for
-        (but for ``nonfinite="raise"`` and ``"skip"``). `state_dict` brings states to NumPy arrays, and
-        `load_state_dict` takes them back, so they move between processor and GPU.
+        whatever has ``__cuda_array_interface__`` or speaks DLPack; contiguous, of the same dtypes. Every
+        optimizer has them, with all that is below, and averages. They need the backend "cuda" or "cupy".
+        States are kept there; a step is queued on the stream of the gradients, one launch for each rule and
+        dtype (more for what looks at a whole tensor), and not waited for (but for ``nonfinite="raise"`` and
+        ``"skip"``). `state_dict` brings states to NumPy arrays, and `load_state_dict` takes them back, so
+        they move between processor and GPU.
     lr : float or callable
         Learning rate, or a schedule ``step -> lr`` where step counts the steps already taken: see
         `pyoptim.schedules`.
@@ -145,9 +146,6 @@ class Optimizer:
         self._queue: Queue | None = None
         if any(isinstance(p, _device.DeviceArray) for p in self._params):
             _device.check_parameters(self._names, self._params)
-            self._check_elementwise("parameters in a GPU's memory are")
-            if state_dtype is not None:
-                raise TypeError(f"state_dtype is {state_dtype!r}, expected None for arrays in a GPU's memory")
             self._queue = _device.queue_of(self._params)
         else:
             _arrays.check_parameters(self._names, self._params)
@@ -289,14 +287,16 @@ class Optimizer:
         if self._tensors:
             _arrays.tell_autograd(self._tensors)
 
-    def _next_row(self, scalars: list[dict[str, float]]) -> tuple[list[dict[str, float]], Row]:
-        """The step after the one with these scalars: its own, and the coefficients of all groups."""
-        new: list[dict[str, float]] = []
-        row: Row = ()
-        for group, rule, last in zip(self.param_groups, self._rules, scalars, strict=True):
-            new.append(self._next_scalars(group, last))
-            row += self._row(group, rule, new[-1], 1.0)
-        return new, row
+    def _next_rows(self, scalars: list[dict[str, float]]) -> tuple[list[dict[str, float]], list[Row]]:
+        """The step after the one with these scalars: its own, and the coefficients of each group."""
+        new = [
+            self._next_scalars(group, last) for group, last in zip(self.param_groups, scalars, strict=True)
+        ]
+        rows = [
+            self._row(group, rule, own, 1.0)
+            for group, rule, own in zip(self.param_groups, self._rules, new, strict=True)
+        ]
+        return new, rows
 
     def _row(self, group: Group, rule: Rule, scalars: dict[str, float], factor: float) -> Row:
         lr = group["lr"]
@@ -322,11 +322,12 @@ class Optimizer:
     def _apply(self, flat: list[Any], rows: list[Row]) -> None:
         """Run the rules: one row of coefficients per step group."""
         stepper = self._stepper()
-        if self._queue is not None:
-            self._run(stepper, flat, rows, self._max_grad_norm)
-        elif self._is_packed:
+        limit = () if self._queue is None else (self._max_grad_norm,)
+        if self._is_packed:
             key = storage.hash_key(int(self._scalars[0]["step"]), self._seed)
-            self._run(stepper, flat, rows, key, self._rounding == "stochastic")
+            self._run(stepper, flat, rows, key, self._rounding == "stochastic", *limit)
+        elif self._queue is not None:
+            self._run(stepper, flat, rows, *limit)
         elif self._staged or not stepper.checks:
             self._run(stepper, flat, rows)
         else:
@@ -372,8 +373,13 @@ class Optimizer:
             raise backends.BackendError(
                 f"the {backend.name!r} backend was asked for, but another one when this optimizer was made"
             )
-        stepper = self._steppers[backend.name] = backend.Stepper(self._step_groups(), queue)
+        stepper = self._steppers[backend.name] = self._stepper_there(backend, queue)
         return stepper
+
+    def _stepper_there(self, backend: Any, queue: Queue) -> Any:
+        if self._is_packed:
+            return backend.PackedStepper(self._rules, self._packed_arrays(), queue)
+        return backend.Stepper(self._step_groups(), queue)
 
     def _step_groups(self) -> list[backends.StepGroup]:
         index = iter(range(len(self._params)))
@@ -456,9 +462,12 @@ class Optimizer:
                 self._row(group, rule, self._next_scalars(group, scalars), 1.0)
         adder = self._steppers.get("sums")
         if adder is None:
-            self._buffers = [_device.zeros_beside(queue, [p], [p.shape], p.dtype)[0] for p in self._params]
-            groups = [backends.StepGroup(RULES["sgd"], self._buffers, [()] * len(self._buffers))]
-            adder = self._steppers["sums"] = backends.for_device().Stepper(groups, queue)
+            params: list[Any] = self._params
+            wide = [_device_copies.widened(p.dtype) for p in params]
+            self._buffers = _device_copies.zeros(queue, params, wide)
+            if self._is_packed:
+                self._means = _device_copies.zeros(queue, params, [p.dtype for p in params])
+            adder = self._steppers["sums"] = _device_copies.Descent(queue, self._buffers, params)
         for buffer in () if self._summed else self._buffers:
             queue.clear(buffer.address, buffer.nbytes)
         if self._summed and self._sums is not self._buffers:  # loaded
@@ -467,7 +476,15 @@ class Optimizer:
         adder.step(flat, [(1.0, 0.0, 1.0, -1.0)])  # a descent at rate -1: sums + g
         self._sums = self._buffers
         self._summed += 1
-        return (self._buffers, 1 / self._summed) if last else ([], 1.0)
+        if not last:
+            return [], 1.0
+        mean = 1 / self._summed
+        gathered = _device_copies.on_streams_of(self._buffers, flat)
+        if not self._is_packed:
+            return gathered, mean
+        means = _device_copies.on_streams_of(self._means, flat)
+        _device_copies.assign(queue, means, gathered, mean)
+        return means, 1.0
 
     def _is_finite(self, norm: float, flat: list[Any]) -> bool:
         if math.isfinite(norm):
@@ -537,7 +554,7 @@ class Optimizer:
         if type(self)._layout is not Optimizer._layout or type(self)._apply is not Optimizer._apply:
             raise TypeError(
                 f"{type(self).__name__} updates float32 and float64 parameters with states of their own "
-                f"dtype, in the processor's memory; {what} for the elementwise optimizers"
+                f"dtype; {what} for the elementwise optimizers"
             )
 
     def _check_packable(self) -> None:
@@ -554,15 +571,28 @@ class Optimizer:
         for p in group["params"]:
             state: State = {}
             for name in RULES[self._rule(group)].states:
-                for part, (shape, dtype) in storage.state_arrays(name, p.shape, self.state_dtype).items():
-                    state[part] = _arrays.aligned_zeros(math.prod(shape), dtype).reshape(shape)
+                parts = storage.state_arrays(name, p.shape, self.state_dtype).items()
+                state |= {part: self._packed_zeros(p, shape, dtype) for part, (shape, dtype) in parts}
                 if initial.get(name):
-                    first = np.full(p.size, initial[name], np.float32)
-                    storage.encode(storage.pack_state(name, state), first, 0, False)
+                    first = {part: np.zeros(shape, dtype) for part, (shape, dtype) in parts}
+                    values = np.full(p.size, initial[name], np.float32)
+                    storage.encode(storage.pack_state(name, first), values, 0, False)
+                    for part, array in first.items():
+                        state[part][...] = array
             if p.dtype.itemsize == 2 and self.rounding == "master":
-                state["master"] = p.astype(np.float32, order="C")
+                master: Any = self._packed_zeros(p, p.shape, np.float32)
+                if self._queue is None:
+                    master[...] = p
+                else:
+                    _device_copies.assign(self._queue, [master], [p])
+                state["master"] = master
             states.append(state)
         return states
+
+    def _packed_zeros(self, p: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        if self._queue is not None:
+            return _device.zeros_beside(self._queue, [p], [shape], dtype)[0]
+        return _arrays.aligned_zeros(math.prod(shape), dtype).reshape(shape)
 
     def state_dict(self) -> dict[str, Any]:
         """State and hyperparameters, in PyTorch's layout; arrays are copies.
@@ -796,7 +826,7 @@ def _parameter(name: str, value: Any) -> Any:
         raise ValueError(f"{name} is computed from other tensors, expected a leaf or a detached tensor")
     if _device.is_there(value):
         backends.for_device()  # where there is none, its message
-        return _device.view(name, value.detach() if hasattr(value, "detach") else value)
+        return _device.view(name, value.detach() if hasattr(value, "detach") else value, half=True)
     return _arrays.in_place(name, value)
 
 

@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _arrays, storage
+from . import _arrays, _device_copies, storage
 from ._arrays import Array
+from .backends.device import Queue
 from .optimizer import Group, Optimizer, Row, Schedule
 
 
@@ -92,23 +93,45 @@ class SGD(Optimizer):
                 )
         if self._looking_ahead:
             raise RuntimeError("lookahead inside lookahead: the parameters already stand there")
-        if self._queue is not None:
-            raise TypeError("lookahead moves parameters in the processor's memory, and these are in a GPU's")
         self.check_memory()
         self._looking_ahead = True
-        kept = [p.copy() for p in self._params]
+        kept: list[Any]
+        if self._queue is not None:
+            kept = _device_copies.copies(self._queue, self._params)
+        else:
+            kept = [p.copy() for p in self._params]
         try:
-            for group, states in zip(self.param_groups, self._states, strict=True):
-                for p, state in zip(group["params"], states, strict=True):
-                    velocity = storage.read_state("momentum_buffer", state)
-                    p[...] = p - p.dtype.type(group["momentum"]) * velocity
+            if self._queue is not None:
+                self._look_ahead_there(self._queue)
+            else:
+                for group, states in zip(self.param_groups, self._states, strict=True):
+                    for p, state in zip(group["params"], states, strict=True):
+                        velocity = storage.read_state("momentum_buffer", state)
+                        p[...] = p - p.dtype.type(group["momentum"]) * velocity
             _arrays.tell_autograd(self._tensors)
             yield
         finally:
             self._looking_ahead = False
-            for p, value in zip(self._params, kept, strict=True):
-                p[...] = value
+            if self._queue is not None:
+                _device_copies.assign(self._queue, self._params, kept)
+            else:
+                for p, value in zip(self._params, kept, strict=True):
+                    p[...] = value
             _arrays.tell_autograd(self._tensors)
+
+    def _look_ahead_there(self, queue: Queue) -> None:
+        params: list[Any] = self._params
+        packed = [storage.pack_state("momentum_buffer", state) for states in self._states for state in states]
+        mover = self._steppers.get("lookahead")
+        if mover is None:
+            rows_of = list(range(len(params)))
+            mover = self._steppers["lookahead"] = _device_copies.Descent(queue, params, packed, rows_of)
+        now = _device_copies.renewed(params)
+        velocities = _device_copies.on_streams_of([velocity.data for velocity in packed], now)
+        momenta = [group["momentum"] for group in self.param_groups for _ in group["params"]]
+        # In the parameter's type, as the processor's; a descent along the velocities.
+        rows = [(1.0, 0.0, 1.0, float(p.dtype.type(mu))) for p, mu in zip(params, momenta, strict=True)]
+        mover.step(velocities, rows)
 
 
 class Adagrad(Optimizer):

@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import backends, gradients
+from . import _device_copies, backends, gradients
 from ._arrays import Array
+from .backends.device import Queue
+from .backends.device_adafactor import Options
 from .optimizer import Group, Optimizer, Row, Schedule, State
 from .rules import RULES, Common
 
@@ -34,13 +36,19 @@ class _Trusting(Optimizer):
         raise NotImplementedError
 
     def _new_stepper(self) -> Any:
+        if self._queue is not None:
+            return self._new_device_stepper(self._queue)
         backend = backends.current()
         stepper = self._steppers[backend.name] = backend.TrustStepper(self._step_groups(), self.directed)
         return stepper
 
+    def _stepper_there(self, backend: Any, queue: Queue) -> Any:
+        return backend.TrustStepper(self._step_groups(), self.directed, queue)
+
     def _apply(self, flat: list[Any], rows: list[Row]) -> None:
         pairs = [self._trust(group, row) for group, row in zip(self.param_groups, rows, strict=True)]
-        self._run(self._stepper(), flat, [row for row, _ in pairs], [trust for _, trust in pairs])
+        limit = () if self._queue is None else (self._max_grad_norm,)
+        self._run(self._stepper(), flat, [row for row, _ in pairs], [trust for _, trust in pairs], *limit)
 
 
 class LARS(_Trusting):
@@ -168,7 +176,8 @@ class Adafactor(_Directed):
     With ``beta2_t = 1 - t**beta2_decay``: ``R = beta2_t*R + (1-beta2_t)*mean(g*g, last axis)``, C likewise
     over the axis before it, ``V = R C / mean(R)``; a vector keeps V itself.
     ``u = g/sqrt(max(V, eps[0]**2))``, ``u /= max(1, rms(u)/d)``,
-    ``p -= min(lr, 1/sqrt(t)) * max(eps[1], rms(p)) * u``. No first moment.
+    ``p -= min(lr, 1/sqrt(t)) * max(eps[1], rms(p)) * u``. No first moment. On a GPU, sums have another order:
+    results are those up to rounding.
 
     Parameters
     ----------
@@ -207,12 +216,37 @@ class Adafactor(_Directed):
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         return (lr, 1.0)  # the direction begins as -g
 
+    def _stepper_there(self, backend: Any, queue: Queue) -> Any:
+        states = [state for group in self._states for state in group]
+        groups = [
+            backends.StepGroup(rule, group["params"], [()] * len(group["params"]))
+            for rule, group in zip(self._rules, self.param_groups, strict=True)
+        ]
+        return backend.AdafactorStepper(groups, queue, states)
+
+    def _apply(self, flat: list[Any], rows: list[Row]) -> None:
+        if self._queue is None:
+            super()._apply(flat, rows)
+            return
+        coefficients: list[Row] = [(row[0], 0.0, 1.0, *row[_OWN + 1 :]) for row in rows]
+        options = []
+        for group, scalars, row in zip(self.param_groups, self._scalars, rows, strict=True):
+            t = int(scalars["step"]) + 1
+            rate, fresh = min(row[_OWN], 1 / math.sqrt(t)), float(t ** group["beta2_decay"])
+            for p in group["params"]:
+                eps = self._least(group, p), float(group["eps"][1])
+                options.append(Options(rate, fresh, eps, float(group["d"]), row[2]))
+        self._run(self._stepper(), flat, coefficients, options, self._max_grad_norm)
+
+    @staticmethod
+    def _least(group: Group, p: Any) -> float:
+        eps = group["eps"][0]
+        return float(np.finfo(p.dtype).eps) if eps is None else float(eps)
+
     def _direct(self, group: Group, p: Array, state: State, d: Array, lr: float, t: int) -> float:
         if p.size == 0:
             return 0.0
-        eps = group["eps"][0]
-        if eps is None:
-            eps = float(np.finfo(p.dtype).eps)
+        eps = self._least(group, p)
         fresh = float(t ** group["beta2_decay"])
         if "variance" in state:
             variance = _blend(state["variance"], np.square(d), fresh)
@@ -233,7 +267,7 @@ class Muon(_Directed):
 
     ``b = momentum*b + (1-momentum)*g``; ``u = (1-momentum)*g + momentum*b`` with ``nesterov``, else b;
     ``p -= lr * adjust * orthogonal(u)``, as PyTorch's, which however iterates in bfloat16; here it is the
-    parameter's own type.
+    parameter's own type. On a GPU, products are sums in another order: results are those up to rounding.
 
     Parameters
     ----------
@@ -266,7 +300,7 @@ class Muon(_Directed):
     def __init__(self, params: Any, lr: float | Schedule = 1e-3, **hyperparameters: Any) -> None:
         super().__init__(params, lr=lr, **hyperparameters)
         for name, p in zip(self._names, self._params, strict=True):
-            if p.ndim != 2:
+            if len(p.shape) != 2:
                 raise ValueError(f"{name} has shape {p.shape}, expected a matrix for Muon")
 
     def _direction_rule(self, group: Group) -> str:
@@ -277,12 +311,33 @@ class Muon(_Directed):
         return (lr, mu, 1 - mu, 1 - mu, mu) if group["nesterov"] else (lr, mu, 1 - mu, 1.0)
 
     def _direct(self, group: Group, p: Array, state: State, d: Array, lr: float, t: int) -> float:
-        rows, columns = p.shape
         if p.size:
             d[...] = _orthogonal(d, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        return self._rate(group, p, lr)
+
+    def _rate(self, group: Group, p: Any, lr: float) -> float:
+        rows, columns = p.shape
         if group["adjust_lr_fn"] == "original":
             return lr * math.sqrt(max(1.0, rows / max(1, columns)))
         return lr * 0.2 * math.sqrt(max(rows, columns))
+
+    def _stepper_there(self, backend: Any, queue: Queue) -> Any:
+        params: list[Any] = self._params
+        directions = _device_copies.zeros(queue, params, [p.dtype for p in params])
+        return backend.MuonStepper(Optimizer._step_groups(self), queue, directions)
+
+    def _apply(self, flat: list[Any], rows: list[Row]) -> None:
+        if self._queue is None:
+            super()._apply(flat, rows)
+            return
+        momenta = [(row[0], 0.0, 1.0, *row[_OWN + 1 :]) for row in rows]
+        iterations = [(g["ns_coefficients"], g["ns_steps"], g["eps"]) for g in self.param_groups]
+        descents = [
+            (-1.0, 0.0, row[2], self._rate(group, p, row[_OWN]))
+            for group, row in zip(self.param_groups, rows, strict=True)
+            for p in group["params"]
+        ]
+        self._run(self._stepper(), flat, momenta, iterations, descents, self._max_grad_norm)
 
 
 def _blend(old: Array, new: Array, fresh: float) -> Array:

@@ -175,7 +175,7 @@ def _entry(
             floating = array.dtype.kind != "u" and own.dtype.kind != "u"
             ours[name] = array.astype(own.dtype) if floating else array
     if "master" in wanted:
-        ours.setdefault("master", p.astype(np.float32))
+        ours.setdefault("master", np.asarray(wanted["master"]))  # as fresh, of the parameter
     return ours
 
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import _device, device_engine, nn
 from . import engine as compiled
-from . import nn
-from ._arrays import Array
+from ._arrays import Array, empty_like
 from .callbacks import Callback
 from .optimizer import Optimizer
 from .resume import Epoch, Resume
@@ -31,9 +31,10 @@ class History(dict[str, list[float]]):
     Attributes
     ----------
     path : str
-        What ran: ``"native"``, the compiled engine, or ``"python"``, the generic loop.
+        What ran: ``"native"``, the compiled engine; ``"cuda"``, steps that a GPU repeats by itself; or
+        ``"python"``, the generic loop.
     reason : str or None
-        Why it was not the engine.
+        Why it was the generic loop.
     """
 
     path = "python"
@@ -90,6 +91,7 @@ class Trainer:
             raise TypeError(f"penalty is a {type(penalty).__name__}, expected a Penalty or None")
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self._find_gradients()
+        self._check_there()
         self.stop_training = False  # what a callback sets
         self.resuming = False  # from a checkpoint
         for i, metric in enumerate(metrics):
@@ -104,6 +106,12 @@ class Trainer:
     def _find_gradients(self) -> None:
         """Find those of the optimizer's parameters; ValueError where it updates others than it should."""
         self._gradients = self.optimizer.structured(compiled.gradients_of(self.model, self.optimizer))
+
+    def _check_there(self) -> None:
+        """Whether a GPU knows the loss of a model that is there."""
+        kind = type(self.loss)
+        if self.model._queue is not None and getattr(nn, kind.__name__, None) is not kind:
+            raise TypeError(f"loss is a {kind.__name__}, expected pyoptim.nn's for a model on a GPU")
 
     def __getstate__(self) -> dict[str, Any]:
         # In a copy, model and optimizer would no longer share their arrays.
@@ -134,7 +142,9 @@ class Trainer:
         Parameters
         ----------
         x : array (examples, ...)
-            Of any real dtype; converted to the model's once, but for uint8, converted batch by batch.
+            Of any real dtype; converted to the model's once, but for uint8, converted batch by batch. For a
+            model on a GPU data are copied there once, or x is an array of the model's dtype in its memory,
+            whose values are not looked at.
         y : array (examples, ...)
             Targets as the loss takes them.
         epochs : int, default 1
@@ -167,7 +177,8 @@ class Trainer:
             Run epochs in the compiled engine where every part is compiled, which gives the same bits as
             the generic loop, or always, or never. A learning rate that is a function of your own, and
             none of `schedules`, is called for up to some thousand steps ahead when "native" asks for it,
-            and takes the generic loop under "auto".
+            and takes the generic loop under "auto". For a model on a GPU "native" is steps that it repeats by
+            itself (CUDA graphs): a step costs the host one launch.
         parallel : {None, "hogwild"}
             With None, threads share the work on each mini-batch, and results do not depend on their number.
             With "hogwild" each of `get_num_threads` threads takes mini-batches of its own, of 1 to 16
@@ -251,6 +262,14 @@ class Trainer:
             min(batch_size, len(x)), shuffle, transform, weight_noise, callbacks, weight, resume, hogwild
         )
         history.reason = self._why_not(engine, y, run)  # what cannot be is said before anything happens
+        if held_back is not None:
+            held_back = self._there(*held_back)
+        if transform is None:  # which works on the processor
+            x, y, weight = self._there(x, y, weight)
+            run = run._replace(sample_weight=weight)
+        elif not isinstance(x, np.ndarray):
+            raise TypeError("transform works on arrays of the processor, but x is in a GPU's memory")
+        there: device_engine.Engine | None = None
         epoch = Epoch(0, self._rng.bit_generator.state)
         self.stop_training, self.resuming = False, resume is not None and resume.path.exists()
         if resume is not None and self.resuming:
@@ -271,11 +290,17 @@ class Trainer:
                         callback.on_epoch_begin(done)
                 # Made anew for every epoch: callbacks may have changed what it is made of.
                 history.reason = self._why_not(engine, y, run)
-                history.path = "native" if history.reason is None else "python"
-                native = None
+                native: compiled.Engine | device_engine.Engine | None = None
                 self.optimizer.check_memory()
                 self._find_gradients()
-                if history.reason is None:
+                if history.reason is not None:
+                    history.path = "python"
+                elif self.model._queue is not None:
+                    if there is None:
+                        there = device_engine.Engine(self.model, self.loss, self.optimizer, run.batch_size)
+                    history.path, native = "cuda", there
+                else:
+                    history.path = "native"
                     native = compiled.Engine(
                         self.model, self.loss, self.optimizer, x.shape[1:], run.batch_size, hogwild
                     )
@@ -305,8 +330,11 @@ class Trainer:
 
     def _why_not(self, engine: str, y: Array, run: _Run) -> str | None:
         """Why the engine cannot run an epoch, or None; ValueError if it was insisted on."""
+        there = self.model._queue is not None
         if engine == "python":
             reason: str | None = "engine='python' was asked for"
+        elif there:
+            reason = device_engine.why_not(self.model, self.optimizer, engine == "native")
         else:
             reason = compiled.why_not(self.model, self.loss, self.optimizer, engine == "native")
         if run.transform is not None or run.weight_noise:
@@ -319,6 +347,8 @@ class Trainer:
         if engine == "native" and reason is not None:
             raise ValueError(f"engine is 'native', but {reason}")
         if run.hogwild:
+            if there:
+                raise ValueError("parallel is 'hogwild', but the model is on a GPU")
             reason = reason or compiled.why_no_hogwild(self.model, self.optimizer, run.batch_size)
             if reason is not None:
                 raise ValueError(f"parallel is 'hogwild', but {reason}")
@@ -347,8 +377,15 @@ class Trainer:
         self._check_batches(x, len(x))
         self._find_gradients()
         self.model.train()
-        loss, _ = self._step(x.astype(self.model.dtype, copy=False), y, weight, 0.0)
+        if isinstance(x, np.ndarray):
+            x = x.astype(self.model.dtype, copy=False)
+        loss, _ = self._step(x, y, weight, 0.0)
         return loss
+
+    def _there(self, x: Any, y: Any, weight: Any) -> tuple[Any, Any, Any]:
+        """Data where the model is."""
+        queue = self.model._queue
+        return _device.placed(queue, x), _device.placed(queue, y), _device.placed(queue, weight)
 
     def _check_data(self, x_name: str, x: Any, y_name: str, y: Any) -> tuple[Array, Array]:
         x = self.model.check_input(x_name, x, keep_bytes=True)
@@ -374,7 +411,7 @@ class Trainer:
 
     def _run_epoch(
         self,
-        engine: compiled.Engine | None,
+        engine: compiled.Engine | device_engine.Engine | None,
         x: Array,
         y: Array,
         epoch: Epoch,
@@ -444,22 +481,24 @@ class Trainer:
     def _step(self, x: Array, y: Array, weight: Array | None, weight_noise: float) -> tuple[float, int]:
         """Train on one mini-batch; its loss, and how many were classified right."""
         model, loss = self.model, self.loss
+        x, y, weight = self._there(x, y, weight)
         kept = None
         if weight_noise:
             kept = model.flat_parameters.copy()
             noise = self._rng.normal(0, weight_noise, kept.shape)
-            model.flat_parameters += noise.astype(model.dtype)
+            model.flat_parameters[...] = np.asarray(kept) + noise.astype(model.dtype)
         try:
             output = model._forward(x)
-            doutput = np.empty_like(output)
+            doutput = empty_like(output)
             value = loss.evaluate(output, y, doutput, weight)
             model._backward(doutput)
+            value = float(value)  # of a GPU's: waits
             if self.penalty is not None:
                 value += self.penalty.add(model)
         finally:
             if kept is not None:
                 model.flat_parameters[...] = kept
-        right = _count_right(output, y) if loss.classification else 0
+        right = _count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
         self.optimizer.step(self._gradients)
         return value, right
 
@@ -479,21 +518,32 @@ class Trainer:
 
     def _evaluate(self, x: Array, y: Array, sample_weight: Array | None) -> dict[str, float]:
         self.model.eval()
+        self._check_there()
+        queue, classification = self.model._queue, self.loss.classification
+        there = None if queue is None else device_engine.Sums(queue, classification)
         total_loss, correct = 0.0, 0
         outputs = []
         size = self._evaluation_batch(x)
+        x, y, sample_weight = self._there(x, y, sample_weight)
         for batch, target, weight in _batches(x, y, size, self.model.dtype, weight=sample_weight):
             output = self.model._forward(batch)
             if self.metrics:
-                outputs.append(output.copy())
-            total_loss += self.loss.evaluate(output, target, None, weight) * len(batch)
-            if self.loss.classification:
+                outputs.append(np.array(output))
+            loss: Any = self.loss.evaluate(output, target, None, weight)
+            if there is not None:
+                there.add(output, target, loss)
+                continue
+            total_loss += loss * len(batch)
+            if classification:
                 correct += _count_right(output, target)
+        if there is not None:
+            sums = there.read()
+            total_loss, correct = float(sums["loss"]), int(sums["right"])
         measured = {"loss": total_loss / len(x)}
-        if self.loss.classification:
+        if classification:
             measured["accuracy"] = correct / len(x)
         for metric in self.metrics:
-            measured[_metric_name(metric)] = float(metric(y, np.concatenate(outputs)))
+            measured[_metric_name(metric)] = float(metric(np.asarray(y), np.concatenate(outputs)))
         return measured
 
     def predict(self, x: Any) -> Array:
@@ -502,14 +552,22 @@ class Trainer:
         Returns
         -------
         array (examples, *outputs)
+            In a GPU's memory where x is.
         """
         x = self.model.check_input("x", x, keep_bytes=True)
         self.model.eval()
-        outputs = np.empty((len(x), *self.model.output_shape(x.shape[1:])), self.model.dtype)
+        shape = (len(x), *self.model.output_shape(x.shape[1:]))
         size = self._evaluation_batch(x)
+        if not isinstance(x, np.ndarray):
+            results = x.empty(shape)
+            for begin in range(0, len(x), size):
+                results[begin : begin + size][...] = self.model._forward(x[begin : begin + size])
+            _device.release(x)
+            return results  # type: ignore[no-any-return]
+        outputs = np.empty(shape, self.model.dtype)
         for begin in range(0, len(x), size):
             batch = x[begin : begin + size].astype(self.model.dtype, copy=False)
-            outputs[begin : begin + size] = self.model._forward(batch)
+            outputs[begin : begin + size] = self.model._forward(_device.placed(self.model._queue, batch))
         return outputs
 
     def _evaluation_batch(self, x: Array) -> int:
@@ -547,6 +605,9 @@ def _batches(
     first: int = 0,
     weight: Array | None = None,
 ) -> Iterator[tuple[Array, Array, Array | None]]:
+    if not isinstance(x, np.ndarray):
+        yield from device_engine.batches((x, y, weight), batch_size, dtype, order, first)
+        return
     arrays = (x, y) if weight is None else (x, y, weight)
     for begin in range(first, len(x), batch_size):
         chosen = slice(begin, begin + batch_size)

@@ -5,12 +5,14 @@ import sys
 
 import numpy as np
 import pytest
+import test_device
 
 import pyoptim as po
 from pyoptim import bench
 from pyoptim.bench import numpy_optimizers, optimizers, report, timing, training
 from pyoptim.bench.case import Row, Target
 
+no_gpu, emulated = test_device.no_gpu, test_device.emulated
 QUICK = ["--quick", "--against", "numpy", "--parts", "optimizers"]
 
 
@@ -38,7 +40,7 @@ def test_a_quick_run_measures_every_optimizer_and_writes_json_and_plot(tmp_path,
 
 
 def test_beyond_the_caches_the_ceiling_is_measured_in_turn(monkeypatch, tmp_path):
-    monkeypatch.setattr(bench.machine, "last_level_cache", lambda: 1000)
+    monkeypatch.setattr(bench.machine, "last_level_cache", lambda device: 1000)
     monkeypatch.setattr(bench.machine, "_ELEMENTS", 1000)
     bench.machine.streaming_runs.cache_clear()
     data = tmp_path / "bench.json"
@@ -255,7 +257,7 @@ def test_a_plot_without_matplotlib_names_the_extra(monkeypatch, capsys):
 
 
 def test_asking_for_torch_where_it_is_missing_is_an_error(monkeypatch, capsys):
-    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(bench.libraries.importlib.util, "find_spec", lambda name: None)
     assert bench.main(["--quick", "--against", "torch"]) == 2
     assert "not installed" in capsys.readouterr().err
 
@@ -300,3 +302,67 @@ def test_activations_are_checked_and_timed(monkeypatch, tmp_path, capsys):
     bench.main(["--quick", "--parts", "activations", "--json", str(path)])
     names = [row["name"] for row in json.loads(path.read_text())["rows"]]
     assert names == list(bench.activations._KINDS)
+
+
+def test_a_gpu_is_measured_against_its_copy(emulated, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench.machine, "_GPU_CACHE", 1000)
+    monkeypatch.setattr(bench.machine, "_GPU_BYTES", 4000)
+    bench.machine.copy_runs.cache_clear()
+    data = tmp_path / "bench.json"
+    arguments = ["--device", "cuda", "--quick", "--sizes", "300", "--json", str(data)]
+    arguments += ["--parts", "optimizers", "--optimizers", "adam,SGD,Adam 6 arrays"]
+    assert bench.main(arguments) == 0
+    bench.machine.copy_runs.cache_clear()
+    found = json.loads(data.read_text())
+    assert found["machine"]["gpu"] == "emulated"
+    assert [(row["name"], row["size"]) for row in found["rows"]] == [
+        ("Adam", 300), ("SGD", 300), ("Adam 6 arrays", 235_146)
+    ]  # fmt: skip
+    for row in found["rows"][::2]:
+        assert set(row["ceiling"]) == {"copy"}
+        assert row["of_ceiling"] == row["bandwidth"] / row["ceiling"]["copy"]
+
+
+def test_norms_are_measured_on_a_gpu(emulated, monkeypatch, tmp_path):
+    cases = [("batch norm", (37, 5)), ("batch norm ReLU", (3, 4, 7, 5)), ("layer norm", (6, 40))]
+    monkeypatch.setattr(bench.norms, "_GPU_CASES", cases)
+    data = tmp_path / "bench.json"
+    assert bench.main(["--device", "cuda", "--quick", "--parts", "norm", "--json", str(data)]) == 0
+    rows = json.loads(data.read_text())["rows"]
+    assert [row["name"] for row in rows] == [
+        "batch norm 37x5", "batch norm ReLU 3x4x7x5", "layer norm 6x40"
+    ]  # fmt: skip
+
+
+def test_training_is_measured_on_a_gpu(emulated, monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "_QUICK_EXAMPLES", {8: 100})
+    monkeypatch.setattr(training, "_WIDTHS", (784, 8, 6, 10))
+    data = tmp_path / "bench.json"
+    assert bench.main(["--device", "cuda", "--quick", "--parts", "training", "--json", str(data)]) == 0
+    rows = json.loads(data.read_text())["rows"]
+    assert [(row["name"], row["size"]) for row in rows] == [("epoch Adam", 8), ("epoch Adam BatchNorm", 8)]
+    for row in rows:
+        assert row["seconds"]["pyoptim"] > 0
+
+
+def test_a_wrong_step_on_a_gpu_is_caught(emulated, monkeypatch, capsys):
+    monkeypatch.setattr(optimizers.KINDS["SGD"].optimizer, "_row", lambda *_: (1.0, 0.0, 1.0, 0.5))
+    assert (
+        bench.main(
+            ["--device", "cuda", "--quick", "--parts", "optimizers", "--sizes", "300", "--optimizers", "SGD"]
+        )
+        == 1
+    )
+    assert "SGD of pyoptim on 300 float32 values" in capsys.readouterr().err
+
+
+def test_without_a_gpu_it_says_what_is_missing(no_gpu, capsys):
+    if {"cuda", "cupy"} & set(po.available_backends()):
+        pytest.skip("there is a GPU")
+    assert bench.main(["--device", "cuda"]) == 2
+    assert "arrays in a GPU's memory need a backend" in capsys.readouterr().err
+
+
+def test_a_part_that_is_not_measured_on_a_gpu_is_refused(emulated, capsys):
+    assert bench.main(["--device", "cuda", "--parts", "activations"]) == 2
+    assert "--parts asks for activations, which is not measured on cuda" in capsys.readouterr().err

@@ -72,7 +72,7 @@ def test_coefficients_are_python_s(name, options):
     assert rule == optimizer._rules[0].name
     scalars = optimizer._scalars
     for row in rows:
-        scalars, expected = optimizer._next_row(scalars)
+        scalars, (expected,) = optimizer._next_rows(scalars)
         assert tuple(row) == expected
 
 
@@ -208,11 +208,22 @@ def test_cpp_refuses_descriptions_as_python_does(programs, tmp_path):
             with pytest.raises(ValueError, match="does not describe a model"):
                 nn.Sequential.load(path)
             assert f"no valid {name}" in run(programs / "layers", path), value
+    for owner in (0, 1):
+        layers = json.loads(json.dumps(description["layers"]))
+        (layers[0] if owner == 0 else layers[1]["block"][0])["rank"] = 2
+        checkpoint.write(path, {**description, "layers": layers}, tensors)
+        with pytest.raises(ValueError, match="does not describe a model"):
+            nn.Sequential.load(path)
+        assert "has no argument named rank" in run(programs / "layers", path)
     for momentum in (None, 0, 1):
         description["layers"][1]["block"][0]["momentum"] = momentum
         checkpoint.write(path, description, tensors)
         assert nn.Sequential.load(path).layers[1].block[0].momentum == momentum
         assert run(programs / "layers", path) == "no error\n"
+    del description["layers"][1]["block"][0]["momentum"]
+    checkpoint.write(path, description, tensors)
+    assert nn.Sequential.load(path).layers[1].block[0].momentum == 0.1
+    assert run(programs / "layers", path) == "no error\n"
 
 
 @needs_tools

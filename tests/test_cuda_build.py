@@ -16,7 +16,7 @@ INCLUDE = SOURCE / "csrc" / "include"
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
-@pytest.mark.parametrize("name", ["steps", "layers"])
+@pytest.mark.parametrize("name", ["steps", "packed", "layers"])
 def test_nvcc_compiles(name, tmp_path):
     options = ["-std=c++17", "--fmad=false", "-arch=sm_80", "-Werror=all-warnings", "-I", SOURCE / "csrc"]
     file = SOURCE / "csrc" / "cuda" / f"{name}.cu"
@@ -55,12 +55,18 @@ def names_of_kernels():
         (block,) = re.findall(rf"define {macro}\(X\)(.*?[^\\])\n", source + "\n", re.S)
         return re.findall(r"X\((\w+)", block)
 
-    both, double = (listed(f"PYOPTIM_FOR_EACH_{name}", text) for name in ("KERNEL", "DOUBLE_KERNEL"))
+    both, double, single, labels = (
+        listed(f"PYOPTIM_FOR_EACH_{name}", text)
+        for name in ("KERNEL", "DOUBLE_KERNEL", "FLOAT_KERNEL", "LABEL_KERNEL")
+    )
     rules = listed("PYOPTIM_FOR_EACH_RULE", (INCLUDE / "pyoptim" / "rules.hpp").read_text("utf-8"))
     return [
         *(f"{kernel}<{t}>" for kernel in both for t in ("float", "double")),
         *(f"{kernel}<double>" for kernel in double),
+        *(f"{kernel}<float>" for kernel in single),
+        *(f"{kernel}<long long>" for kernel in labels),
         *(f"step<rule_named::{rule}, {t}>" for rule in rules for t in ("float", "double")),
+        *(f"packed_step<rule_named::{rule}, float>" for rule in rules),
     ]
 
 
@@ -118,5 +124,3 @@ def test_the_module_imports_and_says_what_is_missing():
         _cuda.launch("total<double>", 1, (0, None, 1.0, None, None), 0)
     with pytest.raises(RuntimeError, match="no CUDA device can be used: "):
         _cuda.Memory(16)
-    with pytest.raises(RuntimeError, match="cuBLASLt cannot be loaded: "):
-        _cuda.Blas("/nowhere/libcublasLt.so")

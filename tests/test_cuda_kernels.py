@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from launcher import addresses, blocks_of, tables
 
-from pyoptim.backends import StepGroup
+from pyoptim import storage
+from pyoptim.backends import StepGroup, device, device_packed
+from pyoptim.backends.device import POSITION
 from pyoptim.rules import RULES, Common
 
 native = pytest.importorskip("pyoptim.backends.native", reason="what is compared with", exc_type=ImportError)
@@ -38,6 +40,14 @@ def run(cuda):
 @pytest.fixture
 def rng():
     return np.random.default_rng(11)
+
+
+def position(**values):
+    """Where a training is."""
+    made = np.zeros(1, POSITION)
+    for name, value in values.items():
+        made[name] = value
+    return made
 
 
 def same(a, b):
@@ -114,12 +124,15 @@ def test_norm_and_clipping_without_the_host(run, cuda, dtype, rng):
     assert factor[0] == 2.0 / (math.sqrt(total[0]) + 1e-6)
 
     rows, out = rng.normal(size=(3, cuda.row_length)), run.empty((3, cuda.row_length), dtype)
-    run("scale_rows", 1, 3, rows, factor, out, dtype=dtype)
+    run("scale_rows", 1, 3, rows, None, factor, out, dtype=dtype)
     scaled = rows.copy()
     scaled[:, 0] *= factor[0]
     assert same(out, scaled.astype(dtype))
-    run("scale_rows", 1, 3, rows, None, out, dtype=dtype)
+    run("scale_rows", 1, 3, rows, None, None, out, dtype=dtype)
     assert same(out, rows.astype(dtype))
+    steps = rng.normal(size=(4, 3, cuda.row_length))
+    run("scale_rows", 1, 3, steps, position(row=2), None, out, dtype=dtype)
+    assert same(out, steps[2].astype(dtype))
 
     before = [grad.copy() for grad in grads]
     run("scale", len(chunks), table, chunks, where, factor, dtype=dtype)
@@ -128,6 +141,286 @@ def test_norm_and_clipping_without_the_host(run, cuda, dtype, rng):
     for norm, expected in ((0.0, 1.0), (math.nan, math.nan)):
         run("clip_factor<double>", 1, np.array([norm]), 2.0, factor)
         assert same(factor, np.array([expected]))
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_norms_and_sums_of_one_array(run, cuda, dtype, n, rng):
+    x, y = run.array(rng.normal(size=n).astype(dtype), offset=1), rng.normal(size=n).astype(dtype)
+    blocks, was = blocks_of(n, cuda.chunk), x.copy()
+    partial, total = run.empty(blocks, float), run.empty(1, float)
+    run("chunk_squares", blocks, n, x, partial, dtype=dtype)
+    run("total<double>", 1, blocks, partial, 1.0, None, total)
+    exact = math.fsum(float(v) ** 2 for v in was)
+    assert abs(total[0] - exact) <= 64 * np.finfo(float).eps * exact
+    for eps in (1e-7, 1e9):
+        x[...] = was
+        run("normalize", blocks, n, total, eps, x, dtype=dtype)
+        assert same(x, was / dtype(max(math.sqrt(total[0]), eps)))
+    run("normalize", blocks, n, np.array([math.nan]), 1.0, x, dtype=dtype)
+    assert np.isnan(x).all()
+    x[...] = was
+    run("blend", blocks, n, 0.3, x, -1.7, y, x, dtype=dtype)
+    assert same(x, dtype(0.3) * was + dtype(-1.7) * y)
+
+
+def trust_tables(cuda, run, arrays):
+    """As `tables`, with chunks for the sums and where those of each array begin."""
+    table, _ = tables(cuda, arrays)
+    counts = [blocks_of(param.size, cuda.sum_block) for param, _, _ in arrays]
+    blocks = [(i, chunk) for i, count in enumerate(counts) for chunk in range(count)]
+    return table, np.array(blocks, launcher.CHUNKS), np.cumsum([0, *counts])
+
+
+TRUST_SIZES = [0, 1, 31, 33, 2047, 2049, 16383, 16384, 16385, 40000]
+
+
+@pytest.mark.parametrize("directed", [True, False])
+@pytest.mark.parametrize("special_values", [True, False])
+def test_steps_by_norms_have_the_cpu_s_bits(run, cuda, dtype, directed, special_values, rng):
+    rule = RULES["adam" if directed else "momentum"]
+    kind = "float" if dtype == np.float32 else "double"
+    kept, groups = [], [([], [], []), ([], [], [])]
+    for row in range(2):
+        for i, size in enumerate(TRUST_SIZES):
+            values = [special(rng, size, dtype) if special_values else rng.normal(size=size).astype(dtype)
+                      for _ in range(2 + len(rule.states))]  # fmt: skip
+            if size == 33:
+                values[row][...] = 0  # a norm of 0
+            param, grad, *states = values[0], values[1], *map(abs, values[2:])
+            kept.append((run.array(param, offset=i % 3), row, run.array(grad, offset=i % 2),
+                         [run.array(s) for s in states]))  # fmt: skip
+            for part, value in zip(groups[row], (param, grad, states), strict=True):
+                part.append(value)
+    rows = [coefficients(rng, rule) for _ in range(2)]
+    trusts = [(0.1, 0.0, 1.5, 0.2, 1e-8), (0.2, 0.3, 0.5, 1.0, 1e-3)]
+    factor = 0.625  # exact, so that it may be multiplied here
+    arrays = [(param, states, row) for param, row, _, states in kept]
+    table, blocks, begins = trust_tables(cuda, run, arrays)
+    of_arrays, chunks = tables(cuda, [(param, states, i) for i, (param, states, _) in enumerate(arrays)])
+    grads = addresses([grad for _, _, grad, _ in kept])
+    squares, own = run.empty((len(blocks), 2), float), run.empty((len(arrays), cuda.row_length), dtype)
+    wide = np.zeros((2, cuda.row_length))
+    for i, row in enumerate(rows):
+        wide[i, : len(row)] = row
+    scale, trust = np.array([factor]), np.array(trusts)
+    if directed:
+        scaled = run.empty((2, cuda.row_length), dtype)
+        run("scale_rows", 1, 2, wide, None, scale, scaled, dtype=dtype)
+        along = [run.empty(param.shape, dtype, i % 2) for i, (param, *_) in enumerate(kept)]
+        run("lamb_direction", len(blocks), table, blocks, grads, scaled, trust, addresses(along), squares,
+            dtype=dtype)  # fmt: skip
+        grads = addresses(along)
+    else:
+        run("lars_squares", len(blocks), table, blocks, grads, squares, dtype=dtype)
+    run("trust_rows", len(arrays), directed, table, begins, squares, wide, trust, scale, own, dtype=dtype)
+    nothing = bytes(cuda.step_rows * cuda.row_length * np.dtype(dtype).itemsize)
+    name = "sgd" if directed else "momentum"
+    run(f"step<rule_named::{name}, {kind}>", len(chunks), of_arrays, chunks, grads, own, nothing)
+
+    stepper = native.TrustStepper([StepGroup(rule, part[0], part[2]) for part in groups], directed)
+    turned = [(row[0] * factor, *row[1:]) for row in rows]
+    scaled_trusts = [(t[0], t[1], t[2] * factor, *t[3:]) for t in trusts]
+    assert stepper.step([g for part in groups for g in part[1]], turned, scaled_trusts)
+    expected = [(p, s) for part in groups for p, s in zip(part[0], part[2], strict=True)]
+    for (param, _, _, states), (cpu_param, cpu_states) in zip(kept, expected, strict=True):
+        assert same(param, cpu_param)
+        for state, cpu_state in zip(states, cpu_states, strict=True):
+            assert same(state, cpu_state)
+
+
+def test_rates_of_an_array_of_many_blocks(run, cuda, rng):
+    """More sums than a block has threads, added in order."""
+    counts = [255, 256, 257, 0, 700]
+    begins, squares = np.cumsum([0, *counts]), rng.uniform(size=(sum(counts), 2))
+    table = np.zeros(len(counts), launcher.ARRAYS)
+    own, rows = run.empty((len(counts), cuda.row_length), float), np.ones((1, cuda.row_length))
+    trust = np.array([(0.5, 0.25, 1.0, 0.125, 0.0)])
+    run("trust_rows", len(counts), True, table, begins, squares, rows, trust, None, own, dtype=np.float64)
+    for i, (begin, count) in enumerate(zip(begins, counts, strict=False)):
+        p, q = 0.0, 0.0
+        for a, b in squares[begin : begin + count]:
+            p, q = p + a, q + b
+        rate = 0.5 * math.sqrt(p) / math.sqrt(q) if count else 0.5
+        assert own[i, :4].tolist() == [-1, 0, 1, rate]
+
+
+# Columns and rows with and without a rest; several parts of rows; stacks; vectors.
+ADAFACTOR_SHAPES = [
+    (1, 1, 1),
+    (1, 9, 33),
+    (1, 129, 5),
+    (1, 300, 70),
+    (40, 3, 3),
+    (2, 128, 31),
+    1,
+    255,
+    4097,
+    9000,
+]
+
+
+@pytest.mark.parametrize("factor", [None, 0.5])
+@pytest.mark.parametrize("shape", ADAFACTOR_SHAPES, ids=str)
+def test_adafactor(run, cuda, dtype, shape, factor, rng):
+    vector = isinstance(shape, int)
+    batch, rows, cols = (0, 0, 0) if vector else shape
+    n, eps, fresh = (shape if vector else math.prod(shape)), 1e-3, 0.25
+    grad = run.array(rng.normal(size=shape).astype(dtype), offset=1)
+    param = run.array(rng.normal(size=shape).astype(dtype))
+    scale = 1.5, None if factor is None else np.array([factor])
+    exact = -1.5 * (factor or 1.0) * grad.astype(float)
+    col_var = run.array(rng.uniform(1, 2, size=shape if vector else (batch, cols)).astype(dtype))
+    row_var, means = None, run.empty(max(batch, 1), float)
+    expected_col = 0.75 * col_var.astype(float)
+    if vector:
+        run("adafactor_variance", blocks_of(n, cuda.threads), n, grad, *scale, fresh, col_var, dtype=dtype)
+        expected_col += fresh * exact**2
+        variance = col_var.astype(float)
+    else:
+        row_var = run.array(rng.uniform(1, 2, size=(batch, rows)).astype(dtype))
+        expected_row = 0.75 * row_var.astype(float) + fresh * (exact**2).mean(2)
+        expected_col += fresh * (exact**2).mean(1)
+        parts = blocks_of(rows, cuda.part_rows)
+        partial = run.empty((parts, batch, cols), float)
+        run("adafactor_rows", blocks_of(batch * rows, 8), batch * rows, cols, grad, *scale, fresh, row_var,
+            dtype=dtype)  # fmt: skip
+        run("adafactor_columns", blocks_of(partial.size, cuda.threads), batch, rows, cols, grad, *scale,
+            partial, dtype=dtype)  # fmt: skip
+        run("adafactor_col_var", blocks_of(batch * cols, cuda.threads), batch * cols, rows, partial, fresh,
+            col_var, dtype=dtype)  # fmt: skip
+        run("adafactor_means", blocks_of(batch, 8), batch, rows, row_var, eps, means, dtype=dtype)
+        np.testing.assert_allclose(row_var, expected_row, rtol=4 * np.finfo(dtype).eps)
+        wide = row_var.astype(float)
+        np.testing.assert_allclose(means[:batch], wide.mean(1), rtol=rows * np.finfo(float).eps)
+        variance = wide[:, :, None] * col_var.astype(float)[:, None] / means[:batch, None, None]
+    np.testing.assert_allclose(col_var, expected_col, rtol=4 * np.finfo(dtype).eps)
+    u = exact / np.sqrt(np.maximum(variance, eps**2))
+    blocks, before = blocks_of(n, cuda.chunk), param.copy()
+    partial = run.empty((2, blocks), float)
+    factored = n, rows, cols, row_var, col_var, means, eps**2, param, grad, *scale
+    run("adafactor_squares", blocks, *factored, partial, dtype=dtype)
+    squares = partial.sum(1)
+    np.testing.assert_allclose(
+        squares, [(param.astype(float) ** 2).sum(), (u**2).sum()], rtol=8 * np.finfo(dtype).eps
+    )
+    for threshold in (0.1, 1e9):  # clipped or not
+        param[...] = before
+        run("adafactor_step", blocks, *factored, squares, 0.5, 0.25, threshold, 0.75, dtype=dtype)
+        size, length = np.sqrt(squares / n)
+        rate = 0.5 * max(size, 0.25) / max(length / threshold, 1)
+        allowed = 8 * np.finfo(dtype).eps * (abs(before) + abs(rate * u))
+        assert (abs(param - (0.75 * before.astype(float) + rate * u)) <= allowed).all()
+
+
+# ---- what is kept in fewer bits --------------------------------------------------------------------
+
+
+def stored(run, values, kind, offset):
+    """A float32 vector as it is kept, and the same on the device."""
+    if kind in ("signed8", "unsigned8"):
+        blocks = blocks_of(values.size, storage.BLOCK)
+        packed = storage.Packed(kind, np.zeros(values.size, np.uint8), np.zeros(blocks, np.float32))
+    else:
+        dtype = storage.bfloat16() if kind == "bfloat16" else np.dtype(kind)
+        packed = storage.Packed(kind, np.zeros(values.size, dtype))
+    storage.encode(packed, values.astype(np.float32), 1, True)
+    scale = None if packed.scale is None else run.array(packed.scale)
+    return packed, storage.Packed(kind, run.array(packed.data, offset=offset), scale)
+
+
+def assert_kept_alike(a, b):
+    if a.scale is not None:
+        assert same(a.scale, b.scale)
+    assert same(storage.decode(a), storage.decode(b))
+
+
+def entry(packed):
+    scale = 0 if packed.scale is None else packed.scale.ctypes.data
+    return packed.data.ctypes.data, scale, device_packed.KINDS.index(packed.kind)
+
+
+def packed_table(entries):
+    table, position = np.zeros(len(entries), device_packed.ARRAYS), 0
+    for at, (param, grad, master, states, row) in zip(table, entries, strict=True):
+        at["param"], at["grad"], at["size"], at["row"] = entry(param), entry(grad), param.data.size, row
+        at["state"][: len(states)] = [entry(state) for state in states]
+        at["master"] = 0 if master is None else master.ctypes.data
+        at["position"] = position
+        position += param.data.size
+    return table, device.chunks_of(table["size"], device.CHUNK)
+
+
+PACKED_SIZES = [0, 1, 31, 255, 256, 257, 4095, 4096, 4097, 9000]
+
+
+@pytest.mark.parametrize("name", list(RULES))
+@pytest.mark.parametrize(
+    ("kind", "state_kinds", "mastered", "stochastic"),
+    [
+        ("float32", ("signed8", "unsigned8"), False, False),
+        ("float16", ("signed8", "bfloat16"), False, True),
+        ("float16", ("float32", "unsigned8"), True, False),
+        ("bfloat16", ("bfloat16", "float32"), False, False),
+        ("bfloat16", ("unsigned8", "signed8"), True, True),
+    ],
+    ids=str,
+)
+def test_packed_steps_have_the_cpu_s_bits(run, cuda, name, kind, state_kinds, mastered, stochastic, rng):
+    pytest.importorskip("ml_dtypes")
+    rule, key = RULES[name], 0xFEDCBA98
+    cpu, own, grads = [], [], []
+    for i, size in enumerate(PACKED_SIZES):
+        values = [special(rng, size, np.float32) for _ in range(2 + len(rule.states))]
+        if size == 4095:
+            values = [rng.normal(size=size) for _ in values]  # scales that are not NaN
+        param, own_param = stored(run, values[0], kind, i % 3)
+        grad, own_grad = stored(run, values[1], kind, i % 2)
+        pairs = [stored(run, abs(v), state_kinds[k % 2], k) for k, v in enumerate(values[2:])]
+        master = values[0].astype(np.float32) if mastered else None
+        own_master = run.array(master) if mastered else None
+        cpu.append(storage.PackedArray(i % 2, param, master, [state for state, _ in pairs]))
+        own.append((own_param, own_grad, own_master, [state for _, state in pairs], i % 2))
+        grads.append((grad.data, own_grad.data))
+    rows = [coefficients(rng, rule) for _ in range(2)]
+    values = np.zeros((cuda.step_rows, cuda.row_length), np.float32)
+    for i, row in enumerate(rows):
+        values[i, : len(row)] = row
+    table, chunks = packed_table(own)
+    run(f"packed_step<rule_named::{name}, float>", len(chunks), table, chunks,
+        addresses([grad for _, grad in grads]), None, values.tobytes(), key, stochastic)  # fmt: skip
+    assert native.PackedStepper([rule, rule], cpu).step([grad for grad, _ in grads], rows, key, stochastic)
+    for (param, _, master, states, _), expected in zip(own, cpu, strict=True):
+        assert_kept_alike(param, expected.param)
+        assert master is None or same(master, expected.master)
+        for state, expected_state in zip(states, expected.states, strict=True):
+            assert_kept_alike(state, expected_state)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16", "signed8", "unsigned8"])
+def test_sums_of_squares_of_what_is_packed(run, kind, rng):
+    pytest.importorskip("ml_dtypes")
+    values = [stored(run, abs(rng.normal(size=size)), kind, i % 3) for i, size in enumerate(PACKED_SIZES)]
+    table, chunks = packed_table([(own, own, None, [], 0) for _, own in values])
+    partial = run.empty(len(chunks), float)
+    where = addresses([own.data for _, own in values])
+    run("packed_sum_of_squares", len(chunks), table, chunks, where, partial, dtype=np.float32)
+    exact = math.fsum(float(v) ** 2 for packed, _ in values for v in storage.decode(packed))
+    assert abs(partial.sum() - exact) <= 64 * np.finfo(float).eps * exact
+
+
+@pytest.mark.parametrize("source", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("to", ["float32", "float16", "bfloat16"])
+def test_conversions(run, cuda, source, to, rng):
+    pytest.importorskip("ml_dtypes")
+    for i, size in enumerate(PACKED_SIZES):
+        packed, own = stored(run, special(rng, size, np.float32), source, i % 3)
+        expected, made = stored(run, np.zeros(size), to, (i + 1) % 3)
+        for scale in (1.0, 1 / 3):
+            run("convert", blocks_of(size, cuda.chunk), size, device_packed.KINDS.index(source), own.data,
+                device_packed.KINDS.index(to), made.data, scale, dtype=np.float32)  # fmt: skip
+            with np.errstate(all="ignore"):
+                storage.encode(expected, storage.decode(packed) * np.float32(scale), 0, False)
+            assert_kept_alike(made, expected)
 
 
 # ---- elementwise -----------------------------------------------------------------------------------
@@ -175,12 +468,114 @@ def test_dropout_and_noise_have_the_cpu_s_numbers(run, cuda, dtype, n, rng):
     blocks = blocks_of(blocks_of(n, 64) * 16, cuda.threads)
     y, expected = run.empty(n, dtype), np.empty_like(x)
     threshold = min(round(0.3 * 2**32), 2**32 - 1)
-    run("dropout", blocks, seed, step, n, threshold, 1 / (1 - 0.3), x, y, dtype=dtype)
-    _native.dropout(x, 0.3, seed, step, expected)
-    assert same(y, expected)
-    run("gaussian_noise", blocks, seed, step, n, 0.25, x, y, dtype=dtype)
-    _native.gaussian_noise(x, 0.25, seed, step, expected)
-    assert same(y, expected)
+    for at, now in ((None, step), (position(steps=3), step + 3), (position(steps=-2), step - 2)):
+        run("dropout", blocks, seed, step, at, n, threshold, 1 / (1 - 0.3), x, y, dtype=dtype)
+        _native.dropout(x, 0.3, seed, now, expected)
+        assert same(y, expected)
+        run("gaussian_noise", blocks, seed, step, at, n, 0.25, x, y, dtype=dtype)
+        _native.gaussian_noise(x, 0.25, seed, now, expected)
+        assert same(y, expected)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_add_and_affine(run, cuda, dtype, n, rng):
+    a, b, y = (run.array(special(rng, n, dtype)) for _ in range(3))
+    run("add", blocks_of(n, cuda.chunk), n, a, b, y, dtype=dtype)
+    with np.errstate(all="ignore"):
+        assert same(y, a + b)
+        run("affine", blocks_of(n, cuda.chunk), n, 0.3, -1.25, a, y, dtype=dtype)
+        assert same(y, a * dtype(0.3) + dtype(-1.25))
+        run("affine", blocks_of(n, cuda.chunk), n, 0.3, -0.0, a, y, dtype=dtype)
+        assert same(y, a * dtype(0.3))
+
+
+# ---- training --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("cols", [1, 3, 256, 1000])
+def test_batches_are_gathered(run, dtype, cols, ordered, rng):
+    order = rng.permutation(40) if ordered else np.arange(40)
+    x, pixels = rng.normal(size=(40, cols)).astype(dtype), rng.integers(0, 256, (40, cols)).astype(np.uint8)
+    labels, out = rng.integers(-(2**62), 2**62, 40), run.empty((7, cols), dtype)
+    for at, first in ((position(example=30), 30), (None, 0)):
+        rows, by = order[first : first + 7], order if ordered else None
+        run("gather_rows", 7, at, by, cols, x, None, out, dtype=dtype)
+        assert same(out, x[rows])
+        run("gather_rows", 7, at, by, cols, None, pixels, out, dtype=dtype)
+        assert same(out, pixels[rows].astype(dtype))
+        chosen = run.empty(7, np.int64)
+        run("gather_rows<long long>", 7, at, by, 1, labels, None, chosen)
+        assert (chosen == labels[rows]).all()
+
+
+@pytest.mark.parametrize("classes", [1, 2, 31, 33, 100])
+def test_what_is_classified_right_is_counted_as_numpy_s_argmax_does(run, dtype, classes, rng):
+    output, shares = rng.integers(0, 4, (2, 50, classes)).astype(dtype)  # many are equal
+    output[::5, rng.integers(0, classes, 10)] = math.nan
+    output[::7] = -math.inf
+    labels, at = rng.integers(0, classes, 50), position(right=5)
+    run("count_right", blocks_of(50, 8), 50, classes, output, labels, None, at, dtype=dtype)
+    assert at["right"] == 5 + (output.argmax(1) == labels).sum()
+    run("count_right", blocks_of(50, 8), 50, classes, output, None, shares, at, dtype=dtype)
+    assert (
+        at["right"] == 5 + (output.argmax(1) == labels).sum() + (output.argmax(1) == shares.argmax(1)).sum()
+    )
+
+
+def test_a_step_moves_the_position_on(run):
+    at = position(steps=3, example=64, row=1, loss=0.1, right=7)
+    run("finish_step<double>", 1, 32, np.array([1 / 3]), at)
+    assert at.tolist() == [(4, 96, 2, 0.1 + 1 / 3 * 32, 7)]
+
+
+# ---- graphs ----------------------------------------------------------------------------------------
+
+
+def finish_step(cuda, batch, loss, at, stream):
+    cuda.launch("finish_step<double>", 1, (batch, loss.ctypes.data, at.ctypes.data), stream)
+
+
+def test_a_graph_is_what_was_launched_and_runs_when_it_is_launched(cuda):
+    at, loss = position(), np.array([2.0])
+    stream = cuda.Stream()
+    cuda.begin_capture(stream.address)
+    finish_step(cuda, 10, loss, at, stream.address)
+    cuda.fill(loss.ctypes.data, 0, 8, stream.address)
+    memory, copied = cuda.Memory(8), cuda.Memory(8)  # relaxed: memory may be taken
+    cuda.copy(copied.address, memory.address, 8, stream.address)
+    finish_step(cuda, 1, loss, at, 0)  # elsewhere work goes on
+    assert at["example"] == 1
+    graph = cuda.Graph(stream.address)
+    assert (at["example"], loss[0]) == (1, 2.0)
+    graph.launch(0)
+    assert (at["example"], at["loss"], loss[0]) == (11, 22.0, 0.0)
+    graph.launch(stream.address)
+    assert (at["example"], at["loss"]) == (21, 22.0)
+
+
+@pytest.mark.parametrize("what", ["synchronize", "copy", "hold"])
+def test_a_capture_refuses_what_a_gpu_s_does(cuda, what):
+    stream, event, host, memory = cuda.Stream(), cuda.Event(), np.zeros(1), cuda.Memory(8)
+    event.record(0)
+    cuda.begin_capture(stream.address)
+    refused = {
+        "synchronize": lambda: cuda.synchronize(stream.address),
+        "copy": lambda: cuda.copy(memory.address, host.ctypes.data, 8, stream.address),
+        "hold": lambda: event.hold(stream.address),
+    }
+    with pytest.raises(RuntimeError, match="captur"):
+        refused[what]()
+    with pytest.raises(RuntimeError, match="previous error during capture"):
+        cuda.Graph(stream.address)
+    cuda.begin_capture(stream.address)  # the stream is as before
+    cuda.Graph(stream.address).launch(stream.address)
+
+
+def test_the_default_stream_cannot_capture(cuda):
+    for stream in (0, 1):
+        with pytest.raises(RuntimeError, match="capturing"):
+            cuda.begin_capture(stream)
 
 
 # ---- normalisation ---------------------------------------------------------------------------------
@@ -222,8 +617,8 @@ def test_batch_norm(run, cuda, dtype, shape, affine, relu, rng):
     per_channel = blocks_of(channels, 8)
     mine = run.array(running)
     run("norm_moments", blocks, *shape, x, partial, dtype=dtype)
-    run("norm_statistics", per_channel, *shape, x, partial, 0.3, 1e-5, True, mine[0], mine[1], mean, inv_std,
-        dtype=dtype)  # fmt: skip
+    run("norm_statistics", per_channel, *shape, x, partial, 0.3, None, 1e-5, True, mine[0], mine[1], mean,
+        inv_std, dtype=dtype)  # fmt: skip
     wide, eps = x.astype(float), np.finfo(dtype).eps
     exact, variance = wide.mean((0, 2)), wide.var((0, 2))
     # Of the differences to a thread's first value, which are a few standard deviations.
@@ -234,10 +629,18 @@ def test_batch_norm(run, cuda, dtype, shape, affine, relu, rng):
     for ours, old, new in zip(mine, running, (exact, variance * count / (count - 1)), strict=True):
         np.testing.assert_allclose(ours, 0.7 * old.astype(float) + 0.3 * new, rtol=4 * LANE * eps)
 
+    # The cumulative mean, as of the batch after those that were counted, and of repeated ones.
+    for at, share in ((None, 1 / 2), (position(steps=5), 1 / 7)):
+        counted, plain = run.array(running), run.array(running)
+        for into, momentum, where in ((counted, -2.0, at), (plain, share, None)):
+            run("norm_statistics", per_channel, *shape, x, partial, momentum, where, 1e-5, True, *into, mean,
+                inv_std, dtype=dtype)  # fmt: skip
+        assert same(counted, plain)
+
     # From the same statistics, elements have the CPU's bits: there they are running ones.
     y, expected, saved = run.empty(shape, dtype), np.empty_like(x), np.empty((2, channels), dtype)
-    run("norm_statistics", per_channel, *shape, x, None, 0.3, 1e-5, True, running[0], running[1], mean,
-        inv_std, dtype=dtype)  # fmt: skip
+    run("norm_statistics", per_channel, *shape, x, None, 0.3, None, 1e-5, True, running[0], running[1],
+        mean, inv_std, dtype=dtype)  # fmt: skip
     run("norm_apply", blocks, *shape, x, gamma, beta, mean, inv_std, relu, y, dtype=dtype)
     _native.norm_forward(x, gamma, beta, *running, False, 0.3, 1e-5, True, relu, expected, *saved)
     assert same(y, expected)
@@ -278,7 +681,20 @@ def test_statistics_of_large_means_and_of_what_overflows(run, cuda, shape, rng):
     partial, mean, inv_std = run.empty(2 * sums, float), run.empty(shape[1], "f4"), run.empty(shape[1], "f4")
     run("norm_moments", blocks, *shape, x, partial, dtype=np.float32)
     run(
-        "norm_statistics", 1, *shape, x, partial, 0.0, 0.0, False, None, None, mean, inv_std, dtype=np.float32
+        "norm_statistics",
+        1,
+        *shape,
+        x,
+        partial,
+        0.0,
+        None,
+        0.0,
+        False,
+        None,
+        None,
+        mean,
+        inv_std,
+        dtype=np.float32,
     )
     wide = x.astype(float)
     np.testing.assert_allclose(mean, wide.mean((0, 2)), rtol=1e-6)
@@ -407,8 +823,8 @@ def test_cross_entropy(run, dtype, shape, soft, weighted, smoothing, rng):
     weights = sample_weight, class_weight
     given = divisor if weighted else None  # else the number
     for gradient in (dx, None):
-        run("cross_entropy", blocks, rows, classes, logits, *targets, *weights, smoothing, float(rows), given,
-            gradient, partial, dtype=dtype)  # fmt: skip
+        run("cross_entropy", blocks, rows, classes, logits, *targets, *weights, smoothing, 1.0, False,
+            float(rows), given, gradient, partial, dtype=dtype)  # fmt: skip
         run("total<double>", 1, blocks, partial, 1.0, divisor, loss)
         target = shares if soft else labels
         exact = loss_oracles.cross_entropy(
@@ -418,6 +834,30 @@ def test_cross_entropy(run, dtype, shape, soft, weighted, smoothing, rng):
         assert abs(loss[0] - exact) <= 8 * np.finfo(dtype).eps * (abs(logits).max() + exact)
     cpu = np.empty_like(logits)
     _native.softmax_cross_entropy(logits, target, cpu, sample_weight, class_weight, smoothing)
+    np.testing.assert_allclose(dx, cpu, rtol=0, atol=16 * np.finfo(dtype).eps * abs(cpu).max())
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("shape", [(1, 2), (9, 10), (17, 40)], ids=str)
+def test_kl_divergence(run, dtype, shape, weighted, temperature, rng):
+    rows, classes = shape
+    logits = rng.normal(0, 3, size=shape).astype(dtype)
+    target = rng.uniform(size=shape)
+    target = (target / target.sum(1, keepdims=True)).astype(dtype)
+    target[0] = np.eye(classes)[0]
+    weight = rng.uniform(1, 2, rows).astype(dtype) if weighted else None
+    blocks = blocks_of(rows, 8)
+    partial, loss, dx = run.empty(blocks, float), run.empty(1, float), run.empty(shape, dtype)
+    for gradient in (dx, None):
+        run("cross_entropy", blocks, rows, classes, logits, None, target, weight, None, 0.0, temperature,
+            True, float(rows), None, gradient, partial, dtype=dtype)  # fmt: skip
+        run("total<double>", 1, blocks, partial, 1 / rows, None, loss)
+        exact = loss_oracles.kl_divergence(logits.astype(float), target.astype(float), temperature, weight)
+        size = temperature**2 + temperature * abs(logits).max()  # of the terms
+        assert abs(loss[0] - exact) <= 8 * np.finfo(dtype).eps * (size + exact)
+    cpu = np.empty_like(logits)
+    _native.kl_divergence(logits, target, cpu, weight, temperature)
     np.testing.assert_allclose(dx, cpu, rtol=0, atol=16 * np.finfo(dtype).eps * abs(cpu).max())
 
 
@@ -437,6 +877,8 @@ def test_a_label_that_is_no_class_makes_nan_and_touches_nothing(run, rng):
             None,
             None,
             0.0,
+            1.0,
+            False,
             9.0,
             None,
             dx,
@@ -497,6 +939,13 @@ def test_arguments_are_checked(cuda):
 def test_every_rule_has_its_kernels(cuda):
     steps = {name for name in cuda.kernels() if name.startswith("step<")}
     assert steps == {f"step<rule_named::{rule}, {t}>" for rule in RULES for t in ("float", "double")}
+    packed = {name for name in cuda.kernels() if name.startswith("packed_step<")}
+    assert packed == {f"packed_step<rule_named::{rule}, float>" for rule in RULES}
+
+
+def test_constants_of_storage(cuda):
+    assert cuda.scale_block == storage.BLOCK
+    assert device_packed.ARRAYS.itemsize == 176
 
 
 def test_memory_and_copies(cuda):

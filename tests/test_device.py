@@ -7,6 +7,7 @@ there because it says so (tests/cuda/doubles.py).
 import copy
 import ctypes
 import importlib.util
+import math
 import pickle
 import sys
 from pathlib import Path
@@ -18,15 +19,17 @@ import pytest
 from doubles import Capsule, OnDevice, There
 from test_contract import OPTIMIZERS
 from test_cuda_build import nvrtc as nvrtc_library
+from test_storage import type_of
 
 import pyoptim as po
-from pyoptim import _device, backends
+from pyoptim import _arrays, _device, backends, storage
 from pyoptim.backends import device
 
 INCLUDE = Path(__file__).resolve().parents[1] / "csrc" / "include"
 ELEMENTWISE = {
     name: cls for name, cls in OPTIMIZERS.items() if name not in ("LARS", "LAMB", "Adafactor", "Muon")
 }
+TRUSTING = {name: OPTIMIZERS[name] for name in ("LARS", "LAMB")}
 SHAPES = [(5,), (4097,), (), (0, 3), (3, 4), (9000,)]
 
 
@@ -52,12 +55,14 @@ def no_gpu(monkeypatch):
 
 
 def use_cuda(monkeypatch, cuda):
+    monkeypatch.setenv("PYOPTIM_CUBLAS", "off")  # the machine's would not find the memory
     monkeypatch.setattr(po, "_cuda", cuda, raising=False)
     backends._cache["cuda"] = load(monkeypatch, "cuda", pyoptim___cuda=cuda)
     return backends._cache["cuda"]
 
 
 def use_cupy(monkeypatch, cuda, **options):
+    monkeypatch.setenv("PYOPTIM_CUBLAS", "off")
     for name, module in doubles.cupy(cuda, **options).items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(Path, "is_file", lambda path: True)  # that the package has its headers
@@ -152,6 +157,148 @@ def test_every_optimizer_has_the_cpu_s_bits(gpu, name, options, rng):
     assert_same(states(own), states(cpu))
 
 
+@pytest.mark.parametrize("max_grad_norm", [None, 0.5])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [(name, options) for name in TRUSTING for options in oracles.ORACLES[name][2]],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value) or "defaults",
+)
+def test_steps_by_norms_have_the_bits_of_the_compiled_kernels(gpu, name, options, max_grad_norm, rng):
+    """With clipping the factor itself differs in its rounding, from another order of sums."""
+    pytest.importorskip("pyoptim._native")
+    here = arrays(rng, (np.float32, np.float64), [(5,), (), (0, 3), (130, 130)])
+    here[0][...] = 0  # a norm of 0
+    copies = [p.copy() for p in here]
+
+    def groups(params):
+        return [{"params": params[:3]}, {"params": params[3:], "weight_decay": 0.25}]
+
+    kwargs = {**options, "max_grad_norm": max_grad_norm}
+    cpu, own = TRUSTING[name](groups(here), **kwargs), TRUSTING[name](groups(there(copies)), **kwargs)
+    for _ in range(3):
+        grads = like(rng, here)
+        with po.use_backend("native"):
+            cpu.step([grads[:3], grads[3:]])
+        own.step([there(grads[:3]), there(grads[3:])])
+        if max_grad_norm is None:
+            assert_same(copies, here)
+    for a, b in zip(copies, here, strict=True):
+        eps = np.finfo(a.dtype).eps
+        np.testing.assert_allclose(a, b, rtol=16 * eps, atol=16 * eps)
+    if max_grad_norm is None:
+        assert_same(states(own), states(cpu))
+        fresh = TRUSTING[name](groups([p.copy() for p in here]), **kwargs)
+        fresh.load_state_dict(own.state_dict())  # to the processor and back
+        own.load_state_dict(fresh.state_dict())
+        assert_same(states(own), states(cpu))
+
+
+def test_steps_by_norms_do_not_wait(recorder, rng):
+    for name, kernels in (
+        ("LARS", ["lars_squares<float>", "trust_rows<float>", "step<rule_named::momentum, float>"]),
+        ("LAMB", ["scale_rows<float>", "lamb_direction<float>", "trust_rows<float>",
+                  "step<rule_named::sgd, float>"]),
+    ):  # fmt: skip
+        grads = [There(g, 70) for g in arrays(rng)]
+        own = TRUSTING[name](there(arrays(rng)), accumulate=1)
+        own.step(grads)
+        recorder.log.clear()
+        own.step(grads)
+        assert [(kernel, at) for _, kernel, at in recorder.all("launch")] == [(k, 70) for k in kernels]
+        assert not recorder.all("synchronize")
+
+
+def assert_orthogonal_alike(params, here, steps, lr):
+    """What rounding allows: products of up to max(shape) terms, amplified up to thirtyfold (oracles.py)."""
+    for a, b in zip(params, here, strict=True):
+        length = max(a.shape)
+        allowed = steps * lr * math.sqrt(length) * 30 * length * np.finfo(a.dtype).eps
+        np.testing.assert_allclose(a, b, rtol=0, atol=allowed)
+
+
+@pytest.mark.parametrize(
+    "options", oracles.ORACLES["Muon"][2], ids=lambda value: "-".join(value) or "defaults"
+)
+def test_muon_is_the_cpu_s_up_to_rounding(gpu, options, rng):
+    here = arrays(rng, (np.float32, np.float64), [(5, 3), (3, 40), (70, 33), (1, 1), (0, 3), (70, 70)])
+    copies = [p.copy() for p in here]
+
+    def groups(params):
+        return [{"params": params[:3]}, {"params": params[3:], "ns_steps": 3, "eps": 0.5}]
+
+    cpu, own = po.Muon(groups(here), **options), po.Muon(groups(there(copies)), **options)
+    start = [p.copy() for p in copies]
+    for _ in range(3):
+        grads = like(rng, here)
+        cpu_step(cpu, [grads[:3], grads[3:]])
+        own.step([there(grads[:3]), there(grads[3:])])
+    lr = 0.1 if callable(options.get("lr")) else options.get("lr", 1e-3)
+    assert_orthogonal_alike(copies, here, 3, lr)
+    assert all((a != b).any() for a, b in zip(copies, start, strict=True) if a.size)
+    assert_same(states(own), states(cpu))
+    fresh = po.Muon(groups([p.copy() for p in here]), **options)
+    fresh.load_state_dict(own.state_dict())
+    assert_same(states(fresh), states(cpu))
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 0.5])
+@pytest.mark.parametrize(
+    "options", oracles.ORACLES["Adafactor"][2], ids=lambda value: "-".join(value) or "none"
+)
+def test_adafactor_is_the_cpu_s_up_to_rounding(gpu, options, max_grad_norm, rng):
+    shapes = [(5,), (3, 40), (), (0, 3), (2, 0), (300, 7), (4, 2, 3, 3), (4097,)]
+    here = arrays(rng, (np.float32, np.float64), shapes)
+    copies = [p.copy() for p in here]
+    kwargs = {**options, "max_grad_norm": max_grad_norm}
+
+    def groups(params):
+        return [{"params": params[:3]}, {"params": params[3:], "d": 1.5, "weight_decay": 0.25}]
+
+    cpu, own = po.Adafactor(groups(here), **kwargs), po.Adafactor(groups(there(copies)), **kwargs)
+    for i in range(4):
+        grads = like(rng, here)
+        cpu_step(cpu, [grads[:3], grads[3:]])
+        own.step([there(grads[:3]), there(grads[3:])])
+        if i == 1:  # to the processor and back
+            fresh = po.Adafactor(groups([p.copy() for p in here]), **kwargs)
+            fresh.load_state_dict(own.state_dict())
+            own.load_state_dict(fresh.state_dict())
+    for a, b in zip(copies, here, strict=True):
+        eps = np.finfo(a.dtype).eps
+        np.testing.assert_allclose(a, b, rtol=32 * eps, atol=32 * eps)
+    for entry, other in zip(states(own).values(), states(cpu).values(), strict=True):
+        assert entry["step"] == other["step"] == 4
+        for name in entry:
+            eps = np.finfo(getattr(entry[name], "dtype", float)).eps
+            np.testing.assert_allclose(entry[name], other[name], rtol=32 * eps)
+
+
+def test_adafactor_does_not_wait(recorder, rng):
+    own = po.Adafactor(there(arrays(rng)), max_grad_norm=1.0)
+    grads = [There(g, 70) for g in arrays(rng)]
+    own.step(grads)
+    recorder.log.clear()
+    own.step(grads)
+    assert {at for _, _, at in recorder.all("launch")} == {70}
+    assert not recorder.all("synchronize", "copy")
+
+
+def test_muon_clips_and_does_not_wait(recorder, rng):
+    here = arrays(rng, shapes=[(6, 4), (5, 9)])
+    copies = [p.copy() for p in here]
+    options = {"lr": 0.1, "max_grad_norm": 0.5, "accumulate": 2, "eps": 1.0}
+    cpu, own = po.Muon(here, **options), po.Muon(there(copies), **options)
+    for i in range(4):
+        grads = like(rng, here)
+        cpu_step(cpu, grads)
+        recorder.log.clear()
+        own.step([There(g, 70) for g in grads])
+        assert not recorder.all("synchronize") or i < 2  # tables at first
+    assert_orthogonal_alike(copies, here, 2, 0.1)
+    with pytest.raises(ValueError, match=r"params has shape \(3,\), expected a matrix for Muon"):
+        po.Muon(There(np.ones(3)))
+
+
 def test_structures_and_groups(gpu, rng):
     here = [arrays(rng) for _ in range(3)]
     copies = [[p.copy() for p in part] for part in here]
@@ -231,8 +378,9 @@ def test_tables():
 
 
 def test_constants_are_the_kernels(cuda):
-    assert (cuda.chunk, cuda.step_rows, cuda.row_length) == (
+    assert (cuda.chunk, cuda.sum_block, cuda.step_rows, cuda.row_length) == (
         device.CHUNK,
+        device.SUM_BLOCK,
         device.STEP_ROWS,
         device.ROW_LENGTH,
     )
@@ -343,6 +491,293 @@ def test_a_rate_that_cannot_be_leaves_the_sums_alone(gpu):
     assert p.tolist() == [-2, -2]
 
 
+# ---- averages, lookahead ---------------------------------------------------------------------------
+
+
+def averages(params, kind):
+    return po.averages.SWA(params) if kind == "swa" else po.averages.EMA(params, 0.9, warm_up=kind == "warm")
+
+
+@pytest.mark.parametrize("kind", ["ema", "warm", "swa"])
+@pytest.mark.parametrize("follows", [True, False])
+def test_averages_have_the_cpu_s_bits(gpu, kind, follows, rng, tmp_path):
+    here = arrays(rng, (np.float32, np.float64))
+    copies = [p.copy() for p in here]
+    cpu, own = po.SGD(here, lr=0.1, momentum=0.9), po.SGD(there(copies), lr=0.1, momentum=0.9)
+    cpu_average = averages(cpu if follows else here, kind)
+    own_average = averages(own if follows else there(copies), kind)
+
+    def run():
+        for _ in range(4):
+            grads = like(rng, here)
+            cpu_step(cpu, grads)
+            own.step(there(grads))
+            if not follows:
+                own_average.update()
+                with po.use_backend("numpy"):
+                    cpu_average.update()
+            assert own_average.count == cpu_average.count
+            assert_same(own_average.state_dict()["averages"], cpu_average.averages)
+
+    run()
+    before = [p.copy() for p in copies]
+    with own_average.applied():
+        assert_same(copies, cpu_average.averages)
+    assert_same(copies, before)
+    held = cpu_average.state_dict()  # to and fro
+    cpu_average.load_state_dict(own_average.state_dict())
+    own_average.load_state_dict(held)
+    if follows:
+        own.save(tmp_path / "own.safetensors")
+        cpu.save(tmp_path / "cpu.safetensors")
+        assert (tmp_path / "own.safetensors").read_bytes() == (tmp_path / "cpu.safetensors").read_bytes()
+        cpu.load(tmp_path / "own.safetensors")
+        own.load(tmp_path / "cpu.safetensors")
+    run()
+
+
+def test_averages_do_not_wait(recorder, rng):
+    params = arrays(rng)
+    own = po.Adam([There(p, 70) for p in params])
+    average = po.averages.EMA(own)
+    grads = [There(g, 70) for g in arrays(rng)]
+    own.step(grads)
+    recorder.log.clear()
+    own.step(grads)
+    launches = recorder.all("launch", "synchronize", "copy")
+    assert launches == [
+        ("launch", "step<rule_named::adam, float>", 70),
+        ("launch", "step<rule_named::sgd, float>", 70),
+    ]
+    with pytest.raises(ValueError, match="already carries an average"):
+        po.averages.EMA(own)
+    one = po.SGD(There(np.ones(3)))
+    overlapping = po.averages.EMA(one).averages[0]
+    with pytest.raises(ValueError, match="grads overlaps a parameter or an optimizer state"):
+        one.step(overlapping)
+    assert average.count == 2
+
+
+def test_averages_that_cannot_be(emulated):
+    a = np.ones(3)
+    with pytest.raises(TypeError, match=r"params\[0\] is a ndarray in the processor's memory"):
+        po.averages.EMA([a, There(a.copy())])
+    with pytest.raises(ValueError, match=r"params\[1\] overlaps params\[0\]"):
+        po.averages.EMA([There(a), There(a)])
+    average = po.averages.EMA(There(a))
+    with pytest.raises(ValueError, match=r"state_dict\['averages'\]\[0\] has shape \(4,\)"):
+        average.load_state_dict({"count": 1, "averages": [np.ones(4)]})
+    with po.use_backend("numpy"), pytest.raises(po.BackendError, match="does not reach arrays in a GPU"):
+        average.update()
+    assert average.count == 0
+
+
+def test_averages_of_torch_tensors(recorder, monkeypatch):
+    torch = pytest.importorskip("torch")
+    streams = [80]
+    monkeypatch.setattr(
+        torch.cuda, "current_stream", lambda device: type("Stream", (), {"cuda_stream": streams[0]})
+    )
+    p = np.ones(3, np.float32)
+    tensor = doubles.tensor(p)
+    average = po.averages.EMA(tensor, 0.5)
+    p[...] = 3
+    streams[0] = 90
+    recorder.log.clear()
+    average.update()
+    assert {at for _, _, at in recorder.all("launch")} == {90}  # where the tensor's work is now
+    version = tensor._version
+    with average.applied():
+        assert p.tolist() == [2] * 3
+        assert tensor._version > version  # autograd heard of it
+    assert p.tolist() == [3] * 3
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_lookahead_has_the_cpu_s_bits(gpu, fails, rng):
+    here = arrays(rng, (np.float32, np.float64))
+    copies = [p.copy() for p in here]
+    options = {"lr": 0.1, "velocity": "classical"}
+
+    def groups(params):
+        return [{"params": params[:3], "momentum": 0.9}, {"params": params[3:], "momentum": 0.5}]
+
+    cpu, own = po.SGD(groups(here), **options), po.SGD(groups(there(copies)), **options)
+    for _ in range(3):
+        grads = like(rng, here)
+        cpu_step(cpu, [grads[:3], grads[3:]])
+        own.step([there(grads[:3]), there(grads[3:])])
+        before = [p.copy() for p in copies]
+        with cpu.lookahead(), own.lookahead():
+            assert_same(copies, here)
+            assert any((p != was).any() for p, was in zip(copies, before, strict=True))
+        if fails:
+            with pytest.raises(RuntimeError, match="step inside lookahead"), own.lookahead():
+                own.step([there(grads[:3]), there(grads[3:])])
+        assert_same(copies, before)
+        assert_same(copies, here)
+
+
+# ---- 16 and 8 bits ---------------------------------------------------------------------------------
+
+
+def kept_there(values):
+    """As `there`; bfloat16 as DLPack would bring it."""
+    return [
+        _device.DeviceArray(v.ctypes.data, v.shape, v.dtype, 0, (v,), stream=1)
+        if v.dtype.name == "bfloat16"
+        else There(v)
+        for v in values
+    ]
+
+
+def assert_kept_alike(a, b):
+    """States with 8-bit codes decoded, and 16-bit floats widened."""
+    assert a.keys() == b.keys()
+    for i, entry in a.items():
+        assert entry.keys() == b[i].keys()
+        for name, value in entry.items():
+            other = b[i][name]
+            if np.ndim(value) and value.dtype == np.uint8:
+                value = storage.decode(storage.pack_state(name, entry))
+                other = storage.decode(storage.pack_state(name, b[i]))
+            assert_same(np.asarray(value, float), np.asarray(other, float))
+
+
+PACKED = {
+    "SGD": po.SGD,
+    "momentum": lambda p, **options: po.SGD(p, momentum=0.9, **options),
+    "AMSGrad": po.AMSGrad,  # the most states
+    "Rprop": po.Rprop,  # states that do not begin at 0
+}
+# Longer than a chunk and than a block of a scale, shorter, empty, without dimensions.
+PACKED_SHAPES = [(300,), (4097,), (), (0, 3), (17, 15)]
+
+
+def packed_arrays(rng, kinds):
+    return [a for kind in kinds for a in arrays(rng, (type_of(kind),), PACKED_SHAPES)]
+
+
+@pytest.mark.parametrize("kinds", [("float32",), ("float16", "float32"), ("bfloat16",)], ids=str)
+@pytest.mark.parametrize("state_dtype", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize("rounding", ["master", "stochastic", "nearest"])
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_arrays_have_the_cpu_s_bits(gpu, kinds, state_dtype, rounding, name, rng, tmp_path):
+    if kinds == ("float32",) and (state_dtype is None or rounding != "master"):
+        return  # nothing is packed, or there is nothing to round
+    here = packed_arrays(rng, kinds)
+    copies = [p.copy() for p in here]
+    options = {"state_dtype": state_dtype, "rounding": rounding, "seed": 3, "weight_decay": 0.01}
+    cpu, own = PACKED[name](here, **options), PACKED[name](kept_there(copies), **options)
+    assert_kept_alike(states(own), states(cpu))
+    for i in range(4):
+        grads = packed_arrays(rng, kinds)
+        cpu_step(cpu, grads)
+        own.step(kept_there(grads))
+        assert_same(copies, here)
+        if i == 1:  # in the middle, to and fro
+            own.save(tmp_path / "own.safetensors")
+            saved = cpu.state_dict()
+            cpu = PACKED[name](here, **options)
+            cpu.load(tmp_path / "own.safetensors")
+            own.load_state_dict(saved)
+    assert_kept_alike(states(own), states(cpu))
+
+
+@pytest.mark.parametrize("state_dtype", [None, "int8"])
+@pytest.mark.parametrize("kinds", [("float16", "float32"), ("bfloat16",)], ids=str)
+def test_packed_gradients_accumulate_and_average(gpu, kinds, state_dtype, rng):
+    here = packed_arrays(rng, kinds)
+    copies = [p.copy() for p in here]
+    options = {"state_dtype": state_dtype, "accumulate": 3}
+    cpu, own = po.Adam(here, **options), po.Adam(kept_there(copies), **options)
+    ours, theirs = po.averages.EMA(own, 0.9), po.averages.EMA(cpu, 0.9)
+    for i in range(8):
+        grads = packed_arrays(rng, kinds)
+        cpu_step(cpu, grads)
+        own.step(kept_there(grads))
+        assert_same(copies, here)
+        assert_same(ours.state_dict()["averages"], theirs.averages)
+        assert own.state_dict()["accumulated"]["count"] == (i + 1) % 3
+        assert_same(own.state_dict()["accumulated"]["sums"], cpu.state_dict()["accumulated"]["sums"])
+        if i == 4:
+            own.load_state_dict(cpu.state_dict())
+    with ours.applied(), theirs.applied():
+        assert_same(copies, here)
+    assert_same(copies, here)
+    assert_kept_alike(states(own), states(cpu))
+
+
+@pytest.mark.parametrize("state_dtype", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize("kinds", [("float16", "float32"), ("bfloat16",)], ids=str)
+def test_packed_arrays_look_ahead(gpu, kinds, state_dtype, rng):
+    here = packed_arrays(rng, kinds)
+    copies = [p.copy() for p in here]
+    options = {"lr": 0.1, "momentum": 0.3, "velocity": "classical", "state_dtype": state_dtype}
+    cpu, own = po.SGD(here, **options), po.SGD(kept_there(copies), **options)
+    for _ in range(3):
+        grads = packed_arrays(rng, kinds)
+        cpu_step(cpu, grads)
+        own.step(kept_there(grads))
+        with cpu.lookahead(), own.lookahead():
+            assert_same(copies, here)
+        assert_same(copies, here)
+
+
+@pytest.mark.parametrize("kinds", [("float16", "float32"), ("bfloat16",)], ids=str)
+def test_packed_gradients_are_clipped_and_checked(gpu, kinds, rng):
+    here = packed_arrays(rng, kinds)
+    copies = [p.copy() for p in here]
+    options = {"momentum": 0.9, "max_grad_norm": 0.5, "nonfinite": "skip", "lr": 0.1}
+    cpu, own = po.SGD(here, **options), po.SGD(kept_there(copies), **options)
+    for scale in (1, 1e-3):  # longer and shorter than the limit
+        grads = [np.asarray(scale * rng.normal(size=p.shape), p.dtype) for p in here]
+        cpu_step(cpu, grads)
+        own.step(kept_there(grads))
+    for entry, other in zip(states(own).values(), states(cpu).values(), strict=True):
+        # The factor has another order of sums, and then is rounded to float32.
+        np.testing.assert_allclose(entry["momentum_buffer"], other["momentum_buffer"], rtol=1e-6)
+    before = [p.copy() for p in copies]
+    grads[1][5] = np.inf
+    own.step(kept_there(grads))
+    assert own.skipped == 1
+    assert_same(copies, before)
+
+
+def test_packed_steps_do_not_wait(recorder, rng):
+    params = packed_arrays(rng, ["float16"])
+    own = po.Adam(there(params), state_dtype="int8", accumulate=2)
+    po.averages.EMA(own)
+    grads = [There(g, 70) for g in packed_arrays(rng, ["float16"])]
+    for _ in range(4):
+        recorder.log.clear()
+        own.step(grads)
+        own.step(grads)
+    names = [kernel for _, kernel, _ in recorder.all("launch")]
+    add, convert = "packed_step<rule_named::sgd, float>", "convert<float>"
+    adam = "packed_step<rule_named::adam, float>"
+    assert names == [add, add, *[convert] * len(params), adam, add]
+    assert not recorder.all("synchronize")
+
+
+def test_torch_s_bfloat16(recorder, monkeypatch):
+    torch, ml_dtypes = pytest.importorskip("torch"), pytest.importorskip("ml_dtypes")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: type("Stream", (), {"cuda_stream": 99}))
+    p, q = np.ones(300, ml_dtypes.bfloat16), torch.ones(300, dtype=torch.bfloat16)
+    tensors = [doubles.tensor(p), q]
+    made = [po.torch.Optimizer([t], po.Adam, lr=0.1, state_dtype="int8") for t in tensors]
+    for step in range(3):
+        for t, optimizer in zip(tensors, made, strict=True):
+            grad = np.linspace(-1, 1, 300).astype(ml_dtypes.bfloat16)
+            given = doubles.tensor(grad)
+            t.grad = given if t is tensors[0] else torch.from_numpy(grad.view(np.int16)).view(torch.bfloat16)
+            optimizer.step()
+        if step == 0:
+            made[0].load_state_dict(made[1].state_dict())
+    assert_same(p.view(np.int16), q.view(torch.int16).numpy())
+    assert {at for _, _, at in recorder.all("launch")} == {99}
+
+
 # ---- state -----------------------------------------------------------------------------------------
 
 
@@ -433,8 +868,13 @@ def test_dlpack(emulated):
     assert g.streams == [1]
     with pytest.raises(ValueError, match=r"params has the strides \(1, 2\), expected a C-contiguous array"):
         po.SGD(Capsule(p.T.copy().T))
-    with pytest.raises(TypeError, match="params has dtype DLPack's 2, 16 bits, expected float32 or float64"):
-        po.SGD(Capsule(p.astype(np.float16)))
+    half = p.astype(np.float16)
+    po.SGD(Capsule(half), lr=0.25, rounding="nearest").step(Capsule(np.ones((2, 3), np.float16)))
+    assert half.tolist() == [[0.5] * 3] * 2
+    with pytest.raises(TypeError, match="params has dtype DLPack's 0, 32 bits, expected float32, float64"):
+        po.SGD(Capsule(p.astype(np.int32)))
+    with pytest.raises(TypeError, match="x has dtype float16, expected float32 or float64 in"):
+        _device.view("x", Capsule(half))
 
 
 def test_torch_tensors(recorder, monkeypatch):
@@ -448,8 +888,12 @@ def test_torch_tensors(recorder, monkeypatch):
     assert p.tolist() == [[0.75] * 3] * 2
     assert tensor._version > version  # autograd heard of it
     assert {at for _, _, at in recorder.all("launch")} == {99}
-    with pytest.raises(TypeError, match="params has dtype bfloat16, expected float32 or float64"):
-        po.SGD(doubles.tensor(p).bfloat16())
+    half = doubles.tensor(p).bfloat16()
+    assert _device.view("x", half, half=True).dtype.name == "bfloat16"
+    with pytest.raises(TypeError, match="x has dtype bfloat16, expected float32 or float64"):
+        _device.view("x", half)
+    with pytest.raises(TypeError, match="params has dtype int32, expected float32, float64, float16 or b"):
+        po.SGD(doubles.tensor(p).int())
     with pytest.raises(ValueError, match=r"params has the strides \(1, 3\)"):
         po.SGD(doubles.tensor(p).t())
     with pytest.raises(ValueError, match="overlaps a parameter"):
@@ -499,7 +943,7 @@ def test_mixed_memory_is_refused_before_anything_is_written(emulated, rng):
         TypeError, match=r"grads\[1\] is a ndarray in the processor's memory, expected an array in a G"
     ):
         own.step([There(np.ones(3)), np.ones(3)])
-    with pytest.raises(TypeError, match=r"grads\[0\] is a There, expected a NumPy array"):
+    with pytest.raises(TypeError, match=r"grads\[0\] is a There in a GPU's memory, expected a NumPy array"):
         cpu.step([There(np.ones(3))])
     with pytest.raises(ValueError, match=r"grads\[1\] is on GPU 1, expected 0"):
         own.step([There(np.ones(3)), OnDevice(np.ones(3), device=1)])
@@ -510,7 +954,7 @@ def test_mixed_memory_is_refused_before_anything_is_written(emulated, rng):
 def test_arrays_that_cannot_be(emulated):
     a = np.ones((4, 4), np.float32)
     for array, error, match in (
-        (There(a.astype(np.float16)), TypeError, "params has dtype <f2, expected float32 or float64"),
+        (There(a.astype(np.int16)), TypeError, "params has dtype <i2, expected float32, float64, float16"),
         (There(a.astype(">f4")), TypeError, "params has dtype >f4"),
         (There(a.T[1:]), ValueError, r"params has the strides \(4, 16\), expected a C-contiguous array"),
         (There(a, data=(a.ctypes.data, True)), ValueError, "params is read-only"),
@@ -536,21 +980,11 @@ def test_arrays_that_cannot_be(emulated):
 
 def test_what_is_not_for_a_gpu_says_so(emulated):
     a = np.ones((4, 4), np.float32)
-    for name in set(OPTIMIZERS) - set(ELEMENTWISE):
-        with pytest.raises(TypeError, match=f"{name} updates .* in a GPU's memory are for the elementwise"):
-            OPTIMIZERS[name]([There(a)])
-    with pytest.raises(TypeError, match="state_dtype is 'int8', expected None for arrays in a GPU's memory"):
-        po.Adam(There(a), state_dtype="int8")
-    with pytest.raises(
-        TypeError, match="params is in a GPU's memory, expected what is averaged in the processor's"
-    ):
-        po.averages.EMA(po.Adam(There(a)), decay=0.9)
-    own = po.SGD(There(a), momentum=0.9, velocity="classical")
-    with (
-        pytest.raises(TypeError, match="lookahead moves parameters in the processor's memory"),
-        own.lookahead(),
-    ):
-        pass
+    for cls in (*TRUSTING.values(), po.Muon, po.Adafactor):
+        with pytest.raises(TypeError, match="16-bit parameters and state_dtype are for the elementwise"):
+            cls(There(a), state_dtype="int8")
+    with pytest.raises(TypeError, match="params has dtype float64, which does not go with"):
+        po.Adam(There(a.astype(float)), state_dtype="int8")
     assert (a == 1).all()
 
 
@@ -561,7 +995,7 @@ def test_available_backends(cuda, no_gpu, monkeypatch):
     use_cuda(monkeypatch, cuda)
     use_cupy(monkeypatch, cuda)
     assert po.available_backends()[-2:] == ["cuda", "cupy"]
-    assert po.show_config()["cuda"] == "emulated (0.0 GiB, compute capability 0.0)"
+    assert po.show_config()["cuda"] == "emulated (0.0 GiB, compute capability 0.0; own kernel)"
     assert backends.for_device().name == "cuda"  # the better of the two
     assert backends.current().name not in backends.DEVICE_MODULES
     with po.use_backend("cupy"):
@@ -572,7 +1006,7 @@ def test_available_backends(cuda, no_gpu, monkeypatch):
     monkeypatch.delitem(sys.modules, "pyoptim.backends.cuda")
     monkeypatch.setattr(backends, "_device_default", None)
     assert backends.for_device().name == "cupy"
-    assert po.show_config()["cuda"] == "pretended (2.0 GiB, compute capability 9.0)"
+    assert po.show_config()["cuda"] == "pretended (2.0 GiB, compute capability 9.0; own kernel)"
 
 
 def test_the_backend_asked_for_is_used_or_refuses(cuda, no_gpu, monkeypatch):
@@ -734,24 +1168,103 @@ def torch_array(values):
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("this PyTorch has no CUDA")
+    if values.dtype.name == "bfloat16":
+        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16).cuda()
     return torch.from_numpy(values).cuda()
+
+
+def fetched(array):
+    if hasattr(array, "get"):
+        return array.get()
+    return _arrays.in_place("array", array.cpu())
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("make", [cupy_array, torch_array])
 @pytest.mark.parametrize("backend", ["cuda", "cupy"])
-@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize("name", [*ELEMENTWISE, *TRUSTING])
 def test_a_gpu_has_the_cpu_s_bits(name, backend, make, rng):
     if backend not in po.available_backends():
         pytest.skip(f"needs a GPU: {backend} is not available")
-    here = arrays(rng, (np.float32, np.float64))
+    here = arrays(rng, (np.float32, np.float64), [*SHAPES, (130, 130)])
     with po.use_backend(backend):
         params = [make(p.copy()) for p in here]
-        cpu, own = ELEMENTWISE[name](here), ELEMENTWISE[name](params)
+        cpu, own = OPTIMIZERS[name](here), OPTIMIZERS[name](params)
+        for _ in range(3):
+            grads = like(rng, here)
+            with po.use_backend("native"):  # whose norms have the same order of sums
+                cpu.step(grads)
+            own.step([make(g) for g in grads])
+        assert_same(states(own), states(cpu))
+        for p, expected in zip(params, here, strict=True):
+            assert_same(fetched(p), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("make", [cupy_array, torch_array])
+@pytest.mark.parametrize("backend", ["cuda", "cupy"])
+@pytest.mark.parametrize("kinds", [("float32",), ("float16", "float32"), ("bfloat16",)], ids=str)
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("rounding", ["master", "stochastic"])
+def test_a_gpu_has_the_cpu_s_bits_of_packed_arrays(kinds, state_dtype, rounding, backend, make, rng):
+    if backend not in po.available_backends():
+        pytest.skip(f"needs a GPU: {backend} is not available")
+    if make is cupy_array and "bfloat16" in kinds:
+        return  # CuPy has none
+    here = packed_arrays(rng, kinds)
+    options = {"state_dtype": state_dtype, "rounding": rounding, "accumulate": 2}
+    with po.use_backend(backend):
+        params = [make(p.copy()) for p in here]
+        cpu, own = po.AMSGrad(here, **options), po.AMSGrad(params, **options)
+        averages = [po.averages.EMA(optimizer, 0.9) for optimizer in (cpu, own)]
+        for _ in range(4):
+            grads = packed_arrays(rng, kinds)
+            cpu_step(cpu, grads)
+            own.step([make(g) for g in grads])
+        assert_kept_alike(states(own), states(cpu))
+        assert_same(averages[1].state_dict()["averages"], averages[0].averages)
+        for p, expected in zip(params, here, strict=True):
+            assert_same(fetched(p), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("make", [cupy_array, torch_array])
+@pytest.mark.parametrize("backend", ["cuda", "cupy"])
+@pytest.mark.parametrize("name", ["Muon", "Adafactor"])
+def test_whole_matrices_on_a_gpu(name, backend, make, rng):
+    if backend not in po.available_backends():
+        pytest.skip(f"needs a GPU: {backend} is not available")
+    here = arrays(rng, (np.float32, np.float64), [(5, 3), (300, 700), (700, 130)])
+    with po.use_backend(backend):
+        params = [make(p.copy()) for p in here]
+        cpu, own = OPTIMIZERS[name](here, lr=0.1), OPTIMIZERS[name](params, lr=0.1)
         for _ in range(3):
             grads = like(rng, here)
             cpu_step(cpu, grads)
             own.step([make(g) for g in grads])
-        assert_same(states(own), states(cpu))
-        for p, expected in zip(params, here, strict=True):
-            np.testing.assert_array_equal(p.get() if hasattr(p, "get") else p.cpu().numpy(), expected)
+        assert_orthogonal_alike([fetched(p) for p in params], here, 3, 0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("make", [cupy_array, torch_array])
+@pytest.mark.parametrize("backend", ["cuda", "cupy"])
+def test_a_gpu_averages_and_looks_ahead(backend, make, rng):
+    if backend not in po.available_backends():
+        pytest.skip(f"needs a GPU: {backend} is not available")
+    here = arrays(rng, (np.float32, np.float64))
+    options = {"lr": 0.1, "momentum": 0.9, "velocity": "classical"}
+    with po.use_backend(backend):
+        params = [make(p.copy()) for p in here]
+        cpu, own = po.SGD(here, **options), po.SGD(params, **options)
+        averages = [po.averages.EMA(optimizer, 0.9) for optimizer in (cpu, own)]
+        for _ in range(3):
+            grads = like(rng, here)
+            with cpu.lookahead(), own.lookahead():
+                for p, expected in zip(params, here, strict=True):
+                    assert_same(fetched(p), expected)
+            cpu_step(cpu, grads)
+            own.step([make(g) for g in grads])
+        assert_same(averages[1].state_dict()["averages"], averages[0].averages)
+        with averages[0].applied(), averages[1].applied():
+            for p, expected in zip(params, here, strict=True):
+                assert_same(fetched(p), expected)

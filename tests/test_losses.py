@@ -222,37 +222,124 @@ def test_pointwise_extremes(engine, dtype, kind):
     assert np.isfinite(gradient[0, :4]).all()
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.5, 4.0])
-def test_kl_divergence(engine, dtype, temperature, rng):
-    logits, teacher = (rng.normal(0, 2, size=(9, 6)).astype(dtype) for _ in range(2))
-    target = shares(rng, (9, 6)).astype(dtype)
-    target[0] = np.eye(6)[2]
-    s = rng.random(9).astype(dtype)
-    for weight in (None, s):
+TEMPERATURES = [1.0, 0.5, 4.0]
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kl_divergence_values(engine, dtype, shape, temperature, rng):
+    logits = rng.normal(0, 2, size=shape).astype(dtype)
+    target = shares(rng, shape).astype(dtype)
+    target[0] = np.eye(shape[1])[-1]  # 0 log 0 = 0
+    for weight in (None, rng.random(shape[0]).astype(dtype)):
         loss, gradient = ops.kl_divergence(logits, target, temperature=temperature, sample_weight=weight)
         wide = [a.astype(np.float64) for a in (logits, target)]
         expected = oracles.kl_divergence(*wide, temperature, weight)
-        assert loss == pytest.approx(expected, rel=64 * EPS[dtype], abs=64 * EPS[dtype])
-        numeric = layer_oracles.numerical_gradient(
-            lambda wide=wide, w=weight: oracles.kl_divergence(*wide, temperature, w), wide[0]
-        )
-        np.testing.assert_allclose(gradient, numeric, atol=1e-6 if dtype == np.float32 else 1e-8)
+        assert loss == pytest.approx(expected, rel=64 * EPS[dtype], abs=8 * temperature**2 * EPS[dtype])
+        assert nn.KLDiv(temperature).evaluate(logits, target, None, weight) == loss
+        assert gradient.dtype == dtype
+    teacher = rng.normal(0, 2, size=shape).astype(dtype)
     loss, gradient = nn.KLDiv(temperature, from_logits=True)(teacher, teacher)
     assert loss == pytest.approx(0, abs=temperature**2 * 32 * EPS[dtype])
     np.testing.assert_allclose(gradient, 0, atol=temperature * 16 * EPS[dtype])
 
 
-def test_kl_divergence_against_torch(engine, rng):
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (17, 4), (4, 40)])
+def test_kl_divergence_gradients_by_central_differences(engine, shape, temperature, rng):
+    logits, target = rng.normal(0, 2, size=shape), shares(rng, shape)
+    target[0] = np.eye(shape[1])[-1]
+    for weight in (None, rng.random(shape[0])):
+        _, gradient = ops.kl_divergence(logits, target, temperature=temperature, sample_weight=weight)
+        numeric = layer_oracles.numerical_gradient(
+            lambda w=weight: oracles.kl_divergence(logits, target, temperature, w), logits
+        )
+        np.testing.assert_allclose(gradient, numeric, atol=1e-8)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kl_divergence_against_torch(engine, dtype, shape, temperature, rng):
+    torch = pytest.importorskip("torch")
+    logits, teacher = rng.normal(0, 3, size=(2, *shape)).astype(dtype)
+    target = torch.softmax(torch.tensor(teacher) / temperature, 1)
+    target[0] = torch.eye(shape[1])[-1]
+    x = torch.tensor(logits, requires_grad=True)
+    log = torch.log_softmax(x / temperature, 1)
+    theirs = temperature**2 * torch.nn.functional.kl_div(log, target, reduction="batchmean")
+    theirs.backward()
+    loss, gradient = nn.KLDiv(temperature)(logits, target.numpy())
+    assert loss == pytest.approx(theirs.item(), rel=64 * EPS[dtype], abs=32 * temperature**2 * EPS[dtype])
+    atol = 32 * temperature * EPS[dtype] / shape[0]
+    np.testing.assert_allclose(gradient, x.grad.numpy(), rtol=512 * EPS[dtype], atol=atol)
+
+
+def test_kl_divergence_takes_the_teachers_logits(engine, rng):
     torch = pytest.importorskip("torch")
     logits, teacher = rng.normal(size=(2, 9, 6))
-    x = torch.tensor(logits, requires_grad=True)
     theirs = 9 * torch.nn.functional.kl_div(
-        torch.log_softmax(x / 3, 1), torch.softmax(torch.tensor(teacher) / 3, 1), reduction="batchmean"
+        torch.log_softmax(torch.tensor(logits) / 3, 1),
+        torch.log_softmax(torch.tensor(teacher) / 3, 1),
+        reduction="batchmean",
+        log_target=True,
     )
-    theirs.backward()
-    loss, gradient = nn.KLDiv(3, from_logits=True)(logits, teacher)
-    assert loss == pytest.approx(theirs.item(), rel=1e-12)
-    np.testing.assert_allclose(gradient, x.grad.numpy(), atol=1e-14)
+    assert nn.KLDiv(3, from_logits=True)(logits, teacher)[0] == pytest.approx(theirs.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("classes", [2, 40])
+def test_kl_divergence_of_extreme_logits(engine, dtype, classes, temperature):
+    logits = np.full((2, classes), -1e4, dtype)
+    logits[0, 0] = logits[1, 1] = 1e4
+    target = np.zeros((2, classes), dtype)
+    target[:, 0] = 1
+    loss, gradient = ops.kl_divergence(logits, target, temperature=temperature)
+    assert loss == pytest.approx(1e4 * temperature, rel=1e-15)
+    assert gradient[:, :2].tolist() == [[0, 0], [-temperature / 2, temperature / 2]]
+    assert not gradient[:, 2:].any()
+
+
+@pytest.mark.parametrize("classes", [2, 40])
+@pytest.mark.parametrize("temperature", [1e-60, 1e60])
+def test_kl_divergence_at_temperatures_beyond_float32(engine, dtype, classes, temperature):
+    logits = np.zeros((3, classes), dtype)
+    logits[1, 0] = 1
+    logits[2, 0] = -np.inf
+    target = np.zeros((3, classes), dtype)
+    target[:, 1] = 1
+    loss, gradient = ops.kl_divergence(logits, target, temperature=temperature)
+    p = np.full((3, classes), 1 / classes)
+    p[1] = np.eye(classes)[0] if temperature < 1 else p[1]
+    p[2] = np.append(0, np.full(classes - 1, 1 / (classes - 1)))
+    with np.errstate(over="ignore", under="ignore"):
+        expected = (temperature * (p - target) / 3).astype(dtype)
+    np.testing.assert_allclose(gradient, expected, rtol=8 * EPS[dtype])
+    # Where T^2 vanishes, what is left is T times how far the target is from the largest logit.
+    exact = temperature / 3 if temperature < 1 else temperature**2 * -np.log(p[:, 1]).mean()
+    assert loss == pytest.approx(exact, rel=8 * EPS[dtype])
+
+
+@pytest.mark.parametrize("classes", [3, 40, 600])
+def test_kl_divergence_propagates_what_is_not_finite(engine, dtype, classes):
+    target = np.zeros((3, classes), dtype)
+    target[:, :2] = 0.5
+    for bad in (np.nan, np.inf):
+        for at in (0, classes // 2, classes - 1):
+            logits = np.zeros((3, classes), dtype)
+            logits[1, at] = bad
+            loss, gradient = ops.kl_divergence(logits, target, temperature=2)
+            assert np.isnan(loss)
+            assert np.isnan(gradient[1]).all()
+            assert np.isfinite(gradient[[0, 2]]).all()
+    logits = np.zeros((3, classes), dtype)
+    logits[0, -1] = -np.inf  # a class without a share
+    loss, gradient = ops.kl_divergence(logits[:1], target[:1], temperature=2)
+    assert loss == pytest.approx(4 * np.log((classes - 1) / 2), rel=8 * EPS[dtype], abs=8 * EPS[dtype])
+    assert gradient[0, -1] == 0
+    logits[0, 0] = -np.inf  # one with a share
+    loss, gradient = ops.kl_divergence(logits, target, temperature=2)
+    assert loss == np.inf
+    assert gradient[0, 0] == pytest.approx(-1 / 3, rel=4 * EPS[dtype])
 
 
 def everything(dtype):
@@ -263,6 +350,8 @@ def everything(dtype):
         for target in targets(rng, n, classes, dtype):
             for option in options(rng, n, classes, dtype)[::2]:
                 results += ops.softmax_cross_entropy(logits, target, **option)
+        target, weight = shares(rng, (n, classes)).astype(dtype), rng.random(n)
+        results += ops.kl_divergence(logits, target, temperature=3, sample_weight=weight)
     for kind in KINDS:
         x, t = pointwise_data(rng, kind, (9001, 11), dtype)
         results += ops.pointwise_loss(x, t, kind)
@@ -282,6 +371,7 @@ def test_same_bits_for_every_number_of_threads(engine, dtype):
 def test_what_the_classes_compute(engine, rng):
     x = rng.normal(size=(6, 3))
     t, signs, p = rng.normal(size=(6, 3)), np.sign(rng.normal(size=(6, 3))), rng.random((6, 3))
+    taught = shares(rng, (6, 3))
     w, s = np.array([1.0, 2, 0.5]), rng.random(6)
     labels = np.array([0, 1, 2, 2, 1, 0])
     pairs = [
@@ -294,7 +384,7 @@ def test_what_the_classes_compute(engine, rng):
         (nn.BinaryCrossEntropy(w), p, oracles.pointwise("binary", x, p, w, s)),
         (nn.CrossEntropy(w, 0.2), labels, oracles.cross_entropy(x, labels, w, 0.2, s)),
         (nn.CrossEntropy(), shares(rng, (6, 3)), None),
-        (nn.KLDiv(2), shares(rng, (6, 3)), None),
+        (nn.KLDiv(2), taught, oracles.kl_divergence(x, taught, 2, s)),
     ]
     for loss, target, expected in pairs:
         value, gradient = loss(x, target, sample_weight=s)
@@ -409,16 +499,17 @@ def test_soft_targets_in_training(engine, rng):
 @pytest.mark.skipif(engines.why_not("native") is not None, reason="no native backend")
 def test_which_losses_the_engine_knows(rng):
     x, y = data(rng)
-    for loss, path in (
-        (nn.CrossEntropy(), "native"),
-        (nn.MSE(), "native"),
-        (nn.CrossEntropy(np.array([0.5, 0.0, 2.0]), label_smoothing=0.1), "native"),
-        (nn.L1(), "native"),
-        (nn.Huber(0.3), "native"),
-        (nn.Hinge(), "native"),
-        (nn.BinaryCrossEntropy(1.5), "native"),
-        (nn.BinaryCrossEntropy(np.array([1.5, 0.2, 3.0])), "native"),
-        (nn.KLDiv(), "python"),
+    for loss in (
+        nn.CrossEntropy(),
+        nn.MSE(),
+        nn.CrossEntropy(np.array([0.5, 0.0, 2.0]), label_smoothing=0.1),
+        nn.L1(),
+        nn.Huber(0.3),
+        nn.Hinge(),
+        nn.BinaryCrossEntropy(1.5),
+        nn.BinaryCrossEntropy(np.array([1.5, 0.2, 3.0])),
+        nn.KLDiv(2.5),
+        nn.KLDiv(0.7, from_logits=True),
     ):
         shares = rng.dirichlet(np.ones(3), 12)
         targets = {nn.CrossEntropy: [y, shares], nn.KLDiv: [shares], nn.BinaryCrossEntropy: [shares],
@@ -428,14 +519,13 @@ def test_which_losses_the_engine_knows(rng):
             ours, python = make(loss), make(loss)
             fit = {"epochs": 2, "batch_size": 5, "verbose": False, "sample_weight": weight}
             history = ours.fit(x, target, **fit)
-            assert history.path == path
+            assert history.path == "native"
             expected = python.fit(x, target, **fit, engine="python")
             assert np.array_equal(ours.model.flat_parameters, python.model.flat_parameters)
             assert history["loss"] == expected["loss"]
             assert history.get("accuracy") == expected.get("accuracy")
-        if path == "python":
-            with pytest.raises(ValueError, match="no compiled form"):
-                ours.fit(x, target, engine="native", verbose=False)
+    with pytest.raises(ValueError, match="the loss is a Own, which has no compiled form"):
+        plain(Own()).fit(x, rng.normal(size=(12, 3)), engine="native", verbose=False)
 
 
 class Own(nn.Loss):

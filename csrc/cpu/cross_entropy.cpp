@@ -1,6 +1,7 @@
 #include "cpu/cross_entropy.hpp"
 
 #include "cpu/softmax.hpp"
+#include "pyoptim/losses.hpp"
 
 namespace pyoptim::cpu::PYOPTIM_ISA {
 
@@ -10,9 +11,10 @@ constexpr ptrdiff_t kLanes = 16;      // rows of a tile, and partial sums of a l
 constexpr ptrdiff_t kChunk = 256;     // elements of a long row that are summed in T
 constexpr ptrdiff_t kMostTiled = 32;  // classes
 
-// exp(x - largest) into e, unless that is null; their sum.
+// exp((x - largest)/temperature) into e, unless that is null; their sum.
 template <class T>
-PYOPTIM_INLINE double row_of_exponentials(ptrdiff_t classes, const T* x, T largest, T* e) {
+PYOPTIM_INLINE double row_of_exponentials(ptrdiff_t classes, const T* x, T largest, T inverse_temperature,
+                                          T* e) {
     using Lanes = Vector<T>;
     constexpr ptrdiff_t lanes = PYOPTIM_VECTOR_BYTES / sizeof(T),
                         chains = kLanes / lanes > 4 ? kLanes / lanes : 4;
@@ -22,7 +24,7 @@ PYOPTIM_INLINE double row_of_exponentials(ptrdiff_t classes, const T* x, T large
         const ptrdiff_t n = classes - begin < kChunk ? classes - begin : kChunk, whole = n & ~(kLanes - 1);
         const T* const from = x + begin;
         T* const to = e == nullptr ? unused : e + begin;
-        for (ptrdiff_t j = 0; j < whole; ++j) to[j] = share_of(from[j], largest);
+        for (ptrdiff_t j = 0; j < whole; ++j) to[j] = share_of(from[j], largest, inverse_temperature);
         Lanes sums[chains] = {}, more;
         const auto add = [&](const T* at, ptrdiff_t vectors) __attribute__((always_inline)) {
             for (ptrdiff_t k = 0; k < vectors; ++k) {
@@ -36,7 +38,7 @@ PYOPTIM_INLINE double row_of_exponentials(ptrdiff_t classes, const T* x, T large
         if (whole < n) {  // a whole vector again: single exponentials cost as much each
             for (ptrdiff_t j = 0; j < kLanes; ++j) rest[j] = T(-__builtin_inf());
             for (ptrdiff_t j = 0; whole + j < n; ++j) rest[j] = from[whole + j];
-            for (ptrdiff_t j = 0; j < kLanes; ++j) rest[j] = share_of(rest[j], largest);
+            for (ptrdiff_t j = 0; j < kLanes; ++j) rest[j] = share_of(rest[j], largest, inverse_temperature);
             add(rest, kLanes / lanes);
             for (ptrdiff_t j = 0; whole + j < n; ++j) to[whole + j] = rest[j];
         }
@@ -67,7 +69,7 @@ double labelled_rows(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows)
         const T largest = largest_of(it.classes, x);
         weight[r] = weight_of_row(it, i);
         above[r] = double(largest) - double(x[it.labels[i]]);
-        sum[r] = row_of_exponentials(it.classes, x, largest, dx);
+        sum[r] = row_of_exponentials(it.classes, x, largest, T(1), dx);
         if (dx == nullptr) continue;
         const T share = T(weight[r] * it.scale / sum[r]);
         for (ptrdiff_t j = 0; j < it.classes; ++j) dx[j] *= share;
@@ -79,12 +81,13 @@ double labelled_rows(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows)
     return total;
 }
 
-// kLanes rows of few classes: every operation is on one class of all of them.
+// kLanes rows of few classes, column by column: every operation is on one class of all of them.
 template <class T>
-double labelled_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) {
-    const ptrdiff_t classes = it.classes;
-    const T* x = it.logits + begin * classes;
-    T tile[kMostTiled][kLanes], largest[kLanes];
+using Tile = T[kMostTiled][kLanes];
+
+// Rows that are not there are 0.
+template <class T>
+PYOPTIM_INLINE void load_tile(ptrdiff_t classes, ptrdiff_t rows, const T* x, Tile<T>& tile) {
     for (ptrdiff_t c = 0; c < classes; ++c) {
         if (rows == kLanes) {
             for (ptrdiff_t r = 0; r < kLanes; ++r) tile[c][r] = x[r * classes + c];
@@ -92,19 +95,40 @@ double labelled_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows)
             for (ptrdiff_t r = 0; r < kLanes; ++r) tile[c][r] = r < rows ? x[r * classes + c] : T(0);
         }
     }
+}
+
+template <class T>
+PYOPTIM_INLINE void largest_of_tile(ptrdiff_t classes, const Tile<T>& tile, T* largest) {
     for (ptrdiff_t r = 0; r < kLanes; ++r) largest[r] = T(-__builtin_inf());
     for (ptrdiff_t c = 0; c < classes; ++c) {  // NaN may be lost here, it comes with the sum
         for (ptrdiff_t r = 0; r < kLanes; ++r) {
             largest[r] = tile[c][r] <= largest[r] ? largest[r] : tile[c][r];
         }
     }
-    T sum[kLanes] = {};
+}
+
+// exp((x - largest)/temperature) in place of x; their sums.
+template <class T>
+PYOPTIM_INLINE void tile_of_exponentials(ptrdiff_t classes, const T* largest, T inverse_temperature,
+                                         Tile<T>& tile, T* sum) {
+    for (ptrdiff_t r = 0; r < kLanes; ++r) sum[r] = 0;
     for (ptrdiff_t c = 0; c < classes; ++c) {
         for (ptrdiff_t r = 0; r < kLanes; ++r) {
-            tile[c][r] = share_of(tile[c][r], largest[r]);
+            tile[c][r] = share_of(tile[c][r], largest[r], inverse_temperature);
             sum[r] += tile[c][r];
         }
     }
+}
+
+template <class T>
+double labelled_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) {
+    const ptrdiff_t classes = it.classes;
+    const T* x = it.logits + begin * classes;
+    Tile<T> tile;
+    T largest[kLanes], sum[kLanes];
+    load_tile(classes, rows, x, tile);
+    largest_of_tile(classes, tile, largest);
+    tile_of_exponentials(classes, largest, T(1), tile, sum);
     double weight[kLanes], log_sum[kLanes];
     for (ptrdiff_t r = 0; r < kLanes; ++r) weight[r] = r < rows ? weight_of_row(it, begin + r) : 0.0;
     for (ptrdiff_t r = 0; r < kLanes; ++r) log_sum[r] = logarithm(double(sum[r]));
@@ -127,7 +151,66 @@ double labelled_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows)
     return total;
 }
 
-// Any target: the sum over the classes of q (log(sum exp x) - x), with q >= 0 of each class.
+// Any target: the sum over the classes of q (log(sum exp x) - x), with q >= 0 of each class; x is divided by
+// the temperature, and the sum is multiplied by its square.
+template <class T>
+double general_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) {
+    const ptrdiff_t classes = it.classes;
+    double keep[kLanes], total[kLanes] = {}, linear[kLanes] = {}, log_sum[kLanes], share[kLanes];
+    T largest[kLanes], sum[kLanes];
+    Tile<T> tile, target;
+    Tile<double> q;
+    for (ptrdiff_t r = 0; r < kLanes; ++r) {
+        keep[r] = r >= rows ? 0.0 : it.sample_weight == nullptr ? 1.0 : double(it.sample_weight[begin + r]);
+        share[r] = keep[r] * it.smoothing / double(classes);
+        keep[r] *= 1 - it.smoothing;
+    }
+    for (ptrdiff_t c = 0; c < classes; ++c) {
+        for (ptrdiff_t r = 0; r < kLanes; ++r) q[c][r] = share[r];
+    }
+    if (it.labels == nullptr) {
+        load_tile(classes, rows, it.targets + begin * classes, target);
+        for (ptrdiff_t c = 0; c < classes; ++c) {
+            for (ptrdiff_t r = 0; r < kLanes; ++r) q[c][r] += keep[r] * double(target[c][r]);
+        }
+    } else {
+        for (ptrdiff_t r = 0; r < rows; ++r) q[it.labels[begin + r]][r] += keep[r];
+    }
+    load_tile(classes, rows, it.logits + begin * classes, tile);
+    largest_of_tile(classes, tile, largest);
+    for (ptrdiff_t c = 0; c < classes; ++c) {
+        const double weight = it.class_weight == nullptr ? 1.0 : double(it.class_weight[c]);
+        for (ptrdiff_t r = 0; r < kLanes; ++r) {
+            q[c][r] *= weight;
+            total[r] += q[c][r];
+            const double term = q[c][r] * (double(largest[r]) - double(tile[c][r]));
+            linear[r] += q[c][r] == 0 ? 0 : term;  // a logit of -infinity without a share costs nothing
+        }
+        if (!it.divergence) continue;
+        for (ptrdiff_t r = 0; r < kLanes; ++r) {
+            linear[r] += it.temperature * math::surprise(q[c][r], target[c][r]);
+        }
+    }
+    tile_of_exponentials(classes, largest, math::inverse_temperature<T>(it.temperature), tile, sum);
+    for (ptrdiff_t r = 0; r < kLanes; ++r) log_sum[r] = logarithm(double(sum[r]));
+    double loss = 0;
+    for (ptrdiff_t r = 0; r < rows; ++r) {
+        loss += it.temperature * (it.temperature * total[r] * log_sum[r] + linear[r]);
+    }
+    if (it.dlogits == nullptr) return loss;
+    T* dx = it.dlogits + begin * classes;
+    const double scale = it.temperature * it.scale;
+    for (ptrdiff_t r = 0; r < kLanes; ++r) share[r] = total[r] * scale / double(sum[r]);
+    for (ptrdiff_t c = 0; c < classes; ++c) {
+        for (ptrdiff_t r = 0; r < kLanes; ++r) {
+            tile[c][r] = T(double(tile[c][r]) * share[r] - q[c][r] * scale);
+        }
+        for (ptrdiff_t r = 0; r < rows; ++r) dx[r * classes + c] = tile[c][r];
+    }
+    return loss;
+}
+
+// The same, of a row of many classes.
 template <class T>
 double general_row(const CrossEntropy<T>& it, ptrdiff_t i) {
     const T* x = it.logits + i * it.classes;
@@ -135,7 +218,8 @@ double general_row(const CrossEntropy<T>& it, ptrdiff_t i) {
     const double weight = it.sample_weight == nullptr ? 1.0 : double(it.sample_weight[i]);
     const double keep = weight * (1 - it.smoothing), spread = weight * it.smoothing / double(it.classes);
     const T largest = largest_of(it.classes, x);
-    const double sum = row_of_exponentials(it.classes, x, largest, dx);
+    const T inverse_temperature = math::inverse_temperature<T>(it.temperature);
+    const double sum = row_of_exponentials(it.classes, x, largest, inverse_temperature, dx);
     double q[kChunk], total = 0, linear = 0;
     const auto fill = [&](ptrdiff_t begin, ptrdiff_t n) {
         for (ptrdiff_t j = 0; j < n; ++j) q[j] = spread;
@@ -156,32 +240,37 @@ double general_row(const CrossEntropy<T>& it, ptrdiff_t i) {
             const double term = q[j] * (double(largest) - double(x[begin + j]));
             return q[j] == 0 ? 0 : term;
         });
+        if (!it.divergence) continue;
+        const T* target = it.targets + i * it.classes + begin;
+        linear += it.temperature * sum_of(n, [&](ptrdiff_t j) { return math::surprise(q[j], target[j]); });
     }
     if (dx != nullptr) {
-        const double share = total * it.scale / sum;
+        const double scale = it.temperature * it.scale, share = total * scale / sum;
         for (ptrdiff_t begin = 0; begin < it.classes; begin += kChunk) {
             const ptrdiff_t n = it.classes - begin < kChunk ? it.classes - begin : kChunk;
             if (it.classes > kChunk) fill(begin, n);
             for (ptrdiff_t j = 0; j < n; ++j) {
-                dx[begin + j] = T(double(dx[begin + j]) * share - q[j] * it.scale);
+                dx[begin + j] = T(double(dx[begin + j]) * share - q[j] * scale);
             }
         }
     }
-    return total * logarithm(sum) + linear;
+    return it.temperature * (it.temperature * total * logarithm(sum) + linear);
 }
 
 }  // namespace
 
 template <class T>
 double cross_entropy(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t end) {
+    const bool general = it.labels == nullptr || it.smoothing > 0;
     double total = 0;
-    if (it.labels == nullptr || it.smoothing > 0) {
+    if (general && it.classes > kMostTiled) {
         for (ptrdiff_t i = begin; i < end; ++i) total += general_row(it, i);
-    } else {
-        const auto several = it.classes > kMostTiled ? labelled_rows<T> : labelled_tile<T>;
-        for (ptrdiff_t i = begin; i < end; i += kLanes) {
-            total += several(it, i, end - i < kLanes ? end - i : kLanes);
-        }
+        return total;
+    }
+    const auto tile = general ? general_tile<T> : labelled_tile<T>;
+    const auto several = it.classes > kMostTiled ? labelled_rows<T> : tile;
+    for (ptrdiff_t i = begin; i < end; i += kLanes) {
+        total += several(it, i, end - i < kLanes ? end - i : kLanes);
     }
     return total;
 }

@@ -12,6 +12,7 @@
 #include "pyoptim/losses.hpp"
 #include "pyoptim/random.hpp"
 #include "pyoptim/rules.hpp"
+#include "pyoptim/storage.hpp"
 
 namespace pyoptim::cpu {
 
@@ -73,7 +74,8 @@ struct LayerNormRows {
 };
 
 // Softmax cross-entropy of rows of logits. A row's target is a label, or a share of each class, smoothed:
-// (1 - smoothing) of it and smoothing/classes of every class; then classes and rows have their weights.
+// (1 - smoothing) of it and smoothing/classes of every class; then classes and rows have their weights. With
+// a temperature the logits are divided by it, and the loss is multiplied by its square.
 template <class T>
 struct CrossEntropy {
     ptrdiff_t classes;
@@ -83,8 +85,10 @@ struct CrossEntropy {
     const T* sample_weight;  // (rows), or null
     const T* class_weight;   // (classes), or null
     double smoothing;
-    T* dlogits;        // or null: no gradient
-    double scale = 1;  // of the gradient
+    T* dlogits;  // or null: no gradient
+    double temperature = 1;
+    bool divergence = false;  // less the entropy of the shares, which are not smoothed then
+    double scale = 1;         // of the gradient
 };
 
 // A loss of single outputs with its parameter: huber's delta, binary's weight of positive examples.
@@ -156,9 +160,9 @@ struct Kernels {
     double (*multiply_add)(size_t n, T x);
 };
 
-// How values that are computed in float are kept: see storage.hpp.
-enum class Storage : int { float32, float16, bfloat16, signed8, unsigned8, count };
-inline constexpr size_t kScaleBlock = 256;  // elements that share a scale, in 8 bits
+// How values that are computed in float are kept.
+using pyoptim::Storage;
+inline constexpr size_t kScaleBlock = pyoptim::kScaleBlock;
 
 struct StorageKernels {
     void (*decode)(size_t n, const void* data, const float* scale, float* out);

@@ -45,10 +45,10 @@ PYOPTIM_INLINE T largest_of(ptrdiff_t n, const T* x) {
     return of_lane[0];
 }
 
-// exp(x - largest); NaN where x is NaN
+// exp((x - largest)/temperature); NaN where x is NaN
 template <class T>
-PYOPTIM_INLINE T share_of(T x, T largest) {
-    return exponential_of_minus(at_most(T(Format<T>::highest), largest - x));
+PYOPTIM_INLINE T share_of(T x, T largest, T inverse_temperature = T(1)) {
+    return exponential_of_minus(at_most(T(Format<T>::highest), (largest - x) * inverse_temperature));
 }
 
 // The sum of term(i), by lanes.

@@ -52,12 +52,17 @@ constexpr Kernels<T> kTable = {
 
 const Kernels<float> kernels_f32 = kTable<float>;
 const Kernels<double> kernels_f64 = kTable<double>;
+namespace {
+using namespace pyoptim::storage;
+using Signed8 = Block8<true>;
+using Unsigned8 = Block8<false>;
+}  // namespace
 const StorageKernels storage[] = {
     {nullptr, nullptr, nullptr},
     {decode16<Float16>, encode16<Float16, Nearest>, encode16<Float16, Stochastic>},
     {decode16<BFloat16>, encode16<BFloat16, Nearest>, encode16<BFloat16, Stochastic>},
-    {Block8<true>::decode, Block8<true>::encode, Block8<true>::encode},
-    {Block8<false>::decode, Block8<false>::encode, Block8<false>::encode},
+    {decode8<Signed8>, encode8<Signed8>, encode8<Signed8>},
+    {decode8<Unsigned8>, encode8<Unsigned8>, encode8<Unsigned8>},
 };
 
 }  // namespace pyoptim::cpu::PYOPTIM_ISA

@@ -29,8 +29,8 @@ class Graph {
 
 void begin_capture(std::uintptr_t stream) {
     require_device();
-    check(cudaStreamBeginCapture(stream_at(stream), cudaStreamCaptureModeThreadLocal),
-          "cudaStreamBeginCapture");
+    // Relaxed: memory may be taken and given back meanwhile.
+    check(cudaStreamBeginCapture(stream_at(stream), cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
 }
 
 }  // namespace

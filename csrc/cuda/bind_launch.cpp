@@ -9,6 +9,7 @@
 #include "cuda/kernel_table.hpp"
 #include "cuda/runtime.hpp"
 #include "pyoptim/launch.hpp"
+#include "pyoptim/storage.hpp"
 
 namespace pyoptim::cuda {
 
@@ -20,7 +21,7 @@ using Table = std::unordered_map<std::string, const KernelEntry*>;
 const Table& table() {
     static const Table all = [] {
         Table map;
-        for (const KernelList list : {step_kernels(), layer_kernels()}) {
+        for (const KernelList list : {step_kernels(), packed_kernels(), layer_kernels()}) {
             for (const KernelEntry* it = list.begin; it != list.end; ++it) map[it->name] = it;
         }
         return map;
@@ -142,6 +143,8 @@ void bind_launch(py::module_& m) {
           "one).");
     m.attr("threads") = kThreads;
     m.attr("chunk") = kChunk;
+    m.attr("sum_block") = kSumBlock;
+    m.attr("scale_block") = kScaleBlock;
     m.attr("part_rows") = kPartRows;
     m.attr("step_rows") = kStepRows;
     m.attr("row_length") = kRowLength;

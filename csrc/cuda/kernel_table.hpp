@@ -51,7 +51,8 @@ struct KernelList {
     const KernelEntry* begin;
     const KernelEntry* end;
 };
-KernelList step_kernels();   // steps.cu
-KernelList layer_kernels();  // layers.cu
+KernelList step_kernels();    // steps.cu
+KernelList packed_kernels();  // packed.cu
+KernelList layer_kernels();   // layers.cu
 
 }  // namespace pyoptim::cuda

@@ -12,6 +12,9 @@ KernelList layer_kernels() {
 #define X(name) PYOPTIM_ENTRY(name<double>)
             PYOPTIM_FOR_EACH_DOUBLE_KERNEL(X)
 #undef X
+#define X(name) PYOPTIM_ENTRY(name<long long>)
+                PYOPTIM_FOR_EACH_LABEL_KERNEL(X)
+#undef X
     };
     return {kernels, kernels + sizeof kernels / sizeof *kernels};
 }

@@ -6,5 +6,4 @@ PYBIND11_MODULE(_cuda, m) {
     pyoptim::cuda::bind_device(m);
     pyoptim::cuda::bind_launch(m);
     pyoptim::cuda::bind_graph(m);
-    pyoptim::cuda::bind_blas(m);
 }

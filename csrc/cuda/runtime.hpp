@@ -46,6 +46,5 @@ inline void* pointer_at(std::uintptr_t address) { return reinterpret_cast<void*>
 void bind_device(py::module_& m);
 void bind_launch(py::module_& m);
 void bind_graph(py::module_& m);
-void bind_blas(py::module_& m);
 
 }  // namespace pyoptim::cuda

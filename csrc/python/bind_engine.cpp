@@ -169,6 +169,11 @@ class Engine {
             view.smoothing = entry<double>(loss, "smoothing", 0);
             return view;
         }
+        if (kind == "kl_divergence") {
+            auto view = runtime::LossView<T>::of(runtime::LossKind::kl_divergence);
+            view.temperature = entry<double>(loss, "temperature", 1);
+            return view;
+        }
         auto view = runtime::LossView<T>::of(runtime::LossKind::pointwise);
         view.pointwise = {runtime::pointwise_named(kind), static_cast<T>(entry<double>(loss, "parameter", 1)),
                           find(loss, "columns", outputs)};

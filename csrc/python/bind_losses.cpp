@@ -43,6 +43,26 @@ double softmax_cross_entropy(const Array<T>& logits, const Array<Target>& target
 }
 
 template <class T>
+double kl_divergence(const Array<T>& logits, const Array<T>& target, MaybeArray<T> dlogits,
+                     const MaybeArray<T>& sample_weight, double temperature) {
+    require(logits.ndim() == 2 && logits.size() > 0 && target.size() == logits.size() &&
+                has_size(dlogits, logits.size()) && has_size(sample_weight, logits.shape(0)),
+            "logits (batch, classes), target and dlogits as logits, sample_weight (batch)");
+    const cpu::CrossEntropy<T> it{logits.shape(1),
+                                  logits.data(),
+                                  nullptr,
+                                  target.data(),
+                                  data_or_null(sample_weight),
+                                  nullptr,
+                                  0,
+                                  mutable_data_or_null(dlogits),
+                                  temperature,
+                                  true};
+    py::gil_scoped_release release;
+    return runtime::cross_entropy(it, logits.shape(0));
+}
+
+template <class T>
 double pointwise_loss(const std::string& kind, const Array<T>& prediction, const Array<T>& target,
                       MaybeArray<T> dprediction, const MaybeArray<T>& sample_weight,
                       const std::variant<double, Array<T>>& parameter) {
@@ -81,6 +101,8 @@ void bind_for(py::module_& m) {
           maybe("dlogits"), maybe("sample_weight"), maybe("class_weight"), py::arg("smoothing"));
     m.def("softmax_cross_entropy", &softmax_cross_entropy<T, T>, a("logits"), a("target"), maybe("dlogits"),
           maybe("sample_weight"), maybe("class_weight"), py::arg("smoothing"));
+    m.def("kl_divergence", &kl_divergence<T>, a("logits"), a("target"), maybe("dlogits"),
+          maybe("sample_weight"), py::arg("temperature"));
     m.def("pointwise_loss", &pointwise_loss<T>, py::arg("kind"), a("prediction"), a("target"),
           maybe("dprediction"), maybe("sample_weight"), a("parameter"));
     m.def("exponential", &exponential<T>, a("x"), a("y"), "The kernels' own exp, for its tests.");

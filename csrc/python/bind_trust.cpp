@@ -20,7 +20,7 @@ class TrustStepper {
   public:
     // As of Stepper.
     using Group = std::tuple<std::string, std::vector<py::array>, std::vector<std::vector<py::array>>>;
-    using Trusts = std::vector<std::array<double, 5>>;  // the fields of runtime::Trust, of each group
+    using Trusts = std::vector<std::array<double, 5>>;  // the fields of Trust, of each group
 
     TrustStepper(const std::vector<Group>& groups, bool directed) : f32_(directed), f64_(directed) {
         for (const auto& [rule_name, params, states] : groups) {
@@ -57,7 +57,7 @@ class TrustStepper {
             }
         });
         if (!all) return false;
-        std::vector<runtime::Trust> fields;
+        std::vector<Trust> fields;
         for (const auto& t : trusts) fields.push_back({t[0], t[1], t[2], t[3], t[4]});
         run(f32_, grads32, coefficients, fields);
         run(f64_, grads64, coefficients, fields);
@@ -91,7 +91,7 @@ class TrustStepper {
 
     template <class T>
     void run(runtime::TrustStepper<T>& stepper, const std::vector<const T*>& grads, const Rows& rows,
-             const std::vector<runtime::Trust>& trusts) {
+             const std::vector<Trust>& trusts) {
         if (grads.empty()) return;
         const std::vector<T> coefficients = flatten<T>(rows, rules_);
         std::optional<py::gil_scoped_release> release;

@@ -71,7 +71,7 @@ std::string describe_all(const std::vector<Layer>& layers) {
 
 std::vector<Layer> layers_of(const Json& list);
 
-Layer layer_from(const Json& given) {
+Layer known_layer_from(const Json& given) {
     Layer layer;
     layer.type = given.at("type", Kind::text).text;
     const Json* const trainable = given.find("trainable");
@@ -107,10 +107,12 @@ Layer layer_from(const Json& given) {
     } else if (layer.type == "BatchNorm") {
         layer.in = layer.out = count("features");
         layer.eps = given.at("eps", Kind::number).number;
-        const Json* const momentum = optional("momentum", Kind::number);
-        layer.momentum = momentum != nullptr ? momentum->number : -1;
-        if (momentum != nullptr && !(layer.momentum >= 0))
-            throw std::runtime_error("it has no valid momentum");
+        if (const Json* const momentum = optional("momentum", Kind::number)) {
+            layer.momentum = momentum->number;
+            if (!(layer.momentum >= 0)) throw std::runtime_error("it has no valid momentum");
+        } else if (given.find("momentum") != nullptr) {
+            layer.momentum = -1;
+        }
         layer.affine = given.at("affine", Kind::boolean).boolean;
         layer.track_running_stats = given.at("track_running_stats", Kind::boolean).boolean;
         const std::string& variance = given.at("running_var", Kind::text).text;
@@ -124,6 +126,19 @@ Layer layer_from(const Json& given) {
         layer.block = layers_of(given.at("block", Kind::list));
     } else if (layer.type != "Flatten") {
         throw std::runtime_error("its layer " + layer.type + " is none of the C++ API's");
+    }
+    return layer;
+}
+
+// An argument that is not one of ours would change what the layer computes.
+Layer layer_from(const Json& given) {
+    Layer layer = known_layer_from(given);
+    const Json ours = runtime::parse_json(describe(layer));
+    for (const auto& [name, value] : given.entries) {
+        if (name != "trainable" && ours.find(name) == nullptr) {
+            throw std::runtime_error("its layer " + ours.at("type", Kind::text).text +
+                                     " has no argument named " + name);
+        }
     }
     return layer;
 }

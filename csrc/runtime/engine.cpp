@@ -320,15 +320,17 @@ double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, 
                                  {n, width, output, targets_.data(), weight, gradient_.data()});
     }
     const auto classes = static_cast<std::ptrdiff_t>(width);
-    for (std::size_t i = 0; i < n; ++i) {
+    const bool divergence = loss_.kind == LossKind::kl_divergence;
+    for (std::size_t i = 0; i < n && !divergence; ++i) {
         if (of.labels != nullptr) labels_[i] = of.labels[example(i)];
         const std::ptrdiff_t label =
             of.labels != nullptr ? labels_[i] : argmax(targets_.data() + i * width, classes);
         outcome.correct += argmax(output + i * width, classes) == label;
     }
-    return cross_entropy<T>({classes, output, of.labels == nullptr ? nullptr : labels_.data(),
-                             targets_.data(), weight, loss_.class_weight, loss_.smoothing, gradient_.data()},
-                            static_cast<std::ptrdiff_t>(n));
+    return cross_entropy<T>(
+        {classes, output, of.labels == nullptr ? nullptr : labels_.data(), targets_.data(), weight,
+         loss_.class_weight, loss_.smoothing, gradient_.data(), loss_.temperature, divergence},
+        static_cast<std::ptrdiff_t>(n));
 }
 
 // False where the gradients are not finite and that ends the run.

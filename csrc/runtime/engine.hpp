@@ -50,7 +50,7 @@ struct LayerView {
     std::size_t begin = 0;  // residual: the layer whose input is added, where the block begins that ends here
 };
 
-enum class LossKind { cross_entropy, pointwise };
+enum class LossKind { cross_entropy, kl_divergence, pointwise };
 
 template <class T>
 struct LossView {
@@ -58,9 +58,10 @@ struct LossView {
     cpu::Pointwise<T> pointwise;  // which
     const T* class_weight;        // of cross_entropy; or null
     double smoothing;             // likewise
+    double temperature;           // of kl_divergence
 
     static LossView of(LossKind kind) {
-        return {kind, {cpu::PointwiseKind::squared, T(1), nullptr}, nullptr, 0};
+        return {kind, {cpu::PointwiseKind::squared, T(1), nullptr}, nullptr, 0, 1};
     }
 };
 

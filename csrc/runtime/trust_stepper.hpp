@@ -1,24 +1,18 @@
 // Steps whose length the norms of each array set, layer by layer: LARS and LAMB. Every block of an array is
 // measured, and then every block is moved; blocks do not depend on the number of threads.
-// pyoptim/backends/reference.py has the twin.
+// include/pyoptim/trust_kernels.cuh has the same on GPUs, pyoptim/backends/reference.py the twin.
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <vector>
 
 #include "cpu/kernels.hpp"
+#include "pyoptim/trust.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/parallel.hpp"
 #include "runtime/reduce.hpp"
 
 namespace pyoptim::runtime {
-
-// Of a group, beside its rule's coefficients.
-struct Trust {
-    double lr, weight_decay;
-    double grad_scale, trust, eps;  // LARS only
-};
 
 template <class T>
 class TrustStepper {
@@ -115,10 +109,7 @@ class TrustStepper {
             sum.param += squares_[b].param;
             sum.other += squares_[b].other;
         }
-        const double p = std::sqrt(sum.param);
-        const double q = (directed_ ? 1 : c.grad_scale) * std::sqrt(sum.other);
-        if (!(p > 0 && q > 0)) return c.lr;
-        return directed_ ? c.lr * p / q : c.lr * (c.trust * p / (q + c.weight_decay * p + c.eps));
+        return trust_rate(c, directed_, sum.param, sum.other);
     }
 
     void move(const cpu::Kernels<T>& table, const Block& block, const T* grad, const T* coefficients,

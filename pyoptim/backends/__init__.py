@@ -2,8 +2,8 @@
 
 A backend is a module with a class ``Stepper`` (optimizer updates) and the functions of layers and
 losses that `reference` spells out. ``native`` is the compiled one, ``numba`` and ``numpy`` need no
-compiler. ``cuda`` and ``cupy`` are for arrays in a GPU's memory, and step optimizers only. What users pass
-has been validated before it reaches a backend.
+compiler. ``cuda`` and ``cupy`` are for arrays in a GPU's memory. What users pass has been validated
+before it reaches a backend.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
+
+from numpy import ndarray
 
 from ..rules import Rule
 
@@ -154,6 +156,13 @@ def for_device() -> Any:
         else:
             raise BackendError(f"arrays in a GPU's memory need a backend for it: {'; '.join(reasons)}")
     return _device_default
+
+
+def of(array: Any) -> Any:
+    """The backend in force for an array of the processor's memory or of a GPU's."""
+    if isinstance(array, ndarray):
+        return _chosen.get() or _default or current()
+    return for_device()
 
 
 @contextmanager

@@ -12,9 +12,18 @@ except ImportError as error:
         f"(CMake option PYOPTIM_CUDA): {error}"
     ) from error
 
+from . import device_layers
 from .device import Launcher, Stepper, host_functions
+from .device_adafactor import AdafactorStepper
+from .device_layers import *  # noqa: F403
+from .device_muon import MuonStepper
+from .device_packed import PackedStepper
+from .device_trust import TrustStepper
 
-__all__ = ["Stepper", "launcher", "name"]
+__all__ = [
+    "AdafactorStepper", "MuonStepper", "PackedStepper", "Stepper", "TrustStepper", "launcher", "name",
+    *device_layers.__all__,
+]  # fmt: skip
 
 name = "cuda"
 if reason := _cuda.why_not():

@@ -7,7 +7,7 @@ by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,12 +20,20 @@ if TYPE_CHECKING:
     from .._device import DeviceArray
 
 # As in launch.hpp.
-CHUNK, STEP_ROWS, ROW_LENGTH = 4096, 8, 16
+THREADS, CHUNK, SUM_BLOCK, PART_ROWS, STEP_ROWS, ROW_LENGTH = 256, 4096, 16384, 128, 8, 16
 ARRAYS = np.dtype([("param", "u8"), ("state", "u8", (4,)), ("size", "i8"), ("row", "i8")])
 CHUNKS = np.dtype([("array", "i4"), ("chunk", "i4")])
+POSITION = np.dtype([("steps", "i8"), ("example", "i8"), ("row", "i8"), ("loss", "f8"), ("right", "u8")])
+PLAN = 1024  # steps whose coefficients fit into a plan
 TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
+_MIB = 1 << 20
 LEGACY_STREAM = 1  # what CUDA and __cuda_array_interface__ call the default stream
+
+
+def blocks_of(n: int, of: int) -> int:
+    """How many blocks work on n things, each on so many."""
+    return -(-n // of)
 
 
 class Launcher(Protocol):
@@ -33,6 +41,8 @@ class Launcher(Protocol):
 
     Memory: Any  # Memory(bytes), with its .address
     Event: Any  # Event(), with record(stream) and hold(stream): later work on the stream waits for it
+    Stream: Any  # Stream(), with its .address
+    Graph: Any  # Graph(stream): what was captured there, to launch(stream) many times
 
     def why_not(self) -> str | None:
         """Why no device can be used, or None."""
@@ -45,6 +55,10 @@ class Launcher(Protocol):
 
     def fill(self, to: int, byte: int, bytes: int, stream: int) -> None: ...
     def synchronize(self, stream: int) -> None: ...
+    def begin_capture(self, stream: int) -> None:
+        """What is queued on the stream from here on is recorded, not run."""
+
+    def device_count(self) -> int: ...
     def set_device(self, index: int) -> None: ...
     def get_device(self) -> int: ...
     def device(self, index: int) -> dict[str, Any]: ...
@@ -64,11 +78,57 @@ def host_functions(name: str) -> Callable[[str], Any]:
     return missing
 
 
+class Pool:
+    """Memory that is given back and taken again, since the device's own calls wait for all work.
+
+    What is taken again at once may still be read by work queued before: so all work on a pool's memory is
+    on one `Queue`, in order.
+    """
+
+    def __init__(self, allocate: Callable[[int], Any]) -> None:
+        self._allocate = allocate
+        self._free: dict[int, list[Any]] = {}
+
+    def take(self, size: int) -> Block:
+        """At least so many bytes, until the block's last reference goes."""
+        rounded = max(512, 1 << (size - 1).bit_length() if size < _MIB else -(-size // _MIB) * _MIB)
+        free = self._free.setdefault(rounded, [])
+        return Block(free.pop() if free else self._allocate(rounded), free)
+
+
+class Block:
+    """Memory of a `Pool`."""
+
+    __slots__ = ("_free", "_memory", "address")
+
+    def __init__(self, memory: Any, free: list[Any]) -> None:
+        self._memory, self._free, self.address = memory, free, int(memory.address)
+
+    def __del__(self) -> None:
+        self._free.append(self._memory)
+
+
 class Queue:
-    """The order of all work on some arrays of one device, whatever streams it comes on."""
+    """The order of all work on some arrays of one device, whatever streams it comes on.
+
+    Attributes
+    ----------
+    stream : int
+        What work on our own arrays is queued on.
+    pool : Pool
+    position : int or None
+        The address of the `POSITION` that kernels of a training step read, while one is queued.
+    products : tuple or None
+        What multiplies matrices (`device_products`), once that is known.
+    """
 
     def __init__(self, launcher: Launcher, device: int) -> None:
-        self.launcher, self.device = launcher, device
+        self.launcher, self.device, self.stream = launcher, device, LEGACY_STREAM
+        self.pool = Pool(self.allocate)
+        self.position: int | None = None
+        self._capturing = False
+        self._constants: dict[Any, DeviceArray] = {}
+        self.products: tuple[Any] | None = None
         with self._device():
             self._last = launcher.Event()
 
@@ -87,6 +147,10 @@ class Queue:
     @contextmanager
     def on(self, stream: int) -> Iterator[None]:
         """What is queued on the stream in the ``with`` block comes after what was queued here before."""
+        if self._capturing:  # all on one stream, and nothing outside may be waited for
+            assert stream == self.stream
+            yield
+            return
         with self._device():
             self._last.hold(stream)
             try:
@@ -94,31 +158,84 @@ class Queue:
             finally:
                 self._last.record(stream)
 
+    def chain(self, first: int | None, then: int | None) -> None:
+        """What is queued on the second stream from here on comes after what has been on the first."""
+        if first is None or then is None or first == then:
+            return
+        with self._device():
+            event = self.launcher.Event()
+            event.record(first)
+            event.hold(then)
+
+    def capture(self, body: Callable[[], object]) -> Any:
+        """The graph of what ``body`` queues, of which nothing is run.
+
+        Memory that it takes from `pool` must be nobody else's as long as the graph is launched.
+        """
+        with self._device():
+            own = self.launcher.Stream()  # the default one cannot capture
+            self.launcher.begin_capture(own.address)
+            before, self.stream, self._capturing = self.stream, own.address, True
+            try:
+                body()
+            except BaseException:
+                with suppress(RuntimeError):
+                    self.launcher.Graph(own.address)  # ends the capture
+                raise
+            finally:
+                self.stream, self._capturing = before, False
+            return self.launcher.Graph(own.address)
+
+    def constant(self, array: Array) -> DeviceArray:
+        """A small array's copy in the device's memory, made once."""
+        from .._device import uploaded
+
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = uploaded(self, array)
+        return self._constants[key]
+
     def allocate(self, size: int) -> Any:
         """Memory of so many bytes."""
         with self._device():
             return self.launcher.Memory(size)
 
+    def launch(self, kernel: str, blocks: int, *arguments: Any) -> None:
+        """Run a kernel on `stream`, after all that was queued before."""
+        with self.on(self.stream):
+            self.launcher.launch(kernel, blocks, arguments, self.stream)
+
+    def copy(self, to: int, source: int, size: int) -> None:
+        """So many bytes, within the device."""
+        with self.on(self.stream):
+            self.launcher.copy(to, source, size, self.stream)
+
     def clear(self, address: int, size: int) -> None:
         """Zero so many bytes."""
-        with self.on(LEGACY_STREAM):
-            self.launcher.fill(address, 0, size, LEGACY_STREAM)
+        with self.on(self.stream):
+            self.launcher.fill(address, 0, size, self.stream)
 
-    def download(self, address: int, into: Array, stream: int = LEGACY_STREAM) -> Array:
+    def download(self, address: int, into: Array, stream: int | None = None) -> Array:
         """Fill a contiguous array from the device, and wait for it."""
+        stream = self.stream if stream is None else stream
         with self.on(stream):
             self.launcher.copy(into.ctypes.data, address, into.nbytes, stream)
             self.launcher.synchronize(stream)
         return into
 
+    def put(self, address: int, source: Array) -> None:
+        """Fill the device's memory from a contiguous array; as that is not pinned, it has then been read."""
+        with self.on(self.stream):
+            self.launcher.copy(address, source.ctypes.data, source.nbytes, self.stream)
+
     def upload(self, address: int, source: Array) -> None:
         """Fill the device's memory from a contiguous array, and wait for it."""
-        with self.on(LEGACY_STREAM):
-            self.launcher.copy(address, source.ctypes.data, source.nbytes, LEGACY_STREAM)
-            self.launcher.synchronize(LEGACY_STREAM)
+        with self.on(self.stream):
+            self.launcher.copy(address, source.ctypes.data, source.nbytes, self.stream)
+            self.launcher.synchronize(self.stream)
 
 
-class _Table:
+class Table:
     """A host array's copy on the device, renewed when it changes."""
 
     def __init__(self, queue: Queue) -> None:
@@ -144,11 +261,16 @@ def tables(
     for entry, param, own, row in zip(arrays, params, states, rows, strict=True):
         entry["param"], entry["size"], entry["row"] = param.address, param.size, row
         entry["state"][: len(own)] = [state.address for state in own]
-    counts = -(-arrays["size"] // CHUNK)
+    return arrays, chunks_of(arrays["size"], CHUNK)
+
+
+def chunks_of(sizes: Array, length: int) -> Array:
+    """The chunks of so many elements, at most, that arrays are cut into."""
+    counts = -(-sizes // length)
     chunks = np.empty(counts.sum(), CHUNKS)
-    chunks["array"] = np.repeat(np.arange(len(params)), counts)
+    chunks["array"] = np.repeat(np.arange(len(sizes)), counts)
     chunks["chunk"] = np.arange(len(chunks)) - np.repeat(counts.cumsum() - counts, counts)
-    return arrays, chunks
+    return chunks
 
 
 def coefficient_rows(rows: Sequence[tuple[float, ...]], dtype: Any) -> Array:
@@ -160,27 +282,50 @@ def coefficient_rows(rows: Sequence[tuple[float, ...]], dtype: Any) -> Array:
         return values.astype(dtype)
 
 
-class _Launch:
+def uploaded(queue: Queue, table: Array) -> Any:
+    """Memory with a copy of a host array."""
+    memory = queue.allocate(table.nbytes)
+    queue.upload(memory.address, table)
+    return memory
+
+
+class Launch:
     """All arrays of one rule and dtype: one launch a step."""
 
+    prefix = ""  # of the kernels' names
+
     def __init__(self, queue: Queue, rule: Rule, dtype: np.dtype[Any], members: Sequence[Any]) -> None:
-        self._launcher, self._dtype, self._type = queue.launcher, dtype, TYPES[dtype]
-        self._kernel = f"step<rule_named::{rule.name}, {self._type}>"
+        self._queue, self._launcher, self._dtype, self._type = queue, queue.launcher, dtype, TYPES[dtype]
+        self._plan: Any = None
+        self._kernel = f"{self.prefix}step<rule_named::{rule.name}, {self._type}>"
         self._length = len(Common._fields) + len(rule.coefficients._fields)
         self._which = [i for i, _, _, _ in members]
         self._groups = list(dict.fromkeys(group for _, group, _, _ in members))
-        arrays, chunks = tables(
+        arrays, chunks = self._made_tables(members)
+        self.blocks = len(chunks)
+        self._tables = [uploaded(queue, table) for table in (arrays, chunks)]
+        self._grads, self._rows = Table(queue), Table(queue)
+        self._scaled = queue.allocate(max(len(self._groups), STEP_ROWS) * ROW_LENGTH * dtype.itemsize)
+
+    def _made_tables(self, members: Sequence[Any]) -> tuple[Array, Array]:
+        return tables(
             [param for _, _, param, _ in members],
             [states for _, _, _, states in members],
             [self._groups.index(group) for _, group, _, _ in members],
         )
-        self.blocks = len(chunks)
-        self._tables: list[Any] = []
-        for table in (arrays, chunks):
-            self._tables.append(queue.allocate(table.nbytes))
-            queue.upload(self._tables[-1].address, table)
-        self._grads, self._rows = _Table(queue), _Table(queue)
-        self._scaled = queue.allocate(max(len(self._groups), STEP_ROWS) * ROW_LENGTH * dtype.itemsize)
+
+    def plan(self, steps: Sequence[Sequence[tuple[float, ...]]]) -> None:
+        """See `Stepper.plan`."""
+        values = np.array([[step[group] for group in self._groups] for step in steps])
+        if values.shape[2] != self._length:
+            raise ValueError(
+                f"{self._kernel} takes rows of {self._length} coefficients, not {values.shape[2]}"
+            )
+        rows = np.zeros((*values.shape[:2], ROW_LENGTH))
+        rows[:, :, : self._length] = values
+        if self._plan is None:
+            self._plan = self._queue.allocate(PLAN * rows[0].nbytes)
+        self._queue.put(self._plan.address, rows)
 
     def point_at(self, grads: Sequence[DeviceArray], stream: int) -> None:
         """Take these gradients."""
@@ -189,22 +334,40 @@ class _Launch:
 
     def sum_of_squares(self, partial: int, stream: int) -> None:
         """Of each chunk, to ``partial``."""
-        self._launcher.launch(f"sum_of_squares<{self._type}>", self.blocks, (*self._at, partial), stream)
+        kernel = f"{self.prefix}sum_of_squares<{self._type}>"
+        self._launcher.launch(kernel, self.blocks, (*self._at, partial), stream)
 
-    def step(self, coefficients: Sequence[tuple[float, ...]], factor: int | None, stream: int) -> None:
-        """``factor``: the address of what the gradients are multiplied by as well."""
+    def step_as_planned(self, factor: int | None, stream: int) -> None:
+        """With the row of the plan that the queue's position is at."""
+        plan, position, at = self._plan.address, self._queue.position, self._scaled.address
+        scaled = (len(self._groups), plan, position, factor, at)
+        self._launcher.launch(f"scale_rows<{self._type}>", 1, scaled, stream)
+        by_value = bytes(STEP_ROWS * ROW_LENGTH * self._dtype.itemsize)
+        self._launcher.launch(self._kernel, self.blocks, (*self._at, at, by_value), stream)
+
+    def _rows_of(self, coefficients: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+        """Of the groups that have arrays here."""
         rows = [coefficients[group] for group in self._groups]
         if any(len(row) != self._length for row in rows):
             raise ValueError(f"{self._kernel} takes rows of {self._length} coefficients, {rows} were given")
+        return rows
+
+    def step(
+        self, coefficients: Sequence[tuple[float, ...]], factor: int | None, stream: int, *more: Any
+    ) -> None:
+        """``factor``: the address of what the gradients are multiplied by as well; ``more``: arguments."""
+        rows = self._rows_of(coefficients)
         by_value = coefficient_rows(rows[:STEP_ROWS], self._dtype)
         at: int | None = None
         if factor is not None:
             exact = self._rows.put(coefficient_rows(rows, np.float64), stream)
             at = self._scaled.address
-            self._launcher.launch(f"scale_rows<{self._type}>", 1, (len(rows), exact, factor, at), stream)
+            self._launcher.launch(
+                f"scale_rows<{self._type}>", 1, (len(rows), exact, None, factor, at), stream
+            )
         elif len(rows) > STEP_ROWS:
             at = self._rows.put(coefficient_rows(rows, self._dtype), stream)
-        self._launcher.launch(self._kernel, self.blocks, (*self._at, at, by_value.tobytes()), stream)
+        self._launcher.launch(self._kernel, self.blocks, (*self._at, at, by_value.tobytes(), *more), stream)
 
 
 class Stepper:
@@ -214,45 +377,69 @@ class Stepper:
     """
 
     checks = False
+    _launch: Callable[..., Any] = Launch
 
     def __init__(self, groups: Sequence[StepGroup], queue: Queue | None = None) -> None:
-        if queue is None:
-            raise BackendError(
-                "the 'cuda' and 'cupy' backends step arrays in a GPU's memory, and these are in the "
-                "processor's: ask for another backend, or for none"
-            )
-        self._queue = queue
         members: dict[Any, list[Any]] = {}
         i = 0
         for j, (rule, params, states) in enumerate(groups):
             for param, own in zip(params, states, strict=True):
                 members.setdefault((rule.name, param.dtype), []).append((i, j, rule, param, own))
                 i += 1
+        self._prepare(members, queue)
+
+    def _prepare(self, members: dict[Any, list[Any]], queue: Queue | None) -> None:
+        """``members``: by rule's name and dtype, each array's index, group, rule, parameter and states."""
+        if queue is None:
+            raise BackendError(
+                "the 'cuda' and 'cupy' backends step arrays in a GPU's memory, and these are in the "
+                "processor's: ask for another backend, or for none"
+            )
+        self._queue = queue
         self._launches = [
-            _Launch(queue, of[0][2], dtype, [(i, j, param, own) for i, j, _, param, own in of])
+            self._launch(queue, of[0][2], dtype, [(i, j, param, own) for i, j, _, param, own in of])
             for (_, dtype), of in members.items()
         ]
         self._blocks = sum(launch.blocks for launch in self._launches)
         self._partial = queue.allocate(8 * self._blocks)
-        self._scalars = queue.allocate(16)  # a sum of squares, a factor
+        self._scalars = queue.allocate(32)  # a sum of squares, a factor; two sums more of subclasses
 
     def step(
         self,
         grads: Sequence[DeviceArray],
-        coefficients: Sequence[tuple[float, ...]],
+        coefficients: Sequence[tuple[float, ...]] | None,
         max_norm: float | None = None,
     ) -> bool:
-        """``max_norm``: of the gradients multiplied by the first coefficient, up to its sign."""
+        """``max_norm``: of the gradients multiplied by the first coefficient, up to its sign.
+
+        Without coefficients, by those of `plan`: nothing then differs between steps but the device's memory.
+        """
         with self._ordered(grads) as stream:
-            factor = None
-            if max_norm is not None and coefficients:
-                self._squares(coefficients[0][0] ** 2, stream)
-                squares, factor = self._scalars.address, self._scalars.address + 8
-                launcher = self._queue.launcher
-                launcher.launch("clip_factor<double>", 1, (squares, float(max_norm), factor), stream)
+            factor = self._clip(coefficients, max_norm, stream)
             for launch in self._launches:
-                launch.step(coefficients, factor, stream)
+                if coefficients is None:
+                    launch.step_as_planned(factor, stream)
+                else:
+                    launch.step(coefficients, factor, stream)
         return True
+
+    def plan(self, grads: Sequence[DeviceArray], steps: Sequence[Sequence[tuple[float, ...]]]) -> None:
+        """Coefficients of up to `PLAN` steps to come with these gradients; the first of a row is 1 or -1."""
+        with self._ordered(grads):
+            for launch in self._launches:
+                launch.plan(steps)
+
+    def _clip(
+        self, coefficients: Sequence[tuple[float, ...]] | None, max_norm: float | None, stream: int
+    ) -> int | None:
+        """The address of what the gradients are multiplied by as well, if by anything."""
+        if max_norm is None or not self._launches:
+            return None
+        self._squares(1.0 if coefficients is None else coefficients[0][0] ** 2, stream)
+        squares: int = self._scalars.address
+        arguments = (squares, float(max_norm), squares + 8)
+        self._queue.launcher.launch("clip_factor<double>", 1, arguments, stream)
+        return squares + 8
 
     def sum_of_squares(self, grads: Sequence[DeviceArray]) -> float:
         """Of all gradients, in double; waits for it."""
@@ -272,17 +459,12 @@ class Stepper:
     def _ordered(self, grads: Sequence[DeviceArray]) -> Iterator[int]:
         """The stream to use: it waits for the gradients' own, and they wait for it."""
         streams = list(dict.fromkeys(g.stream for g in grads if g.stream is not None))
-        stream = streams[0] if streams else LEGACY_STREAM
+        stream = streams[0] if streams else self._queue.stream
         with self._queue.on(stream):
             for other in streams[1:]:
-                self._wait(stream, other)
+                self._queue.chain(other, stream)
             for launch in self._launches:
                 launch.point_at(grads, stream)
             yield stream
             for other in streams[1:]:
-                self._wait(other, stream)
-
-    def _wait(self, stream: int, other: int) -> None:
-        event = self._queue.launcher.Event()
-        event.record(other)
-        event.hold(stream)
+                self._queue.chain(stream, other)

@@ -34,7 +34,7 @@ from .jit_layers import (
     softmax_backward,
     softmax_forward,
 )
-from .jit_losses import pointwise_loss, softmax_cross_entropy
+from .jit_losses import kl_divergence, pointwise_loss, softmax_cross_entropy
 from .reference import PackedStepper, dropout, gaussian_noise, sum_of_squares
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "dense_forward",
     "dropout",
     "gaussian_noise",
+    "kl_divergence",
     "name",
     "layer_norm_backward",
     "layer_norm_forward",

@@ -23,14 +23,20 @@ def softmax_cross_entropy(
     divisor = float(len(logits))
     if labels is not None and class_weight is not None:
         divisor = float(class_weight[labels].sum(dtype=np.float64)) or 1.0
-    return float(
-        _cross_entropy(logits, labels, shares, dlogits, sample_weight, class_weight, smoothing, divisor)
-    )
+    weights = sample_weight, class_weight
+    return float(_cross_entropy(logits, labels, shares, dlogits, *weights, smoothing, divisor, 1.0, False))
+
+
+def kl_divergence(
+    logits: Array, target: Array, dlogits: Array | None, sample_weight: Array | None, temperature: float
+) -> float:
+    weights, batch = (sample_weight, None), float(len(logits))
+    return float(_cross_entropy(logits, None, target, dlogits, *weights, 0.0, batch, temperature, True))
 
 
 @_jit
 def _cross_entropy(  # type: ignore[no-untyped-def]
-    logits, labels, shares, dlogits, sample_weight, class_weight, smoothing, divisor
+    logits, labels, shares, dlogits, sample_weight, class_weight, smoothing, divisor, temperature, divergence
 ):
     batch, classes = logits.shape
     q = np.empty(classes)
@@ -52,16 +58,19 @@ def _cross_entropy(  # type: ignore[no-untyped-def]
             if sample_weight is not None:
                 share *= sample_weight[i]
             shifted = np.float64(logits[i, j]) - largest
-            exponentials += np.exp(shifted)
+            exponentials += np.exp(shifted / temperature)
             total += share
             if share != 0.0:
                 linear += share * shifted
+            if shares is not None:  # noqa: SIM102 - likewise
+                if divergence and shares[i, j] != 0.0:
+                    linear -= temperature * share * np.log(np.float64(shares[i, j]))
             q[j] = share
-        loss += total * np.log(exponentials) - linear
+        loss += temperature * (temperature * total * np.log(exponentials) - linear)
         if dlogits is not None:
             for j in range(classes):
-                p = np.exp(np.float64(logits[i, j]) - largest) / exponentials
-                dlogits[i, j] = (p * total - q[j]) / divisor
+                p = np.exp((np.float64(logits[i, j]) - largest) / temperature) / exponentials
+                dlogits[i, j] = (p * total - q[j]) * temperature / divisor
     return loss / divisor
 
 

@@ -19,12 +19,20 @@ try:
 except ImportError as error:
     raise ImportError(f"CuPy is not installed (pip install 'pyoptim[cuda]'): {error}") from error
 
-from .device import Launcher, Stepper, host_functions
+from . import device_layers
+from .device import THREADS, Launcher, Stepper, host_functions
+from .device_adafactor import AdafactorStepper
+from .device_layers import *  # noqa: F403
+from .device_muon import MuonStepper
+from .device_packed import PackedStepper
+from .device_trust import TrustStepper
 
-__all__ = ["Stepper", "launcher", "name"]
+__all__ = [
+    "AdafactorStepper", "MuonStepper", "PackedStepper", "Stepper", "TrustStepper", "launcher", "name",
+    *device_layers.__all__,
+]  # fmt: skip
 
 name = "cupy"
-THREADS = 256  # of every block, as in launch.hpp
 # No contraction: the same bits as the other backends. Division and roots are IEEE's by default.
 OPTIONS = ("--std=c++17", "--fmad=false")
 
@@ -110,6 +118,40 @@ class Event:
         runtime.streamWaitEvent(stream, self._event.ptr)
 
 
+class Stream:
+    """An order of work that waits for no default stream."""
+
+    def __init__(self) -> None:
+        self._stream = cupy.cuda.Stream(non_blocking=True)
+        self.address = int(self._stream.ptr)
+
+
+def begin_capture(stream: int) -> None:
+    """What is queued on the stream from here on is recorded, not run; not the default stream."""
+    runtime.streamBeginCapture(stream, runtime.streamCaptureModeRelaxed)
+
+
+class Graph:
+    """What was queued on the stream since begin_capture."""
+
+    def __init__(self, stream: int) -> None:
+        try:
+            graph = runtime.streamEndCapture(stream)
+        except runtime.CUDARuntimeError as error:
+            raise RuntimeError(f"CUDA: {error}") from error
+        try:
+            self._graph = runtime.graphInstantiate(graph)
+        finally:
+            runtime.graphDestroy(graph)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_graph"):
+            runtime.graphExecDestroy(self._graph)
+
+    def launch(self, stream: int) -> None:
+        runtime.graphLaunch(self._graph, stream)
+
+
 def copy(to: int, source: int, bytes: int, stream: int) -> None:
     """Between any two of host and device, in the stream's order."""
     if bytes:
@@ -135,6 +177,11 @@ def set_device(index: int) -> None:
 def get_device() -> int:
     """The device that this thread uses."""
     return int(runtime.getDevice())
+
+
+def device_count() -> int:
+    """0 where there is no device or driver: why_not() has the reason."""
+    return int(runtime.getDeviceCount()) if why_not() is None else 0
 
 
 def device(index: int) -> dict[str, Any]:

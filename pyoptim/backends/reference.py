@@ -18,6 +18,7 @@ from ..activations import KINDS
 from ..rules import RULES, Common, Rule, common
 from ..storage import Packed, PackedArray, decode, encode, hash_key
 from . import StepGroup
+from .reference_losses import kl_divergence as kl_divergence
 from .reference_losses import pointwise_loss as pointwise_loss
 from .reference_losses import softmax_cross_entropy as softmax_cross_entropy
 

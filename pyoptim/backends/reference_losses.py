@@ -37,15 +37,33 @@ def softmax_cross_entropy(
     if sample_weight is not None:
         q *= sample_weight[:, None]
     with np.errstate(all="ignore"):
-        shifted = logits - logits.max(axis=1, keepdims=True).astype(np.float64)
-        e = np.exp(shifted)
-        sums = e.sum(axis=1)
-        total = q.sum(axis=1)
-        if dlogits is not None:
-            dlogits[...] = (e * (total / sums)[:, None] - q) / divisor
-        # A logit of -infinity without a share costs nothing.
-        losses = total * np.log(sums) - np.where(q == 0, 0, q * shifted).sum(axis=1)
-        return float(losses.sum() / divisor)
+        return float(_of_rows(logits, q, dlogits, divisor, 1.0).sum() / divisor)
+
+
+def kl_divergence(
+    logits: Array, target: Array, dlogits: Array | None, sample_weight: Array | None, temperature: float
+) -> float:
+    """The mean over the batch of ``T^2 sum(target * log(target / softmax(logits/T)))``, and its gradient."""
+    t = target.astype(np.float64)
+    q = t if sample_weight is None else t * sample_weight[:, None]
+    with np.errstate(all="ignore"):
+        crossed = _of_rows(logits, q, dlogits, float(len(logits)), temperature)
+        negentropy = np.where(t == 0, 0, q * np.log(t)).sum(axis=1)
+        return float((crossed + temperature * temperature * negentropy).sum() / len(logits))
+
+
+def _of_rows(logits: Array, q: Array, dlogits: Array | None, divisor: float, temperature: float) -> Array:
+    """``-T^2 sum(q * log softmax(logits/T))`` of each row, and the gradient of their sum / divisor."""
+    shifted = logits - logits.max(axis=1, keepdims=True).astype(np.float64)
+    e = np.exp(shifted / temperature)
+    sums = e.sum(axis=1)
+    total = q.sum(axis=1)
+    if dlogits is not None:
+        dlogits[...] = (e * (total / sums)[:, None] - q) * temperature / divisor
+    # A logit of -infinity without a share costs nothing.
+    linear = np.where(q == 0, 0, q * shifted).sum(axis=1)
+    losses: Array = temperature * (temperature * total * np.log(sums) - linear)
+    return losses
 
 
 def pointwise_loss(

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib.util
 import sys
 from collections.abc import Callable, Collection, Sequence
 
-from .. import threads
+from .. import backends, threads
 from ..plots import check_image
-from . import activations, layers, machine, norms, optimizers, report, training
+from . import activations, layers, libraries, machine, norms, optimizers, report, training
 from .case import Case, Mismatch, Options, Row
 from .timing import FULL, QUICK, Effort, in_turn
 
@@ -25,7 +24,14 @@ FAMILIES = {
     "training": training.FAMILY,
 }
 
+GPU_FAMILIES = {
+    "optimizers": optimizers.GPU_FAMILY,
+    "norm": norms.GPU_FAMILY,
+    "training": training.GPU_FAMILY,
+}
+
 _SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 50_000_000)
+_GPU_SIZES = (1_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
 _QUICK_SIZES = (1_000, 100_000)
 
 
@@ -38,26 +44,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 if a result is wrong, or with ``--strict`` if a target is missed; 2 if it cannot run.
     """
     arguments = _parser().parse_args(argv)
-    installed = ("numpy", *(peer for peer in ("torch", "jax") if importlib.util.find_spec(peer) is not None))
+    device = arguments.device
+    installed = libraries.installed(device)
+    possible = FAMILIES if device == "cpu" else GPU_FAMILIES
     try:
         if arguments.plot:
             check_image(arguments.plot)  # what is missing is said before the measurements, not after
         for peer in arguments.against or ():
             if peer not in installed:
-                raise ImportError(f"--against asks for {peer}, which is not installed")
+                raise ImportError(f"--against asks for {peer}, which is not installed for {device}")
         if arguments.threads is not None:
             threads.set_num_threads(arguments.threads)
-    except (ImportError, ValueError) as error:
+        for part in arguments.parts or ():
+            if part not in possible:
+                raise ValueError(f"--parts asks for {part}, which is not measured on {device}")
+        known = machine.describe(device)
+    except (ImportError, ValueError, backends.BackendError) as error:
         print(f"pyoptim bench: {error}", file=sys.stderr)
         return 2
+    sizes = _SIZES if device == "cpu" else _GPU_SIZES
     options = Options(
-        arguments.sizes or (_QUICK_SIZES if arguments.quick else _SIZES),
+        arguments.sizes or (_QUICK_SIZES if arguments.quick else sizes),
         arguments.dtype,
         arguments.against or installed,
         arguments.optimizers or optimizers.NAMES,
         arguments.quick,
+        device,
     )
-    known = machine.describe()
     if "torch" in options.peers:
         import torch
 
@@ -66,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         known["torch"] = None
     report.print_header(known, options.dtype)
     rows, wrong = [], 0
-    families = [FAMILIES[part] for part in arguments.parts or FAMILIES]
+    families = [possible[part] for part in arguments.parts or possible]
     for family in families:
         for case in family.cases(options):
             try:
@@ -88,12 +101,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(case: Case, options: Options, effort: Effort) -> Row:
     runs = case.prepare()
-    ceiling = {}
-    if case.flops:
+    ceiling, wait = {}, _nothing
+    if options.device == "cuda":
+        wait = libraries.OurDevice().wait
+        if case.traffic > 8 * machine.last_level_cache(options.device):
+            ceiling = machine.copy_runs(options.peers)
+    elif case.flops:
         ceiling = machine.peak_runs(options.dtype)
-    elif case.streams or case.traffic > 8 * machine.last_level_cache():
+    elif case.streams or case.traffic > 8 * machine.last_level_cache(options.device):
         ceiling = machine.streaming_runs(options.peers)
-    seconds = in_turn({**runs, **{name: run for name, (_, run) in ceiling.items()}}, effort)
+    seconds = in_turn({**runs, **{name: run for name, (_, run) in ceiling.items()}}, effort, wait)
     return Row(
         case.name,
         case.size,
@@ -103,6 +120,10 @@ def _measure(case: Case, options: Options, effort: Effort) -> Row:
         {name: size / seconds[name] for name, (size, _) in ceiling.items()},
         case.flops,
     )
+
+
+def _nothing() -> None:
+    """What a run of the processor waits for."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,10 +136,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     names = optimizers.NAMES
     parser.add_argument("--optimizers", type=_some_of(names), help=f"default: {','.join(names)}")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where arrays lie")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--threads", type=int, help="of pyoptim and PyTorch; default: all processors")
     parser.add_argument(
-        "--against", type=_some_of(["numpy", "torch", "jax"]), help="default: those installed"
+        "--against", type=_some_of(["numpy", "torch", "jax", "cupy"]), help="default: those installed"
     )
     parser.add_argument("--json", metavar="FILE", help="write what was measured")
     parser.add_argument("--plot", metavar="FILE", help="draw time over size into an image")

@@ -17,9 +17,10 @@ class Options(NamedTuple):
 
     sizes: Sequence[int]
     dtype: str
-    peers: tuple[str, ...]  # of "numpy", "torch" and "jax"
+    peers: tuple[str, ...]  # of "numpy", "torch", "jax" and "cupy"
     names: Collection[str]  # of the cases
     quick: bool = False
+    device: str = "cpu"  # or "cuda"
 
 
 class Case(NamedTuple):

@@ -184,9 +184,10 @@ def _against_torch(batches: tuple[int, ...]) -> Callable[[Row], float | None]:
     return value
 
 
-# ---- losses with their gradients: cross-entropy of (batch, classes), squared error --------------------
+# ---- losses with their gradients: cross-entropy and divergence of (batch, classes), squared error ------
 
-_CROSS_ENTROPY = ((1024, 10), (256, 1000))
+_LOGITS = ((1024, 10), (256, 1000))
+_TEMPERATURE = 2.0
 _SQUARED = 1_000_000
 
 
@@ -200,9 +201,12 @@ class _Loss(NamedTuple):
 
 def _loss_cases(options: Options) -> Iterator[Case]:
     dtype = np.dtype(options.dtype)
-    for batch, classes in _CROSS_ENTROPY:
+    for batch, classes in _LOGITS:
         prepare = functools.partial(_cross_entropy, batch, classes, dtype, options.peers)
         yield Case(f"cross-entropy {classes}", batch, 2 * batch * classes * dtype.itemsize, prepare)
+    for batch, classes in _LOGITS:
+        prepare = functools.partial(_divergence, batch, classes, dtype, options.peers)
+        yield Case(f"KL divergence {classes}", batch, 3 * batch * classes * dtype.itemsize, prepare)
     squared = functools.partial(_squared, dtype, options.peers)
     yield Case("squared error", _SQUARED, 3 * _SQUARED * dtype.itemsize, squared)
 
@@ -226,7 +230,7 @@ def _cross_entropy(batch: int, classes: int, dtype: np.dtype[Any], peers: tuple[
     if "numpy" in peers:
         makers["numpy"] = _cross_entropy_numpy
     if "torch" in peers:
-        makers["torch"] = functools.partial(_loss_torch, "cross_entropy")
+        makers["torch"] = functools.partial(_loss_torch, _torch_named("cross_entropy"))
     competitors = {
         who: make(_Loss(aligned(x, dtype), labels, aligned(x, dtype))) for who, make in makers.items()
     }
@@ -257,6 +261,64 @@ def _cross_entropy_numpy(a: _Loss) -> Competitor:
     return Competitor(run, lambda: {"loss": found, "dx": a.dx})
 
 
+def _divergence(batch: int, classes: int, dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[str, Run]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(batch, classes)).astype(dtype).astype(np.float64)
+    target = rng.dirichlet(np.ones(classes), batch).astype(dtype).astype(np.float64)
+    p = np.exp(x / _TEMPERATURE)
+    p /= p.sum(1, keepdims=True)
+    terms = target * np.log(target / p)
+    loss = _TEMPERATURE**2 * terms.sum() / batch
+    gradient = _TEMPERATURE * (p * target.sum(1, keepdims=True) - target) / batch
+    off = (32 + classes / 16) * float(np.finfo(dtype).eps)
+    expected = {
+        "loss": Expected(loss, np.asarray(off * (1 + _TEMPERATURE**2 * np.abs(terms).sum() / batch))),
+        "dx": Expected(gradient, off * (np.abs(gradient) + _TEMPERATURE / batch)),
+    }
+    makers = {"pyoptim": _divergence_pyoptim}
+    if "numpy" in peers:
+        makers["numpy"] = _divergence_numpy
+    if "torch" in peers:
+        makers["torch"] = functools.partial(_loss_torch, _torch_divergence)
+    competitors = {
+        who: make(_Loss(aligned(x, dtype), aligned(target, dtype), aligned(x, dtype)))
+        for who, make in makers.items()
+    }
+    return checked(f"KL divergence ({batch}, {classes}), {dtype}", competitors, expected)
+
+
+def _divergence_pyoptim(a: _Loss) -> Competitor:
+    backend, found = backends.current(), np.empty(())
+
+    def run() -> None:
+        found[...] = backend.kl_divergence(a.x, a.target, a.dx, None, _TEMPERATURE)
+
+    return Competitor(run, lambda: {"loss": found, "dx": a.dx})
+
+
+def _divergence_numpy(a: _Loss) -> Competitor:
+    found, t, batch = np.empty(()), a.x.dtype.type(_TEMPERATURE), len(a.x)
+
+    def run() -> None:
+        log = (a.x - a.x.max(axis=1, keepdims=True)) / t
+        np.exp(log, out=a.dx)
+        total = a.dx.sum(axis=1, keepdims=True)
+        log -= np.log(total)
+        found[...] = t * t * np.vdot(a.target, np.log(a.target) - log) / batch
+        np.divide(a.dx, total, out=a.dx)
+        np.subtract(a.dx, a.target, out=a.dx)
+        np.multiply(a.dx, t / batch, out=a.dx)
+
+    return Competitor(run, lambda: {"loss": found, "dx": a.dx})
+
+
+def _torch_divergence(x: Any, target: Any) -> Any:
+    from torch.nn.functional import kl_div
+
+    log = (x / _TEMPERATURE).log_softmax(1)
+    return _TEMPERATURE**2 * kl_div(log, target, reduction="batchmean")
+
+
 def _squared(dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[str, Run]:
     rng = np.random.default_rng(0)
     x, target = (rng.normal(size=(1000, _SQUARED // 1000)).astype(dtype).astype(np.float64) for _ in range(2))
@@ -270,7 +332,7 @@ def _squared(dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[str, Run]:
     if "numpy" in peers:
         makers["numpy"] = _squared_numpy
     if "torch" in peers:
-        makers["torch"] = functools.partial(_loss_torch, "mse_loss")
+        makers["torch"] = functools.partial(_loss_torch, _torch_named("mse_loss"))
     arrays = x, target, x
     competitors = {who: make(_Loss(*(aligned(a, dtype) for a in arrays))) for who, make in makers.items()}
     return checked(f"squared error, {dtype}", competitors, expected)
@@ -296,10 +358,16 @@ def _squared_numpy(a: _Loss) -> Competitor:
     return Competitor(run, lambda: {"loss": found, "dx": a.dx})
 
 
-def _loss_torch(name: str, a: _Loss) -> Competitor:
+def _torch_named(name: str) -> Callable[..., Any]:
     import torch
 
-    function = getattr(torch.nn.functional, name)
+    function: Callable[..., Any] = getattr(torch.nn.functional, name)
+    return function
+
+
+def _loss_torch(function: Callable[..., Any], a: _Loss) -> Competitor:
+    import torch
+
     x, target = torch.from_numpy(a.x).requires_grad_(), torch.from_numpy(a.target)
     found: dict[str, Any] = {}
 
@@ -312,7 +380,7 @@ def _loss_torch(name: str, a: _Loss) -> Competitor:
 
 
 def _loss_against_torch(row: Row) -> float | None:
-    return row.faster_than("torch") if row.name.startswith("cross-entropy") else None
+    return row.faster_than("torch") if row.name.startswith(("cross-entropy", "KL")) else None
 
 
 def _of_peak(row: Row) -> float | None:
@@ -330,6 +398,6 @@ FAMILIES = {
         ],
     ),
     "losses": Family(
-        _loss_cases, [Target("cross-entropy and its gradient: times torch", 3, _loss_against_torch)]
+        _loss_cases, [Target("losses of logits and their gradients: times torch", 3, _loss_against_torch)]
     ),
 }

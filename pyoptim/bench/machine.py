@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import os
 import platform
@@ -10,18 +11,32 @@ from typing import Any
 
 import numpy as np
 
-from .. import threads
+from .. import backends, threads
 from ..config import show_config
+from . import libraries
 from .timing import Run
 
+_GPU_CACHE = 64 << 20  # bytes: more than GPUs of today have
 _ELEMENTS = 25_000_000  # doubles in each array of the streaming kernels: 200 MB
 
 
-def describe() -> dict[str, Any]:
-    """What to print beside figures, and to know them by later."""
+def describe(device: str) -> dict[str, Any]:
+    """What to print beside figures, and to know them by later; device: "cpu" or "cuda"."""
     names = ("backend", "instruction_set", "threads", "pyoptim", "python", "numpy", "torch", "platform")
     config = show_config()
-    found = {"cpu": _cpu(), "last_level_cache": last_level_cache(), **{name: config[name] for name in names}}
+    found = {
+        "cpu": _cpu(),
+        "last_level_cache": last_level_cache(device),
+        **{name: config[name] for name in names},
+    }
+    found["date"] = datetime.date.today().isoformat()
+    if device == "cuda":
+        backend = backends.for_device()
+        gpu = backend.launcher.device(0)
+        found |= {
+            "gpu": gpu["name"],
+            "backend": backend.name,
+        }
     if hasattr(os, "getloadavg"):
         found["load_average"] = os.getloadavg()[0]  # of the last minute: what runs beside us disturbs
     return found
@@ -35,8 +50,10 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def last_level_cache() -> int:
+def last_level_cache(device: str = "cpu") -> int:
     """Bytes; 32 MiB where the system does not say."""
+    if device == "cuda":
+        return _GPU_CACHE
     files = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     return max((int(file.read_text().strip().removesuffix("K")) << 10 for file in files), default=32 << 20)
 
@@ -59,6 +76,22 @@ def streaming_runs(peers: tuple[str, ...]) -> dict[str, tuple[int, Run]]:
         runs["torch copy"] = (16, functools.partial(ta.copy_, tb))
         runs["torch add"] = (24, functools.partial(ta.add_, tb, alpha=0.5))
     return {name: (each * _ELEMENTS, run) for name, (each, run) in runs.items()}
+
+
+_GPU_BYTES = 400_000_000
+
+
+@functools.cache
+def copy_runs(peers: tuple[str, ...]) -> dict[str, tuple[int, Run]]:
+    """Copies within a GPU's memory: the bytes that one run reads and writes, and what runs it."""
+    values = np.zeros(_GPU_BYTES // 4, np.float32)
+    ours = libraries.OurDevice()
+    a, b = ours.array(values), ours.array(values)
+    runs: dict[str, Run] = {"copy": functools.partial(ours.queue.copy, a.address, b.address, a.nbytes)}
+    if "torch" in peers:
+        torch = libraries.Torch("cuda")
+        runs["torch copy"] = functools.partial(torch.array(values).copy_, torch.array(values))
+    return {name: (2 * values.nbytes, run) for name, run in runs.items()}
 
 
 _ROUNDS = 100_000  # of multiply-adds: some 300 microseconds

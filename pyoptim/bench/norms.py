@@ -10,8 +10,10 @@ import numpy as np
 
 from .. import backends
 from .._arrays import Array
+from . import libraries
 from .case import Case, Family, Options, Row, Target
 from .layers import Competitor, Expected, aligned, checked
+from .libraries import Library
 from .timing import Run
 
 _EPS = 1e-5
@@ -19,25 +21,27 @@ _CASES = [
     ("batch norm", (128, 256)), ("batch norm", (4096, 1024)), ("batch norm", (32, 64, 32, 32)),
     ("batch norm ReLU", (4096, 1024)), ("layer norm", (4096, 1024)),
 ]  # fmt: skip
+_GPU_CASES = [
+    ("batch norm", (4096, 1024)), ("batch norm", (256, 64, 56, 56)), ("batch norm ReLU", (4096, 1024)),
+    ("layer norm", (4096, 1024)),
+]  # fmt: skip
 _RESULTS = ("y", "dx", "dgamma", "dbeta")
 
 
 def _cases(options: Options) -> Iterator[Case]:
     dtype = np.dtype(options.dtype)
-    for kind, shape in _CASES:
+    for kind, shape in _CASES if options.device == "cpu" else _GPU_CASES:
         # Forward reads x for the statistics and again, and writes y; backward reads x and dy twice, and
         # writes dx. A row of layer norm is still in the first cache when it is read again.
         passes = 5 if kind == "layer norm" else 8
         size = int(np.prod(shape))
-        prepare = functools.partial(_prepare, kind, shape, dtype, options.peers)
+        prepare = functools.partial(_prepare, kind, shape, dtype, options)
         traffic = passes * size * dtype.itemsize
         name = f"{kind} {'x'.join(map(str, shape))}"
         yield Case(name, shape[0], traffic, prepare, streams=shape == (4096, 1024))
 
 
-def _prepare(
-    kind: str, shape: tuple[int, ...], dtype: np.dtype[Any], peers: tuple[str, ...]
-) -> dict[str, Run]:
+def _prepare(kind: str, shape: tuple[int, ...], dtype: np.dtype[Any], options: Options) -> dict[str, Run]:
     rng = np.random.default_rng(0)
     by_row = kind == "layer norm"
     x3 = (*shape[:2], int(np.prod(shape[2:])))
@@ -64,35 +68,39 @@ def _prepare(
         for name, value, scale in zip(_RESULTS, values, (8, 8, many, many), strict=True)
     }
     makers: dict[str, Callable[..., Competitor]] = {"pyoptim": _pyoptim}
-    if "numpy" in peers:
+    if "numpy" in options.peers:
         makers["numpy"] = _numpy
-    if "torch" in peers:
+    if "torch" in options.peers:
         makers["torch autograd"] = _autograd
         if not kind.endswith("ReLU"):
             makers["torch native"] = _native
-    given = x, dy, gamma[:, 0], beta[:, 0]
-    competitors = {who: make(kind, *(aligned(a, dtype) for a in given)) for who, make in makers.items()}
+    competitors = {}
+    for who, make in makers.items():
+        library = libraries.of(who, options.device)
+        given = (library.array(aligned(a, dtype)) for a in (x, dy, gamma[:, 0], beta[:, 0]))
+        competitors[who] = make(library, kind, *given)
     return checked(f"{kind} {shape}, {dtype}", competitors, expected)
 
 
-def _outputs(x: Array, gamma: Array) -> dict[str, Array]:
-    return dict(zip(_RESULTS, (aligned(a, x.dtype) for a in (x, x, gamma, gamma)), strict=True))
+def _pyoptim(library: Library, kind: str, x: Any, dy: Any, gamma: Any, beta: Any) -> Competitor:
+    backend, relu, dtype = backends.of(x), kind.endswith("ReLU"), x.dtype
 
+    def some(shape: tuple[int, ...], value: float = 0.0) -> Any:
+        return library.array(aligned(np.full(shape, value), dtype))
 
-def _pyoptim(kind: str, x: Array, dy: Array, gamma: Array, beta: Array) -> Competitor:
-    backend, relu, out = backends.current(), kind.endswith("ReLU"), _outputs(x, gamma)
+    out = {name: some(a.shape) for name, a in zip(_RESULTS, (x, x, gamma, gamma), strict=True)}
     y, dx, dgamma, dbeta = out.values()
     if kind == "layer norm":
         x2, dy2, y2, dx2 = (a.reshape(x.shape[:2]) for a in (x, dy, y, dx))
-        mean, inv_std = np.empty(len(x), x.dtype), np.empty(len(x), x.dtype)
+        mean, inv_std = some(x.shape[:1]), some(x.shape[:1])
 
         def run() -> None:
             backend.layer_norm_forward(x2, gamma, beta, _EPS, y2, mean, inv_std)
             backend.layer_norm_backward(dy2, x2, gamma, mean, inv_std, dx2, dgamma, dbeta)
 
     else:
-        mean, inv_std = np.empty_like(gamma), np.empty_like(gamma)
-        running = np.zeros_like(gamma), np.ones_like(gamma)
+        mean, inv_std = some(gamma.shape), some(gamma.shape)
+        running = some(gamma.shape), some(gamma.shape, 1)
 
         def run() -> None:
             backend.norm_forward(
@@ -100,12 +108,12 @@ def _pyoptim(kind: str, x: Array, dy: Array, gamma: Array, beta: Array) -> Compe
             )  # fmt: skip
             backend.norm_backward(dy, x, gamma, beta, mean, inv_std, True, relu, dx, dgamma, dbeta)
 
-    return Competitor(run, lambda: out)
+    return Competitor(run, lambda: {name: library.read(a) for name, a in out.items()})
 
 
-def _numpy(kind: str, x: Array, dy: Array, gamma: Array, beta: Array) -> Competitor:
+def _numpy(library: Library, kind: str, x: Array, dy: Array, gamma: Array, beta: Array) -> Competitor:
     axes = (1, 2) if kind == "layer norm" else (0, 2)
-    relu, out = kind.endswith("ReLU"), _outputs(x, gamma)
+    relu, out = kind.endswith("ReLU"), dict[str, Array]()
     down = (0, 2)
 
     def run() -> None:
@@ -121,30 +129,28 @@ def _numpy(kind: str, x: Array, dy: Array, gamma: Array, beta: Array) -> Competi
     return Competitor(run, lambda: out)
 
 
-def _autograd(kind: str, x: Array, dy: Array, gamma: Array, beta: Array) -> Competitor:
+def _autograd(library: Library, kind: str, tx: Any, tdy: Any, weight: Any, bias: Any) -> Competitor:
     import torch
 
-    tx, tdy, weight, bias = (torch.from_numpy(a) for a in (x, dy, gamma, beta))
     mean, var = torch.zeros_like(weight), torch.ones_like(weight)
     wanted = [t.requires_grad_() for t in (tx, weight, bias)]
     out: dict[str, Any] = {}
 
     def run() -> None:
         if kind == "layer norm":
-            y = torch.nn.functional.layer_norm(tx[:, :, 0], x.shape[1:2], weight, bias, _EPS)[:, :, None]
+            y = torch.nn.functional.layer_norm(tx[:, :, 0], tx.shape[1:2], weight, bias, _EPS)[:, :, None]
         else:
             y = torch.nn.functional.batch_norm(tx, mean, var, weight, bias, True, 0.1, _EPS)
         if kind.endswith("ReLU"):
             y = torch.relu(y)
         out.update(zip(_RESULTS, (y, *torch.autograd.grad(y, wanted, tdy)), strict=True))
 
-    return Competitor(run, lambda: {name: tensor.detach().numpy() for name, tensor in out.items()})
+    return Competitor(run, lambda: {name: library.read(tensor) for name, tensor in out.items()})
 
 
-def _native(kind: str, x: Array, dy: Array, gamma: Array, beta: Array) -> Competitor:
+def _native(library: Library, kind: str, tx: Any, tdy: Any, weight: Any, bias: Any) -> Competitor:
     import torch
 
-    tx, tdy, weight, bias = (torch.from_numpy(a) for a in (x, dy, gamma, beta))
     mean, var = torch.zeros_like(weight), torch.ones_like(weight)
     out: dict[str, Any] = {}
     aten, all_three = torch.ops.aten, [True] * 3
@@ -152,7 +158,7 @@ def _native(kind: str, x: Array, dy: Array, gamma: Array, beta: Array) -> Compet
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def run() -> None:
         if kind == "layer norm":
-            x2, shape = tx[:, :, 0], list(x.shape[1:2])
+            x2, shape = tx[:, :, 0], list(tx.shape[1:2])
             y, *kept = aten.native_layer_norm(x2, shape, weight, bias, _EPS)
             found = aten.native_layer_norm_backward(tdy[:, :, 0], x2, shape, *kept, weight, bias, all_three)
             out.update(zip(_RESULTS, (y[:, :, None], found[0][:, :, None], *found[1:]), strict=True))
@@ -163,7 +169,7 @@ def _native(kind: str, x: Array, dy: Array, gamma: Array, beta: Array) -> Compet
         )  # fmt: skip
         out.update(zip(_RESULTS, (y, *found), strict=True))
 
-    return Competitor(run, lambda: {name: tensor.numpy() for name, tensor in out.items()})
+    return Competitor(run, lambda: {name: library.read(tensor) for name, tensor in out.items()})
 
 
 def _times_torch(name: str) -> Callable[[Row], float | None]:
@@ -186,5 +192,13 @@ FAMILY = Family(
             0.7,
             lambda row: row.of_ceiling if row.name == "batch norm 4096x1024" else None,
         ),
+    ],
+)
+
+GPU_FAMILY = Family(
+    _cases,
+    [
+        Target(f"{name}: times torch", 1.2, _times_torch(name))
+        for name in ("batch norm 4096x1024", "batch norm 256x64x56x56")
     ],
 )

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import optimizers
-from .._arrays import Array, views
+from .._arrays import Array
 from ..optimizer import Optimizer
+from . import libraries
 from . import numpy_optimizers as plain
 from .case import Case, Family, Mismatch, Options, Row, Target
 from .timing import Run
@@ -75,31 +76,35 @@ def _cases(options: Options) -> Iterator[Case]:
         # Read: parameter, gradient, states. Written: parameter, states.
         bytes_each = dtype.itemsize * (3 + 2 * KINDS[kind].states)
         for sizes in [SEVERAL[name]] if name in SEVERAL else [(size,) for size in options.sizes]:
-            prepare = functools.partial(_prepare, kind, sizes, dtype, options.peers)
+            prepare = functools.partial(_prepare, kind, sizes, dtype, options.peers, options.device)
             yield Case(name, sum(sizes), sum(sizes) * bytes_each, prepare)
 
 
-Arrays = list[Array]
+Arrays = list[Any]
 
 
 class _Competitor:
     """Parameters, gradients, and what updates the ones by the others."""
 
     def __init__(
-        self, p: Array, g: Array, sizes: tuple[int, ...], make: Callable[[Arrays, Arrays], Run]
+        self,
+        library: libraries.Library,
+        p: Array,
+        sizes: tuple[int, ...],
+        make: Callable[[Arrays, Arrays], Run],
     ) -> None:
-        self.p, self.g = p, g
-        self.run = make(views(p, [(n,) for n in sizes]), views(g, [(n,) for n in sizes]))
+        self.library, self.p, self.g = library, library.array(p), library.array(np.empty_like(p))
+        self.run = make(library.split(self.p, sizes), library.split(self.g, sizes))
 
 
 def _prepare(
-    name: str, sizes: tuple[int, ...], dtype: np.dtype[Any], peers: tuple[str, ...]
+    name: str, sizes: tuple[int, ...], dtype: np.dtype[Any], peers: tuple[str, ...], device: str
 ) -> dict[str, Run]:
     size = sum(sizes)
     start, gradient = np.random.default_rng(0).uniform(-1, 1, (2, min(size, _BLOCK))).astype(dtype)
     # Each has a gradient of its own, since torch foreach writes to it.
     competitors = {
-        who: _Competitor(np.resize(start, size), np.empty(size, dtype), sizes, make)
+        who: _Competitor(libraries.of(who, device), np.resize(start, size), sizes, make)
         for who, make in _makers(KINDS[name], peers).items()
     }
     expected = start.astype(np.float64)
@@ -109,12 +114,12 @@ def _prepare(
         gradient *= dtype.type(-0.7)
         KINDS[name].numpy(t, expected, gradient.astype(np.float64), *states)
         for competitor in competitors.values():
-            competitor.g[...] = np.resize(gradient, size)
+            competitor.library.write(competitor.g, np.resize(gradient, size))
             competitor.run()
     moved = np.abs(expected - start).max()
     for who, competitor in competitors.items():
         try:
-            _check(competitor.p, expected, moved)
+            _check(competitor.library.read(competitor.p), expected, moved)
         except Mismatch as mismatch:
             raise Mismatch(f"{name} of {who} on {size} {dtype} values: {mismatch}") from None
     return {who: competitor.run for who, competitor in competitors.items()}
@@ -136,8 +141,8 @@ def _check(p: Array, expected: Array, moved: float) -> None:
 def _makers(kind: Kind, peers: tuple[str, ...]) -> dict[str, Callable[[Arrays, Arrays], Run]]:
     """Of each competitor, what makes its run from parameters and gradients."""
     makers: dict[str, Callable[[Arrays, Arrays], Run]] = {"pyoptim": functools.partial(_pyoptim_run, kind)}
-    if "numpy" in peers:
-        makers["numpy"] = functools.partial(_numpy_run, kind)
+    for library in {"numpy", "cupy"} & set(peers):  # the same expressions
+        makers[library] = functools.partial(_numpy_run, kind)
     if "torch" in peers and kind.torch:
         if kind.fused:
             makers["torch fused"] = functools.partial(_torch_run, kind, {"fused": True})
@@ -168,9 +173,9 @@ def _numpy_run(kind: Kind, p: Arrays, g: Arrays) -> Run:
 def _torch_run(kind: Kind, way: Mapping[str, bool], p: Arrays, g: Arrays) -> Run:
     import torch
 
-    parameters = [torch.from_numpy(a).requires_grad_() for a in p]
+    parameters = [a.requires_grad_() for a in p]
     for parameter, gradient in zip(parameters, g, strict=True):
-        parameter.grad = torch.from_numpy(gradient)
+        parameter.grad = gradient
     arguments = {**kind.arguments, **kind.torch_arguments, **way}
     run: Run = getattr(torch.optim, kind.torch)(parameters, **arguments).step
     return run
@@ -206,5 +211,31 @@ FAMILY = Family(
         Target("Adam 200 arrays: times torch", 15, _times("torch", 200_000, "Adam 200 arrays")),
         Target("Adam, 100,000 and more: times numpy", 8, _large_adam),
         Target("all, 50M: share of the bandwidth that the traffic allows", 0.85, _of_ceiling),
+    ],
+)
+
+
+def _large_against(peers: str, fused: bool) -> Callable[[Row], float | None]:
+    """At 100M elements: times as fast as PyTorch, for optimizers that it has a fused kernel for, or not."""
+
+    def value(row: Row) -> float | None:
+        kind = KINDS.get(row.name)
+        is_meant = kind is not None and kind.fused == fused and row.size == 100_000_000
+        return row.faster_than(peers) if is_meant else None
+
+    return value
+
+
+GPU_FAMILY = Family(
+    _cases,
+    [
+        Target(
+            "all, 100M: share of the copy's bandwidth",
+            0.92,
+            lambda row: row.of_ceiling if row.size == 100_000_000 else None,
+        ),
+        Target("100M: times torch fused", 1, _large_against("torch fused", True)),
+        Target("100M, without a fused one: times torch", 1.5, _large_against("torch", False)),
+        Target("Adam 200 arrays: times torch fused", 1.5, _times("torch fused", 200_000, "Adam 200 arrays")),
     ],
 )

@@ -25,8 +25,11 @@ FULL = Effort(warm_up=0.010, block=0.010, budget=0.25, least=3, most=15)
 QUICK = Effort(warm_up=0.0, block=0.0005, budget=0.0, least=2, most=2)
 
 
-def in_turn(runs: Mapping[str, Run], effort: Effort) -> dict[str, float]:
-    """Seconds of one run of each: the median over blocks, each after a warm-up, the runs alternating."""
+def in_turn(runs: Mapping[str, Run], effort: Effort, wait: Run = lambda: None) -> dict[str, float]:
+    """Seconds of one run of each: the median over blocks, each after a warm-up, the runs alternating.
+
+    ``wait`` returns when work is done that runs have only queued, on a GPU.
+    """
     blocks: dict[str, list[float]] = {name: [] for name in runs}
     spent = dict.fromkeys(runs, 0.0)
     was_enabled = gc.isenabled()
@@ -42,14 +45,14 @@ def in_turn(runs: Mapping[str, Run], effort: Effort) -> dict[str, float]:
                 return {name: statistics.median(done) for name, done in blocks.items()}
             for name in waiting:
                 begin = time.perf_counter()
-                blocks[name].append(_block(runs[name], effort, blocks[name]))
+                blocks[name].append(_block(runs[name], effort, blocks[name], wait))
                 spent[name] += time.perf_counter() - begin
     finally:
         if was_enabled:
             gc.enable()
 
 
-def _block(run: Run, effort: Effort, earlier: list[float]) -> float:
+def _block(run: Run, effort: Effort, earlier: list[float], wait: Run) -> float:
     """Seconds of one run, the mean of as many as fill a block."""
     count, elapsed = 0, 0.0
     one = min(earlier, default=0.0)
@@ -59,9 +62,11 @@ def _block(run: Run, effort: Effort, earlier: list[float]) -> float:
             run()
             count += 1
             elapsed = time.perf_counter() - begin
-        one = elapsed / count
+        wait()
+        one = (time.perf_counter() - begin) / count
     repetitions = range(max(1, int(effort.block / max(one, 1e-7))))
     begin = time.perf_counter()
     for _ in repetitions:
         run()
+    wait()
     return (time.perf_counter() - begin) / len(repetitions)

@@ -29,6 +29,7 @@ _LR = {"Adam": 1e-3, "SGD": 0.01}
 _CHECKED = 10  # steps
 # Batch sizes, and the examples of a run.
 _EXAMPLES = {1: 2_000, 10: 10_000, 32: 16_000, 128: 32_000, 1024: 30_720}
+_GPU_EXAMPLES = {32: 60_000, 128: 60_000, 1024: 60_000}
 _QUICK_EXAMPLES = {1: 100, 10: 200, 32: 320, 128: 1_280, 1024: 2_048}
 _NORMED = "pyoptim without"  # the same network without BatchNorm
 
@@ -41,6 +42,7 @@ class _Work(NamedTuple):
     norm: bool
     x: Array  # of a run: float32 from 0 to 1
     y: Array
+    device: str
 
 
 # What trains on the examples in this order (None: in a new one), and returns the mean loss.
@@ -48,9 +50,10 @@ _Epoch = Callable[[Array | None], float]
 
 
 def _cases(options: Options) -> Iterator[Case]:
-    examples = _QUICK_EXAMPLES if options.quick else _EXAMPLES
+    on_gpu = options.device == "cuda"
+    examples = _QUICK_EXAMPLES if options.quick else _GPU_EXAMPLES if on_gpu else _EXAMPLES
     wanted = [("Adam", batch, False) for batch in examples]
-    wanted += [("SGD", 1, False), ("Adam", 128 if 128 in examples else max(examples), True)]
+    wanted += [("SGD", 1, False)] * (not on_gpu) + [("Adam", 128 if 128 in examples else max(examples), True)]
     sizes = [m * n for m, n in itertools.pairwise(_WIDTHS)]
     # forward, the gradient of the weights, and that of the inputs but for the first layer's
     flops = 2 * (3 * sum(sizes) - sizes[0]) * _EPOCH
@@ -60,7 +63,7 @@ def _cases(options: Options) -> Iterator[Case]:
         def prepare(key: tuple[str, int, bool] = (optimizer, batch, norm)) -> dict[str, Run]:
             optimizer, batch, norm = key
             x, y = _data(examples[batch])
-            work = _Work(optimizer, batch, norm, x, y)
+            work = _Work(optimizer, batch, norm, x, y, options.device)
             return _checked(work, options.peers)
 
         yield Case(name, batch, 4 * _EPOCH * _WIDTHS[0], prepare, flops, _EPOCH / examples[batch])
@@ -80,6 +83,8 @@ def _checked(work: _Work, peers: tuple[str, ...]) -> dict[str, Run]:
     makers: dict[str, Callable[[_Work], _Epoch]] = {"pyoptim": _pyoptim}
     if "torch" in peers:
         makers |= {f"torch {way}": _torch(way) for way in ("fused", "foreach")}
+        if work.device == "cuda":
+            makers["torch graph"] = _torch_graph
     if "jax" in peers and not work.norm:
         makers["jax"] = _jax
     order = np.arange(len(first.x))
@@ -106,7 +111,7 @@ def _model(norm: bool) -> nn.Sequential:
 
 
 def _pyoptim(work: _Work) -> _Epoch:
-    model = _model(work.norm)
+    model = _model(work.norm).to(work.device)
     optimizer = {"Adam": Adam, "SGD": SGD}[work.optimizer](model.parameters(), lr=_LR[work.optimizer])
     trainer = Trainer(model, nn.CrossEntropy(), optimizer, seed=0)
 
@@ -118,8 +123,10 @@ def _pyoptim(work: _Work) -> _Epoch:
     return epoch
 
 
-def _torch(way: str) -> Callable[[_Work], _Epoch]:
-    def make(work: _Work) -> _Epoch:
+class _Torch:
+    """The same network in PyTorch, and a step on some rows of the data."""
+
+    def __init__(self, work: _Work, **way: bool) -> None:
         import torch
 
         layers: list[Any] = []
@@ -127,30 +134,75 @@ def _torch(way: str) -> Callable[[_Work], _Epoch]:
             layers.append(torch.nn.Linear(inputs, outputs))
             if outputs != _WIDTHS[-1]:
                 layers += [torch.nn.BatchNorm1d(outputs)] * work.norm + [torch.nn.ReLU()]
-        model = torch.nn.Sequential(*layers)
+        self.model = torch.nn.Sequential(*layers).to(work.device)
         with torch.no_grad():
-            for theirs, ours in zip(model.parameters(), _model(work.norm).parameters().values(), strict=True):
-                theirs.copy_(torch.from_numpy(ours))
-        optimizer = getattr(torch.optim, work.optimizer)(
-            model.parameters(), lr=_LR[work.optimizer], **{way: True}
-        )
-        loss_of = torch.nn.CrossEntropyLoss()
-        x, y = torch.from_numpy(work.x), torch.from_numpy(work.y)
+            ours = _model(work.norm).parameters().values()
+            for theirs, values in zip(self.model.parameters(), ours, strict=True):
+                theirs.copy_(torch.from_numpy(values))
+        kind = getattr(torch.optim, work.optimizer)
+        self.optimizer = kind(self.model.parameters(), lr=_LR[work.optimizer], **way)
+        self._loss_of = torch.nn.CrossEntropyLoss()
+        self.x, self.y = (torch.from_numpy(a).to(work.device) for a in (work.x, work.y))
+        self.total = torch.zeros((), device=work.device)
+        self._device, self._batch = work.device, work.batch
 
-        def epoch(order: Array | None) -> float:
-            chosen = torch.randperm(len(x)) if order is None else torch.from_numpy(order)
-            total = torch.zeros(())
-            for indices in chosen.split(work.batch):
-                optimizer.zero_grad()
-                loss = loss_of(model(x[indices]), y[indices])
-                loss.backward()
-                optimizer.step()
-                total += loss.detach()
-            return float(total) * work.batch / len(x)
+    def step(self, indices: Any) -> None:
+        self.optimizer.zero_grad()
+        loss = self._loss_of(self.model(self.x[indices]), self.y[indices])
+        loss.backward()
+        self.optimizer.step()
+        self.total += loss.detach()
 
-        return epoch
+    def epoch(self, order: Array | None, step: Callable[[Any], None]) -> float:
+        import torch
+
+        examples = len(self.x)
+        chosen = torch.randperm(examples) if order is None else torch.from_numpy(order)
+        self.total.zero_()
+        for indices in chosen.to(self._device).split(self._batch):
+            step(indices)
+        return float(self.total) * self._batch / examples
+
+
+def _torch(way: str) -> Callable[[_Work], _Epoch]:
+    def make(work: _Work) -> _Epoch:
+        torch = _Torch(work, **{way: True})
+        return lambda order: torch.epoch(order, torch.step)
 
     return make
+
+
+def _torch_graph(work: _Work) -> _Epoch:
+    """Whole batches as a captured CUDA graph, the last one step by step."""
+    import torch
+
+    it = _Torch(work, fused=True, capturable=True)
+    before = [tensor.clone() for tensor in it.model.state_dict().values()]
+    rows = torch.zeros(work.batch, dtype=torch.int64, device=work.device)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # as PyTorch's notes on CUDA graphs want it
+            it.step(rows)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        it.step(rows)
+    with torch.no_grad():  # begin anew
+        for tensor, values in zip(it.model.state_dict().values(), before, strict=True):
+            tensor.copy_(values)
+        for state in it.optimizer.state.values():
+            for tensor in state.values():
+                tensor.zero_()
+
+    def step(indices: Any) -> None:
+        if len(indices) < work.batch:
+            it.step(indices)
+            return
+        rows.copy_(indices)
+        graph.replay()
+
+    return lambda order: it.epoch(order, step)
 
 
 def _jax(work: _Work) -> _Epoch:
@@ -207,6 +259,16 @@ def _times(peer: str, optimizer: str, batch: int) -> Callable[[Row], float | Non
     return value
 
 
+def _graph(row: Row) -> float | None:
+    return row.faster_than("torch graph") if (row.name, row.size) == ("epoch Adam", 128) else None
+
+
+def _eager(row: Row) -> float | None:
+    """Times as fast as the faster of PyTorch's fused and foreach steps."""
+    times = [ratio for way in ("fused", "foreach") if (ratio := row.faster_than(f"torch {way}"))]
+    return min(times, default=None) if (row.name, row.size) == ("epoch Adam", 128) else None
+
+
 def _norm_costs(row: Row) -> float | None:
     return row.faster_than(_NORMED) if row.name == "epoch Adam BatchNorm" else None
 
@@ -228,5 +290,13 @@ FAMILY = Family(
             for peer, bound in zip(("torch", "jax"), bounds, strict=True)
         ),
         Target("epoch, batch 128: with BatchNorm, of the speed without", 0.8, _norm_costs),
+    ],
+)
+
+GPU_FAMILY = Family(
+    _cases,
+    [
+        Target("epoch Adam, batch 128: times torch eager", 4, _eager),
+        Target("epoch Adam, batch 128: times torch's graph", 1.2, _graph),
     ],
 )

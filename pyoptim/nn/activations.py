@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
-
 from .. import backends, ops
-from .._arrays import Array
+from .._arrays import Array, empty_like
 from ..activations import KINDS
 from .layers import Layer
 
@@ -23,16 +21,16 @@ class Activation(Layer):
         self.__dict__.update({name: float(value) for name, value in parameters.items()})
 
     def forward(self, x: Array, training: bool) -> Array:
-        y = np.empty_like(x)
-        backends.current().activation_forward(self.kind, x, y, *self.numbers)
+        y: Array = empty_like(x)
+        backends.of(x).activation_forward(self.kind, x, y, *self.numbers)
         self._kept = x if KINDS[self.kind].keeps_input else y
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         if not need_dx:
             return None
-        dx = np.empty_like(dy)
-        backends.current().activation_backward(self.kind, dy, self._kept, dx, *self.numbers)
+        dx: Array = empty_like(dy)
+        backends.of(dy).activation_backward(self.kind, dy, self._kept, dx, *self.numbers)
         return dx
 
 
@@ -148,11 +146,23 @@ class Softmax(Layer):
     _log = False
 
     def forward(self, x: Array, training: bool) -> Array:
-        self._y = ops.softmax_forward(x, self._log)
-        return self._y
+        y: Array = empty_like(x)
+        if x.size:
+            rows = (-1, x.shape[-1])
+            backends.of(x).softmax_forward(self._log, x.reshape(rows), y.reshape(rows))
+        self._y = y
+        return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
-        return ops.softmax_backward(dy, self._y, self._log) if need_dx else None
+        if not need_dx:
+            return None
+        dx: Array = empty_like(dy)
+        rows = (-1, dy.shape[-1])
+        if dy.size:
+            backends.of(dy).softmax_backward(
+                self._log, dy.reshape(rows), self._y.reshape(rows), dx.reshape(rows)
+            )
+        return dx
 
 
 class LogSoftmax(Softmax):

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import backends, ops
-from .._arrays import Array, views
+from .. import _arrays, backends, ops
+from .._arrays import Array, empty, empty_like, views
 from .._hyperparameters import is_number
 from . import initializers
 from .initializers import Initializer
@@ -156,16 +156,16 @@ class Dense(Layer):
         return (self.out_features,)
 
     def forward(self, x: Array, training: bool) -> Array:
-        y = np.empty((x.shape[0], self.out_features), x.dtype)
-        backends.current().dense_forward(
+        y: Array = empty((x.shape[0], self.out_features), x)
+        backends.of(x).dense_forward(
             x, self.parameters["weight"], self.parameters.get("bias"), self.activation, y
         )
         self._x, self._y = x, y
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
-        dx = np.empty_like(self._x) if need_dx else None
-        backends.current().dense_backward(
+        dx = empty_like(self._x) if need_dx else None
+        backends.of(dy).dense_backward(
             dy,
             self._x,
             self.parameters["weight"],
@@ -259,11 +259,11 @@ class BatchNorm(Layer):
     def forward(self, x: Array, training: bool) -> Array:
         training = training and self.trainable
         x3 = ops.as_channels(x)
-        y = np.empty_like(x)
+        y: Array = empty_like(x)
         momentum = self.momentum
         tracked = self.buffers.get("num_batches_tracked")
         if momentum is None:
-            momentum = 1.0 / (int(tracked) + 1) if tracked is not None else 0.0
+            momentum = 0.0 if tracked is None else _share(int(tracked) + 1, x)
         if self.takes_statistics(training):
             ops.check_count(x3)
         self._saved = ops.norm_forward(
@@ -286,10 +286,12 @@ class BatchNorm(Layer):
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         x, saved = self._x, self._saved
-        dx = np.empty_like(dy) if need_dx else None
-        unused = None if self.learns else np.empty((2, self.features), x.dtype)
-        dgamma, dbeta = (self.gradients["weight"], self.gradients["bias"]) if unused is None else unused
-        backends.current().norm_backward(
+        dx = empty_like(dy) if need_dx else None
+        if self.learns:
+            dgamma, dbeta = self.gradients["weight"], self.gradients["bias"]
+        else:
+            dgamma, dbeta = empty((self.features,), x), empty((self.features,), x)
+        backends.of(dy).norm_backward(
             dy.reshape(x.shape),
             x,
             self.parameters.get("weight"),
@@ -342,10 +344,10 @@ class LayerNorm(Layer):
     def forward(self, x: Array, training: bool) -> Array:
         size = math.prod(self.features)
         rows = x.reshape(x.size // size, size)
-        y = np.empty_like(x)
-        self._mean, self._inv_std = np.empty(len(rows), x.dtype), np.empty(len(rows), x.dtype)
+        y: Array = empty_like(x)
+        self._mean, self._inv_std = empty((len(rows),), x), empty((len(rows),), x)
         gamma, beta = self._flat(self.parameters)
-        backends.current().layer_norm_forward(
+        backends.of(x).layer_norm_forward(
             rows, gamma, beta, self.eps, y.reshape(rows.shape), self._mean, self._inv_std
         )
         self._x = rows
@@ -353,9 +355,12 @@ class LayerNorm(Layer):
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         x = self._x
-        dx = np.empty_like(dy) if need_dx else None
-        dgamma, dbeta = self._flat(self.gradients) if self.learns else np.empty((2, x.shape[1]), x.dtype)
-        backends.current().layer_norm_backward(
+        dx = empty_like(dy) if need_dx else None
+        if self.learns:
+            dgamma, dbeta = self._flat(self.gradients)
+        else:
+            dgamma, dbeta = empty(x.shape[1:], x), empty(x.shape[1:], x)
+        backends.of(dy).layer_norm_backward(
             dy.reshape(x.shape),
             x,
             self._flat(self.parameters)[0],
@@ -406,12 +411,17 @@ class Rescale(Layer):
         self.scale, self.shift = float(scale), float(shift)
 
     def forward(self, x: Array, training: bool) -> Array:
-        y: Array = x * x.dtype.type(self.scale) + x.dtype.type(self.shift)
+        y: Array = _arrays.affine(x, self.scale, self.shift)
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
-        dx: Array = dy * dy.dtype.type(self.scale)
+        dx: Array = _arrays.affine(dy, self.scale)
         return dx
+
+
+def _share(count: int, like: Any) -> float:
+    """Of the newest of so many batches in their mean; on a GPU, which repeats steps, minus the count."""
+    return 1.0 / count if isinstance(like, np.ndarray) else -float(count)
 
 
 def check_count(name: str, value: Any) -> None:

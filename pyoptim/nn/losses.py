@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _loss_ops, backends
-from .._arrays import Array, check_float_array
+from .._arrays import Array, check_float_array, constant, empty_like
+from .._device import DeviceArray, placed
 
 
 class Loss:
@@ -56,6 +57,7 @@ class Loss:
         Parameters
         ----------
         output : array (batch, ...)
+            Of a model on a GPU, an array in its memory: so is the gradient then.
         target
             As the loss takes them.
         sample_weight : array (batch,), optional
@@ -66,13 +68,15 @@ class Loss:
         TypeError, ValueError
             The target's dtype, shape or values do not suit the output; a negative weight.
         """
-        output = check_float_array("output", output)
+        there: Any = output if isinstance(output, DeviceArray) else check_float_array("output", output)
+        output, queue = there, getattr(there, "queue", None)
         if output.ndim == 0 or output.size == 0:
             raise ValueError(f"output has shape {output.shape}, expected at least one example")
         target = self.check_target("target", target, output.shape[0], output.shape[1:], output.dtype)
         weight = self.check_sample_weight("sample_weight", sample_weight, len(output), output.dtype)
-        gradient = np.empty_like(output)
-        return self.evaluate(output, target, gradient, weight), gradient
+        gradient = empty_like(output)
+        value = self.evaluate(output, placed(queue, target), gradient, placed(queue, weight))
+        return float(value), gradient
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.arguments)
@@ -120,12 +124,13 @@ class CrossEntropy(Loss):
     def compute(
         self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
     ) -> float:
-        weight = None if self.class_weight is None else np.ascontiguousarray(self.class_weight, output.dtype)
-        return float(
-            backends.current().softmax_cross_entropy(
-                output, target, gradient, sample_weight, weight, self.label_smoothing
-            )
+        weight = None
+        if self.class_weight is not None:
+            weight = constant(np.ascontiguousarray(self.class_weight, output.dtype), output)
+        value: float = backends.of(output).softmax_cross_entropy(
+            output, target, gradient, sample_weight, weight, self.label_smoothing
         )
+        return value
 
 
 class KLDiv(Loss):
@@ -163,7 +168,10 @@ class KLDiv(Loss):
     def compute(
         self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
     ) -> float:
-        return _loss_ops.run_kl_divergence(output, target, gradient, sample_weight, self.temperature)
+        value: float = backends.of(output).kl_divergence(
+            output, target, gradient, sample_weight, self.temperature
+        )
+        return value
 
 
 class _Pointwise(Loss):

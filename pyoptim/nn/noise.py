@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import backends, ops
-from .._arrays import Array
+from .._arrays import Array, empty_like
 from .layers import Layer
 
 
@@ -55,8 +55,8 @@ class Dropout(_Random):
     def _apply(self, x: Array) -> Array:
         if self._stream is None:
             return x
-        y = np.empty_like(x)
-        backends.current().dropout(x, self.p, *self._stream, y)
+        y: Array = empty_like(x)
+        backends.of(x).dropout(x, self.p, *self._stream, y)
         return y
 
 
@@ -77,8 +77,8 @@ class GaussianNoise(_Random):
     def forward(self, x: Array, training: bool) -> Array:
         if not training:
             return x
-        y = np.empty_like(x)
-        backends.current().gaussian_noise(x, self.std, *self._next(), y)
+        y: Array = empty_like(x)
+        backends.of(x).gaussian_noise(x, self.std, *self._next(), y)
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:

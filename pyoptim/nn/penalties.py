@@ -44,13 +44,16 @@ class Penalty:
             for name, w in layer.parameters.items():
                 if name == "bias" and not (self.biases or isinstance(layer, BatchNorm)):
                     continue
-                gradient, number = layer.gradients[name], w.dtype.type
+                there, number = layer.gradients[name], w.dtype.type
+                w, gradient = np.asarray(w), np.asarray(there)  # copies of a GPU's
                 if self.l2:
                     total += self.l2 / 2 * float(np.square(w, dtype=np.float64).sum())
                     gradient += number(self.l2) * w
                 if self.l1:
                     total += self.l1 * float(np.abs(w).sum(dtype=np.float64))
                     gradient += number(self.l1) * np.sign(w)
+                if gradient is not there:
+                    there[...] = gradient
         return total
 
     def __repr__(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .._arrays import Array
+from .._arrays import Array, add
 from .layers import Layer, backward, bind, check_layers
 from .sequential import Sequential
 
@@ -85,6 +85,7 @@ class Residual(Layer):
         if self._model is not None:  # it stays a view of what its layers have
             self._model.flat_parameters, self._model.flat_gradients = parameters, gradients
             self._model.dtype = parameters.dtype
+            self._model._queue = getattr(parameters, "queue", None)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         result = shape
@@ -98,12 +99,12 @@ class Residual(Layer):
         y = x
         for layer in self.block:
             y = layer.forward(y, training)
-        result: Array = x + y
+        result: Array = add(x, y)
         return result
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         through = backward(self.block, dy, need_dx)
         if not need_dx or through is None:
             return None
-        dx: Array = dy + through
+        dx: Array = add(dy, through)
         return dx

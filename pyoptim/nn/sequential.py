@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from .. import _device
 from .._arrays import FLOATS, Array, aligned_zeros, check_finite, check_like
+from ..backends.device import Queue
 from .layers import Layer, backward, bind, check_layers
 
 
@@ -29,6 +31,8 @@ class Sequential:
     flat_parameters, flat_gradients : array
         All parameters, and all gradients, as one vector each; every layer's are views of them. Those of
         frozen layers too.
+    device : str
+        Where they are: "cpu", or e.g. "cuda:0" after `to`.
 
     Notes
     -----
@@ -56,6 +60,7 @@ class Sequential:
     """
 
     owned = False  # its layers, by a `Residual`
+    _queue: Queue | None = None  # of a model on a GPU: the order of the work on it
 
     def __init__(self, *layers: Layer, seed: int | None = None, dtype: DTypeLike = np.float32) -> None:
         check_layers("layers", layers)
@@ -83,6 +88,56 @@ class Sequential:
         # Copies and pickles hold every array by itself; an optimizer is to be made anew on the copy.
         self.__dict__.update(state)
         bind(self.layers, self.flat_parameters, self.flat_gradients)
+
+    @property
+    def device(self) -> str:
+        """Where the model is."""
+        return "cpu" if self._queue is None else f"cuda:{self._queue.device}"
+
+    def to(self, device: str) -> Sequential:
+        """Move the model to a GPU's memory, or back; returns the model.
+
+        Parameters
+        ----------
+        device : str
+            "cpu", "cuda" (the first GPU), or "cuda:1" and so on.
+
+        Raises
+        ------
+        ValueError
+            There is no such device, or the model's layers belong to another one.
+        TypeError
+            A layer is not one of pyoptim.nn's, which alone know GPUs.
+        BackendError
+            There is no GPU that can be used; the message says why.
+
+        Notes
+        -----
+        The arrays get new memory: make optimizers and trainers afterwards. On a GPU parameters, gradients and
+        running statistics are arrays that CuPy and PyTorch take without a copy (`cupy.asarray`,
+        `torch.as_tensor`). Models, optimizers and trainings that were saved there go on here, and the other
+        way round.
+        """
+        queue = _device.queue_on(device)
+        if self.owned:
+            raise ValueError(f"{self!r} belongs to another model, expected that one to be moved")
+        if queue is not None:
+            _check_layers("layers", self.layers)
+            if self._queue is not None and self.device == f"cuda:{queue.device}":
+                return self
+        self.flat_parameters = _moved(self.flat_parameters, queue)
+        self.flat_gradients = _moved(self.flat_gradients, queue)
+        bind(self.layers, self.flat_parameters, self.flat_gradients)
+        for layer in _all_layers(self.layers):
+            for name, value in layer.buffers.items():
+                if value.dtype.kind == "f":  # counts stay the host's
+                    layer.buffers[name] = _moved(value, queue)
+            # What the last forward has kept is of the other memory.
+            for name, value in list(vars(layer).items()):
+                if name.startswith("_") and isinstance(value, np.ndarray | _device.DeviceArray | tuple):
+                    delattr(layer, name)
+        self._queue, self._output_shape = queue, None
+        return self
 
     def leaves(self) -> dict[str, Layer]:
         """The layers that arrays belong to, those in blocks too, by what their arrays' names begin with.
@@ -121,26 +176,37 @@ class Sequential:
     def check_input(self, name: str, x: Any, keep_bytes: bool = False) -> Array:
         """A batch as a contiguous array of the model's dtype; of bytes where they are to be kept so.
 
+        For a model on a GPU, arrays in its memory are taken as they are; those of the processor stay there.
+
         Raises
         ------
         TypeError, ValueError
             Not numbers, not finite, or not the shape that the first layers take.
         """
+        if _device.is_there(x):
+            if self._queue is None:
+                raise TypeError(f"{name} is in a GPU's memory, but the model is not: see Sequential.to")
+            there: Any = _device.adopted(name, x, self._queue, self.dtype)
+            self._check_shape(name, there.shape)
+            return there  # type: ignore[no-any-return]
         x = np.asarray(x)
         if x.dtype.kind not in "fiub":
             raise TypeError(f"{name} has dtype {x.dtype}, expected numbers")
-        if x.ndim < 2:
-            raise ValueError(f"{name} has shape {x.shape}, expected (batch, features)")
-        try:
-            self.output_shape(x.shape[1:])
-        except ValueError as error:
-            raise ValueError(f"{name} has shape {x.shape}: {error}") from None
+        self._check_shape(name, x.shape)
         if keep_bytes and x.dtype == np.uint8:
             return np.ascontiguousarray(x)
         with np.errstate(over="ignore"):  # what is too large for the dtype is found to be infinite
             converted = np.ascontiguousarray(x, self.dtype)
         check_finite(name, converted)
         return converted
+
+    def _check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        if len(shape) < 2:
+            raise ValueError(f"{name} has shape {shape}, expected (batch, features)")
+        try:
+            self.output_shape(shape[1:])
+        except ValueError as error:
+            raise ValueError(f"{name} has shape {shape}: {error}") from None
 
     def _forward(self, x: Array) -> Array:
         """The output for a checked batch."""
@@ -154,12 +220,24 @@ class Sequential:
 
         `backward` reads x again, so leave it as it is until then.
 
+        A model on a GPU takes arrays of its memory too (CuPy's, PyTorch's, and what else has
+        ``__cuda_array_interface__`` or speaks DLPack), without a copy and without a look at their values. It
+        then returns one in it, which those take without a copy.
+
         Raises
         ------
         TypeError, ValueError
             Not numbers, not finite, or not the shape that the layers take.
         """
-        return self._forward(self.check_input("x", x)).copy()
+        there: Any = self.check_input("x", x)
+        if self._queue is None:
+            return self._forward(there).copy()
+        if isinstance(there, np.ndarray):
+            there = _device.uploaded(self._queue, there)
+            return np.array(self._forward(there))
+        y = self._forward(there).copy()
+        _device.release(there)
+        return y
 
     __call__ = forward
 
@@ -178,8 +256,17 @@ class Sequential:
         """
         if self._output_shape is None:
             raise ValueError("backward before forward: there is no output to take a gradient of")
+        if self._queue is not None and _device.is_there(dy):
+            there: Any = _device.adopted("dy", dy, self._queue, self.dtype, self._output_shape)
+            dx = self._backward(there, need_dx)
+            _device.release(there)
+            return dx
         dy = check_like("dy", dy, self._output_shape, self.dtype, " as the last output")
-        return self._backward(dy, need_dx)
+        if self._queue is None:
+            return self._backward(dy, need_dx)
+        there = _device.uploaded(self._queue, dy)
+        dx = self._backward(there, need_dx)
+        return None if dx is None else np.asarray(dx)
 
     def _backward(self, dy: Array, need_dx: bool = False) -> Array | None:
         return backward(self.layers, dy, need_dx)
@@ -207,7 +294,7 @@ class Sequential:
 
     def state_dict(self) -> dict[str, Array]:
         """Copies of the parameters and buffers, frozen ones too, with PyTorch's names."""
-        return {name: value.copy() for name, value in self._state().items()}
+        return {name: np.array(value) for name, value in self._state().items()}
 
     def _state(self) -> dict[str, Array]:
         return {
@@ -265,6 +352,32 @@ class Sequential:
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))})"
+
+
+def _moved(array: Any, queue: Queue | None) -> Any:
+    """A copy in the memory of a queue, or of the processor."""
+    if queue is not None:
+        return _device.uploaded(queue, np.asarray(array))
+    made = aligned_zeros(array.size, array.dtype).reshape(array.shape)
+    made[...] = array
+    return made
+
+
+def _all_layers(layers: Iterable[Layer]) -> Iterator[Layer]:
+    """Layers and those in their blocks."""
+    for layer in layers:
+        yield layer
+        yield from _all_layers(getattr(layer, "block", ()))
+
+
+def _check_layers(label: str, layers: Iterable[Layer]) -> None:
+    from .. import nn
+
+    for i, layer in enumerate(layers):
+        kind = type(layer)
+        if getattr(nn, kind.__name__, None) is not kind:
+            raise TypeError(f"{label}[{i}] is a {kind.__name__}, expected pyoptim.nn's on a GPU")
+        _check_layers(f"{label}[{i}].block", getattr(layer, "block", ()))
 
 
 def _rows(prefix: str, layers: Iterable[Layer]) -> list[tuple[str, str, int, str]]:

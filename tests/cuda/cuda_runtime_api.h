@@ -1,10 +1,16 @@
-// The part of the CUDA runtime that csrc/cuda uses, on the host: "device memory" is memory, streams run at
-// once. PYOPTIM_EMULATED_DEVICES is the number of devices (default 1).
+// The part of the CUDA runtime that csrc/cuda uses, on the host: "device memory" is memory, and work runs at
+// once, but for what is captured, which runs when its graph is launched. PYOPTIM_EMULATED_DEVICES is the
+// number of devices (default 1).
 #pragma once
 
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <map>
+#include <set>
 #include <utility>
+#include <vector>
 
 #include "emulator.hpp"
 
@@ -13,13 +19,25 @@ enum cudaError_t {
     cudaErrorMemoryAllocation = 2,
     cudaErrorNoDevice = 100,
     cudaErrorLaunchFailure = 719,
-    cudaErrorNotSupported = 801
+    cudaErrorStreamCaptureUnsupported = 900,
+    cudaErrorStreamCaptureInvalidated = 901,
+    cudaErrorStreamCaptureIsolation = 905
 };
-using cudaStream_t = struct Stream_*;
-using cudaEvent_t = struct Event_*;
-using cudaGraph_t = struct Graph_*;
-using cudaGraphExec_t = struct GraphExec_*;
-enum { cudaMemcpyDefault, cudaStreamNonBlocking, cudaStreamCaptureModeThreadLocal };
+enum { cudaMemcpyDefault, cudaStreamNonBlocking, cudaStreamCaptureModeRelaxed };
+using Work = std::vector<std::function<cudaError_t()>>;
+struct Stream_ {
+    bool capturing = false;
+    cudaError_t broken = cudaSuccess;  // what has made the capture useless
+    Work work;
+};
+struct Event_ {
+    bool recorded = false;
+    const Stream_* captured = nullptr;  // while that one captures
+};
+using cudaStream_t = Stream_*;
+using cudaEvent_t = Event_*;
+using cudaGraph_t = Work*;
+using cudaGraphExec_t = Work*;
 struct dim3 {
     unsigned x;
     explicit dim3(unsigned x_) : x(x_) {}
@@ -30,6 +48,39 @@ struct cudaDeviceProp {
     size_t totalGlobalMem;
 };
 
+namespace emulator {
+// Device memory: where it begins, and how long it is.
+inline std::map<std::uintptr_t, size_t>& memory() {
+    static std::map<std::uintptr_t, size_t> all;
+    return all;
+}
+inline bool is_device_memory(const void* p) {
+    const auto at = reinterpret_cast<std::uintptr_t>(p);
+    const auto next = memory().upper_bound(at);
+    if (next == memory().begin()) return false;
+    const auto& [begin, size] = *std::prev(next);
+    return at < begin + size;
+}
+// Other addresses, those of the default streams among them, are streams that nothing is known of.
+inline std::set<const Stream_*>& streams() {
+    static std::set<const Stream_*> all;
+    return all;
+}
+inline bool is_capturing(const Stream_* stream) { return streams().count(stream) > 0 && stream->capturing; }
+inline cudaError_t spoil(Stream_* stream, cudaError_t error) { return stream->broken = error; }
+// Runs it, or keeps it for the graph.
+inline cudaError_t put(Stream_* stream, std::function<cudaError_t()> work) {
+    if (!is_capturing(stream)) return work();
+    if (stream->broken != cudaSuccess) return cudaErrorStreamCaptureInvalidated;
+    stream->work.push_back(std::move(work));
+    return cudaSuccess;
+}
+// What a capture does not allow.
+inline cudaError_t refuse_in_capture(Stream_* stream) {
+    return is_capturing(stream) ? spoil(stream, cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
+}  // namespace emulator
+
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t error) {
     switch (error) {
@@ -39,8 +90,12 @@ inline const char* cudaGetErrorString(cudaError_t error) {
             return "no CUDA-capable device is detected";
         case cudaErrorLaunchFailure:
             return "threads of a block or warp went different ways";
-        case cudaErrorNotSupported:
-            return "not emulated";
+        case cudaErrorStreamCaptureUnsupported:
+            return "operation not permitted when stream is capturing";
+        case cudaErrorStreamCaptureInvalidated:
+            return "operation failed due to a previous error during capture";
+        case cudaErrorStreamCaptureIsolation:
+            return "dependency created on uncaptured work in another stream";
         default:
             return "no error";
     }
@@ -60,36 +115,85 @@ inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaGetDevice(int* index) { return *index = 0, cudaSuccess; }
 inline cudaError_t cudaMalloc(void** data, size_t bytes) {
     *data = std::malloc(bytes);
-    return *data != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
+    if (*data == nullptr) return cudaErrorMemoryAllocation;
+    std::memset(*data, 0xFF, bytes);  // what is read before it is written is NaN
+    emulator::memory()[reinterpret_cast<std::uintptr_t>(*data)] = bytes;
+    return cudaSuccess;
 }
-inline cudaError_t cudaFree(void* data) { return std::free(data), cudaSuccess; }
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, int, cudaStream_t) {
-    return std::memcpy(to, from, bytes), cudaSuccess;
+inline cudaError_t cudaFree(void* data) {
+    emulator::memory().erase(reinterpret_cast<std::uintptr_t>(data));
+    return std::free(data), cudaSuccess;
 }
-inline cudaError_t cudaMemsetAsync(void* to, int byte, size_t bytes, cudaStream_t) {
-    return std::memset(to, byte, bytes), cudaSuccess;
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, int, cudaStream_t stream) {
+    // The host's memory would be read, or written, at every launch.
+    if (!emulator::is_device_memory(to) || !emulator::is_device_memory(from)) {
+        if (const cudaError_t error = emulator::refuse_in_capture(stream)) return error;
+    }
+    return emulator::put(stream, [=] { return std::memcpy(to, from, bytes), cudaSuccess; });
+}
+inline cudaError_t cudaMemsetAsync(void* to, int byte, size_t bytes, cudaStream_t stream) {
+    return emulator::put(stream, [=] { return std::memset(to, byte, bytes), cudaSuccess; });
 }
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, int) {
-    return *stream = nullptr, cudaSuccess;
+    *stream = new Stream_;
+    emulator::streams().insert(*stream);
+    return cudaSuccess;
 }
-inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, int) { return cudaSuccess; }
-inline cudaError_t cudaEventCreate(cudaEvent_t* event) { return *event = nullptr, cudaSuccess; }
-inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    emulator::streams().erase(stream);
+    return delete stream, cudaSuccess;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return emulator::refuse_in_capture(stream); }
+// A capture must not wait for what is outside of it, nor anything outside for what it will do.
+inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, int) {
+    const Stream_* const here = emulator::is_capturing(stream) ? stream : nullptr;
+    if (!event->recorded || event->captured == here) return cudaSuccess;
+    return here != nullptr ? emulator::spoil(stream, cudaErrorStreamCaptureIsolation)
+                           : cudaErrorStreamCaptureIsolation;
+}
+inline cudaError_t cudaEventCreate(cudaEvent_t* event) { return *event = new Event_, cudaSuccess; }
+inline cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
+inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    *event = {true, emulator::is_capturing(stream) ? stream : nullptr};
+    return cudaSuccess;
+}
 inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 inline cudaError_t cudaEventElapsedTime(float* time, cudaEvent_t, cudaEvent_t) {
     return *time = 0, cudaSuccess;
 }
-inline cudaError_t cudaStreamBeginCapture(cudaStream_t, int) { return cudaErrorNotSupported; }
-inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t*) { return cudaErrorNotSupported; }
-inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t*, cudaGraph_t, int) { return cudaErrorNotSupported; }
-inline cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaSuccess; }
-inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaSuccess; }
-inline cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) { return cudaErrorNotSupported; }
-inline cudaError_t cudaLaunchKernel(const void* kernel, dim3 blocks, dim3, void** arguments, size_t,
-                                    cudaStream_t) {
-    const bool fine = reinterpret_cast<emulator::Entry>(kernel)(blocks.x, arguments);
-    return fine ? cudaSuccess : cudaErrorLaunchFailure;
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, int) {
+    if (emulator::streams().count(stream) == 0 || stream->capturing) return cudaErrorStreamCaptureUnsupported;
+    return stream->capturing = true, cudaSuccess;
+}
+inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+    const Stream_ done = std::exchange(*stream, {});
+    if (done.broken != cudaSuccess) return cudaErrorStreamCaptureInvalidated;
+    return *graph = new Work(done.work), cudaSuccess;
+}
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, int) {
+    return *made = new Work(*graph), cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return delete graph, cudaSuccess; }
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+    return emulator::put(stream, [graph] {
+        for (const auto& work : *graph) {
+            if (const cudaError_t error = work()) return error;
+        }
+        return cudaSuccess;
+    });
+}
+inline cudaError_t cudaLaunchKernel(const void* address, dim3 blocks, dim3, void** arguments, size_t,
+                                    cudaStream_t stream) {
+    const auto* const kernel = static_cast<const emulator::Kernel*>(address);
+    std::vector<std::vector<char>> copies;
+    for (int i = 0; i < kernel->count; ++i) {
+        const char* const from = static_cast<const char*>(arguments[i]);
+        copies.emplace_back(from, from + kernel->sizes[i]);
+    }
+    return emulator::put(stream, [=]() mutable {
+        std::vector<void*> addresses;
+        for (auto& copy : copies) addresses.push_back(copy.data());
+        return kernel->run(blocks.x, addresses.data()) ? cudaSuccess : cudaErrorLaunchFailure;
+    });
 }

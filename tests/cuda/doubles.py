@@ -60,6 +60,8 @@ def tensor(array, stream=0):
         def detach(self):
             return super().detach().as_subclass(Tensor)
 
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).as_subclass(Tensor)
     return torch.from_numpy(array).as_subclass(Tensor)
 
 
@@ -67,7 +69,7 @@ class Recorder:
     """The emulated module, with a note of what is asked of it."""
 
     def __init__(self, cuda):
-        self._cuda, self.log, self.current = cuda, [], 0
+        self._cuda, self.log, self.current, self.used = cuda, [], 0, set()
         recorder = self
 
         class Event:
@@ -77,21 +79,43 @@ class Recorder:
             def hold(self, stream):
                 recorder.log.append(("hold", id(self), stream))
 
-        self.Event = Event
+        class Stream(cuda.Stream):
+            def __init__(self):
+                super().__init__()
+                recorder.log.append(("stream", None, self.address))
+                recorder._streams.add(self.address)
+
+        class Graph(cuda.Graph):
+            def launch(self, stream):
+                recorder.log.append(("graph", id(self), stream))
+                recorder.used.add(recorder.current)
+                super().launch(0)
+
+        self.Event, self.Stream, self.Graph = Event, Stream, Graph
+        self._streams = set()
+
+    def _known(self, stream):
+        return stream if stream in self._streams else 0
 
     def __getattr__(self, name):
         return getattr(self._cuda, name)
 
     def launch(self, kernel, blocks, arguments, stream):
         self.log.append(("launch", kernel, stream))
-        self._cuda.launch(kernel, blocks, arguments, 0)
+        self.used.add(self.current)
+        self._cuda.launch(kernel, blocks, arguments, self._known(stream))
 
     def copy(self, to, source, bytes, stream):
         self.log.append(("copy", bytes, stream))
-        self._cuda.copy(to, source, bytes, 0)
+        self.used.add(self.current)
+        self._cuda.copy(to, source, bytes, self._known(stream))
+
+    def fill(self, to, byte, bytes, stream):
+        self._cuda.fill(to, byte, bytes, self._known(stream))
 
     def synchronize(self, stream):
         self.log.append(("synchronize", None, stream))
+        self._cuda.synchronize(self._known(stream))
 
     def get_device(self):
         return self.current
@@ -106,7 +130,7 @@ class Recorder:
 
 def cupy(cuda, devices=1, driver=12000):
     """Modules in place of CuPy's, which launch the emulated kernels: name -> module."""
-    kernels, letters = [], cuda.kernels()
+    kernels, letters, graphs, streams = [], cuda.kernels(), {}, set()
 
     class CUDARuntimeError(RuntimeError):
         pass
@@ -116,7 +140,25 @@ def cupy(cuda, devices=1, driver=12000):
             raise CUDARuntimeError("cudaErrorUnknown: unknown error")
         return devices
 
+    def known(stream):
+        return stream if stream in streams else 0
+
+    def end_capture(stream):
+        try:
+            graph = cuda.Graph(stream)
+        except RuntimeError as error:
+            raise CUDARuntimeError(str(error)) from error
+        graphs[id(graph)] = graph
+        return id(graph)
+
     runtime = types.SimpleNamespace(
+        streamCaptureModeRelaxed=2,
+        streamBeginCapture=lambda stream, mode: cuda.begin_capture(stream),
+        streamEndCapture=end_capture,
+        graphInstantiate=lambda graph: graph + 1,
+        graphLaunch=lambda graph, stream: graphs[graph - 1].launch(known(stream)),
+        graphExecDestroy=lambda graph: graphs.pop(graph - 1),
+        graphDestroy=lambda graph: None,
         CUDARuntimeError=CUDARuntimeError,
         is_hip=False,
         memcpyDefault=4,
@@ -127,9 +169,9 @@ def cupy(cuda, devices=1, driver=12000):
         getDeviceProperties=lambda index: {
             "name": b"pretended", "major": 9, "minor": 0, "totalGlobalMem": 2**31, "multiProcessorCount": 1
         },
-        memcpyAsync=lambda to, source, size, kind, stream: cuda.copy(to, source, size, 0),
-        memsetAsync=lambda to, byte, size, stream: cuda.fill(to, byte, size, 0),
-        streamSynchronize=lambda stream: None,
+        memcpyAsync=lambda to, source, size, kind, stream: cuda.copy(to, source, size, known(stream)),
+        memsetAsync=lambda to, byte, size, stream: cuda.fill(to, byte, size, known(stream)),
+        streamSynchronize=lambda stream: cuda.synchronize(known(stream)),
         eventRecord=lambda event, stream: None,
         streamWaitEvent=lambda stream, event: None,
     )  # fmt: skip
@@ -156,7 +198,7 @@ def cupy(cuda, devices=1, driver=12000):
         kinds = letters[kernel]
         addresses = (ctypes.c_void_p * len(kinds)).from_address(parameters)
         arguments = [value(kind, at, kernel) for kind, at in zip(kinds, addresses, strict=True)]
-        cuda.launch(kernel, blocks, tuple(arguments), 0)
+        cuda.launch(kernel, blocks, tuple(arguments), known(stream))
 
     class Memory:
         def __init__(self, size):
@@ -167,10 +209,34 @@ def cupy(cuda, devices=1, driver=12000):
         def __init__(self, disable_timing):
             self.ptr = 0
 
+    class Stream:
+        def __init__(self, non_blocking):
+            assert non_blocking
+            self._own = cuda.Stream()
+            self.ptr = self._own.address
+            streams.add(self.ptr)
+
+    class ndarray:
+        """As CuPy's, of a NumPy array."""
+
+        def __init__(self, array):
+            self.array = array
+
+        shape = property(lambda self: self.array.shape)
+        __cuda_array_interface__ = property(
+            lambda self: {**self.array.__array_interface__, "version": 3, "stream": own.stream}
+        )
+
+        def reshape(self, shape):
+            return ndarray(self.array.reshape(shape))
+
     own = types.ModuleType("cupy")
     own.RawModule, own.compiled, own.cuda = RawModule, compiled, types.ModuleType("cupy.cuda")
-    own.ndarray = type("ndarray", (), {})
+    own.ndarray, own.stream = ndarray, 1
+    own.empty = lambda shape, dtype: ndarray(np.empty(shape, dtype))
+    own.ascontiguousarray = lambda a: ndarray(np.ascontiguousarray(a.array))
     own.cuda.runtime, own.cuda.Memory, own.cuda.Event = runtime, Memory, Event
+    own.cuda.Stream = Stream
     api = types.ModuleType("cupy_backends.cuda.api")
     api.driver = types.SimpleNamespace(launchKernel=launch)
     return {

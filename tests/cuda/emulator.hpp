@@ -108,8 +108,13 @@ inline void Block::enter() {
     block().state_[threadIdx.x] = done;
 }
 
-// What the table of kernels has instead of a kernel's address: a function of its arguments' addresses.
-using Entry = bool (*)(unsigned blocks, void** arguments);
+// What the table of kernels has instead of a kernel's address: a function of its arguments' addresses, and
+// the arguments' sizes.
+struct Kernel {
+    bool (*run)(unsigned blocks, void** arguments);
+    const size_t* sizes;
+    int count;
+};
 template <auto kernel, class F = decltype(kernel)>
 struct Call;
 template <auto kernel, class... A>
@@ -122,9 +127,11 @@ struct Call<kernel, void (*)(A...)> {
         }
         return true;
     }
-    static bool run(unsigned blocks, void** arguments) {
+    static bool run_all(unsigned blocks, void** arguments) {
         return run(blocks, arguments, std::index_sequence_for<A...>());
     }
+    static constexpr size_t sizes[] = {sizeof(A)...};
+    static constexpr Kernel entry = {&run_all, sizes, sizeof...(A)};
 };
 
 }  // namespace emulator
@@ -141,5 +148,11 @@ T __shfl_sync(unsigned, T x, int lane) {
     return emulator::block().shuffle(x, (int(threadIdx.x) & ~31) | lane);
 }
 
-#define PYOPTIM_KERNEL_ADDRESS(...) \
-    reinterpret_cast<const void*>(static_cast<::emulator::Entry>(&::emulator::Call<&__VA_ARGS__>::run))
+// Blocks run one after the other.
+inline unsigned long long atomicAdd(unsigned long long* to, unsigned long long x) {
+    const unsigned long long before = *to;
+    *to += x;
+    return before;
+}
+
+#define PYOPTIM_KERNEL_ADDRESS(...) static_cast<const void*>(&::emulator::Call<&__VA_ARGS__>::entry)

@@ -31,6 +31,8 @@ __device__ inline T smaller(T a, T b) {
     return a < b ? a : b;
 }
 
+__device__ inline Index steps_of(const Position* at) { return at != nullptr ? at->steps : 0; }
+
 // The sum of all lanes, in every lane: the same bits, since a + b is b + a.
 template <class T>
 __device__ inline T warp_sum(T x) {

@@ -7,6 +7,22 @@
 
 namespace pyoptim::cuda {
 
+// y = a + b; y may be either. A block per kChunk elements.
+template <class T>
+PYOPTIM_KERNEL add(Index n, const T* a, const T* b, T* y) {
+    const Index begin = block() * kChunk;
+    for (Index i = begin + thread(); i < smaller(n, begin + kChunk); i += kThreads) y[i] = a[i] + b[i];
+}
+
+// y = scale x + shift; y may be x. A block per kChunk elements.
+template <class T>
+PYOPTIM_KERNEL affine(Index n, double scale, double shift, const T* x, T* y) {
+    const Index begin = block() * kChunk;
+    for (Index i = begin + thread(); i < smaller(n, begin + kChunk); i += kThreads) {
+        y[i] = x[i] * T(scale) + T(shift);
+    }
+}
+
 template <class A, class T>
 __device__ inline void activate(Index n, T a, T b, const T* x, T* y) {
     const Index head = to_aligned(x);
@@ -99,14 +115,20 @@ __device__ inline Words words_of(const RandomStream& stream, Index counter) {
         unsigned(stream.seed), unsigned(stream.seed >> 32));
 }
 
+// Of the step that is so many after `step`.
+__device__ inline RandomStream stream_of(unsigned long long seed, unsigned long long step,
+                                         const Position* at) {
+    return {seed, step + static_cast<unsigned long long>(steps_of(at))};
+}
+
 // Those whose random word is below `threshold` become 0, the others are scaled. x may be y. A thread per
 // counter, which has words for 4 positions that are 16 apart; kThreads counters a block.
 template <class T>
-PYOPTIM_KERNEL dropout(unsigned long long seed, unsigned long long step, Index n, unsigned threshold,
-                       double scale, const T* x, T* y) {
+PYOPTIM_KERNEL dropout(unsigned long long seed, unsigned long long step, const Position* at, Index n,
+                       unsigned threshold, double scale, const T* x, T* y) {
     const Index counter = block() * kThreads + thread(), first = counter / 16 * kStreamBlock + counter % 16;
     if (first >= n) return;
-    const Words words = words_of({seed, step}, counter);
+    const Words words = words_of(stream_of(seed, step, at), counter);
     for (int j = 0; j < 4; ++j) {
         const Index i = first + 16 * j;
         if (i >= n) return;
@@ -117,11 +139,11 @@ PYOPTIM_KERNEL dropout(unsigned long long seed, unsigned long long step, Index n
 
 // y = x + deviation z, z standard normal; otherwise as dropout.
 template <class T>
-PYOPTIM_KERNEL gaussian_noise(unsigned long long seed, unsigned long long step, Index n, double deviation,
-                              const T* x, T* y) {
+PYOPTIM_KERNEL gaussian_noise(unsigned long long seed, unsigned long long step, const Position* at, Index n,
+                              double deviation, const T* x, T* y) {
     const Index counter = block() * kThreads + thread(), first = counter / 16 * kStreamBlock + counter % 16;
     if (first >= n) return;
-    const Words words = words_of({seed, step}, counter);
+    const Words words = words_of(stream_of(seed, step, at), counter);
     for (int half = 0; half < 2; ++half) {
         const math::NormalPair z = math::box_muller(words.word[2 * half], words.word[2 * half + 1]);
         const Index i = first + 32 * half;

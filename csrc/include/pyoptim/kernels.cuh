@@ -1,13 +1,18 @@
 // All CUDA kernels and lists of them. NVRTC has them by the names that _cuda.kernels() gives, after
-// `using namespace pyoptim::cuda;`: "dropout<float>", "total<double>", "step<rule_named::adam, float>".
+// `using namespace pyoptim::cuda;`: "dropout<float>", "total<double>", "step<rule_named::adam, float>",
+// "packed_step<rule_named::adam, float>".
 #pragma once
 
+#include "pyoptim/adafactor_kernels.cuh"
 #include "pyoptim/elementwise_kernels.cuh"
 #include "pyoptim/gradient_kernels.cuh"
 #include "pyoptim/loss_kernels.cuh"
 #include "pyoptim/matrix_kernels.cuh"
 #include "pyoptim/norm_kernels.cuh"
+#include "pyoptim/packed_kernels.cuh"
 #include "pyoptim/step_kernel.cuh"
+#include "pyoptim/training_kernels.cuh"
+#include "pyoptim/trust_kernels.cuh"
 
 namespace pyoptim::cuda::rule_named {
 #define X(name, Struct) using name = rules::Struct;
@@ -20,6 +25,21 @@ PYOPTIM_FOR_EACH_RULE(X)
     X(scale_rows)                  \
     X(sum_of_squares)              \
     X(scale)                       \
+    X(add)                         \
+    X(affine)                      \
+    X(chunk_squares)               \
+    X(normalize)                   \
+    X(blend)                       \
+    X(lars_squares)                \
+    X(lamb_direction)              \
+    X(trust_rows)                  \
+    X(adafactor_rows)              \
+    X(adafactor_columns)           \
+    X(adafactor_col_var)           \
+    X(adafactor_means)             \
+    X(adafactor_variance)          \
+    X(adafactor_squares)           \
+    X(adafactor_step)              \
     X(activation_forward)          \
     X(activation_backward)         \
     X(bias_activation)             \
@@ -41,8 +61,17 @@ PYOPTIM_FOR_EACH_RULE(X)
     X(softmax_backward)            \
     X(label_weights)               \
     X(cross_entropy)               \
-    X(pointwise_loss)
+    X(pointwise_loss)              \
+    X(gather_rows)                 \
+    X(count_right)
 // Of double alone.
 #define PYOPTIM_FOR_EACH_DOUBLE_KERNEL(X) \
     X(total)                              \
-    X(clip_factor)
+    X(clip_factor)                        \
+    X(finish_step)
+// Of float alone.
+#define PYOPTIM_FOR_EACH_FLOAT_KERNEL(X) \
+    X(packed_sum_of_squares)             \
+    X(convert)
+// Of labels.
+#define PYOPTIM_FOR_EACH_LABEL_KERNEL(X) X(gather_rows)

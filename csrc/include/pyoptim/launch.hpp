@@ -3,9 +3,10 @@
 
 namespace pyoptim::cuda {
 
-constexpr int kThreads = 256;         // of every block
-constexpr long long kChunk = 4096;    // elements that a block works on, of what is one run of memory
-constexpr long long kPartRows = 128;  // rows of a matrix whose columns are summed together
+constexpr int kThreads = 256;           // of every block
+constexpr long long kChunk = 4096;      // elements that a block works on, of what is one run of memory
+constexpr long long kSumBlock = 16384;  // elements whose squares are summed together, where the CPU's are
+constexpr long long kPartRows = 128;    // rows of a matrix whose columns are summed together
 
 // A parameter with its states; `row` says which coefficients are its.
 struct StepArray {
@@ -18,11 +19,35 @@ struct StepChunk {
     int array, chunk;
 };
 
+// Values as they are kept: the Storage, and a scale per block where that is of 8 bits.
+struct StoredValues {
+    unsigned long long data, scale;  // addresses
+    long long storage;
+};
+
+// A parameter some of which is kept in fewer bits; `position` is that of its first element among those of all
+// arrays. Gradients are other memory at every step: of `grad` only the scale and the storage count.
+struct PackedArray {
+    StoredValues param, grad, state[4];
+    unsigned long long master;  // null: param itself is updated
+    long long size, row, position;
+};
+
 // Coefficients by value: Common's, then the rule's, of up to kStepRows groups.
 constexpr int kStepRows = 8, kRowLength = 16;
 template <class T>
 struct StepRows {
     T value[kStepRows * kRowLength];
+};
+
+// Where a training is. The kernels of a captured step read it, and its last one moves it on, so that the same
+// launches are every step; kernels that take none (null) are at 0.
+struct Position {
+    long long steps;           // since the capture
+    long long example;         // the batch's first, in the epoch's order
+    long long row;             // of the coefficients
+    double loss;               // summed over the examples so far
+    unsigned long long right;  // how many of them were classified so
 };
 
 }  // namespace pyoptim::cuda

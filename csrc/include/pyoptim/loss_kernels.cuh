@@ -14,9 +14,11 @@ __device__ inline T largest_of(Index n, const T* x) {
     return warp_largest(largest);
 }
 template <class T>
-__device__ inline double sum_of_exponentials(Index n, const T* x, T largest) {
+__device__ inline double sum_of_exponentials(Index n, const T* x, T largest, T inverse_temperature = T(1)) {
     double sum = 0;
-    for (Index j = lane(); j < n; j += kWarp) sum += double(math::exponential(x[j] - largest));
+    for (Index j = lane(); j < n; j += kWarp) {
+        sum += double(math::exponential((x[j] - largest) * inverse_temperature));
+    }
     return warp_sum(sum);
 }
 
@@ -64,25 +66,28 @@ PYOPTIM_KERNEL label_weights(Index rows, Index classes, const long long* labels,
 }
 
 // The summed losses of kWarps rows; their gradient, unless dlogits is null. A label that is not a class makes
-// loss and gradient NaN. A warp per row.
+// loss and gradient NaN. With a temperature the logits are divided by it, and the loss is multiplied by its
+// square; divergence: less the entropy of the targets, which are not smoothed then. A warp per row.
 template <class T>
 PYOPTIM_KERNEL cross_entropy(Index rows, Index classes, const T* logits, const long long* labels,
                              const T* targets, const T* sample_weight, const T* class_weight,
-                             double smoothing, double divisor, const double* device_divisor, T* dlogits,
-                             double* partial) {
+                             double smoothing, double temperature, bool divergence, double divisor,
+                             const double* device_divisor, T* dlogits, double* partial) {
     const Index r = warp_row();
     double loss = 0;
     if (r < rows) {
         const T* const x = logits + r * classes;
         T* const dx = dlogits == nullptr ? nullptr : dlogits + r * classes;
-        const double scale = 1 / (device_divisor != nullptr ? *device_divisor : divisor);
+        const double scale = temperature / (device_divisor != nullptr ? *device_divisor : divisor);
         const Index label = labels != nullptr ? labels[r] : 0;
         const bool valid = label >= 0 && label < classes;
         double weight = sample_weight == nullptr ? 1.0 : double(sample_weight[r]);
         if (!valid) weight = double(math::infinity<T>() - math::infinity<T>());
         const double keep = weight * (1 - smoothing), spread = weight * smoothing / double(classes);
         const T largest = largest_of(classes, x);
-        const double sum = sum_of_exponentials(classes, x, largest), log_sum = math::logarithm(sum);
+        const T inverse_temperature = math::inverse_temperature<T>(temperature);
+        const double sum = sum_of_exponentials(classes, x, largest, inverse_temperature);
+        const double log_sum = math::logarithm(sum);
         // The weight of class j: the loss is the sum over them of it times (log(sum exp x) - x).
         const auto share = [&](Index j) {
             double q = spread;
@@ -98,13 +103,15 @@ PYOPTIM_KERNEL cross_entropy(Index rows, Index classes, const T* logits, const l
             const double q = share(j), term = q * (double(largest) - double(x[j]));
             all += q;
             linear += q == 0 ? 0 : term;  // a logit of -infinity without a share costs nothing
+            if (divergence) linear += temperature * math::surprise(q, targets[r * classes + j]);
         }
         all = warp_sum(all);
         linear = warp_sum(linear);
-        loss = lane() == 0 ? all * log_sum + linear : 0;
+        loss = lane() == 0 ? temperature * (temperature * all * log_sum + linear) : 0;
         const double slope = all * scale / sum;
         for (Index j = lane(); dx != nullptr && j < classes; j += kWarp) {
-            dx[j] = T(double(math::exponential(x[j] - largest)) * slope - share(j) * scale);
+            const T e = math::exponential((x[j] - largest) * inverse_temperature);
+            dx[j] = T(double(e) * slope - share(j) * scale);
         }
     }
     loss = block_sum(loss);

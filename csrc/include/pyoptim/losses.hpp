@@ -1,4 +1,5 @@
-// The losses of one output and its target, once: the CPU's kernels, CUDA's and NVRTC's compile these lines.
+// The losses of one output and its target, and what those of rows are made of, once: the CPU's kernels,
+// CUDA's and NVRTC's compile these lines.
 #pragma once
 
 #include "pyoptim/math.hpp"
@@ -58,6 +59,22 @@ PYOPTIM_LOSS(hinge, const double m = 1 - double(t) * double(x);
              return m <= T(0) ? T(0) : inside)
 
 #undef PYOPTIM_LOSS
+
+// What differences of logits are multiplied with: neither 0 nor infinity, of which infinite or equal ones
+// would make NaN.
+template <class T>
+PYOPTIM_FN T inverse_temperature(double temperature) {
+    const double least = double(from_bits<T>(typename Format<T>::Bits(1) << Format<T>::fraction));
+    const double most = double(from_bits<T>(bits_of(infinity<T>()) - 1));
+    return T(at_most(most, at_least(least, 1 / temperature)));
+}
+
+// q log(t) for a target's share t and q = t times some weight: 0 log 0 = 0.
+template <class T>
+PYOPTIM_FN double surprise(double q, T t) {
+    const double term = q * logarithm(double(t));
+    return t == T(0) ? 0 : term;
+}
 
 }  // namespace math
 }  // namespace pyoptim

@@ -118,11 +118,12 @@ struct Moments {
 };
 
 // mean and inv_std of each channel, and the new running statistics, unless those are null. Without partial
-// sums: evaluation, from the running statistics. A warp per channel.
+// sums: evaluation, from the running statistics. Where momentum is below 0 it is 1/(steps - momentum): the
+// cumulative mean. A warp per channel.
 template <class T>
 PYOPTIM_KERNEL norm_statistics(Index batch, Index channels, Index space, const T* x, const double* partial,
-                               double momentum, double eps, bool unbiased, T* running_mean, T* running_var,
-                               T* mean, T* inv_std) {
+                               double momentum, const Position* at, double eps, bool unbiased,
+                               T* running_mean, T* running_var, T* mean, T* inv_std) {
     const Index c = warp_row();
     if (c >= channels) return;
     if (partial == nullptr) {
@@ -162,6 +163,7 @@ PYOPTIM_KERNEL norm_statistics(Index batch, Index channels, Index space, const T
     if (lane() > 0) return;
     m2 = m2 < 0 ? 0 : m2;
     if (running_mean != nullptr) {
+        if (momentum < 0) momentum = 1 / (double(steps_of(at)) - momentum);
         const double variance = m2 / (unbiased ? count - 1 : count);
         running_mean[c] = T((1 - momentum) * double(running_mean[c]) + momentum * exact);
         running_var[c] = T((1 - momentum) * double(running_var[c]) + momentum * variance);

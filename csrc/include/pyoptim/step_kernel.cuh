@@ -5,11 +5,32 @@
 
 namespace pyoptim::cuda {
 
+// What a rule does to one element.
+template <class Rule, class T>
+struct Update {
+    typename Common::Coefficients<T> shared;
+    typename Rule::template Coefficients<T> own;
+
+    __device__ void operator()(T& p, T g, typename Rule::template State<T>& state) const {
+        Common::apply(shared, p, g);
+        Rule::apply(own, p, g, state);
+    }
+
+    // Common's coefficients are first in a row.
+    static __device__ Update of_row(const T* row) {
+        Update made;
+        T* const shared = reinterpret_cast<T*>(&made.shared);
+        T* const own = reinterpret_cast<T*>(&made.own);
+        for (int k = 0; k < Common::coefficient_count; ++k) shared[k] = row[k];
+        for (int k = 0; k < Rule::coefficient_count; ++k) own[k] = row[Common::coefficient_count + k];
+        return made;
+    }
+};
+
 template <class Rule, class T, int width>
 struct Step {
     static constexpr int states = Rule::state_count;
-    typename Common::Coefficients<T> shared;
-    typename Rule::template Coefficients<T> own;
+    Update<Rule, T> update;
 
     __device__ void operator()(T* param, const T* grad, T* const* state, Index i) const {
         Pack<T, width> p = load<width>(param + i), s[states + 1];
@@ -19,9 +40,7 @@ struct Step {
             typename Rule::template State<T> local;
             T* const fields = reinterpret_cast<T*>(&local);
             for (int k = 0; k < states; ++k) fields[k] = s[k].value[j];
-            T gradient = g.value[j];
-            Common::apply(shared, p.value[j], gradient);
-            Rule::apply(own, p.value[j], gradient, local);
+            update(p.value[j], g.value[j], local);
             for (int k = 0; k < states; ++k) s[k].value[j] = fields[k];
         }
         store(param + i, p);
@@ -49,21 +68,18 @@ PYOPTIM_KERNEL step(const StepArray* arrays, const StepChunk* chunks, const T* c
         aligned = aligned && is_aligned(state[k] + head);
     }
     const T* const row = (rows != nullptr ? rows : by_value.value) + array.row * kRowLength;
-    Step<Rule, T, 1> one;
-    T* const shared = reinterpret_cast<T*>(&one.shared);
-    T* const own = reinterpret_cast<T*>(&one.own);
-    for (int k = 0; k < Common::coefficient_count; ++k) shared[k] = row[k];
-    for (int k = 0; k < Rule::coefficient_count; ++k) own[k] = row[Common::coefficient_count + k];
+    const auto one = Update<Rule, T>::of_row(row);
     each_of_block<T>(n, head, aligned, [&](Index i, auto width) {
-        const Step<Rule, T, decltype(width)::value> update = {one.shared, one.own};
-        update(param, grad, state, i);
+        const Step<Rule, T, decltype(width)::value> all = {one};
+        all(param, grad, state, i);
     });
 }
 
 // rows (in double) with their first coefficient, the gradient's scale, multiplied by *factor unless that is
-// null; cast once. One block.
+// null; cast once. Where there is a position, rows are those of many steps. One block.
 template <class T>
-PYOPTIM_KERNEL scale_rows(Index count, const double* rows, const double* factor, T* out) {
+PYOPTIM_KERNEL scale_rows(Index count, const double* rows, const Position* at, const double* factor, T* out) {
+    if (at != nullptr) rows += at->row * count * kRowLength;
     for (Index i = thread(); i < count * kRowLength; i += kThreads) {
         out[i] = T(i % kRowLength == 0 && factor != nullptr ? rows[i] * *factor : rows[i]);
     }

@@ -1,0 +1,71 @@
+// What a training step needs around its layers, loss and optimizer: batches, and what an epoch measures.
+#pragma once
+
+#include "pyoptim/cuda.cuh"
+
+namespace pyoptim::cuda {
+
+// out (batch, cols) = the rows of x, or of bytes, from the position on (null: from the first), in this order
+// (null: their own). A block per row.
+template <class T>
+PYOPTIM_KERNEL gather_rows(const Position* at, const Index* order, Index cols, const T* x,
+                           const unsigned char* bytes, T* out) {
+    Index row = (at != nullptr ? at->example : 0) + block();
+    if (order != nullptr) row = order[row];
+    for (Index j = thread(); j < cols; j += kThreads) {
+        out[block() * cols + j] = bytes != nullptr ? T(bytes[row * cols + j]) : x[row * cols + j];
+    }
+}
+
+// Where the largest value of a row is, the first if there are several; NaN is larger than any number, as it
+// is to NumPy's argmax.
+template <class T>
+struct Largest {
+    T value;
+    Index at;
+    __device__ void meet(T other, Index where) {
+        const bool unknown = value != value, first = where < at;
+        const bool larger =
+            unknown ? other != other && first : other != other || other > value || (other == value && first);
+        if (larger) value = other, at = where;
+    }
+};
+// Of the lanes of a warp together, known to all.
+template <class T>
+__device__ inline Index place_of_largest(Index n, const T* x) {
+    Largest<T> largest = {x[0], 0};
+    for (Index j = lane(); j < n; j += kWarp) largest.meet(x[j], j);
+    for (int mask = kWarp / 2; mask > 0; mask /= 2) {
+        const T value = __shfl_xor_sync(0xFFFFFFFFu, largest.value, mask);
+        largest.meet(value, __shfl_xor_sync(0xFFFFFFFFu, largest.at, mask));
+    }
+    return largest.at;
+}
+
+// Counts rows whose largest output is that of the label, or that with the largest share (labels null). A warp
+// per row.
+template <class T>
+PYOPTIM_KERNEL count_right(Index rows, Index classes, const T* output, const Index* labels, const T* shares,
+                           Position* at) {
+    const Index r = warp_row();
+    double right = 0;
+    if (r < rows) {
+        const Index place = place_of_largest(classes, output + r * classes);
+        const Index wanted = labels != nullptr ? labels[r] : place_of_largest(classes, shares + r * classes);
+        right = lane() == 0 && place == wanted ? 1 : 0;
+    }
+    right = block_sum(right);
+    if (thread() == 0) atomicAdd(&at->right, static_cast<unsigned long long>(right));  // exact in any order
+}
+
+// What ends a step on so many examples: adds their loss, and moves on. T is double. One block.
+template <class T>
+PYOPTIM_KERNEL finish_step(Index batch, const T* loss, Position* at) {
+    if (thread() > 0) return;
+    at->loss += *loss * T(batch);
+    at->steps += 1;
+    at->example += batch;
+    at->row += 1;
+}
+
+}  // namespace pyoptim::cuda

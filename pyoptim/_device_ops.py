@@ -1,0 +1,184 @@
+"""What lets the functions of `ops` take arrays in a GPU's memory: they run as they are, on `Operand`s."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
+
+from numpy import ndarray
+
+from . import _device, backends
+from ._arrays import tell_autograd
+from ._device import DeviceArray
+from .backends.device import LEGACY_STREAM, Queue
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Operand(DeviceArray):
+    """An array that a function of `ops` works on: new ones beside it are of the kind that the user gave."""
+
+    __slots__ = ("make",)
+    make: Callable[..., Any] | None
+
+    @classmethod
+    def of(cls, array: DeviceArray, queue: Queue, make: Callable[..., Any] | None) -> Operand:
+        """``make``: of a shape, an array of the user's kind; None: our own."""
+        operand = cls(
+            array.address, array.shape, array.dtype, array.device, array.owner,
+            readonly=array.readonly, queue=queue,
+        )  # fmt: skip
+        operand.make = make
+        return operand
+
+    def _part(self, begin: int, shape: tuple[int, ...]) -> Operand:
+        assert self.queue is not None
+        return Operand.of(super()._part(begin, shape), self.queue, self.make)
+
+    def empty(self, shape: tuple[int, ...]) -> Operand:
+        assert self.queue is not None
+        if self.make is None:
+            made = _device.empty(self.queue, shape, self.dtype)
+        else:
+            made = _device.view("a result", self.make(shape, self.dtype))
+        return Operand.of(made, self.queue, self.make)
+
+    def result(self) -> Any:
+        """What the user gets."""
+        if self.make is None:
+            return DeviceArray(
+                self.address, self.shape, self.dtype, self.device, self.owner, queue=self.queue
+            )
+        return self.owner if tuple(self.owner.shape) == self.shape else self.owner.reshape(self.shape)
+
+
+def for_either_memory(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function that checks its arrays by `_arrays`, and takes new ones from there, do so on GPUs."""
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def either(*args: P.args, **kwargs: P.kwargs) -> R:
+        if args and isinstance(args[0], ndarray):  # the usual case at little cost
+            return function(*args, **kwargs)
+        try:
+            given = signature.bind(*args, **kwargs)
+        except TypeError:
+            return function(*args, **kwargs)  # which says so
+        given.apply_defaults()
+        arrays = dict(_arrays_of(given.arguments))
+        there = {name: value for name, value in arrays.items() if _device.is_there(value)}
+        if not there:
+            return function(*args, **kwargs)
+        first = next(iter(there))
+        for name, value in arrays.items():
+            if name not in there:
+                raise TypeError(
+                    f"{name} is a {type(value).__name__} in the processor's memory, but {first} is in a "
+                    "GPU's: expected all in one"
+                )
+        return _run(function, given, there)
+
+    return either
+
+
+def _arrays_of(arguments: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and values of what are arrays, or should be."""
+    for name, value in arguments.items():
+        if hasattr(value, "_fields"):
+            yield from _arrays_of({f"{name}.{field}": v for field, v in value._asdict().items()})
+        elif isinstance(value, ndarray | list | tuple):
+            if name != "features":
+                yield name, value
+        elif not isinstance(value, str | int | float | None) and _device.is_there(value):
+            yield name, value
+
+
+def _run(function: Callable[..., R], given: inspect.BoundArguments, there: dict[str, Any]) -> R:
+    written = ("running_mean", "running_var") if given.arguments.get("training") else ()
+    views: dict[str, DeviceArray] = {}
+    streams: dict[int, int] = {}
+    for name, value in there.items():
+        dense = value if name in written else _device._made_contiguous(value)
+        views[name] = _device.view(name, dense, streams, integers=name == "labels")
+    first = next(iter(views))
+    for name, array in views.items():
+        if array.device != views[first].device:
+            raise ValueError(
+                f"{name} is on GPU {array.device}, but {first} on {views[first].device}: expected all on one"
+            )
+    make = _maker(there[first])
+    with _ordered(list(views.values())) as queue:
+        operands = {name: Operand.of(array, queue, make) for name, array in views.items()}
+        given.arguments.update(_replaced(given.arguments, operands))
+        result = function(*given.args, **given.kwargs)
+    tell_autograd([there[name] for name in written if _device._is_tensor(there.get(name))])
+    return cast(R, _given_back(result))
+
+
+def _replaced(arguments: dict[str, Any], operands: dict[str, Operand], prefix: str = "") -> dict[str, Any]:
+    replaced = {}
+    for name, value in arguments.items():
+        if hasattr(value, "_fields"):
+            value = type(value)(**_replaced(value._asdict(), operands, f"{prefix}{name}."))
+        replaced[name] = operands.get(prefix + name, value)
+    return replaced
+
+
+def _given_back(result: Any) -> Any:
+    if isinstance(result, Operand):
+        return result.result()
+    if isinstance(result, tuple):
+        values = [_given_back(value) for value in result]
+        return type(result)(*values) if hasattr(result, "_fields") else tuple(values)
+    return result
+
+
+def _maker(value: Any) -> Callable[..., Any] | None:
+    """What makes arrays of its kind, beside it."""
+    if _device._is_tensor(value):
+        torch: Any = sys.modules["torch"]
+        return lambda shape, dtype: value.new_empty(shape, dtype=getattr(torch, dtype.name))
+    cupy: Any = sys.modules.get("cupy")
+    if cupy is not None and isinstance(value, cupy.ndarray):
+        return lambda shape, dtype: cupy.empty(shape, dtype)
+    return None
+
+
+# One of each device, shared, and with each stream that it is used on: all have one order and one pool.
+_queues: dict[tuple[Any, int, int], Queue] = {}
+_lock = threading.RLock()  # what a thread queues is a piece of that order
+
+
+def _queue(device: int, stream: int) -> Queue:
+    launcher = backends.for_device().launcher
+    made = _queues.get((launcher, device, stream))
+    if made is None:
+        root = _queues.setdefault((launcher, device, LEGACY_STREAM), Queue(launcher, device))
+        made = _queues.setdefault((launcher, device, stream), copy.copy(root))
+        made.stream = stream
+    return made
+
+
+@contextmanager
+def _ordered(arrays: Sequence[DeviceArray]) -> Iterator[Queue]:
+    """A queue on the stream of the first array: after all work on all of them, and before what comes."""
+    streams = dict.fromkeys(a.stream if a.queue is None else a.queue.stream for a in arrays)
+    streams.pop(None, None)
+    stream, *others = [s for s in streams if s is not None] or [LEGACY_STREAM]
+    with _lock, ExitStack() as stack:
+        queue = _queue(arrays[0].device, stream)
+        stack.enter_context(queue.on(stream))
+        for own in {id(a.queue): a.queue for a in arrays if a.queue is not None}.values():
+            stack.enter_context(own.on(stream))
+        for other in others:
+            queue.chain(other, stream)
+        yield queue
+        for other in others:
+            queue.chain(stream, other)

@@ -1,0 +1,115 @@
+"""Where competitors keep their arrays: NumPy, PyTorch and CuPy, and pyoptim in a GPU's memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import _device, backends
+from .._arrays import Array, views
+from ..backends.device import LEGACY_STREAM, Queue
+
+
+class Library:
+    """NumPy: the processor's memory, which competitors on it share with the arrays that they are given."""
+
+    def array(self, values: Array) -> Any:
+        """These values."""
+        return values
+
+    def split(self, array: Any, sizes: Sequence[int]) -> list[Any]:
+        """Consecutive pieces of a vector, the same memory."""
+        return list(views(array, [(n,) for n in sizes]))
+
+    def write(self, array: Any, values: Array) -> None:
+        array[...] = values
+
+    def read(self, array: Any) -> Array:
+        """The values, on the processor."""
+        return np.asarray(array)
+
+
+class Torch(Library):
+    """PyTorch, on "cpu" or "cuda"."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+
+    def array(self, values: Array) -> Any:
+        import torch
+
+        return torch.from_numpy(values).to(self._device)
+
+    def split(self, array: Any, sizes: Sequence[int]) -> list[Any]:
+        return list(array.split(list(sizes)))
+
+    def write(self, array: Any, values: Array) -> None:
+        import torch
+
+        array.copy_(torch.from_numpy(values))
+
+    def read(self, array: Any) -> Array:
+        values: Array = array.detach().cpu().numpy()
+        return values
+
+
+class CuPy(Library):
+    """CuPy, whose arrays NumPy's functions take as their own."""
+
+    def array(self, values: Array) -> Any:
+        return importlib.import_module("cupy").asarray(values)
+
+    def write(self, array: Any, values: Array) -> None:
+        array.set(values)
+
+    def read(self, array: Any) -> Array:
+        values: Array = array.get()
+        return values
+
+
+class OurDevice(Library):
+    """pyoptim's own arrays in the first GPU's memory."""
+
+    def __init__(self) -> None:
+        self.queue = Queue(backends.for_device().launcher, 0)
+
+    def array(self, values: Array) -> Any:
+        made = _device.empty(self.queue, values.shape, values.dtype)
+        made[...] = values
+        return made
+
+    def split(self, array: Any, sizes: Sequence[int]) -> list[Any]:
+        ends = itertools.accumulate(sizes)
+        return [array[end - n : end] for end, n in zip(ends, sizes, strict=True)]
+
+    def read(self, array: Any) -> Array:
+        values: Array = array.numpy()
+        return values
+
+    def wait(self) -> None:
+        """For all work that is queued on the default stream, by whomever."""
+        self.queue.launcher.synchronize(LEGACY_STREAM)
+
+
+def of(who: str, device: str) -> Library:
+    """That of a competitor, on "cpu" or "cuda"."""
+    if who.startswith("torch"):
+        return Torch(device)
+    if who == "cupy":
+        return CuPy()
+    return OurDevice() if device == "cuda" else Library()
+
+
+def installed(device: str) -> tuple[str, ...]:
+    """The libraries to compare with that are installed and reach "cpu" or "cuda"."""
+    if device == "cpu":
+        return ("numpy", *(peer for peer in ("torch", "jax") if importlib.util.find_spec(peer) is not None))
+    found = []
+    for peer, module in (("torch", "torch.cuda"), ("cupy", "cupy")):
+        if importlib.util.find_spec(peer) is not None and importlib.import_module(module).is_available():
+            found.append(peer)
+    return tuple(found)

@@ -1,0 +1,257 @@
+"""Training on a GPU: a step is run once, captured once, and from then on launched, for each size of batch.
+
+What differs between steps lies in the GPU's memory, and the step itself moves it on: see `Position` in
+``csrc/include/pyoptim/launch.hpp``. So a step costs the host one launch, and it waits once per chunk of about
+20 ms. The bits are those of `Trainer`'s own loop on the same GPU.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from . import _arrays, _device, nn
+from . import engine as compiled
+from ._arrays import Array
+from ._device import DeviceArray
+from .backends.device import PLAN, POSITION, THREADS, TYPES, Pool, Queue, blocks_of
+from .optimizer import Optimizer
+from .resume import Epoch
+
+_CHUNK = 0.02  # seconds of work between two looks at the outside world
+_LABELS = np.dtype(np.int64)
+_COUNTERS = ("step", "num_batches_tracked")  # buffers that a training pass counts up by 1
+
+
+def why_not(model: nn.Sequential, optimizer: Optimizer, trust_lr: bool = False) -> str | None:
+    """Why steps cannot be captured, naming the part, or None.
+
+    ``trust_lr``: whether a learning rate that is none of `schedules` may be called before its steps.
+    """
+    if not any(p.size for p in model.parameters().values()):
+        return "the model has no parameters, or all are frozen"
+    reason = compiled.why_no_plan(optimizer, trust_lr)
+    if reason is None and optimizer.nonfinite != "ignore":
+        return f"nonfinite is {optimizer.nonfinite!r}, for which every step waits"
+    return reason
+
+
+def batches(
+    arrays: tuple[Any, ...], size: int, dtype: np.dtype[Any], order: Array | None = None, first: int = 0
+) -> Iterator[Any]:
+    """Batches of data in a GPU's memory, from example ``first`` on; bytes become ``dtype``."""
+    queue, examples = arrays[0].queue, len(arrays[0])
+    there = None if order is None else _device.uploaded(queue, order)
+    for begin in range(first, examples, size):
+        rows = min(size, examples - begin)
+        yield tuple(None if a is None else _batch(a, rows, begin, there, dtype) for a in arrays)
+
+
+def _batch(source: DeviceArray, rows: int, begin: int, order: DeviceArray | None, dtype: Any) -> DeviceArray:
+    """Rows of an array from ``begin`` on, or from the queue's position on where there is one."""
+    queue, is_bytes = source.queue, source.dtype == np.uint8
+    assert queue is not None
+    if order is not None:
+        order = order[begin:]
+    else:
+        source = source[begin:]
+        if queue.position is None and not is_bytes:
+            return source[:rows]
+    out = _device.empty(queue, (rows, *source.shape[1:]), dtype if is_bytes else source.dtype)
+    kind = "long long" if out.dtype == _LABELS else TYPES[out.dtype]
+    of_numbers, of_bytes = (None, source.address) if is_bytes else (source.address, None)
+    queue.launch(
+        f"gather_rows<{kind}>", rows, queue.position, None if order is None else order.address,
+        math.prod(source.shape[1:]), of_numbers, of_bytes, out.address,
+    )  # fmt: skip
+    return out
+
+
+class Sums:
+    """The loss of some batches, and how many examples were classified right, added up on the GPU."""
+
+    def __init__(self, queue: Queue, classification: bool) -> None:
+        self._queue, self._classification = queue, classification
+        self._there = _device.empty(queue, (1,), POSITION)
+        self.address = self._there.address
+        self.begin()
+
+    def begin(self, steps: int = 0, example: int = 0, loss: float = 0.0, right: int = 0) -> None:
+        """Go on from these."""
+        self._queue.put(self.address, np.array([(steps, example, 0, loss, right)], POSITION))
+
+    def add(self, output: Any, target: Any, loss: Any) -> None:
+        """A batch; nothing waits."""
+        launch = self._queue.launch
+        if self._classification:
+            labels, shares = (target.address, None) if target.ndim == 1 else (None, target.address)
+            kernel, blocks = f"count_right<{TYPES[output.dtype]}>", blocks_of(len(output), THREADS // 32)
+            launch(kernel, blocks, *output.shape, output.address, labels, shares, self.address)
+        launch("finish_step<double>", 1, len(output), loss.address, self.address)
+
+    def read(self) -> Any:
+        """All of it, as `POSITION`; waits."""
+        return self._there.numpy()[0]
+
+
+class _Graph:
+    """A captured step, with what the counters of the model were then."""
+
+    def __init__(self, graph: Any, counters: list[Array]) -> None:
+        self.launch, self.counters = graph.launch, counters
+        self._at = [int(counter) for counter in counters]
+
+    def steps(self) -> int | None:
+        """How many steps the counters have gone on since; None where each went its own way."""
+        ahead = {int(counter) - at for counter, at in zip(self.counters, self._at, strict=True)}
+        return None if len(ahead) > 1 else ahead.pop() if ahead else 0
+
+
+class Engine:
+    """A model on a GPU, its loss and its optimizer; `why_not` has said None."""
+
+    def __init__(self, model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, batch_size: int) -> None:
+        assert model._queue is not None
+        self._queue, self._model, self._loss, self._optimizer = model._queue, model, loss, optimizer
+        self._batch_size, self._chunk = batch_size, 1
+        self._sums = Sums(self._queue, loss.classification)
+        # Of the steps alone: what a graph writes must be nobody else's.
+        self._pool = Pool(self._queue.allocate)
+        self._order: DeviceArray | None = None
+        self._recipe: Any = None
+
+    def run_epoch(
+        self,
+        x: Any,
+        y: Any,
+        weight: Any,
+        order: Array | None,
+        epoch: Epoch,
+        advance: Callable[[int], None],
+    ) -> None:
+        """As the compiled engine's; data are in the GPU's memory."""
+        self._begin((x, y, weight), order)
+        while epoch.done < len(x):
+            left = len(x) - epoch.done
+            size = min(self._batch_size, left)
+            steps = self._run(size, min(self._chunk, left // size), blocks_of(left, size), epoch)
+            epoch.done += steps * size
+            advance(steps * size)
+
+    def _begin(self, arrays: tuple[Any, ...], order: Array | None) -> None:
+        """Take the epoch's order, and forget the graphs of what is no longer so."""
+        if order is None:
+            self._order = None
+        elif self._order is None:
+            self._order = _device.uploaded(self._queue, order)
+        else:
+            self._order[...] = order
+        self._arrays = arrays
+        optimizer, model = self._optimizer, self._model
+        self._gradients = compiled.gradients_of(model, optimizer)
+        self._stepper = optimizer._stepper()
+        data = [None if array is None else array.address for array in (*arrays, self._order)]
+        rules = [rule.name for rule in optimizer._rules]
+        of_optimizer = (self._stepper, *rules, optimizer.max_grad_norm)
+        recipe = (data, _recipe_of(self._loss), [*map(_recipe_of, model.leaves().values())], of_optimizer)
+        if recipe != self._recipe:
+            self._recipe = recipe
+            self._graphs: dict[int, _Graph] = {}  # by size of batch
+            self._seen: set[int] = set()
+        # Of the steps to come: the optimizer's scalars before and after them, and their coefficients.
+        self._scalars = [optimizer._scalars]
+        self._rows: list[list[tuple[float, ...]]] = []
+
+    def _plan(self, steps: int) -> None:
+        """Work out the coefficients of so many steps to come, unless that has been done."""
+        while len(self._rows) < steps:
+            scalars, rows = self._optimizer._next_rows(self._scalars[-1])
+            self._scalars.append(scalars)
+            self._rows.append(rows)
+
+    def _run(self, size: int, steps: int, left: int, epoch: Epoch) -> int:
+        """So many steps, of those that the epoch has left, on batches of a size.
+
+        One where it is the first of that size; returns how many it were.
+        """
+        started = time.perf_counter()
+        graph = self._graphs.get(size)
+        ahead = None if graph is None else graph.steps()
+        if size in self._seen and ahead is None:
+            graph, ahead = self._captured(size), 0
+        if graph is None:
+            steps = 1
+        queue = self._queue
+        self._plan(steps)
+        self._stepper.plan(self._gradients, self._rows[:steps])
+        self._sums.begin(ahead or 0, epoch.done, epoch.loss, epoch.correct)
+        try:
+            if graph is None:  # real work, and all that is made at first use is made
+                self._step(size)
+                self._seen.add(size)
+            else:
+                with queue.on(queue.stream):
+                    for _ in range(steps):
+                        graph.launch(queue.stream)
+                self._plan(min(2 * steps, left))  # while the GPU works
+        finally:  # Ctrl-C comes between two launches: what has been launched is counted
+            now = self._sums.read()
+            done = int(now["row"])
+            self._optimizer._scalars = self._scalars[done]
+            del self._scalars[:done], self._rows[:done]
+            for counter in () if graph is None else graph.counters:
+                counter += done
+        epoch.loss, epoch.correct = float(now["loss"]), int(now["right"])
+        if graph is not None and size == self._batch_size:
+            seconds = max(time.perf_counter() - started, 1e-6)
+            self._chunk = max(1, min(int(steps * _CHUNK / seconds), 4 * self._chunk, PLAN))
+        return steps
+
+    def _captured(self, size: int) -> _Graph:
+        counters = [
+            value
+            for layer in self._model.leaves().values()
+            for name, value in layer.buffers.items()
+            if name in _COUNTERS
+        ]
+        before = [int(counter) for counter in counters]
+        try:
+            graph = self._queue.capture(lambda: self._step(size))
+            moved = [c for c, was in zip(counters, before, strict=True) if int(c) != was]
+        finally:  # nothing has been run
+            for counter, was in zip(counters, before, strict=True):
+                counter[...] = was
+        self._graphs[size] = _Graph(graph, moved)
+        return self._graphs[size]
+
+    def _step(self, size: int) -> None:
+        """Queue a step, as `Trainer._step` has it, on the batch that the position is at."""
+        queue, model = self._queue, self._model
+        queue.position, pool = self._sums.address, queue.pool
+        queue.pool = self._pool
+        try:
+            batch: list[Any] = [
+                None if array is None else _batch(array, size, 0, self._order, model.dtype)
+                for array in self._arrays
+            ]
+            x, y, weight = batch
+            output = model._forward(x)
+            gradient = _arrays.empty_like(output)
+            loss = self._loss.evaluate(output, y, gradient, weight)
+            model._backward(gradient)
+            self._stepper.step(self._gradients, None, self._optimizer.max_grad_norm)
+            self._sums.add(output, y, loss)
+        finally:
+            queue.position, queue.pool = None, pool
+
+
+def _recipe_of(part: Any) -> tuple[Any, ...]:
+    """What a layer or a loss is made of, as far as a graph holds it."""
+    values = [getattr(part, name) for name in part.arguments]
+    values = [(v.tobytes(), v.dtype.str) if isinstance(v, np.ndarray) else v for v in values]
+    seed = getattr(part, "buffers", {}).get("seed")
+    return (type(part), getattr(part, "trainable", None), *values, None if seed is None else int(seed))
