@@ -169,7 +169,7 @@ def _queue(device: int, stream: int) -> Queue:
 @contextmanager
 def _ordered(arrays: Sequence[DeviceArray]) -> Iterator[Queue]:
     """A queue on the stream of the first array: after all work on all of them, and before what comes."""
-    streams = dict.fromkeys(a.stream if a.queue is None else a.queue.stream for a in arrays)
+    streams = dict.fromkeys(a.works_on for a in arrays)
     streams.pop(None, None)
     stream, *others = [s for s in streams if s is not None] or [LEGACY_STREAM]
     with _lock, ExitStack() as stack:

@@ -458,13 +458,13 @@ class Stepper:
     @contextmanager
     def _ordered(self, grads: Sequence[DeviceArray]) -> Iterator[int]:
         """The stream to use: it waits for the gradients' own, and they wait for it."""
-        streams = list(dict.fromkeys(g.stream for g in grads if g.stream is not None))
-        stream = streams[0] if streams else self._queue.stream
+        streams = dict.fromkeys(g.works_on for g in grads)
+        stream, *others = [s for s in streams if s is not None] or [self._queue.stream]
         with self._queue.on(stream):
-            for other in streams[1:]:
+            for other in others:
                 self._queue.chain(other, stream)
             for launch in self._launches:
                 launch.point_at(grads, stream)
             yield stream
-            for other in streams[1:]:
+            for other in others:
                 self._queue.chain(stream, other)
