@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # As in launch.hpp.
 THREADS, CHUNK, SUM_BLOCK, PART_ROWS, STEP_ROWS, ROW_LENGTH = 256, 4096, 16384, 128, 8, 16
+WARP, WARPS = 32, THREADS // 32  # threads in one, and how many a block has
 ARRAYS = np.dtype([("param", "u8"), ("state", "u8", (4,)), ("size", "i8"), ("row", "i8")])
 CHUNKS = np.dtype([("array", "i4"), ("chunk", "i4")])
 POSITION = np.dtype([("steps", "i8"), ("example", "i8"), ("row", "i8"), ("loss", "f8"), ("right", "u8")])

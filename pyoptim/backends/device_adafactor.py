@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import StepGroup
-from .device import CHUNK, PART_ROWS, THREADS, TYPES, Queue, Stepper, blocks_of
+from .device import CHUNK, PART_ROWS, THREADS, TYPES, WARPS, Queue, Stepper, blocks_of
 
 if TYPE_CHECKING:
     from .._device import DeviceArray
 
 Row = tuple[float, ...]
-_WARPS = THREADS // 32
 
 
 class Options(NamedTuple):
@@ -78,13 +77,13 @@ class AdafactorStepper(Stepper):
             launch("adafactor_variance", blocks_of(p.size, THREADS), *variance)
         else:
             row_var, col_var = state["row_var"].address, state["col_var"].address
-            launch("adafactor_rows", blocks_of(batch * rows, _WARPS), batch * rows, cols, *grad, given.fresh,
+            launch("adafactor_rows", blocks_of(batch * rows, WARPS), batch * rows, cols, *grad, given.fresh,
                    row_var)  # fmt: skip
             threads = batch * cols * blocks_of(rows, PART_ROWS)
             launch("adafactor_columns", blocks_of(threads, THREADS), batch, rows, cols, *grad, columns)
             launch("adafactor_col_var", blocks_of(batch * cols, THREADS), batch * cols, rows, columns,
                    given.fresh, col_var)  # fmt: skip
-            launch("adafactor_means", blocks_of(batch, _WARPS), batch, rows, row_var, given.eps[0], means)
+            launch("adafactor_means", blocks_of(batch, WARPS), batch, rows, row_var, given.eps[0], means)
         factored = p.size, rows, cols, row_var, col_var, means, given.eps[0] ** 2, p.address, *grad
         launch("adafactor_squares", blocks, *factored, sums)
         for k in range(2):
