@@ -17,7 +17,7 @@ struct Norm {
     using Wide = typename Widened<T>::Vector;
 };
 // Rows whose sums of columns are taken in T, and columns that are summed at a time.
-constexpr ptrdiff_t kNormRows = 32;
+constexpr ptrdiff_t kNormRows = 64;
 template <class T>
 constexpr ptrdiff_t kNormCols = 4096 / ptrdiff_t(sizeof(T));
 
@@ -67,35 +67,46 @@ inline __attribute__((always_inline)) void column_blocks(ptrdiff_t begin, ptrdif
                                                          Visit visit, Flush flush) {
     using Vector = typename Norm<T>::Vector;
     constexpr ptrdiff_t L = Norm<T>::lanes, kCols = kNormCols<T>;
-    alignas(64) T first[kCols], second[kCols];
+    alignas(64) T sums[2 * kCols];  // of a vector of columns the one, then the other
     for (ptrdiff_t r0 = begin; r0 < end; r0 += kNormRows) {
         const ptrdiff_t r1 = r0 + kNormRows < end ? r0 + kNormRows : end;
         for (ptrdiff_t c0 = 0; c0 < cols; c0 += kCols) {
-            const ptrdiff_t c1 = c0 + kCols < cols ? c0 + kCols : cols;
+            const ptrdiff_t c1 = c0 + kCols < cols ? c0 + kCols : cols, whole = c1 - (c1 - c0) % L;
+            __builtin_memset(sums, 0, sizeof(sums) / kCols * (c1 - c0));
             const auto rows = [&](ptrdiff_t r, ptrdiff_t count) __attribute__((always_inline)) {
-                const auto add = [&](ptrdiff_t j, ptrdiff_t live) __attribute__((always_inline)) {
-                    Vector s1 = {}, s2 = {};
-                    if (r > r0) {
-                        get_lanes(s1, first + (j - c0));
-                        get_lanes(s2, second + (j - c0));
-                    }
-                    for (ptrdiff_t q = 0; q < count; ++q) visit(r0, r + q, j, live, s1, s2);
-                    put_lanes(first + (j - c0), s1);
-                    put_lanes(second + (j - c0), s2);
-                };
-                ptrdiff_t j = c0;
-                for (; j + L <= c1; j += L) add(j, L);
-                if (j < c1) add(j, c1 - j);
+                T* at = sums;
+                __asm__ volatile("" : "+r"(at));  // or GCC would take two rows at once: two streams
+                for (ptrdiff_t j = c0; j < whole; j += L, at += 2 * L) {
+                    Vector s1, s2;
+                    get_lanes(s1, at);
+                    get_lanes(s2, at + L);
+                    for (ptrdiff_t q = 0; q < count; ++q) visit(r0, r + q, j, L, s1, s2);
+                    put_lanes(at, s1);
+                    put_lanes(at + L, s2);
+                }
             };
             ptrdiff_t r = r0;
             for (; r + kGroup <= r1; r += kGroup) rows(r, kGroup);
             for (; r < r1; ++r) rows(r, 1);
-            for (ptrdiff_t j = c0; j < c1; j += L) {
+            for (ptrdiff_t j = c0; j < whole; j += L) {
                 Vector s1, s2;
-                get_lanes(s1, first + (j - c0));
-                get_lanes(s2, second + (j - c0));
+                get_lanes(s1, sums + 2 * (j - c0));
+                get_lanes(s2, sums + 2 * (j - c0) + L);
                 flush(r0, r1 - r0, j, s1, s2);
             }
+            if (whole == c1) continue;
+            Vector s1 = {}, s2 = {};
+            if (cols < L) {
+                for (r = r0; r < r1; ++r) visit(r0, r, 0, cols, s1, s2);
+            } else {  // the last whole vector, of which some columns are known already
+                for (r = r0; r < r1; ++r) visit(r0, r, c1 - L, L, s1, s2);
+                T moved[3 * L] = {};
+                put_lanes(moved, s1);
+                put_lanes(moved + L, s2);
+                get_lanes(s1, moved + (whole + L - c1));
+                get_lanes(s2, moved + L + (whole + L - c1));
+            }
+            flush(r0, r1 - r0, whole, s1, s2);
         }
     }
 }
@@ -195,32 +206,53 @@ void norm_moments(const NormMatrix& it, const T* x, ptrdiff_t begin, ptrdiff_t e
     }
 }
 
-// Nothing overlaps: the callers check, and ivdep tells the vectoriser so.
-#if defined(__clang__)
-#define PYOPTIM_NO_OVERLAP _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define PYOPTIM_NO_OVERLAP _Pragma("GCC ivdep")
-#endif
+// Calls body(v, row, column) on the elements of rows: v is a whole vector, the last of a row perhaps on
+// elements that were computed already, or a single element where rows are shorter than a vector.
+template <class T, class Body>
+inline __attribute__((always_inline)) void each_vector(ptrdiff_t begin, ptrdiff_t end, ptrdiff_t cols,
+                                                       Body body) {
+    constexpr ptrdiff_t L = Norm<T>::lanes;
+    const typename Norm<T>::Vector vector = {};
+    for (ptrdiff_t r = begin; r < end; ++r) {
+        ptrdiff_t j = 0;
+        for (; j + L <= cols; j += L) body(vector, r, j);
+        if (j < cols && cols > L) {
+            body(vector, r, cols - L);
+        } else {
+            for (; j < cols; ++j) body(T(0), r, j);
+        }
+    }
+}
 
 template <bool kRelu, class T>
 void norm_apply_as(const NormMatrix& it, const T* x, ptrdiff_t begin, ptrdiff_t end,
                    const NormCoefficients<T>& k, T* y) {
-    for (ptrdiff_t r = begin; r < end; ++r) {
-        const T* const from = x + r * it.cols;
-        T* const to = y + r * it.cols;
-        const auto one = [&](ptrdiff_t j, T mean, T scale, T shift) __attribute__((always_inline)) {
-            const T z = (from[j] - mean) * scale + shift;
-            to[j] = kRelu && z <= T(0) ? T(0) : z;  // NaN stays NaN
-        };
-        if (it.channels == 0) {
-            PYOPTIM_NO_OVERLAP
-            for (ptrdiff_t j = 0; j < it.cols; ++j) one(j, k.mean[j], k.scale[j], k.shift[j]);
-        } else {
-            const ptrdiff_t c = r % it.channels;
-            const T mean = k.mean[c], scale = k.scale[c], shift = k.shift[c];
-            PYOPTIM_NO_OVERLAP
-            for (ptrdiff_t j = 0; j < it.cols; ++j) one(j, mean, scale, shift);
-        }
+    const ptrdiff_t cols = it.cols, channels = it.channels;
+    const auto one = [=](auto v, ptrdiff_t at, auto mean, auto scale, auto shift)
+                         __attribute__((always_inline)) {
+                             const decltype(v) zero = {};
+                             get_lanes(v, x + at);
+                             v = (v - mean) * scale + shift;
+                             put_lanes(y + at, kRelu ? (v <= zero ? zero : v) : v);  // NaN stays NaN
+                         };
+    if (channels == 0) {
+        const NormCoefficients<T> of = k;
+        each_vector<T>(begin, end, cols,
+                       [=](auto v, ptrdiff_t r, ptrdiff_t j) __attribute__((always_inline)) {
+                           auto mean = v, scale = v, shift = v;
+                           get_lanes(mean, of.mean + j);
+                           get_lanes(scale, of.scale + j);
+                           get_lanes(shift, of.shift + j);
+                           one(v, r * cols + j, mean, scale, shift);
+                       });
+        return;
+    }
+    for (ptrdiff_t row = begin; row < end; ++row) {
+        const ptrdiff_t c = row % channels;
+        const T mean = k.mean[c], scale = k.scale[c], shift = k.shift[c];
+        each_vector<T>(row, row + 1, cols,
+                       [=](auto v, ptrdiff_t r, ptrdiff_t j)
+                           __attribute__((always_inline)) { one(v, r * cols + j, mean, scale, shift); });
     }
 }
 
@@ -238,26 +270,29 @@ void norm_products_as(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t b
     using Wide = typename Norm<T>::Wide;
     constexpr ptrdiff_t L = Norm<T>::lanes;
     const Vector zero = {};
-    const auto add = [&](const T* dy_at, const T* x_at, ptrdiff_t live, const Vector& mean,
+    const auto add = [=](const T* dy_at, const T* x_at, ptrdiff_t live, const Vector& mean,
                          const Vector& scale, const Vector& shift, Vector& s1, Vector& s2)
                          __attribute__((always_inline)) {
                              Vector g, d;
                              load_lanes(g, dy_at, live);
                              load_lanes(d, x_at, live);
+                             PYOPTIM_KEEP(g);
                              d -= mean;
                              if (kRelu) g = d * scale + shift > zero ? g : zero;
                              s1 += g;
                              s2 += g * d;
                          };
     if (it.channels == 0) {
-        const auto visit = [&](ptrdiff_t, ptrdiff_t r, ptrdiff_t j, ptrdiff_t live, Vector& s1, Vector& s2)
+        const ptrdiff_t cols = it.cols;
+        const NormCoefficients<T> of = k;
+        const auto visit = [=](ptrdiff_t, ptrdiff_t r, ptrdiff_t j, ptrdiff_t live, Vector& s1, Vector& s2)
                                __attribute__((always_inline)) {
-                                   const ptrdiff_t at = r * it.cols + j;
+                                   const ptrdiff_t at = r * cols + j;
                                    Vector mean, scale = {}, shift = {};
-                                   load_lanes(mean, k.mean + j, live);
+                                   load_lanes(mean, of.mean + j, live);
                                    if (kRelu) {
-                                       load_lanes(scale, k.scale + j, live);
-                                       load_lanes(shift, k.shift + j, live);
+                                       load_lanes(scale, of.scale + j, live);
+                                       load_lanes(shift, of.shift + j, live);
                                    }
                                    add(dy + at, x + at, live, mean, scale, shift, s1, s2);
                                };
@@ -320,27 +355,40 @@ void norm_products(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t begi
 template <bool kRelu, bool kStatistics, class T>
 void norm_gradient_as(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
                       const NormCoefficients<T>& k, T* dx) {
-    for (ptrdiff_t r = begin; r < end; ++r) {
-        const T *const g = dy + r * it.cols, *const from = x + r * it.cols;
-        T* const to = dx + r * it.cols;
-        const auto one = [&](ptrdiff_t j, T mean, T scale, T shift, T slope, T offset)
-                             __attribute__((always_inline)) {
-                                 const T d = from[j] - mean;
-                                 const T dz = !kRelu || d * scale + shift > T(0) ? g[j] : T(0);
-                                 to[j] = kStatistics ? scale * dz - (d * slope + offset) : scale * dz;
-                             };
-        if (it.channels == 0) {
-            PYOPTIM_NO_OVERLAP
-            for (ptrdiff_t j = 0; j < it.cols; ++j) {
-                one(j, k.mean[j], k.scale[j], k.shift[j], k.slope[j], k.offset[j]);
-            }
-        } else {
-            const ptrdiff_t c = r % it.channels;
-            const T mean = k.mean[c], scale = k.scale[c], shift = k.shift[c], slope = k.slope[c],
-                    offset = k.offset[c];
-            PYOPTIM_NO_OVERLAP
-            for (ptrdiff_t j = 0; j < it.cols; ++j) one(j, mean, scale, shift, slope, offset);
-        }
+    const ptrdiff_t cols = it.cols, channels = it.channels;
+    const auto one = [=](auto v, ptrdiff_t at, auto mean, auto scale, auto shift, auto slope, auto offset)
+                         __attribute__((always_inline)) {
+                             const decltype(v) zero = {};
+                             auto g = v;
+                             get_lanes(v, x + at);
+                             get_lanes(g, dy + at);
+                             const decltype(v) d = v - mean;
+                             if (kRelu) g = d * scale + shift > zero ? g : zero;
+                             g = scale * g;
+                             put_lanes(dx + at, kStatistics ? g - (d * slope + offset) : g);
+                         };
+    if (channels == 0) {
+        const NormCoefficients<T> of = k;
+        each_vector<T>(begin, end, cols,
+                       [=](auto v, ptrdiff_t r, ptrdiff_t j) __attribute__((always_inline)) {
+                           auto mean = v, scale = v, shift = v, slope = v, offset = v;
+                           get_lanes(mean, of.mean + j);
+                           get_lanes(scale, of.scale + j);
+                           get_lanes(shift, of.shift + j);
+                           get_lanes(slope, of.slope + j);
+                           get_lanes(offset, of.offset + j);
+                           one(v, r * cols + j, mean, scale, shift, slope, offset);
+                       });
+        return;
+    }
+    for (ptrdiff_t row = begin; row < end; ++row) {
+        const ptrdiff_t c = row % channels;
+        const T mean = k.mean[c], scale = k.scale[c], shift = k.shift[c], slope = k.slope[c],
+                offset = k.offset[c];
+        each_vector<T>(row, row + 1, cols,
+                       [=](auto v, ptrdiff_t r, ptrdiff_t j) __attribute__((always_inline)) {
+                           one(v, r * cols + j, mean, scale, shift, slope, offset);
+                       });
     }
 }
 

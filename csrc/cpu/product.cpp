@@ -11,13 +11,6 @@
 #define PYOPTIM_UNROLL _Pragma("GCC unroll 32")
 #endif
 
-// Loads v once into a register: GCC would load it anew for each use, and there are two loads a cycle.
-#if defined(__x86_64__)
-#define PYOPTIM_KEEP(v) __asm__("" : "+v"(v))
-#else
-#define PYOPTIM_KEEP(v)
-#endif
-
 namespace pyoptim::cpu::PYOPTIM_ISA {
 
 namespace {

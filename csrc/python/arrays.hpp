@@ -15,7 +15,11 @@ namespace py = pybind11;
 
 // Contiguous, of exactly this element type.
 template <class T>
-using Array = py::array_t<T, py::array::c_style>;
+struct Array : py::array_t<T, py::array::c_style> {
+    using Base = py::array_t<T, py::array::c_style>;
+    using Base::Base;
+    Array() : Base(py::handle(), typename Base::borrowed_t{}) {}  // null, where Base makes an empty array
+};
 template <class T>
 using MaybeArray = std::optional<Array<T>>;
 
@@ -48,3 +52,32 @@ void bind_activations(py::module_& m);
 void bind_dropout(py::module_& m);
 
 }  // namespace pyoptim::python
+
+namespace pybind11::detail {
+
+template <class T>
+struct handle_type_name<pyoptim::python::Array<T>> : handle_type_name<array_t<T, array::c_style>> {};
+
+// pybind11's own has NumPy make an empty array to begin with, then one like the one it has already: a dozen
+// arguments cost more than a microsecond.
+template <class T>
+struct pyobject_caster<pyoptim::python::Array<T>> {
+    using Base = typename pyoptim::python::Array<T>::Base;
+
+    bool load(handle from, bool convert) {
+        static const PyObject* const builtin = dtype::of<T>().release().ptr();
+        if (isinstance<array>(from) && array_proxy(from.ptr())->descr == builtin &&
+            check_flags(from.ptr(), array::c_style)) {
+            value = reinterpret_borrow<pyoptim::python::Array<T>>(from);
+        } else if (convert || Base::check_(from)) {
+            value = reinterpret_steal<pyoptim::python::Array<T>>(Base::ensure(from).release());
+        } else {
+            return false;
+        }
+        return static_cast<bool>(value);
+    }
+    static handle cast(const handle& from, return_value_policy, handle) { return from.inc_ref(); }
+    PYBIND11_TYPE_CASTER(pyoptim::python::Array<T>, handle_type_name<pyoptim::python::Array<T>>::name);
+};
+
+}  // namespace pybind11::detail
