@@ -120,6 +120,17 @@ def check_operand(name: str, value: Any) -> None:
         raise TypeError(f"{name} is a {type(value).__name__}{where}, expected a NumPy array")
 
 
+def as_numpy(name: str, value: Any) -> Array:
+    """What NumPy makes an array of; our own of a GPU's memory are copied, TypeError for others there."""
+    if isinstance(value, ndarray):
+        return np.asarray(value)
+    from . import _device  # which imports this
+
+    if not isinstance(value, _device.DeviceArray) and _device.is_there(value):
+        check_operand(name, value)
+    return np.asarray(value)
+
+
 def check_float_array(name: str, value: Any, ndim: int | tuple[int, ...] | None = None) -> Array:
     """A float32 or float64 array of the wanted number of dimensions, made contiguous."""
     here = isinstance(value, ndarray)

@@ -123,6 +123,11 @@ class DeviceArray:
         return float(self.numpy())
 
     @property
+    def works_on(self) -> int | None:
+        """The stream that work on it is queued on; None where that does not matter."""
+        return self.stream if self.stream is not None or self.queue is None else self.queue.stream
+
+    @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         return {
             "shape": self.shape,
@@ -130,7 +135,7 @@ class DeviceArray:
             "data": (self.address, self.readonly),
             "version": 3,
             "strides": None,
-            "stream": self.stream if self.queue is None else self.queue.stream,
+            "stream": self.works_on,
         }
 
     def download(self, queue: Queue) -> Array:
@@ -144,11 +149,14 @@ class DeviceArray:
         return self.download(self.queue).astype(dtype or self.dtype, copy=False)
 
     def __setitem__(self, where: Any, value: Any) -> None:
-        """``array[...] = value``, of our own memory."""
-        assert where is Ellipsis
+        """``array[...] = value``, or of a run of rows; of our own memory."""
         assert self.queue is not None
+        if where is not Ellipsis:
+            self[where][...] = value
+            return
         if isinstance(value, DeviceArray):
-            assert (value.shape, value.dtype) == (self.shape, self.dtype)
+            if (value.shape, value.dtype) != (self.shape, self.dtype):
+                raise ValueError(f"value is {value!r}, expected shape {self.shape} and dtype {self.dtype}")
             self.queue.copy(self.address, value.address, self.nbytes)
             return
         values = np.ascontiguousarray(np.broadcast_to(np.asarray(value, self.dtype), self.shape))
@@ -498,14 +506,14 @@ def adopted(
         raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype} in a GPU's memory")
     if shape is not None and array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
-    queue.chain(array.stream, queue.stream)
+    queue.chain(array.works_on, queue.stream)
     return DeviceArray(array.address, array.shape, dtype, array.device, array, queue=queue)
 
 
 def release(array: DeviceArray) -> None:
     """Let what the owner of an adopted array queues from here on come after our work."""
     assert array.queue is not None
-    array.queue.chain(array.queue.stream, array.owner.stream)
+    array.queue.chain(array.queue.stream, array.owner.works_on)
 
 
 def queue_of(params: Sequence[DeviceArray]) -> Queue:

@@ -65,7 +65,8 @@ def for_either_memory(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def either(*args: P.args, **kwargs: P.kwargs) -> R:
-        if args and isinstance(args[0], ndarray):  # the usual case at little cost
+        first: Any = args[0] if args else next(iter(kwargs.values()), None)
+        if isinstance(first, ndarray):  # the usual case at little cost
             return function(*args, **kwargs)
         try:
             given = signature.bind(*args, **kwargs)
@@ -76,11 +77,11 @@ def for_either_memory(function: Callable[P, R]) -> Callable[P, R]:
         there = {name: value for name, value in arrays.items() if _device.is_there(value)}
         if not there:
             return function(*args, **kwargs)
-        first = next(iter(there))
+        known = next(iter(there))
         for name, value in arrays.items():
             if name not in there:
                 raise TypeError(
-                    f"{name} is a {type(value).__name__} in the processor's memory, but {first} is in a "
+                    f"{name} is a {type(value).__name__} in the processor's memory, but {known} is in a "
                     "GPU's: expected all in one"
                 )
         return _run(function, given, there)
@@ -169,7 +170,7 @@ def _queue(device: int, stream: int) -> Queue:
 @contextmanager
 def _ordered(arrays: Sequence[DeviceArray]) -> Iterator[Queue]:
     """A queue on the stream of the first array: after all work on all of them, and before what comes."""
-    streams = dict.fromkeys(a.stream if a.queue is None else a.queue.stream for a in arrays)
+    streams = dict.fromkeys(a.works_on for a in arrays)
     streams.pop(None, None)
     stream, *others = [s for s in streams if s is not None] or [LEGACY_STREAM]
     with _lock, ExitStack() as stack:

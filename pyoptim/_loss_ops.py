@@ -8,7 +8,8 @@ from typing import Any, cast
 import numpy as np
 
 from . import backends
-from ._arrays import Array, check_finite, check_float_array, check_like, constant, empty, empty_like
+from ._arrays import Array, as_numpy, check_finite, check_float_array, check_like, constant, empty, empty_like
+from ._device import DeviceArray
 from ._device_ops import Operand, for_either_memory
 from ._hyperparameters import is_number
 
@@ -189,13 +190,13 @@ def kl_divergence(
 
 def is_soft(target: Any) -> bool:
     """Whether a target of a cross-entropy is shares of the classes, not labels."""
-    return isinstance(target, (np.ndarray, Operand)) and target.ndim == 2 and target.dtype.kind == "f"
+    return isinstance(target, (np.ndarray, DeviceArray)) and target.ndim == 2 and target.dtype.kind == "f"
 
 
 def check_labels(name: str, labels: Any, batch: int, classes: int) -> Array:
     """Class indices as contiguous int64; in a GPU's memory only their shape is looked at."""
     there = isinstance(labels, Operand)
-    labels = labels if there else np.asarray(labels)
+    labels = labels if there else as_numpy(name, labels)
     if labels.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {labels.dtype}, expected integers")
     if labels.shape != (batch,):
@@ -226,7 +227,7 @@ def check_numbers(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype
     """
     if isinstance(value, Operand):
         return check_like(name, value, shape, dtype)
-    value = np.asarray(value)
+    value = as_numpy(name, value)
     if value.dtype.kind not in "fiub":
         raise TypeError(f"{name} has dtype {value.dtype}, expected numbers")
     if value.shape != shape:

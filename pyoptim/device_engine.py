@@ -18,7 +18,7 @@ from . import _arrays, _device, nn
 from . import engine as compiled
 from ._arrays import Array
 from ._device import DeviceArray
-from .backends.device import PLAN, POSITION, THREADS, TYPES, Pool, Queue, blocks_of
+from .backends.device import PLAN, POSITION, TYPES, WARPS, Pool, Queue, blocks_of
 from .optimizer import Optimizer
 from .resume import Epoch
 
@@ -89,7 +89,7 @@ class Sums:
         launch = self._queue.launch
         if self._classification:
             labels, shares = (target.address, None) if target.ndim == 1 else (None, target.address)
-            kernel, blocks = f"count_right<{TYPES[output.dtype]}>", blocks_of(len(output), THREADS // 32)
+            kernel, blocks = f"count_right<{TYPES[output.dtype]}>", blocks_of(len(output), WARPS)
             launch(kernel, blocks, *output.shape, output.address, labels, shares, self.address)
         launch("finish_step<double>", 1, len(output), loss.address, self.address)
 

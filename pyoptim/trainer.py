@@ -12,7 +12,7 @@ import numpy as np
 
 from . import _device, device_engine, nn
 from . import engine as compiled
-from ._arrays import Array, empty_like
+from ._arrays import Array, check_operand, empty_like
 from .callbacks import Callback
 from .optimizer import Optimizer
 from .resume import Epoch, Resume
@@ -391,6 +391,8 @@ class Trainer:
         x = self.model.check_input(x_name, x, keep_bytes=True)
         if len(x) == 0:
             raise ValueError(f"{x_name} is empty, expected at least one example")
+        if not isinstance(y, _device.DeviceArray) and _device.is_there(y):
+            check_operand(y_name, y)
         if np.ndim(y) == 0 or len(y) != len(x):
             size = "a scalar" if np.ndim(y) == 0 else f"{len(y)} targets"
             raise ValueError(f"{y_name} has {size}, expected {len(x)}: one per example of {x_name}")

@@ -9,8 +9,9 @@ import test_device
 
 import pyoptim as po
 from pyoptim import bench
+from pyoptim.backends.device import Queue
 from pyoptim.bench import numpy_optimizers, optimizers, report, timing, training
-from pyoptim.bench.case import Row, Target
+from pyoptim.bench.case import Case, Options, Row, Target
 
 no_gpu, emulated = test_device.no_gpu, test_device.emulated
 QUICK = ["--quick", "--against", "numpy", "--parts", "optimizers"]
@@ -343,6 +344,35 @@ def test_training_is_measured_on_a_gpu(emulated, monkeypatch, tmp_path):
     assert [(row["name"], row["size"]) for row in rows] == [("epoch Adam", 8), ("epoch Adam BatchNorm", 8)]
     for row in rows:
         assert row["seconds"]["pyoptim"] > 0
+
+
+def test_training_on_a_gpu_finds_its_examples_there(emulated, monkeypatch):
+    """As PyTorch does: copying them is no part of an epoch."""
+    x, y = np.random.default_rng(0).random((32, 784), np.float32), np.arange(32) % 10
+    monkeypatch.setattr(training, "_WIDTHS", (784, 4, 10))
+    epoch = training._pyoptim(training._Work("Adam", 8, False, x, y, "cuda"))
+    copied, upload = [], Queue.upload
+    monkeypatch.setattr(
+        Queue, "upload", lambda queue, to, array: (copied.append(array.nbytes), upload(queue, to, array))
+    )
+    assert np.isfinite(epoch(None))
+    assert 0 < max(copied) < x.nbytes
+
+
+def test_what_operations_limit_has_no_copy_for_a_ceiling(emulated, monkeypatch):
+    monkeypatch.setattr(bench.machine, "_GPU_CACHE", 1)
+    case = Case("made", 1, 10**9, lambda: {"pyoptim": lambda: None}, flops=10**9)
+    options = Options([], "float32", (), [], quick=True, device="cuda")
+    assert bench._measure(case, options, bench.QUICK).of_ceiling is None
+
+
+def test_a_library_that_cannot_be_imported_is_told(monkeypatch, capsys):
+    def broken(device):
+        raise ImportError("libcudart.so.12: cannot open shared object file")
+
+    monkeypatch.setattr(bench.libraries, "installed", broken)
+    assert bench.main(["--device", "cuda"]) == 2
+    assert "pyoptim bench: libcudart.so.12" in capsys.readouterr().err
 
 
 def test_a_wrong_step_on_a_gpu_is_caught(emulated, monkeypatch, capsys):

@@ -4,6 +4,7 @@ What is computed is tested in test_device_layers.py and test_cuda_kernels.py. Ar
 (tests/cuda/doubles.py) and kernels emulated, but for the tests marked gpu.
 """
 
+import inspect
 import sys
 from collections import namedtuple
 
@@ -242,6 +243,14 @@ def test_integers_are_for_labels_alone(kind, rng):
     loss, dlogits = ops.softmax_cross_entropy(kind.make(logits), kind.make(np.array([0, 4, 1])))
     assert np.isnan(loss)
     assert np.isnan(kind.read(dlogits)).all(1).tolist() == [False, True, False]
+
+
+def test_arrays_of_the_processor_cost_no_look_at_the_signature(monkeypatch):
+    """By position or keyword: of small arrays it would be the most."""
+    monkeypatch.setattr(inspect.Signature, "bind", None)
+    x, weight = np.ones((2, 3)), np.ones((4, 3))
+    for y in (ops.dense_forward(x, weight), ops.dense_forward(x=x, weight=weight)):
+        np.testing.assert_array_equal(y, np.full((2, 4), 3.0))
 
 
 # ---- streams ---------------------------------------------------------------------------------------

@@ -451,7 +451,9 @@ def test_a_model_moves_there_and_back(gpu, rng):
     before, outputs = model.state_dict(), model(x)
     assert model.to("cuda") is model
     assert model.device == "cuda:0"
-    assert model.to("cuda:0").flat_parameters is model.flat_parameters
+    for device in ("cpu", "cuda:0"):  # is it there, nothing is moved: what was made on its arrays stays good
+        flat = model.to(device).flat_parameters
+        assert model.to(device).flat_parameters is flat
     arrays = (*model.parameters().values(), model.flat_gradients)
     assert all(isinstance(array, _device.DeviceArray) for array in arrays)
     kinds = {name: type(value) for layer in model.leaves().values() for name, value in layer.buffers.items()}
@@ -469,6 +471,22 @@ def test_a_model_moves_there_and_back(gpu, rng):
     assert_same(model.state_dict(), before)
     np.testing.assert_array_equal(model(x), outputs)
     assert_same(pickle.loads(pickle.dumps(model)).state_dict(), before)
+
+
+def test_parameters_are_written_as_numpy_s(emulated, rng):
+    model = small().to("cuda")
+    weight, bias = model.parameters()["0.weight"], model.parameters()["0.bias"]
+    values = rng.normal(size=weight.shape)
+    weight[:] = values
+    weight[1:3] = 7.0
+    values[1:3] = 7
+    np.testing.assert_array_equal(weight, values)
+    bias[2:4] = bias[:2]
+    with pytest.raises(ValueError, match=r"value is DeviceArray\(shape=\(5,\).*expected shape \(5, 6\)"):
+        weight[...] = bias
+    with pytest.raises(TypeError, match="index is 0, expected a slice"):
+        weight[0] = 1.0
+    np.testing.assert_array_equal(weight, values)
 
 
 def test_forward_and_backward_of_arrays_of_either_memory(gpu, rng):
@@ -529,6 +547,26 @@ def test_somebody_s_arrays_are_waited_for_and_wait(recorder, rng):
     assert events[:2] == [("record", 77), ("hold", 1)]
     assert events[-2:] == [("record", 1), ("hold", 77)]
     assert not recorder.all("copy", "synchronize")[1:]  # the copy of the output
+
+
+def test_results_of_ops_are_waited_for_and_wait(recorder, rng):
+    """They are our own arrays, on the stream of what they were made of."""
+    model = small().to("cuda").eval()
+    optimizer = po.SGD(model.parameters())
+    x = po.ops.activation_forward(OnDevice(rng.normal(size=(7, 6)), stream=77), "relu")
+    grads = {
+        name: po.ops.activation_forward(OnDevice(rng.normal(size=p.shape), stream=78), "relu")
+        for name, p in model.parameters().items()
+    }
+    recorder.log.clear()
+    model(x)
+    events = [(kind, stream) for kind, _, stream in recorder.log if kind != "launch"]
+    assert events[:2] == [("record", 77), ("hold", 1)]
+    assert events[-2:] == [("record", 1), ("hold", 77)]
+    optimizer.step(grads)
+    recorder.log.clear()
+    optimizer.step(grads)
+    assert {stream for _, _, stream in recorder.all("launch")} == {78}
 
 
 def test_data_in_a_gpu_s_memory(gpu, rng):
@@ -620,6 +658,32 @@ def test_what_a_gpu_does_not_know_is_refused(gpu, rng):
     made.model(np.zeros((2, 6)))
     with pytest.raises(ValueError, match=r"dy has shape \(2, 4\), expected \(2, 3\)"):
         made.model.backward(OnDevice(np.zeros((2, 4))))
+
+
+@pytest.mark.parametrize("wrong", [OnDevice(np.zeros((4, 3))), OnDevice(np.zeros(4, np.int64))])
+def test_targets_and_weights_in_somebody_s_gpu_memory_are_refused_by_name(emulated, rng, wrong):
+    """What NumPy would make objects of."""
+    refused = "is a OnDevice in a GPU's memory, expected a NumPy array"
+    x, model = rng.normal(size=(4, 6)), small().to("cuda")
+    made = trainer(model, "cuda", nn.MSE())
+    output = model(OnDevice(x))
+    for loss in (nn.MSE(), nn.CrossEntropy(), nn.BinaryCrossEntropy()):
+        with pytest.raises(TypeError, match=f"target {refused}"):
+            loss(output, wrong)
+    for use in (made.fit, made.evaluate, made.partial_fit):
+        with pytest.raises(TypeError, match=f"y {refused}"):
+            use(x, wrong)
+        with pytest.raises(TypeError, match=f"sample_weight {refused}"):
+            use(x, rng.normal(size=(4, 3)), sample_weight=wrong)
+
+
+def test_outputs_of_a_model_there_are_targets(emulated, rng):
+    """A teacher's probabilities, say."""
+    teacher = nn.Sequential(nn.Dense(6, 3), nn.Softmax(), seed=1, dtype=np.float64).to("cuda")
+    student, x = small().to("cuda").eval(), rng.normal(size=(4, 6))
+    output, shares = student(OnDevice(x)), teacher(OnDevice(x))
+    for loss in (nn.CrossEntropy(), nn.KLDiv(2.0), nn.MSE()):
+        assert loss(output, shares)[0] == pytest.approx(loss(np.asarray(output), np.asarray(shares))[0])
 
 
 def test_without_a_gpu_it_says_why(no_gpu):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # As in launch.hpp.
 THREADS, CHUNK, SUM_BLOCK, PART_ROWS, STEP_ROWS, ROW_LENGTH = 256, 4096, 16384, 128, 8, 16
+WARP, WARPS = 32, THREADS // 32  # threads in one, and how many a block has
 ARRAYS = np.dtype([("param", "u8"), ("state", "u8", (4,)), ("size", "i8"), ("row", "i8")])
 CHUNKS = np.dtype([("array", "i4"), ("chunk", "i4")])
 POSITION = np.dtype([("steps", "i8"), ("example", "i8"), ("row", "i8"), ("loss", "f8"), ("right", "u8")])
@@ -471,13 +472,13 @@ class Stepper:
     @contextmanager
     def _ordered(self, grads: Sequence[DeviceArray]) -> Iterator[int]:
         """The stream to use: it waits for the gradients' own, and they wait for it."""
-        streams = list(dict.fromkeys(g.stream for g in grads if g.stream is not None))
-        stream = streams[0] if streams else self._queue.stream
+        streams = dict.fromkeys(g.works_on for g in grads)
+        stream, *others = [s for s in streams if s is not None] or [self._queue.stream]
         with self._queue.on(stream):
-            for other in streams[1:]:
+            for other in others:
                 self._queue.chain(other, stream)
             for launch in self._launches:
                 launch.point_at(grads, stream)
             yield stream
-            for other in streams[1:]:
+            for other in others:
                 self._queue.chain(stream, other)

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import StepGroup
-from .device import CHUNK, TYPES, Queue, Stepper, blocks_of
+from .device import CHUNK, PART_ROWS, THREADS, TYPES, WARPS, Queue, Stepper, blocks_of
 
 if TYPE_CHECKING:
     from .._device import DeviceArray
 
 Row = tuple[float, ...]
-_THREADS, _WARPS, _PART_ROWS = 256, 8, 128  # as in launch.hpp
 
 
 class Options(NamedTuple):
@@ -40,7 +39,7 @@ class AdafactorStepper(Stepper):
         self._group_of = [j for j, group in enumerate(groups) for _ in group.params]
         self._params, self._states = [p for group in groups for p in group.params], states
         matrices = [_matrices(p) for p in self._params]
-        columns = [b * c * blocks_of(r, _PART_ROWS) for b, r, c in matrices]
+        columns = [b * c * blocks_of(r, PART_ROWS) for b, r, c in matrices]
         # Arrays follow each other in order, and share these.
         self._columns = queue.allocate(8 * max(columns, default=0))
         self._means = queue.allocate(8 * max((b for b, _, _ in matrices), default=0))
@@ -75,16 +74,16 @@ class AdafactorStepper(Stepper):
         if "variance" in state:
             row_var, col_var = None, state["variance"].address
             variance = p.size, *grad, given.fresh, col_var
-            launch("adafactor_variance", blocks_of(p.size, _THREADS), *variance)
+            launch("adafactor_variance", blocks_of(p.size, THREADS), *variance)
         else:
             row_var, col_var = state["row_var"].address, state["col_var"].address
-            launch("adafactor_rows", blocks_of(batch * rows, _WARPS), batch * rows, cols, *grad, given.fresh,
+            launch("adafactor_rows", blocks_of(batch * rows, WARPS), batch * rows, cols, *grad, given.fresh,
                    row_var)  # fmt: skip
-            threads = batch * cols * blocks_of(rows, _PART_ROWS)
-            launch("adafactor_columns", blocks_of(threads, _THREADS), batch, rows, cols, *grad, columns)
-            launch("adafactor_col_var", blocks_of(batch * cols, _THREADS), batch * cols, rows, columns,
+            threads = batch * cols * blocks_of(rows, PART_ROWS)
+            launch("adafactor_columns", blocks_of(threads, THREADS), batch, rows, cols, *grad, columns)
+            launch("adafactor_col_var", blocks_of(batch * cols, THREADS), batch * cols, rows, columns,
                    given.fresh, col_var)  # fmt: skip
-            launch("adafactor_means", blocks_of(batch, _WARPS), batch, rows, row_var, given.eps[0], means)
+            launch("adafactor_means", blocks_of(batch, WARPS), batch, rows, row_var, given.eps[0], means)
         factored = p.size, rows, cols, row_var, col_var, means, given.eps[0] ** 2, p.address, *grad
         launch("adafactor_squares", blocks, *factored, sums)
         for k in range(2):

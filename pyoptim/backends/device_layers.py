@@ -13,7 +13,7 @@ import numpy as np
 from .. import backends
 from .._device import DeviceArray, empty
 from . import BackendError
-from .device import CHUNK, PART_ROWS, THREADS, TYPES, Queue, blocks_of
+from .device import CHUNK, PART_ROWS, THREADS, TYPES, WARP, WARPS, Queue, blocks_of
 from .device_products import ACTIVATIONS, product
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
 ]  # fmt: skip
 
 POINTWISE = ("squared", "absolute", "huber", "binary", "hinge")  # by the numbers of losses.hpp
-_WARP, _WARPS = 32, THREADS // 32
 _BY_COLUMNS = 256  # below so much space norms work on columns (NormShape in norm_kernels.cuh)
 
 
@@ -88,7 +87,7 @@ def dense_backward(
 
 def _column_sums(launch: _Launch, x: DeviceArray, out: DeviceArray) -> None:
     rows, cols = x.shape
-    parts, tiles = blocks_of(rows, PART_ROWS), blocks_of(cols, _WARP)
+    parts, tiles = blocks_of(rows, PART_ROWS), blocks_of(cols, WARP)
     if parts <= 1:
         launch("column_sum", tiles, rows, cols, x, None, out)
         return
@@ -112,12 +111,12 @@ def activation_backward(
 
 def softmax_forward(log: bool, x: DeviceArray, y: DeviceArray) -> None:
     launch = _Launch("softmax_forward", x)
-    launch("softmax_forward", blocks_of(x.shape[0], _WARPS), log, *x.shape, x, y)
+    launch("softmax_forward", blocks_of(x.shape[0], WARPS), log, *x.shape, x, y)
 
 
 def softmax_backward(log: bool, dy: DeviceArray, y: DeviceArray, dx: DeviceArray) -> None:
     launch = _Launch("softmax_backward", dy)
-    launch("softmax_backward", blocks_of(dy.shape[0], _WARPS), log, *dy.shape, dy, y, dx)
+    launch("softmax_backward", blocks_of(dy.shape[0], WARPS), log, *dy.shape, dy, y, dx)
 
 
 def softmax_cross_entropy(
@@ -136,7 +135,7 @@ def softmax_cross_entropy(
     if labels is not None and class_weight is not None:
         divisor = launch.scratch()
         launch("label_weights", 1, batch, classes, labels, class_weight, divisor)
-    partial = launch.scratch(blocks_of(batch, _WARPS))
+    partial = launch.scratch(blocks_of(batch, WARPS))
     launch("cross_entropy", partial.size, batch, classes, logits, labels, shares, sample_weight, class_weight,
            smoothing, 1.0, False, float(batch), divisor, dlogits, partial)  # fmt: skip
     return launch.total(partial, 1.0 if divisor is not None else 1.0 / batch, divisor)
@@ -151,7 +150,7 @@ def kl_divergence(
 ) -> DeviceArray:
     launch = _Launch("kl_divergence", logits)
     batch, classes = logits.shape
-    partial = launch.scratch(blocks_of(batch, _WARPS))
+    partial = launch.scratch(blocks_of(batch, WARPS))
     launch("cross_entropy", partial.size, batch, classes, logits, None, target, sample_weight, None, 0.0,
            temperature, True, float(batch), None, dlogits, partial)  # fmt: skip
     return launch.total(partial, 1.0 / batch)
@@ -205,7 +204,7 @@ def _norm_plan(batch: int, channels: int, space: int) -> tuple[int, int]:
     """Blocks, and partial sums, as NormShape of norm_kernels.cuh has them."""
     if space < _BY_COLUMNS:
         parts, cols = blocks_of(batch, PART_ROWS), channels * space
-        return parts * blocks_of(cols, _WARP), parts * cols
+        return parts * blocks_of(cols, WARP), parts * cols
     blocks = batch * channels * blocks_of(space, CHUNK)
     return blocks, blocks
 
@@ -233,7 +232,7 @@ def norm_forward(
     if training or running_mean is None:
         partial = launch.scratch(2, sums)
         launch("norm_moments", blocks, *shape, x, partial)
-    launch("norm_statistics", blocks_of(shape[1], _WARPS), *shape, x, partial, momentum,
+    launch("norm_statistics", blocks_of(shape[1], WARPS), *shape, x, partial, momentum,
            launch.queue.position, eps, unbiased, running_mean, running_var, mean, inv_std)  # fmt: skip
     launch("norm_apply", blocks, *shape, x, gamma, beta, mean, inv_std, relu, y)
 
@@ -256,7 +255,7 @@ def norm_backward(
     blocks, sums = _norm_plan(*shape)
     partial, slope = launch.scratch(2, sums), launch.scratch(2, shape[1], dtype=x.dtype)
     launch("norm_products", blocks, *shape, dy, x, gamma, beta, mean, inv_std, relu, partial)
-    launch("norm_slopes", blocks_of(shape[1], _WARPS), *shape, partial, gamma, inv_std, dgamma, dbeta, slope)
+    launch("norm_slopes", blocks_of(shape[1], WARPS), *shape, partial, gamma, inv_std, dgamma, dbeta, slope)
     if dx is not None:
         through = slope if of_this_batch else None
         launch("norm_gradient", blocks, *shape, dy, x, gamma, beta, mean, inv_std, through, relu, dx)
@@ -272,7 +271,7 @@ def layer_norm_forward(
     inv_std: DeviceArray,
 ) -> None:
     launch = _Launch("layer_norm_forward", x)
-    launch("layer_norm", blocks_of(x.shape[0], _WARPS), *x.shape, x, gamma, beta, eps, y, mean, inv_std)
+    launch("layer_norm", blocks_of(x.shape[0], WARPS), *x.shape, x, gamma, beta, eps, y, mean, inv_std)
 
 
 def layer_norm_backward(
@@ -289,8 +288,8 @@ def layer_norm_backward(
     rows, cols = x.shape
     parts = blocks_of(rows, PART_ROWS)
     partial = launch.scratch(2, parts, cols)
-    launch("layer_norm_products", parts * blocks_of(cols, _WARP), rows, cols, dy, x, mean, inv_std, partial)
+    launch("layer_norm_products", parts * blocks_of(cols, WARP), rows, cols, dy, x, mean, inv_std, partial)
     for part, out in ((partial[:1], dgamma), (partial[1:], dbeta)):
         launch("sum_parts", blocks_of(cols, THREADS), parts, cols, part, out)
     if dx is not None:
-        launch("layer_norm_gradient", blocks_of(rows, _WARPS), rows, cols, dy, x, gamma, mean, inv_std, dx)
+        launch("layer_norm_gradient", blocks_of(rows, WARPS), rows, cols, dy, x, gamma, mean, inv_std, dx)

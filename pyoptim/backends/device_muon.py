@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..rules import RULES
 from . import StepGroup, one_each
-from .device import CHUNK, TYPES, Queue, Stepper
+from .device import CHUNK, TYPES, Queue, Stepper, blocks_of
 from .device_products import product
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _make_orthogonal(
     wide, n = rows <= columns, min(rows, columns)
     a, b, c = map(float, coefficients)
     name = TYPES[d.dtype]
-    blocks = -(-d.size // CHUNK)
+    blocks = blocks_of(d.size, CHUNK)
     gram, square = (d.empty((n, n)) for _ in range(2))
     moved = d.empty(d.shape)
     sums = queue.pool.take(8 * (blocks + 1))  # of each chunk; of all
@@ -74,7 +74,7 @@ def _make_orthogonal(
 
     def blend(x: DeviceArray, by: float, y: DeviceArray, of_y: float) -> None:
         arguments = (x.size, by, x.address, of_y, y.address, x.address)
-        queue.launch(f"blend<{name}>", -(-x.size // CHUNK), *arguments)
+        queue.launch(f"blend<{name}>", blocks_of(x.size, CHUNK), *arguments)
 
     queue.launch(f"chunk_squares<{name}>", blocks, d.size, d.address, partial)
     queue.launch("total<double>", 1, blocks, partial, 1.0, None, total)

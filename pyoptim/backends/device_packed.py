@@ -10,7 +10,7 @@ import numpy as np
 from .._arrays import Array
 from ..rules import Rule
 from ..storage import Packed, PackedArray
-from .device import CHUNK, Launch, Queue, Stepper, chunks_of
+from .device import CHUNK, Launch, Queue, Stepper, blocks_of, chunks_of
 
 if TYPE_CHECKING:
     from .._device import DeviceArray
@@ -92,4 +92,4 @@ def convert(queue: Queue, to: DeviceArray, source: DeviceArray, stream: int, sca
     kinds = KINDS.index(source.dtype.name), KINDS.index(to.dtype.name)
     arguments = (source.size, kinds[0], source.address, kinds[1], to.address, scale)
     with queue.on(stream):
-        queue.launcher.launch("convert<float>", -(-source.size // CHUNK), arguments, stream)
+        queue.launcher.launch("convert<float>", blocks_of(source.size, CHUNK), arguments, stream)

@@ -45,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     device = arguments.device
-    installed = libraries.installed(device)
     possible = FAMILIES if device == "cpu" else GPU_FAMILIES
     try:
+        installed = libraries.installed(device)
         if arguments.plot:
             check_image(arguments.plot)  # what is missing is said before the measurements, not after
         for peer in arguments.against or ():
@@ -104,7 +104,7 @@ def _measure(case: Case, options: Options, effort: Effort) -> Row:
     ceiling, wait = {}, _nothing
     if options.device == "cuda":
         wait = libraries.OurDevice().wait
-        if case.traffic > 8 * machine.last_level_cache(options.device):
+        if not case.flops and case.traffic > 8 * machine.last_level_cache(options.device):
             ceiling = machine.copy_runs(options.peers)
     elif case.flops:
         ceiling = machine.peak_runs(options.dtype)

@@ -20,6 +20,7 @@ from .. import datasets, nn, threads
 from .._arrays import Array
 from ..optimizers import SGD, Adam
 from ..trainer import Trainer
+from . import libraries
 from .case import Case, Family, Mismatch, Options, Row, Target
 from .timing import Run
 
@@ -114,9 +115,10 @@ def _pyoptim(work: _Work) -> _Epoch:
     model = _model(work.norm).to(work.device)
     optimizer = {"Adam": Adam, "SGD": SGD}[work.optimizer](model.parameters(), lr=_LR[work.optimizer])
     trainer = Trainer(model, nn.CrossEntropy(), optimizer, seed=0)
+    data = libraries.of("pyoptim", work.device).array(work.x)  # on a GPU once, as PyTorch's
 
     def epoch(order: Array | None) -> float:
-        x, y = (work.x, work.y) if order is None else (work.x[order], work.y[order])
+        x, y = (data, work.y) if order is None else (work.x[order], work.y[order])
         history = trainer.fit(x, y, batch_size=work.batch, shuffle=order is None, verbose=False)
         return history["loss"][0]
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _loss_ops, backends
-from .._arrays import Array, check_float_array, constant, empty_like
+from .._arrays import Array, as_numpy, check_float_array, constant, empty_like
 from .._device import DeviceArray, placed
 
 
@@ -183,7 +183,7 @@ class _Pointwise(Loss):
     def check_target(
         self, name: str, target: Any, batch: int, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> Array:
-        target = np.asarray(target)
+        target = as_numpy(name, target)
         if shape == (1,) and target.shape == (batch,):
             target = target[:, None]
         checked = _loss_ops.check_numbers(name, target, (batch, *shape), dtype)

@@ -113,18 +113,18 @@ class Sequential:
 
         Notes
         -----
-        The arrays get new memory: make optimizers and trainers afterwards. On a GPU parameters, gradients and
-        running statistics are arrays that CuPy and PyTorch take without a copy (`cupy.asarray`,
-        `torch.as_tensor`). Models, optimizers and trainings that were saved there go on here, and the other
-        way round.
+        The arrays get new memory, unless the model is there already: make optimizers and trainers afterwards.
+        On a GPU parameters, gradients and running statistics are arrays that CuPy and PyTorch take without a
+        copy (`cupy.asarray`, `torch.as_tensor`). Models, optimizers and trainings that were saved there go on
+        here, and the other way round.
         """
         queue = _device.queue_on(device)
         if self.owned:
             raise ValueError(f"{self!r} belongs to another model, expected that one to be moved")
+        if self.device == ("cpu" if queue is None else f"cuda:{queue.device}"):
+            return self
         if queue is not None:
             _check_layers("layers", self.layers)
-            if self._queue is not None and self.device == f"cuda:{queue.device}":
-                return self
         self.flat_parameters = _moved(self.flat_parameters, queue)
         self.flat_gradients = _moved(self.flat_gradients, queue)
         bind(self.layers, self.flat_parameters, self.flat_gradients)
