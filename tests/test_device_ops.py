@@ -337,7 +337,7 @@ def test_mixed_memory(recorder):
         ),
         (
             lambda: ops.dense_forward(x=x, weight=There(weight)),
-            "x is a ndarray in the processor's memory",
+            "weight is a There in a GPU's memory, expected a",
         ),
         (lambda: ops.dense_forward(There(x), There(weight), bias), "bias is a ndarray in the processor's"),
         (
