@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import pyoptim as po
+
 SOURCE = Path(__file__).resolve().parents[1]
 INCLUDE = SOURCE / "csrc" / "include"
 
@@ -124,3 +126,10 @@ def test_the_module_imports_and_says_what_is_missing():
         _cuda.launch("total<double>", 1, (0, None, 1.0, None, None), 0)
     with pytest.raises(RuntimeError, match="no CUDA device can be used: "):
         _cuda.Memory(16)
+
+
+def test_an_install_has_the_headers_that_cupy_compiles():
+    package = Path(po.__file__).parent
+    if (package.parent / "csrc").is_dir():
+        pytest.skip("this is the source tree")
+    assert (package / "include" / "pyoptim" / "kernels.cuh").is_file()
