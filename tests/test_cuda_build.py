@@ -18,6 +18,7 @@ INCLUDE = SOURCE / "csrc" / "include"
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@pytest.mark.skipif(importlib.util.find_spec("pyoptim._cuda") is not None, reason="they have been compiled")
 @pytest.mark.parametrize("name", ["steps", "packed", "layers"])
 def test_nvcc_compiles(name, tmp_path):
     options = ["-std=c++17", "--fmad=false", "-arch=sm_80", "-Werror=all-warnings", "-I", SOURCE / "csrc"]
