@@ -278,7 +278,7 @@ def test_bad_layers(make, message):
 
 def run_cli(*arguments, cwd):
     return subprocess.run(
-        [sys.executable, "-m", "pyoptim", *arguments], cwd=cwd, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "pyoptim", *arguments], cwd=cwd, capture_output=True, text=True, timeout=600
     )
 
 
