@@ -8,13 +8,14 @@ chunks, and the coefficients have one definition. The bits are those of `Trainer
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from . import backends, nn
 from ._arrays import Array, is_fast
+from .nn.residual import walk
 from .optimizer import Optimizer
 from .resume import Epoch
 from .schedules import Schedule
@@ -78,15 +79,6 @@ def _is_whole(array: Any) -> bool:
     return not isinstance(array, np.ndarray) or is_fast(array)
 
 
-def _walk(label: str, layers: Iterable[nn.Layer]) -> Iterator[tuple[str, nn.Layer]]:
-    """Layers and those in blocks, with what messages call them."""
-    for i, layer in enumerate(layers):
-        if type(layer) is nn.Residual:
-            yield from _walk(f"{label}[{i}].block", layer.block)
-        else:
-            yield f"{label}[{i}]", layer
-
-
 def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr: bool = False) -> str | None:
     """Why the engine cannot train this, naming the part, or None.
 
@@ -95,7 +87,7 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
     backend = backends.current().name
     if backend != "native":
         return f"the {backend} backend is in force"
-    for label, layer in _walk("layers", model.layers):
+    for label, layer in walk("layers", model.layers):
         if type(layer) not in _LAYERS:
             return f"{label} is a {type(layer).__name__}, which has no compiled form"
     if type(loss) not in _LOSSES:
@@ -137,7 +129,7 @@ def why_no_hogwild(model: nn.Sequential, optimizer: Optimizer, batch_size: int) 
                 f"{type(optimizer).__name__} keeps {len(rule.states)} states a parameter, of which threads "
                 "may leave a mixture; expected at most one, as in SGD, Adagrad, RMSprop and Lion"
             )
-    for label, layer in _walk("layers", model.layers):
+    for label, layer in walk("layers", model.layers):
         if type(layer) not in _STATELESS:
             return (
                 f"{label} is a {type(layer).__name__}, expected no layers but Dense, Flatten, Rescale, "

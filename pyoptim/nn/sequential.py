@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +124,11 @@ class Sequential:
         if self.device == ("cpu" if queue is None else f"cuda:{queue.device}"):
             return self
         if queue is not None:
-            _check_layers("layers", self.layers)
+            _check_layers(self.layers)
         self.flat_parameters = _moved(self.flat_parameters, queue)
         self.flat_gradients = _moved(self.flat_gradients, queue)
         bind(self.layers, self.flat_parameters, self.flat_gradients)
-        for layer in _all_layers(self.layers):
+        for layer in self.leaves().values():
             for name, value in layer.buffers.items():
                 if value.dtype.kind == "f":  # counts stay the host's
                     layer.buffers[name] = _moved(value, queue)
@@ -363,21 +363,13 @@ def _moved(array: Any, queue: Queue | None) -> Any:
     return made
 
 
-def _all_layers(layers: Iterable[Layer]) -> Iterator[Layer]:
-    """Layers and those in their blocks."""
-    for layer in layers:
-        yield layer
-        yield from _all_layers(getattr(layer, "block", ()))
-
-
-def _check_layers(label: str, layers: Iterable[Layer]) -> None:
+def _check_layers(layers: Iterable[Layer]) -> None:
     from .. import nn
 
-    for i, layer in enumerate(layers):
+    for label, layer in nn.residual.walk("layers", layers):
         kind = type(layer)
         if getattr(nn, kind.__name__, None) is not kind:
-            raise TypeError(f"{label}[{i}] is a {kind.__name__}, expected pyoptim.nn's on a GPU")
-        _check_layers(f"{label}[{i}].block", getattr(layer, "block", ()))
+            raise TypeError(f"{label} is a {kind.__name__}, expected pyoptim.nn's on a GPU")
 
 
 def _rows(prefix: str, layers: Iterable[Layer]) -> list[tuple[str, str, int, str]]:
