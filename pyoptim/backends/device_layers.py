@@ -135,9 +135,27 @@ def softmax_cross_entropy(
     if labels is not None and class_weight is not None:
         divisor = launch.scratch()
         launch("label_weights", 1, batch, classes, labels, class_weight, divisor)
+    weights, options = (sample_weight, class_weight), (smoothing, 1.0, False)
+    return _cross_entropy(launch, logits, (labels, shares), weights, options, divisor, dlogits)
+
+
+def _cross_entropy(
+    launch: _Launch,
+    logits: DeviceArray,
+    target: tuple[DeviceArray | None, DeviceArray | None],
+    weights: tuple[DeviceArray | None, DeviceArray | None],
+    options: tuple[float, float, bool],
+    divisor: DeviceArray | None,
+    dlogits: DeviceArray | None,
+) -> DeviceArray:
+    """Target: labels, shares; weights: examples', classes'; options: smoothing, temperature, divergence.
+
+    The divisor is the batch where there is no other.
+    """
+    batch = logits.shape[0]
     partial = launch.scratch(blocks_of(batch, WARPS))
-    launch("cross_entropy", partial.size, batch, classes, logits, labels, shares, sample_weight, class_weight,
-           smoothing, 1.0, False, float(batch), divisor, dlogits, partial)  # fmt: skip
+    launch("cross_entropy", partial.size, *logits.shape, logits, *target, *weights, *options, float(batch),
+           divisor, dlogits, partial)  # fmt: skip
     return launch.total(partial, 1.0 if divisor is not None else 1.0 / batch, divisor)
 
 
@@ -148,12 +166,8 @@ def kl_divergence(
     sample_weight: DeviceArray | None,
     temperature: float,
 ) -> DeviceArray:
-    launch = _Launch("kl_divergence", logits)
-    batch, classes = logits.shape
-    partial = launch.scratch(blocks_of(batch, WARPS))
-    launch("cross_entropy", partial.size, batch, classes, logits, None, target, sample_weight, None, 0.0,
-           temperature, True, float(batch), None, dlogits, partial)  # fmt: skip
-    return launch.total(partial, 1.0 / batch)
+    launch, options = _Launch("kl_divergence", logits), (0.0, temperature, True)
+    return _cross_entropy(launch, logits, (None, target), (sample_weight, None), options, None, dlogits)
 
 
 def pointwise_loss(
