@@ -140,8 +140,7 @@ class DeviceArray:
 
     def download(self, queue: Queue) -> Array:
         """A copy as a NumPy array."""
-        stream = queue.stream if self.stream is None else self.stream
-        return queue.download(self.address, np.empty(self.shape, self.dtype), stream)
+        return queue.download(self.address, np.empty(self.shape, self.dtype), self.stream)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if self.queue is None or copy is False:

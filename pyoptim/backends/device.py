@@ -244,8 +244,8 @@ class Queue:
 
     def upload(self, address: int, source: Array) -> None:
         """Fill the device's memory from a contiguous array, and wait for it."""
-        with self.on(self.stream):
-            self.launcher.copy(address, source.ctypes.data, source.nbytes, self.stream)
+        self.put(address, source)
+        with self._device():
             self.launcher.synchronize(self.stream)
 
 
@@ -261,7 +261,7 @@ class Table:
         held = array.tobytes()
         if held != self._held:
             if len(held) != len(self._held):
-                self._memory = self._queue.launcher.Memory(len(held))
+                self._memory = self._queue.allocate(len(held))
             self._queue.launcher.copy(self._memory.address, array.ctypes.data, len(held), stream)
             self._held = held
         return int(self._memory.address) if held else 0
@@ -320,6 +320,7 @@ class Launch:
         self._tables = [uploaded(queue, table) for table in (arrays, chunks)]
         self._grads, self._rows = Table(queue), Table(queue)
         self._scaled = queue.allocate(max(len(self._groups), STEP_ROWS) * ROW_LENGTH * dtype.itemsize)
+        self._no_rows = bytes(STEP_ROWS * ROW_LENGTH * dtype.itemsize)  # by value, where they lie in memory
 
     def _made_tables(self, members: Sequence[Any]) -> tuple[Array, Array]:
         return tables(
@@ -356,8 +357,7 @@ class Launch:
         plan, position, at = self._plan.address, self._queue.position, self._scaled.address
         scaled = (len(self._groups), plan, position, factor, at)
         self._launcher.launch(f"scale_rows<{self._type}>", 1, scaled, stream)
-        by_value = bytes(STEP_ROWS * ROW_LENGTH * self._dtype.itemsize)
-        self._launcher.launch(self._kernel, self.blocks, (*self._at, at, by_value), stream)
+        self._launcher.launch(self._kernel, self.blocks, (*self._at, at, self._no_rows), stream)
 
     def _rows_of(self, coefficients: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
         """Of the groups that have arrays here."""

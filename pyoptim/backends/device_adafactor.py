@@ -29,13 +29,12 @@ class Options(NamedTuple):
 
 
 class AdafactorStepper(Stepper):
-    """``states`` are each parameter's, as `pyoptim.tensor_optimizers.Adafactor` lays them out."""
+    """Groups have no states; ``states`` are each parameter's, as `tensor_optimizers.Adafactor` has them."""
 
     def __init__(
         self, groups: Sequence[StepGroup], queue: Queue, states: Sequence[dict[str, DeviceArray]]
     ) -> None:
-        bare = [group._replace(states=[()] * len(group.params)) for group in groups]
-        super().__init__(bare, queue)
+        super().__init__(groups, queue)
         self._group_of = [j for j, group in enumerate(groups) for _ in group.params]
         self._params, self._states = [p for group in groups for p in group.params], states
         matrices = [_matrices(p) for p in self._params]

@@ -12,7 +12,6 @@ from ..rules import Rule
 from . import StepGroup
 from .device import (
     ROW_LENGTH,
-    STEP_ROWS,
     SUM_BLOCK,
     Launch,
     Queue,
@@ -45,7 +44,6 @@ class _TrustLaunch(Launch):
         self._trusts = Table(queue)
         self._own = queue.allocate(len(params) * ROW_LENGTH * dtype.itemsize)
         self._last = f"step<rule_named::{'sgd' if directed else rule.name}, {self._type}>"
-        self._nothing = bytes(STEP_ROWS * ROW_LENGTH * dtype.itemsize)
         if directed:
             at = [param.address for param in params], [param.shape for param in params]
             begins, end = _arrays.places_beside(*at, dtype.itemsize)
@@ -75,7 +73,7 @@ class _TrustLaunch(Launch):
             launch("lars_squares", self._sums, arrays, self._blocks.address, grads, squares)
         launch("trust_rows", self._count, self._directed, arrays, self._begins.address, squares, rows, trust,
                factor, own)  # fmt: skip
-        arguments = (self._arrays.address, chunks, along, own, self._nothing)
+        arguments = (self._arrays.address, chunks, along, own, self._no_rows)
         self._launcher.launch(self._last, self.blocks, arguments, stream)
 
 
