@@ -14,7 +14,7 @@ from .. import backends, threads
 from ..plots import check_image
 from . import activations, layers, libraries, machine, norms, optimizers, report, training
 from .case import Case, Mismatch, Options, Row
-from .timing import FULL, QUICK, Effort, in_turn
+from .timing import FULL, QUICK, Effort, in_turn, nothing
 
 FAMILIES = {
     "optimizers": optimizers.FAMILY,
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(case: Case, options: Options, effort: Effort) -> Row:
     runs = case.prepare()
-    ceiling, wait = {}, _nothing
+    ceiling, wait = {}, nothing
     if options.device == "cuda":
         wait = libraries.OurDevice().wait
         if not case.flops and case.traffic > 8 * machine.last_level_cache(options.device):
@@ -120,10 +120,6 @@ def _measure(case: Case, options: Options, effort: Effort) -> Row:
         {name: size / seconds[name] for name, (size, _) in ceiling.items()},
         case.flops,
     )
-
-
-def _nothing() -> None:
-    """What a run of the processor waits for."""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -25,7 +25,11 @@ FULL = Effort(warm_up=0.010, block=0.010, budget=0.25, least=3, most=15)
 QUICK = Effort(warm_up=0.0, block=0.0005, budget=0.0, least=2, most=2)
 
 
-def in_turn(runs: Mapping[str, Run], effort: Effort, wait: Run = lambda: None) -> dict[str, float]:
+def nothing() -> None:
+    """What a run of the processor waits for."""
+
+
+def in_turn(runs: Mapping[str, Run], effort: Effort, wait: Run = nothing) -> dict[str, float]:
     """Seconds of one run of each: the median over blocks, each after a warm-up, the runs alternating.
 
     ``wait`` returns when work is done that runs have only queued, on a GPU.
