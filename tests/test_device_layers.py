@@ -387,7 +387,7 @@ def test_constants_are_the_kernels(cuda):
 
 def blas_of(dev):
     """What the device multiplies with."""
-    return device_products._library_of(dev.queue)
+    return device_products.library_of(dev.queue)
 
 
 def test_which_library_multiplies(cuda, no_gpu, monkeypatch, cublaslt, tmp_path):
