@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _arrays, _device, _device_copies, _hyperparameters, backends, gradients, storage
+from . import _arrays, _device, _hyperparameters, backends, gradients, storage
 from ._arrays import Array
 from ._hyperparameters import Checked, choice, is_integer, is_number
 from .backends.device import Queue
@@ -457,6 +457,8 @@ class Optimizer:
             return [np.asarray(a * mean, g.dtype) for a, g in zip(wide, flat, strict=True)], 1.0
 
     def _accumulated_there(self, queue: Queue, flat: list[Any]) -> tuple[list[Any], float]:
+        from . import _device_copies  # on a GPU alone
+
         last = self._summed + 1 >= self._accumulate
         if last:  # the sums are written in place: what could fail after that must fail now
             for group, rule, scalars in zip(self.param_groups, self._rules, self._scalars, strict=True):
@@ -585,6 +587,8 @@ class Optimizer:
                 if self._queue is None:
                     master[...] = p
                 else:
+                    from . import _device_copies  # on a GPU alone
+
                     _device_copies.assign(self._queue, [master], [p])
                 state["master"] = master
             states.append(state)

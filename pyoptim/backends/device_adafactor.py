@@ -53,9 +53,7 @@ class _AdafactorLaunch(Launch):
             if len(table)
         ]
 
-    def step(
-        self, coefficients: Sequence[Row] | None, factor: int | None, stream: int, *more: Any
-    ) -> None:
+    def step(self, coefficients: Sequence[Row] | None, factor: int | None, stream: int, *more: Any) -> None:
         """As `Launch.step`."""
         rows = self._scale(self._exact_rows(coefficients, stream), factor, stream, "double")
         arrays, chunks, grads = self._at

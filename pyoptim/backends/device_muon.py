@@ -63,7 +63,7 @@ class _MuonLaunch(Launch):
         rows, cols = np.array(shapes, np.int64).T
         small = np.minimum(rows, cols)
         together = np.full(len(shapes), True) if library is None else small * rows * cols <= _TOGETHER
-        self._together, self._alone = np.flatnonzero(together), np.flatnonzero(~together)
+        self._together, self._alone = together, np.flatnonzero(~together).tolist()
         # Of those that go together x is followed by the next x, the gram matrix and what moves x.
         sizes = np.where(together, rows * cols + 2 * small * small, 0) * self._dtype.itemsize
         sizes += -sizes % 16
@@ -91,9 +91,7 @@ class _MuonLaunch(Launch):
         turns = [int(row[_STEPS]) for row in self._rows_of(coefficients)]
         self._turns = np.array([turns[group] for group in self._members])
 
-    def step(
-        self, coefficients: Sequence[Row] | None, factor: int | None, stream: int, *more: Any
-    ) -> None:
+    def step(self, coefficients: Sequence[Row] | None, factor: int | None, stream: int, *more: Any) -> None:
         """As `Launch.step`."""
         if coefficients is not None:
             self._iterate(coefficients)
