@@ -554,6 +554,46 @@ def test_a_graph_is_what_was_launched_and_runs_when_it_is_launched(cuda):
     assert (at["example"], at["loss"]) == (21, 22.0)
 
 
+def test_streams_of_a_capture_are_in_any_order_that_events_allow(cuda):
+    main, side, event, joined = cuda.Stream(), cuda.Stream(), cuda.Event(), cuda.Event()
+    first, both = np.zeros(8, np.uint8), np.zeros(8, np.uint8)
+    value = first.ctypes.data
+    cuda.begin_capture(main.address)
+    cuda.fill(value, 1, 8, main.address)
+    event.record(main.address)
+    event.hold(side.address)
+    cuda.fill(value, 2, 8, side.address)  # beside the next
+    cuda.fill(value, 3, 8, main.address)
+    joined.record(side.address)
+    with pytest.raises(RuntimeError, match="uncaptured work"):
+        joined.hold(0)  # the default stream
+    joined.hold(main.address)
+    cuda.fill(both.ctypes.data, 4, 8, main.address)
+    graph = cuda.Graph(main.address)
+    assert not first.any()
+    seen = set()
+    for _ in range(40):
+        graph.launch(0)
+        seen.add(int(first[0]))
+    assert (seen, set(both)) == ({2, 3}, {4})
+
+
+def test_a_capture_ends_with_all_its_streams_joined(cuda):
+    main, side, event, host = cuda.Stream(), cuda.Stream(), cuda.Event(), np.zeros(8, np.uint8)
+    cuda.begin_capture(main.address)
+    event.record(main.address)
+    event.hold(side.address)
+    cuda.fill(host.ctypes.data, 1, 8, side.address)
+    with pytest.raises(RuntimeError, match="not ended in the same stream"):
+        cuda.Graph(side.address)
+    with pytest.raises(RuntimeError, match="unjoined"):
+        cuda.Graph(main.address)
+    cuda.fill(host.ctypes.data, 2, 8, side.address)  # both streams are as before
+    assert set(host) == {2}
+    with pytest.raises(RuntimeError, match="event last recorded in a capturing stream"):
+        event.hold(side.address)
+
+
 @pytest.mark.parametrize("what", ["synchronize", "copy", "hold"])
 def test_a_capture_refuses_what_a_gpu_s_does(cuda, what):
     stream, event, host, memory = cuda.Stream(), cuda.Event(), np.zeros(1), cuda.Memory(8)

@@ -6,6 +6,7 @@ Losses are arrays of no dimension for the same reason.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,8 @@ class _Launch:
         """The sum of all, times ``scale`` or by a divisor."""
         out = self.scratch()
         by = None if divisor is None else divisor.address
-        self.queue.launch("total<double>", 1, partial.size, partial.address, scale, by, out.address)
+        with self.queue.aside():
+            self.queue.launch("total<double>", 1, partial.size, partial.address, scale, by, out.address)
         return out
 
 
@@ -77,12 +79,15 @@ def dense_backward(
     if activation is not None and y is not None:
         dz = launch.scratch(*dy.shape, dtype=dy.dtype)
         activation_backward(activation, dy, y, dz)
-    if dweight is not None:
-        product(launch.queue, (dz, True), (x, False), dweight)
-    if dx is not None:
-        product(launch.queue, (dz, False), (weight, False), dx)
+    queue = launch.queue
     if dbias is not None:
-        _column_sums(launch, dz, dbias)
+        with queue.aside():
+            _column_sums(launch, dz, dbias)
+    if dweight is not None:
+        with queue.aside() if dx is not None else nullcontext():
+            product(queue, (dz, True), (x, False), dweight)
+    if dx is not None:  # what the layers before wait for
+        product(queue, (dz, False), (weight, False), dx)
 
 
 def _column_sums(launch: _Launch, x: DeviceArray, out: DeviceArray) -> None:
@@ -301,9 +306,11 @@ def layer_norm_backward(
     launch = _Launch("layer_norm_backward", dy)
     rows, cols = x.shape
     parts = blocks_of(rows, PART_ROWS)
-    partial = launch.scratch(2, parts, cols)
-    launch("layer_norm_products", parts * blocks_of(cols, WARP), rows, cols, dy, x, mean, inv_std, partial)
-    for part, out in ((partial[:1], dgamma), (partial[1:], dbeta)):
-        launch("sum_parts", blocks_of(cols, THREADS), parts, cols, part, out)
+    with launch.queue.aside() if dx is not None else nullcontext():
+        partial = launch.scratch(2, parts, cols)
+        blocks = parts * blocks_of(cols, WARP)
+        launch("layer_norm_products", blocks, rows, cols, dy, x, mean, inv_std, partial)
+        for part, out in ((partial[:1], dgamma), (partial[1:], dbeta)):
+            launch("sum_parts", blocks_of(cols, THREADS), parts, cols, part, out)
     if dx is not None:
         launch("layer_norm_gradient", blocks_of(rows, WARPS), rows, cols, dy, x, gamma, mean, inv_std, dx)

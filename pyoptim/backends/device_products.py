@@ -53,7 +53,7 @@ def product(
         bias = None
     else:
         fused = bias if name == "float" and activation == "identity" else None  # in double it has none
-        workspace = queue.pool.take(library.workspace_bytes)
+        workspace = queue.pool.workspace(library.workspace_bytes)
         with queue.on(queue.stream):
             library.product(
                 (m, n, k), (a[0].address, a[1]), (b[0].address, b[1]), 0 if fused is None else fused.address,
