@@ -14,7 +14,7 @@ import numpy as np
 from .. import backends
 from .._device import DeviceArray, empty
 from . import BackendError
-from .device import CHUNK, PART_ROWS, THREADS, TYPES, WARP, WARPS, Queue, blocks_of
+from .device import CHUNK, ELEMENTS, PART_ROWS, THREADS, TYPES, WARP, WARPS, Queue, blocks_of
 from .device_products import ACTIVATIONS, product
 
 __all__ = [
@@ -103,7 +103,7 @@ def _column_sums(launch: _Launch, x: DeviceArray, out: DeviceArray) -> None:
 
 def activation_forward(kind: str, x: DeviceArray, y: DeviceArray, a: float = 0.0, b: float = 0.0) -> None:
     launch = _Launch("activation_forward", x)
-    launch("activation_forward", blocks_of(x.size, CHUNK), ACTIVATIONS.index(kind), a, b, x.size, x, y)
+    launch("activation_forward", blocks_of(x.size, ELEMENTS), ACTIVATIONS.index(kind), a, b, x.size, x, y)
 
 
 def activation_backward(
@@ -111,7 +111,7 @@ def activation_backward(
 ) -> None:
     launch = _Launch("activation_backward", dy)
     index = ACTIVATIONS.index(kind)
-    launch("activation_backward", blocks_of(dy.size, CHUNK), index, a, b, dy.size, dy, kept, dx)
+    launch("activation_backward", blocks_of(dy.size, ELEMENTS), index, a, b, dy.size, dy, kept, dx)
 
 
 def softmax_forward(log: bool, x: DeviceArray, y: DeviceArray) -> None:
@@ -193,12 +193,12 @@ def pointwise_loss(
 
 def add(a: DeviceArray, b: DeviceArray, y: DeviceArray) -> None:
     """y = a + b."""
-    _Launch("add", a)("add", blocks_of(a.size, CHUNK), a.size, a, b, y)
+    _Launch("add", a)("add", blocks_of(a.size, ELEMENTS), a.size, a, b, y)
 
 
 def affine(x: DeviceArray, scale: float, shift: float, y: DeviceArray) -> None:
     """y = scale * x + shift."""
-    _Launch("affine", x)("affine", blocks_of(x.size, CHUNK), x.size, scale, shift, x, y)
+    _Launch("affine", x)("affine", blocks_of(x.size, ELEMENTS), x.size, scale, shift, x, y)
 
 
 def dropout(x: DeviceArray, p: float, seed: int, step: int, y: DeviceArray) -> None:

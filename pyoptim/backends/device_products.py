@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..activations import KINDS
 from . import BackendError
 from .cublaslt import Blas
-from .device import CHUNK, TYPES, Launcher, Queue, blocks_of
+from .device import ELEMENTS, TYPES, Launcher, Queue, blocks_of
 
 if TYPE_CHECKING:
     from .._device import DeviceArray
@@ -62,7 +62,7 @@ def product(
         if fused is bias and activation == "identity":
             return
     queue.launch(
-        f"bias_activation<{name}>", blocks_of(y.size, CHUNK), kind, 0.0, 0.0, y.size, n,
+        f"bias_activation<{name}>", blocks_of(y.size, ELEMENTS), kind, 0.0, 0.0, y.size, n,
         None if bias is None else bias.address, y.address, y.address,
     )  # fmt: skip
 
