@@ -393,7 +393,7 @@ def blas_of(dev):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_muon_by_both_products(cuda, no_gpu, monkeypatch, cublaslt, dtype, rng):
-    """Large matrices one by one through cuBLASLt, small ones together through our own kernel, on one stream."""
+    """Large matrices go through cuBLASLt, small ones together through our own kernel, on one stream."""
     recorder = test_device.doubles.Recorder(cuda)
     test_device.use_cuda(monkeypatch, recorder)
     monkeypatch.setenv("PYOPTIM_CUBLAS", cublaslt)
@@ -411,7 +411,7 @@ def test_muon_by_both_products(cuda, no_gpu, monkeypatch, cublaslt, dtype, rng):
         assert {stream for _, _, stream in recorder.all("launch")} == {70}
         kernels = [kernel.partition("<")[0] for _, kernel, _ in recorder.all("launch")]
         assert kernels.count("muon_product") == 3 * 3
-        assert kernels.count("muon_blend") == 2 * 3 * 2  # of (40, 33) and, by its 1,080 products, (9, 12)
+        assert kernels.count("muon_blend") == 2 * 3  # of (40, 33) alone
     assert not recorder.all("synchronize")
     test_device.assert_orthogonal_alike(copies, here, 2, 0.1)
 

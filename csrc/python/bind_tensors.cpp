@@ -76,7 +76,7 @@ class TensorStepper {
     void add(Steps<T>& steps, int rule, const py::array& param, const std::vector<py::array>& states) {
         const bool vector = param.ndim() < 2;
         const auto size = static_cast<std::size_t>(param.size());
-        runtime::TensorArray<T> entry{rule, groups_, static_cast<T*>(gradients_.claim(param)), {}, size,
+        runtime::TensorArray<T> entry{rule,   groups_,     static_cast<T*>(gradients_.claim(param)), {}, size,
                                       vector, {1, 1, size}};
         if (!vector) {
             entry.shape = {1, static_cast<std::size_t>(param.shape(param.ndim() - 2)),

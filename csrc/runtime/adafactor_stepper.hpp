@@ -80,9 +80,9 @@ class AdafactorStepper {
                 if (piece.array != last) rate = rate_of(piece.array, c);
                 last = piece.array;
                 const T row[] = {-1, 0, static_cast<T>(c.param_scale), static_cast<T>(rate)};
-                table.step[static_cast<int>(cpu::RuleId::sgd)](
-                    piece.size, array.param + offset(piece), directions_.data() + piece.position, nullptr,
-                    row);
+                table.step[static_cast<int>(cpu::RuleId::sgd)](piece.size, array.param + offset(piece),
+                                                               directions_.data() + piece.position, nullptr,
+                                                               row);
             });
         });
     }
@@ -133,8 +133,7 @@ class AdafactorStepper {
             }
             double sum = 0;
             for (std::size_t r = b * rows; r < (b + 1) * rows; ++r) sum += array.state[0][r];
-            means_[first_mean_[piece.array] + b] =
-                maximum(sum / static_cast<double>(rows), least_root<T>(c));
+            means_[first_mean_[piece.array] + b] = maximum(sum / static_cast<double>(rows), least_root<T>(c));
         }
     }
 
@@ -151,11 +150,10 @@ class AdafactorStepper {
             const std::size_t apart = piece.rows * cols;
             for (std::size_t b = piece.first; b < piece.end; ++b) {
                 const std::size_t k = (b - piece.first) * apart;
-                const cpu::FactoredRows<T> of = {static_cast<std::ptrdiff_t>(piece.rows),
-                                                 static_cast<std::ptrdiff_t>(cols),
-                                                 array.state[0] + b * rows + piece.row,
-                                                 array.state[1] + b * cols,
-                                                 means_[first_mean_[piece.array] + b], least};
+                const cpu::FactoredRows<T> of = {
+                    static_cast<std::ptrdiff_t>(piece.rows), static_cast<std::ptrdiff_t>(cols),
+                    array.state[0] + b * rows + piece.row,   array.state[1] + b * cols,
+                    means_[first_mean_[piece.array] + b],    least};
                 table.adafactor_directions(of, grad + begin + k, scale, out + k);
             }
         }

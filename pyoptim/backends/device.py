@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -33,7 +33,10 @@ _SIDES = 2  # a product of matrices and sums of columns beside the chain of laye
 LEGACY_STREAM = 1  # what CUDA and __cuda_array_interface__ call the default stream
 
 
-def blocks_of(n: Any, of: int) -> Any:
+_Count = TypeVar("_Count", int, Array)
+
+
+def blocks_of(n: _Count, of: int) -> _Count:
     """How many blocks work on n things, each on so many; of several n too."""
     return -(-n // of)
 

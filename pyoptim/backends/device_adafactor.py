@@ -38,12 +38,12 @@ class _AdafactorLaunch(Launch):
             end = means + batch
         shapes = np.array(entries, _SHAPES)
         self._shapes, self._shared = uploaded(queue, shapes), queue.allocate(8 * end)
-        batch, rows, cols = shapes["batch"], shapes["rows"], shapes["cols"]
+        of_rows, of_cols = shapes["batch"] * shapes["rows"], shapes["batch"] * shapes["cols"]
         work = {
-            "adafactor_rows": (batch * rows, WARPS),
-            "adafactor_columns": (batch * cols * blocks_of(rows, PART_ROWS), THREADS),
-            "adafactor_col_var": (batch * cols, THREADS),
-            "adafactor_means": (batch, WARPS),
+            "adafactor_rows": (of_rows, WARPS),
+            "adafactor_columns": (of_cols * blocks_of(shapes["rows"], PART_ROWS), THREADS),
+            "adafactor_col_var": (of_cols, THREADS),
+            "adafactor_means": (shapes["batch"], WARPS),
         }
         some = np.array([param.size > 0 for _, _, param, _ in members], np.int64)
         chunks = {kernel: chunks_of(some * count, length) for kernel, (count, length) in work.items()}

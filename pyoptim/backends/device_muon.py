@@ -32,8 +32,8 @@ _MATRICES = np.dtype([(n, "u8") for n in ("x", "next", "gram", "update")] + [("r
 _LENGTH, _STEPS = 14, 9  # of a row, and where it has how many iterations: see muon.hpp
 _FACTORS = 4  # where an array's own row has a, b and c: see muon_kernels.cuh
 # The multiply-adds of a product up to which matrices go together through our own kernel, and beyond which
-# each goes through cuBLASLt: what our kernel needs for so many (at 4 to 8 TFLOP/s in float32) is what a launch
-# costs by itself (about 3 us). A square matrix of 203 rows has as many.
+# each goes through cuBLASLt: for so many our kernel needs, at an assumed 5 TFLOP/s in float32, about the 3 us
+# that a launch costs by itself. A square matrix of 203 rows has as many.
 _TOGETHER = 1 << 23
 
 

@@ -18,7 +18,6 @@ from .device import (
     Stepper,
     Table,
     chunks_of,
-    coefficient_rows,
     tables,
     uploaded,
 )

@@ -82,8 +82,8 @@ class MuonStepper:
         self._groups = groups
 
     def step(self, grads: list[Array], coefficients: list[Row]) -> bool:
-        """After the rule's, four with a 0, a row has lr, 1 for AdamW's scale of it, the number of iterations, eps and the
-        polynomial's three coefficients."""
+        """After the rule's coefficients, of which there are four with a 0, a row has lr, 1 for AdamW's scale
+        of it, the number of iterations, eps and the polynomial's three coefficients."""
         remaining = iter(grads)
         with np.errstate(all="ignore"):
             for (rule, params, states), row in zip(self._groups, coefficients, strict=True):
@@ -112,4 +112,4 @@ def _orthogonal(matrix: Array, polynomial: Sequence[float], steps: int, eps: flo
     for _ in range(steps):
         gram = x @ x.T
         x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return x if wide else x.T
+    return np.asarray(x if wide else x.T)

@@ -1,6 +1,6 @@
-// Adafactor on the tables of step_kernel.cuh: second moments of stacks of matrices (batch, rows, cols) as rows
-// and columns, those of a vector whole. One launch of each kernel serves all arrays; csrc/runtime has the same
-// for processors. Sums are in double, in an order of an array's own shape.
+// Adafactor on the tables of step_kernel.cuh: second moments of stacks of matrices (batch, rows, cols) as
+// rows and columns, those of a vector whole. One launch of each kernel serves all arrays; csrc/runtime has
+// the same for processors. Sums are in double, in an order of an array's own shape.
 #pragma once
 
 #include "pyoptim/adafactor.hpp"

@@ -11,7 +11,7 @@ struct Muon {
     double scale, weight_decay, param_scale;  // the decay is 0: it is in param_scale
     double momentum[4];                       // the last is 0 where the rule has three
     double lr;
-    double like_adamw;  // 1: the rate has the size of AdamW's
+    double like_adamw;           // 1: the rate has the size of AdamW's
     double steps, eps, a, b, c;  // of the iteration
 };
 constexpr int kMuonLength = sizeof(Muon) / sizeof(double);

@@ -22,8 +22,9 @@ __device__ inline const MuonRow<T>& muon_row(const T* own, Index array) {
 // Makes these rows, from the sums of squares of each chunk. begins: where those of each array begin and,
 // last, where all end. rows: of each group; where there is a position, of many steps. A block per array.
 template <class T>
-PYOPTIM_KERNEL muon_rows(Index groups, const StepArray* arrays, const MuonMatrix* matrices, const Index* begins,
-                         const double* squares, const double* rows, const Position* at, T* own) {
+PYOPTIM_KERNEL muon_rows(Index groups, const StepArray* arrays, const MuonMatrix* matrices,
+                         const Index* begins, const double* squares, const double* rows, const Position* at,
+                         T* own) {
     double sum = 0;
     for (Index i = begins[block()] + thread(); i < begins[block() + 1]; i += kThreads) sum += squares[i];
     sum = block_sum(sum);
@@ -32,9 +33,12 @@ PYOPTIM_KERNEL muon_rows(Index groups, const StepArray* arrays, const MuonMatrix
     const Muon& c = reinterpret_cast<const Muon&>(rows[arrays[block()].row * kRowLength]);
     const MuonMatrix& matrix = matrices[block()];
     reinterpret_cast<MuonRow<T>&>(own[block() * kRowLength]) = {
-        {-1, 0, T(c.param_scale)}, T(muon_rate(c, double(matrix.rows), double(matrix.cols))),
-        T(c.a),             T(c.b),
-        T(c.c),             T(muon_divisor(c, sum)),
+        {-1, 0, T(c.param_scale)},
+        T(muon_rate(c, double(matrix.rows), double(matrix.cols))),
+        T(c.a),
+        T(c.b),
+        T(c.c),
+        T(muon_divisor(c, sum)),
         T(c.steps)};
 }
 
