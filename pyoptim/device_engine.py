@@ -73,12 +73,22 @@ class Sums:
 
     def add(self, output: Any, target: Any, loss: Any) -> None:
         """A batch; nothing waits."""
-        launch = self._queue.launch
+        self.count(output, target)
+        self.finish(len(output), loss)
+
+    def count(self, output: Any, target: Any) -> None:
+        """Those of a batch that are right."""
         if self._classification:
             labels, shares = (target.address, None) if target.ndim == 1 else (None, target.address)
             kernel, blocks = f"count_right<{TYPES[output.dtype]}>", blocks_of(len(output), WARPS)
-            launch(kernel, blocks, *output.shape, output.address, labels, shares, self.address)
-        launch("finish_step<double>", 1, len(output), loss.address, self.address)
+            with self._queue.aside():
+                self._queue.launch(
+                    kernel, blocks, *output.shape, output.address, labels, shares, self.address
+                )
+
+    def finish(self, examples: int, loss: Any) -> None:
+        """The loss of a batch that has been counted; on to the next."""
+        self._queue.launch("finish_step<double>", 1, examples, loss.address, self.address)
 
     def read(self) -> Any:
         """All of it, as `POSITION`; waits."""
@@ -242,21 +252,27 @@ class Engine:
         queue.position, pool = self._sums.address, queue.pool
         queue.pool = self._pool
         try:
-            at = range(self._where.address, self._where.address + self._where.nbytes, 8)
-            order = None if self._order is None else at[3]
-            batch: list[Any] = [
-                None if a is None else _device.rows_of(a, size, model.dtype, where=(own, order))
-                for a, own in zip(self._arrays, at[:3], strict=True)
-            ]
-            x, y, weight = batch
-            output = model._forward(x)
+            with queue.aside():
+                y, weight = self._batch(1, size), self._batch(2, size)
+            output = model._forward(self._batch(0, size))
             gradient = _arrays.empty_like(output)
+            queue.join()
             loss = self._loss.evaluate(output, y, gradient, weight)
+            self._sums.count(output, y)
             model._backward(gradient)
+            queue.join()
             self._stepper.step(self._gradients, None, self._optimizer.max_grad_norm)
-            self._sums.add(output, y, loss)
+            self._sums.finish(size, loss)
         finally:
             queue.position, queue.pool = None, pool
+
+    def _batch(self, which: int, size: int) -> Any:
+        """Of x, y or weight, wherever they are then."""
+        array, first = self._arrays[which], self._where.address
+        if array is None:
+            return None
+        where = (first + 8 * which, None if self._order is None else first + 8 * len(self._arrays))
+        return _device.rows_of(array, size, self._model.dtype, where=where)
 
 
 def _recipe_of(part: Any) -> tuple[Any, ...]:

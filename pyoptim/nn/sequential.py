@@ -225,8 +225,9 @@ class Sequential:
         `backward` reads x again, so leave it as it is until then.
 
         A model on a GPU takes arrays of its memory too (CuPy's, PyTorch's, and what else has
-        ``__cuda_array_interface__`` or speaks DLPack) of its dtype, without a copy and without a look at their
-        values, and bytes, which it converts there. It then returns one in it, which those take without a copy.
+        ``__cuda_array_interface__`` or speaks DLPack) of its dtype, without a copy and without a look at
+        their values, and bytes, which it converts there. It then returns one in it, which those take without
+        a copy.
 
         Raises
         ------
