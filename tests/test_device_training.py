@@ -229,6 +229,10 @@ def test_other_iterations_are_captured_anew(emulated, rng):
         for turns in (2, 5, 1):
             one.optimizer.param_groups[0]["ns_steps"] = turns
             fit(one, x, y, engine=engine)
+            one.optimizer.param_groups[0]["ns_steps"] = turns + 1
+            one.optimizer.step(one.model.gradients())  # between two launches of the same graph
+            one.optimizer.param_groups[0]["ns_steps"] = turns
+            fit(one, x, y, engine=engine)
         made.append(one)
     assert_same(state(made[0]), state(made[1]))
 

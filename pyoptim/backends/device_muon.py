@@ -84,17 +84,18 @@ class _MuonLaunch(Launch):
 
     def plan(self, steps: Sequence[Sequence[Row]]) -> None:
         super().plan(steps)
-        self._iterate(steps[0])
+        self._iterate(steps[0], self._queue.stream)
 
-    def _iterate(self, coefficients: Sequence[Row]) -> None:
-        """Note how many iterations each matrix has."""
+    def _iterate(self, coefficients: Sequence[Row], stream: int) -> None:
+        """Note how many iterations each matrix has, and where it then is."""
         turns = [int(row[_STEPS]) for row in self._rows_of(coefficients)]
         self._turns = np.array([turns[group] for group in self._members])
+        self._at_end = self._along.put(self._ends[self._turns % 2, np.arange(len(self._turns))], stream)
 
     def step(self, coefficients: Sequence[Row] | None, factor: int | None, stream: int, *more: Any) -> None:
         """As `Launch.step`."""
         if coefficients is not None:
-            self._iterate(coefficients)
+            self._iterate(coefficients, stream)
 
         def launch(kernel: str, blocks: int, *arguments: Any) -> None:
             self._launcher.launch(f"{kernel}<{self._type}>", blocks, arguments, stream)
@@ -117,9 +118,7 @@ class _MuonLaunch(Launch):
         with _all_on(self._queue, stream):
             for i in self._alone:
                 self._iterate_alone(i, own + (i * ROW_LENGTH + _FACTORS) * self._dtype.itemsize)
-        ends = self._ends[self._turns % 2, np.arange(len(self._turns))]
-        along = self._along.put(ends, stream)
-        descent = (self._params.address, chunks, along, own, self._no_rows)
+        descent = (self._params.address, chunks, self._at_end, own, self._no_rows)
         self._launcher.launch(f"step<rule_named::sgd, {self._type}>", self.blocks, descent, stream)
 
     def _iterate_alone(self, i: int, factors: int) -> None:
