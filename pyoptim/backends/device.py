@@ -457,10 +457,14 @@ class Launch:
         Without coefficients, with the row of the plan that the queue's position is at.
         """
         at, by_value = None, self._no_rows
-        if coefficients is not None and factor is None and len(self._groups) <= STEP_ROWS:
-            by_value = coefficient_rows(self._rows_of(coefficients), self._dtype).tobytes()
-        else:
+        if coefficients is None or factor is not None:
             at = self._scale(self._exact_rows(coefficients, stream), factor, stream, self._type)
+        else:
+            rows = coefficient_rows(self._rows_of(coefficients), self._dtype)
+            if len(self._groups) > STEP_ROWS:
+                at = self._rows.put(rows, stream)
+            else:
+                by_value = rows.tobytes()
         self._launcher.launch(self._kernel, self.blocks, (*self._at, at, by_value, *more), stream)
 
 
