@@ -154,9 +154,11 @@ class DeviceArray:
             self[where][...] = value
             return
         if isinstance(value, DeviceArray):
-            if (value.shape, value.dtype) != (self.shape, self.dtype):
-                raise ValueError(f"value is {value!r}, expected shape {self.shape} and dtype {self.dtype}")
+            if (value.shape, value.dtype, value.device) != (self.shape, self.dtype, self.device):
+                raise ValueError(f"value is {value!r}, expected as {self!r}")
+            self.queue.chain(value.works_on, self.queue.stream)
             self.queue.copy(self.address, value.address, self.nbytes)
+            self.queue.chain(self.queue.stream, value.works_on)
             return
         values = np.ascontiguousarray(np.broadcast_to(np.asarray(value, self.dtype), self.shape))
         self.queue.upload(self.address, values)

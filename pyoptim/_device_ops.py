@@ -180,6 +180,8 @@ def _ordered(arrays: Sequence[DeviceArray]) -> Iterator[Queue]:
             stack.enter_context(own.on(stream))
         for other in others:
             queue.chain(other, stream)
-        yield queue
-        for other in others:
-            queue.chain(stream, other)
+        try:
+            yield queue
+        finally:  # what has been queued reads the arrays
+            for other in others:
+                queue.chain(stream, other)

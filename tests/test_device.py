@@ -848,6 +848,87 @@ def test_streams(recorder, rng):
         assert recorder.all("hold")[0][1:] == (first[1], used)
 
 
+@pytest.mark.parametrize("max_grad_norm", [None, 1.0])
+def test_others_wait_for_a_step_that_fails(recorder, rng, monkeypatch, max_grad_norm):
+    """What has been queued before reads their gradients."""
+    own = po.SGD(there(arrays(rng, shapes=[(3,)] * 2)), max_grad_norm=max_grad_norm)
+    grads = [There(g, stream) for g, stream in zip(arrays(rng, shapes=[(3,)] * 2), (70, 80), strict=True)]
+    own.step(grads)
+    recorder.log.clear()
+
+    def launch(kernel, *rest):
+        raise RuntimeError("CUDA: it failed")
+
+    monkeypatch.setattr(recorder, "launch", launch, raising=False)
+    with pytest.raises(RuntimeError, match="it failed"):
+        own.step(grads)
+    order = [(kind, at) for kind, _, at in recorder.all("hold", "record")]
+    assert order[-3:] == [("record", 70), ("hold", 80), ("record", 70)]
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_capture_of_somebody_s_is_refused_and_goes_on(gpu, rng, at):
+    """PyTorch's ``torch.cuda.graph`` around a step, say: of any of the gradients' streams."""
+    params = arrays(rng, shapes=[(3,)] * 2)
+    own, before = po.Adam(there(params)), [p.copy() for p in params]
+    stream, memory = gpu.launcher.Stream(), gpu.launcher.Memory(8)
+    streams = [1, 1]
+    streams[at] = stream.address
+    for captured in (True, False):
+        if captured:
+            gpu.launcher.begin_capture(stream.address)
+        grads = [There(g, s) for g, s in zip(like(rng, params), streams, strict=True)]
+        if captured:
+            with pytest.raises(RuntimeError, match=r"graph is being captured .* outside of the capture"):
+                own.step(grads)
+            assert_same(params, before)
+            assert all(s["step"] == 0 for s in states(own).values() if "step" in s)
+            gpu.launcher.fill(memory.address, 0, 8, stream.address)
+            graph = gpu.launcher.Graph(stream.address)  # nothing has spoilt it
+            graph.launch(stream.address)
+            assert device.Queue(gpu.launcher, 0).download(memory.address, np.ones(1)) == 0
+        else:
+            own.step(grads)
+            assert any((p != b).all() for p, b in zip(params, before, strict=True))
+
+
+def test_values_of_another_stream_are_waited_for(recorder):
+    """As results of `ops` are, which have a queue of their own."""
+    here, there = device.Queue(recorder, 0), device.Queue(recorder, 0)
+    there.stream = 70
+    to, source = (_device.uploaded(queue, np.full(3, i)) for i, queue in enumerate((here, there)))
+    recorder.log.clear()
+    to[...] = source
+    order = [(kind, at) for kind, _, at in recorder.all("hold", "record", "copy")]
+    expected = [
+        ("record", 70),
+        ("hold", 1),
+        ("hold", 1),
+        ("copy", 1),
+        ("record", 1),
+        ("record", 1),
+        ("hold", 70),
+    ]
+    assert order == expected
+    np.testing.assert_array_equal(to.numpy(), 1)
+
+
+def test_a_table_that_was_not_copied_is_copied_again(recorder, monkeypatch):
+    table, numbers = device.Table(device.Queue(recorder, 0)), np.arange(3.0)
+    table.put(numbers, 1)
+    copy = recorder.copy
+
+    def fail(*rest):
+        raise RuntimeError("CUDA: it failed")
+
+    monkeypatch.setattr(recorder, "copy", fail)
+    with pytest.raises(RuntimeError, match="it failed"):
+        table.put(np.arange(4.0), 1)
+    monkeypatch.setattr(recorder, "copy", copy)
+    queue = device.Queue(recorder, 0)
+    np.testing.assert_array_equal(queue.download(table.put(numbers, 1), np.empty(3)), numbers)
+
+
 def test_the_device_of_the_arrays_is_used_and_left(recorder):
     own = po.SGD(OnDevice(np.ones(3), device=2))
     own.step(OnDevice(np.ones(3), device=2))

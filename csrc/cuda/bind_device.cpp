@@ -92,7 +92,8 @@ class Event {
   public:
     Event() {
         require_device();
-        check(cudaEventCreate(&event_), "cudaEventCreate");
+        // Without timing recording is cheaper, and waiting may be.
+        check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate");
     }
     ~Event() { cudaEventDestroy(event_); }
     Event(const Event&) = delete;
@@ -103,13 +104,6 @@ class Event {
     // Later work on the stream waits for this.
     void hold(std::uintptr_t stream) const {
         check(cudaStreamWaitEvent(stream_at(stream), event_, 0), "cudaStreamWaitEvent");
-    }
-    double milliseconds_since(const Event& start) const {
-        float elapsed = 0;
-        py::gil_scoped_release release;
-        check(cudaEventSynchronize(event_), "cudaEventSynchronize");
-        check(cudaEventElapsedTime(&elapsed, start.event_, event_), "cudaEventElapsedTime");
-        return static_cast<double>(elapsed);
     }
 
   private:
@@ -160,8 +154,7 @@ void bind_device(py::module_& m) {
     py::class_<Event>(m, "Event", py::module_local())
         .def(py::init<>())
         .def("record", &Event::record, py::arg("stream"))
-        .def("hold", &Event::hold, py::arg("stream"), "Later work on the stream waits for this event.")
-        .def("milliseconds_since", &Event::milliseconds_since, py::arg("start"));
+        .def("hold", &Event::hold, py::arg("stream"), "Later work on the stream waits for this event.");
 }
 
 }  // namespace pyoptim::cuda

@@ -59,6 +59,9 @@ class Launcher(Protocol):
     def begin_capture(self, stream: int) -> None:
         """What is queued on the stream from here on is recorded, not run."""
 
+    def is_capturing(self, stream: int) -> bool:
+        """Whether somebody, ourselves or others, captures what is queued there."""
+
     def device_count(self) -> int: ...
     def set_device(self, index: int) -> None: ...
     def get_device(self) -> int: ...
@@ -160,6 +163,7 @@ class Queue:
             yield
             return
         with self._device():
+            self._refuse_capture(stream)
             self._last.hold(stream)
             try:
                 yield
@@ -171,9 +175,19 @@ class Queue:
         if first is None or then is None or first == then:
             return
         with self._device():
+            self._refuse_capture(first)
+            self._refuse_capture(then)
             event = self.launcher.Event()
             event.record(first)
             event.hold(then)
+
+    def _refuse_capture(self, stream: int) -> None:
+        # Nothing has been queued, and the capture goes on.
+        if self.launcher.is_capturing(stream):
+            raise RuntimeError(
+                f"a CUDA graph is being captured on the stream {stream:#x}, which would repeat one step for "
+                "ever: coefficients come from the processor's memory. Call pyoptim outside of the capture"
+            )
 
     def capture(self, body: Callable[[], object]) -> Any:
         """The graph of what ``body`` queues, of which nothing is run.
@@ -262,6 +276,7 @@ class Table:
         if held != self._held:
             if len(held) != len(self._held):
                 self._memory = self._queue.allocate(len(held))
+            self._held = b""  # should the next line fail
             self._queue.launcher.copy(self._memory.address, array.ctypes.data, len(held), stream)
             self._held = held
         return int(self._memory.address) if held else 0
@@ -477,8 +492,10 @@ class Stepper:
         with self._queue.on(stream):
             for other in others:
                 self._queue.chain(other, stream)
-            for launch in self._launches:
-                launch.point_at(grads, stream)
-            yield stream
-            for other in others:
-                self._queue.chain(stream, other)
+            try:
+                for launch in self._launches:
+                    launch.point_at(grads, stream)
+                yield stream
+            finally:  # what has been queued reads the gradients
+                for other in others:
+                    self._queue.chain(stream, other)

@@ -1,6 +1,7 @@
 // The part of the CUDA runtime that csrc/cuda uses, on the host: "device memory" is memory, and work runs at
 // once, but for what is captured, which runs when its graph is launched. PYOPTIM_EMULATED_DEVICES is the
-// number of devices (default 1).
+// number of devices (default 1). What a GPU's runtime refuses is refused, as far as a mistake here can come
+// to it; memory is on 256 bytes, and holds NaN at first and after its end.
 #pragma once
 
 #include <cstdint>
@@ -16,21 +17,29 @@
 
 enum cudaError_t {
     cudaSuccess,
+    cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
+    cudaErrorInvalidConfiguration = 9,
     cudaErrorNoDevice = 100,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorInvalidResourceHandle = 400,
+    cudaErrorIllegalState = 401,
     cudaErrorLaunchFailure = 719,
     cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorStreamCaptureInvalidated = 901,
     cudaErrorStreamCaptureIsolation = 905
 };
-enum { cudaMemcpyDefault, cudaStreamNonBlocking, cudaStreamCaptureModeRelaxed };
+enum { cudaMemcpyDefault, cudaStreamNonBlocking, cudaStreamCaptureModeRelaxed, cudaEventDisableTiming };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
 using Work = std::vector<std::function<cudaError_t()>>;
 struct Stream_ {
+    int device = 0;
     bool capturing = false;
     cudaError_t broken = cudaSuccess;  // what has made the capture useless
-    Work work;
+    Work work = {};
 };
 struct Event_ {
+    int device;
     bool recorded = false;
     const Stream_* captured = nullptr;  // while that one captures
 };
@@ -49,6 +58,10 @@ struct cudaDeviceProp {
 };
 
 namespace emulator {
+inline int& current_device() {
+    static thread_local int index = 0;
+    return index;
+}
 // Device memory: where it begins, and how long it is.
 inline std::map<std::uintptr_t, size_t>& memory() {
     static std::map<std::uintptr_t, size_t> all;
@@ -67,6 +80,10 @@ inline std::set<const Stream_*>& streams() {
     return all;
 }
 inline bool is_capturing(const Stream_* stream) { return streams().count(stream) > 0 && stream->capturing; }
+// The default streams are each device's.
+inline int device_of(const Stream_* stream) {
+    return streams().count(stream) > 0 ? stream->device : current_device();
+}
 inline cudaError_t spoil(Stream_* stream, cudaError_t error) { return stream->broken = error; }
 // Runs it, or keeps it for the graph.
 inline cudaError_t put(Stream_* stream, std::function<cudaError_t()> work) {
@@ -84,10 +101,20 @@ inline cudaError_t refuse_in_capture(Stream_* stream) {
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t error) {
     switch (error) {
+        case cudaErrorInvalidValue:
+            return "invalid argument";
         case cudaErrorMemoryAllocation:
             return "out of memory";
+        case cudaErrorInvalidConfiguration:
+            return "invalid configuration argument";
         case cudaErrorNoDevice:
             return "no CUDA-capable device is detected";
+        case cudaErrorInvalidDevice:
+            return "invalid device ordinal";
+        case cudaErrorInvalidResourceHandle:
+            return "invalid resource handle";
+        case cudaErrorIllegalState:
+            return "the operation cannot be performed in the present state";
         case cudaErrorLaunchFailure:
             return "threads of a block or warp went different ways";
         case cudaErrorStreamCaptureUnsupported:
@@ -111,17 +138,26 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* all, int) {
 }
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 1, cudaSuccess; }
 inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 0, cudaSuccess; }
-inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-inline cudaError_t cudaGetDevice(int* index) { return *index = 0, cudaSuccess; }
+inline cudaError_t cudaSetDevice(int index) {
+    int count = 0;
+    if (const cudaError_t error = cudaGetDeviceCount(&count)) return error;
+    if (index < 0 || index >= count) return cudaErrorInvalidDevice;
+    return emulator::current_device() = index, cudaSuccess;
+}
+inline cudaError_t cudaGetDevice(int* index) { return *index = emulator::current_device(), cudaSuccess; }
 inline cudaError_t cudaMalloc(void** data, size_t bytes) {
-    *data = std::malloc(bytes);
+    *data = bytes > size_t(1) << 48 ? nullptr : std::aligned_alloc(256, (bytes + 255) / 256 * 256);
     if (*data == nullptr) return cudaErrorMemoryAllocation;
     std::memset(*data, 0xFF, bytes);  // what is read before it is written is NaN
     emulator::memory()[reinterpret_cast<std::uintptr_t>(*data)] = bytes;
     return cudaSuccess;
 }
 inline cudaError_t cudaFree(void* data) {
-    emulator::memory().erase(reinterpret_cast<std::uintptr_t>(data));
+    if (data == nullptr) return cudaSuccess;
+    const auto found = emulator::memory().find(reinterpret_cast<std::uintptr_t>(data));
+    if (found == emulator::memory().end()) return cudaErrorInvalidValue;
+    std::memset(data, 0xFF, found->second);  // so is what is read too late
+    emulator::memory().erase(found);
     return std::free(data), cudaSuccess;
 }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, int, cudaStream_t stream) {
@@ -135,7 +171,7 @@ inline cudaError_t cudaMemsetAsync(void* to, int byte, size_t bytes, cudaStream_
     return emulator::put(stream, [=] { return std::memset(to, byte, bytes), cudaSuccess; });
 }
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, int) {
-    *stream = new Stream_;
+    *stream = new Stream_{emulator::current_device()};
     emulator::streams().insert(*stream);
     return cudaSuccess;
 }
@@ -151,22 +187,27 @@ inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, i
     return here != nullptr ? emulator::spoil(stream, cudaErrorStreamCaptureIsolation)
                            : cudaErrorStreamCaptureIsolation;
 }
-inline cudaError_t cudaEventCreate(cudaEvent_t* event) { return *event = new Event_, cudaSuccess; }
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+    return *event = new Event_{emulator::current_device()}, cudaSuccess;
+}
 inline cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-    *event = {true, emulator::is_capturing(stream) ? stream : nullptr};
+    if (emulator::device_of(stream) != event->device) return cudaErrorInvalidResourceHandle;
+    event->recorded = true;
+    event->captured = emulator::is_capturing(stream) ? stream : nullptr;
     return cudaSuccess;
 }
-inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-inline cudaError_t cudaEventElapsedTime(float* time, cudaEvent_t, cudaEvent_t) {
-    return *time = 0, cudaSuccess;
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+    *status = emulator::is_capturing(stream) ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
 }
 inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, int) {
     if (emulator::streams().count(stream) == 0 || stream->capturing) return cudaErrorStreamCaptureUnsupported;
     return stream->capturing = true, cudaSuccess;
 }
 inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-    const Stream_ done = std::exchange(*stream, {});
+    if (!emulator::is_capturing(stream)) return cudaErrorIllegalState;
+    const Stream_ done = std::exchange(*stream, {stream->device});
     if (done.broken != cudaSuccess) return cudaErrorStreamCaptureInvalidated;
     return *graph = new Work(done.work), cudaSuccess;
 }
@@ -185,6 +226,8 @@ inline cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
 }
 inline cudaError_t cudaLaunchKernel(const void* address, dim3 blocks, dim3, void** arguments, size_t,
                                     cudaStream_t stream) {
+    if (blocks.x == 0 || blocks.x > 0x7FFFFFFF) return cudaErrorInvalidConfiguration;
+    if (emulator::device_of(stream) != emulator::current_device()) return cudaErrorInvalidResourceHandle;
     const auto* const kernel = static_cast<const emulator::Kernel*>(address);
     std::vector<std::vector<char>> copies;
     for (int i = 0; i < kernel->count; ++i) {
