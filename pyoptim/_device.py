@@ -155,7 +155,8 @@ class DeviceArray:
             return
         if isinstance(value, DeviceArray):
             if (value.shape, value.dtype, value.device) != (self.shape, self.dtype, self.device):
-                raise ValueError(f"value is {value!r}, expected as {self!r}")
+                expected = f"shape {self.shape}, dtype {self.dtype} and device {self.device}"
+                raise ValueError(f"value is {value!r}, expected {expected}")
             self.queue.chain(value.works_on, self.queue.stream)
             self.queue.copy(self.address, value.address, self.nbytes)
             self.queue.chain(self.queue.stream, value.works_on)
@@ -511,10 +512,17 @@ def adopted(
     return DeviceArray(array.address, array.shape, dtype, array.device, array, queue=queue)
 
 
+def renewed(array: DeviceArray, streams: dict[int, int] | None = None) -> DeviceArray:
+    """The same array, with what its owner now queues its work on."""
+    if array.queue is not None or isinstance(array.owner, tuple):
+        return array
+    return view("", array.owner, streams, half=True)
+
+
 def release(array: DeviceArray) -> None:
     """Let what the owner of an adopted array queues from here on come after our work."""
     assert array.queue is not None
-    array.queue.chain(array.queue.stream, array.owner.works_on)
+    array.queue.chain(array.queue.stream, renewed(array.owner).works_on)
 
 
 def queue_of(params: Sequence[DeviceArray]) -> Queue:
