@@ -72,12 +72,14 @@ class Recorder:
         self._cuda, self.log, self.current, self.used = cuda, [], 0, set()
         recorder = self
 
-        class Event:
+        class Event(cuda.Event):
             def record(self, stream):
                 recorder.log.append(("record", id(self), stream))
+                super().record(recorder._known(stream))
 
             def hold(self, stream):
                 recorder.log.append(("hold", id(self), stream))
+                super().hold(recorder._known(stream))
 
         class Stream(cuda.Stream):
             def __init__(self):

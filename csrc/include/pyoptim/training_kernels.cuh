@@ -12,9 +12,10 @@ PYOPTIM_KERNEL gather_rows(const Position* at, const Index* order, Index cols, c
                            const unsigned char* bytes, T* out) {
     Index row = (at != nullptr ? at->example : 0) + block();
     if (order != nullptr) row = order[row];
-    for (Index j = thread(); j < cols; j += kThreads) {
-        out[block() * cols + j] = bytes != nullptr ? T(bytes[row * cols + j]) : x[row * cols + j];
-    }
+    const auto value = [&](Index j) {
+        return bytes != nullptr ? T(bytes[row * cols + j]) : x[row * cols + j];
+    };
+    each_ahead<4>(thread(), cols, kThreads, value, [&](Index j, T it) { out[block() * cols + j] = it; });
 }
 
 // Where the largest value of a row is, the first if there are several; NaN is larger than any number, as it
