@@ -10,6 +10,7 @@ import importlib.util
 import math
 import pickle
 import sys
+import weakref
 from pathlib import Path
 
 import doubles
@@ -867,6 +868,22 @@ def test_others_wait_for_a_step_that_fails(recorder, rng, monkeypatch, max_grad_
     assert order[-3:] == [("record", 70), ("hold", 80), ("record", 70)]
 
 
+def test_memory_is_taken_and_given_back_whoever_captures(cuda, no_gpu, monkeypatch):
+    """Even the first step in ``torch.cuda.graph`` says what is wrong, and ends nothing."""
+    monkeypatch.setenv("PYOPTIM_EMULATED_CAPTURE", "global")
+    use_cuda(monkeypatch, cuda)
+    stream, memory, p = cuda.Stream(), cuda.Memory(8), np.ones(3)
+    own = po.SGD(There(p))
+    cuda.begin_capture(stream.address)
+    cuda.fill(memory.address, 0, 8, stream.address)
+    with pytest.raises(RuntimeError, match=r"graph is being captured"):
+        own.step(There(np.ones(3), stream.address))
+    cuda.Memory(1 << 20)
+    graph = cuda.Graph(stream.address)
+    graph.launch(stream.address)
+    assert device.Queue(cuda, 0).download(memory.address, np.ones(1)) == 0
+
+
 @pytest.mark.parametrize("at", [0, 1])
 def test_a_capture_of_somebody_s_is_refused_and_goes_on(gpu, rng, at):
     """PyTorch's ``torch.cuda.graph`` around a step, say: of any of the gradients' streams."""
@@ -891,6 +908,34 @@ def test_a_capture_of_somebody_s_is_refused_and_goes_on(gpu, rng, at):
         else:
             own.step(grads)
             assert any((p != b).all() for p, b in zip(params, before, strict=True))
+
+
+def test_what_is_copied_is_kept_until_there_has_been_a_wait(recorder):
+    """A GPU that reads the processor's memory itself may do so later."""
+    queue = device.Queue(recorder, 0)
+    memory, table = queue.allocate(8), device.Table(queue)
+
+    def put(by, i):
+        source = np.array([float(i)])
+        kept = weakref.ref(source)
+        by(source)
+        return kept
+
+    sources = [lambda source: queue.put(memory.address, source), lambda source: table.put(source, 1)]
+    for wait in (
+        lambda: queue.download(memory.address, np.empty(1)),
+        lambda: queue.upload(memory.address, np.ones(1)),
+    ):
+        kept = [put(by, i) for i, by in enumerate(sources)]
+        assert all(source() is not None for source in kept)
+        wait()
+        assert not any(source() is not None for source in kept)
+        table.put(np.zeros(0), 1)  # the next is another one
+    recorder.log.clear()
+    kept = [put(sources[0], i) for i in range(1000)]
+    assert sum(source() is not None for source in kept) < 64
+    assert len(recorder.all("synchronize")) == 1000 // 64
+    np.testing.assert_array_equal(queue.download(memory.address, np.empty(1)), 999)
 
 
 def test_values_of_another_stream_are_waited_for(recorder):

@@ -54,14 +54,31 @@ int get_device() {
     return index;
 }
 
+// Lets this thread take and give back memory while somebody captures, as PyTorch does by default: in any
+// thread, which would end that capture.
+class WhoeverCaptures {
+  public:
+    WhoeverCaptures() { cudaThreadExchangeStreamCaptureMode(&other_); }
+    ~WhoeverCaptures() { cudaThreadExchangeStreamCaptureMode(&other_); }
+    WhoeverCaptures(const WhoeverCaptures&) = delete;
+    WhoeverCaptures& operator=(const WhoeverCaptures&) = delete;
+
+  private:
+    cudaStreamCaptureMode other_ = cudaStreamCaptureModeRelaxed;
+};
+
 // Device memory, freed with the object.
 class Memory {
   public:
     explicit Memory(std::size_t bytes) : bytes_(bytes) {
         require_device();
+        const WhoeverCaptures may;
         if (bytes > 0) check(cudaMalloc(&data_, bytes), "cudaMalloc");
     }
-    ~Memory() { cudaFree(data_); }
+    ~Memory() {
+        const WhoeverCaptures may;
+        cudaFree(data_);
+    }
     Memory(const Memory&) = delete;
     Memory& operator=(const Memory&) = delete;
     std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(data_); }

@@ -29,6 +29,7 @@ PLAN = 1024  # steps whose coefficients fit into a plan
 TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 _MIB = 1 << 20
+_SOURCES = 64  # host arrays that are kept before the host waits
 _SIDES = 2  # a product of matrices and sums of columns beside the chain of layers
 LEGACY_STREAM = 1  # what CUDA and __cuda_array_interface__ call the default stream
 
@@ -174,6 +175,7 @@ class Queue:
         self._sides: list[Any] = []  # streams beside that of a capture
         self._aside: list[int] = []  # those that have been used since `join`, by their indices
         self._holding: Pool | None = None
+        self._sources: list[Array] = []  # what copies may still read
         self._constants: dict[Any, DeviceArray] = {}
         self.products: tuple[Any] | None = None
         with self._device():
@@ -322,19 +324,35 @@ class Queue:
         stream = self.stream if stream is None else stream
         with self.on(stream):
             self.launcher.copy(into.ctypes.data, address, into.nbytes, stream)
-            self.launcher.synchronize(stream)
+            self._wait(stream)
         return into
 
     def put(self, address: int, source: Array) -> None:
-        """Fill the device's memory from a contiguous array; as that is not pinned, it has then been read."""
+        """Fill the device's memory from a contiguous array, which nobody may write any more."""
         with self.on(self.stream):
-            self.launcher.copy(address, source.ctypes.data, source.nbytes, self.stream)
+            self.copy_from(source, address, self.stream)
 
     def upload(self, address: int, source: Array) -> None:
         """Fill the device's memory from a contiguous array, and wait for it."""
-        self.put(address, source)
-        with self._device():
-            self.launcher.synchronize(self.stream)
+        with self.on(self.stream):
+            self.launcher.copy(address, source.ctypes.data, source.nbytes, self.stream)
+            self._wait(self.stream)
+
+    def copy_from(self, source: Array, address: int, stream: int) -> None:
+        """As `put`, on a stream that is `on`.
+
+        Most GPUs have then read what is not pinned; those that share the processor's page tables, as Grace
+        Hopper's, need not have. So it is kept until there has been a wait.
+        """
+        self.launcher.copy(address, source.ctypes.data, source.nbytes, stream)
+        self._sources.append(source)
+        if len(self._sources) >= _SOURCES:
+            self._wait(stream)
+
+    def _wait(self, stream: int) -> None:
+        """For all that has been queued here, on a stream that is `on`."""
+        self.launcher.synchronize(stream)
+        self._sources.clear()
 
 
 class Table:
@@ -345,13 +363,13 @@ class Table:
         self._memory: Any = None
 
     def put(self, array: Array, stream: int) -> int:
-        """Its address. Memory that is not pinned has been read when ``copy`` returns."""
+        """Its address; nobody may write the array any more."""
         held = array.tobytes()
         if held != self._held:
             if len(held) != len(self._held):
                 self._memory = self._queue.allocate(len(held))
             self._held = b""  # should the next line fail
-            self._queue.launcher.copy(self._memory.address, array.ctypes.data, len(held), stream)
+            self._queue.copy_from(array, self._memory.address, stream)
             self._held = held
         return int(self._memory.address) if held else 0
 

@@ -1,8 +1,9 @@
 // The part of the CUDA runtime that csrc/cuda uses, on the host: "device memory" is memory, and work runs at
 // once, but for what is captured, which runs when its graph is launched: then in any order that its streams
-// and events allow, another one each time. PYOPTIM_EMULATED_DEVICES is the number of devices (default 1).
-// What a GPU's runtime refuses is refused, as far as a mistake here can come to it; memory is on 256 bytes,
-// and holds NaN at first and after its end.
+// and events allow, another one each time. What a GPU's runtime refuses is refused, as far as a mistake here
+// can come to it; memory is on 256 bytes, and holds NaN at first and after its end.
+// PYOPTIM_EMULATED_DEVICES is the number of devices (default 1). With PYOPTIM_EMULATED_CAPTURE captures are
+// somebody's, of the mode that PyTorch has by default.
 #pragma once
 
 #include <algorithm>
@@ -38,7 +39,8 @@ enum cudaError_t {
     cudaErrorStreamCaptureIsolation = 905,
     cudaErrorCapturedEvent = 907
 };
-enum { cudaMemcpyDefault, cudaStreamNonBlocking, cudaStreamCaptureModeRelaxed, cudaEventDisableTiming };
+enum { cudaMemcpyDefault, cudaStreamNonBlocking, cudaEventDisableTiming };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeRelaxed = 2 };
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
 using Places = std::set<std::size_t>;
 // Work, and the places of what comes before it.
@@ -50,6 +52,7 @@ struct Capture {
     std::vector<Node> nodes;
     cudaError_t broken = cudaSuccess;  // what has made it useless
     bool ended = false;
+    bool global = false;  // it ends where any thread does what is unsafe meanwhile
 };
 struct Stream_ {
     int device;
@@ -118,6 +121,18 @@ inline cudaError_t put(Stream_* stream, std::function<cudaError_t()> work) {
 // What a capture does not allow.
 inline cudaError_t refuse_in_capture(Stream_* stream) {
     return is_capturing(stream) ? spoil(stream, cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
+inline cudaStreamCaptureMode& mode() {
+    static thread_local cudaStreamCaptureMode of_thread = cudaStreamCaptureModeGlobal;
+    return of_thread;
+}
+// Taking and giving back memory.
+inline cudaError_t be_unsafe() {
+    if (mode() == cudaStreamCaptureModeRelaxed) return cudaSuccess;
+    for (Stream_* const stream : streams()) {
+        if (is_capturing(stream) && stream->capture->global) return refuse_in_capture(stream);
+    }
+    return cudaSuccess;
 }
 // Whether all of a capture comes before what a stream does next.
 inline bool is_joined(const Capture& capture, Places seen) {
@@ -201,7 +216,11 @@ inline cudaError_t cudaSetDevice(int index) {
     return emulator::current_device() = index, cudaSuccess;
 }
 inline cudaError_t cudaGetDevice(int* index) { return *index = emulator::current_device(), cudaSuccess; }
+inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+    return std::swap(*mode, emulator::mode()), cudaSuccess;
+}
 inline cudaError_t cudaMalloc(void** data, size_t bytes) {
+    if (const cudaError_t error = emulator::be_unsafe()) return error;
     *data = bytes > size_t(1) << 48 ? nullptr : std::aligned_alloc(256, (bytes + 255) / 256 * 256);
     if (*data == nullptr) return cudaErrorMemoryAllocation;
     std::memset(*data, 0xFF, bytes);  // what is read before it is written is NaN
@@ -210,6 +229,7 @@ inline cudaError_t cudaMalloc(void** data, size_t bytes) {
 }
 inline cudaError_t cudaFree(void* data) {
     if (data == nullptr) return cudaSuccess;
+    if (const cudaError_t error = emulator::be_unsafe()) return error;
     const auto found = emulator::memory().find(reinterpret_cast<std::uintptr_t>(data));
     if (found == emulator::memory().end()) return cudaErrorInvalidValue;
     std::memset(data, 0xFF, found->second);  // so is what is read too late
@@ -271,6 +291,7 @@ inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, int) {
         return cudaErrorStreamCaptureUnsupported;
     }
     *stream = {stream->device, std::make_shared<Capture>(), true, {}};
+    stream->capture->global = std::getenv("PYOPTIM_EMULATED_CAPTURE") != nullptr;
     return cudaSuccess;
 }
 inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
