@@ -140,7 +140,7 @@ class DeviceArray:
 
     def download(self, queue: Queue) -> Array:
         """A copy as a NumPy array."""
-        return queue.download(self.address, np.empty(self.shape, self.dtype), self.stream)
+        return queue.download(self.address, np.empty(self.shape, self.dtype), self.works_on)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if self.queue is None or copy is False:
@@ -157,9 +157,8 @@ class DeviceArray:
             if (value.shape, value.dtype, value.device) != (self.shape, self.dtype, self.device):
                 expected = f"shape {self.shape}, dtype {self.dtype} and device {self.device}"
                 raise ValueError(f"value is {value!r}, expected {expected}")
-            self.queue.chain(value.works_on, self.queue.stream)
-            self.queue.copy(self.address, value.address, self.nbytes)
-            self.queue.chain(self.queue.stream, value.works_on)
+            with self.queue.among([value], self.queue.stream):
+                self.queue.copy(self.address, value.address, self.nbytes)
             return
         values = np.ascontiguousarray(np.broadcast_to(np.asarray(value, self.dtype), self.shape))
         self.queue.upload(self.address, values)
@@ -508,7 +507,11 @@ def adopted(
         raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype} in a GPU's memory")
     if shape is not None and array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
-    queue.chain(array.works_on, queue.stream)
+    if array.queue in (None, queue):
+        queue.chain(array.works_on, queue.stream)
+    else:
+        with array.queue.on(queue.stream):
+            pass  # after all work on its memory, on whatever stream
     return DeviceArray(array.address, array.shape, dtype, array.device, array, queue=queue)
 
 
@@ -522,7 +525,11 @@ def renewed(array: DeviceArray, streams: dict[int, int] | None = None) -> Device
 def release(array: DeviceArray) -> None:
     """Let what the owner of an adopted array queues from here on come after our work."""
     assert array.queue is not None
-    array.queue.chain(array.queue.stream, renewed(array.owner).works_on)
+    owner = renewed(array.owner)
+    array.queue.chain(array.queue.stream, owner.works_on)
+    if owner.queue not in (None, array.queue):
+        with owner.queue.on(array.queue.stream):
+            pass  # its memory may be used again on any stream after that
 
 
 def queue_of(params: Sequence[DeviceArray]) -> Queue:

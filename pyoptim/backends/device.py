@@ -7,7 +7,7 @@ by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -207,6 +207,27 @@ class Queue:
                 yield
             finally:
                 self._last.record(stream)
+
+    @contextmanager
+    def among(self, arrays: Sequence[DeviceArray], stream: int | None = None) -> Iterator[int]:
+        """`on` the stream, after all work on these arrays, whosever they are, and before what comes.
+
+        By default the first that is theirs; what memory of other queues is used for next comes later too.
+        """
+        streams = dict.fromkeys(a.works_on for a in arrays)
+        queues = {id(queue): queue for a in arrays if (queue := a.queue) is not None and queue is not self}
+        if stream is None:
+            stream = next((s for s in streams if s is not None), self.stream)
+        with self.on(stream), ExitStack() as stack:
+            for queue in queues.values():
+                stack.enter_context(queue.on(stream))
+            for other in streams:
+                self.chain(other, stream)
+            try:
+                yield stream
+            finally:  # what has been queued reads them
+                for other in streams:
+                    self.chain(stream, other)
 
     def chain(self, first: int | None, then: int | None) -> None:
         """What is queued on the second stream from here on comes after what has been on the first."""
@@ -579,15 +600,7 @@ class Stepper:
     @contextmanager
     def _ordered(self, grads: Sequence[DeviceArray]) -> Iterator[int]:
         """The stream to use: it waits for the gradients' own, and they wait for it."""
-        streams = dict.fromkeys(g.works_on for g in grads)
-        stream, *others = [s for s in streams if s is not None] or [self._queue.stream]
-        with self._queue.on(stream):
-            for other in others:
-                self._queue.chain(other, stream)
-            try:
-                for launch in self._launches:
-                    launch.point_at(grads, stream)
-                yield stream
-            finally:  # what has been queued reads the gradients
-                for other in others:
-                    self._queue.chain(stream, other)
+        with self._queue.among(grads) as stream:
+            for launch in self._launches:
+                launch.point_at(grads, stream)
+            yield stream
