@@ -829,7 +829,7 @@ def _parameter(name: str, value: Any) -> Any:
         raise ValueError(f"{name} is computed from other tensors, expected a leaf or a detached tensor")
     if _device.is_there(value):
         backends.for_device()  # where there is none, its message
-        return _device.view(name, value.detach() if hasattr(value, "detach") else value, half=True)
+        return _device.view(name, value.detach() if hasattr(value, "detach") else value, also=_device.HALF)
     return _arrays.in_place(name, value)
 
 
