@@ -172,7 +172,8 @@ class Engine:
         self._gradients = compiled.gradients_of(model, optimizer)
         self._stepper = optimizer._stepper()
         rules = [rule.name for rule in optimizer._rules]
-        of_optimizer = (self._stepper, *rules, optimizer.max_grad_norm)
+        turns = [group.get("ns_steps") for group in optimizer.param_groups]  # of which launches are made
+        of_optimizer = (self._stepper, *rules, *turns, optimizer.max_grad_norm)
         recipe = (kinds, _recipe_of(self._loss), [*map(_recipe_of, model.leaves().values())], of_optimizer)
         if recipe != self._recipe:
             self._recipe, self._chunk = recipe, 1
