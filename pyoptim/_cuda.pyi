@@ -3,7 +3,7 @@ CUDA kernels of pyoptim. Private: pyoptim.backends is the door. Addresses are in
 """
 from __future__ import annotations
 import typing
-__all__: list[str] = ['Event', 'Graph', 'Memory', 'Stream', 'begin_capture', 'chunk', 'copy', 'device', 'device_count', 'elements', 'fill', 'get_device', 'kernels', 'launch', 'part_rows', 'row_length', 'scale_block', 'set_device', 'step_rows', 'sum_block', 'synchronize', 'threads', 'tile', 'versions', 'why_not']
+__all__: list[str] = ['Event', 'Graph', 'Memory', 'Stream', 'begin_capture', 'chunk', 'copy', 'device', 'device_count', 'elements', 'fill', 'get_device', 'is_capturing', 'kernels', 'launch', 'part_rows', 'row_length', 'scale_block', 'set_device', 'step_rows', 'sum_block', 'synchronize', 'threads', 'tile', 'versions', 'why_not']
 class Memory:
     """
     Device memory, freed with the object.
@@ -29,8 +29,6 @@ class Event:
         """
         Later work on the stream waits for this event.
         """
-    def milliseconds_since(self, start: Event) -> float:
-        ...
     def record(self, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
 class Graph:
@@ -61,6 +59,10 @@ def fill(to: typing.SupportsInt | typing.SupportsIndex, byte: typing.SupportsInt
     ...
 def get_device() -> int:
     ...
+def is_capturing(stream: typing.SupportsInt | typing.SupportsIndex) -> bool:
+    """
+    Whether somebody captures what is queued there.
+    """
 def kernels() -> dict[str, str]:
     """
     Every kernel: its name -> its parameters, a letter each: p (address), i (int), d (float), s (bytes of a struct).

@@ -147,7 +147,7 @@ class DeviceArray:
 
     def download(self, queue: Queue) -> Array:
         """A copy as a NumPy array."""
-        return queue.download(self.address, np.empty(self.shape, self.dtype), self.stream)
+        return queue.download(self.address, np.empty(self.shape, self.dtype), self.works_on)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if self.queue is None or copy is False:
@@ -161,9 +161,11 @@ class DeviceArray:
             self[where][...] = value
             return
         if isinstance(value, DeviceArray):
-            if (value.shape, value.dtype) != (self.shape, self.dtype):
-                raise ValueError(f"value is {value!r}, expected shape {self.shape} and dtype {self.dtype}")
-            self.queue.copy(self.address, value.address, self.nbytes)
+            if (value.shape, value.dtype, value.device) != (self.shape, self.dtype, self.device):
+                expected = f"shape {self.shape}, dtype {self.dtype} and device {self.device}"
+                raise ValueError(f"value is {value!r}, expected {expected}")
+            with self.queue.among([value], self.queue.stream):
+                self.queue.copy(self.address, value.address, self.nbytes)
             return
         values = np.ascontiguousarray(np.broadcast_to(np.asarray(value, self.dtype), self.shape))
         self.queue.upload(self.address, values)
@@ -396,13 +398,11 @@ class Gradients(NamedTuple):
     """Gradients that have been checked, as steppers take them."""
 
     addresses: Array
-    streams: list[int]  # that their owners work on
+    owners: Sequence[DeviceArray]  # whose streams the work is ordered with
 
     @classmethod
     def of(cls, arrays: Sequence[DeviceArray]) -> Gradients:
-        streams = dict.fromkeys(array.works_on for array in arrays)
-        addresses = np.array([array.address for array in arrays], np.uint64)
-        return cls(addresses, [stream for stream in streams if stream is not None])
+        return cls(np.array([array.address for array in arrays], np.uint64), arrays)
 
 
 class TensorFinder:
@@ -422,8 +422,13 @@ class TensorFinder:
             for p in params
         ]  # fmt: skip
         if params:
-            device = _CUDA[0], params[0].device
+            self._device = params[0].device
+            device = _CUDA[0], self._device
             self._found = _native.TensorGradients(described, written.pieces, device)
+
+    def _owner_on(self, stream: int) -> DeviceArray:
+        """Of all tensors, as far as the order of work goes."""
+        return DeviceArray(0, (0,), np.dtype(np.uint8), self._device, None, stream=stream)
 
     def find(self, grads: Sequence[Any]) -> Gradients | None:
         """None where `check_gradients` is to look at them."""
@@ -431,7 +436,7 @@ class TensorFinder:
         if found is None:
             return None
         addresses, stream = found
-        return Gradients(addresses, [stream or LEGACY_STREAM])
+        return Gradients(addresses, [self._owner_on(stream or LEGACY_STREAM)])
 
 
 def check_gradients(
@@ -566,7 +571,11 @@ def adopted(
         raise TypeError(f"{name} has dtype {array.dtype}, expected {expected} in a GPU's memory")
     if shape is not None and array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
-    queue.chain(array.works_on, queue.stream)
+    if array.queue in (None, queue):
+        queue.chain(array.works_on, queue.stream)
+    else:
+        with array.queue.on(queue.stream):
+            pass  # after all work on its memory, on whatever stream
     return DeviceArray(array.address, array.shape, array.dtype, array.device, array, queue=queue)
 
 
@@ -575,11 +584,22 @@ def _check_device(name: str, array: DeviceArray, queue: Queue) -> None:
         raise ValueError(f"{name} is on GPU {array.device}, expected {queue.device} as the model")
 
 
+def renewed(array: DeviceArray, streams: dict[int, int] | None = None) -> DeviceArray:
+    """The same array, with what its owner now queues its work on."""
+    if array.queue is not None or isinstance(array.owner, tuple):
+        return array
+    return view("", array.owner, streams, (array.dtype.name,))
+
+
 def release(array: DeviceArray) -> None:
     """Let what the owner of an adopted array queues from here on come after our work."""
     if isinstance(array.owner, DeviceArray):  # not where bytes have been converted: they were released then
         assert array.queue is not None
-        array.queue.chain(array.queue.stream, array.owner.works_on)
+        owner = renewed(array.owner)
+        array.queue.chain(array.queue.stream, owner.works_on)
+        if owner.queue not in (None, array.queue):
+            with owner.queue.on(array.queue.stream):
+                pass  # its memory may be used again on any stream after that
 
 
 def downloaded(name: str, value: Any, queue: Queue | None) -> Any:

@@ -19,12 +19,7 @@ from .storage import Packed, PackedArray
 def renewed(arrays: Sequence[DeviceArray]) -> list[DeviceArray]:
     """The same arrays, with what their owners now queue their work on."""
     streams: dict[int, int] = {}
-    return [
-        a
-        if a.queue is not None or isinstance(a.owner, tuple)
-        else _device.view("", a.owner, streams, _device.HALF)
-        for a in arrays
-    ]
+    return [_device.renewed(a, streams) for a in arrays]
 
 
 def on_streams_of(arrays: Sequence[Any], others: Sequence[DeviceArray]) -> list[DeviceArray]:

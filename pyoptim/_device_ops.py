@@ -7,7 +7,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -176,16 +176,8 @@ def _queue(device: int, stream: int) -> Queue:
 @contextmanager
 def ordered(arrays: Sequence[DeviceArray]) -> Iterator[Queue]:
     """A queue on the stream of the first array: after all work on all of them, and before what comes."""
-    streams = dict.fromkeys(a.works_on for a in arrays)
-    streams.pop(None, None)
-    stream, *others = [s for s in streams if s is not None] or [LEGACY_STREAM]
-    with _lock, ExitStack() as stack:
+    stream = next((s for a in arrays if (s := a.works_on) is not None), LEGACY_STREAM)
+    with _lock:
         queue = _queue(arrays[0].device, stream)
-        stack.enter_context(queue.on(stream))
-        for own in {id(a.queue): a.queue for a in arrays if a.queue is not None}.values():
-            stack.enter_context(own.on(stream))
-        for other in others:
-            queue.chain(other, stream)
-        yield queue
-        for other in others:
-            queue.chain(stream, other)
+        with queue.among(arrays, stream):
+            yield queue

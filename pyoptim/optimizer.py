@@ -46,7 +46,8 @@ class Optimizer:
         States are kept there; a step is queued on the stream of the gradients, one launch for each rule and
         dtype (more for what looks at a whole tensor), and not waited for (but for ``nonfinite="raise"`` and
         ``"skip"``). `state_dict` brings states to NumPy arrays, and `load_state_dict` takes them back, so
-        they move between processor and GPU.
+        they move between processor and GPU. A step cannot be captured into a CUDA graph of yours, which
+        would repeat its coefficients: there it is a RuntimeError.
     lr : float or callable
         Learning rate, or a schedule ``step -> lr`` where step counts the steps already taken: see
         `pyoptim.schedules`.

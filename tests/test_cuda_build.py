@@ -7,11 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import pyoptim as po
+from pyoptim.backends import cublaslt, device_products
+from pyoptim.backends.cublaslt import Blas
 
 SOURCE = Path(__file__).resolve().parents[1]
 INCLUDE = SOURCE / "csrc" / "include"
@@ -111,6 +114,26 @@ def test_nvrtc_compiles():
         assert library.nvrtcGetLoweredName(program, name, ctypes.byref(lowered)) == 0, name
         assert lowered.value
     library.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def test_cublaslt_takes_our_numbers(monkeypatch):
+    """Descriptions of products need no GPU: a number or size that is not the library's is refused."""
+    made = Blas._made
+    without_device = "cublasLtCreate"  # the handle, which only the last call below would need
+    monkeypatch.setattr(Blas, "_made", lambda *of: None if of[1] == without_device else made(*of))
+    for path in device_products._candidates():
+        with suppress(OSError):
+            blas = Blas(path)
+            break
+    else:
+        pytest.skip("needs cuBLASLt (pip install nvidia-cublas)")
+    assert 12 <= blas.version // 10000 < 100
+    for is_double, aligned in ((False, True), (False, False), (True, True)):
+        with pytest.raises(RuntimeError, match="cublasLtMatmulAlgoGetHeuristic failed with status "):
+            blas._plan((5, 1, 3), True, True, not is_double, is_double, aligned)
+    description = made(blas, "cublasLtMatmulDescCreate", 68, 0)
+    with pytest.raises(RuntimeError, match="cublasLtMatmulDescSetAttribute failed with status 7"):
+        blas._set(description, cublaslt._TRANS_A, ctypes.c_uint64(1))
 
 
 def test_the_module_imports_and_says_what_is_missing():

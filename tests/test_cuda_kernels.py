@@ -688,6 +688,77 @@ def test_the_default_stream_cannot_capture(cuda):
     for stream in (0, 1):
         with pytest.raises(RuntimeError, match="capturing"):
             cuda.begin_capture(stream)
+        assert not cuda.is_capturing(stream)
+
+
+def test_which_stream_captures(cuda):
+    one, other = cuda.Stream(), cuda.Stream()
+    cuda.begin_capture(one.address)
+    assert [cuda.is_capturing(stream.address) for stream in (one, other)] == [True, False]
+    cuda.Graph(one.address)
+    assert not cuda.is_capturing(one.address)
+    with pytest.raises(RuntimeError, match="present state"):
+        cuda.Graph(one.address)
+
+
+def test_streams_and_events_belong_to_a_device(cuda, monkeypatch):
+    monkeypatch.setenv("PYOPTIM_EMULATED_DEVICES", "2")
+    with pytest.raises(RuntimeError, match="invalid device"):
+        cuda.set_device(2)
+    here = cuda.Event(), cuda.Stream()
+    cuda.set_device(1)
+    try:
+        there = cuda.Event(), cuda.Stream()
+        assert cuda.get_device() == 1
+        for event, stream in ((here[0], there[1]), (there[0], here[1]), (here[0], 1)):
+            with pytest.raises(RuntimeError, match="invalid resource handle"):
+                event.record(getattr(stream, "address", stream))
+        there[0].record(1)
+        there[0].hold(here[1].address)  # a stream may wait for another device
+    finally:
+        cuda.set_device(0)
+    here[0].record(1)
+
+
+RACE = """
+#include "emulator.hpp"
+#include <cstdio>
+__shared__ int shared;
+__global__ void say(int value, int* out) {
+    if (threadIdx.x == 0) shared = value;
+    BARRIER
+    out[blockIdx.x * 256 + threadIdx.x] = shared;
+}
+__global__ void last(int* out) { *out = int(blockIdx.x); }
+int main() {
+    static int out[3 * 256];
+    int wrong = 0, blocks = 0;
+    for (int value = 1; value <= 3; ++value) {
+        int* at = out;
+        void* arguments[] = {&value, &at};
+        emulator::Call<&say>::run_all(3, arguments);
+        for (int x : out) wrong += x != value;
+        emulator::Call<&last>::run_all(3, arguments + 1);
+        blocks |= 1 << out[0];
+    }
+    std::printf("%d %d", wrong != 0, blocks);
+}
+"""
+
+
+@pytest.mark.parametrize(("barrier", "wrong"), [("__syncthreads();", "0"), ("", "1")])
+def test_the_emulator_s_order_is_not_to_be_relied_on(barrier, wrong, tmp_path):
+    """Threads that miss a barrier, and blocks that overwrite each other, give other results by and by."""
+    if reason := emulated.why_not():
+        pytest.skip(reason)
+    (tmp_path / "race.cpp").write_text(RACE.replace("BARRIER", barrier))
+    folder = emulated.SOURCE / "tests" / "cuda"
+    emulated.run(
+        emulated.compiler(), "-std=c++17", f"-I{folder}", tmp_path / "race.cpp", "-o", tmp_path / "race"
+    )
+    differ, blocks = emulated.run(tmp_path / "race").split()
+    assert differ == wrong
+    assert int(blocks) & (int(blocks) - 1)  # more than one block was the last
 
 
 # ---- normalisation ---------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import math
 import pickle
 import sys
 import types
+import weakref
 from pathlib import Path
 
 import doubles
@@ -479,10 +480,10 @@ def test_gradients_that_are_not_found_are_looked_at(emulated, found, rng):
     assert found[4:] == [False, True]
     with pytest.raises(ValueError, match="grads"):
         optimizer.step([good])
-    resized = doubles.tensor(np.zeros(4, np.float32))
+    resized = sys.modules["torch"].zeros(4).as_subclass(type(good))
     optimizer = po.SGD([resized], lr=1.0)
     optimizer.step([good])
-    resized.set_(doubles.tensor(np.zeros(4, np.float32)))
+    resized.untyped_storage().resize_(1 << 22)
     with pytest.raises(ValueError, match="has been resized"):
         optimizer.step([good])
 
@@ -957,6 +958,147 @@ def test_streams(recorder, rng):
         own.step([There(g, given) for g in arrays(rng, shapes=[(3,)] * 3)])
         assert [at for _, _, at in recorder.all("launch")] == [used]
         assert recorder.all("hold")[0][1:] == (first[1], used)
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 1.0])
+def test_others_wait_for_a_step_that_fails(recorder, rng, monkeypatch, max_grad_norm):
+    """What has been queued before reads their gradients."""
+    own = po.SGD(there(arrays(rng, shapes=[(3,)] * 2)), max_grad_norm=max_grad_norm)
+    grads = [There(g, stream) for g, stream in zip(arrays(rng, shapes=[(3,)] * 2), (70, 80), strict=True)]
+    own.step(grads)
+    recorder.log.clear()
+
+    def launch(kernel, *rest):
+        raise RuntimeError("CUDA: it failed")
+
+    monkeypatch.setattr(recorder, "launch", launch, raising=False)
+    with pytest.raises(RuntimeError, match="it failed"):
+        own.step(grads)
+    order = [(kind, at) for kind, _, at in recorder.all("hold", "record")]
+    assert order[-3:] == [("record", 70), ("hold", 80), ("record", 70)]
+
+
+def test_memory_is_taken_and_given_back_whoever_captures(cuda, no_gpu, monkeypatch):
+    """Even the first step in ``torch.cuda.graph`` says what is wrong, and ends nothing."""
+    monkeypatch.setenv("PYOPTIM_EMULATED_CAPTURE", "global")
+    use_cuda(monkeypatch, cuda)
+    stream, memory, p = cuda.Stream(), cuda.Memory(8), np.ones(3)
+    own = po.SGD(There(p))
+    cuda.begin_capture(stream.address)
+    cuda.fill(memory.address, 0, 8, stream.address)
+    with pytest.raises(RuntimeError, match=r"graph is being captured"):
+        own.step(There(np.ones(3), stream.address))
+    cuda.Memory(1 << 20)
+    graph = cuda.Graph(stream.address)
+    graph.launch(stream.address)
+    assert device.Queue(cuda, 0).download(memory.address, np.ones(1)) == 0
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_capture_of_somebody_s_is_refused_and_goes_on(gpu, rng, at):
+    """PyTorch's ``torch.cuda.graph`` around a step, say: of any of the gradients' streams."""
+    params = arrays(rng, shapes=[(3,)] * 2)
+    own, before = po.Adam(there(params)), [p.copy() for p in params]
+    stream, memory = gpu.launcher.Stream(), gpu.launcher.Memory(8)
+    streams = [1, 1]
+    streams[at] = stream.address
+    for captured in (True, False):
+        if captured:
+            gpu.launcher.begin_capture(stream.address)
+        grads = [There(g, s) for g, s in zip(like(rng, params), streams, strict=True)]
+        if captured:
+            with pytest.raises(RuntimeError, match=r"graph is being captured .* outside of the capture"):
+                own.step(grads)
+            assert_same(params, before)
+            assert all(s["step"] == 0 for s in states(own).values() if "step" in s)
+            gpu.launcher.fill(memory.address, 0, 8, stream.address)
+            graph = gpu.launcher.Graph(stream.address)  # nothing has spoilt it
+            graph.launch(stream.address)
+            assert device.Queue(gpu.launcher, 0).download(memory.address, np.ones(1)) == 0
+        else:
+            own.step(grads)
+            assert any((p != b).all() for p, b in zip(params, before, strict=True))
+
+
+def test_what_is_copied_is_kept_until_there_has_been_a_wait(recorder):
+    """A GPU that reads the processor's memory itself may do so later."""
+    queue = device.Queue(recorder, 0)
+    memory, table = queue.allocate(8), device.Table(queue)
+
+    def put(by, i):
+        source = np.array([float(i)])
+        kept = weakref.ref(source)
+        by(source)
+        return kept
+
+    sources = [lambda source: queue.put(memory.address, source), lambda source: table.put(source, 1)]
+    for wait in (
+        lambda: queue.download(memory.address, np.empty(1)),
+        lambda: queue.upload(memory.address, np.ones(1)),
+    ):
+        kept = [put(by, i) for i, by in enumerate(sources)]
+        assert all(source() is not None for source in kept)
+        wait()
+        assert not any(source() is not None for source in kept)
+        table.put(np.zeros(0), 1)  # the next is another one
+    recorder.log.clear()
+    kept = [put(sources[0], i) for i in range(1000)]
+    assert sum(source() is not None for source in kept) < 64
+    assert len(recorder.all("synchronize")) == 1000 // 64
+    np.testing.assert_array_equal(queue.download(memory.address, np.empty(1)), 999)
+
+
+def test_values_of_another_stream_are_waited_for(recorder):
+    """As results of `ops` are, which have a queue of their own."""
+    here, there = device.Queue(recorder, 0), device.Queue(recorder, 0)
+    there.stream = 70
+    to, source = (_device.uploaded(queue, np.full(3, i)) for i, queue in enumerate((here, there)))
+    recorder.log.clear()
+    to[...] = source
+    log, last = recorder.all("hold", "record", "copy"), id(there._last)
+    copied = next(i for i, entry in enumerate(log) if entry[0] == "copy")
+    assert ("hold", last, 1) in log[:copied]  # after all that has been queued there
+    assert ("record", last, 1) in log[copied:]  # before what comes
+    assert ("hold", 70) in [(kind, at) for kind, _, at in log[copied:]]
+    np.testing.assert_array_equal(to.numpy(), 1)
+
+
+def test_a_table_that_was_not_copied_is_copied_again(recorder, monkeypatch):
+    table, numbers = device.Table(device.Queue(recorder, 0)), np.arange(3.0)
+    table.put(numbers, 1)
+    copy = recorder.copy
+
+    def fail(*rest):
+        raise RuntimeError("CUDA: it failed")
+
+    monkeypatch.setattr(recorder, "copy", fail)
+    with pytest.raises(RuntimeError, match="it failed"):
+        table.put(np.arange(4.0), 1)
+    monkeypatch.setattr(recorder, "copy", copy)
+    queue = device.Queue(recorder, 0)
+    np.testing.assert_array_equal(queue.download(table.put(numbers, 1), np.empty(3)), numbers)
+
+
+def test_memory_of_gradients_of_another_queue_is_used_again_after_the_step(recorder):
+    """On whatever stream; and it is downloaded after the work on its own."""
+    own, made = po.SGD(There(np.ones(3)), nonfinite="skip"), device.Queue(recorder, 0)
+    made.stream = 70
+    g = _device.uploaded(made, np.full(3, np.nan))
+    own.step(g)
+    recorder.log.clear()
+    own.step(g)
+    assert own.skipped == 2
+    assert ("copy", 24, 70) in recorder.log  # to the host, to tell which is not finite
+    own = po.SGD(There(np.ones(3)))
+    g[...] = np.ones(3)
+    own.step(g)
+    recorder.log.clear()
+    own.step(g)
+    log, last = recorder.log, id(made._last)
+    launched = next(i for i, entry in enumerate(log) if entry[0] == "launch")
+    assert log[launched][2] == 70
+    assert ("hold", last, 70) in log[:launched]
+    assert ("record", last, 70) in log[launched:]
 
 
 def test_the_device_of_the_arrays_is_used_and_left(recorder):

@@ -457,14 +457,34 @@ def test_what_cublaslt_refuses(cublaslt):
     blas, memory = Blas(cublaslt), np.ones(77 * 77)
     at = memory.ctypes.data
     for shape, bias in (((77, 1, 1), 0), ((1, 1, 1), at)):  # the stand-in refuses 77; all a bias in double
-        with pytest.raises(RuntimeError, match=r"cannot do this product .*: PYOPTIM_CUBLAS=off"):
-            blas.product(shape, (at, False), (at, False), bias, at, True, at, 0)
+        assert not blas.product(shape, (at, False), (at, False), bias, at, True, at, 0)
     blas.workspace_bytes = 10  # less than the stand-in's algorithm needs
-    with pytest.raises(RuntimeError, match=r"cannot do this product \(there is no algorithm\)"):
-        blas.product((1, 1, 1), (at, False), (at, False), 0, at, True, at, 0)
+    assert not blas.product((1, 1, 1), (at, False), (at, False), 0, at, True, at, 0)
     with pytest.raises(RuntimeError, match="cublasLtMatmulDescCreate failed with status 7"):
         blas._made("cublasLtMatmulDescCreate", 68, 1)
     assert (memory == 1).all()
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "tanh"])
+@pytest.mark.parametrize(("batch", "outside"), [(77, 3), (3, 78)])
+def test_our_own_kernel_does_what_cublaslt_cannot(
+    cuda, no_gpu, monkeypatch, cublaslt, rng, dtype, batch, outside, activation
+):
+    """The stand-in has no algorithm for 77 columns of its own, and refuses 78 rows when it is called."""
+    recorder = test_device.doubles.Recorder(cuda)
+    dev = Device(test_device.use_cuda(monkeypatch, recorder))
+    monkeypatch.setenv("PYOPTIM_CUBLAS", cublaslt)
+    x, weight, bias = (rng.normal(size=s).astype(dtype) for s in ((batch, 5), (outside, 5), (outside,)))
+    given, results = (dev.put(x), dev.put(weight), dev.put(bias)), []
+    for _ in range(2):
+        y = dev.empty((batch, outside), dtype)
+        recorder.log.clear()
+        dev.dense_forward(*given, activation, y)
+        assert recorder.all("launch")[0][1].startswith("product<")
+        results.append(y.numpy())
+    exact = layer_oracles.dense(x.astype(float), weight.astype(float), bias, activation)
+    np.testing.assert_allclose(results[0], exact, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(results[0], results[1])
 
 
 def test_a_bias_may_lie_anywhere(cuda, no_gpu, monkeypatch, cublaslt, rng):
@@ -476,6 +496,18 @@ def test_a_bias_may_lie_anywhere(cuda, no_gpu, monkeypatch, cublaslt, rng):
     for at in (0, 1, 2, 3, 0):
         y = dev.empty((8, 4), "f4")
         dev.dense_forward(dev.put(x), dev.put(weight), dev.put(bias, at), None, y)
+        np.testing.assert_allclose(y.numpy(), x @ weight.T + bias, rtol=1e-5, atol=1e-5)
+
+
+def test_a_bias_may_lie_anywhere_where_others_are_not_on_16_bytes(cuda, no_gpu, monkeypatch, cublaslt, rng):
+    """What the first bias lies on says nothing about the next."""
+    dev = Device(test_device.use_cuda(monkeypatch, cuda))
+    monkeypatch.setenv("PYOPTIM_CUBLAS", cublaslt)
+    x, weight = rng.normal(size=(8, 6)).astype("f4"), rng.normal(size=(4, 6)).astype("f4")
+    bias = rng.normal(size=4).astype("f4")
+    for at in (0, 1):
+        y = dev.empty((8, 4), "f4")
+        dev.dense_forward(dev.put(x, 1), dev.put(weight), dev.put(bias, at), None, y)
         np.testing.assert_allclose(y.numpy(), x @ weight.T + bias, rtol=1e-5, atol=1e-5)
 
 

@@ -635,6 +635,9 @@ def test_parameters_are_written_as_numpy_s(emulated, rng):
     values[1:3] = 7
     np.testing.assert_array_equal(weight, values)
     bias[2:4] = bias[:2]
+    elsewhere = _device.DeviceArray(weight.address, weight.shape, weight.dtype, 1, None)
+    with pytest.raises(ValueError, match=r"value is .* device=1\), expected .* and device 0"):
+        weight[...] = elsewhere
     with pytest.raises(ValueError, match=r"value is DeviceArray\(shape=\(5,\).*expected shape \(5, 6\)"):
         weight[...] = bias
     with pytest.raises(TypeError, match="index is 0, expected a slice"):
@@ -702,6 +705,22 @@ def test_somebody_s_arrays_are_waited_for_and_wait(recorder, rng):
     assert not recorder.all("copy", "synchronize")[1:]  # the copy of the output
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_somebody_s_array_waits_for_backward_which_reads_it(recorder, rng, ours):
+    """Wherever the gradient comes from; and on the stream that is its owner's by then."""
+    model, x = small().to("cuda"), OnDevice(rng.normal(size=(7, 6)), stream=77)
+    loss, labels = nn.CrossEntropy(), rng.integers(0, 3, 7)
+    _, dy = loss(model(x), labels)
+    x.stream = 78
+    recorder.log.clear()
+    model.backward(dy if ours else dy.numpy())
+    assert [(kind, stream) for kind, _, stream in recorder.log[-2:]] == [("record", 1), ("hold", 78)]
+    _, dy = loss(model(x.array), labels)
+    recorder.log.clear()
+    model.backward(np.asarray(dy))
+    assert not any(stream == 78 for _, _, stream in recorder.log)
+
+
 def test_results_of_ops_are_waited_for_and_wait(recorder, rng):
     """They are our own arrays, on the stream of what they were made of."""
     model = small().to("cuda").eval()
@@ -713,9 +732,11 @@ def test_results_of_ops_are_waited_for_and_wait(recorder, rng):
     }
     recorder.log.clear()
     model(x)
-    events = [(kind, stream) for kind, _, stream in recorder.log if kind != "launch"]
-    assert events[:2] == [("record", 77), ("hold", 1)]
-    assert events[-2:] == [("record", 1), ("hold", 77)]
+    last = id(x.queue._last)  # of all work on such arrays, on whatever stream
+    assert recorder.log[0] == ("hold", last, 1)
+    events = [(kind, stream) for kind, _, stream in recorder.log[-4:]]
+    assert events == [("record", 1), ("hold", 77), ("hold", 1), ("record", 1)]
+    assert recorder.log[-1][1] == last
     optimizer.step(grads)
     recorder.log.clear()
     optimizer.step(grads)

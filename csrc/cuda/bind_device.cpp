@@ -54,14 +54,31 @@ int get_device() {
     return index;
 }
 
+// Lets this thread take and give back memory while somebody captures, as PyTorch does by default: in any
+// thread, which would end that capture.
+class WhoeverCaptures {
+  public:
+    WhoeverCaptures() { cudaThreadExchangeStreamCaptureMode(&other_); }
+    ~WhoeverCaptures() { cudaThreadExchangeStreamCaptureMode(&other_); }
+    WhoeverCaptures(const WhoeverCaptures&) = delete;
+    WhoeverCaptures& operator=(const WhoeverCaptures&) = delete;
+
+  private:
+    cudaStreamCaptureMode other_ = cudaStreamCaptureModeRelaxed;
+};
+
 // Device memory, freed with the object.
 class Memory {
   public:
     explicit Memory(std::size_t bytes) : bytes_(bytes) {
         require_device();
+        const WhoeverCaptures may;
         if (bytes > 0) check(cudaMalloc(&data_, bytes), "cudaMalloc");
     }
-    ~Memory() { cudaFree(data_); }
+    ~Memory() {
+        const WhoeverCaptures may;
+        cudaFree(data_);
+    }
     Memory(const Memory&) = delete;
     Memory& operator=(const Memory&) = delete;
     std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(data_); }
@@ -92,7 +109,8 @@ class Event {
   public:
     Event() {
         require_device();
-        check(cudaEventCreate(&event_), "cudaEventCreate");
+        // Without timing recording is cheaper, and waiting may be.
+        check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate");
     }
     ~Event() { cudaEventDestroy(event_); }
     Event(const Event&) = delete;
@@ -103,13 +121,6 @@ class Event {
     // Later work on the stream waits for this.
     void hold(std::uintptr_t stream) const {
         check(cudaStreamWaitEvent(stream_at(stream), event_, 0), "cudaStreamWaitEvent");
-    }
-    double milliseconds_since(const Event& start) const {
-        float elapsed = 0;
-        py::gil_scoped_release release;
-        check(cudaEventSynchronize(event_), "cudaEventSynchronize");
-        check(cudaEventElapsedTime(&elapsed, start.event_, event_), "cudaEventElapsedTime");
-        return static_cast<double>(elapsed);
     }
 
   private:
@@ -160,8 +171,7 @@ void bind_device(py::module_& m) {
     py::class_<Event>(m, "Event", py::module_local())
         .def(py::init<>())
         .def("record", &Event::record, py::arg("stream"))
-        .def("hold", &Event::hold, py::arg("stream"), "Later work on the stream waits for this event.")
-        .def("milliseconds_since", &Event::milliseconds_since, py::arg("start"));
+        .def("hold", &Event::hold, py::arg("stream"), "Later work on the stream waits for this event.");
 }
 
 }  // namespace pyoptim::cuda

@@ -33,11 +33,20 @@ void begin_capture(std::uintptr_t stream) {
     check(cudaStreamBeginCapture(stream_at(stream), cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
 }
 
+bool is_capturing(std::uintptr_t stream) {
+    require_device();
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(stream_at(stream), &status), "cudaStreamIsCapturing");
+    return status != cudaStreamCaptureStatusNone;
+}
+
 }  // namespace
 
 void bind_graph(py::module_& m) {
     m.def("begin_capture", &begin_capture, py::arg("stream"),
           "What is launched on the stream from here on is recorded, not run; not the default stream.");
+    m.def("is_capturing", &is_capturing, py::arg("stream"),
+          "Whether somebody captures what is queued there.");
     py::class_<Graph>(m, "Graph", py::module_local(), "What was launched on the stream since begin_capture.")
         .def(py::init<std::uintptr_t>(), py::arg("stream"))
         .def("launch", &Graph::launch, py::arg("stream"));

@@ -84,7 +84,7 @@ class Blas:
         except AttributeError as error:
             raise OSError(str(error)) from error
         self._handle = self._made("cublasLtCreate")
-        self._plans: dict[Any, _Plan] = {}
+        self._plans: dict[Any, _Plan | None] = {}
         self._lock = threading.Lock()  # a plan holds the address of the bias
 
     @property
@@ -101,9 +101,10 @@ class Blas:
         is_double: bool,
         workspace: int,
         stream: int,
-    ) -> None:
+    ) -> bool:
         """y (m, n) = a (m, k) b (k, n) + bias (n; 0: none), queued on the stream.
 
+        False, and nothing queued, where cuBLASLt has no algorithm for such a product: then it never has.
         All is row-major. shape is (m, n, k), none of them 0; a and b are with whether they are stored
         transposed; workspace is ``workspace_bytes`` of device memory. There is no bias in double.
         """
@@ -111,26 +112,31 @@ class Blas:
         aligned = (a[0] | b[0] | bias | y) % 16 == 0
         key = shape, a[1], b[1], bias != 0, is_double, aligned
         with self._lock:
-            plan = self._plans.get(key)
+            if key not in self._plans:
+                self._plans[key] = self._plan(*key)
+            plan = self._plans[key]
             if plan is None:
-                plan = self._plans[key] = self._plan(*key[:3], bias, is_double, aligned)
+                return False
             if bias:
                 self._set(plan.description, _BIAS_POINTER, c_void_p(bias))
-            self._call(
+            done = self._can(
                 "cublasLtMatmul", self._handle, plan.description, byref(plan.one), b[0], plan.first, a[0],
                 plan.second, byref(plan.zero), y, plan.result, y, plan.result, plan.algorithm, workspace,
                 self.workspace_bytes, stream,
             )  # fmt: skip
+            if not done:
+                self._plans[key] = None
+            return done
 
     def _plan(
         self,
         shape: tuple[int, int, int],
         a_transposed: bool,
         b_transposed: bool,
-        bias: int,
+        has_bias: bool,
         is_double: bool,
         aligned: bool,
-    ) -> _Plan:
+    ) -> _Plan | None:
         # cuBLASLt's matrices are column-major: it computes y^T (n, m) = b^T (n, k) a^T (k, m), in the same
         # memory, where the bias belongs to y^T's rows. Its ReLU, max(x, 0), may make 0 of NaN: not used.
         m, n, k = shape
@@ -140,9 +146,12 @@ class Blas:
             self._set(description, _TRANS_A, c_int(_TRANSPOSED))
         if a_transposed:
             self._set(description, _TRANS_B, c_int(_TRANSPOSED))
-        if bias:
+        number = c_double if is_double else c_float
+        alignment = c_uint32(16 if aligned else ctypes.sizeof(number))
+        if has_bias:
             self._set(description, _EPILOGUE, c_int(_EPILOGUE_BIAS))
-            self._set(description, _BIAS_POINTER, c_void_p(bias))  # its alignment counts in the choice
+            # Of the address only the alignment counts in the choice, which is made for every bias to come.
+            self._set(description, _BIAS_POINTER, c_void_p(alignment.value))
 
         def layout(rows: int, cols: int) -> c_void_p:
             return self._made("cublasLtMatrixLayoutCreate", kind, rows, cols, rows)
@@ -150,22 +159,20 @@ class Blas:
         first = layout(k, n) if b_transposed else layout(n, k)
         second = layout(m, k) if a_transposed else layout(k, m)
         result = layout(n, m)
-        number = c_double if is_double else c_float
-        alignment = c_uint32(16 if aligned else ctypes.sizeof(number))
         found, choice, preference = c_int(), _Heuristic(), self._made("cublasLtMatmulPreferenceCreate")
         try:
             wishes = [(_MAX_WORKSPACE, c_uint64(self.workspace_bytes))]
             for attribute, value in [*wishes, *((at, alignment) for at in _MIN_ALIGNMENT)]:
                 size = ctypes.sizeof(value)
                 self._call("cublasLtMatmulPreferenceSetAttribute", preference, attribute, byref(value), size)
-            self._call(
+            fine = self._can(
                 "cublasLtMatmulAlgoGetHeuristic", self._handle, description, first, second, result, result,
                 preference, 1, choice, found,
             )  # fmt: skip
         finally:
             self._call("cublasLtMatmulPreferenceDestroy", preference)
-        if not found.value:
-            raise _no_algorithm("there is no algorithm")
+        if not fine or not found.value or choice.status:
+            return None
         return _Plan(description, first, second, result, choice.algorithm, number(1), number(0))
 
     def _made(self, function: str, *arguments: Any) -> c_void_p:
@@ -178,12 +185,12 @@ class Blas:
         self._call("cublasLtMatmulDescSetAttribute", description, attribute, byref(value), size)
 
     def _call(self, function: str, *arguments: Any) -> None:
+        if not self._can(function, *arguments):
+            raise RuntimeError(f"{function} failed: it is not supported")
+
+    def _can(self, function: str, *arguments: Any) -> bool:
+        """Call it; False where it says that it does not support this."""
         status = getattr(self._library, function)(*arguments)
-        if status == _NOT_SUPPORTED:
-            raise _no_algorithm(function)
-        if status:
+        if status and status != _NOT_SUPPORTED:
             raise RuntimeError(f"{function} failed with status {status}")
-
-
-def _no_algorithm(why: str) -> RuntimeError:
-    return RuntimeError(f"cuBLASLt cannot do this product ({why}): PYOPTIM_CUBLAS=off takes our own kernel")
+        return not status

@@ -7,7 +7,7 @@ by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -29,6 +29,7 @@ PLAN = 1024  # steps whose coefficients fit into a plan
 TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 _MIB = 1 << 20
+_SOURCES = 64  # host arrays that are kept before the host waits
 _SIDES = 2  # a product of matrices and sums of columns beside the chain of layers
 LEGACY_STREAM = 1  # what CUDA and __cuda_array_interface__ call the default stream
 
@@ -62,6 +63,9 @@ class Launcher(Protocol):
     def synchronize(self, stream: int) -> None: ...
     def begin_capture(self, stream: int) -> None:
         """What is queued on the stream from here on is recorded, not run."""
+
+    def is_capturing(self, stream: int) -> bool:
+        """Whether somebody, ourselves or others, captures what is queued there."""
 
     def device_count(self) -> int: ...
     def set_device(self, index: int) -> None: ...
@@ -174,6 +178,7 @@ class Queue:
         self._sides: list[Any] = []  # streams beside that of a capture
         self._aside: list[int] = []  # those that have been used since `join`, by their indices
         self._holding: Pool | None = None
+        self._sources: list[Array] = []  # what copies may still read
         self._constants: dict[Any, DeviceArray] = {}
         self.products: tuple[Any] | None = None
         with self._device():
@@ -199,20 +204,52 @@ class Queue:
             yield
             return
         with self._device():
+            self._refuse_capture(stream)
             self._last.hold(stream)
             try:
                 yield
             finally:
                 self._last.record(stream)
 
+    @contextmanager
+    def among(self, arrays: Sequence[DeviceArray], stream: int | None = None) -> Iterator[int]:
+        """`on` the stream, after all work on these arrays, whosever they are, and before what comes.
+
+        By default the first that is theirs; what memory of other queues is used for next comes later too.
+        """
+        streams = dict.fromkeys(a.works_on for a in arrays)
+        queues = {id(queue): queue for a in arrays if (queue := a.queue) is not None and queue is not self}
+        if stream is None:
+            stream = next((s for s in streams if s is not None), self.stream)
+        with self.on(stream), ExitStack() as stack:
+            for queue in queues.values():
+                stack.enter_context(queue.on(stream))
+            for other in streams:
+                self.chain(other, stream)
+            try:
+                yield stream
+            finally:  # what has been queued reads them
+                for other in streams:
+                    self.chain(stream, other)
+
     def chain(self, first: int | None, then: int | None) -> None:
         """What is queued on the second stream from here on comes after what has been on the first."""
         if first is None or then is None or first == then:
             return
         with self._device():
+            for stream in () if self._capturing else (first, then):
+                self._refuse_capture(stream)
             event = self.launcher.Event()
             event.record(first)
             event.hold(then)
+
+    def _refuse_capture(self, stream: int) -> None:
+        # Nothing has been queued, and the capture goes on.
+        if self.launcher.is_capturing(stream):
+            raise RuntimeError(
+                f"a CUDA graph is being captured on the stream {stream:#x}, which would repeat one step for "
+                "ever: coefficients come from the processor's memory. Call pyoptim outside of the capture"
+            )
 
     def capture(self, body: Callable[[], object]) -> Any:
         """The graph of what ``body`` queues, of which nothing is run.
@@ -311,19 +348,35 @@ class Queue:
         stream = self.stream if stream is None else stream
         with self.on(stream):
             self.launcher.copy(into.ctypes.data, address, into.nbytes, stream)
-            self.launcher.synchronize(stream)
+            self._wait(stream)
         return into
 
     def put(self, address: int, source: Array) -> None:
-        """Fill the device's memory from a contiguous array; as that is not pinned, it has then been read."""
+        """Fill the device's memory from a contiguous array, which nobody may write any more."""
         with self.on(self.stream):
-            self.launcher.copy(address, source.ctypes.data, source.nbytes, self.stream)
+            self.copy_from(source, address, self.stream)
 
     def upload(self, address: int, source: Array) -> None:
         """Fill the device's memory from a contiguous array, and wait for it."""
-        self.put(address, source)
-        with self._device():
-            self.launcher.synchronize(self.stream)
+        with self.on(self.stream):
+            self.launcher.copy(address, source.ctypes.data, source.nbytes, self.stream)
+            self._wait(self.stream)
+
+    def copy_from(self, source: Array, address: int, stream: int) -> None:
+        """As `put`, on a stream that is `on`.
+
+        Most GPUs have then read what is not pinned; those that share the processor's page tables, as Grace
+        Hopper's, need not have. So it is kept until there has been a wait.
+        """
+        self.launcher.copy(address, source.ctypes.data, source.nbytes, stream)
+        self._sources.append(source)
+        if len(self._sources) >= _SOURCES:
+            self._wait(stream)
+
+    def _wait(self, stream: int) -> None:
+        """For all that has been queued here, on a stream that is `on`."""
+        self.launcher.synchronize(stream)
+        self._sources.clear()
 
 
 class Table:
@@ -334,12 +387,13 @@ class Table:
         self._memory: Any = None
 
     def put(self, array: Array, stream: int) -> int:
-        """Its address. Memory that is not pinned has been read when ``copy`` returns."""
+        """Its address; nobody may write the array any more."""
         held = array.tobytes()
         if held != self._held:
             if len(held) != len(self._held):
                 self._memory = self._queue.allocate(len(held))
-            self._queue.launcher.copy(self._memory.address, array.ctypes.data, len(held), stream)
+            self._held = b""  # should the next line fail
+            self._queue.copy_from(array, self._memory.address, stream)
             self._held = held
         return int(self._memory.address) if held else 0
 
@@ -557,13 +611,8 @@ class Stepper:
         """The stream to use: it waits for the gradients' own, and they wait for it."""
         from .._device import Gradients
 
-        addresses, streams = grads if isinstance(grads, Gradients) else Gradients.of(grads)
-        stream, *others = streams or [self._queue.stream]
-        with self._queue.on(stream):
-            for other in others:
-                self._queue.chain(other, stream)
+        found = grads if isinstance(grads, Gradients) else Gradients.of(grads)
+        with self._queue.among(found.owners) as stream:
             for launch in self._launches:
-                launch.point_at(addresses, stream)
+                launch.point_at(found.addresses, stream)
             yield stream
-            for other in others:
-                self._queue.chain(stream, other)

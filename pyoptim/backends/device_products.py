@@ -1,4 +1,4 @@
-"""Matrix products in a GPU's memory: by cuBLASLt, or by our own kernel where there is none.
+"""Matrix products in a GPU's memory: by cuBLASLt, or by our own kernel where that cannot.
 
 The environment variable ``PYOPTIM_CUBLAS`` is "off" for our own kernel, or the path of libcublasLt. By
 default that is the package nvidia-cublas's, else the CUDA toolkit's (``CUDA_PATH``), else the system's.
@@ -40,7 +40,16 @@ def product(
         return
     library = None if k == 0 else library_of(queue)
     kind, name = ACTIVATIONS.index(activation), TYPES[y.dtype]
-    if library is None:
+    fused = bias if name == "float" and activation == "identity" else None  # in double it has none
+    done = False
+    if library is not None:
+        workspace = queue.pool.workspace(library.workspace_bytes)
+        with queue.on(queue.stream):
+            done = library.product(
+                (m, n, k), (a[0].address, a[1]), (b[0].address, b[1]), 0 if fused is None else fused.address,
+                y.address, name == "double", workspace.address, queue.stream,
+            )  # fmt: skip
+    if not done:
         relu = activation == "relu"
         blocks = blocks_of(m, TILE) * blocks_of(n, TILE)
         strides = ((1, m) if a[1] else (k, 1)), ((1, k) if b[1] else (n, 1))
@@ -51,16 +60,8 @@ def product(
         if relu or activation == "identity":
             return
         bias = None
-    else:
-        fused = bias if name == "float" and activation == "identity" else None  # in double it has none
-        workspace = queue.pool.workspace(library.workspace_bytes)
-        with queue.on(queue.stream):
-            library.product(
-                (m, n, k), (a[0].address, a[1]), (b[0].address, b[1]), 0 if fused is None else fused.address,
-                y.address, name == "double", workspace.address, queue.stream,
-            )  # fmt: skip
-        if fused is bias and activation == "identity":
-            return
+    elif fused is bias and activation == "identity":
+        return
     queue.launch(
         f"bias_activation<{name}>", blocks_of(y.size, ELEMENTS), kind, 0.0, 0.0, y.size, n,
         None if bias is None else bias.address, y.address, y.address,

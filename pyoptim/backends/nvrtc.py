@@ -130,6 +130,11 @@ def begin_capture(stream: int) -> None:
     runtime.streamBeginCapture(stream, runtime.streamCaptureModeRelaxed)
 
 
+def is_capturing(stream: int) -> bool:
+    """Whether somebody captures what is queued there."""
+    return bool(runtime.streamIsCapturing(stream))
+
+
 class Graph:
     """What was queued on the stream since begin_capture."""
 

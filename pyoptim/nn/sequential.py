@@ -61,6 +61,7 @@ class Sequential:
 
     owned = False  # its layers, by a `Residual`
     _queue: Queue | None = None  # of a model on a GPU: the order of the work on it
+    _given: Any = None  # there, the last forward's input if that is somebody's array
 
     def __init__(self, *layers: Layer, seed: int | None = None, dtype: DTypeLike = np.float32) -> None:
         check_layers("layers", layers)
@@ -136,7 +137,7 @@ class Sequential:
             for name, value in list(vars(layer).items()):
                 if name.startswith("_") and isinstance(value, np.ndarray | _device.DeviceArray | tuple):
                     delattr(layer, name)
-        self._queue, self._output_shape = queue, None
+        self._queue, self._output_shape, self._given = queue, None, None
         return self
 
     def leaves(self) -> dict[str, Layer]:
@@ -238,10 +239,11 @@ class Sequential:
         if self._queue is None:
             return self._forward(there).copy()
         if isinstance(there, np.ndarray):
-            there = _device.uploaded(self._queue, there)
+            self._given, there = None, _device.uploaded(self._queue, there)
             return np.array(self._forward(there))
         y = self._forward(there).copy()
         _device.release(there)
+        self._given = there
         return y
 
     __call__ = forward
@@ -264,13 +266,17 @@ class Sequential:
         if self._queue is not None and _device.is_there(dy):
             there: Any = _device.adopted("dy", dy, self._queue, self.dtype, self._output_shape)
             dx = self._backward(there, need_dx)
-            _device.release(there)
+            for array in (there, self._given):
+                if array is not None:
+                    _device.release(array)
             return dx
         dy = check_like("dy", dy, self._output_shape, self.dtype, " as the last output")
         if self._queue is None:
             return self._backward(dy, need_dx)
         there = _device.uploaded(self._queue, dy)
         dx = self._backward(there, need_dx)
+        if self._given is not None:
+            _device.release(self._given)
         return None if dx is None else np.asarray(dx)
 
     def _backward(self, dy: Array, need_dx: bool = False) -> Array | None:

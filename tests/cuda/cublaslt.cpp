@@ -139,6 +139,8 @@ int cublasLtMatmul(void*, void* description, const void* alpha, const void* a, v
     if (algorithm->magic != kMagic || bytes < algorithm->workspace || c != d || c_layout != d_layout) {
         return kInvalid;
     }
+    if (alignment_of(workspace) < 256) return kInvalid;
+    if (ld.rows == 78) return kNotSupported;  // for a test
     const void* const pointers[] = {a, b, c, d, of.epilogue == 4 ? of.bias : nullptr};
     for (int i = 0; i < 5; ++i) {
         const std::uint64_t needed = algorithm->alignment[i] < 16 ? algorithm->alignment[i] : 16;

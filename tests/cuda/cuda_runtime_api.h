@@ -1,6 +1,9 @@
 // The part of the CUDA runtime that csrc/cuda uses, on the host: "device memory" is memory, and work runs at
 // once, but for what is captured, which runs when its graph is launched: then in any order that its streams
-// and events allow, another one each time. PYOPTIM_EMULATED_DEVICES is the number of devices (default 1).
+// and events allow, another one each time. What a GPU's runtime refuses is refused, as far as a mistake here
+// can come to it; memory is on 256 bytes, and holds NaN at first and after its end.
+// PYOPTIM_EMULATED_DEVICES is the number of devices (default 1). With PYOPTIM_EMULATED_CAPTURE captures are
+// somebody's, of the mode that PyTorch has by default.
 #pragma once
 
 #include <algorithm>
@@ -20,8 +23,13 @@
 
 enum cudaError_t {
     cudaSuccess,
+    cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
+    cudaErrorInvalidConfiguration = 9,
     cudaErrorNoDevice = 100,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorInvalidResourceHandle = 400,
+    cudaErrorIllegalState = 401,
     cudaErrorLaunchFailure = 719,
     cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorStreamCaptureInvalidated = 901,
@@ -31,7 +39,9 @@ enum cudaError_t {
     cudaErrorStreamCaptureIsolation = 905,
     cudaErrorCapturedEvent = 907
 };
-enum { cudaMemcpyDefault, cudaStreamNonBlocking, cudaStreamCaptureModeRelaxed };
+enum { cudaMemcpyDefault, cudaStreamNonBlocking, cudaEventDisableTiming };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeRelaxed = 2 };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
 using Places = std::set<std::size_t>;
 // Work, and the places of what comes before it.
 struct Node {
@@ -42,16 +52,19 @@ struct Capture {
     std::vector<Node> nodes;
     cudaError_t broken = cudaSuccess;  // what has made it useless
     bool ended = false;
+    bool global = false;  // it ends where any thread does what is unsafe meanwhile
 };
 struct Stream_ {
-    std::shared_ptr<Capture> capture;  // that it takes part in
-    bool began = false;                // it did
-    Places last;                       // what the next work comes after
+    int device;
+    std::shared_ptr<Capture> capture = {};  // that it takes part in
+    bool began = false;                     // it did
+    Places last = {};                       // what the next work comes after
 };
 struct Event_ {
+    int device;
     bool recorded = false;
-    std::shared_ptr<Capture> capture;
-    Places last;
+    std::shared_ptr<Capture> capture = {};
+    Places last = {};
 };
 using cudaStream_t = Stream_*;
 using cudaEvent_t = Event_*;
@@ -68,6 +81,10 @@ struct cudaDeviceProp {
 };
 
 namespace emulator {
+inline int& current_device() {
+    static thread_local int index = 0;
+    return index;
+}
 // Device memory: where it begins, and how long it is.
 inline std::map<std::uintptr_t, size_t>& memory() {
     static std::map<std::uintptr_t, size_t> all;
@@ -88,6 +105,10 @@ inline std::set<Stream_*>& streams() {
 inline bool is_capturing(Stream_* stream) {
     return streams().count(stream) > 0 && stream->capture != nullptr;
 }
+// The default streams are each device's.
+inline int device_of(Stream_* stream) {
+    return streams().count(stream) > 0 ? stream->device : current_device();
+}
 inline cudaError_t spoil(Stream_* stream, cudaError_t error) { return stream->capture->broken = error; }
 // Runs it, or keeps it for the graph.
 inline cudaError_t put(Stream_* stream, std::function<cudaError_t()> work) {
@@ -100,6 +121,18 @@ inline cudaError_t put(Stream_* stream, std::function<cudaError_t()> work) {
 // What a capture does not allow.
 inline cudaError_t refuse_in_capture(Stream_* stream) {
     return is_capturing(stream) ? spoil(stream, cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
+inline cudaStreamCaptureMode& mode() {
+    static thread_local cudaStreamCaptureMode of_thread = cudaStreamCaptureModeGlobal;
+    return of_thread;
+}
+// Taking and giving back memory.
+inline cudaError_t be_unsafe() {
+    if (mode() == cudaStreamCaptureModeRelaxed) return cudaSuccess;
+    for (Stream_* const stream : streams()) {
+        if (is_capturing(stream) && stream->capture->global) return refuse_in_capture(stream);
+    }
+    return cudaSuccess;
 }
 // Whether all of a capture comes before what a stream does next.
 inline bool is_joined(const Capture& capture, Places seen) {
@@ -131,10 +164,20 @@ inline cudaError_t run(const std::vector<Node>& nodes) {
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t error) {
     switch (error) {
+        case cudaErrorInvalidValue:
+            return "invalid argument";
         case cudaErrorMemoryAllocation:
             return "out of memory";
+        case cudaErrorInvalidConfiguration:
+            return "invalid configuration argument";
         case cudaErrorNoDevice:
             return "no CUDA-capable device is detected";
+        case cudaErrorInvalidDevice:
+            return "invalid device ordinal";
+        case cudaErrorInvalidResourceHandle:
+            return "invalid resource handle";
+        case cudaErrorIllegalState:
+            return "the operation cannot be performed in the present state";
         case cudaErrorLaunchFailure:
             return "threads of a block or warp went different ways";
         case cudaErrorStreamCaptureUnsupported:
@@ -166,17 +209,31 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* all, int) {
 }
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 1, cudaSuccess; }
 inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 0, cudaSuccess; }
-inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-inline cudaError_t cudaGetDevice(int* index) { return *index = 0, cudaSuccess; }
+inline cudaError_t cudaSetDevice(int index) {
+    int count = 0;
+    if (const cudaError_t error = cudaGetDeviceCount(&count)) return error;
+    if (index < 0 || index >= count) return cudaErrorInvalidDevice;
+    return emulator::current_device() = index, cudaSuccess;
+}
+inline cudaError_t cudaGetDevice(int* index) { return *index = emulator::current_device(), cudaSuccess; }
+inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+    return std::swap(*mode, emulator::mode()), cudaSuccess;
+}
 inline cudaError_t cudaMalloc(void** data, size_t bytes) {
-    *data = std::malloc(bytes);
+    if (const cudaError_t error = emulator::be_unsafe()) return error;
+    *data = bytes > size_t(1) << 48 ? nullptr : std::aligned_alloc(256, (bytes + 255) / 256 * 256);
     if (*data == nullptr) return cudaErrorMemoryAllocation;
     std::memset(*data, 0xFF, bytes);  // what is read before it is written is NaN
     emulator::memory()[reinterpret_cast<std::uintptr_t>(*data)] = bytes;
     return cudaSuccess;
 }
 inline cudaError_t cudaFree(void* data) {
-    emulator::memory().erase(reinterpret_cast<std::uintptr_t>(data));
+    if (data == nullptr) return cudaSuccess;
+    if (const cudaError_t error = emulator::be_unsafe()) return error;
+    const auto found = emulator::memory().find(reinterpret_cast<std::uintptr_t>(data));
+    if (found == emulator::memory().end()) return cudaErrorInvalidValue;
+    std::memset(data, 0xFF, found->second);  // so is what is read too late
+    emulator::memory().erase(found);
     return std::free(data), cudaSuccess;
 }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, int, cudaStream_t stream) {
@@ -190,7 +247,7 @@ inline cudaError_t cudaMemsetAsync(void* to, int byte, size_t bytes, cudaStream_
     return emulator::put(stream, [=] { return std::memset(to, byte, bytes), cudaSuccess; });
 }
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, int) {
-    *stream = new Stream_;
+    *stream = new Stream_{emulator::current_device()};
     emulator::streams().insert(*stream);
     return cudaSuccess;
 }
@@ -215,29 +272,34 @@ inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, i
     stream->last.insert(event->last.begin(), event->last.end());
     return cudaSuccess;
 }
-inline cudaError_t cudaEventCreate(cudaEvent_t* event) { return *event = new Event_, cudaSuccess; }
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+    return *event = new Event_{emulator::current_device()}, cudaSuccess;
+}
 inline cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-    *event = {true, nullptr, {}};
-    if (emulator::is_capturing(stream)) *event = {true, stream->capture, stream->last};
+    if (emulator::device_of(stream) != event->device) return cudaErrorInvalidResourceHandle;
+    *event = {event->device, true, nullptr, {}};
+    if (emulator::is_capturing(stream)) *event = {event->device, true, stream->capture, stream->last};
     return cudaSuccess;
 }
-inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-inline cudaError_t cudaEventElapsedTime(float* time, cudaEvent_t, cudaEvent_t) {
-    return *time = 0, cudaSuccess;
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+    *status = emulator::is_capturing(stream) ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
 }
 inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, int) {
     if (emulator::streams().count(stream) == 0 || stream->capture != nullptr) {
         return cudaErrorStreamCaptureUnsupported;
     }
-    *stream = {std::make_shared<Capture>(), true, {}};
+    *stream = {stream->device, std::make_shared<Capture>(), true, {}};
+    stream->capture->global = std::getenv("PYOPTIM_EMULATED_CAPTURE") != nullptr;
     return cudaSuccess;
 }
 inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-    if (!emulator::is_capturing(stream) || !stream->began) return cudaErrorStreamCaptureUnmatched;
+    if (!emulator::is_capturing(stream)) return cudaErrorIllegalState;
+    if (!stream->began) return cudaErrorStreamCaptureUnmatched;
     const Stream_ done = *stream;
     for (Stream_* const other : emulator::streams()) {
-        if (other->capture == done.capture) *other = {};
+        if (other->capture == done.capture) *other = {other->device};
     }
     done.capture->ended = true;
     if (done.capture->broken != cudaSuccess) return cudaErrorStreamCaptureInvalidated;
@@ -254,6 +316,8 @@ inline cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
 }
 inline cudaError_t cudaLaunchKernel(const void* address, dim3 blocks, dim3, void** arguments, size_t,
                                     cudaStream_t stream) {
+    if (blocks.x == 0 || blocks.x > 0x7FFFFFFF) return cudaErrorInvalidConfiguration;
+    if (emulator::device_of(stream) != emulator::current_device()) return cudaErrorInvalidResourceHandle;
     const auto* const kernel = static_cast<const emulator::Kernel*>(address);
     std::vector<std::vector<char>> copies;
     for (int i = 0; i < kernel->count; ++i) {

@@ -145,11 +145,14 @@ def cupy(cuda, devices=1, driver=12000):
     def known(stream):
         return stream if stream in streams else 0
 
-    def end_capture(stream):
+    def told(function, *arguments):
         try:
-            graph = cuda.Graph(stream)
+            return function(*arguments)
         except RuntimeError as error:
             raise CUDARuntimeError(str(error)) from error
+
+    def end_capture(stream):
+        graph = told(cuda.Graph, stream)
         graphs[id(graph)] = graph
         return id(graph)
 
@@ -174,8 +177,9 @@ def cupy(cuda, devices=1, driver=12000):
         memcpyAsync=lambda to, source, size, kind, stream: cuda.copy(to, source, size, known(stream)),
         memsetAsync=lambda to, byte, size, stream: cuda.fill(to, byte, size, known(stream)),
         streamSynchronize=lambda stream: cuda.synchronize(known(stream)),
-        eventRecord=lambda event, stream: events[event].record(known(stream)),
-        streamWaitEvent=lambda stream, event: events[event].hold(known(stream)),
+        streamIsCapturing=lambda stream: cuda.is_capturing(stream),
+        eventRecord=lambda event, stream: told(events[event].record, known(stream)),
+        streamWaitEvent=lambda stream, event: told(events[event].hold, known(stream)),
     )  # fmt: skip
 
     compiled = []
@@ -216,9 +220,12 @@ def cupy(cuda, devices=1, driver=12000):
 
     class Event:
         def __init__(self, disable_timing):
-            own = cuda.Event()
-            self.ptr = id(own)
-            events[self.ptr] = own
+            assert disable_timing
+            self.ptr = id(self)
+            events[self.ptr] = cuda.Event()
+
+        def __del__(self):
+            del events[self.ptr]
 
     class Stream:
         def __init__(self, non_blocking):

@@ -1,7 +1,7 @@
 // CUDA kernels as C++ on the host, one block at a time: each thread is a fiber, which runs to the next
 // __syncthreads or shuffle, so a test sees what the kernels compute, without a GPU. It is no proof of their
-// speed, nor of the absence of races between blocks; a barrier or shuffle that not all threads reach is an
-// error.
+// speed. A barrier or shuffle that not all threads reach is an error; blocks, and threads between barriers,
+// run in another order at each launch, so that what counts on one gives other results.
 #pragma once
 
 #include <math.h>
@@ -25,6 +25,24 @@ struct Place {
 };
 inline Place threadIdx, blockIdx;
 
+// A GPU promises no order: by turns forwards, backwards and mixed.
+class Order {
+  public:
+    void change() { ++turn_; }
+    unsigned at(unsigned i, unsigned n) const {  // the i-th of n
+        if (turn_ % 3 == 0) return i;
+        if (turn_ % 3 == 1) return n - 1 - i;
+        return unsigned((i * 2654435761ull + turn_) % n);  // a prime, so that each comes once
+    }
+
+  private:
+    unsigned turn_ = 2;
+};
+inline Order& order() {
+    static Order only;
+    return only;
+}
+
 class Block {
   public:
     static constexpr int kThreads = 256;
@@ -46,7 +64,8 @@ class Block {
         }
         for (int live = kThreads; live > 0;) {
             bool ran = false;
-            for (int t = 0; t < kThreads; ++t) {
+            for (int i = 0; i < kThreads; ++i) {
+                const int t = int(order().at(unsigned(i), kThreads));
                 if (state_[t] != ready) continue;
                 ran = true;
                 threadIdx = {unsigned(t), 0, 0};
@@ -121,8 +140,9 @@ template <auto kernel, class... A>
 struct Call<kernel, void (*)(A...)> {
     template <size_t... I>
     static bool run(unsigned blocks, void** arguments, std::index_sequence<I...>) {
-        for (unsigned b = 0; b < blocks; ++b) {
-            blockIdx = {b, 0, 0};
+        order().change();
+        for (unsigned i = 0; i < blocks; ++i) {
+            blockIdx = {order().at(i, blocks), 0, 0};
             if (!block().run([&] { kernel(*static_cast<A*>(arguments[I])...); })) return false;
         }
         return true;
@@ -148,7 +168,6 @@ T __shfl_sync(unsigned, T x, int lane) {
     return emulator::block().shuffle(x, (int(threadIdx.x) & ~31) | lane);
 }
 
-// Blocks run one after the other.
 inline unsigned long long atomicAdd(unsigned long long* to, unsigned long long x) {
     const unsigned long long before = *to;
     *to += x;

@@ -162,7 +162,7 @@ __device__ inline void product_tile(Index m, Index n, Index k, const Matrix<T>& 
 }
 
 // y (m, n) = a (m, k) b (k, n) + bias (n), then ReLU if wanted; y row-major, bias may be null. For where
-// there is no cuBLASLt. A block per tile.
+// cuBLASLt cannot. A block per tile.
 template <class T>
 PYOPTIM_KERNEL product(Index m, Index n, Index k, const T* a_data, Index a_row, Index a_column,
                        const T* b_data, Index b_row, Index b_column, const T* bias, bool relu, T* y) {
