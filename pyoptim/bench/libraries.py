@@ -104,6 +104,11 @@ def of(who: str, device: str) -> Library:
     return OurDevice() if device == "cuda" else Library()
 
 
+def of_users(device: str) -> Library:
+    """Where those who call pyoptim have their arrays: NumPy; on a GPU PyTorch, else CuPy, else pyoptim."""
+    return of(next(iter(installed(device)), "pyoptim") if device == "cuda" else "numpy", device)
+
+
 def installed(device: str) -> tuple[str, ...]:
     """The libraries to compare with that are installed and reach "cpu" or "cuda"."""
     if device == "cpu":

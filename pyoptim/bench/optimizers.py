@@ -104,7 +104,12 @@ def _prepare(
     start, gradient = np.random.default_rng(0).uniform(-1, 1, (2, min(size, _BLOCK))).astype(dtype)
     # Each has a gradient of its own, since torch foreach writes to it.
     competitors = {
-        who: _Competitor(libraries.of(who, device), np.resize(start, size), sizes, make)
+        who: _Competitor(
+            libraries.of_users(device) if who == "pyoptim" else libraries.of(who, device),
+            np.resize(start, size),
+            sizes,
+            make,
+        )
         for who, make in _makers(KINDS[name], peers).items()
     }
     expected = start.astype(np.float64)
