@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from . import _arrays, _device, nn
+from . import _device, nn
 from . import engine as compiled
 from ._arrays import Array
 from ._device import DeviceArray
 from .backends.device import PLAN, POSITION, TYPES, WARPS, Pool, Queue, blocks_of
 from .optimizer import Optimizer
 from .resume import Epoch
+from .training_step import WeightNoise, differentiate
 
 _CHUNK = 0.02  # seconds of work between two looks at the outside world
 _LABELS = np.dtype(np.int64)
@@ -112,12 +113,20 @@ class _Graph:
 
 
 class Engine:
-    """A model on a GPU, its loss and its optimizer; `why_not` has said None."""
+    """A model on a GPU, its loss and its optimizer; `why_not` has said None.
+
+    Attributes
+    ----------
+    penalty : nn.Penalty or None
+    """
 
     def __init__(self, model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, batch_size: int) -> None:
         assert model._queue is not None
         self._queue, self._model, self._loss, self._optimizer = model._queue, model, loss, optimizer
         self._batch_size, self._chunk = batch_size, 1
+        self.penalty: nn.Penalty | None = None
+        self._noise: WeightNoise | None = None  # of the first batch
+        self._noise_step = np.zeros((), np.int64)
         self._sums = Sums(self._queue, loss.classification)
         # Of the steps alone: what a graph writes must be nobody else's.
         self._pool = Pool(self._queue.allocate)
@@ -130,11 +139,12 @@ class Engine:
         y: Any,
         weight: Any,
         order: Array | None,
+        noise: WeightNoise | None,
         epoch: Epoch,
         advance: Callable[[int], None],
     ) -> None:
         """As the compiled engine's; data are in the GPU's memory."""
-        self._begin((x, y, weight), order)
+        self._begin((x, y, weight), order, noise)
         while epoch.done < len(x):
             left = len(x) - epoch.done
             size = min(self._batch_size, left)
@@ -142,7 +152,7 @@ class Engine:
             epoch.done += steps * size
             advance(steps * size)
 
-    def _begin(self, arrays: tuple[Any, ...], order: Array | None) -> None:
+    def _begin(self, arrays: tuple[Any, ...], order: Array | None, noise: WeightNoise | None) -> None:
         """Take the epoch's order, and forget the graphs of what is no longer so."""
         if order is None:
             self._order = None
@@ -157,7 +167,17 @@ class Engine:
         data = [None if array is None else array.address for array in (*arrays, self._order)]
         rules = [rule.name for rule in optimizer._rules]
         of_optimizer = (self._stepper, *rules, optimizer.max_grad_norm)
-        recipe = (data, _recipe_of(self._loss), [*map(_recipe_of, model.leaves().values())], of_optimizer)
+        self._noise = noise
+        if noise is not None:
+            self._noise_step[...] = noise.step
+        added = [noise and noise[:2], self.penalty and (vars(self.penalty).copy(), self.penalty._runs(model))]
+        recipe = (
+            data,
+            _recipe_of(self._loss),
+            [*map(_recipe_of, model.leaves().values())],
+            of_optimizer,
+            added,
+        )
         if recipe != self._recipe:
             self._recipe = recipe
             self._graphs: dict[int, _Graph] = {}  # by size of batch
@@ -218,6 +238,7 @@ class Engine:
             for name, value in layer.buffers.items()
             if name in _COUNTERS
         ]
+        counters.append(self._noise_step)
         before = [int(counter) for counter in counters]
         try:
             graph = self._queue.capture(lambda: self._step(size))
@@ -234,15 +255,13 @@ class Engine:
         queue.position, pool = self._sums.address, queue.pool
         queue.pool = self._pool
         try:
-            batch: list[Any] = [
+            x, y, weight = (
                 None if array is None else _batch(array, size, 0, self._order, model.dtype)
                 for array in self._arrays
-            ]
-            x, y, weight = batch
-            output = model._forward(x)
-            gradient = _arrays.empty_like(output)
-            loss = self._loss.evaluate(output, y, gradient, weight)
-            model._backward(gradient)
+            )
+            noise = self._noise and self._noise._replace(step=int(self._noise_step))
+            self._noise_step += self._noise is not None
+            output, loss = differentiate(model, self._loss, self.penalty, noise, (x, y, weight))
             self._stepper.step(self._gradients, None, self._optimizer.max_grad_norm)
             self._sums.add(output, y, loss)
         finally:

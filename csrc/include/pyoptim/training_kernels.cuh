@@ -1,7 +1,9 @@
-// What a training step needs around its layers, loss and optimizer: batches, and what an epoch measures.
+// What a training step needs around its layers, loss and optimizer: batches, a penalty, and what an epoch
+// measures.
 #pragma once
 
 #include "pyoptim/cuda.cuh"
+#include "pyoptim/penalty.hpp"
 
 namespace pyoptim::cuda {
 
@@ -15,6 +17,21 @@ PYOPTIM_KERNEL gather_rows(const Position* at, const Index* order, Index cols, c
     for (Index j = thread(); j < cols; j += kThreads) {
         out[block() * cols + j] = bytes != nullptr ? T(bytes[row * cols + j]) : x[row * cols + j];
     }
+}
+
+// Adds to the gradient of n weights that of their penalty, which for each chunk goes to `partial`. A block
+// per kChunk elements.
+template <class T>
+PYOPTIM_KERNEL penalty(Index n, double l2, double l1, const T* w, T* gradient, double* partial) {
+    const Penalty by = {l2, l1};
+    const Index begin = block() * kChunk, end = smaller(n, begin + kChunk);
+    double sum = 0;
+    for (Index i = begin + thread(); i < end; i += kThreads) {
+        gradient[i] = by.gradient(w[i], gradient[i]);
+        sum += by.value(w[i]);
+    }
+    sum = block_sum(sum);
+    if (thread() == 0) partial[block()] = sum;
 }
 
 // Where the largest value of a row is, the first if there are several; NaN is larger than any number, as it
