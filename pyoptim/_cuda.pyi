@@ -3,7 +3,7 @@ CUDA kernels of pyoptim. Private: pyoptim.backends is the door. Addresses are in
 """
 from __future__ import annotations
 import typing
-__all__: list[str] = ['Event', 'Graph', 'Memory', 'Stream', 'begin_capture', 'chunk', 'copy', 'device', 'device_count', 'fill', 'get_device', 'kernels', 'launch', 'part_rows', 'row_length', 'scale_block', 'set_device', 'step_rows', 'sum_block', 'synchronize', 'threads', 'versions', 'why_not']
+__all__: list[str] = ['Event', 'Graph', 'Memory', 'Stream', 'begin_capture', 'chunk', 'copy', 'device', 'device_count', 'elements', 'fill', 'get_device', 'kernels', 'launch', 'part_rows', 'row_length', 'scale_block', 'set_device', 'step_rows', 'sum_block', 'synchronize', 'threads', 'versions', 'why_not']
 class Memory:
     """
     Device memory, freed with the object.
@@ -82,6 +82,7 @@ def why_not() -> str | None:
     Why no device can be used, or None.
     """
 chunk: int = 4096
+elements: int = 1024
 part_rows: int = 128
 row_length: int = 16
 scale_block: int = 256

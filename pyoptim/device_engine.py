@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from . import _device, nn
+from . import _arrays, _device, nn
 from . import engine as compiled
 from ._arrays import Array
 from ._device import DeviceArray
 from .backends.device import PLAN, POSITION, TYPES, WARPS, Pool, Queue, blocks_of
 from .optimizer import Optimizer
 from .resume import Epoch
-from .training_step import WeightNoise, differentiate
+from .weight_noise import WeightNoise, noisy
 
 _CHUNK = 0.02  # seconds of work between two looks at the outside world
 _LABELS = np.dtype(np.int64)
@@ -87,12 +87,22 @@ class Sums:
 
     def add(self, output: Any, target: Any, loss: Any) -> None:
         """A batch; nothing waits."""
-        launch = self._queue.launch
+        self.count(output, target)
+        self.finish(len(output), loss)
+
+    def count(self, output: Any, target: Any) -> None:
+        """Those of a batch that are right."""
         if self._classification:
             labels, shares = (target.address, None) if target.ndim == 1 else (None, target.address)
             kernel, blocks = f"count_right<{TYPES[output.dtype]}>", blocks_of(len(output), WARPS)
-            launch(kernel, blocks, *output.shape, output.address, labels, shares, self.address)
-        launch("finish_step<double>", 1, len(output), loss.address, self.address)
+            with self._queue.aside():
+                self._queue.launch(
+                    kernel, blocks, *output.shape, output.address, labels, shares, self.address
+                )
+
+    def finish(self, examples: int, loss: Any) -> None:
+        """The loss of a batch that has been counted; on to the next."""
+        self._queue.launch("finish_step<double>", 1, examples, loss.address, self.address)
 
     def read(self) -> Any:
         """All of it, as `POSITION`; waits."""
@@ -255,17 +265,29 @@ class Engine:
         queue.position, pool = self._sums.address, queue.pool
         queue.pool = self._pool
         try:
-            x, y, weight = (
-                None if array is None else _batch(array, size, 0, self._order, model.dtype)
-                for array in self._arrays
-            )
             noise = self._noise and self._noise._replace(step=int(self._noise_step))
-            self._noise_step += self._noise is not None
-            output, loss = differentiate(model, self._loss, self.penalty, noise, (x, y, weight))
+            self._noise_step += noise is not None
+            x, y, weight = self._arrays
+            with queue.aside():
+                y = self._batch(y, size)
+                weight = None if weight is None else self._batch(weight, size)
+            with noisy(model, noise):
+                output = model._forward(self._batch(x, size))
+                gradient = _arrays.empty_like(output)
+                queue.join()
+                loss = self._loss.evaluate(output, y, gradient, weight)
+                self._sums.count(output, y)
+                model._backward(gradient)
+                queue.join()
+                if self.penalty is not None:
+                    loss = self.penalty._added(model, loss)
             self._stepper.step(self._gradients, None, self._optimizer.max_grad_norm)
-            self._sums.add(output, y, loss)
+            self._sums.finish(size, loss)
         finally:
             queue.position, queue.pool = None, pool
+
+    def _batch(self, array: DeviceArray, size: int) -> Any:
+        return _batch(array, size, 0, self._order, self._model.dtype)
 
 
 def _recipe_of(part: Any) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from .nn.residual import walk
 from .optimizer import Optimizer
 from .resume import Epoch
 from .schedules import Schedule
-from .training_step import WeightNoise
+from .weight_noise import WeightNoise
 
 _CHUNK = 0.02  # seconds of work between two looks at the outside world
 _HOGWILD_BATCH = 16  # beyond, threads do better to share one batch

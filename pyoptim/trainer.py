@@ -12,12 +12,12 @@ import numpy as np
 
 from . import _device, device_engine, nn
 from . import engine as compiled
-from ._arrays import Array, check_operand
+from ._arrays import Array, check_operand, empty_like
 from .callbacks import Callback
 from .optimizer import Optimizer
 from .resume import Epoch, Resume
-from .training_step import WeightNoise, differentiate
 from .transforms import Transform
+from .weight_noise import WeightNoise, noisy
 
 _EVALUATION_BATCH = 1024
 
@@ -494,9 +494,17 @@ class Trainer:
         self, x: Array, y: Array, weight: Array | None, noise: WeightNoise | None = None
     ) -> tuple[float, int]:
         """Train on one mini-batch; its loss, and how many were classified right."""
-        output, value = differentiate(self.model, self.loss, self.penalty, noise, self._there(x, y, weight))
+        model, loss = self.model, self.loss
+        x, y, weight = self._there(x, y, weight)
+        with noisy(model, noise):
+            output = model._forward(x)
+            doutput = empty_like(output)
+            value = loss.evaluate(output, y, doutput, weight)
+            model._backward(doutput)
+            if self.penalty is not None:
+                value = self.penalty._added(model, value)
         value = float(value)  # of a GPU's: waits
-        right = _count_right(np.asarray(output), np.asarray(y)) if self.loss.classification else 0
+        right = _count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
         self.optimizer.step(self._gradients)
         return value, right
 

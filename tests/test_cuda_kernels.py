@@ -27,7 +27,7 @@ if reason := emulated.why_not():
 FROM_OUTPUT, FROM_INPUT = _native.activation_kinds()
 KINDS = FROM_OUTPUT + FROM_INPUT  # as the enumeration has them
 LANE = 32  # terms that a thread adds in the arrays' own precision, at most (see the shapes below)
-SIZES = [0, 1, 3, 255, 256, 4095, 4096, 4097, 9000]
+SIZES = [0, 1, 3, 255, 256, 1023, 1025, 4095, 4096, 4097, 9000]
 
 
 @pytest.fixture
@@ -429,16 +429,16 @@ def test_conversions(run, cuda, source, to, rng):
 @pytest.mark.parametrize("kind", KINDS)
 def test_activations_have_the_cpu_s_bits(run, cuda, dtype, kind, rng):
     index = KINDS.index(kind)
-    for n, (x_at, y_at) in zip(SIZES, [(0, 0), (1, 1), (0, 1)] * 3, strict=True):
-        x, dy = special(rng, n, dtype), rng.normal(size=n).astype(dtype)
+    for n, (x_at, y_at) in zip(SIZES, [(0, 0), (1, 1), (0, 1)] * 4, strict=False):
+        x, dy, blocks = special(rng, n, dtype), rng.normal(size=n).astype(dtype), blocks_of(n, cuda.elements)
         y, expected = run.empty(n, dtype, y_at), np.empty_like(x)
-        run("activation_forward", blocks_of(n, cuda.chunk), index, 0.75, 1.5, n, run.array(x, offset=x_at), y,
+        run("activation_forward", blocks, index, 0.75, 1.5, n, run.array(x, offset=x_at), y,
             dtype=dtype)  # fmt: skip
         _native.activation_forward(kind, x, expected, 0.75, 1.5)
         assert same(y, expected)
         kept = expected if kind in FROM_OUTPUT else x
         dx, expected_dx = run.empty(n, dtype, y_at), np.empty_like(x)
-        run("activation_backward", blocks_of(n, cuda.chunk), index, 0.75, 1.5, n, run.array(dy, offset=x_at),
+        run("activation_backward", blocks, index, 0.75, 1.5, n, run.array(dy, offset=x_at),
             run.array(kept, offset=y_at), dx, dtype=dtype)  # fmt: skip
         _native.activation_backward(kind, dy, kept, expected_dx, 0.75, 1.5)
         assert same(dx, expected_dx)
@@ -452,7 +452,7 @@ def test_bias_and_activation(run, cuda, dtype, shape, in_place, rng):
         for b in (bias, None):
             here = run.array(z)
             y = here if in_place else run.empty(shape, dtype)
-            run("bias_activation", blocks_of(z.size, cuda.chunk), KINDS.index(kind), 0.0, 0.0, z.size,
+            run("bias_activation", blocks_of(z.size, cuda.elements), KINDS.index(kind), 0.0, 0.0, z.size,
                 shape[1], b, here, y, dtype=dtype)  # fmt: skip
             sums = z if b is None else z + b
             expected = np.empty_like(z)
@@ -480,12 +480,12 @@ def test_dropout_and_noise_have_the_cpu_s_numbers(run, cuda, dtype, n, rng):
 @pytest.mark.parametrize("n", SIZES)
 def test_add_and_affine(run, cuda, dtype, n, rng):
     a, b, y = (run.array(special(rng, n, dtype)) for _ in range(3))
-    run("add", blocks_of(n, cuda.chunk), n, a, b, y, dtype=dtype)
+    run("add", blocks_of(n, cuda.elements), n, a, b, y, dtype=dtype)
     with np.errstate(all="ignore"):
         assert same(y, a + b)
-        run("affine", blocks_of(n, cuda.chunk), n, 0.3, -1.25, a, y, dtype=dtype)
+        run("affine", blocks_of(n, cuda.elements), n, 0.3, -1.25, a, y, dtype=dtype)
         assert same(y, a * dtype(0.3) + dtype(-1.25))
-        run("affine", blocks_of(n, cuda.chunk), n, 0.3, -0.0, a, y, dtype=dtype)
+        run("affine", blocks_of(n, cuda.elements), n, 0.3, -0.0, a, y, dtype=dtype)
         assert same(y, a * dtype(0.3))
 
 
@@ -568,6 +568,46 @@ def test_a_graph_is_what_was_launched_and_runs_when_it_is_launched(cuda):
     assert (at["example"], at["loss"], loss[0]) == (11, 22.0, 0.0)
     graph.launch(stream.address)
     assert (at["example"], at["loss"]) == (21, 22.0)
+
+
+def test_streams_of_a_capture_are_in_any_order_that_events_allow(cuda):
+    main, side, event, joined = cuda.Stream(), cuda.Stream(), cuda.Event(), cuda.Event()
+    first, both = np.zeros(8, np.uint8), np.zeros(8, np.uint8)
+    value = first.ctypes.data
+    cuda.begin_capture(main.address)
+    cuda.fill(value, 1, 8, main.address)
+    event.record(main.address)
+    event.hold(side.address)
+    cuda.fill(value, 2, 8, side.address)  # beside the next
+    cuda.fill(value, 3, 8, main.address)
+    joined.record(side.address)
+    with pytest.raises(RuntimeError, match="uncaptured work"):
+        joined.hold(0)  # the default stream
+    joined.hold(main.address)
+    cuda.fill(both.ctypes.data, 4, 8, main.address)
+    graph = cuda.Graph(main.address)
+    assert not first.any()
+    seen = set()
+    for _ in range(40):
+        graph.launch(0)
+        seen.add(int(first[0]))
+    assert (seen, set(both)) == ({2, 3}, {4})
+
+
+def test_a_capture_ends_with_all_its_streams_joined(cuda):
+    main, side, event, host = cuda.Stream(), cuda.Stream(), cuda.Event(), np.zeros(8, np.uint8)
+    cuda.begin_capture(main.address)
+    event.record(main.address)
+    event.hold(side.address)
+    cuda.fill(host.ctypes.data, 1, 8, side.address)
+    with pytest.raises(RuntimeError, match="not ended in the same stream"):
+        cuda.Graph(side.address)
+    with pytest.raises(RuntimeError, match="unjoined"):
+        cuda.Graph(main.address)
+    cuda.fill(host.ctypes.data, 2, 8, side.address)  # both streams are as before
+    assert set(host) == {2}
+    with pytest.raises(RuntimeError, match="event last recorded in a capturing stream"):
+        event.hold(side.address)
 
 
 @pytest.mark.parametrize("what", ["synchronize", "copy", "hold"])

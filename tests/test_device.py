@@ -378,7 +378,8 @@ def test_tables():
 
 
 def test_constants_are_the_kernels(cuda):
-    assert (cuda.chunk, cuda.sum_block, cuda.step_rows, cuda.row_length) == (
+    assert (cuda.elements, cuda.chunk, cuda.sum_block, cuda.step_rows, cuda.row_length) == (
+        device.ELEMENTS,
         device.CHUNK,
         device.SUM_BLOCK,
         device.STEP_ROWS,

@@ -314,7 +314,7 @@ def test_steps_are_launches_of_graphs(recorder, long_chunks, rng):
     history = fit(made, x, y, epochs=6)
     assert history.path == "cuda"
     # Each size of batch is run once and captured once; what was captured is in the first epochs.
-    assert len(recorder.all("stream")) == 2
+    assert len(recorder.all("stream")) == 2 * 3
     assert len(recorder.all("graph")) == 6 * 21 - 2
     assert len(recorder.all("launch")) < 2 * first
     # Chunks of 1, 4, 16 steps at first, then of all but the last batch, which is one of its own.
@@ -323,7 +323,23 @@ def test_steps_are_launches_of_graphs(recorder, long_chunks, rng):
     # Bytes stay bytes: nothing as large as the examples in the model's dtype is copied.
     assert max(size for _, size, _ in recorder.all("copy")) < x.size * 8
     captured = {stream for _, _, stream in recorder.all("stream")}
-    assert not captured & {stream for _, _, stream in recorder.all("hold", "record", "copy", "synchronize")}
+    assert not captured & {stream for _, _, stream in recorder.all("copy", "synchronize")}
+
+
+def test_what_no_layer_waits_for_is_captured_beside_the_layers(recorder, long_chunks, rng):
+    model = nn.Sequential(nn.Dense(6, 5, activation="tanh"), nn.Dense(5, 4), nn.Dense(4, 3), seed=0)
+    fit(trainer(model, "cuda"), pixels(rng, 32), labels(rng, 32), batch_size=8, epochs=1)
+    main, first, second = (stream for _, _, stream in recorder.all("stream"))
+    captured = {
+        stream: [kernel.partition("<")[0] for _, kernel, on in recorder.all("launch") if on == stream]
+        for stream in (main, first, second)
+    }
+    layers = ["product", "bias_activation", "product", "product"]
+    back = ["product", "product", "activation_backward", "product"]
+    step = ["scale_rows", "step", "finish_step"]
+    assert captured[main] == ["gather_rows", *layers, "cross_entropy", *back, *step]
+    beside = ["gather_rows", "total", "count_right", *["column_sum"] * 3, *["product"] * 2]
+    assert sorted(captured[first] + captured[second]) == sorted(beside)
 
 
 def test_more_steps_than_a_plan_holds(emulated, long_chunks, rng):

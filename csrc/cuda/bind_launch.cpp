@@ -142,6 +142,7 @@ void bind_launch(py::module_& m) {
           "Run a kernel in `blocks` blocks of `threads` threads on a stream (its address; 0: the default "
           "one).");
     m.attr("threads") = kThreads;
+    m.attr("elements") = kElements;
     m.attr("chunk") = kChunk;
     m.attr("sum_block") = kSumBlock;
     m.attr("scale_block") = kScaleBlock;

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .._device import DeviceArray
 
 # As in launch.hpp.
-THREADS, CHUNK, SUM_BLOCK, PART_ROWS, STEP_ROWS, ROW_LENGTH = 256, 4096, 16384, 128, 8, 16
+THREADS, ELEMENTS, CHUNK, SUM_BLOCK, PART_ROWS, STEP_ROWS, ROW_LENGTH = 256, 1024, 4096, 16384, 128, 8, 16
 WARP, WARPS = 32, THREADS // 32  # threads in one, and how many a block has
 ARRAYS = np.dtype([("param", "u8"), ("state", "u8", (4,)), ("size", "i8"), ("row", "i8")])
 CHUNKS = np.dtype([("array", "i4"), ("chunk", "i4")])
@@ -29,6 +29,7 @@ PLAN = 1024  # steps whose coefficients fit into a plan
 TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 _MIB = 1 << 20
+_SIDES = 2  # a product of matrices and sums of columns beside the chain of layers
 LEGACY_STREAM = 1  # what CUDA and __cuda_array_interface__ call the default stream
 
 
@@ -83,21 +84,53 @@ class Pool:
     """Memory that is given back and taken again, since the device's own calls wait for all work.
 
     What is taken again at once may still be read by work queued before: so all work on a pool's memory is
-    on one `Queue`, in order.
+    on one `Queue`, in order. While other work goes on aside, what is given back is held.
     """
 
     def __init__(self, allocate: Callable[[int], Any]) -> None:
         self._allocate = allocate
         self._free: dict[int, list[Any]] = {}
+        self._held: list[tuple[int, Any]] | None = None
+        self._sides: list[Pool] = []
+        self._workspace: Block | None = None
 
     def take(self, size: int) -> Block:
         """At least so many bytes, until the block's last reference goes."""
         rounded = max(512, 1 << (size - 1).bit_length() if size < _MIB else -(-size // _MIB) * _MIB)
         free = self._free.setdefault(rounded, [])
-        return Block(free.pop() if free else self._allocate(rounded), free)
+        return Block(free.pop() if free else self._allocate(rounded), self, rounded)
+
+    def workspace(self, size: int) -> Block:
+        """What every work may write, one after the other."""
+        if self._workspace is None:
+            self._workspace = self.take(size)
+        return self._workspace
+
+    def side(self, index: int) -> Pool:
+        """Of work that goes on beside that on this pool's memory."""
+        while len(self._sides) <= index:
+            self._sides.append(Pool(self._allocate))
+        return self._sides[index]
+
+    def hold(self) -> None:
+        """Keep what is given back from others until `release`."""
+        if self._held is None:
+            self._held = []
+
+    def release(self) -> None:
+        held, self._held = self._held or [], None
+        for size, memory in held:
+            self._give(size, memory)
+
+    def _give(self, size: int, memory: Any) -> None:
+        if self._held is None:
+            self._free[size].append(memory)
+        else:
+            self._held.append((size, memory))
 
     def give_back(self) -> bool:
         """Let the device have what nobody uses, when its work is done; whether there was any."""
+        self._workspace = None
         some = any(self._free.values())
         for free in self._free.values():
             free.clear()
@@ -107,13 +140,13 @@ class Pool:
 class Block:
     """Memory of a `Pool`."""
 
-    __slots__ = ("_free", "_memory", "address")
+    __slots__ = ("_memory", "_pool", "_size", "address")
 
-    def __init__(self, memory: Any, free: list[Any]) -> None:
-        self._memory, self._free, self.address = memory, free, int(memory.address)
+    def __init__(self, memory: Any, pool: Pool, size: int) -> None:
+        self._memory, self._pool, self._size, self.address = memory, pool, size, int(memory.address)
 
     def __del__(self) -> None:
-        self._free.append(self._memory)
+        self._pool._give(self._size, self._memory)
 
 
 class Queue:
@@ -135,6 +168,9 @@ class Queue:
         self.pool = self._spare = Pool(self.allocate)
         self.position: int | None = None
         self._capturing = False
+        self._sides: list[Any] = []  # streams beside that of a capture
+        self._aside: list[int] = []  # those that have been used since `join`, by their indices
+        self._holding: Pool | None = None
         self._constants: dict[Any, DeviceArray] = {}
         self.products: tuple[Any] | None = None
         with self._device():
@@ -181,18 +217,56 @@ class Queue:
         Memory that it takes from `pool` must be nobody else's as long as the graph is launched.
         """
         with self._device():
-            own = self.launcher.Stream()  # the default one cannot capture
+            own, *sides = (
+                self.launcher.Stream() for _ in range(1 + _SIDES)
+            )  # the default one cannot capture
             self.launcher.begin_capture(own.address)
-            before, self.stream, self._capturing = self.stream, own.address, True
+            before, self.stream, self._capturing, self._sides = self.stream, own.address, True, sides
             try:
                 body()
+                self.join()
             except BaseException:
                 with suppress(RuntimeError):
                     self.launcher.Graph(own.address)  # ends the capture
                 raise
             finally:
-                self.stream, self._capturing = before, False
+                self.stream, self._capturing, self._sides = before, False, []
+                self._forget_aside()
             return self.launcher.Graph(own.address)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is captured in the ``with`` block may run beside what comes after it, up to `join`.
+
+        Without a capture all is in order, as ever. What is taken from the pool in the block is used there
+        only, or after `join` and up to the capture's end.
+        """
+        main, pool = self.stream, self.pool
+        if not self._sides or pool is not (self._holding or pool):  # in such a block already
+            yield
+            return
+        index = len(self._aside) % _SIDES
+        self._aside.append(index)
+        self._holding = pool
+        pool.hold()
+        self.stream, self.pool = self._sides[index].address, pool.side(index)
+        self.chain(main, self.stream)
+        try:
+            yield
+        finally:
+            self.stream, self.pool = main, pool
+
+    def join(self) -> None:
+        """What is queued from here on comes after all that was captured aside."""
+        for index in sorted(set(self._aside)):
+            self.chain(self._sides[index].address, self.stream)
+        self._forget_aside()
+
+    def _forget_aside(self) -> None:
+        self._aside.clear()
+        if self._holding is not None:
+            self._holding.release()
+            self._holding = None
 
     def constant(self, array: Array) -> DeviceArray:
         """A small array's copy in the device's memory, made once."""

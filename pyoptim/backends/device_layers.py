@@ -7,6 +7,7 @@ Losses are arrays of no dimension for the same reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from .. import backends
 from .._device import DeviceArray, empty
 from . import BackendError
-from .device import CHUNK, PART_ROWS, THREADS, TYPES, WARP, WARPS, Queue, blocks_of
+from .device import CHUNK, ELEMENTS, PART_ROWS, THREADS, TYPES, WARP, WARPS, Queue, blocks_of
 from .device_products import ACTIVATIONS, product
 
 __all__ = [
@@ -52,7 +53,8 @@ class _Launch:
         """The sum of all, times ``scale`` or by a divisor."""
         out = self.scratch()
         by = None if divisor is None else divisor.address
-        self.queue.launch("total<double>", 1, partial.size, partial.address, scale, by, out.address)
+        with self.queue.aside():
+            self.queue.launch("total<double>", 1, partial.size, partial.address, scale, by, out.address)
         return out
 
 
@@ -78,12 +80,15 @@ def dense_backward(
     if activation is not None and y is not None:
         dz = launch.scratch(*dy.shape, dtype=dy.dtype)
         activation_backward(activation, dy, y, dz)
-    if dweight is not None:
-        product(launch.queue, (dz, True), (x, False), dweight)
-    if dx is not None:
-        product(launch.queue, (dz, False), (weight, False), dx)
+    queue = launch.queue
     if dbias is not None:
-        _column_sums(launch, dz, dbias)
+        with queue.aside():
+            _column_sums(launch, dz, dbias)
+    if dweight is not None:
+        with queue.aside() if dx is not None else nullcontext():
+            product(queue, (dz, True), (x, False), dweight)
+    if dx is not None:  # what the layers before wait for
+        product(queue, (dz, False), (weight, False), dx)
 
 
 def _column_sums(launch: _Launch, x: DeviceArray, out: DeviceArray) -> None:
@@ -99,7 +104,7 @@ def _column_sums(launch: _Launch, x: DeviceArray, out: DeviceArray) -> None:
 
 def activation_forward(kind: str, x: DeviceArray, y: DeviceArray, a: float = 0.0, b: float = 0.0) -> None:
     launch = _Launch("activation_forward", x)
-    launch("activation_forward", blocks_of(x.size, CHUNK), ACTIVATIONS.index(kind), a, b, x.size, x, y)
+    launch("activation_forward", blocks_of(x.size, ELEMENTS), ACTIVATIONS.index(kind), a, b, x.size, x, y)
 
 
 def activation_backward(
@@ -107,7 +112,7 @@ def activation_backward(
 ) -> None:
     launch = _Launch("activation_backward", dy)
     index = ACTIVATIONS.index(kind)
-    launch("activation_backward", blocks_of(dy.size, CHUNK), index, a, b, dy.size, dy, kept, dx)
+    launch("activation_backward", blocks_of(dy.size, ELEMENTS), index, a, b, dy.size, dy, kept, dx)
 
 
 def softmax_forward(log: bool, x: DeviceArray, y: DeviceArray) -> None:
@@ -193,20 +198,23 @@ def penalty(
     launch = _Launch("penalty", parameters)
     blocks = [blocks_of(end - begin, CHUNK) for begin, end in runs]
     left = partial = launch.scratch(sum(blocks))
+    launch.queue.join()  # gradients may be captured aside
     for (begin, end), own in zip(runs, blocks, strict=True):
-        launch("penalty", own, end - begin, l2, l1, parameters[begin:end], gradients[begin:end], left)
+        with launch.queue.aside():
+            launch("penalty", own, end - begin, l2, l1, parameters[begin:end], gradients[begin:end], left)
         left = left[own:]
+    launch.queue.join()
     return launch.total(partial, 1.0)
 
 
 def add(a: DeviceArray, b: DeviceArray, y: DeviceArray) -> None:
     """y = a + b."""
-    _Launch("add", a)("add", blocks_of(a.size, CHUNK), a.size, a, b, y)
+    _Launch("add", a)("add", blocks_of(a.size, ELEMENTS), a.size, a, b, y)
 
 
 def affine(x: DeviceArray, scale: float, shift: float, y: DeviceArray) -> None:
     """y = scale * x + shift."""
-    _Launch("affine", x)("affine", blocks_of(x.size, CHUNK), x.size, scale, shift, x, y)
+    _Launch("affine", x)("affine", blocks_of(x.size, ELEMENTS), x.size, scale, shift, x, y)
 
 
 def dropout(x: DeviceArray, p: float, seed: int, step: int, y: DeviceArray) -> None:
@@ -314,9 +322,11 @@ def layer_norm_backward(
     launch = _Launch("layer_norm_backward", dy)
     rows, cols = x.shape
     parts = blocks_of(rows, PART_ROWS)
-    partial = launch.scratch(2, parts, cols)
-    launch("layer_norm_products", parts * blocks_of(cols, WARP), rows, cols, dy, x, mean, inv_std, partial)
-    for part, out in ((partial[:1], dgamma), (partial[1:], dbeta)):
-        launch("sum_parts", blocks_of(cols, THREADS), parts, cols, part, out)
+    with launch.queue.aside() if dx is not None else nullcontext():
+        partial = launch.scratch(2, parts, cols)
+        blocks = parts * blocks_of(cols, WARP)
+        launch("layer_norm_products", blocks, rows, cols, dy, x, mean, inv_std, partial)
+        for part, out in ((partial[:1], dgamma), (partial[1:], dbeta)):
+            launch("sum_parts", blocks_of(cols, THREADS), parts, cols, part, out)
     if dx is not None:
         launch("layer_norm_gradient", blocks_of(rows, WARPS), rows, cols, dy, x, gamma, mean, inv_std, dx)

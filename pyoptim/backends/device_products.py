@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..activations import KINDS
 from . import BackendError
 from .cublaslt import Blas
-from .device import CHUNK, TYPES, Launcher, Queue, blocks_of
+from .device import ELEMENTS, TYPES, Launcher, Queue, blocks_of
 
 if TYPE_CHECKING:
     from .._device import DeviceArray
@@ -53,7 +53,7 @@ def product(
         bias = None
     else:
         fused = bias if name == "float" and activation == "identity" else None  # in double it has none
-        workspace = queue.pool.take(library.workspace_bytes)
+        workspace = queue.pool.workspace(library.workspace_bytes)
         with queue.on(queue.stream):
             library.product(
                 (m, n, k), (a[0].address, a[1]), (b[0].address, b[1]), 0 if fused is None else fused.address,
@@ -62,7 +62,7 @@ def product(
         if fused is bias and activation == "identity":
             return
     queue.launch(
-        f"bias_activation<{name}>", blocks_of(y.size, CHUNK), kind, 0.0, 0.0, y.size, n,
+        f"bias_activation<{name}>", blocks_of(y.size, ELEMENTS), kind, 0.0, 0.0, y.size, n,
         None if bias is None else bias.address, y.address, y.address,
     )  # fmt: skip
 

@@ -26,6 +26,10 @@ class Penalty:
     -----
     Part of the loss and of its gradient, so adaptive optimizers scale it: see the optimizers' own
     ``weight_decay`` for what does not pass through the gradient.
+
+    The gradient, ``l2 * w + l1 * sign(w)`` with ``sign(0) = 0``, has the same bits on every backend. The
+    value is summed in double; backends agree up to the order of that sum, threads in every bit. A factor of
+    0 leaves its term out.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Penalty:
         value = self._add(model)
         if not isinstance(value, DeviceArray):
             return float(loss) + value
+        value.queue.join()  # type: ignore[union-attr]
         backends.of(value).add(loss, value, loss)
         return loss
 

@@ -1,13 +1,17 @@
 // The part of the CUDA runtime that csrc/cuda uses, on the host: "device memory" is memory, and work runs at
-// once, but for what is captured, which runs when its graph is launched. PYOPTIM_EMULATED_DEVICES is the
-// number of devices (default 1).
+// once, but for what is captured, which runs when its graph is launched: then in any order that its streams
+// and events allow, another one each time. PYOPTIM_EMULATED_DEVICES is the number of devices (default 1).
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
+#include <memory>
+#include <random>
 #include <set>
 #include <utility>
 #include <vector>
@@ -21,23 +25,38 @@ enum cudaError_t {
     cudaErrorLaunchFailure = 719,
     cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorStreamCaptureInvalidated = 901,
-    cudaErrorStreamCaptureIsolation = 905
+    cudaErrorStreamCaptureMerge = 902,
+    cudaErrorStreamCaptureUnmatched = 903,
+    cudaErrorStreamCaptureUnjoined = 904,
+    cudaErrorStreamCaptureIsolation = 905,
+    cudaErrorCapturedEvent = 907
 };
 enum { cudaMemcpyDefault, cudaStreamNonBlocking, cudaStreamCaptureModeRelaxed };
-using Work = std::vector<std::function<cudaError_t()>>;
+using Places = std::set<std::size_t>;
+// Work, and the places of what comes before it.
+struct Node {
+    std::function<cudaError_t()> run;
+    Places after;
+};
+struct Capture {
+    std::vector<Node> nodes;
+    cudaError_t broken = cudaSuccess;  // what has made it useless
+    bool ended = false;
+};
 struct Stream_ {
-    bool capturing = false;
-    cudaError_t broken = cudaSuccess;  // what has made the capture useless
-    Work work;
+    std::shared_ptr<Capture> capture;  // that it takes part in
+    bool began = false;                // it did
+    Places last;                       // what the next work comes after
 };
 struct Event_ {
     bool recorded = false;
-    const Stream_* captured = nullptr;  // while that one captures
+    std::shared_ptr<Capture> capture;
+    Places last;
 };
 using cudaStream_t = Stream_*;
 using cudaEvent_t = Event_*;
-using cudaGraph_t = Work*;
-using cudaGraphExec_t = Work*;
+using cudaGraph_t = std::vector<Node>*;
+using cudaGraphExec_t = std::vector<Node>*;
 struct dim3 {
     unsigned x;
     explicit dim3(unsigned x_) : x(x_) {}
@@ -62,22 +81,50 @@ inline bool is_device_memory(const void* p) {
     return at < begin + size;
 }
 // Other addresses, those of the default streams among them, are streams that nothing is known of.
-inline std::set<const Stream_*>& streams() {
-    static std::set<const Stream_*> all;
+inline std::set<Stream_*>& streams() {
+    static std::set<Stream_*> all;
     return all;
 }
-inline bool is_capturing(const Stream_* stream) { return streams().count(stream) > 0 && stream->capturing; }
-inline cudaError_t spoil(Stream_* stream, cudaError_t error) { return stream->broken = error; }
+inline bool is_capturing(Stream_* stream) {
+    return streams().count(stream) > 0 && stream->capture != nullptr;
+}
+inline cudaError_t spoil(Stream_* stream, cudaError_t error) { return stream->capture->broken = error; }
 // Runs it, or keeps it for the graph.
 inline cudaError_t put(Stream_* stream, std::function<cudaError_t()> work) {
     if (!is_capturing(stream)) return work();
-    if (stream->broken != cudaSuccess) return cudaErrorStreamCaptureInvalidated;
-    stream->work.push_back(std::move(work));
+    if (stream->capture->broken != cudaSuccess) return cudaErrorStreamCaptureInvalidated;
+    auto& nodes = stream->capture->nodes;
+    nodes.push_back({std::move(work), std::exchange(stream->last, {nodes.size()})});
     return cudaSuccess;
 }
 // What a capture does not allow.
 inline cudaError_t refuse_in_capture(Stream_* stream) {
     return is_capturing(stream) ? spoil(stream, cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
+// Whether all of a capture comes before what a stream does next.
+inline bool is_joined(const Capture& capture, Places seen) {
+    for (std::size_t i = capture.nodes.size(); i-- > 0;) {
+        if (seen.count(i) == 0) return false;
+        seen.insert(capture.nodes[i].after.begin(), capture.nodes[i].after.end());
+    }
+    return true;
+}
+inline cudaError_t run(const std::vector<Node>& nodes) {
+    static std::mt19937 random;
+    std::vector<std::size_t> left(nodes.size());
+    for (std::size_t i = 0; i < left.size(); ++i) left[i] = i;
+    while (!left.empty()) {
+        std::vector<std::size_t> ready;
+        for (std::size_t i = 0; i < left.size(); ++i) {
+            const Places& after = nodes[left[i]].after;
+            const auto waits_for = [&](std::size_t other) { return after.count(other) > 0; };
+            if (std::none_of(left.begin(), left.end(), waits_for)) ready.push_back(i);
+        }
+        const std::size_t chosen = ready[random() % ready.size()];
+        if (const cudaError_t error = nodes[left[chosen]].run()) return error;
+        left.erase(left.begin() + static_cast<std::ptrdiff_t>(chosen));
+    }
+    return cudaSuccess;
 }
 }  // namespace emulator
 
@@ -94,8 +141,16 @@ inline const char* cudaGetErrorString(cudaError_t error) {
             return "operation not permitted when stream is capturing";
         case cudaErrorStreamCaptureInvalidated:
             return "operation failed due to a previous error during capture";
+        case cudaErrorStreamCaptureMerge:
+            return "operation would cause a merge of separate capture sequences";
+        case cudaErrorStreamCaptureUnmatched:
+            return "capture was not ended in the same stream as it began";
+        case cudaErrorStreamCaptureUnjoined:
+            return "capturing stream has unjoined work";
         case cudaErrorStreamCaptureIsolation:
             return "dependency created on uncaptured work in another stream";
+        case cudaErrorCapturedEvent:
+            return "operation not permitted on an event last recorded in a capturing stream";
         default:
             return "no error";
     }
@@ -144,17 +199,27 @@ inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     return delete stream, cudaSuccess;
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return emulator::refuse_in_capture(stream); }
-// A capture must not wait for what is outside of it, nor anything outside for what it will do.
+// A stream that waits for one that captures takes part. A capture must not wait for what is outside of it,
+// nor anything outside for what it will do.
 inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, int) {
-    const Stream_* const here = emulator::is_capturing(stream) ? stream : nullptr;
-    if (!event->recorded || event->captured == here) return cudaSuccess;
-    return here != nullptr ? emulator::spoil(stream, cudaErrorStreamCaptureIsolation)
-                           : cudaErrorStreamCaptureIsolation;
+    const bool capturing = emulator::is_capturing(stream);
+    if (!event->recorded) return cudaSuccess;
+    if (event->capture == nullptr) {
+        return capturing ? emulator::spoil(stream, cudaErrorStreamCaptureIsolation) : cudaSuccess;
+    }
+    if (event->capture->ended) return cudaErrorCapturedEvent;
+    if (emulator::streams().count(stream) == 0) return cudaErrorStreamCaptureIsolation;  // the default one
+    if (capturing && stream->capture != event->capture)
+        return emulator::spoil(stream, cudaErrorStreamCaptureMerge);
+    stream->capture = event->capture;
+    stream->last.insert(event->last.begin(), event->last.end());
+    return cudaSuccess;
 }
 inline cudaError_t cudaEventCreate(cudaEvent_t* event) { return *event = new Event_, cudaSuccess; }
 inline cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-    *event = {true, emulator::is_capturing(stream) ? stream : nullptr};
+    *event = {true, nullptr, {}};
+    if (emulator::is_capturing(stream)) *event = {true, stream->capture, stream->last};
     return cudaSuccess;
 }
 inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
@@ -162,26 +227,30 @@ inline cudaError_t cudaEventElapsedTime(float* time, cudaEvent_t, cudaEvent_t) {
     return *time = 0, cudaSuccess;
 }
 inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, int) {
-    if (emulator::streams().count(stream) == 0 || stream->capturing) return cudaErrorStreamCaptureUnsupported;
-    return stream->capturing = true, cudaSuccess;
+    if (emulator::streams().count(stream) == 0 || stream->capture != nullptr) {
+        return cudaErrorStreamCaptureUnsupported;
+    }
+    *stream = {std::make_shared<Capture>(), true, {}};
+    return cudaSuccess;
 }
 inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-    const Stream_ done = std::exchange(*stream, {});
-    if (done.broken != cudaSuccess) return cudaErrorStreamCaptureInvalidated;
-    return *graph = new Work(done.work), cudaSuccess;
+    if (!emulator::is_capturing(stream) || !stream->began) return cudaErrorStreamCaptureUnmatched;
+    const Stream_ done = *stream;
+    for (Stream_* const other : emulator::streams()) {
+        if (other->capture == done.capture) *other = {};
+    }
+    done.capture->ended = true;
+    if (done.capture->broken != cudaSuccess) return cudaErrorStreamCaptureInvalidated;
+    if (!emulator::is_joined(*done.capture, done.last)) return cudaErrorStreamCaptureUnjoined;
+    return *graph = new std::vector<Node>(done.capture->nodes), cudaSuccess;
 }
 inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, int) {
-    return *made = new Work(*graph), cudaSuccess;
+    return *made = new std::vector<Node>(*graph), cudaSuccess;
 }
 inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
 inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return delete graph, cudaSuccess; }
 inline cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
-    return emulator::put(stream, [graph] {
-        for (const auto& work : *graph) {
-            if (const cudaError_t error = work()) return error;
-        }
-        return cudaSuccess;
-    });
+    return emulator::put(stream, [graph] { return emulator::run(*graph); });
 }
 inline cudaError_t cudaLaunchKernel(const void* address, dim3 blocks, dim3, void** arguments, size_t,
                                     cudaStream_t stream) {

@@ -72,12 +72,14 @@ class Recorder:
         self._cuda, self.log, self.current, self.used = cuda, [], 0, set()
         recorder = self
 
-        class Event:
+        class Event(cuda.Event):
             def record(self, stream):
                 recorder.log.append(("record", id(self), stream))
+                super().record(recorder._known(stream))
 
             def hold(self, stream):
                 recorder.log.append(("hold", id(self), stream))
+                super().hold(recorder._known(stream))
 
         class Stream(cuda.Stream):
             def __init__(self):
@@ -130,7 +132,7 @@ class Recorder:
 
 def cupy(cuda, devices=1, driver=12000):
     """Modules in place of CuPy's, which launch the emulated kernels: name -> module."""
-    kernels, letters, graphs, streams = [], cuda.kernels(), {}, set()
+    kernels, letters, graphs, streams, events = [], cuda.kernels(), {}, set(), {}
 
     class CUDARuntimeError(RuntimeError):
         pass
@@ -172,8 +174,8 @@ def cupy(cuda, devices=1, driver=12000):
         memcpyAsync=lambda to, source, size, kind, stream: cuda.copy(to, source, size, known(stream)),
         memsetAsync=lambda to, byte, size, stream: cuda.fill(to, byte, size, known(stream)),
         streamSynchronize=lambda stream: cuda.synchronize(known(stream)),
-        eventRecord=lambda event, stream: None,
-        streamWaitEvent=lambda stream, event: None,
+        eventRecord=lambda event, stream: events[event].record(known(stream)),
+        streamWaitEvent=lambda stream, event: events[event].hold(known(stream)),
     )  # fmt: skip
 
     compiled = []
@@ -213,7 +215,9 @@ def cupy(cuda, devices=1, driver=12000):
 
     class Event:
         def __init__(self, disable_timing):
-            self.ptr = 0
+            own = cuda.Event()
+            self.ptr = id(own)
+            events[self.ptr] = own
 
     class Stream:
         def __init__(self, non_blocking):

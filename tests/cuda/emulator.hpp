@@ -14,7 +14,7 @@
 #define PYOPTIM_CUDA_EMULATOR
 #define __global__
 #define __device__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __shared__ static
 #define __syncthreads() ::emulator::block().wait()
 

@@ -82,6 +82,20 @@ __device__ inline double column_total(double x) {
     __syncthreads();  // sums may be used again
     return total;
 }
+// visit(i, value(i)) for every stride-th i from begin on. So many values are asked of memory before the first
+// is used: a thread that waits for each alone leaves most of the bandwidth unused.
+template <int ahead, class Value, class Visit>
+__device__ inline void each_ahead(Index begin, Index end, Index stride, Value value, Visit visit) {
+    for (Index i = begin; i < end; i += ahead * stride) {
+        decltype(value(i)) values[ahead];
+        PYOPTIM_UNROLL
+        for (int k = 0; k < ahead; ++k) values[k] = value(i + k * stride < end ? i + k * stride : i);
+        PYOPTIM_UNROLL
+        for (int k = 0; k < ahead; ++k) {
+            if (i + k * stride < end) visit(i + k * stride, values[k]);
+        }
+    }
+}
 // `width` neighbours: one, or the 16 bytes that memory gives at once.
 template <class T, int width>
 struct alignas(width * sizeof(T)) Pack {
@@ -114,6 +128,8 @@ struct Width {
     static constexpr int value = width;
 };
 
+// How many of n elements are this block's, of elementwise kernels.
+__device__ inline Index own_elements(Index n) { return smaller(kElements, n - block() * kElements); }
 // The n elements of this block: visit(i, Width) for Width::value of them from i on. Which width it is depends
 // on alignment alone: all run the same expression. `aligned` tells whether every array is on 16 bytes after
 // `head` elements.

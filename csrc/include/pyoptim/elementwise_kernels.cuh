@@ -7,37 +7,55 @@
 
 namespace pyoptim::cuda {
 
-// y = a + b; y may be either. A block per kChunk elements.
-template <class T>
-PYOPTIM_KERNEL add(Index n, const T* a, const T* b, T* y) {
-    const Index begin = block() * kChunk;
-    for (Index i = begin + thread(); i < smaller(n, begin + kChunk); i += kThreads) y[i] = a[i] + b[i];
-}
-
-// y = scale x + shift; y may be x. A block per kChunk elements.
-template <class T>
-PYOPTIM_KERNEL affine(Index n, double scale, double shift, const T* x, T* y) {
-    const Index begin = block() * kChunk;
-    for (Index i = begin + thread(); i < smaller(n, begin + kChunk); i += kThreads) {
-        y[i] = x[i] * T(scale) + T(shift);
-    }
-}
-
-template <class A, class T>
-__device__ inline void activate(Index n, T a, T b, const T* x, T* y) {
+// y = function(x) of n elements.
+template <class T, class Function>
+__device__ inline void map(Index n, const T* x, T* y, Function function) {
     const Index head = to_aligned(x);
     each_of_block<T>(n, head, is_aligned(y + head), [&](Index i, auto width) {
         auto pack = load<decltype(width)::value>(x + i);
-        for (T& value : pack.value) value = A::value(value, a, b);
+        for (T& value : pack.value) value = function(value);
+        store(y + i, pack);
+    });
+}
+// y = function(a, b)
+template <class T, class Function>
+__device__ inline void map(Index n, const T* a, const T* b, T* y, Function function) {
+    const Index head = to_aligned(a);
+    const bool aligned = is_aligned(b + head) && is_aligned(y + head);
+    each_of_block<T>(n, head, aligned, [&](Index i, auto width) {
+        constexpr int values = decltype(width)::value;
+        auto pack = load<values>(a + i);
+        const auto other = load<values>(b + i);
+        for (int j = 0; j < values; ++j) pack.value[j] = function(pack.value[j], other.value[j]);
         store(y + i, pack);
     });
 }
 
-// kind: an Activation; its parameters a and b are cast to T. x may be y. A block per kChunk elements.
+// y = a + b; y may be either. A block per kElements.
+template <class T>
+PYOPTIM_KERNEL add(Index n, const T* a, const T* b, T* y) {
+    const Index begin = block() * kElements;
+    map(own_elements(n), a + begin, b + begin, y + begin, [](T one, T other) { return one + other; });
+}
+
+// y = scale x + shift; y may be x. A block per kElements.
+template <class T>
+PYOPTIM_KERNEL affine(Index n, double scale, double shift, const T* x, T* y) {
+    const Index begin = block() * kElements;
+    const T by = T(scale), plus = T(shift);
+    map(own_elements(n), x + begin, y + begin, [&](T value) { return value * by + plus; });
+}
+
+template <class A, class T>
+__device__ inline void activate(Index n, T a, T b, const T* x, T* y) {
+    map(n, x, y, [&](T value) { return A::value(value, a, b); });
+}
+
+// kind: an Activation; its parameters a and b are cast to T. x may be y. A block per kElements.
 template <class T>
 PYOPTIM_KERNEL activation_forward(Index kind, double a, double b, Index n, const T* x, T* y) {
-    const Index begin = block() * kChunk;
-    n = smaller(kChunk, n - begin);
+    const Index begin = block() * kElements;
+    n = own_elements(n);
     switch (Activation(kind)) {
 #define X(name)            \
     case Activation::name: \
@@ -51,23 +69,15 @@ PYOPTIM_KERNEL activation_forward(Index kind, double a, double b, Index n, const
 
 template <class A, class T>
 __device__ inline void gradient(Index n, T a, T b, const T* dy, const T* kept, T* dx) {
-    const Index head = to_aligned(dy);
-    const bool aligned = is_aligned(kept + head) && is_aligned(dx + head);
-    each_of_block<T>(n, head, aligned, [&](Index i, auto width) {
-        constexpr int values = decltype(width)::value;
-        auto pack = load<values>(dy + i);
-        const auto from = load<values>(kept + i);
-        for (int j = 0; j < values; ++j) pack.value[j] = A::gradient(pack.value[j], from.value[j], a, b);
-        store(dx + i, pack);
-    });
+    map(n, dy, kept, dx, [&](T slope, T value) { return A::gradient(slope, value, a, b); });
 }
 
 // kept: the output, or the input of gelu, gelu_tanh, silu, softplus and the hard ones. dx may be dy.
 template <class T>
 PYOPTIM_KERNEL activation_backward(Index kind, double a, double b, Index n, const T* dy, const T* kept,
                                    T* dx) {
-    const Index begin = block() * kChunk;
-    n = smaller(kChunk, n - begin);
+    const Index begin = block() * kElements;
+    n = own_elements(n);
     switch (Activation(kind)) {
 #define X(name)            \
     case Activation::name: \
@@ -81,22 +91,21 @@ PYOPTIM_KERNEL activation_backward(Index kind, double a, double b, Index n, cons
 
 template <class T, class A>
 __device__ inline void biased(Index n, Index cols, Index begin, T a, T b, const T* bias, T* z, T* y) {
-    Index column = (begin + thread()) % cols;
-    for (Index i = thread(); i < n; i += kThreads) {
-        const T value = bias != nullptr ? z[i] + bias[column] : z[i];
-        if (z != y) z[i] = value;
-        y[i] = A::value(value, a, b);
-        column = (column + kThreads) % cols;
-    }
+    const Index first = begin % cols;
+    const auto value = [&](Index i) { return bias != nullptr ? z[i] + bias[(first + i) % cols] : z[i]; };
+    each_ahead<int(kElements / kThreads)>(thread(), n, kThreads, value, [&](Index i, T sum) {
+        if (z != y) z[i] = sum;
+        y[i] = A::value(sum, a, b);
+    });
 }
 
 // What comes after a matrix product: z += bias and y = activation(z), for n elements in rows of `cols`. y may
-// be z, which then is not kept; bias may be null. A block per kChunk elements.
+// be z, which then is not kept; bias may be null. A block per kElements.
 template <class T>
 PYOPTIM_KERNEL bias_activation(Index kind, double a, double b, Index n, Index cols, const T* bias, T* z,
                                T* y) {
-    const Index begin = block() * kChunk;
-    n = smaller(kChunk, n - begin);
+    const Index begin = block() * kElements;
+    n = own_elements(n);
     switch (Activation(kind)) {
 #define X(name)            \
     case Activation::name: \
@@ -129,12 +138,11 @@ PYOPTIM_KERNEL dropout(unsigned long long seed, unsigned long long step, const P
     const Index counter = block() * kThreads + thread(), first = counter / 16 * kStreamBlock + counter % 16;
     if (first >= n) return;
     const Words words = words_of(stream_of(seed, step, at), counter);
-    for (int j = 0; j < 4; ++j) {
-        const Index i = first + 16 * j;
-        if (i >= n) return;
-        const T kept = x[i] * T(scale);
-        y[i] = words.word[j] < threshold ? T(0) : kept;
-    }
+    const auto value = [&](Index i) { return x[i]; };
+    each_ahead<4>(first, smaller(n, first + kStreamBlock), 16, value, [&](Index i, T it) {
+        const T kept = it * T(scale);
+        y[i] = words.word[(i - first) / 16] < threshold ? T(0) : kept;
+    });
 }
 
 // y = x + deviation z, z standard normal; otherwise as dropout.
@@ -144,12 +152,12 @@ PYOPTIM_KERNEL gaussian_noise(unsigned long long seed, unsigned long long step, 
     const Index counter = block() * kThreads + thread(), first = counter / 16 * kStreamBlock + counter % 16;
     if (first >= n) return;
     const Words words = words_of(stream_of(seed, step, at), counter);
-    for (int half = 0; half < 2; ++half) {
-        const math::NormalPair z = math::box_muller(words.word[2 * half], words.word[2 * half + 1]);
-        const Index i = first + 32 * half;
-        if (i < n) y[i] = x[i] + T(deviation) * T(z.first);
-        if (i + 16 < n) y[i + 16] = x[i + 16] + T(deviation) * T(z.second);
-    }
+    const math::NormalPair one = math::box_muller(words.word[0], words.word[1]);
+    const math::NormalPair other = math::box_muller(words.word[2], words.word[3]);
+    const T z[4] = {T(one.first), T(one.second), T(other.first), T(other.second)};
+    const auto value = [&](Index i) { return x[i]; };
+    each_ahead<4>(first, smaller(n, first + kStreamBlock), 16, value,
+                  [&](Index i, T it) { y[i] = it + T(deviation) * z[(i - first) / 16]; });
 }
 
 }  // namespace pyoptim::cuda

@@ -4,7 +4,8 @@
 namespace pyoptim::cuda {
 
 constexpr int kThreads = 256;           // of every block
-constexpr long long kChunk = 4096;      // elements that a block works on, of what is one run of memory
+constexpr long long kElements = 1024;   // that a block of elementwise kernels works on: 16 bytes a thread
+constexpr long long kChunk = 4096;      // that a block works on where it makes a sum, or where tables say so
 constexpr long long kSumBlock = 16384;  // elements whose squares are summed together, where the CPU's are
 constexpr long long kPartRows = 128;    // rows of a matrix whose columns are summed together
 

@@ -68,10 +68,12 @@ PYOPTIM_KERNEL layer_norm(Index rows, Index cols, const T* x, const T* gamma, co
         mean[r] = m;
         inv_std[r] = scale;
     }
-    for (Index j = lane(); j < cols; j += kWarp) {
-        y[r * cols + j] =
-            (from[j] - m) * scale * (gamma != nullptr ? gamma[j] : T(1)) + (beta != nullptr ? beta[j] : T(0));
-    }
+    each_ahead<4>(
+        lane(), cols, kWarp, [&](Index j) { return from[j]; },
+        [&](Index j, T value) {
+            y[r * cols + j] = (value - m) * scale * (gamma != nullptr ? gamma[j] : T(1)) +
+                              (beta != nullptr ? beta[j] : T(0));
+        });
 }
 
 // dx of layer_norm. A warp per row.

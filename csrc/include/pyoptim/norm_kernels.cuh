@@ -59,6 +59,11 @@ struct NormThread {
             values = double(end - first);
         }
     }
+    // visit(i, value(i)) for each.
+    template <int ahead, class Value, class Visit>
+    __device__ void each(Value value, Visit visit) const {
+        each_ahead<ahead>(begin, end, stride, value, visit);
+    }
     // Adds up what the threads of a sum have; true for the one that is to write it.
     __device__ bool add(double& x, double& y) const {
         if (by_columns) {
@@ -91,12 +96,13 @@ PYOPTIM_KERNEL norm_moments(Index batch, Index channels, Index space, const T* x
     const T own = mine.begin < mine.end ? x[mine.begin] : T(0), shift = mine.end > 0 ? x[mine.first] : T(0);
     T lane_sum = 0, lane_squares = 0;
     double n = 0;
-    for (Index i = mine.begin; i < mine.end; i += mine.stride) {
-        const T d = x[i] - own;
+    const auto visit = [&](Index, T value) {
+        const T d = value - own;
         lane_sum += d;
         lane_squares += d * d;
         n += 1;
-    }
+    };
+    mine.each<8>([&](Index i) { return x[i]; }, visit);
     const double apart = double(own) - double(shift);
     double sum = double(lane_sum) + n * apart;
     double squares = double(lane_squares) + apart * (2 * double(lane_sum) + n * apart);
@@ -178,11 +184,18 @@ PYOPTIM_KERNEL norm_apply(Index batch, Index channels, Index space, const T* x, 
                           const T* mean, const T* inv_std, bool relu, T* y) {
     const NormThread mine({batch, channels, space});
     const NormAffine<T> k(mine.channel, gamma, beta, mean, inv_std);
-    for (Index i = mine.begin; i < mine.end; i += mine.stride) {
-        const T z = (x[i] - k.mean) * k.scale + k.shift;
+    const auto visit = [&](Index i, T value) {
+        const T z = (value - k.mean) * k.scale + k.shift;
         y[i] = relu && z <= T(0) ? T(0) : z;  // NaN stays NaN
-    }
+    };
+    mine.each<8>([&](Index i) { return x[i]; }, visit);
 }
+
+// What the backward pass reads of an element.
+template <class T>
+struct NormPair {
+    T dy, x;
+};
 
 // The sums of dz and of dz (x - mean) of each part, dz the gradient before the ReLU; partial as
 // norm_moments'.
@@ -194,12 +207,13 @@ PYOPTIM_KERNEL norm_products(Index batch, Index channels, Index space, const T* 
     const NormThread mine(shape);
     const NormAffine<T> k(mine.channel, gamma, beta, mean, inv_std);
     T lane_sum = 0, lane_product = 0;
-    for (Index i = mine.begin; i < mine.end; i += mine.stride) {
-        const T d = x[i] - k.mean;
-        const T dz = !relu || d * k.scale + k.shift > T(0) ? dy[i] : T(0);
+    const auto visit = [&](Index, const NormPair<T>& of) {
+        const T d = of.x - k.mean;
+        const T dz = !relu || d * k.scale + k.shift > T(0) ? of.dy : T(0);
         lane_sum += dz;
         lane_product += dz * d;
-    }
+    };
+    mine.each<4>([&](Index i) { return NormPair<T>{dy[i], x[i]}; }, visit);
     double sum = double(lane_sum), product = double(lane_product);
     if (!mine.add(sum, product)) return;
     partial[mine.sum] = sum;
@@ -239,11 +253,12 @@ PYOPTIM_KERNEL norm_gradient(Index batch, Index channels, Index space, const T* 
     const NormAffine<T> k(mine.channel, gamma, beta, mean, inv_std);
     const T by = slope != nullptr ? slope[mine.channel] : T(0);
     const T offset = slope != nullptr ? slope[channels + mine.channel] : T(0);
-    for (Index i = mine.begin; i < mine.end; i += mine.stride) {
-        const T d = x[i] - k.mean;
-        const T dz = !relu || d * k.scale + k.shift > T(0) ? dy[i] : T(0);
+    const auto visit = [&](Index i, const NormPair<T>& of) {
+        const T d = of.x - k.mean;
+        const T dz = !relu || d * k.scale + k.shift > T(0) ? of.dy : T(0);
         dx[i] = slope != nullptr ? k.scale * dz - (d * by + offset) : k.scale * dz;
-    }
+    };
+    mine.each<4>([&](Index i) { return NormPair<T>{dy[i], x[i]}; }, visit);
 }
 
 }  // namespace pyoptim::cuda

@@ -49,10 +49,12 @@ struct Step {
 };
 
 // A block per chunk. grads has an address per array; rows, unless null, are in device memory, kRowLength
-// apart: a captured graph reads them anew at each launch.
+// apart: a captured graph reads them anew at each launch. In float at least four blocks share a
+// multiprocessor: at 64 registers little or nothing is spilled, and more loads are under way.
 template <class Rule, class T>
-PYOPTIM_KERNEL step(const StepArray* arrays, const StepChunk* chunks, const T* const* grads, const T* rows,
-                    const StepRows<T> by_value) {
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 4 : 1)
+    step(const StepArray* arrays, const StepChunk* chunks, const T* const* grads, const T* rows,
+         const StepRows<T> by_value) {
     static_assert(Rule::state_count <= 4, "raise the number of states in StepArray");
     static_assert(Common::coefficient_count + Rule::coefficient_count <= kRowLength, "raise kRowLength");
     const StepChunk at = chunks[block()];

@@ -14,9 +14,10 @@ PYOPTIM_KERNEL gather_rows(const Position* at, const Index* order, Index cols, c
                            const unsigned char* bytes, T* out) {
     Index row = (at != nullptr ? at->example : 0) + block();
     if (order != nullptr) row = order[row];
-    for (Index j = thread(); j < cols; j += kThreads) {
-        out[block() * cols + j] = bytes != nullptr ? T(bytes[row * cols + j]) : x[row * cols + j];
-    }
+    const auto value = [&](Index j) {
+        return bytes != nullptr ? T(bytes[row * cols + j]) : x[row * cols + j];
+    };
+    each_ahead<4>(thread(), cols, kThreads, value, [&](Index j, T it) { out[block() * cols + j] = it; });
 }
 
 // Adds to the gradient of n weights that of their penalty, which for each chunk goes to `partial`. A block
@@ -25,11 +26,16 @@ template <class T>
 PYOPTIM_KERNEL penalty(Index n, double l2, double l1, const T* w, T* gradient, double* partial) {
     const Penalty by = {l2, l1};
     const Index begin = block() * kChunk, end = smaller(n, begin + kChunk);
+    struct Weight {
+        T value, gradient;
+    };
     double sum = 0;
-    for (Index i = begin + thread(); i < end; i += kThreads) {
-        gradient[i] = by.gradient(w[i], gradient[i]);
-        sum += by.value(w[i]);
-    }
+    each_ahead<4>(
+        begin + thread(), end, kThreads, [&](Index i) { return Weight{w[i], gradient[i]}; },
+        [&](Index i, Weight at) {
+            gradient[i] = by.gradient(at.value, at.gradient);
+            sum += by.value(at.value);
+        });
     sum = block_sum(sum);
     if (thread() == 0) partial[block()] = sum;
 }
