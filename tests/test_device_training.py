@@ -274,6 +274,15 @@ def test_penalties_and_noise(gpu, rng, penalty, weight_noise):
         assert penalty.add(made[0].model) == pytest.approx(penalty.add(made[1].model), rel=1e-9)
 
 
+def test_noise_of_another_epoch_is_captured_anew(emulated, rng):
+    """Where no layer counts steps, too."""
+    x, y = pixels(rng), labels(rng)
+    made = [trainer(nn.Sequential(nn.Dense(6, 3), seed=0, dtype=np.float64), "cuda") for _ in range(2)]
+    for one, engine in zip(made, ("native", "python"), strict=True):
+        fit(one, x, y, engine=engine, weight_noise=0.1)
+    assert_same(state(made[0]), state(made[1]))
+
+
 def test_a_penalty_of_nothing(emulated, rng):
     x, y = pixels(rng), labels(rng)
     made = [trainer(images_without_weights(), "cuda", penalty=p) for p in (None, nn.Penalty(0.5))]
@@ -380,7 +389,7 @@ class Changes(po.callbacks.Callback):
         elif epoch == 7:
             self.trainer.penalty.l1 = 0.1
         elif epoch == 8:
-            self.trainer.penalty.biases = True
+            self.trainer.penalty = nn.Penalty(0.1, biases=True)
         elif epoch == 5:  # gradients of other memory, meanwhile
             gradients = {name: p.copy() for name, p in self.trainer.model.gradients().items()}
             optimizer.step(gradients)
