@@ -14,9 +14,16 @@ import numpy as np
 
 from . import _arrays, backends, storage
 from ._arrays import Array
-from .backends.device import LEGACY_STREAM, Queue
+from .backends.device import LEGACY_STREAM, TYPES, Queue
 
 _CUDA = (2, 13)  # DLPack's numbers for memory of a GPU, and for memory shared with it
+
+# What some arrays may have beside float32 and float64.
+HALF = ("float16", "bfloat16")
+INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+_BYTES = ("uint8",)
+_NUMBERS = ("float16", "bool", *INTEGERS)  # all that NumPy's targets may have
+_TYPESTRS = {np.dtype(name).str: name for name in ("float32", "float64", *_NUMBERS)}
 
 
 class DeviceArray:
@@ -193,13 +200,11 @@ def view(
     name: str,
     value: Any,
     streams: dict[int, int] | None = None,
-    *,
-    half: bool = False,
-    integers: bool = False,
+    also: tuple[str, ...] = (),
 ) -> DeviceArray:
     """The memory of an array for which `is_there`; ``streams``: PyTorch's current ones, as far as known.
 
-    ``half``: whether it may be of float16 or bfloat16; ``integers``: of int64.
+    ``also``: the dtypes that it may have beside float32 and float64.
 
     Raises
     ------
@@ -208,7 +213,6 @@ def view(
     """
     if isinstance(value, DeviceArray):
         return value
-    also = ("float16", "bfloat16") if half else ("int64",) if integers else ()
     if _is_tensor(value):
         return _of_tensor(name, value, {} if streams is None else streams, also)
     if hasattr(value, "__cuda_array_interface__"):
@@ -283,10 +287,8 @@ def _of_dlpack(name: str, value: Any, also: tuple[str, ...]) -> DeviceArray:
     # The producer makes its work come before what is queued on this stream.
     capsule = value.__dlpack__(stream=LEGACY_STREAM)
     tensor = _Tensor.from_address(_pointer_in(capsule, b"dltensor"))
-    kinds = {
-        (2, 32): "float32", (2, 64): "float64", (2, 16): "float16", (4, 16): "bfloat16", (0, 64): "int64"
-    }  # fmt: skip
-    told = kinds.get((tensor.code, tensor.bits), f"DLPack's {tensor.code}, {tensor.bits} bits")
+    kind = {0: "int", 1: "uint", 2: "float", 4: "bfloat"}.get(tensor.code, f"DLPack's {tensor.code}, ")
+    told = "bool" if (tensor.code, tensor.bits) == (6, 8) else f"{kind}{tensor.bits}"
     dtype = _dtype(name, told, also)
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
     strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else None
@@ -298,7 +300,7 @@ def _of_dlpack(name: str, value: Any, also: tuple[str, ...]) -> DeviceArray:
 
 
 def _dtype(name: str, told: str, also: tuple[str, ...]) -> np.dtype[Any]:
-    kind = {"<f4": "float32", "<f8": "float64", "<f2": "float16", "<i8": "int64"}.get(told, told)
+    kind = _TYPESTRS.get(told, told)
     allowed = ("float32", "float64", *also)
     if kind in allowed:
         return storage.bfloat16() if kind == "bfloat16" else np.dtype(kind)
@@ -329,15 +331,15 @@ def _require_aligned(name: str, address: int, dtype: np.dtype[Any]) -> None:
         raise ValueError(f"{name} is at the address {address:#x}, expected a multiple of {dtype.itemsize}")
 
 
-def check_parameters(names: Sequence[str], params: Sequence[Any]) -> None:
-    """Writeable arrays that share no memory, all of one GPU.
+def check_together(names: Sequence[str], params: Sequence[Any], written: bool = False) -> None:
+    """All of one GPU, and writeable where that is asked for.
 
     Raises
     ------
     TypeError
         Arrays of the processor among them.
     ValueError
-        Read-only, overlapping, or on different GPUs.
+        Read-only, or on different GPUs.
     """
     first = next(i for i, p in enumerate(params) if isinstance(p, DeviceArray))
     for name, p in zip(names, params, strict=True):
@@ -351,8 +353,13 @@ def check_parameters(names: Sequence[str], params: Sequence[Any]) -> None:
                 f"{name} is on GPU {p.device}, but {names[first]} on {params[first].device}: expected all on "
                 "one"
             )
-        if p.readonly:
+        if written and p.readonly:
             raise ValueError(f"{name} is read-only, expected a writeable array")
+
+
+def check_parameters(names: Sequence[str], params: Sequence[Any]) -> None:
+    """As `check_together`, writeable, and ValueError where they overlap."""
+    check_together(names, params, True)
     order = sorted((i for i, p in enumerate(params) if p.size), key=lambda i: params[i].address)
     for i, j in pairwise(order):
         if params[i].address + params[i].nbytes > params[j].address:
@@ -399,7 +406,7 @@ def check_gradients(
                 f"{name} is a {type(g).__name__} in the processor's memory, expected an array in a GPU's as "
                 "its parameter"
             )
-        g = view(name, _made_contiguous(g), streams, half=True)
+        g = view(name, _made_contiguous(g), streams, HALF)
         if g.dtype != p.dtype:
             raise TypeError(f"{name} has dtype {g.dtype}, expected {p.dtype} as its parameter")
         if g.shape != p.shape:
@@ -482,37 +489,95 @@ def queue_on(device: str) -> Queue | None:
     launcher = backends.for_device().launcher
     number, count = int(index or 0), launcher.device_count()
     if number >= count:
-        raise ValueError(f"device is {device!r}, expected at most 'cuda:{count - 1}': there are {count} GPUs")
+        there = "there is 1 GPU" if count == 1 else f"there are {count} GPUs"
+        raise ValueError(f"device is {device!r}, expected at most 'cuda:{count - 1}': {there}")
     return Queue(launcher, number)
 
 
 def adopted(
-    name: str, value: Any, queue: Queue, dtype: np.dtype[Any], shape: tuple[int, ...] | None = None
+    name: str,
+    value: Any,
+    queue: Queue,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...] | None = None,
+    *,
+    or_bytes: bool = False,
 ) -> DeviceArray:
     """Somebody's array as one of ours, without a copy: work on the queue comes after its owner's.
 
-    `release` makes the owner's come after ours.
+    `release` makes the owner's come after ours. ``or_bytes``: whether it may be of uint8 instead.
 
     Raises
     ------
     TypeError, ValueError
         Another GPU, dtype or shape.
     """
-    array = view(name, value)
-    if array.device != queue.device:
-        raise ValueError(f"{name} is on GPU {array.device}, expected {queue.device} as the model")
-    if array.dtype != dtype:
-        raise TypeError(f"{name} has dtype {array.dtype}, expected {dtype} in a GPU's memory")
+    array = view(name, value, also=_BYTES if or_bytes else ())
+    _check_device(name, array, queue)
+    if array.dtype != dtype and not (or_bytes and array.dtype == np.uint8):
+        expected = f"{dtype} or uint8" if or_bytes else dtype
+        raise TypeError(f"{name} has dtype {array.dtype}, expected {expected} in a GPU's memory")
     if shape is not None and array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
     queue.chain(array.works_on, queue.stream)
-    return DeviceArray(array.address, array.shape, dtype, array.device, array, queue=queue)
+    return DeviceArray(array.address, array.shape, array.dtype, array.device, array, queue=queue)
+
+
+def _check_device(name: str, array: DeviceArray, queue: Queue) -> None:
+    if array.device != queue.device:
+        raise ValueError(f"{name} is on GPU {array.device}, expected {queue.device} as the model")
 
 
 def release(array: DeviceArray) -> None:
     """Let what the owner of an adopted array queues from here on come after our work."""
-    assert array.queue is not None
-    array.queue.chain(array.queue.stream, array.owner.works_on)
+    if isinstance(array.owner, DeviceArray):  # not where bytes have been converted: they were released then
+        assert array.queue is not None
+        array.queue.chain(array.queue.stream, array.owner.works_on)
+
+
+def downloaded(name: str, value: Any, queue: Queue | None) -> Any:
+    """Data in the memory of a queue's GPU as a NumPy array, when their owner's work is done; others as is.
+
+    So they are checked as all data are; that costs little where they are one number per example.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Somebody's array without a queue, or on another GPU; one of no numbers.
+    """
+    if not is_there(value):
+        return value
+    if isinstance(value, DeviceArray) and value.queue is not None:
+        return value.numpy()
+    if queue is None:
+        return _arrays.as_numpy(name, value)  # which refuses it
+    array = view(name, _made_contiguous(value), also=_NUMBERS)
+    _check_device(name, array, queue)
+    return array.download(queue)
+
+
+def rows_of(
+    array: DeviceArray,
+    rows: int,
+    dtype: Any,
+    order: DeviceArray | None = None,
+    where: tuple[Any, Any] | None = None,
+) -> DeviceArray:
+    """A copy of the first rows, in this order; bytes become ``dtype``.
+
+    ``where``: in a step to be captured, the addresses of what holds the array's address and the order's; the
+    rows are those from the queue's position on.
+    """
+    queue, is_bytes = array.queue, array.dtype == np.uint8
+    assert queue is not None
+    out = empty(queue, (rows, *array.shape[1:]), dtype if is_bytes else array.dtype)
+    kind = "long long" if out.dtype == np.int64 else TYPES[out.dtype]
+    position = None if where is None else queue.position
+    at, by = where or (array.address, None if order is None else order.address)
+    of_numbers, of_bytes = (None, at) if is_bytes else (at, None)
+    cols = math.prod(array.shape[1:])
+    queue.launch(f"gather_rows<{kind}>", rows, position, by, cols, of_numbers, of_bytes, out.address)
+    return out
 
 
 def queue_of(params: Sequence[DeviceArray]) -> Queue:

@@ -22,7 +22,7 @@ def renewed(arrays: Sequence[DeviceArray]) -> list[DeviceArray]:
     return [
         a
         if a.queue is not None or isinstance(a.owner, tuple)
-        else _device.view("", a.owner, streams, half=True)
+        else _device.view("", a.owner, streams, _device.HALF)
         for a in arrays
     ]
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
-from numpy import ndarray
+from numpy import int64, ndarray
 
 from . import _device, backends
 from ._arrays import tell_autograd
@@ -107,7 +107,7 @@ def _run(function: Callable[..., R], given: inspect.BoundArguments, there: dict[
     streams: dict[int, int] = {}
     for name, value in there.items():
         dense = value if name in written else _device._made_contiguous(value)
-        views[name] = _device.view(name, dense, streams, integers=name == "labels")
+        views[name] = _device.view(name, dense, streams, _device.INTEGERS if name == "labels" else ())
     first = next(iter(views))
     for name, array in views.items():
         if array.device != views[first].device:
@@ -115,12 +115,18 @@ def _run(function: Callable[..., R], given: inspect.BoundArguments, there: dict[
                 f"{name} is on GPU {array.device}, but {first} on {views[first].device}: expected all on one"
             )
     make = _maker(there[first])
-    with _ordered(list(views.values())) as queue:
-        operands = {name: Operand.of(array, queue, make) for name, array in views.items()}
+    with ordered(list(views.values())) as queue:
+        operands = {name: _operand(array, queue, make) for name, array in views.items()}
         given.arguments.update(_replaced(given.arguments, operands))
         result = function(*given.args, **given.kwargs)
     tell_autograd([there[name] for name in written if _device._is_tensor(there.get(name))])
     return cast(R, _given_back(result))
+
+
+def _operand(array: DeviceArray, queue: Queue, make: Callable[..., Any] | None) -> Operand:
+    if array.dtype.kind in "iu" and array.dtype != int64:  # the kernels' labels; what takes some waits anyway
+        array = _device.uploaded(queue, array.download(queue).astype(int64))
+    return Operand.of(array, queue, make)
 
 
 def _replaced(arguments: dict[str, Any], operands: dict[str, Operand], prefix: str = "") -> dict[str, Any]:
@@ -168,7 +174,7 @@ def _queue(device: int, stream: int) -> Queue:
 
 
 @contextmanager
-def _ordered(arrays: Sequence[DeviceArray]) -> Iterator[Queue]:
+def ordered(arrays: Sequence[DeviceArray]) -> Iterator[Queue]:
     """A queue on the stream of the first array: after all work on all of them, and before what comes."""
     streams = dict.fromkeys(a.works_on for a in arrays)
     streams.pop(None, None)

@@ -162,7 +162,7 @@ class WeightAverage:
 def _viewed(name: str, param: Any) -> Any:
     if isinstance(param, _device.DeviceArray) or not _device.is_there(param):
         return param
-    return _device.view(name, param.detach() if hasattr(param, "detach") else param, half=True)
+    return _device.view(name, param.detach() if hasattr(param, "detach") else param, also=_device.HALF)
 
 
 class EMA(WeightAverage):

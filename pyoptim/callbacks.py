@@ -407,7 +407,8 @@ class ActivationStatistics(Callback):
     Parameters
     ----------
     x : array (examples, ...)
-        The examples on which the model is run, in evaluation mode.
+        The examples on which the model is run, in evaluation mode. Of a model on a GPU, in its memory too, as
+        `Sequential.forward` takes them.
     layer : int
         Index in ``model.layers``; negative ones count from the end.
     unit : int, optional
@@ -438,7 +439,7 @@ class ActivationStatistics(Callback):
             raise ValueError(f"percentiles is {percentiles!r}, expected numbers from 0 to 100")
         if every is not None and _count("every", every) == 0:
             raise ValueError("every is 0, expected an integer >= 1")
-        self.x, self.layer, self.unit = np.asarray(x), layer, unit
+        self.x, self.layer, self.unit = x if _device.is_there(x) else np.asarray(x), layer, unit
         self.percentiles, self.every = tuple(percentiles), every
         self._measured: dict[str, Array] = {}  # by step: what a resumed training takes back
         self._batches = 0

@@ -7,7 +7,6 @@ What differs between steps lies in the GPU's memory, and the step itself moves i
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +23,7 @@ from .resume import Epoch
 from .weight_noise import WeightNoise, noisy
 
 _CHUNK = 0.02  # seconds of work between two looks at the outside world
-_LABELS = np.dtype(np.int64)
+_GRAPHS = 16  # sizes of batches whose graphs are kept
 _COUNTERS = ("step", "num_batches_tracked")  # buffers that a training pass counts up by 1
 
 
@@ -52,24 +51,12 @@ def batches(
         yield tuple(None if a is None else _batch(a, rows, begin, there, dtype) for a in arrays)
 
 
-def _batch(source: DeviceArray, rows: int, begin: int, order: DeviceArray | None, dtype: Any) -> DeviceArray:
-    """Rows of an array from ``begin`` on, or from the queue's position on where there is one."""
-    queue, is_bytes = source.queue, source.dtype == np.uint8
-    assert queue is not None
+def _batch(array: DeviceArray, rows: int, begin: int, order: DeviceArray | None, dtype: Any) -> DeviceArray:
+    """Rows of an array from ``begin`` on, without a copy where none is needed."""
     if order is not None:
-        order = order[begin:]
-    else:
-        source = source[begin:]
-        if queue.position is None and not is_bytes:
-            return source[:rows]
-    out = _device.empty(queue, (rows, *source.shape[1:]), dtype if is_bytes else source.dtype)
-    kind = "long long" if out.dtype == _LABELS else TYPES[out.dtype]
-    of_numbers, of_bytes = (None, source.address) if is_bytes else (source.address, None)
-    queue.launch(
-        f"gather_rows<{kind}>", rows, queue.position, None if order is None else order.address,
-        math.prod(source.shape[1:]), of_numbers, of_bytes, out.address,
-    )  # fmt: skip
-    return out
+        return _device.rows_of(array, rows, dtype, order[begin:])
+    part = array[begin : begin + rows]
+    return part if array.dtype != np.uint8 else _device.rows_of(part, rows, dtype)
 
 
 class Sums:
@@ -125,6 +112,8 @@ class _Graph:
 class Engine:
     """A model on a GPU, its loss and its optimizer; `why_not` has said None.
 
+    Graphs hold no address of the data, and serve all of the same dtypes and shapes of an example.
+
     Attributes
     ----------
     penalty : nn.Penalty or None
@@ -140,8 +129,21 @@ class Engine:
         self._sums = Sums(self._queue, loss.classification)
         # Of the steps alone: what a graph writes must be nobody else's.
         self._pool = Pool(self._queue.allocate)
+        self._arrays: tuple[DeviceArray | None, ...] = ()
         self._order: DeviceArray | None = None
+        self._where = _device.empty(self._queue, (4,), np.uint64)  # the addresses of x, y, weight and order
         self._recipe: Any = None
+
+    def is_of(self, model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, batch_size: int) -> bool:
+        """Whether it was made of these, the model where it is now."""
+        own = (self._model, self._queue, self._loss, self._optimizer)
+        given = (model, model._queue, loss, optimizer)
+        same = all(a is b for a, b in zip(own, given, strict=True))
+        return same and batch_size == self._batch_size
+
+    def forget_data(self) -> None:
+        """Hold their memory no longer."""
+        self._arrays, self._order = (), None
 
     def run_epoch(
         self,
@@ -163,7 +165,7 @@ class Engine:
             advance(steps * size)
 
     def _begin(self, arrays: tuple[Any, ...], order: Array | None, noise: WeightNoise | None) -> None:
-        """Take the epoch's order, and forget the graphs of what is no longer so."""
+        """Take the epoch's data, and forget the graphs of what is no longer so."""
         if order is None:
             self._order = None
         elif self._order is None:
@@ -171,25 +173,23 @@ class Engine:
         else:
             self._order[...] = order
         self._arrays = arrays
+        data = (*arrays, self._order)
+        addresses = [0 if array is None else array.address for array in data]
+        self._queue.put(self._where.address, np.array(addresses, np.uint64))
+        kinds = [None if array is None else (array.dtype, array.shape[1:]) for array in data]
         optimizer, model = self._optimizer, self._model
         self._gradients = compiled.gradients_of(model, optimizer)
         self._stepper = optimizer._stepper()
-        data = [None if array is None else array.address for array in (*arrays, self._order)]
         rules = [rule.name for rule in optimizer._rules]
         of_optimizer = (self._stepper, *rules, optimizer.max_grad_norm)
         self._noise = noise
         if noise is not None:
             self._noise_step[...] = noise.step
-        added = [noise and noise[:2], self.penalty and (vars(self.penalty).copy(), self.penalty._runs(model))]
-        recipe = (
-            data,
-            _recipe_of(self._loss),
-            [*map(_recipe_of, model.leaves().values())],
-            of_optimizer,
-            added,
-        )
+        added = (noise and noise[:2], self.penalty and (vars(self.penalty).copy(), self.penalty._runs(model)))
+        layers = [*map(_recipe_of, model.leaves().values())]
+        recipe = (kinds, _recipe_of(self._loss), layers, of_optimizer, added)
         if recipe != self._recipe:
-            self._recipe = recipe
+            self._recipe, self._chunk = recipe, 1
             self._graphs: dict[int, _Graph] = {}  # by size of batch
             self._seen: set[int] = set()
         # Of the steps to come: the optimizer's scalars before and after them, and their coefficients.
@@ -251,6 +251,8 @@ class Engine:
         counters.append(self._noise_step)
         before = [int(counter) for counter in counters]
         try:
+            if len(self._graphs) == _GRAPHS:  # data of many lengths: as many sizes of the last batch
+                del self._graphs[next(n for n in self._graphs if n != self._batch_size)]
             graph = self._queue.capture(lambda: self._step(size))
             moved = [c for c, was in zip(counters, before, strict=True) if int(c) != was]
         finally:  # nothing has been run
@@ -267,12 +269,10 @@ class Engine:
         try:
             noise = self._noise and self._noise._replace(step=int(self._noise_step))
             self._noise_step += noise is not None
-            x, y, weight = self._arrays
             with queue.aside():
-                y = self._batch(y, size)
-                weight = None if weight is None else self._batch(weight, size)
+                y, weight = self._batch(1, size), self._batch(2, size)
             with noisy(model, noise):
-                output = model._forward(self._batch(x, size))
+                output = model._forward(self._batch(0, size))
                 gradient = _arrays.empty_like(output)
                 queue.join()
                 loss = self._loss.evaluate(output, y, gradient, weight)
@@ -286,8 +286,13 @@ class Engine:
         finally:
             queue.position, queue.pool = None, pool
 
-    def _batch(self, array: DeviceArray, size: int) -> Any:
-        return _batch(array, size, 0, self._order, self._model.dtype)
+    def _batch(self, which: int, size: int) -> Any:
+        """Of x, y or weight, wherever they are then."""
+        array, first = self._arrays[which], self._where.address
+        if array is None:
+            return None
+        where = (first + 8 * which, None if self._order is None else first + 8 * len(self._arrays))
+        return _device.rows_of(array, size, self._model.dtype, where=where)
 
 
 def _recipe_of(part: Any) -> tuple[Any, ...]:

@@ -6,13 +6,13 @@ An optimizer does both without writing the gradients: ``Adam(params, max_grad_no
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from . import backends
-from ._arrays import Array, check_float_array, check_parameters
+from . import _arrays, _device, backends
+from ._arrays import Array, check_float_array
 
 
 def global_norm(grads: Any) -> float:
@@ -21,14 +21,21 @@ def global_norm(grads: Any) -> float:
     Parameters
     ----------
     grads : array, sequence, or mapping of arrays
-        float32 or float64.
+        float32 or float64; all in the processor's memory, or all in a GPU's (CuPy's, PyTorch's, and what else
+        has ``__cuda_array_interface__`` or speaks DLPack).
 
     Returns
     -------
     float
         NaN or infinite exactly where an element is (or a float64 exceeds 1e154).
     """
-    return norm_of([check_float_array(name, g) for name, g in _named(grads)])
+    return _norm(_named(grads))
+
+
+def _norm(named: Sequence[tuple[str, Any]]) -> float:
+    if there := _there(named):
+        return there.norm([g for _, g in there.viewed(named, written=False)])  # type: ignore[no-any-return]
+    return norm_of([check_float_array(name, g) for name, g in named])
 
 
 def norm_of(arrays: Iterable[Array]) -> float:
@@ -52,7 +59,8 @@ def clip_grad_norm_(grads: Any, max_norm: float) -> float:
     Parameters
     ----------
     grads : array, sequence, or mapping of arrays
-        float32 or float64, writeable.
+        float32 or float64, writeable; in a GPU's memory, as of `global_norm`, contiguous too. There the
+        norm is waited for, which an optimizer's ``max_grad_norm`` does not do.
     max_norm : float
         Greater than 0.
 
@@ -70,19 +78,26 @@ def clip_grad_norm_(grads: Any, max_norm: float) -> float:
     if not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm!r}, expected a number > 0")
     named = _writeable(grads)
-    check_parameters([name for name, _ in named], [g for _, g in named])
-    norm = global_norm(grads)
+    names, arrays = [name for name, _ in named], [g for _, g in named]
+    there = _there(named)
+    (_device if there else _arrays).check_parameters(names, arrays)
+    norm = _norm(named)
     if not math.isfinite(norm):
         raise ValueError(f"the norm of grads is {norm}, expected finite gradients")
     factor = clip_factor(norm, max_norm)
     if factor < 1:
-        for _, g in named:
-            g *= g.dtype.type(factor)
+        if there:
+            there.scale(arrays, factor)
+        else:
+            for g in arrays:
+                g *= g.dtype.type(factor)
     return norm
 
 
 def clip_grad_value_(grads: Any, clip_value: float) -> None:
     """Clamp every element in place to ``[-clip_value, clip_value]``; NaN stays NaN.
+
+    ``grads`` is as of `clip_grad_norm_`.
 
     Raises
     ------
@@ -91,7 +106,11 @@ def clip_grad_value_(grads: Any, clip_value: float) -> None:
     """
     if not clip_value > 0:
         raise ValueError(f"clip_value is {clip_value!r}, expected a number > 0")
-    for _, g in _writeable(grads):
+    named = _writeable(grads)
+    if there := _there(named):
+        there.clamp([g for _, g in named], clip_value)
+        return
+    for _, g in named:
         np.clip(g, -clip_value, clip_value, out=g)
 
 
@@ -103,8 +122,19 @@ def _named(grads: Any) -> list[tuple[str, Any]]:
     return [("grads", grads)]
 
 
-def _writeable(grads: Any) -> list[tuple[str, Array]]:
+def _there(named: Sequence[tuple[str, Any]]) -> Any:
+    """What works on arrays in a GPU's memory where there is any, else None."""
+    if not any(_device.is_there(g) for _, g in named):
+        return None
+    from . import _device_gradients  # costs what `import pyoptim` need not
+
+    return _device_gradients
+
+
+def _writeable(grads: Any) -> list[tuple[str, Any]]:
     named = _named(grads)
+    if there := _there(named):
+        return there.viewed(named, written=True)  # type: ignore[no-any-return]
     for name, g in named:
         check_float_array(name, g)
         if not g.flags.writeable:

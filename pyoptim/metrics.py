@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array
+from ._arrays import Array, as_numpy
 
 __all__ = [
     "TopK",
@@ -101,7 +101,8 @@ def precision_recall_curve(targets: Any, scores: Any) -> tuple[Array, Array, Arr
     -------
     precision, recall, thresholds : array
     """
-    p, r, thresholds = _sklearn().precision_recall_curve(np.asarray(targets), np.asarray(scores))
+    targets, scores = as_numpy("targets", targets), as_numpy("scores", scores)
+    p, r, thresholds = _sklearn().precision_recall_curve(targets, scores)
     return p, r, thresholds
 
 
@@ -114,7 +115,7 @@ def _sklearn() -> Any:
 
 
 def _targets(given: Any, outputs: Array) -> Array:
-    targets: Array = np.asarray(given)
+    targets = as_numpy("targets", given)
     if targets.dtype.kind not in "iu" or targets.ndim != 1:
         raise TypeError(f"targets are {targets.dtype} of shape {targets.shape}, expected class indices")
     if len(targets) != len(outputs) or len(targets) == 0:
@@ -125,14 +126,14 @@ def _targets(given: Any, outputs: Array) -> Array:
 
 
 def _classes(targets: Any, outputs: Any) -> tuple[Array, Array]:
-    outputs = np.asarray(outputs)
+    outputs = as_numpy("outputs", outputs)
     if outputs.ndim not in (1, 2):
         raise ValueError(f"outputs have shape {outputs.shape}, expected (examples, classes) or (examples,)")
     return _targets(targets, outputs), outputs if outputs.ndim == 1 else outputs.argmax(axis=1)
 
 
 def _scores(targets: Any, outputs: Any) -> tuple[Array, Array]:
-    outputs = np.asarray(outputs)
+    outputs = as_numpy("outputs", outputs)
     if outputs.ndim != 2:
         raise ValueError(f"outputs have shape {outputs.shape}, expected (examples, classes)")
     targets = _targets(targets, outputs)

@@ -413,6 +413,8 @@ class Optimizer:
             flat, norm = self._normed(flat)
             if self._nonfinite != "ignore" and not self._is_finite(norm, flat):
                 return [], 0.0
+            if accumulating and not there:  # the kernels may have found that they are tensors
+                flat = self._checked(flat)
         else:
             flat = self._checked(flat)
         factor = 1.0
@@ -424,8 +426,8 @@ class Optimizer:
             factor *= gradients.clip_factor(norm, limit)
         return flat, factor
 
-    def _normed(self, flat: list[Any]) -> tuple[list[Array], float]:
-        """The gradients, checked, and their norm."""
+    def _normed(self, flat: list[Any]) -> tuple[list[Any], float]:
+        """The gradients, found to be right, and their norm."""
         if self._queue is not None:
             flat = self._checked(flat)
             return flat, math.sqrt(self._stepper().sum_of_squares(flat))
@@ -489,8 +491,8 @@ class Optimizer:
     def _is_finite(self, norm: float, flat: list[Any]) -> bool:
         if math.isfinite(norm):
             return True
-        if self._queue is not None:
-            flat = [g.download(self._queue) for g in flat]
+        queue = self._queue
+        flat = self._checked(flat) if queue is None else [g.download(queue) for g in flat]
         named = zip(self._gradient_names(), flat, strict=True)
         wrong = [name for name, g in named if not np.isfinite(g).all()]
         if wrong and self._nonfinite == "raise":
@@ -826,7 +828,7 @@ def _parameter(name: str, value: Any) -> Any:
         raise ValueError(f"{name} is computed from other tensors, expected a leaf or a detached tensor")
     if _device.is_there(value):
         backends.for_device()  # where there is none, its message
-        return _device.view(name, value.detach() if hasattr(value, "detach") else value, half=True)
+        return _device.view(name, value.detach() if hasattr(value, "detach") else value, also=_device.HALF)
     return _arrays.in_place(name, value)
 
 

@@ -17,6 +17,11 @@ try:
 except ImportError as error:
     raise ImportError("pyoptim.torch needs PyTorch (pip install torch)") from error
 
+try:
+    from ._native import tensor_layouts as _tensor_layouts
+except ImportError:
+    _tensor_layouts = None  # type: ignore[assignment]
+
 from . import _arrays, _hyperparameters, storage
 from ._arrays import Array
 from .optimizer import SHARED, Group, State, check_structure
@@ -192,9 +197,12 @@ def _copied(array: Array) -> torch.Tensor:
     return torch.from_numpy(array.copy())
 
 
-def _address(p: torch.Tensor) -> Any:
-    """Where a tensor lies, and how."""
-    return p.data_ptr(), p.shape, p.stride(), p.dtype
+def _layouts(tensors: list[torch.Tensor]) -> Any:
+    """Where they lie, and how."""
+    known = None if _tensor_layouts is None else _tensor_layouts(tensors)
+    if known is not None:
+        return known
+    return [(p.data_ptr(), p.shape, p.stride(), p.dtype) for p in tensors]
 
 
 class _Part(NamedTuple):
@@ -202,7 +210,7 @@ class _Part(NamedTuple):
 
     members: list[tuple[int, list[torch.Tensor]]]  # a group's index, those of its parameters
     tensors: list[torch.Tensor]  # the same in one list
-    addresses: list[Any]
+    layouts: Any  # theirs
     ours: _Ours
 
 
@@ -291,7 +299,9 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         for part in self._current_parts():
             grads = [p.grad for p in part.tensors]
             if grads and grads[0] is not None:
-                work.append((part, self._arrays(part, grads)))
+                work.append((part, grads))
+        if len(work) > 1:  # else the step itself finds out before it moves anything
+            work = [(part, self._arrays(part, grads)) for part, grads in work]
         for part, _ in work:  # nothing moves before all is found to be right
             for (i, _), own in zip(part.members, part.ours.param_groups, strict=True):
                 theirs = self.param_groups[i]
@@ -323,7 +333,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         assert self._parts is not None
         for part in self._parts:
             present = [p.grad is not None for p in part.tensors]
-            if (any(present) and not all(present)) or [_address(p) for p in part.tensors] != part.addresses:
+            if (any(present) and not all(present)) or _layouts(part.tensors) != part.layouts:
                 break
         else:
             return self._parts
@@ -354,7 +364,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             index = iter(range(len(tensors)))
             numbered = [{**g, "params": [next(index) for _ in g["params"]]} for g in groups]
             load_state_dict(ours, {"state": entries, "param_groups": numbered})
-        return _Part(members, tensors, [_address(p) for p in tensors], ours)
+        return _Part(members, tensors, _layouts(tensors), ours)
 
     def _synchronize(self) -> None:
         """Write the parts' states into ``self.state``."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import _device, device_engine, nn
 from . import engine as compiled
-from ._arrays import Array, check_operand, empty_like
+from ._arrays import Array, empty_like
 from .callbacks import Callback
 from .optimizer import Optimizer
 from .resume import Epoch, Resume
@@ -103,6 +103,7 @@ class Trainer:
             raise ValueError(f"metrics have the names {names[1:]}, expected each once, and none of them loss")
         self.metrics, self.penalty = tuple(metrics), penalty
         self._rng = np.random.default_rng(seed)
+        self._engine: device_engine.Engine | None = None  # of a model on a GPU
 
     def _find_gradients(self) -> None:
         """Find those of the optimizer's parameters; ValueError where it updates others than it should."""
@@ -144,10 +145,12 @@ class Trainer:
         ----------
         x : array (examples, ...)
             Of any real dtype; converted to the model's once, but for uint8, converted batch by batch. For a
-            model on a GPU data are copied there once, or x is an array of the model's dtype in its memory,
-            whose values are not looked at.
+            model on a GPU data are copied there once, or x is an array of the model's dtype or uint8 in its
+            memory (CuPy's, PyTorch's, and what else has ``__cuda_array_interface__`` or speaks DLPack), which
+            is taken as it is: its values are not looked at.
         y : array (examples, ...)
-            Targets as the loss takes them.
+            Targets as the loss takes them. For a model on a GPU they, and ``sample_weight``, may be arrays in
+            its memory too; they are copied to the processor once and checked as others are.
         epochs : int, default 1
         batch_size : int or None, default 32
             1 is online gradient descent, None the full batch. The last batch of an epoch may be smaller.
@@ -212,6 +215,10 @@ class Trainer:
 
         The compiled engine does not fill the model's gradients: afterwards those of dense weights are
         unspecified, of the last mini-batch or 0.
+
+        On a GPU the trainer keeps the captured steps, and the memory that they work in, but not the data.
+        Another `fit` launches them at once where dtypes, the shape of an example, ``batch_size``, and whether
+        there are weights and ``shuffle`` are the same.
         """
         nn.layers.check_count("epochs", epochs)
         if not 0 <= validation_split < 1:
@@ -226,7 +233,7 @@ class Trainer:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks[{i}] is a {type(callback).__name__}, expected a Callback")
         x, y = self._check_data("x", x, "y", y)
-        weight = self.loss.check_sample_weight("sample_weight", sample_weight, len(x), self.model.dtype)
+        weight = self._check_weight(sample_weight, len(x))
         held_back: tuple[Array, Array, Array | None] | None = None
         if validation_split:
             kept = len(x) - round(len(x) * validation_split)
@@ -272,7 +279,6 @@ class Trainer:
             run = run._replace(sample_weight=weight)
         elif not isinstance(x, np.ndarray):
             raise TypeError("transform works on arrays of the processor, but x is in a GPU's memory")
-        there: device_engine.Engine | None = None
         epoch = Epoch(0, self._rng.bit_generator.state)
         self.stop_training, self.resuming = False, resume is not None and resume.path.exists()
         if resume is not None and self.resuming:
@@ -299,10 +305,7 @@ class Trainer:
                 if history.reason is not None:
                     history.path = "python"
                 elif self.model._queue is not None:
-                    if there is None:
-                        there = device_engine.Engine(self.model, self.loss, self.optimizer, run.batch_size)
-                    there.penalty = self.penalty
-                    history.path, native = "cuda", there
+                    history.path, native = "cuda", self._graphs(run.batch_size)
                 else:
                     history.path = "native"
                     native = compiled.Engine(
@@ -331,7 +334,18 @@ class Trainer:
         finally:
             progress.close()
             self.model.eval()
+            if self._engine is not None:
+                self._engine.forget_data()
         return history
+
+    def _graphs(self, batch_size: int) -> device_engine.Engine:
+        """What trains on a GPU: that of before, unless it was for something else."""
+        parts = self.model, self.loss, self.optimizer, batch_size
+        if self._engine is None or not self._engine.is_of(*parts):
+            self._engine = None  # gives its memory back first
+            self._engine = device_engine.Engine(*parts)
+        self._engine.penalty = self.penalty
+        return self._engine
 
     def _why_not(self, engine: str, y: Array, run: _Run) -> str | None:
         """Why the engine cannot run an epoch, or None; ValueError if it was insisted on."""
@@ -380,13 +394,13 @@ class Trainer:
             As `fit`.
         """
         x, y = self._check_data("x", x, "y", y)
-        weight = self.loss.check_sample_weight("sample_weight", sample_weight, len(x), self.model.dtype)
+        weight = self._check_weight(sample_weight, len(x))
         self._check_batches(x, len(x))
         self._find_gradients()
         self.model.train()
-        if isinstance(x, np.ndarray):
-            x = x.astype(self.model.dtype, copy=False)
-        loss, _ = self._step(x, y, weight)
+        x, y, weight = self._there(x, y, weight)
+        (batch,) = _batches(x, y, len(x), self.model.dtype, weight=weight)
+        loss, _ = self._step(*batch)
         return loss
 
     def _there(self, x: Any, y: Any, weight: Any) -> tuple[Any, Any, Any]:
@@ -398,13 +412,16 @@ class Trainer:
         x = self.model.check_input(x_name, x, keep_bytes=True)
         if len(x) == 0:
             raise ValueError(f"{x_name} is empty, expected at least one example")
-        if not isinstance(y, _device.DeviceArray) and _device.is_there(y):
-            check_operand(y_name, y)
+        y = _device.downloaded(y_name, y, self.model._queue)
         if np.ndim(y) == 0 or len(y) != len(x):
             size = "a scalar" if np.ndim(y) == 0 else f"{len(y)} targets"
             raise ValueError(f"{y_name} has {size}, expected {len(x)}: one per example of {x_name}")
         shape = self.model.output_shape(x.shape[1:])
         return x, self.loss.check_target(y_name, y, len(x), shape, self.model.dtype)
+
+    def _check_weight(self, weight: Any, examples: int) -> Array | None:
+        weight = _device.downloaded("sample_weight", weight, self.model._queue)
+        return self.loss.check_sample_weight("sample_weight", weight, examples, self.model.dtype)
 
     def _check_batches(self, x: Array, batch_size: int) -> None:
         smallest = len(x) % batch_size or batch_size
@@ -519,7 +536,7 @@ class Trainer:
             As `fit`.
         """
         x, y = self._check_data("x", x, "y", y)
-        weight = self.loss.check_sample_weight("sample_weight", sample_weight, len(x), self.model.dtype)
+        weight = self._check_weight(sample_weight, len(x))
         return self._evaluate(x, y, weight)
 
     def _evaluate(self, x: Array, y: Array, sample_weight: Array | None) -> dict[str, float]:
@@ -565,9 +582,9 @@ class Trainer:
         shape = (len(x), *self.model.output_shape(x.shape[1:]))
         size = self._evaluation_batch(x)
         if not isinstance(x, np.ndarray):
-            results = x.empty(shape)
-            for begin in range(0, len(x), size):
-                results[begin : begin + size][...] = self.model._forward(x[begin : begin + size])
+            results: Any = _device.empty(x.queue, shape, self.model.dtype)
+            for i, (batch,) in enumerate(device_engine.batches((x,), size, self.model.dtype)):
+                results[i * size : (i + 1) * size][...] = self.model._forward(batch)
             _device.release(x)
             return results  # type: ignore[no-any-return]
         outputs = np.empty(shape, self.model.dtype)

@@ -499,13 +499,17 @@ def test_batches_are_gathered(run, dtype, cols, ordered, rng):
     x, pixels = rng.normal(size=(40, cols)).astype(dtype), rng.integers(0, 256, (40, cols)).astype(np.uint8)
     labels, out = rng.integers(-(2**62), 2**62, 40), run.empty((7, cols), dtype)
     for at, first in ((position(example=30), 30), (None, 0)):
-        rows, by = order[first : first + 7], order if ordered else None
-        run("gather_rows", 7, at, by, cols, x, None, out, dtype=dtype)
+
+        def where(array, at=at):  # in a captured step, where its address lies
+            return array if at is None or array is None else np.array([array.ctypes.data], np.uint64)
+
+        rows, by = order[first : first + 7], where(order) if ordered else None
+        run("gather_rows", 7, at, by, cols, where(x), None, out, dtype=dtype)
         assert same(out, x[rows])
-        run("gather_rows", 7, at, by, cols, None, pixels, out, dtype=dtype)
+        run("gather_rows", 7, at, by, cols, None, where(pixels), out, dtype=dtype)
         assert same(out, pixels[rows].astype(dtype))
         chosen = run.empty(7, np.int64)
-        run("gather_rows<long long>", 7, at, by, 1, labels, None, chosen)
+        run("gather_rows<long long>", 7, at, by, 1, where(labels), None, chosen)
         assert (chosen == labels[rows]).all()
 
 

@@ -233,13 +233,24 @@ def test_what_is_not_contiguous_is_copied_by_its_library(recorder, monkeypatch, 
         ops.activation_forward(There(x.T), "relu")
 
 
+@pytest.mark.parametrize("integers", [np.int8, np.uint8, np.int16, np.int32, np.uint32, np.uint64])
+def test_labels_are_of_any_integers(kind, rng, integers):
+    logits, labels = rng.normal(size=(3, 4)), np.array([0, 3, 1])
+    expected = ops.softmax_cross_entropy(kind.make(logits), kind.make(labels))
+    loss, dlogits = ops.softmax_cross_entropy(kind.make(logits), kind.make(labels.astype(integers)))
+    assert loss == expected[0]
+    np.testing.assert_array_equal(kind.read(dlogits), kind.read(expected[1]))
+
+
 def test_integers_are_for_labels_alone(kind, rng):
     logits, labels = rng.normal(size=(3, 4)), np.array([0, 3, 1])
     ops.softmax_cross_entropy(kind.make(logits), kind.make(labels))
     with pytest.raises(TypeError, match=r"x has dtype .*, expected float32 or float64"):
         ops.softmax_forward(kind.make(labels))
-    with pytest.raises(TypeError, match=r"labels has dtype .*, expected float32, float64 or int64"):
-        ops.softmax_cross_entropy(There(logits), There(labels.astype(np.int32)))
+    with pytest.raises(
+        TypeError, match=r"labels has dtype .*, expected float32, float64, int8, .* or uint64"
+    ):
+        ops.softmax_cross_entropy(There(logits), There(labels.astype(bool)))
     loss, dlogits = ops.softmax_cross_entropy(kind.make(logits), kind.make(np.array([0, 4, 1])))
     assert np.isnan(loss)
     assert np.isnan(kind.read(dlogits)).all(1).tolist() == [False, True, False]

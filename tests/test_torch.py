@@ -55,6 +55,66 @@ def test_tensors_are_arrays(engine, structure, dtype, leaf):
     assert [t.data_ptr() for t in tensors] == addresses
 
 
+def test_dense_gradients_are_read_where_they_are(monkeypatch):
+    """By the kernels' own check, without an array made for each."""
+    pytest.importorskip("pyoptim._native")
+    shapes = [(), (1,), (3, 4), (2, 1, 5), (4097,)]
+    arrays = [np.array(values(shape), np.float32) for shape in shapes]
+    tensors = [torch.nn.Parameter(torch.tensor(a)) for a in arrays]
+    makers = (
+        po.Adam,
+        po.LAMB,
+        lambda p: po.SGD(p, momentum=0.9, state_dtype="bfloat16"),
+        lambda p: po.Adam(p, max_grad_norm=0.5, nonfinite="skip"),
+        lambda p: po.Adam(p, accumulate=2),
+    )
+    for make in makers:  # fmt: skip
+        ours, theirs = make(arrays), make(tensors)
+        wrapped = po.torch.Optimizer(tensors, po.Adam)
+        if not theirs._accumulate > 1:
+            monkeypatch.setattr(theirs, "_checked", None)
+        for seed in (1, 2):
+            grads = [np.asarray(values(shape, seed)) for shape in shapes]
+            ours.step(grads)
+            theirs.step([torch.tensor(g) for g in grads])
+        for a, t in zip(arrays, tensors, strict=True):
+            assert_same_bits(a, t.detach().numpy())
+        monkeypatch.setattr(wrapped._parts[0].ours, "_checked", None)
+        for t in tensors:
+            t.grad = torch.ones_like(t)
+        before = tensors[0].item()
+        wrapped.step()
+        assert tensors[0].item() < before
+        for a, t in zip(arrays, tensors, strict=True):
+            a[...] = t.detach().numpy()
+
+
+@pytest.mark.parametrize("n", [(), (1,), (3,)])
+def test_a_sign_that_is_not_in_memory_is_not_lost(n):
+    a = torch.complex(torch.zeros(n), torch.ones(n)).conj().imag
+    p = torch.zeros(n)
+    assert a.is_neg()
+    with pytest.raises(TypeError, match="cannot share"):
+        po.SGD(p, lr=1.0).step(a)
+    assert not p.any()
+
+
+def test_gradients_that_do_not_fit_are_named_as_arrays_are():
+    p = [torch.zeros(4), torch.zeros(2, 2)]
+    optimizer = po.SGD(p, lr=1.0)
+    good = torch.ones(4)
+    for bad, error, match in (
+        (torch.ones(4), ValueError, r"grads\[1\] has shape \(4,\), expected \(2, 2\)"),
+        (torch.ones(2, 2, dtype=torch.float64), TypeError, r"grads\[1\] has dtype float64"),
+        (p[0].view(2, 2), ValueError, r"grads\[1\] overlaps a parameter"),
+    ):
+        with pytest.raises(error, match=match):
+            optimizer.step([good, bad])
+    assert not p[0].any()
+    optimizer.step([good, torch.ones(4, 2)[::2]])
+    assert p[1].tolist() == [[-1, -1], [-1, -1]]
+
+
 def test_strided_tensors():
     base = torch.tensor(values((4, 3)))
     array, g = values((4, 3)).T.copy(), torch.tensor(values((4, 3), 1)).t()

@@ -50,6 +50,7 @@ void bind_norm(py::module_& m);
 void bind_engine(py::module_& m);
 void bind_activations(py::module_& m);
 void bind_dropout(py::module_& m);
+void bind_dlpack(py::module_& m);
 
 }  // namespace pyoptim::python
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "python/arrays.hpp"
+#include "python/dlpack.hpp"
 #include "runtime/reduce.hpp"
 
 namespace pyoptim::python {
@@ -22,11 +23,13 @@ class Gradients {
         const void* data;  // as it was when its address was taken
         py::ssize_t size;
         bool is_double;
+        std::uint8_t kind;  // as DLPack has it
     };
 
     // The next gradient is this parameter's.
     void expect(const py::array& param) {
-        slots_.push_back({param, param.data(), param.size(), param.itemsize() == sizeof(double)});
+        const std::uint8_t kind = param.dtype().kind() == 'f' ? dlpack::kFloat : dlpack::kBfloat;
+        slots_.push_back({param, param.data(), param.size(), param.itemsize() == sizeof(double), kind});
         large_ = large_ || param.size() > 16384;
     }
     // The address of what every step writes; throws if read-only. No two may overlap.
@@ -44,9 +47,9 @@ class Gradients {
     std::size_t size() const { return slots_.size(); }
     bool large() const { return large_; }  // worth letting other Python threads run
 
-    // Calls found(slot, address) for each; false at the first that is not a contiguous array of its
-    // parameter's shape and type, or overlaps what is written, or whose parameter has become read-only or
-    // has been resized.
+    // Calls found(slot, address) for each; false at the first that is not a contiguous array, or tensor in
+    // the processor's memory, of its parameter's shape and type, or overlaps what is written, or whose
+    // parameter has become read-only or has been resized.
     template <class Found>
     bool each(const List& grads, Found found) const {
         if (grads.size() != slots_.size()) return false;
@@ -80,25 +83,40 @@ class Gradients {
     using Interval = std::pair<std::uintptr_t, std::uintptr_t>;
 
     const void* usable(PyObject* grad, const Slot& slot) const {
-        const auto& api = py::detail::npy_api::get();
-        if (!api.PyArray_Check_(grad)) return nullptr;
+        const auto* p = py::detail::array_proxy(slot.param.ptr());
+        if (p->data != slot.data || slot.param.size() != slot.size) return nullptr;  // resized
+        if (!(p->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_)) return nullptr;
+        const void* const data =
+            py::detail::npy_api::get().PyArray_Check_(grad) ? of_array(grad, slot) : of_tensor(grad, slot);
+        const auto begin = reinterpret_cast<std::uintptr_t>(data);
+        const auto end = begin + static_cast<std::size_t>(slot.param.nbytes());
+        // The intervals do not overlap each other, so only the last that begins before `end` can meet it.
+        const auto after = std::lower_bound(written_.begin(), written_.end(), Interval{end, 0});
+        if (begin < end && after != written_.begin() && std::prev(after)->second > begin) return nullptr;
+        return data;
+    }
+    static const void* of_array(PyObject* grad, const Slot& slot) {
         const auto* g = py::detail::array_proxy(grad);
         const auto* p = py::detail::array_proxy(slot.param.ptr());
         constexpr int kWanted =
             py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
         // An unpickled array, or one with metadata, has a descriptor of its own.
-        if (p->data != slot.data || slot.param.size() != slot.size) return nullptr;  // resized
-        if ((g->descr != p->descr && !api.PyArray_EquivTypes_(g->descr, p->descr)) || g->nd != p->nd ||
-            (g->flags & kWanted) != kWanted || !(p->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) ||
-            !std::equal(g->dimensions, g->dimensions + g->nd, p->dimensions)) {
+        const bool same_type =
+            g->descr == p->descr || py::detail::npy_api::get().PyArray_EquivTypes_(g->descr, p->descr);
+        const bool fits = same_type && g->nd == p->nd && (g->flags & kWanted) == kWanted &&
+                          std::equal(g->dimensions, g->dimensions + g->nd, p->dimensions);
+        return fits ? g->data : nullptr;
+    }
+    static const void* of_tensor(PyObject* grad, const Slot& slot) {
+        const auto* p = py::detail::array_proxy(slot.param.ptr());
+        dlpack::Tensor g;
+        if (!dlpack::view(grad, g) || g.device_type != dlpack::kCpu || g.code != slot.kind ||
+            g.bits != 8 * slot.param.itemsize() || g.ndim != p->nd ||
+            !std::equal(g.shape, g.shape + g.ndim, p->dimensions)) {
             return nullptr;
         }
-        const auto begin = reinterpret_cast<std::uintptr_t>(g->data);
-        const auto end = begin + static_cast<std::size_t>(slot.param.nbytes());
-        // The intervals do not overlap each other, so only the last that begins before `end` can meet it.
-        const auto after = std::lower_bound(written_.begin(), written_.end(), Interval{end, 0});
-        if (begin < end && after != written_.begin() && std::prev(after)->second > begin) return nullptr;
-        return g->data;
+        const char* const data = g.contiguous();
+        return reinterpret_cast<std::uintptr_t>(data) % (g.bits / 8u) == 0 ? data : nullptr;
     }
 
     std::vector<Slot> slots_;

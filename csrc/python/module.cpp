@@ -13,4 +13,5 @@ PYBIND11_MODULE(_native, m) {
     pyoptim::python::bind_engine(m);
     pyoptim::python::bind_activations(m);
     pyoptim::python::bind_dropout(m);
+    pyoptim::python::bind_dlpack(m);
 }

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import _loss_ops, backends
 from .._arrays import Array, as_numpy, check_float_array, constant, empty_like
-from .._device import DeviceArray, placed
+from .._device import DeviceArray, downloaded, placed
 
 
 class Loss:
@@ -59,20 +59,25 @@ class Loss:
         output : array (batch, ...)
             Of a model on a GPU, an array in its memory: so is the gradient then.
         target
-            As the loss takes them.
+            As the loss takes them; beside such an output, in that GPU's memory too. They are copied to the
+            processor, checked there, and copied back: the functions of `ops` take them as they are.
         sample_weight : array (batch,), optional
-            Multiplies each example's loss; the mean is still over the batch, not over the weights.
+            Multiplies each example's loss; the mean is still over the batch, not over the weights. Where
+            it may be is as of ``target``.
 
         Raises
         ------
         TypeError, ValueError
-            The target's dtype, shape or values do not suit the output; a negative weight.
+            The target's dtype, shape or values do not suit the output; a negative weight; either is in a
+            GPU's memory and output is not, or in that of another.
         """
         there: Any = output if isinstance(output, DeviceArray) else check_float_array("output", output)
         output, queue = there, getattr(there, "queue", None)
         if output.ndim == 0 or output.size == 0:
             raise ValueError(f"output has shape {output.shape}, expected at least one example")
+        target = downloaded("target", target, queue)
         target = self.check_target("target", target, output.shape[0], output.shape[1:], output.dtype)
+        sample_weight = downloaded("sample_weight", sample_weight, queue)
         weight = self.check_sample_weight("sample_weight", sample_weight, len(output), output.dtype)
         gradient = empty_like(output)
         value = self.evaluate(output, placed(queue, target), gradient, placed(queue, weight))
@@ -104,7 +109,7 @@ class CrossEntropy(Loss):
 
     def __init__(self, class_weight: Any = None, label_smoothing: float = 0.0) -> None:
         if class_weight is not None:
-            class_weight = np.array(class_weight)
+            class_weight = np.array(as_numpy("class_weight", class_weight))
             size = class_weight.size
             _loss_ops.check_class_weight(class_weight, size, np.dtype(np.float64))
         _loss_ops.check_smoothing(label_smoothing)
@@ -254,7 +259,7 @@ class BinaryCrossEntropy(_Pointwise):
 
     def __init__(self, pos_weight: Any = None) -> None:
         if pos_weight is not None:
-            pos_weight = np.array(pos_weight)
+            pos_weight = np.array(as_numpy("pos_weight", pos_weight))
             _loss_ops.check_pos_weight(pos_weight, pos_weight.size, np.dtype(np.float64))
         self.pos_weight: Array | None = pos_weight
 

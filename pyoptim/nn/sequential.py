@@ -186,9 +186,13 @@ class Sequential:
         if _device.is_there(x):
             if self._queue is None:
                 raise TypeError(f"{name} is in a GPU's memory, but the model is not: see Sequential.to")
-            there: Any = _device.adopted(name, x, self._queue, self.dtype)
+            there: Any = _device.adopted(name, x, self._queue, self.dtype, or_bytes=True)
             self._check_shape(name, there.shape)
-            return there  # type: ignore[no-any-return]
+            if there.dtype == self.dtype or keep_bytes:
+                return there  # type: ignore[no-any-return]
+            made: Any = _device.rows_of(there, len(there), self.dtype)
+            _device.release(there)
+            return made  # type: ignore[no-any-return]
         x = np.asarray(x)
         if x.dtype.kind not in "fiub":
             raise TypeError(f"{name} has dtype {x.dtype}, expected numbers")
@@ -221,8 +225,9 @@ class Sequential:
         `backward` reads x again, so leave it as it is until then.
 
         A model on a GPU takes arrays of its memory too (CuPy's, PyTorch's, and what else has
-        ``__cuda_array_interface__`` or speaks DLPack), without a copy and without a look at their values. It
-        then returns one in it, which those take without a copy.
+        ``__cuda_array_interface__`` or speaks DLPack) of its dtype, without a copy and without a look at
+        their values, and bytes, which it converts there. It then returns one in it, which those take without
+        a copy.
 
         Raises
         ------

@@ -7,11 +7,19 @@
 
 namespace pyoptim::cuda {
 
+// What an address says, or, in a captured step, what the address says that lies there: so one capture serves
+// data wherever they are.
+template <class T>
+__device__ inline const T* found(const T* p, const Position* at) {
+    return at != nullptr && p != nullptr ? *reinterpret_cast<const T* const*>(p) : p;
+}
+
 // out (batch, cols) = the rows of x, or of bytes, from the position on (null: from the first), in this order
-// (null: their own). A block per row.
+// (null: their own). With a position, order and x or bytes are where their addresses lie. A block per row.
 template <class T>
 PYOPTIM_KERNEL gather_rows(const Position* at, const Index* order, Index cols, const T* x,
                            const unsigned char* bytes, T* out) {
+    order = found(order, at), x = found(x, at), bytes = found(bytes, at);
     Index row = (at != nullptr ? at->example : 0) + block();
     if (order != nullptr) row = order[row];
     const auto value = [&](Index j) {

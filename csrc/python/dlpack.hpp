@@ -1,0 +1,77 @@
+// Tensors that other libraries lend through DLPack's table of C functions, as PyTorch's do from 2.10 on: to
+// ask a few hundred of them from Python would cost more than a step. Declarations are those of dlpack.h 1.3
+// (https://github.com/dmlc/dlpack).
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+
+namespace pyoptim::python::dlpack {
+
+namespace py = pybind11;
+
+enum : std::int32_t { kCpu = 1 };
+enum : std::uint8_t { kFloat = 2, kBfloat = 4 };
+
+struct Tensor {
+    void* data;
+    std::int32_t device_type, device;
+    std::int32_t ndim;
+    std::uint8_t code, bits;
+    std::uint16_t lanes;
+    const std::int64_t *shape, *strides;
+    std::uint64_t byte_offset;
+
+    // Where its elements are one after the other; null if they are not. Strides count for single elements
+    // too: PyTorch's imaginary part of a conjugate, which is to be negated and does not say so here, has
+    // other ones.
+    const char* contiguous() const {
+        std::int64_t step = 1;
+        for (int i = ndim; strides != nullptr && i-- > 0;) {
+            if (strides[i] != step) return nullptr;
+            step *= shape[i];
+        }
+        return lanes == 1 ? static_cast<const char*>(data) + byte_offset : nullptr;
+    }
+};
+
+struct Exchange {
+    std::uint32_t major, minor;
+    const void *previous, *allocate, *from_object, *to_object;
+    int (*view)(void* object, Tensor* out);
+    int (*current_stream)(std::int32_t device_type, std::int32_t device, void** stream);
+};
+
+// What a type exchanges by, or null; asked once for each of the types that came last.
+inline const Exchange* exchange_of(PyTypeObject* type) {
+    struct Known {
+        py::object type;  // kept, so that no other is where it was
+        const Exchange* exchange = nullptr;
+    };
+    static Known& known = *new Known;  // never destroyed: Python may be gone by then
+    if (known.type.ptr() == reinterpret_cast<PyObject*>(type)) return known.exchange;
+    const auto object = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(type));
+    const py::object capsule = py::getattr(object, "__dlpack_c_exchange_api__", py::none());
+    const Exchange* found = nullptr;
+    if (PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) {
+        found = static_cast<const Exchange*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+        if (found->major != 1 || found->view == nullptr) found = nullptr;
+    }
+    known = {object, found};
+    return found;
+}
+
+// Fills `out` with what the object is; false where it is no such tensor, or has no memory to lend.
+inline bool view(PyObject* object, Tensor& out) {
+    const Exchange* const exchange = exchange_of(Py_TYPE(object));
+    if (exchange == nullptr) return false;
+    if (exchange->view(object, &out) != 0) {
+        PyErr_Clear();
+        return false;
+    }
+    const py::handle tensor = object;
+    return out.ndim > 0 || !py::hasattr(tensor, "is_neg") || !tensor.attr("is_neg")().cast<bool>();
+}
+
+}  // namespace pyoptim::python::dlpack
