@@ -3,7 +3,7 @@ CUDA kernels of pyoptim. Private: pyoptim.backends is the door. Addresses are in
 """
 from __future__ import annotations
 import typing
-__all__: list[str] = ['Event', 'Graph', 'Memory', 'Stream', 'begin_capture', 'chunk', 'copy', 'device', 'device_count', 'elements', 'fill', 'get_device', 'kernels', 'launch', 'part_rows', 'row_length', 'scale_block', 'set_device', 'step_rows', 'sum_block', 'synchronize', 'threads', 'versions', 'why_not']
+__all__: list[str] = ['Event', 'Graph', 'Memory', 'Stream', 'begin_capture', 'chunk', 'copy', 'device', 'device_count', 'elements', 'fill', 'get_device', 'kernels', 'launch', 'part_rows', 'row_length', 'scale_block', 'set_device', 'step_rows', 'sum_block', 'synchronize', 'threads', 'tile', 'versions', 'why_not']
 class Memory:
     """
     Device memory, freed with the object.
@@ -89,3 +89,4 @@ scale_block: int = 256
 step_rows: int = 8
 sum_block: int = 16384
 threads: int = 256
+tile: int = 32

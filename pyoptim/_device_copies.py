@@ -115,4 +115,4 @@ class Descent:
         if self._plain:
             self._stepper.step([grads[i] for i in self._plain], rows)
         if self._packed:
-            self._packed_stepper.step([grads[i] for i in self._packed], rows, 0, False)
+            self._packed_stepper.step([grads[i] for i in self._packed], rows, None, 0, False)

@@ -181,7 +181,8 @@ class Engine:
         self._gradients = compiled.gradients_of(model, optimizer)
         self._stepper = optimizer._stepper()
         rules = [rule.name for rule in optimizer._rules]
-        of_optimizer = (self._stepper, *rules, optimizer.max_grad_norm)
+        turns = [group.get("ns_steps") for group in optimizer.param_groups]  # of which launches are made
+        of_optimizer = (self._stepper, *rules, *turns, optimizer.max_grad_norm)
         self._noise = noise
         if noise is not None:
             self._noise_step[...] = noise.step

@@ -95,14 +95,16 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
         return f"the loss is a {type(loss).__name__}, which has no compiled form"
     if not any(p.size for p in model.parameters().values()):
         return "the model has no parameters, or all are frozen"
+    if optimizer._kind != "Stepper":
+        return f"{type(optimizer).__name__} is no elementwise optimizer"
     return why_no_plan(optimizer, trust_lr)
 
 
 def why_no_plan(optimizer: Optimizer, trust_lr: bool) -> str | None:
-    """Why the steps to come are not coefficients of elementwise rules that are known ahead, or None."""
+    """Why the steps to come are not rows of coefficients that are known ahead, or None."""
     kind = type(optimizer)
     if any(getattr(kind, name) is not getattr(Optimizer, name) for name in ("step", "_apply", "_row")):
-        return f"{kind.__name__} is no elementwise optimizer"
+        return f"the steps of {kind.__name__} are more than rows of coefficients"
     for group in optimizer.param_groups:
         if callable(group["lr"]) and not isinstance(group["lr"], Schedule) and not trust_lr:
             return "lr is a function of your own, which may look at more than the step"

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _arrays, _device, _device_copies, _hyperparameters, backends, gradients, storage
+from . import _arrays, _device, _hyperparameters, backends, gradients, storage
 from ._arrays import Array
 from ._hyperparameters import Checked, choice, is_integer, is_number
 from .backends.device import Queue
@@ -95,6 +95,7 @@ class Optimizer:
     """
 
     defaults: ClassVar[dict[str, Any]]  # of the class's own hyperparameters, beside `SHARED`
+    _kind: ClassVar[str] = "Stepper"  # the backends' class whose steps these are; others see whole tensors
 
     max_grad_norm: Any = Checked(lambda v: v is None or (is_number(v) and v > 0), "None or a number > 0")
     nonfinite: Any = Checked(*choice("ignore", "raise", "skip"))
@@ -325,17 +326,14 @@ class Optimizer:
         limit = () if self._queue is None else (self._max_grad_norm,)
         if self._is_packed:
             key = storage.hash_key(int(self._scalars[0]["step"]), self._seed)
-            self._run(stepper, flat, rows, key, self._rounding == "stochastic", *limit)
-        elif self._queue is not None:
+            self._run(stepper, flat, rows, *limit, key, self._rounding == "stochastic")
+        elif self.average is None or self._staged or not stepper.checks or self._kind != "Stepper":
             self._run(stepper, flat, rows, *limit)
-        elif self._staged or not stepper.checks:
-            self._run(stepper, flat, rows)
         else:
-            average = self.average
-            weight = 0.0 if average is None else average.weight_in_step()
+            weight = self.average.weight_in_step()
             self._run(stepper, flat, rows, weight)
             if weight:
-                average.count += 1
+                self.average.count += 1
 
     def _run(self, stepper: Any, flat: list[Any], *args: Any) -> None:
         """``stepper.step(flat, *args)``: with the gradients as they come, if it takes them."""
@@ -360,10 +358,10 @@ class Optimizer:
         backend = backends.current()
         if self._is_packed:
             stepper = backend.PackedStepper(self._rules, self._packed_arrays())
-        elif self.average is not None and backend.Stepper.checks:
+        elif self.average is not None and backend.Stepper.checks and self._kind == "Stepper":
             stepper = backend.Stepper(self._step_groups(), self.average.averages)
         else:
-            stepper = backend.Stepper(self._step_groups())
+            stepper = self._stepper_of(backend)
         self._steppers[backend.name] = stepper
         return stepper
 
@@ -379,7 +377,10 @@ class Optimizer:
     def _stepper_there(self, backend: Any, queue: Queue) -> Any:
         if self._is_packed:
             return backend.PackedStepper(self._rules, self._packed_arrays(), queue)
-        return backend.Stepper(self._step_groups(), queue)
+        return self._stepper_of(backend, queue)
+
+    def _stepper_of(self, backend: Any, *queue: Queue) -> Any:
+        return getattr(backend, self._kind)(self._step_groups(), *queue)
 
     def _step_groups(self) -> list[backends.StepGroup]:
         index = iter(range(len(self._params)))
@@ -458,6 +459,8 @@ class Optimizer:
             return [np.asarray(a * mean, g.dtype) for a, g in zip(wide, flat, strict=True)], 1.0
 
     def _accumulated_there(self, queue: Queue, flat: list[Any]) -> tuple[list[Any], float]:
+        from . import _device_copies  # on a GPU alone
+
         last = self._summed + 1 >= self._accumulate
         if last:  # the sums are written in place: what could fail after that must fail now
             for group, rule, scalars in zip(self.param_groups, self._rules, self._scalars, strict=True):
@@ -553,7 +556,7 @@ class Optimizer:
         return states
 
     def _check_elementwise(self, what: str) -> None:
-        if type(self)._layout is not Optimizer._layout or type(self)._apply is not Optimizer._apply:
+        if self._kind != "Stepper":
             raise TypeError(
                 f"{type(self).__name__} updates float32 and float64 parameters with states of their own "
                 f"dtype; {what} for the elementwise optimizers"
@@ -586,6 +589,8 @@ class Optimizer:
                 if self._queue is None:
                     master[...] = p
                 else:
+                    from . import _device_copies  # on a GPU alone
+
                     _device_copies.assign(self._queue, [master], [p])
                 state["master"] = master
             states.append(state)

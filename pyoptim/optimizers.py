@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _arrays, _device_copies, storage
+from . import _arrays, storage
 from ._arrays import Array
 from .backends.device import Queue
 from .optimizer import Group, Optimizer, Row, Schedule
@@ -97,6 +97,8 @@ class SGD(Optimizer):
         self._looking_ahead = True
         kept: list[Any]
         if self._queue is not None:
+            from . import _device_copies  # on a GPU alone
+
             kept = _device_copies.copies(self._queue, self._params)
         else:
             kept = [p.copy() for p in self._params]
@@ -120,6 +122,8 @@ class SGD(Optimizer):
             _arrays.tell_autograd(self._tensors)
 
     def _look_ahead_there(self, queue: Queue) -> None:
+        from . import _device_copies  # on a GPU alone
+
         params: list[Any] = self._params
         packed = [storage.pack_state("momentum_buffer", state) for states in self._states for state in states]
         mover = self._steppers.get("lookahead")

@@ -60,6 +60,14 @@ def common(c: Any, p: Any, g: Any) -> Any:
     return c.param_scale * p, g
 
 
+def split_coefficients(rule: Rule, row: tuple[float, ...], dtype: Callable[[float], Any]) -> Any:
+    """A row of doubles as the two named tuples that a rule takes, cast once."""
+    with np.errstate(over="ignore"):  # beyond float32 is infinity, as in C++
+        values = [dtype(value) for value in row]
+    shared = len(Common._fields)
+    return Common(*values[:shared]), rule.coefficients(*values[shared:])
+
+
 def _rule(coefficients: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         name = function.__name__

@@ -1,8 +1,4 @@
-"""Optimizers that look at a whole tensor: its norms, its factored moments, its singular values.
-
-They are made of the parts that the elementwise ones are made of: a rule writes a direction into scratch
-memory, the tensor's own transformation follows, and a step of gradient descent applies it.
-"""
+"""Optimizers that look at a whole tensor: its norms, its factored moments, its singular values."""
 
 from __future__ import annotations
 
@@ -10,45 +6,31 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-
-from . import _device_copies, backends, gradients
-from ._arrays import Array
+from . import backends
 from .backends.device import Queue
-from .backends.device_adafactor import Options
-from .optimizer import Group, Optimizer, Row, Schedule, State
-from .rules import RULES, Common
+from .optimizer import Group, Optimizer, Row, Schedule
+from .rules import Common
 
 _OWN = len(Common._fields)  # a row is Common's coefficients, then the rule's own
-
-
-def _norm(array: Array) -> float:
-    return gradients.norm_of([array])
 
 
 class _Trusting(Optimizer):
     """The norms of each array set its rate, in one call of a backend's ``TrustStepper``."""
 
+    _kind = "TrustStepper"
     directed: ClassVar[bool]
 
     def _trust(self, group: Group, row: Row) -> tuple[Row, Row]:
         """The rule's coefficients, and the group's trust."""
         raise NotImplementedError
 
-    def _new_stepper(self) -> Any:
-        if self._queue is not None:
-            return self._new_device_stepper(self._queue)
-        backend = backends.current()
-        stepper = self._steppers[backend.name] = backend.TrustStepper(self._step_groups(), self.directed)
-        return stepper
-
-    def _stepper_there(self, backend: Any, queue: Queue) -> Any:
-        return backend.TrustStepper(self._step_groups(), self.directed, queue)
+    def _stepper_of(self, backend: Any, *queue: Queue) -> Any:
+        return backend.TrustStepper(self._step_groups(), self.directed, *queue)
 
     def _apply(self, flat: list[Any], rows: list[Row]) -> None:
         pairs = [self._trust(group, row) for group, row in zip(self.param_groups, rows, strict=True)]
         limit = () if self._queue is None else (self._max_grad_norm,)
-        self._run(self._stepper(), flat, [row for row, _ in pairs], [trust for _, trust in pairs], *limit)
+        self._run(self._stepper(), flat, [row for row, _ in pairs], *limit, [trust for _, trust in pairs])
 
 
 class LARS(_Trusting):
@@ -119,58 +101,7 @@ class LAMB(_Trusting):
         return (row[0], 0.0, 1.0, *row[_OWN + 1 :]), (row[_OWN], group["weight_decay"], 1.0, 1.0, 0.0)
 
 
-class _Directed(Optimizer):
-    """A rule on zeroed scratch memory gives each tensor a descent direction d; then ``p += rate * d``.
-
-    ``_coefficients`` returns lr before the rule's own.
-    """
-
-    def _direct(self, group: Group, p: Array, state: State, d: Array, lr: float, t: int) -> float:
-        """Make d, which holds what the rule did to 0, the direction; return the rate."""
-        raise NotImplementedError
-
-    def _rule(self, group: Group) -> str:
-        _check_decay(self, group, decoupled=True)
-        return self._direction_rule(group)
-
-    def _direction_rule(self, group: Group) -> str:
-        raise NotImplementedError
-
-    def _step_groups(self) -> list[backends.StepGroup]:
-        if not hasattr(self, "_directions"):  # every backend's stepper writes the same
-            self._directions = [np.zeros(p.shape, p.dtype) for p in self._params]
-            self._targets = [self._staged.get(i, p) for i, p in enumerate(self._params)]
-        index = iter(self._directions)
-        return [
-            backends.StepGroup(group.rule, [next(index) for _ in group.params], group.states)
-            for group in super()._step_groups()
-        ]
-
-    def _apply(self, flat: list[Any], rows: list[Row]) -> None:
-        flat = self._checked(flat)
-        backend = backends.current()
-        stepper = self._stepper()
-        for d in self._directions:
-            d[...] = 0
-        stepper.step(flat, [(row[0], 0.0, 1.0, *row[_OWN + 1 :]) for row in rows])
-        descent: list[Row] = []
-        with np.errstate(all="ignore"):  # NaN and infinity pass, as through the kernels
-            for group, states, scalars, row in zip(
-                self.param_groups, self._states, self._scalars, rows, strict=True
-            ):
-                for p, state in zip(group["params"], states, strict=True):
-                    d, t = self._directions[len(descent)], int(scalars["step"]) + 1
-                    rate = self._direct(group, p, state, d, row[_OWN], t)
-                    descent.append((-1.0, 0.0, row[2], rate))
-        for i, copy in self._staged.items():
-            copy[...] = self._params[i]
-        groups = [backends.StepGroup(RULES["sgd"], self._targets, [()] * len(self._targets))]
-        backend.Stepper(backends.one_each(groups)).step(self._directions, descent)
-        for i, copy in self._staged.items():
-            self._params[i][...] = copy
-
-
-class Adafactor(_Directed):
+class Adafactor(Optimizer):
     """Adafactor (Shazeer & Stern 2018), as PyTorch's: second moments of a matrix kept as rows and columns.
 
     With ``beta2_t = 1 - t**beta2_decay``: ``R = beta2_t*R + (1-beta2_t)*mean(g*g, last axis)``, C likewise
@@ -194,6 +125,7 @@ class Adafactor(_Directed):
         Decoupled.
     """
 
+    _kind = "AdafactorStepper"
     defaults: ClassVar = {
         "lr": 1e-2,
         "beta2_decay": -0.8,
@@ -210,59 +142,23 @@ class Adafactor(_Directed):
             return {"variance": shape}
         return {"row_var": (*shape[:-1], 1), "col_var": (*shape[:-2], 1, shape[-1])}
 
-    def _direction_rule(self, group: Group) -> str:
-        return "sgd"
+    def _rule(self, group: Group) -> str:
+        _check_decay(self, group, decoupled=True)
+        return "sgd"  # along a direction
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
-        return (lr, 1.0)  # the direction begins as -g
+        eps, smallest = group["eps"]
+        rate, fresh = min(lr, 1 / math.sqrt(t)), float(t ** group["beta2_decay"])
+        return (rate, fresh, -1.0 if eps is None else float(eps), float(smallest), float(group["d"]))
 
-    def _stepper_there(self, backend: Any, queue: Queue) -> Any:
-        states = [state for group in self._states for state in group]
-        groups = [
-            backends.StepGroup(rule, group["params"], [()] * len(group["params"]))
-            for rule, group in zip(self._rules, self.param_groups, strict=True)
+    def _step_groups(self) -> list[backends.StepGroup]:
+        return [
+            group._replace(states=[list(state.values()) for state in states])
+            for group, states in zip(super()._step_groups(), self._states, strict=True)
         ]
-        return backend.AdafactorStepper(groups, queue, states)
-
-    def _apply(self, flat: list[Any], rows: list[Row]) -> None:
-        if self._queue is None:
-            super()._apply(flat, rows)
-            return
-        coefficients: list[Row] = [(row[0], 0.0, 1.0, *row[_OWN + 1 :]) for row in rows]
-        options = []
-        for group, scalars, row in zip(self.param_groups, self._scalars, rows, strict=True):
-            t = int(scalars["step"]) + 1
-            rate, fresh = min(row[_OWN], 1 / math.sqrt(t)), float(t ** group["beta2_decay"])
-            for p in group["params"]:
-                eps = self._least(group, p), float(group["eps"][1])
-                options.append(Options(rate, fresh, eps, float(group["d"]), row[2]))
-        self._run(self._stepper(), flat, coefficients, options, self._max_grad_norm)
-
-    @staticmethod
-    def _least(group: Group, p: Any) -> float:
-        eps = group["eps"][0]
-        return float(np.finfo(p.dtype).eps) if eps is None else float(eps)
-
-    def _direct(self, group: Group, p: Array, state: State, d: Array, lr: float, t: int) -> float:
-        if p.size == 0:
-            return 0.0
-        eps = self._least(group, p)
-        fresh = float(t ** group["beta2_decay"])
-        if "variance" in state:
-            variance = _blend(state["variance"], np.square(d), fresh)
-        else:
-            square = np.square(d, dtype=np.float64)
-            rows = _blend(state["row_var"], square.mean(axis=-1, keepdims=True), fresh)
-            cols = _blend(state["col_var"], square.mean(axis=-2, keepdims=True), fresh)
-            variance = rows * cols / np.maximum(rows.mean(axis=-2, keepdims=True), eps)
-        d /= np.sqrt(np.maximum(variance, eps * eps))
-        root = math.sqrt(p.size)
-        relative = max(float(group["eps"][1]), _norm(np.ascontiguousarray(p)) / root)
-        clip = max(1.0, _norm(d) / (root * float(group["d"])))
-        return min(lr, 1 / math.sqrt(t)) * relative / clip
 
 
-class Muon(_Directed):
+class Muon(Optimizer):
     """Muon (Jordan 2024): momentum made orthogonal by Newton-Schulz iterations; for matrices only.
 
     ``b = momentum*b + (1-momentum)*g``; ``u = (1-momentum)*g + momentum*b`` with ``nesterov``, else b;
@@ -285,6 +181,7 @@ class Muon(_Directed):
         ``sqrt(max(1, rows/columns))``, or ``0.2*sqrt(max(rows, columns))`` (Moonshot AI 2025).
     """
 
+    _kind = "MuonStepper"
     defaults: ClassVar = {
         "lr": 1e-3,
         "weight_decay": 0.1,
@@ -303,66 +200,16 @@ class Muon(_Directed):
             if len(p.shape) != 2:
                 raise ValueError(f"{name} has shape {p.shape}, expected a matrix for Muon")
 
-    def _direction_rule(self, group: Group) -> str:
+    def _rule(self, group: Group) -> str:
+        _check_decay(self, group, decoupled=True)
         return "nesterov" if group["nesterov"] else "momentum"
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         mu = group["momentum"]
-        return (lr, mu, 1 - mu, 1 - mu, mu) if group["nesterov"] else (lr, mu, 1 - mu, 1.0)
-
-    def _direct(self, group: Group, p: Array, state: State, d: Array, lr: float, t: int) -> float:
-        if p.size:
-            d[...] = _orthogonal(d, group["ns_coefficients"], group["ns_steps"], group["eps"])
-        return self._rate(group, p, lr)
-
-    def _rate(self, group: Group, p: Any, lr: float) -> float:
-        rows, columns = p.shape
-        if group["adjust_lr_fn"] == "original":
-            return lr * math.sqrt(max(1.0, rows / max(1, columns)))
-        return lr * 0.2 * math.sqrt(max(rows, columns))
-
-    def _stepper_there(self, backend: Any, queue: Queue) -> Any:
-        params: list[Any] = self._params
-        directions = _device_copies.zeros(queue, params, [p.dtype for p in params])
-        return backend.MuonStepper(Optimizer._step_groups(self), queue, directions)
-
-    def _apply(self, flat: list[Any], rows: list[Row]) -> None:
-        if self._queue is None:
-            super()._apply(flat, rows)
-            return
-        momenta = [(row[0], 0.0, 1.0, *row[_OWN + 1 :]) for row in rows]
-        iterations = [(g["ns_coefficients"], g["ns_steps"], g["eps"]) for g in self.param_groups]
-        descents = [
-            (-1.0, 0.0, row[2], self._rate(group, p, row[_OWN]))
-            for group, row in zip(self.param_groups, rows, strict=True)
-            for p in group["params"]
-        ]
-        self._run(self._stepper(), flat, momenta, iterations, descents, self._max_grad_norm)
-
-
-def _blend(old: Array, new: Array, fresh: float) -> Array:
-    """``old`` moved towards ``new`` in place, returned in double."""
-    old += fresh * (new - old)
-    return old.astype(np.float64)
-
-
-def _orthogonal(matrix: Array, coefficients: tuple[float, float, float], steps: int, eps: float) -> Array:
-    """Towards U V^T of the matrix's singular value decomposition: X becomes aX + bSX + cSSX, S = X X^T."""
-    product = backends.current().dense_forward  # (x, w) -> x w^T
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = np.array(matrix if wide else matrix.T, order="C")
-    x /= x.dtype.type(max(_norm(x), eps))
-    a, b, c = (x.dtype.type(value) for value in coefficients)
-    gram, square, update = np.empty((3, len(x), len(x)), x.dtype)
-    moved = np.empty_like(x)
-    for _ in range(steps):
-        product(x, x, None, None, gram)
-        product(gram, gram, None, None, square)  # gram is symmetric
-        np.multiply(gram, b, out=update)
-        update += c * square
-        product(update, np.ascontiguousarray(x.T), None, None, moved)
-        x = a * x + moved
-    return x if wide else x.T
+        momentum = (mu, 1 - mu, 1 - mu, mu) if group["nesterov"] else (mu, 1 - mu, 1.0, 0.0)
+        a, b, c = map(float, group["ns_coefficients"])
+        like_adamw = float(group["adjust_lr_fn"] == "match_rms_adamw")
+        return (*momentum, lr, like_adamw, float(group["ns_steps"]), float(group["eps"]), a, b, c)
 
 
 def _check_decay(optimizer: Optimizer, group: Group, *, decoupled: bool) -> None:

@@ -24,7 +24,7 @@ CONTRACT = {
     name
     for name, value in vars(reference).items()
     if getattr(value, "__module__", "").startswith(reference.__name__) and not name.startswith("_")
-} - {"split_coefficients"}  # which Numba's uses too
+}
 BACKENDS = sorted({engine.partition("-")[0] for engine in LIVE})
 
 

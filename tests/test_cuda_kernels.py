@@ -143,24 +143,72 @@ def test_norm_and_clipping_without_the_host(run, cuda, dtype, rng):
         assert same(factor, np.array([expected]))
 
 
+def muon_expected(x, turns, polynomial, divisor):
+    """Of a wide matrix, in double."""
+    a, b, c = polynomial
+    x = x.astype(float) / divisor
+    for _ in range(turns):
+        s = x @ x.T
+        x = a * x + (b * s + c * s @ s) @ x
+    return x
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_muon(run, cuda, dtype, planned, rng):
+    """Matrices of all kinds at once, of two groups with 2 and 3 iterations."""
+    shapes = [(5, 3), (33, 70), (1, 1), (0, 4), (64, 64), (70, 33), (90, 100)]
+    polynomial, wide = (2.0, -1.5, 0.5), np.zeros((2, cuda.row_length))
+    # Common's, four of the momentum's rule, then muon.hpp's: lr, like_adamw, steps, eps and the polynomial.
+    wide[0, :14] = 1, 0, 0.5, 0, 0, 0, 0, 0.25, 0, 2, 1e-7, *polynomial
+    wide[1, :14] = 1, 0, 0.75, 0, 0, 0, 0, 0.125, 1, 3, 100, *polynomial
+    steps = np.concatenate([np.zeros_like(wide), wide]) if planned else wide
+    x = [run.array(rng.normal(size=shape).astype(dtype), offset=i % 2) for i, shape in enumerate(shapes)]
+    start = [a.copy() for a in x]
+    table, chunks = tables(cuda, [(a, [], i % 2) for i, a in enumerate(x)])
+    small = [min(shape) for shape in shapes]
+    following = [run.empty(shape, dtype) for shape in shapes]
+    gram, update = ([run.empty((n, n), dtype) for n in small] for _ in range(2))
+    kinds = np.dtype([(n, "u8") for n in ("x", "next", "gram", "update")] + [("rows", "i8"), ("cols", "i8")])
+    there = (addresses(part) for part in (x, following, gram, update))
+    matrices = np.array([(*at, *shape) for *at, shape in zip(*there, shapes, strict=True)], kinds)
+    squares, own = run.empty(len(chunks), float), run.empty((len(shapes), cuda.row_length), dtype)
+    begins = np.searchsorted(chunks["array"], np.arange(len(shapes) + 1)).astype(np.int64)
+    run("sum_of_squares", len(chunks), table, chunks, addresses(x), squares, dtype=dtype)
+    at = position(row=1) if planned else None
+    run("muon_rows", len(shapes), 2, table, matrices, begins, squares, steps, at, own, dtype=dtype)
+    run("muon_normalize", len(chunks), table, chunks, own, dtype=dtype)
+    tiles = [
+        np.array([(i, k) for i, (m, n) in enumerate(of) for k in range(blocks_of(m, 32) * blocks_of(n, 32))],
+                 launcher.CHUNKS)
+        for of in (list(zip(small, small, strict=True)), shapes)
+    ]  # fmt: skip
+    for turn in range(3):
+        for part in range(3):
+            of = tiles[part // 2]
+            run("muon_product", len(of), part, turn, matrices, of, own, dtype=dtype)
+    for i, (rows, cols) in enumerate(shapes):
+        norm, turns = np.linalg.norm(start[i].astype(float)), 2 + i % 2
+        divisor = max(norm, (1e-7, 100)[i % 2])
+        rate = 0.125 * 0.2 * math.sqrt(max(rows, cols)) if i % 2 else 0.25 * math.sqrt(max(1, rows / cols))
+        keep = (0.5, 0.75)[i % 2]
+        expected_row = [-1, 0, keep, rate, *polynomial, divisor, turns]
+        np.testing.assert_allclose(own[i, :9], np.array(expected_row, dtype), rtol=4 * np.finfo(dtype).eps)
+        wide_one = start[i] if rows <= cols else start[i].T
+        expected = muon_expected(wide_one, turns, polynomial, divisor)
+        result = (x, following)[turns % 2][i]
+        allowed = 100 * max(rows, cols) * np.finfo(dtype).eps
+        np.testing.assert_allclose(result, expected if rows <= cols else expected.T, rtol=0, atol=allowed)
+
+
 @pytest.mark.parametrize("n", SIZES)
-def test_norms_and_sums_of_one_array(run, cuda, dtype, n, rng):
+def test_muon_blend(run, cuda, dtype, n, rng):
     x, y = run.array(rng.normal(size=n).astype(dtype), offset=1), rng.normal(size=n).astype(dtype)
-    blocks, was = blocks_of(n, cuda.chunk), x.copy()
-    partial, total = run.empty(blocks, float), run.empty(1, float)
-    run("chunk_squares", blocks, n, x, partial, dtype=dtype)
-    run("total<double>", 1, blocks, partial, 1.0, None, total)
-    exact = math.fsum(float(v) ** 2 for v in was)
-    assert abs(total[0] - exact) <= 64 * np.finfo(float).eps * exact
-    for eps in (1e-7, 1e9):
-        x[...] = was
-        run("normalize", blocks, n, total, eps, x, dtype=dtype)
-        assert same(x, was / dtype(max(math.sqrt(total[0]), eps)))
-    run("normalize", blocks, n, np.array([math.nan]), 1.0, x, dtype=dtype)
-    assert np.isnan(x).all()
+    blocks, was, factors = blocks_of(n, cuda.chunk), x.copy(), np.array([0.3, -1.7], dtype)
+    run("muon_blend", blocks, n, factors, x, factors[1:], y, dtype=dtype)
+    assert same(x, factors[0] * was + factors[1] * y)
     x[...] = was
-    run("blend", blocks, n, 0.3, x, -1.7, y, x, dtype=dtype)
-    assert same(x, dtype(0.3) * was + dtype(-1.7) * y)
+    run("muon_blend", blocks, n, factors, x, None, y, dtype=dtype)
+    assert same(x, factors[0] * was + y)
 
 
 def trust_tables(cuda, run, arrays):
@@ -244,72 +292,81 @@ def test_rates_of_an_array_of_many_blocks(run, cuda, rng):
         assert own[i, :4].tolist() == [-1, 0, 1, rate]
 
 
-# Columns and rows with and without a rest; several parts of rows; stacks; vectors.
+# Columns and rows with and without a rest; several parts of rows; stacks; vectors; empty ones.
 ADAFACTOR_SHAPES = [
-    (1, 1, 1),
-    (1, 9, 33),
-    (1, 129, 5),
-    (1, 300, 70),
-    (40, 3, 3),
-    (2, 128, 31),
-    1,
-    255,
-    4097,
-    9000,
-]
+    (1, 1, 1), 4097, (1, 9, 33), (1, 0, 3), (1, 129, 5), (0, 2, 2), (1, 300, 70), (40, 3, 3), 1, (2, 128, 31),
+    255, 0, 9000,
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("factor", [None, 0.5])
-@pytest.mark.parametrize("shape", ADAFACTOR_SHAPES, ids=str)
-def test_adafactor(run, cuda, dtype, shape, factor, rng):
-    vector = isinstance(shape, int)
-    batch, rows, cols = (0, 0, 0) if vector else shape
-    n, eps, fresh = (shape if vector else math.prod(shape)), 1e-3, 0.25
-    grad = run.array(rng.normal(size=shape).astype(dtype), offset=1)
-    param = run.array(rng.normal(size=shape).astype(dtype))
-    scale = 1.5, None if factor is None else np.array([factor])
-    exact = -1.5 * (factor or 1.0) * grad.astype(float)
-    col_var = run.array(rng.uniform(1, 2, size=shape if vector else (batch, cols)).astype(dtype))
-    row_var, means = None, run.empty(max(batch, 1), float)
-    expected_col = 0.75 * col_var.astype(float)
-    if vector:
-        run("adafactor_variance", blocks_of(n, cuda.threads), n, grad, *scale, fresh, col_var, dtype=dtype)
-        expected_col += fresh * exact**2
-        variance = col_var.astype(float)
-    else:
-        row_var = run.array(rng.uniform(1, 2, size=(batch, rows)).astype(dtype))
-        expected_row = 0.75 * row_var.astype(float) + fresh * (exact**2).mean(2)
-        expected_col += fresh * (exact**2).mean(1)
-        parts = blocks_of(rows, cuda.part_rows)
-        partial = run.empty((parts, batch, cols), float)
-        run("adafactor_rows", blocks_of(batch * rows, 8), batch * rows, cols, grad, *scale, fresh, row_var,
-            dtype=dtype)  # fmt: skip
-        run("adafactor_columns", blocks_of(partial.size, cuda.threads), batch, rows, cols, grad, *scale,
-            partial, dtype=dtype)  # fmt: skip
-        run("adafactor_col_var", blocks_of(batch * cols, cuda.threads), batch * cols, rows, partial, fresh,
-            col_var, dtype=dtype)  # fmt: skip
-        run("adafactor_means", blocks_of(batch, 8), batch, rows, row_var, eps, means, dtype=dtype)
-        np.testing.assert_allclose(row_var, expected_row, rtol=4 * np.finfo(dtype).eps)
-        wide = row_var.astype(float)
-        np.testing.assert_allclose(means[:batch], wide.mean(1), rtol=rows * np.finfo(float).eps)
-        variance = wide[:, :, None] * col_var.astype(float)[:, None] / means[:batch, None, None]
-    np.testing.assert_allclose(col_var, expected_col, rtol=4 * np.finfo(dtype).eps)
-    u = exact / np.sqrt(np.maximum(variance, eps**2))
-    blocks, before = blocks_of(n, cuda.chunk), param.copy()
-    partial = run.empty((2, blocks), float)
-    factored = n, rows, cols, row_var, col_var, means, eps**2, param, grad, *scale
-    run("adafactor_squares", blocks, *factored, partial, dtype=dtype)
-    squares = partial.sum(1)
-    np.testing.assert_allclose(
-        squares, [(param.astype(float) ** 2).sum(), (u**2).sum()], rtol=8 * np.finfo(dtype).eps
-    )
-    for threshold in (0.1, 1e9):  # clipped or not
-        param[...] = before
-        run("adafactor_step", blocks, *factored, squares, 0.5, 0.25, threshold, 0.75, dtype=dtype)
-        size, length = np.sqrt(squares / n)
-        rate = 0.5 * max(size, 0.25) / max(length / threshold, 1)
-        allowed = 8 * np.finfo(dtype).eps * (abs(before) + abs(rate * u))
-        assert (abs(param - (0.75 * before.astype(float) + rate * u)) <= allowed).all()
+FACTORED = np.dtype([(name, "i8") for name in ("batch", "rows", "cols", "columns", "means", "sums")])
+
+
+@pytest.mark.parametrize("threshold", [0.1, 1e9])  # clipped or not
+def test_adafactor(run, cuda, dtype, threshold, rng):
+    """All of them at once, of two groups."""
+    eps, rows = (1e-3, float(np.finfo(dtype).eps)), np.zeros((2, cuda.row_length))
+    rows[0, :8] = -1.5, 0, 0.75, 0.5, 0.25, 1e-3, 0.25, threshold
+    rows[1, :8] = 0.5, 0, 1.0, 2.0, 0.125, -1, 2.0, threshold
+    shapes, arrays, grads, end = np.zeros(len(ADAFACTOR_SHAPES), FACTORED), [], [], 0
+    for i, shape in enumerate(ADAFACTOR_SHAPES):
+        batch, height, width = (0, 0, 0) if isinstance(shape, int) else shape
+        param, grad = (run.array(rng.normal(size=shape).astype(dtype), offset=i % 2) for _ in range(2))
+        of = [shape] if batch == 0 else [(batch, height), (batch, width)]
+        states = [run.array(rng.uniform(1, 2, size=n).astype(dtype)) for n in of]
+        columns = end + 2 * blocks_of(param.size, cuda.chunk)
+        means = columns + batch * width * blocks_of(height, cuda.part_rows)
+        shapes[i] = batch, height, width, columns, means, end
+        end = means + batch
+        arrays.append((param, states, i % 2))
+        grads.append(grad)
+    before = [(p.copy(), [s.copy() for s in states]) for p, states, _ in arrays]
+    shared = run.empty(end, float)
+    table, chunks = tables(cuda, arrays)
+    where = [table, shapes, addresses(grads), rows, shared]
+    bound = np.array([a.ctypes.data for a in where], np.uint64).tobytes()
+
+    def of_work(work, length):
+        counts = [blocks_of(n, length) * (p.size > 0) for n, (p, _, _) in zip(work, arrays, strict=True)]
+        return np.array([(i, k) for i, n in enumerate(counts) for k in range(n)], launcher.CHUNKS)
+
+    batch, height, width = shapes["batch"], shapes["rows"], shapes["cols"]
+    for kernel, work, length in (
+        ("adafactor_rows", batch * height, 8),
+        ("adafactor_columns", batch * width * blocks_of(height, cuda.part_rows), cuda.threads),
+        ("adafactor_col_var", batch * width, cuda.threads),
+        ("adafactor_means", batch, 8),
+    ):
+        own = of_work(work, length)
+        run(kernel, len(own), bound, own, dtype=dtype)
+    run("adafactor_squares", len(chunks), bound, chunks, dtype=dtype)
+    run("adafactor_rates", len(arrays), bound, dtype=dtype)
+    run("adafactor_step", len(chunks), bound, chunks, dtype=dtype)
+
+    for i, (param, states, group) in enumerate(arrays):
+        scale, _, keep, largest, fresh, _, smallest, _ = rows[group, :8]
+        p, old = before[i][0].astype(float), [s.astype(float) for s in before[i][1]]
+        exact, close = -scale * grads[i].astype(float), {"rtol": 8 * np.finfo(dtype).eps}
+        if p.size == 0:
+            for state, was in zip(states, old, strict=True):
+                assert same(state, was.astype(dtype))
+            continue
+        if p.ndim == 1:
+            new = [(1 - fresh) * old[0] + fresh * exact**2]
+            variance = new[0]
+        else:
+            new = [
+                (1 - fresh) * s + fresh * (exact**2).mean(axis) for s, axis in zip(old, (2, 1), strict=True)
+            ]
+            mean = np.maximum(new[0].mean(1), eps[group])
+            variance = new[0][:, :, None] * new[1][:, None] / mean[:, None, None]
+        for state, expected in zip(states, new, strict=True):
+            np.testing.assert_allclose(state, expected, **close)
+        u = exact / np.sqrt(np.maximum(variance, eps[group] ** 2))
+        size, length = np.sqrt((p**2).mean()), np.sqrt((u**2).mean())
+        rate = largest * max(size, smallest) / max(length / threshold, 1)
+        allowed = 16 * np.finfo(dtype).eps * (abs(p) + abs(rate * u))
+        assert (abs(param - (keep * p + rate * u)) <= allowed).all(), ADAFACTOR_SHAPES[i]
 
 
 # ---- what is kept in fewer bits --------------------------------------------------------------------

@@ -18,7 +18,7 @@ from test_cuda_kernels import KINDS, LANE, NORM_SHAPES, SIZES, bound, same, spec
 
 import pyoptim as po
 from pyoptim import _device, backends
-from pyoptim.backends import device_products
+from pyoptim.backends import device_muon, device_products
 from pyoptim.backends.cublaslt import Blas
 from pyoptim.backends.device import Queue
 
@@ -379,6 +379,7 @@ def test_arrays_of_the_processor_are_refused(dev):
 def test_constants_are_the_kernels(cuda):
     device = backends.device
     assert (cuda.threads, cuda.part_rows) == (device.THREADS, device.PART_ROWS)
+    assert cuda.tile == device_products.TILE
     assert device_products.ACTIVATIONS == KINDS
 
 
@@ -387,7 +388,32 @@ def test_constants_are_the_kernels(cuda):
 
 def blas_of(dev):
     """What the device multiplies with."""
-    return device_products._library_of(dev.queue)
+    return device_products.library_of(dev.queue)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_muon_by_both_products(cuda, no_gpu, monkeypatch, cublaslt, dtype, rng):
+    """Large matrices go through cuBLASLt, small ones together through our own kernel, on one stream."""
+    recorder = test_device.doubles.Recorder(cuda)
+    test_device.use_cuda(monkeypatch, recorder)
+    monkeypatch.setenv("PYOPTIM_CUBLAS", cublaslt)
+    monkeypatch.setattr(device_muon, "_TOGETHER", 1000)
+    shapes = [(5, 3), (9, 12), (40, 33), (3, 40), (12, 9), (10, 10)]
+    here = [rng.normal(size=shape).astype(dtype) for shape in shapes]
+    copies = [p.copy() for p in here]
+    options = {"lr": 0.1, "eps": 0.5, "max_grad_norm": 1.0, "ns_steps": 3}
+    cpu, own = po.Muon(here, **options), po.Muon(test_device.there(copies), **options)
+    for _ in range(2):
+        grads = [rng.normal(size=shape).astype(dtype) for shape in shapes]
+        test_device.cpu_step(cpu, grads)
+        recorder.log.clear()
+        own.step([test_device.There(g, 70) for g in grads])
+        assert {stream for _, _, stream in recorder.all("launch")} == {70}
+        kernels = [kernel.partition("<")[0] for _, kernel, _ in recorder.all("launch")]
+        assert kernels.count("muon_product") == 3 * 3
+        assert kernels.count("muon_blend") == 2 * 3  # of (40, 33) alone
+    assert not recorder.all("synchronize")
+    test_device.assert_orthogonal_alike(copies, here, 2, 0.1)
 
 
 def test_which_library_multiplies(cuda, no_gpu, monkeypatch, cublaslt, tmp_path):

@@ -79,6 +79,12 @@ def small(dtype=np.float64, seed=3):
     return nn.Sequential(nn.Dense(6, 5), nn.Dropout(0.3), nn.ReLU(), nn.Dense(5, 3), seed=seed, dtype=dtype)
 
 
+def matrices(dtype=np.float64):
+    """What Muon takes."""
+    layers = nn.Dense(6, 5, bias=False), nn.Tanh(), nn.Dense(5, 3, bias=False)
+    return nn.Sequential(*layers, seed=3, dtype=dtype)
+
+
 def pixels(rng, n=23):
     return rng.integers(0, 256, (n, 6)).astype(np.uint8)
 
@@ -190,6 +196,45 @@ def test_optimizers(emulated, rng, make, options, dtype):
     assert_same(state(made[1]), state(made[2]))
     if make is not po.Rprop:  # which goes by signs, and turns them over at a last bit
         assert_close(state(made[0]), state(made[1]), 1e-9 if dtype == np.float64 else 1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (po.Adafactor, {"lr": po.schedules.OneCycle(0.1, 40), "max_grad_norm": 0.1}),
+        (po.Adafactor, {"weight_decay": 0.1, "d": 1.5}),
+        (po.Muon, {"max_grad_norm": 0.1, "eps": 1.0}),
+        (po.Muon, {"nesterov": False, "ns_steps": 2, "eps": 0.5, "lr": po.schedules.OneCycle(0.1, 40)}),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_optimizers_of_whole_tensors_are_captured(emulated, rng, make, options, dtype):
+    x, y = pixels(rng), labels(rng)
+
+    model = matrices if make is po.Muon else small
+    made = [trainer(model(dtype), where, make=make, **options) for where in ("cpu", "cuda", "cuda")]
+    paths = [fit(one, x, y, engine=engine).path for one, engine in
+             zip(made, ("python", "native", "python"), strict=True)]  # fmt: skip
+    assert paths == ["python", "cuda", "python"]
+    assert_same(state(made[1]), state(made[2]))
+    assert_close(state(made[0]), state(made[1]), 1e-9 if dtype == np.float64 else 1e-3)
+
+
+def test_other_iterations_are_captured_anew(emulated, rng):
+    x, y = pixels(rng), labels(rng)
+    made = []
+    for engine in ("native", "python"):
+        one = trainer(matrices(), "cuda", make=po.Muon, eps=1.0)
+        for turns in (2, 5, 1):
+            one.optimizer.param_groups[0]["ns_steps"] = turns
+            fit(one, x, y, engine=engine)
+            one.optimizer.param_groups[0]["ns_steps"] = turns + 1
+            one.optimizer.step(one.model.gradients())  # between two launches of the same graph
+            one.optimizer.param_groups[0]["ns_steps"] = turns
+            fit(one, x, y, engine=engine)
+        made.append(one)
+    assert_same(state(made[0]), state(made[1]))
 
 
 def test_parameter_groups_of_several_rules(emulated, rng):

@@ -451,6 +451,42 @@ def test_same_bits_for_every_number_of_threads(engine, dtype, name):
         assert_same_bits(p, results[0])
 
 
+MIXED = [(1, 1), (40, 3), (0, 4), (3, 500), (17, 17), (64, 700), (700, 64), (150, 160)]
+STACKS = [(), (5,), (0,), (40_000,), (500, 3, 3), (2, 3, 100, 90), (3, 0, 2), (2, 0), (2, 40_000)]
+
+
+@pytest.mark.parametrize("name", ["Adafactor", "Muon"])
+def test_many_tensors_at_once(engine, dtype, name):
+    """The bits of each alone, for every number of threads; NumPy's up to rounding."""
+    rng = np.random.default_rng(4)
+    shapes = MIXED if name == "Muon" else [*MIXED, *STACKS]
+    start, *grads = [[np.asarray(rng.normal(size=n), dtype) for n in shapes] for _ in range(3)]
+
+    def stepped(of, threads=1):
+        params = [start[i].copy() for i in of]
+        optimizer = getattr(po, name)(params, lr=0.1, weight_decay=0.1)
+        with use_threads(threads):
+            for g in grads:
+                optimizer.step([g[i] for i in of])
+        return params, {key: a for key, a in states(optimizer).items() if np.ndim(a)}
+
+    everything = range(len(shapes))
+    expected, kept = stepped(everything)
+    for threads in (2, 3):
+        for a, b in zip(stepped(everything, threads)[0], expected, strict=True):
+            assert_same_bits(a, b)
+    for i in everything:
+        assert_same_bits(stepped([i])[0][0], expected[i], str(shapes[i]))
+    with use_engine("numpy"):
+        twins, others = stepped(everything)
+    eps = np.finfo(dtype).eps
+    allowed = 5e4 * eps if name == "Muon" else 64 * eps  # products amplify what rounding does: oracles.py
+    for a, b in zip(expected, twins, strict=True):
+        np.testing.assert_allclose(a, b, rtol=allowed, atol=allowed)
+    for key, a in kept.items():
+        np.testing.assert_allclose(a, others[key], rtol=64 * eps)
+
+
 @pytest.mark.parametrize("name", ORACLES)
 @pytest.mark.parametrize("value", [np.inf, np.nan, 1e30, 1e-30, 0.0])
 def test_extremes_pass_without_a_warning(engine, name, value):

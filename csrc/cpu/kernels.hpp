@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "pyoptim/activations.hpp"
+#include "pyoptim/adafactor.hpp"
 #include "pyoptim/losses.hpp"
 #include "pyoptim/penalty.hpp"
 #include "pyoptim/random.hpp"
@@ -92,6 +93,15 @@ struct CrossEntropy {
     double scale = 1;         // of the gradient
 };
 
+// Rows of a matrix whose second moments are factored; mean is that of all row_var, least the least root of a
+// variance.
+template <class T>
+struct FactoredRows {
+    ptrdiff_t rows, cols;
+    const T *row_var, *col_var;
+    double mean, least;
+};
+
 // A loss of single outputs with its parameter: huber's delta, binary's weight of positive examples.
 template <class T>
 struct Pointwise {
@@ -156,6 +166,11 @@ struct Kernels {
     double (*cross_entropy)(const CrossEntropy<T>&, ptrdiff_t begin, ptrdiff_t end);
     // The sum of the losses of n elements; dx (null: not wanted) is scaled by `scale`.
     double (*pointwise_loss)(const Pointwise<T>&, ptrdiff_t n, T scale, const T* x, const T* target, T* dx);
+
+    void (*adafactor_moments)(ptrdiff_t rows, ptrdiff_t cols, const T* grad, T scale, double fresh,
+                              T* row_var, double* columns);
+    void (*adafactor_directions)(const FactoredRows<T>&, const T* grad, T scale, T* out);
+    void (*adafactor_vector)(size_t n, const T* grad, T scale, T fresh, double least, T* variance, T* out);
 
     void (*exponential)(size_t n, const T* x, T* y);
 

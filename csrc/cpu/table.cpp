@@ -1,5 +1,6 @@
 // The table of one instruction set: PYOPTIM_ISA names it, PYOPTIM_VECTOR_BYTES is its vector's width.
 #include "cpu/activation.hpp"
+#include "cpu/adafactor.hpp"
 #include "cpu/cross_entropy.hpp"
 #include "cpu/dropout.hpp"
 #include "cpu/kernels.hpp"
@@ -47,6 +48,9 @@ constexpr Kernels<T> kTable = {
     layer_norm_backward<T>,
     cross_entropy<T>,
     pointwise_loss<T>,
+    adafactor_moments<T>,
+    adafactor_directions<T>,
+    adafactor_vector<T>,
     exponential<T>,
     multiply_add<T>,
 };

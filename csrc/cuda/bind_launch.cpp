@@ -147,6 +147,7 @@ void bind_launch(py::module_& m) {
     m.attr("sum_block") = kSumBlock;
     m.attr("scale_block") = kScaleBlock;
     m.attr("part_rows") = kPartRows;
+    m.attr("tile") = kTile;
     m.attr("step_rows") = kStepRows;
     m.attr("row_length") = kRowLength;
 }

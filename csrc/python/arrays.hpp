@@ -44,6 +44,7 @@ void bind_runtime(py::module_& m);
 void bind_optimizers(py::module_& m);
 void bind_packed(py::module_& m);
 void bind_trust(py::module_& m);
+void bind_tensors(py::module_& m);
 void bind_dense(py::module_& m);
 void bind_losses(py::module_& m);
 void bind_norm(py::module_& m);

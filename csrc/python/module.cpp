@@ -7,6 +7,7 @@ PYBIND11_MODULE(_native, m) {
     pyoptim::python::bind_optimizers(m);
     pyoptim::python::bind_packed(m);
     pyoptim::python::bind_trust(m);
+    pyoptim::python::bind_tensors(m);
     pyoptim::python::bind_dense(m);
     pyoptim::python::bind_losses(m);
     pyoptim::python::bind_norm(m);

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -33,8 +33,11 @@ _SIDES = 2  # a product of matrices and sums of columns beside the chain of laye
 LEGACY_STREAM = 1  # what CUDA and __cuda_array_interface__ call the default stream
 
 
-def blocks_of(n: int, of: int) -> int:
-    """How many blocks work on n things, each on so many."""
+_Count = TypeVar("_Count", int, Array)
+
+
+def blocks_of(n: _Count, of: int) -> _Count:
+    """How many blocks work on n things, each on so many; of several n too."""
     return -(-n // of)
 
 
@@ -354,7 +357,7 @@ def tables(
 
 def chunks_of(sizes: Array, length: int) -> Array:
     """The chunks of so many elements, at most, that arrays are cut into."""
-    counts = -(-sizes // length)
+    counts = blocks_of(sizes, length)
     chunks = np.empty(counts.sum(), CHUNKS)
     chunks["array"] = np.repeat(np.arange(len(sizes)), counts)
     chunks["chunk"] = np.arange(len(chunks)) - np.repeat(counts.cumsum() - counts, counts)
@@ -393,7 +396,7 @@ class Launch:
         self.blocks = len(chunks)
         self._tables = [uploaded(queue, table) for table in (arrays, chunks)]
         self._grads, self._rows = Table(queue), Table(queue)
-        self._scaled = queue.allocate(max(len(self._groups), STEP_ROWS) * ROW_LENGTH * dtype.itemsize)
+        self._scaled = queue.allocate(8 * max(len(self._groups), STEP_ROWS) * ROW_LENGTH)
         self._no_rows = bytes(STEP_ROWS * ROW_LENGTH * dtype.itemsize)  # by value, where they lie in memory
 
     def _made_tables(self, members: Sequence[Any]) -> tuple[Array, Array]:
@@ -405,11 +408,7 @@ class Launch:
 
     def plan(self, steps: Sequence[Sequence[tuple[float, ...]]]) -> None:
         """See `Stepper.plan`."""
-        values = np.array([[step[group] for group in self._groups] for step in steps])
-        if values.shape[2] != self._length:
-            raise ValueError(
-                f"{self._kernel} takes rows of {self._length} coefficients, not {values.shape[2]}"
-            )
+        values = np.array([self._rows_of(step) for step in steps])
         rows = np.zeros((*values.shape[:2], ROW_LENGTH))
         rows[:, :, : self._length] = values
         if self._plan is None:
@@ -426,13 +425,6 @@ class Launch:
         kernel = f"{self.prefix}sum_of_squares<{self._type}>"
         self._launcher.launch(kernel, self.blocks, (*self._at, partial), stream)
 
-    def step_as_planned(self, factor: int | None, stream: int) -> None:
-        """With the row of the plan that the queue's position is at."""
-        plan, position, at = self._plan.address, self._queue.position, self._scaled.address
-        scaled = (len(self._groups), plan, position, factor, at)
-        self._launcher.launch(f"scale_rows<{self._type}>", 1, scaled, stream)
-        self._launcher.launch(self._kernel, self.blocks, (*self._at, at, self._no_rows), stream)
-
     def _rows_of(self, coefficients: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
         """Of the groups that have arrays here."""
         rows = [coefficients[group] for group in self._groups]
@@ -440,22 +432,36 @@ class Launch:
             raise ValueError(f"{self._kernel} takes rows of {self._length} coefficients, {rows} were given")
         return rows
 
+    def _exact_rows(self, coefficients: Sequence[tuple[float, ...]] | None, stream: int) -> Any:
+        """The addresses of the rows in double and of the position they are at: None, without a plan."""
+        if coefficients is None:
+            return self._plan.address, self._queue.position
+        return self._rows.put(coefficient_rows(self._rows_of(coefficients), np.float64), stream), None
+
+    def _scale(self, exact: Any, factor: int | None, stream: int, kind: str) -> int:
+        """The address of the rows as a kernel takes them: ``kind`` is "float" or "double"."""
+        at: int = self._scaled.address
+        arguments = (len(self._groups), *exact, factor, at)
+        self._launcher.launch(f"scale_rows<{kind}>", 1, arguments, stream)
+        return at
+
     def step(
-        self, coefficients: Sequence[tuple[float, ...]], factor: int | None, stream: int, *more: Any
+        self,
+        coefficients: Sequence[tuple[float, ...]] | None,
+        factor: int | None,
+        stream: int,
+        *more: Any,
     ) -> None:
-        """``factor``: the address of what the gradients are multiplied by as well; ``more``: arguments."""
-        rows = self._rows_of(coefficients)
-        by_value = coefficient_rows(rows[:STEP_ROWS], self._dtype)
-        at: int | None = None
-        if factor is not None:
-            exact = self._rows.put(coefficient_rows(rows, np.float64), stream)
-            at = self._scaled.address
-            self._launcher.launch(
-                f"scale_rows<{self._type}>", 1, (len(rows), exact, None, factor, at), stream
-            )
-        elif len(rows) > STEP_ROWS:
-            at = self._rows.put(coefficient_rows(rows, self._dtype), stream)
-        self._launcher.launch(self._kernel, self.blocks, (*self._at, at, by_value.tobytes(), *more), stream)
+        """``factor``: the address of what the gradients are multiplied by as well; ``more``: arguments.
+
+        Without coefficients, with the row of the plan that the queue's position is at.
+        """
+        at, by_value = None, self._no_rows
+        if coefficients is not None and factor is None and len(self._groups) <= STEP_ROWS:
+            by_value = coefficient_rows(self._rows_of(coefficients), self._dtype).tobytes()
+        else:
+            at = self._scale(self._exact_rows(coefficients, stream), factor, stream, self._type)
+        self._launcher.launch(self._kernel, self.blocks, (*self._at, at, by_value, *more), stream)
 
 
 class Stepper:
@@ -490,25 +496,24 @@ class Stepper:
         ]
         self._blocks = sum(launch.blocks for launch in self._launches)
         self._partial = queue.allocate(8 * self._blocks)
-        self._scalars = queue.allocate(32)  # a sum of squares, a factor; two sums more of subclasses
+        self._scalars = queue.allocate(16)  # a sum of squares, a factor
 
     def step(
         self,
         grads: Sequence[DeviceArray],
         coefficients: Sequence[tuple[float, ...]] | None,
         max_norm: float | None = None,
+        *more: Any,
     ) -> bool:
         """``max_norm``: of the gradients multiplied by the first coefficient, up to its sign.
 
         Without coefficients, by those of `plan`: nothing then differs between steps but the device's memory.
+        ``more`` is what steps of this kind take beside the coefficients.
         """
         with self._ordered(grads) as stream:
             factor = self._clip(coefficients, max_norm, stream)
             for launch in self._launches:
-                if coefficients is None:
-                    launch.step_as_planned(factor, stream)
-                else:
-                    launch.step(coefficients, factor, stream)
+                launch.step(coefficients, factor, stream, *more)
         return True
 
     def plan(self, grads: Sequence[DeviceArray], steps: Sequence[Sequence[tuple[float, ...]]]) -> None:

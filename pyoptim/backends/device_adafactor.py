@@ -1,4 +1,4 @@
-"""Adafactor on arrays in a GPU's memory; the host queues and does not wait.
+"""Adafactor on arrays in a GPU's memory: each launch serves all of a dtype, and the host does not wait.
 
 Sums are in double, in another order than the processor's: results are the same up to rounding.
 """
@@ -7,89 +7,70 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from . import StepGroup
-from .device import CHUNK, PART_ROWS, THREADS, TYPES, WARPS, Queue, Stepper, blocks_of
+import numpy as np
+
+from ..rules import Rule
+from .device import CHUNK, PART_ROWS, THREADS, WARPS, Launch, Queue, Stepper, blocks_of, chunks_of, uploaded
 
 if TYPE_CHECKING:
     from .._device import DeviceArray
 
 Row = tuple[float, ...]
+# As in launch.hpp.
+_SHAPES = np.dtype([(name, "i8") for name in ("batch", "rows", "cols", "columns", "means", "sums")])
+_LENGTH = 8  # of a row: see adafactor.hpp
 
 
-class Options(NamedTuple):
-    """Of an array, at a step."""
+class _AdafactorLaunch(Launch):
+    """All arrays of one dtype; the rule's name counts for nothing."""
 
-    rate: float  # the largest relative step
-    fresh: float  # the share of the new moments
-    eps: tuple[float, float]
-    threshold: float
-    param_scale: float
+    def __init__(self, queue: Queue, rule: Rule, dtype: np.dtype[Any], members: Sequence[Any]) -> None:
+        super().__init__(queue, rule, dtype, members)
+        self._kernel, self._length, self._count = "adafactor_step", _LENGTH, len(members)
+        entries, end = [], 0
+        for _, _, param, _ in members:
+            batch, rows, cols = _matrices(param)
+            columns = end + 2 * blocks_of(param.size, CHUNK)
+            means = columns + batch * cols * blocks_of(rows, PART_ROWS)
+            entries.append((batch, rows, cols, columns, means, end))
+            end = means + batch
+        shapes = np.array(entries, _SHAPES)
+        self._shapes, self._shared = uploaded(queue, shapes), queue.allocate(8 * end)
+        of_rows, of_cols = shapes["batch"] * shapes["rows"], shapes["batch"] * shapes["cols"]
+        work = {
+            "adafactor_rows": (of_rows, WARPS),
+            "adafactor_columns": (of_cols * blocks_of(shapes["rows"], PART_ROWS), THREADS),
+            "adafactor_col_var": (of_cols, THREADS),
+            "adafactor_means": (shapes["batch"], WARPS),
+        }
+        some = np.array([param.size > 0 for _, _, param, _ in members], np.int64)
+        chunks = {kernel: chunks_of(some * count, length) for kernel, (count, length) in work.items()}
+        self._moments = [
+            (f"{kernel}<{self._type}>", len(table), uploaded(queue, table))
+            for kernel, table in chunks.items()
+            if len(table)
+        ]
+
+    def step(self, coefficients: Sequence[Row] | None, factor: int | None, stream: int, *more: Any) -> None:
+        """As `Launch.step`."""
+        rows = self._scale(self._exact_rows(coefficients, stream), factor, stream, "double")
+        arrays, chunks, grads = self._at
+        addresses = (arrays, self._shapes.address, grads, rows, self._shared.address)
+        tables = np.array(addresses, np.uint64).tobytes()
+        for kernel, blocks, own in self._moments:
+            self._launcher.launch(kernel, blocks, (tables, own.address), stream)
+        of_all = (tables, chunks)
+        self._launcher.launch(f"adafactor_squares<{self._type}>", self.blocks, of_all, stream)
+        self._launcher.launch(f"adafactor_rates<{self._type}>", self._count, (tables,), stream)
+        self._launcher.launch(f"adafactor_step<{self._type}>", self.blocks, of_all, stream)
 
 
 class AdafactorStepper(Stepper):
-    """Groups have no states; ``states`` are each parameter's, as `tensor_optimizers.Adafactor` has them."""
+    """See `pyoptim.backends.reference.AdafactorStepper`; arrays are `pyoptim._device.DeviceArray`."""
 
-    def __init__(
-        self, groups: Sequence[StepGroup], queue: Queue, states: Sequence[dict[str, DeviceArray]]
-    ) -> None:
-        super().__init__(groups, queue)
-        self._group_of = [j for j, group in enumerate(groups) for _ in group.params]
-        self._params, self._states = [p for group in groups for p in group.params], states
-        matrices = [_matrices(p) for p in self._params]
-        columns = [b * c * blocks_of(r, PART_ROWS) for b, r, c in matrices]
-        # Arrays follow each other in order, and share these.
-        self._columns = queue.allocate(8 * max(columns, default=0))
-        self._means = queue.allocate(8 * max((b for b, _, _ in matrices), default=0))
-        self._sums = queue.allocate(16 * max((blocks_of(p.size, CHUNK) for p in self._params), default=0))
-
-    def step(  # type: ignore[override]
-        self,
-        grads: Sequence[DeviceArray],
-        coefficients: Sequence[Row],
-        options: Sequence[Options],
-        max_norm: float | None = None,
-    ) -> bool:
-        """``options`` of each array; ``max_norm``: as `Stepper.step`'s."""
-        with self._ordered(grads) as stream:
-            factor = self._clip(coefficients, max_norm, stream)
-            for i, grad in enumerate(grads):
-                if grad.size:
-                    scale = coefficients[self._group_of[i]][0]
-                    self._step_one(i, (grad.address, scale, factor), options[i], stream)
-        return True
-
-    def _step_one(self, i: int, grad: tuple[Any, ...], given: Options, stream: int) -> None:
-        p, state, launcher = self._params[i], self._states[i], self._queue.launcher
-        kind = TYPES[p.dtype]
-        batch, rows, cols = _matrices(p)
-        blocks, squares = blocks_of(p.size, CHUNK), self._scalars.address
-        columns, means, sums = self._columns.address, self._means.address, self._sums.address
-
-        def launch(kernel: str, blocks: int, *arguments: Any) -> None:
-            launcher.launch(f"{kernel}<{kind}>", blocks, arguments, stream)
-
-        if "variance" in state:
-            row_var, col_var = None, state["variance"].address
-            variance = p.size, *grad, given.fresh, col_var
-            launch("adafactor_variance", blocks_of(p.size, THREADS), *variance)
-        else:
-            row_var, col_var = state["row_var"].address, state["col_var"].address
-            launch("adafactor_rows", blocks_of(batch * rows, WARPS), batch * rows, cols, *grad, given.fresh,
-                   row_var)  # fmt: skip
-            threads = batch * cols * blocks_of(rows, PART_ROWS)
-            launch("adafactor_columns", blocks_of(threads, THREADS), batch, rows, cols, *grad, columns)
-            launch("adafactor_col_var", blocks_of(batch * cols, THREADS), batch * cols, rows, columns,
-                   given.fresh, col_var)  # fmt: skip
-            launch("adafactor_means", blocks_of(batch, WARPS), batch, rows, row_var, given.eps[0], means)
-        factored = p.size, rows, cols, row_var, col_var, means, given.eps[0] ** 2, p.address, *grad
-        launch("adafactor_squares", blocks, *factored, sums)
-        for k in range(2):
-            arguments = (blocks, sums + 8 * blocks * k, 1.0, None, squares + 16 + 8 * k)
-            launcher.launch("total<double>", 1, arguments, stream)
-        launch("adafactor_step", blocks, *factored, squares + 16, given.rate, given.eps[1], given.threshold,
-               given.param_scale)  # fmt: skip
+    _launch = _AdafactorLaunch
 
 
 def _matrices(p: DeviceArray) -> tuple[int, int, int]:

@@ -50,7 +50,7 @@ class PackedStepper(Stepper):
     """See `pyoptim.backends.reference.PackedStepper`; arrays are `pyoptim._device.DeviceArray`.
 
     ``grads`` tells how gradients are kept where that is not as their parameters; where a scale belongs to
-    them, it is that of the array given here.
+    them, it is that of the array given here. A step takes a key and whether it is stochastic, too.
     """
 
     _launch = _PackedLaunch
@@ -70,21 +70,6 @@ class PackedStepper(Stepper):
             members.setdefault(key, []).append((i, array.group, rule, array, (grad, position)))
             position += array.param.data.size
         self._prepare(members, queue)
-
-    def step(  # type: ignore[override]
-        self,
-        grads: Sequence[DeviceArray],
-        coefficients: Sequence[tuple[float, ...]],
-        key: int,
-        stochastic: bool,
-        max_norm: float | None = None,
-    ) -> bool:
-        """``max_norm``: as `Stepper.step`'s."""
-        with self._ordered(grads) as stream:
-            factor = self._clip(coefficients, max_norm, stream)
-            for launch in self._launches:
-                launch.step(coefficients, factor, stream, key, stochastic)
-        return True
 
 
 def convert(queue: Queue, to: DeviceArray, source: DeviceArray, stream: int, scale: float = 1.0) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .._device import DeviceArray
 
 ACTIVATIONS = list(KINDS)  # by the numbers that kernels know them by
-_TILE = 32  # of the kernel `product`
+TILE = 32  # of our own kernels: kTile of launch.hpp
 
 
 def product(
@@ -38,11 +38,11 @@ def product(
     k = a[0].shape[0 if a[1] else 1]
     if y.size == 0:
         return
-    library = None if k == 0 else _library_of(queue)
+    library = None if k == 0 else library_of(queue)
     kind, name = ACTIVATIONS.index(activation), TYPES[y.dtype]
     if library is None:
         relu = activation == "relu"
-        blocks = blocks_of(m, _TILE) * blocks_of(n, _TILE)
+        blocks = blocks_of(m, TILE) * blocks_of(n, TILE)
         strides = ((1, m) if a[1] else (k, 1)), ((1, k) if b[1] else (n, 1))
         queue.launch(
             f"product<{name}>", blocks, m, n, k, a[0].address, *strides[0], b[0].address, *strides[1],
@@ -69,14 +69,14 @@ def product(
 
 def what_multiplies(launcher: Launcher) -> str:
     """For people: of the device in use."""
-    library = _library_of(Queue(launcher, launcher.get_device()))
+    library = library_of(Queue(launcher, launcher.get_device()))
     if library is None:
         return "own kernel"
     major, minor = divmod(library.version, 10000)
     return f"cuBLASLt {major}.{minor // 100}.{minor % 100}"
 
 
-def _library_of(queue: Queue) -> Blas | None:
+def library_of(queue: Queue) -> Blas | None:
     """What multiplies, or None for our own kernel; looked for once."""
     if queue.products is None:
         with queue.on(queue.stream):  # a handle belongs to a device

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from .. import _arrays
 from ..rules import Rule
 from . import StepGroup
 from .device import (
@@ -18,7 +18,6 @@ from .device import (
     Stepper,
     Table,
     chunks_of,
-    coefficient_rows,
     tables,
     uploaded,
 )
@@ -32,6 +31,8 @@ class _TrustLaunch(Launch):
     def __init__(
         self, directed: bool, queue: Queue, rule: Rule, dtype: np.dtype[Any], members: Sequence[Any]
     ) -> None:
+        from .._device import zeros_beside
+
         super().__init__(queue, rule, dtype, members)
         self._directed = directed
         params, states = [param for _, _, param, _ in members], [own for _, _, _, own in members]
@@ -45,34 +46,29 @@ class _TrustLaunch(Launch):
         self._own = queue.allocate(len(params) * ROW_LENGTH * dtype.itemsize)
         self._last = f"step<rule_named::{'sgd' if directed else rule.name}, {self._type}>"
         if directed:
-            at = [param.address for param in params], [param.shape for param in params]
-            begins, end = _arrays.places_beside(*at, dtype.itemsize)
-            self._memory = queue.allocate(end * dtype.itemsize)
-            addresses = [self._memory.address + begin * dtype.itemsize for begin in begins]
-            self._directions = uploaded(queue, np.array(addresses, np.uint64))
+            self._beside = zeros_beside(queue, params, [param.shape for param in params], dtype)
+            self._directions = uploaded(queue, np.array([d.address for d in self._beside], np.uint64))
 
-    def step_by_norms(
-        self, coefficients: Sequence[Row], trusts: Sequence[Row], factor: int | None, stream: int
+    def step(  # type: ignore[override]
+        self, coefficients: Sequence[Row], factor: int | None, stream: int, trusts: Sequence[Row]
     ) -> None:
         """``factor``: as `Launch.step`'s."""
 
         def launch(kernel: str, blocks: int, *arguments: Any) -> None:
             self._launcher.launch(f"{kernel}<{self._type}>", blocks, arguments, stream)
 
-        groups = self._rows_of(coefficients)
-        rows = self._rows.put(coefficient_rows(groups, np.float64), stream)
+        exact = self._exact_rows(coefficients, stream)
         trust = self._trusts.put(np.array([trusts[group] for group in self._groups], np.float64), stream)
         arrays, chunks, grads = self._at
         along, squares, own = grads, self._squares.address, self._own.address
         if self._directed:
-            along, scaled = self._directions.address, self._scaled.address
-            launch("scale_rows", 1, len(groups), rows, None, factor, scaled)
+            along, scaled = self._directions.address, self._scale(exact, factor, stream, self._type)
             launch("lamb_direction", self._sums, arrays, self._blocks.address, grads, scaled, trust, along,
                    squares)  # fmt: skip
         else:
             launch("lars_squares", self._sums, arrays, self._blocks.address, grads, squares)
-        launch("trust_rows", self._count, self._directed, arrays, self._begins.address, squares, rows, trust,
-               factor, own)  # fmt: skip
+        launch("trust_rows", self._count, self._directed, arrays, self._begins.address, squares, exact[0],
+               trust, factor, own)  # fmt: skip
         arguments = (self._arrays.address, chunks, along, own, self._no_rows)
         self._launcher.launch(self._last, self.blocks, arguments, stream)
 
@@ -81,22 +77,5 @@ class TrustStepper(Stepper):
     """See `pyoptim.backends.reference.TrustStepper`; arrays are `pyoptim._device.DeviceArray`."""
 
     def __init__(self, groups: Sequence[StepGroup], directed: bool, queue: Queue | None = None) -> None:
-        self._directed = directed
+        self._launch = partial(_TrustLaunch, directed)
         super().__init__(groups, queue)
-
-    def _launch(self, *of: Any) -> _TrustLaunch:
-        return _TrustLaunch(self._directed, *of)
-
-    def step(  # type: ignore[override]
-        self,
-        grads: Sequence[Any],
-        coefficients: Sequence[Row],
-        trusts: Sequence[Row],
-        max_norm: float | None = None,
-    ) -> bool:
-        """``max_norm``: as `Stepper.step`'s."""
-        with self._ordered(grads) as stream:
-            factor = self._clip(coefficients, max_norm, stream)
-            for launch in self._launches:
-                launch.step_by_norms(coefficients, trusts, factor, stream)
-        return True

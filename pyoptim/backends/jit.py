@@ -20,7 +20,7 @@ except ImportError as error:
 
 from .. import threads
 from .._arrays import Array
-from ..rules import Rule, common
+from ..rules import Rule, common, split_coefficients
 from . import StepGroup, reference
 from .jit_layers import (
     activation_backward,
@@ -35,9 +35,18 @@ from .jit_layers import (
     softmax_forward,
 )
 from .jit_losses import kl_divergence, penalty, pointwise_loss, softmax_cross_entropy
-from .reference import PackedStepper, dropout, gaussian_noise, sum_of_squares
+from .reference import (
+    AdafactorStepper,
+    MuonStepper,
+    PackedStepper,
+    dropout,
+    gaussian_noise,
+    sum_of_squares,
+)
 
 __all__ = [
+    "AdafactorStepper",
+    "MuonStepper",
     "PackedStepper",
     "Stepper",
     "TrustStepper",
@@ -119,7 +128,7 @@ class Stepper:
         for (rule, arrays), row in zip(self._groups, coefficients, strict=True):
             loop = _loop(rule)
             for param, states in arrays:
-                shared, own = reference.split_coefficients(rule, row, param.dtype.type)
+                shared, own = split_coefficients(rule, row, param.dtype.type)
                 _split(param.size, loop, shared, own, param, next(remaining).ravel(), *states)
         return True
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 try:
+    from .._native import AdafactorStepper as _AdafactorStepper
+    from .._native import MuonStepper as _MuonStepper
     from .._native import PackedStepper as _PackedStepper
     from .._native import Stepper as _Stepper
     from .._native import TrustStepper as _TrustStepper
@@ -39,6 +41,8 @@ from ..storage import PackedArray
 from . import StepGroup
 
 __all__ = [
+    "AdafactorStepper",
+    "MuonStepper",
     "PackedStepper",
     "Stepper",
     "TrustStepper",
@@ -82,6 +86,24 @@ class TrustStepper(_TrustStepper):
 
     def __init__(self, groups: Sequence[StepGroup], directed: bool) -> None:
         super().__init__(_tuples(groups), directed)
+
+
+class AdafactorStepper(_AdafactorStepper):
+    """See `pyoptim.backends.reference.AdafactorStepper`."""
+
+    checks = True
+
+    def __init__(self, groups: Sequence[StepGroup]) -> None:
+        super().__init__(_tuples(groups))
+
+
+class MuonStepper(_MuonStepper):
+    """See `pyoptim.backends.reference.MuonStepper`."""
+
+    checks = True
+
+    def __init__(self, groups: Sequence[StepGroup]) -> None:
+        super().__init__(_tuples(groups))
 
 
 def _tuples(groups: Sequence[StepGroup]) -> list[tuple[str, list[Array], list[list[Array]]]]:

@@ -7,20 +7,22 @@ arguments; ``None`` skips one that is optional.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from .. import backends, random
 from .._arrays import Array
 from ..activations import KINDS
-from ..rules import RULES, Common, Rule, common
+from ..rules import RULES, Common, Rule, common, split_coefficients
 from ..storage import Packed, PackedArray, decode, encode, hash_key
 from . import StepGroup
 from .reference_losses import kl_divergence as kl_divergence
 from .reference_losses import pointwise_loss as pointwise_loss
 from .reference_losses import softmax_cross_entropy as softmax_cross_entropy
+from .reference_tensors import AdafactorStepper as AdafactorStepper
+from .reference_tensors import MuonStepper as MuonStepper
 
 name = "numpy"
 
@@ -137,14 +139,6 @@ class PackedStepper:
                 encode(state, value, hash_key(1 + k, key), True, first)
             first += p.size
         return True
-
-
-def split_coefficients(rule: Rule, row: tuple[float, ...], dtype: Callable[[float], Any]) -> Any:
-    """A row of doubles as the two named tuples that a rule takes, cast once."""
-    with np.errstate(over="ignore"):  # beyond float32 is infinity, as in C++
-        values = [dtype(value) for value in row]
-    shared = len(Common._fields)
-    return Common(*values[:shared]), rule.coefficients(*values[shared:])
 
 
 def sum_of_squares(x: Array) -> float:

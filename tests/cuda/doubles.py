@@ -194,7 +194,8 @@ def cupy(cuda, devices=1, driver=12000):
 
     def value(kind, address, kernel):
         if kind == "s":
-            return ctypes.string_at(address, 8 * 16 * (4 if "float" in kernel else 8))
+            rows = 8 * 16 * (4 if "float" in kernel else 8)
+            return ctypes.string_at(address, 40 if kernel.startswith("adafactor") else rows)
         number = {"p": ctypes.c_uint64, "i": ctypes.c_int64, "d": ctypes.c_double}[kind]
         number = number.from_address(address).value
         assert kind != "d" or number == 0 or abs(number) >= sys.float_info.min, f"{kernel} got an int"

@@ -1,142 +1,148 @@
-// Adafactor: second moments of a stack of matrices (batch, rows, cols) as rows and columns, those of a vector
-// whole. What the CPU has in NumPy's arithmetic (pyoptim/tensor_optimizers.py); sums are in double.
+// Adafactor on the tables of step_kernel.cuh: second moments of stacks of matrices (batch, rows, cols) as
+// rows and columns, those of a vector whole. One launch of each kernel serves all arrays; csrc/runtime has
+// the same for processors. Sums are in double, in an order of an array's own shape.
 #pragma once
 
-#include "pyoptim/cuda.cuh"
+#include "pyoptim/adafactor.hpp"
+#include "pyoptim/step_kernel.cuh"
 
 namespace pyoptim::cuda {
 
-// An array of n elements with its gradient. The gradient's scale is multiplied by *factor unless that is
-// null.
+// One of the arrays, as a block sees it. The states of a matrix are row_var (batch rows) and col_var (batch
+// cols), that of a vector the variance of each element.
 template <class T>
-struct Descent {
+struct FactoredArray {
+    const Factored& shape;
+    const Adafactor& c;
+    Index size;
+    T *param, *row_var, *col_var;
     const T* grad;
     T scale;
-    __device__ Descent(const T* grad_, double scale_, const double* factor)
-        : grad(grad_), scale(T(factor != nullptr ? scale_ * *factor : scale_)) {}
-    __device__ T at(Index i) const { return T(0) - scale * grad[i]; }
+
+    __device__ FactoredArray(const FactoredTables& tables, Index i)
+        : shape(tables.shapes[i]),
+          c(reinterpret_cast<const Adafactor&>(tables.rows[tables.arrays[i].row * kRowLength])),
+          size(tables.arrays[i].size),
+          param(reinterpret_cast<T*>(tables.arrays[i].param)),
+          row_var(reinterpret_cast<T*>(tables.arrays[i].state[0])),
+          col_var(reinterpret_cast<T*>(tables.arrays[i].state[1])),
+          grad(reinterpret_cast<const T*>(tables.grads[i])),
+          scale(T(c.scale)) {}
+
+    __device__ T at(Index i) const { return T(0) - scale * grad[i]; }  // downhill
     __device__ double square(Index i) const { return double(at(i)) * double(at(i)); }
+    // at(i) divided by the root of its variance.
+    __device__ T direction(Index i, const double* means) const {
+        const double least = least_root<T>(c);
+        double variance = 0;
+        if (shape.batch == 0) {
+            variance = double(row_var[i]);
+        } else {
+            const Index r = i / shape.cols, b = r / shape.rows;
+            variance = double(row_var[r]) * double(col_var[b * shape.cols + i % shape.cols]) / means[b];
+        }
+        return T(double(at(i)) / square_root(maximum(variance, least * least)));
+    }
 };
 
+// row_var moves towards the mean of each row's squares. A warp per row, a chunk per kWarps of them.
 template <class T>
-__device__ inline void move_towards(T& old, double fresh, double now) {
-    old = T(double(old) + fresh * (now - double(old)));
-}
-
-// row_var (batch rows) moves towards the mean of each row's squares. A warp per row.
-template <class T>
-PYOPTIM_KERNEL adafactor_rows(Index rows, Index cols, const T* grad, double scale, const double* factor,
-                              double fresh, T* row_var) {
-    const Index r = warp_row();
-    if (r >= rows) return;
-    const Descent<T> d(grad, scale, factor);
+PYOPTIM_KERNEL adafactor_rows(const FactoredTables tables, const StepChunk* chunks) {
+    const FactoredArray<T> d(tables, chunks[block()].array);
+    const Index r = chunks[block()].chunk * kWarps + thread() / kWarp, cols = d.shape.cols;
+    if (r >= d.shape.batch * d.shape.rows) return;
     double sum = 0;
     for (Index j = lane(); j < cols; j += kWarp) sum += d.square(r * cols + j);
     sum = warp_sum(sum);
-    if (lane() == 0) move_towards(row_var[r], fresh, sum / double(cols));
+    if (lane() == 0) d.row_var[r] = moved_towards(d.row_var[r], d.c.fresh, sum / double(cols));
 }
 
-// Sums of squares of the columns of each part of kPartRows rows: partial (parts, batch, cols). A thread each.
+// Sums of squares of the columns of each part of kPartRows rows: (parts, batch, cols). A thread each, a chunk
+// per kThreads of them.
 template <class T>
-PYOPTIM_KERNEL adafactor_columns(Index batch, Index rows, Index cols, const T* grad, double scale,
-                                 const double* factor, double* partial) {
-    const Index parts = (rows + kPartRows - 1) / kPartRows, i = block() * kThreads + thread();
+PYOPTIM_KERNEL adafactor_columns(const FactoredTables tables, const StepChunk* chunks) {
+    const FactoredArray<T> d(tables, chunks[block()].array);
+    const auto [batch, rows, cols, columns, means, sums] = d.shape;
+    const Index i = chunks[block()].chunk * kThreads + thread(), parts = (rows + kPartRows - 1) / kPartRows;
     if (i >= parts * batch * cols) return;
-    const Descent<T> d(grad, scale, factor);
     const Index j = i % cols, matrix = i / cols % batch, part = i / cols / batch;
     const Index end = smaller(rows, (part + 1) * kPartRows);
     double sum = 0;
     for (Index r = part * kPartRows; r < end; ++r) sum += d.square((matrix * rows + r) * cols + j);
-    partial[i] = sum;
+    tables.shared[columns + i] = sum;
 }
 
-// col_var (count = batch cols) moves towards the means of the columns. A thread each.
+// col_var moves towards the means of the columns. A thread each, a chunk per kThreads of them.
 template <class T>
-PYOPTIM_KERNEL adafactor_col_var(Index count, Index rows, const double* partial, double fresh, T* col_var) {
-    const Index i = block() * kThreads + thread(), parts = (rows + kPartRows - 1) / kPartRows;
+PYOPTIM_KERNEL adafactor_col_var(const FactoredTables tables, const StepChunk* chunks) {
+    const FactoredArray<T> d(tables, chunks[block()].array);
+    const Index i = chunks[block()].chunk * kThreads + thread(), count = d.shape.batch * d.shape.cols;
     if (i >= count) return;
+    const Index parts = (d.shape.rows + kPartRows - 1) / kPartRows;
     double sum = 0;
-    for (Index part = 0; part < parts; ++part) sum += partial[part * count + i];
-    move_towards(col_var[i], fresh, sum / double(rows));
+    for (Index part = 0; part < parts; ++part) sum += tables.shared[d.shape.columns + part * count + i];
+    d.col_var[i] = moved_towards(d.col_var[i], d.c.fresh, sum / double(d.shape.rows));
 }
 
-// means (batch) = the mean of each matrix's row_var, at least eps. A warp per matrix.
+// The mean of each matrix's row_var, at least eps. A warp per matrix, a chunk per kWarps of them.
 template <class T>
-PYOPTIM_KERNEL adafactor_means(Index batch, Index rows, const T* row_var, double eps, double* means) {
-    const Index b = warp_row();
-    if (b >= batch) return;
+PYOPTIM_KERNEL adafactor_means(const FactoredTables tables, const StepChunk* chunks) {
+    const FactoredArray<T> d(tables, chunks[block()].array);
+    const Index b = chunks[block()].chunk * kWarps + thread() / kWarp, rows = d.shape.rows;
+    if (b >= d.shape.batch) return;
     double sum = 0;
-    for (Index r = lane(); r < rows; r += kWarp) sum += double(row_var[b * rows + r]);
+    for (Index r = lane(); r < rows; r += kWarp) sum += double(d.row_var[b * rows + r]);
     sum = warp_sum(sum);
-    if (lane() == 0) means[b] = maximum(sum / double(rows), eps);
+    if (lane() == 0) tables.shared[d.shape.means + b] = maximum(sum / double(rows), least_root<T>(d.c));
 }
 
-// The variance of a vector, in T. A thread per element.
+// The sums of squares of the parameters and of the directions of each chunk, of kChunk elements; before that
+// the variance of vectors, in T.
 template <class T>
-PYOPTIM_KERNEL adafactor_variance(Index n, const T* grad, double scale, const double* factor, double fresh,
-                                  T* variance) {
-    const Index i = block() * kThreads + thread();
-    if (i >= n) return;
-    const T d = Descent<T>(grad, scale, factor).at(i);
-    variance[i] = variance[i] + T(fresh) * (d * d - variance[i]);
-}
-
-// Directions: -g/sqrt(V). Where row_var is null, col_var is the variance of each element.
-template <class T>
-struct Factored {
-    Index rows, cols;
-    const T *row_var, *col_var;
-    const double* means;
-    double least;  // of the variance
-    __device__ T direction(const Descent<T>& d, Index i) const {
-        double variance = 0;
-        if (row_var == nullptr) {
-            variance = double(col_var[i]);
-        } else {
-            const Index r = i / cols, b = r / rows;
-            variance = double(row_var[r]) * double(col_var[b * cols + i % cols]) / means[b];
-        }
-        return T(double(d.at(i)) / square_root(maximum(variance, least)));
-    }
-};
-
-// partial (2, blocks): sums of the squares of the parameters and of the directions. A block per kChunk
-// elements.
-template <class T>
-PYOPTIM_KERNEL adafactor_squares(Index n, Index rows, Index cols, const T* row_var, const T* col_var,
-                                 const double* means, double least, const T* param, const T* grad,
-                                 double scale, const double* factor, double* partial) {
-    const Factored<T> factored = {rows, cols, row_var, col_var, means, least};
-    const Descent<T> d(grad, scale, factor);
-    const Index begin = block() * kChunk, end = smaller(n, begin + kChunk);
+PYOPTIM_KERNEL adafactor_squares(const FactoredTables tables, const StepChunk* chunks) {
+    const FactoredArray<T> d(tables, chunks[block()].array);
+    const Index begin = chunks[block()].chunk * kChunk, end = smaller(d.size, begin + kChunk);
     double p = 0, u = 0;
     for (Index i = begin + thread(); i < end; i += kThreads) {
-        const double direction = double(factored.direction(d, i));
-        p += double(param[i]) * double(param[i]);
+        if (d.shape.batch == 0) {
+            const T g = d.at(i), old = d.row_var[i];
+            d.row_var[i] = old + T(d.c.fresh) * (g * g - old);
+        }
+        const double direction = double(d.direction(i, tables.shared + d.shape.means));
+        p += double(d.param[i]) * double(d.param[i]);
         u += direction * direction;
     }
     p = block_sum(p);
     u = block_sum(u);
     if (thread() > 0) return;
-    partial[block()] = p;
-    partial[(n + kChunk - 1) / kChunk + block()] = u;
+    double* const out = tables.shared + d.shape.sums + 2 * chunks[block()].chunk;
+    out[0] = p;
+    out[1] = u;
 }
 
-// param = param_scale param + rate u, with the rate of u's and the parameter's norms: squares[0] is the sum
-// of squares of the parameter, squares[1] of u. A block per kChunk elements.
+// The rate of each array, in place of its first sum. A block per array.
 template <class T>
-PYOPTIM_KERNEL adafactor_step(Index n, Index rows, Index cols, const T* row_var, const T* col_var,
-                              const double* means, double least, T* param, const T* grad, double scale,
-                              const double* factor, const double* squares, double rate, double eps,
-                              double threshold, double param_scale) {
-    const Factored<T> factored = {rows, cols, row_var, col_var, means, least};
-    const Descent<T> d(grad, scale, factor);
-    const double root = square_root(double(n));
-    const double size = square_root(squares[0]) / root, length = square_root(squares[1]) / (root * threshold);
-    const T by = T(rate * (size > eps ? size : eps) / (length > 1 ? length : 1)), keep = T(param_scale);
-    const Index begin = block() * kChunk, end = smaller(n, begin + kChunk);
+PYOPTIM_KERNEL adafactor_rates(const FactoredTables tables) {
+    const FactoredArray<T> d(tables, block());
+    double* const sums = tables.shared + d.shape.sums;
+    double p = 0, u = 0;
+    for (Index i = thread(); i < (d.size + kChunk - 1) / kChunk; i += kThreads) {
+        p += sums[2 * i];
+        u += sums[2 * i + 1];
+    }
+    p = block_sum(p);
+    u = block_sum(u);
+    if (thread() == 0 && d.size > 0) *sums = adafactor_rate(d.c, double(d.size), p, u);
+}
+
+// The parameters move along the directions. A block per chunk, as adafactor_squares.
+template <class T>
+PYOPTIM_KERNEL adafactor_step(const FactoredTables tables, const StepChunk* chunks) {
+    const FactoredArray<T> d(tables, chunks[block()].array);
+    const Index begin = chunks[block()].chunk * kChunk, end = smaller(d.size, begin + kChunk);
+    const T by = T(tables.shared[d.shape.sums]), keep = T(d.c.param_scale);
     for (Index i = begin + thread(); i < end; i += kThreads) {
-        param[i] = keep * param[i] + by * factored.direction(d, i);
+        d.param[i] = keep * d.param[i] + by * d.direction(i, tables.shared + d.shape.means);
     }
 }
 

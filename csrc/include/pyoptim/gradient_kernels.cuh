@@ -18,33 +18,6 @@ PYOPTIM_KERNEL sum_of_squares(const StepArray* arrays, const StepChunk* chunks, 
     if (thread() == 0) partial[block()] = sum;
 }
 
-// The same of one array of n elements; a block per kChunk of them.
-template <class T>
-PYOPTIM_KERNEL chunk_squares(Index n, const T* x, double* partial) {
-    const Index begin = block() * kChunk, end = smaller(n, begin + kChunk);
-    double sum = 0;
-    for (Index i = begin + thread(); i < end; i += kThreads) sum += double(x[i]) * double(x[i]);
-    sum = block_sum(sum);
-    if (thread() == 0) partial[block()] = sum;
-}
-
-// x divided by its norm, or by eps where that is larger. A block per kChunk elements.
-template <class T>
-PYOPTIM_KERNEL normalize(Index n, const double* sum_of_squares, double eps, T* x) {
-    const double norm = square_root(*sum_of_squares);
-    const T by = T(norm < eps ? eps : norm);  // NaN stays NaN
-    const Index begin = block() * kChunk, end = smaller(n, begin + kChunk);
-    for (Index i = begin + thread(); i < end; i += kThreads) x[i] = x[i] / by;
-}
-
-// out = a x + b y; out may be x. A block per kChunk elements.
-template <class T>
-PYOPTIM_KERNEL blend(Index n, double a, const T* x, double b, const T* y, T* out) {
-    const T by_x = T(a), by_y = T(b);
-    const Index begin = block() * kChunk, end = smaller(n, begin + kChunk);
-    for (Index i = begin + thread(); i < end; i += kThreads) out[i] = by_x * x[i] + by_y * y[i];
-}
-
 // *out = scale times the sum of n values, divided by *divisor unless that is null. T is double. One block.
 template <class T>
 PYOPTIM_KERNEL total(Index n, const T* partial, double scale, const double* divisor, double* out) {

@@ -8,6 +8,7 @@
 #include "pyoptim/gradient_kernels.cuh"
 #include "pyoptim/loss_kernels.cuh"
 #include "pyoptim/matrix_kernels.cuh"
+#include "pyoptim/muon_kernels.cuh"
 #include "pyoptim/norm_kernels.cuh"
 #include "pyoptim/packed_kernels.cuh"
 #include "pyoptim/step_kernel.cuh"
@@ -27,9 +28,6 @@ PYOPTIM_FOR_EACH_RULE(X)
     X(scale)                       \
     X(add)                         \
     X(affine)                      \
-    X(chunk_squares)               \
-    X(normalize)                   \
-    X(blend)                       \
     X(lars_squares)                \
     X(lamb_direction)              \
     X(trust_rows)                  \
@@ -37,9 +35,13 @@ PYOPTIM_FOR_EACH_RULE(X)
     X(adafactor_columns)           \
     X(adafactor_col_var)           \
     X(adafactor_means)             \
-    X(adafactor_variance)          \
     X(adafactor_squares)           \
+    X(adafactor_rates)             \
     X(adafactor_step)              \
+    X(muon_rows)                   \
+    X(muon_normalize)              \
+    X(muon_product)                \
+    X(muon_blend)                  \
     X(activation_forward)          \
     X(activation_backward)         \
     X(bias_activation)             \

@@ -7,6 +7,7 @@ constexpr int kThreads = 256;           // of every block
 constexpr long long kElements = 1024;   // that a block of elementwise kernels works on: 16 bytes a thread
 constexpr long long kChunk = 4096;      // that a block works on where it makes a sum, or where tables say so
 constexpr long long kSumBlock = 16384;  // elements whose squares are summed together, where the CPU's are
+constexpr int kTile = 32;               // of a matrix product: rows and columns that a block works out
 constexpr long long kPartRows = 128;    // rows of a matrix whose columns are summed together
 
 // A parameter with its states; `row` says which coefficients are its.
@@ -32,6 +33,27 @@ struct PackedArray {
     StoredValues param, grad, state[4];
     unsigned long long master;  // null: param itself is updated
     long long size, row, position;
+};
+
+// An array as Adafactor sees it: a stack of matrices, whose second moments are kept as rows and columns, or a
+// vector, whose batch is 0. columns, means and sums: where its own begin in the memory that all share.
+struct Factored {
+    long long batch, rows, cols, columns, means, sums;
+};
+
+// All arrays of Adafactor; rows in double, kRowLength apart.
+struct FactoredTables {
+    const StepArray* arrays;
+    const Factored* shapes;
+    const unsigned long long* grads;  // addresses
+    const double* rows;
+    double* shared;
+};
+
+// A matrix that Muon makes orthogonal: x and the next x, in turn, and two squares of its smaller side.
+struct MuonMatrix {
+    unsigned long long x, next, gram, update;  // addresses; next is 0 where it is not for our own products
+    long long rows, cols;
 };
 
 // Coefficients by value: Common's, then the rule's, of up to kStepRows groups.

@@ -129,16 +129,12 @@ struct Matrix {
     __device__ T at(Index i, Index j) const { return data[i * row + j * column]; }
 };
 
-// y (m, n) = a (m, k) b (k, n) + bias (n), then ReLU if wanted; y row-major, bias may be null. For where
-// there is no cuBLASLt. A block per tile of 32 by 32.
-template <class T>
-PYOPTIM_KERNEL product(Index m, Index n, Index k, const T* a_data, Index a_row, Index a_column,
-                       const T* b_data, Index b_row, Index b_column, const T* bias, bool relu, T* y) {
-    const Matrix<T> a = {a_data, a_row, a_column}, b = {b_data, b_row, b_column};
-    constexpr int kTile = 32, kRows = kTile / kWarps;
+// A tile of 32 by 32 of a (m, k) b (k, n), from (i0, j0) on; store(i, j, sum) gets its elements.
+template <class T, class Store>
+__device__ inline void product_tile(Index m, Index n, Index k, const Matrix<T>& a, const Matrix<T>& b,
+                                    Index i0, Index j0, Store store) {
+    constexpr int kRows = kTile / kWarps;
     __shared__ T a_tile[kTile][kTile + 1], b_tile[kTile][kTile + 1];
-    const Index tiles = (n + kTile - 1) / kTile;
-    const Index i0 = block() / tiles * kTile, j0 = block() % tiles * kTile;
     const int column = lane(), first = int(thread()) / kWarp;
     T sum[kRows] = {};
     for (Index k0 = 0; k0 < k; k0 += kTile) {
@@ -159,13 +155,24 @@ PYOPTIM_KERNEL product(Index m, Index n, Index k, const T* a_data, Index a_row, 
         }
         __syncthreads();
     }
-    const Index j = j0 + column;
     for (int q = 0; q < kRows; ++q) {
-        const Index i = i0 + first + q * kWarps;
-        if (i >= m || j >= n) continue;
-        const T z = bias != nullptr ? sum[q] + bias[j] : sum[q];
-        y[i * n + j] = relu && z <= T(0) ? T(0) : z;  // NaN stays NaN
+        const Index i = i0 + first + q * kWarps, j = j0 + column;
+        if (i < m && j < n) store(i, j, sum[q]);
     }
+}
+
+// y (m, n) = a (m, k) b (k, n) + bias (n), then ReLU if wanted; y row-major, bias may be null. For where
+// there is no cuBLASLt. A block per tile.
+template <class T>
+PYOPTIM_KERNEL product(Index m, Index n, Index k, const T* a_data, Index a_row, Index a_column,
+                       const T* b_data, Index b_row, Index b_column, const T* bias, bool relu, T* y) {
+    const Matrix<T> a = {a_data, a_row, a_column}, b = {b_data, b_row, b_column};
+    const Index tiles = (n + kTile - 1) / kTile;
+    const auto store = [&](Index i, Index j, T sum) {
+        const T z = bias != nullptr ? sum + bias[j] : sum;
+        y[i * n + j] = relu && z <= T(0) ? T(0) : z;  // NaN stays NaN
+    };
+    product_tile(m, n, k, a, b, block() / tiles * kTile, block() % tiles * kTile, store);
 }
 
 }  // namespace pyoptim::cuda
