@@ -8,7 +8,7 @@ import sys
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -382,9 +382,56 @@ class Memory:
         bounds = sorted((a.address, a.address + a.nbytes) for a in arrays if a.size)
         self._begins, self._ends = [b for b, _ in bounds], [e for _, e in bounds]
 
+    @property
+    def pieces(self) -> list[tuple[int, int]]:
+        """Where each begins, and how many bytes it has."""
+        return [(begin, end - begin) for begin, end in zip(self._begins, self._ends, strict=True)]
+
     def overlaps(self, array: DeviceArray) -> bool:
         i = bisect_left(self._begins, array.address + array.nbytes)
         return i > 0 and self._ends[i - 1] > array.address
+
+
+class Gradients(NamedTuple):
+    """Gradients that have been checked, as steppers take them."""
+
+    addresses: Array
+    streams: list[int]  # that their owners work on
+
+    @classmethod
+    def of(cls, arrays: Sequence[DeviceArray]) -> Gradients:
+        streams = dict.fromkeys(array.works_on for array in arrays)
+        addresses = np.array([array.address for array in arrays], np.uint64)
+        return cls(addresses, [stream for stream in streams if stream is not None])
+
+
+class TensorFinder:
+    """Finds PyTorch's gradients of parameters, which all are tensors, hundreds of them at little cost."""
+
+    def __init__(self, params: Sequence[DeviceArray], written: Memory) -> None:
+        self._found: Any = None
+        try:
+            from . import _native
+        except ImportError:
+            return
+        described = [
+            (
+                p.owner if _is_tensor(p.owner) else None, p.address, p.shape,
+                4 if p.dtype.name == "bfloat16" else 2, 8 * p.dtype.itemsize,
+            )
+            for p in params
+        ]  # fmt: skip
+        if params:
+            device = _CUDA[0], params[0].device
+            self._found = _native.TensorGradients(described, written.pieces, device)
+
+    def find(self, grads: Sequence[Any]) -> Gradients | None:
+        """None where `check_gradients` is to look at them."""
+        found = None if self._found is None or not _is_tensor(grads[0]) else self._found.find(list(grads))
+        if found is None:
+            return None
+        addresses, stream = found
+        return Gradients(addresses, [stream or LEGACY_STREAM])
 
 
 def check_gradients(

@@ -415,10 +415,10 @@ class Launch:
             self._plan = self._queue.allocate(PLAN * rows[0].nbytes)
         self._queue.put(self._plan.address, rows)
 
-    def point_at(self, grads: Sequence[DeviceArray], stream: int) -> None:
-        """Take these gradients."""
-        addresses = np.array([grads[i].address for i in self._which], np.uint64)
-        self._at = (*(table.address for table in self._tables), self._grads.put(addresses, stream))
+    def point_at(self, addresses: Array, stream: int) -> None:
+        """Take the gradients that are there."""
+        at = self._grads.put(addresses[self._which], stream)
+        self._at = (*(table.address for table in self._tables), at)
 
     def sum_of_squares(self, partial: int, stream: int) -> None:
         """Of each chunk, to ``partial``."""
@@ -551,13 +551,15 @@ class Stepper:
     @contextmanager
     def _ordered(self, grads: Sequence[DeviceArray]) -> Iterator[int]:
         """The stream to use: it waits for the gradients' own, and they wait for it."""
-        streams = dict.fromkeys(g.works_on for g in grads)
-        stream, *others = [s for s in streams if s is not None] or [self._queue.stream]
+        from .._device import Gradients
+
+        addresses, streams = grads if isinstance(grads, Gradients) else Gradients.of(grads)
+        stream, *others = streams or [self._queue.stream]
         with self._queue.on(stream):
             for other in others:
                 self._queue.chain(other, stream)
             for launch in self._launches:
-                launch.point_at(grads, stream)
+                launch.point_at(addresses, stream)
             yield stream
             for other in others:
                 self._queue.chain(stream, other)
