@@ -20,6 +20,7 @@ from ._device import DeviceArray
 from .backends.device import PLAN, POSITION, TYPES, WARPS, Pool, Queue, blocks_of
 from .optimizer import Optimizer
 from .resume import Epoch
+from .weight_noise import WeightNoise, noisy
 
 _CHUNK = 0.02  # seconds of work between two looks at the outside world
 _GRAPHS = 16  # sizes of batches whose graphs are kept
@@ -112,12 +113,19 @@ class Engine:
     """A model on a GPU, its loss and its optimizer; `why_not` has said None.
 
     Graphs hold no address of the data, and serve all of the same dtypes and shapes of an example.
+
+    Attributes
+    ----------
+    penalty : nn.Penalty or None
     """
 
     def __init__(self, model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, batch_size: int) -> None:
         assert model._queue is not None
         self._queue, self._model, self._loss, self._optimizer = model._queue, model, loss, optimizer
         self._batch_size, self._chunk = batch_size, 1
+        self.penalty: nn.Penalty | None = None
+        self._noise: WeightNoise | None = None  # of the first batch
+        self._noise_step = np.zeros((), np.int64)
         self._sums = Sums(self._queue, loss.classification)
         # Of the steps alone: what a graph writes must be nobody else's.
         self._pool = Pool(self._queue.allocate)
@@ -143,11 +151,12 @@ class Engine:
         y: Any,
         weight: Any,
         order: Array | None,
+        noise: WeightNoise | None,
         epoch: Epoch,
         advance: Callable[[int], None],
     ) -> None:
         """As the compiled engine's; data are in the GPU's memory."""
-        self._begin((x, y, weight), order)
+        self._begin((x, y, weight), order, noise)
         while epoch.done < len(x):
             left = len(x) - epoch.done
             size = min(self._batch_size, left)
@@ -155,7 +164,7 @@ class Engine:
             epoch.done += steps * size
             advance(steps * size)
 
-    def _begin(self, arrays: tuple[Any, ...], order: Array | None) -> None:
+    def _begin(self, arrays: tuple[Any, ...], order: Array | None, noise: WeightNoise | None) -> None:
         """Take the epoch's data, and forget the graphs of what is no longer so."""
         if order is None:
             self._order = None
@@ -174,7 +183,12 @@ class Engine:
         rules = [rule.name for rule in optimizer._rules]
         turns = [group.get("ns_steps") for group in optimizer.param_groups]  # of which launches are made
         of_optimizer = (self._stepper, *rules, *turns, optimizer.max_grad_norm)
-        recipe = (kinds, _recipe_of(self._loss), [*map(_recipe_of, model.leaves().values())], of_optimizer)
+        self._noise = noise
+        if noise is not None:
+            self._noise_step[...] = noise.step
+        added = (noise and noise[:2], self.penalty and (vars(self.penalty).copy(), self.penalty._runs(model)))
+        layers = [*map(_recipe_of, model.leaves().values())]
+        recipe = (kinds, _recipe_of(self._loss), layers, of_optimizer, added)
         if recipe != self._recipe:
             self._recipe, self._chunk = recipe, 1
             self._graphs: dict[int, _Graph] = {}  # by size of batch
@@ -235,6 +249,7 @@ class Engine:
             for name, value in layer.buffers.items()
             if name in _COUNTERS
         ]
+        counters.append(self._noise_step)
         before = [int(counter) for counter in counters]
         try:
             if len(self._graphs) == _GRAPHS:  # data of many lengths: as many sizes of the last batch
@@ -253,15 +268,20 @@ class Engine:
         queue.position, pool = self._sums.address, queue.pool
         queue.pool = self._pool
         try:
+            noise = self._noise and self._noise._replace(step=int(self._noise_step))
+            self._noise_step += noise is not None
             with queue.aside():
                 y, weight = self._batch(1, size), self._batch(2, size)
-            output = model._forward(self._batch(0, size))
-            gradient = _arrays.empty_like(output)
-            queue.join()
-            loss = self._loss.evaluate(output, y, gradient, weight)
-            self._sums.count(output, y)
-            model._backward(gradient)
-            queue.join()
+            with noisy(model, noise):
+                output = model._forward(self._batch(0, size))
+                gradient = _arrays.empty_like(output)
+                queue.join()
+                loss = self._loss.evaluate(output, y, gradient, weight)
+                self._sums.count(output, y)
+                model._backward(gradient)
+                queue.join()
+                if self.penalty is not None:
+                    loss = self.penalty._added(model, loss)
             self._stepper.step(self._gradients, None, self._optimizer.max_grad_norm)
             self._sums.finish(size, loss)
         finally:

@@ -19,6 +19,7 @@ from .nn.residual import walk
 from .optimizer import Optimizer
 from .resume import Epoch
 from .schedules import Schedule
+from .weight_noise import WeightNoise
 
 _CHUNK = 0.02  # seconds of work between two looks at the outside world
 _HOGWILD_BATCH = 16  # beyond, threads do better to share one batch
@@ -146,8 +147,16 @@ class Engine:
     ``hogwild``: by threads that do not wait for each other; `why_no_hogwild` has said None.
     """
 
-    def __init__(self, model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, shape: tuple[int, ...],
-                 batch_size: int, hogwild: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: nn.Sequential,
+        loss: nn.Loss,
+        optimizer: Optimizer,
+        shape: tuple[int, ...],
+        batch_size: int,
+        hogwild: bool = False,
+        penalty: nn.Penalty | None = None,
+    ) -> None:
         from . import _native
 
         gradients = iter(gradients_of(model, optimizer))
@@ -167,7 +176,10 @@ class Engine:
         _describe(model.layers, shape, layers)
         kind = _native.Engine32 if model.dtype == np.float32 else _native.Engine64
         described = _loss(loss, model.dtype, layers[-1]["out"])
-        self._engine = kind(layers, described, batch_size, groups, hogwild)
+        self._flat, added = model.flat_parameters, None
+        if penalty is not None:
+            added = (self._flat, model.flat_gradients, penalty._runs(model), penalty.l2, penalty.l1)
+        self._engine = kind(layers, described, batch_size, groups, hogwild, added)
         self._optimizer, self._batch_size = optimizer, batch_size
         self._chunk = 1  # batches
 
@@ -177,6 +189,7 @@ class Engine:
         y: Array,
         weight: Array | None,
         order: Array | None,
+        noise: WeightNoise | None,
         epoch: Epoch,
         advance: Callable[[int], None],
     ) -> None:
@@ -189,6 +202,8 @@ class Engine:
         weight : array (examples,) or None
             Of the examples in the loss; checked.
         order : int64 array (examples,) or None
+        noise : WeightNoise or None
+            Of the first batch.
         epoch : Epoch
             Brought up to date before each call of advance.
         advance : callable
@@ -196,7 +211,7 @@ class Engine:
         """
         engine, size = self._engine, self._batch_size
         examples = len(x)
-        engine.begin_epoch(epoch.loss, epoch.correct)
+        engine.begin_epoch(epoch.loss, epoch.correct, None if noise is None else (self._flat, *noise))
         while epoch.done < examples:
             begin = epoch.done
             end = min(examples, begin + self._chunk * size)

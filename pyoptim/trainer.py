@@ -17,6 +17,7 @@ from .callbacks import Callback
 from .optimizer import Optimizer
 from .resume import Epoch, Resume
 from .transforms import Transform
+from .weight_noise import WeightNoise, noisy
 
 _EVALUATION_BATCH = 1024
 
@@ -166,7 +167,9 @@ class Trainer:
         transform : callable, optional
             ``(x, y, rng) -> (x, y)`` on each mini-batch: see `transforms`.
         weight_noise : float, default 0
-            Take each gradient at parameters to which normal noise of this standard deviation was added.
+            Take each gradient at parameters, frozen ones too, to which normal noise of this standard
+            deviation was added. A function of the epoch's seed, the batch and the parameter's place
+            (Philox4x32-10): the same numbers on a GPU.
         checkpoint : str or Path, optional
             Save the training to this file as it goes: model, optimizer, random state, callbacks, and the
             position in the epoch. Where the file exists the training goes on from there instead, and ends
@@ -190,8 +193,8 @@ class Trainer:
             are not reproducible: they depend on which thread comes first. They converge alike (Niu et al.,
             2011). It needs what ``engine="native"`` needs, an optimizer with one state a parameter at most
             (SGD, also with momentum, Adagrad, RMSprop, Lion: the two of Adam would come apart), no
-            clipping, no look for gradients that are not finite, and of layers Dense, Flatten, Rescale and
-            activations alone.
+            clipping, no look for gradients that are not finite, no penalty, no weight_noise, and of layers
+            Dense, Flatten, Rescale and activations alone.
 
         Returns
         -------
@@ -306,8 +309,9 @@ class Trainer:
                 else:
                     history.path = "native"
                     native = compiled.Engine(
-                        self.model, self.loss, self.optimizer, x.shape[1:], run.batch_size, hogwild
-                    )
+                        self.model, self.loss, self.optimizer, x.shape[1:], run.batch_size, hogwild,
+                        self.penalty,
+                    )  # fmt: skip
                 measured = self._run_epoch(native, x, y, epoch, run, history, progress)
                 self.optimizer.epoch = done + 1
                 if held_back is not None:
@@ -340,6 +344,7 @@ class Trainer:
         if self._engine is None or not self._engine.is_of(*parts):
             self._engine = None  # gives its memory back first
             self._engine = device_engine.Engine(*parts)
+        self._engine.penalty = self.penalty
         return self._engine
 
     def _why_not(self, engine: str, y: Array, run: _Run) -> str | None:
@@ -351,10 +356,8 @@ class Trainer:
             reason = device_engine.why_not(self.model, self.optimizer, engine == "native")
         else:
             reason = compiled.why_not(self.model, self.loss, self.optimizer, engine == "native")
-        if run.transform is not None or run.weight_noise:
-            reason = "transform and weight_noise act on every batch"
-        if self.penalty is not None:
-            reason = "a penalty has no compiled form"
+        if run.transform is not None:
+            reason = "transform acts on every batch"
         for i, callback in enumerate(run.callbacks):
             if callback.acts_on_batches:
                 reason = f"callbacks[{i}] acts on every batch"
@@ -364,6 +367,10 @@ class Trainer:
             if there:
                 raise ValueError("parallel is 'hogwild', but the model is on a GPU")
             reason = reason or compiled.why_no_hogwild(self.model, self.optimizer, run.batch_size)
+            if reason is None and self.penalty is not None:
+                reason = f"penalty is {self.penalty!r}, expected None"
+            if reason is None and run.weight_noise:
+                reason = f"weight_noise is {run.weight_noise!r}, expected 0"
             if reason is not None:
                 raise ValueError(f"parallel is 'hogwild', but {reason}")
         return reason
@@ -393,7 +400,7 @@ class Trainer:
         self.model.train()
         x, y, weight = self._there(x, y, weight)
         (batch,) = _batches(x, y, len(x), self.model.dtype, weight=weight)
-        loss, _ = self._step(*batch, 0.0)
+        loss, _ = self._step(*batch)
         return loss
 
     def _there(self, x: Any, y: Any, weight: Any) -> tuple[Any, Any, Any]:
@@ -440,13 +447,15 @@ class Trainer:
     ) -> dict[str, float]:
         self.model.train()
         started = time.perf_counter() - epoch.seconds
-        order = None
-        if run.shuffle and epoch.done == 0:
-            order = self._rng.permutation(len(x))
-        elif run.shuffle:  # again as when the epoch began
-            now = self._rng.bit_generator.state
+        now = self._rng.bit_generator.state
+        if epoch.done > 0:  # again as when the epoch began
             self._rng.bit_generator.state = epoch.rng
-            order = self._rng.permutation(len(x))
+        order = self._rng.permutation(len(x)) if run.shuffle else None
+        noise = None
+        if run.weight_noise:
+            first = epoch.done // run.batch_size
+            noise = WeightNoise(float(run.weight_noise), int(self._rng.integers(2**63)), first)
+        if epoch.done > 0:
             self._rng.bit_generator.state = now
 
         def advance(examples: int) -> None:
@@ -456,9 +465,9 @@ class Trainer:
                 run.resume.save_if_due(epoch, history)
 
         if engine is not None:
-            engine.run_epoch(x, y, run.sample_weight, order, epoch, advance)
+            engine.run_epoch(x, y, run.sample_weight, order, noise, epoch, advance)
         else:
-            self._python_epoch(x, y, order, epoch, run, advance)
+            self._python_epoch(x, y, order, noise, epoch, run, advance)
         measured = {"loss": epoch.loss / len(x)}
         if self.loss.classification:
             measured["accuracy"] = epoch.correct / len(x)
@@ -469,6 +478,7 @@ class Trainer:
         x: Array,
         y: Array,
         order: Array | None,
+        noise: WeightNoise | None,
         epoch: Epoch,
         run: _Run,
         advance: Callable[[int], None],
@@ -479,7 +489,7 @@ class Trainer:
                 callback.on_batch_begin(i)
             if run.transform is not None:
                 batch, target = self._transformed(run.transform, batch, target)
-            loss, right = self._step(batch, target, weight, run.weight_noise)
+            loss, right = self._step(batch, target, weight, noise and noise._replace(step=i))
             epoch.done, epoch.loss = epoch.done + len(batch), epoch.loss + loss * len(batch)
             epoch.correct += right
             for callback in run.callbacks:
@@ -497,26 +507,20 @@ class Trainer:
         x, y = self._check_data("transform's x", x, "transform's y", y)
         return x.astype(self.model.dtype, copy=False), y
 
-    def _step(self, x: Array, y: Array, weight: Array | None, weight_noise: float) -> tuple[float, int]:
+    def _step(
+        self, x: Array, y: Array, weight: Array | None, noise: WeightNoise | None = None
+    ) -> tuple[float, int]:
         """Train on one mini-batch; its loss, and how many were classified right."""
         model, loss = self.model, self.loss
         x, y, weight = self._there(x, y, weight)
-        kept = None
-        if weight_noise:
-            kept = model.flat_parameters.copy()
-            noise = self._rng.normal(0, weight_noise, kept.shape)
-            model.flat_parameters[...] = np.asarray(kept) + noise.astype(model.dtype)
-        try:
+        with noisy(model, noise):
             output = model._forward(x)
             doutput = empty_like(output)
             value = loss.evaluate(output, y, doutput, weight)
             model._backward(doutput)
-            value = float(value)  # of a GPU's: waits
             if self.penalty is not None:
-                value += self.penalty.add(model)
-        finally:
-            if kept is not None:
-                model.flat_parameters[...] = kept
+                value = self.penalty._added(model, value)
+        value = float(value)  # of a GPU's: waits
         right = _count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
         self.optimizer.step(self._gradients)
         return value, right

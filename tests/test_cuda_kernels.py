@@ -595,6 +595,22 @@ def test_what_is_classified_right_is_counted_as_numpy_s_argmax_does(run, dtype, 
     )
 
 
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize(("l2", "l1"), [(0.3, 0.2), (0.3, 0.0), (0.0, 0.2)])
+def test_a_penalty_has_the_cpu_s_bits(run, cuda, dtype, n, l2, l1, rng):
+    blocks = blocks_of(n, cuda.chunk)
+    w, g, partial = run.array(special(rng, n, dtype), offset=1), run.empty(n, dtype), run.empty(blocks, float)
+    g[...] = special(rng, n, dtype)[::-1]
+    expected = g.copy()
+    native.penalty(w.copy(), expected, [(0, n)], l2, l1)
+    run("penalty", blocks, n, l2, l1, w, g, partial, dtype=dtype)
+    assert same(g, expected)
+    w[...] = rng.normal(size=n)
+    run("penalty", blocks, n, l2, l1, w, g, partial, dtype=dtype)
+    exact = math.fsum(l2 / 2 * float(v) ** 2 + l1 * abs(float(v)) for v in w)
+    assert abs(partial.sum() - exact) <= 64 * np.finfo(float).eps * exact
+
+
 def test_a_step_moves_the_position_on(run):
     at = position(steps=3, example=64, row=1, loss=0.1, right=7)
     run("finish_step<double>", 1, 32, np.array([1 / 3]), at)

@@ -420,7 +420,8 @@ def test_hogwild_on_one_thread_is_the_serial_run():
         "Adam keeps 2 states a parameter": {"make": po.Adam},
         "engine='python' was asked for": {"engine": "python"},
         "accumulates gradients": {"make": lambda p: po.SGD(p, accumulate=2)},
-        "weight_noise act": {"weight_noise": 0.1},
+        "weight_noise is 0.1, expected 0": {"weight_noise": 0.1},
+        r"penalty is Penalty\(l2=0.1, .*expected None": {"penalty": nn.Penalty(0.1)},
         "parallel is 'fast', expected None or 'hogwild'": {"parallel": "fast"},
     }.items(),
 )
@@ -429,7 +430,8 @@ def test_hogwild_refuses_what_it_cannot_do(message, case):
     layer, make = case.pop("layer", None) or nn.ReLU(), case.pop("make", po.SGD)
     model = nn.Sequential(nn.Dense(2, 2), layer, seed=0)
     start = model.flat_parameters.copy()
-    trainer = po.Trainer(model, nn.CrossEntropy(), make(model.parameters()))
+    penalty = case.pop("penalty", None)
+    trainer = po.Trainer(model, nn.CrossEntropy(), make(model.parameters()), penalty=penalty)
     with pytest.raises(ValueError, match=message):
         trainer.fit(np.ones((40, 2), np.float32), np.zeros(40, int), **case)
     assert np.array_equal(model.flat_parameters, start)

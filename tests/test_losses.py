@@ -568,6 +568,5 @@ def test_penalty(engine, flags, rng):
         w = parameters[name]
         extra = 0.3 * w + 0.2 * np.sign(w) if name in counted else 0
         np.testing.assert_allclose(gradient, without.model.gradients()[name] + extra, atol=1e-14)
-    assert "penalty" in trainer.fit(x, y, verbose=False).reason or engine in ("numpy", "numba")
     with pytest.raises(TypeError, match="penalty is a float"):
         make(nn.MSE(), penalty=0.1)

@@ -21,7 +21,8 @@ def trainer(**options):
     layers = [nn.Dense(6, 9), nn.BatchNorm(9), nn.ReLU(), nn.Dense(9, 2)]
     model = nn.Sequential(*layers, seed=1)
     lr = schedules.Cosine(0.05, steps=40)
-    return po.Trainer(model, nn.CrossEntropy(), po.Adam(model.parameters(), lr=lr, **options), seed=2)
+    optimizer = po.Adam(model.parameters(), lr=lr, **options)
+    return po.Trainer(model, nn.CrossEntropy(), optimizer, seed=2, penalty=nn.Penalty(0.01, 0.001))
 
 
 WRITE = resume.checkpoint.write
@@ -57,10 +58,11 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize("engine_name", ["native", "python"])
 @pytest.mark.parametrize("written", [1, 2, 7, 13])
-def test_an_interrupted_training_ends_with_the_same_bits(engine_name, written, tmp_path, monkeypatch):
+@pytest.mark.parametrize("more", [{}, {"weight_noise": 0.02}, {"weight_noise": 0.02, "shuffle": False}])
+def test_an_interrupted_training_ends_with_the_same_bits(engine_name, written, more, tmp_path, monkeypatch):
     if engine_name == "native" and "native" not in po.available_backends():
         pytest.skip("of the native backend")
-    options = {"epochs": 4, "batch_size": 16, "verbose": False, "engine": engine_name}
+    options = {"epochs": 4, "batch_size": 16, "verbose": False, "engine": engine_name, **more}
     whole = trainer()
     history = whole.fit(X, Y, validation_data=(X, Y), **options)
     path = tmp_path / "run.safetensors"

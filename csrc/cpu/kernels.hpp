@@ -11,6 +11,7 @@
 #include "pyoptim/activations.hpp"
 #include "pyoptim/adafactor.hpp"
 #include "pyoptim/losses.hpp"
+#include "pyoptim/penalty.hpp"
 #include "pyoptim/random.hpp"
 #include "pyoptim/rules.hpp"
 #include "pyoptim/storage.hpp"
@@ -126,6 +127,8 @@ struct Kernels {
     void (*column_sum)(const T* x, ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t begin, ptrdiff_t end, T* out);
 
     double (*sum_of_squares)(size_t n, const T* x);
+    // The penalty of n weights, whose gradient is added to theirs.
+    double (*penalty)(const Penalty&, size_t n, const T* w, T* gradient);
 
     void (*activation_forward)(const ActivationSpec&, size_t n, const T* x, T* y);
     void (*activation_backward)(const ActivationSpec&, size_t n, const T* dy, const T* kept, T* dx);

@@ -6,6 +6,7 @@
 #include "cpu/kernels.hpp"
 #include "cpu/layer_norm.hpp"
 #include "cpu/norm.hpp"
+#include "cpu/penalty.hpp"
 #include "cpu/pointwise_loss.hpp"
 #include "cpu/product.hpp"
 #include "cpu/reduce.hpp"
@@ -31,6 +32,7 @@ constexpr Kernels<T> kTable = {
     Tile<T>::cols,
     column_sum<T>,
     sum_of_squares<T>,
+    penalty<T>,
     activate<T>,
     activation_backward<T>,
     softmax_forward<T>,

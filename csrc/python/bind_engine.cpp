@@ -9,6 +9,7 @@
 
 #include "pyoptim/optimizer.hpp"
 #include "python/arrays.hpp"
+#include "python/penalized.hpp"
 #include "python/rule_info.hpp"
 #include "runtime/activation_names.hpp"
 #include "runtime/engine.hpp"
@@ -46,9 +47,13 @@ class Engine {
     // One tuple per group: the rule's name, and per parameter: itself, its gradient, its states.
     using Parameter = std::tuple<Array<T>, Array<T>, std::vector<Array<T>>>;
     using Group = std::tuple<std::string, std::vector<Parameter>>;
+    // All parameters, all gradients, the runs that are counted, l2, l1.
+    using Penalty = std::optional<std::tuple<Array<T>, Array<T>, Runs, double, double>>;
+    // All parameters, and of their noise the standard deviation, the seed, and the next step.
+    using Noise = std::optional<std::tuple<Array<T>, double, std::uint64_t, std::uint64_t>>;
 
     Engine(const std::vector<Description>& layers, const Description& loss, std::size_t capacity,
-           const std::vector<Group>& groups, bool hogwild)
+           const std::vector<Group>& groups, bool hogwild, const Penalty& penalty)
         : engine_(views(layers), view(loss, layers), capacity) {
         if (hogwild) hogwild_.emplace(views(layers), view(loss, layers), capacity);
         for (const auto& [name, parameters] : groups) {
@@ -71,10 +76,24 @@ class Engine {
             }
             row_ += static_cast<std::size_t>(kRules[rule].coefficients);
         }
+        require(!hogwild || !penalty, "hogwild, and a penalty");
+        if (penalty) {
+            const auto& [parameters, gradients, runs, l2, l1] = *penalty;
+            engine_.set_penalty(penalized<T>(parameters, gradients, runs, l2, l1));
+            kept_.push_back(parameters);
+            kept_.push_back(gradients);
+        }
     }
 
     // Of an epoch that goes on, the sums of what is done.
-    void begin_epoch(double loss, std::size_t correct) {
+    void begin_epoch(double loss, std::size_t correct, const Noise& noise) {
+        require(!hogwild_ || !noise, "hogwild, and noise");
+        runtime::WeightNoise<T> own{};
+        if (noise) {
+            const auto& [parameters, deviation, seed, step] = *noise;
+            own = {claim(parameters), static_cast<std::size_t>(parameters.size()), deviation, {seed, step}};
+        }
+        engine_.set_noise(own);
         outcome = {};
         outcome.loss = loss;
         outcome.correct = correct;
@@ -242,10 +261,10 @@ void bind_for(py::module_& m, const char* name) {
     const auto outcome = [](auto member) { return [member](const E& self) { return self.outcome.*member; }; };
     py::class_<E>(m, name)
         .def(py::init<const std::vector<Description>&, const Description&, std::size_t,
-                      const std::vector<typename E::Group>&, bool>(),
-             py::arg("layers"), py::arg("loss"), py::arg("capacity"), py::arg("groups"),
-             py::arg("hogwild") = false)
-        .def("begin_epoch", &E::begin_epoch, py::arg("loss"), py::arg("correct"))
+                      const std::vector<typename E::Group>&, bool, const typename E::Penalty&>(),
+             py::arg("layers"), py::arg("loss"), py::arg("capacity"), py::arg("groups"), py::arg("hogwild"),
+             py::arg("penalty").none(true))
+        .def("begin_epoch", &E::begin_epoch, py::arg("loss"), py::arg("correct"), py::arg("noise").none(true))
         .def("train", &E::train, py::arg("x"), py::arg("target"), py::arg("order").noconvert().none(true),
              py::arg("weight").noconvert().none(true), py::arg("range"), py::arg("batch"),
              py::arg("rows").noconvert(), py::arg("max_grad_norm"), py::arg("nonfinite"))

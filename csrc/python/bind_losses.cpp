@@ -1,10 +1,12 @@
-// Losses. Arguments are never converted: a copy would swallow the output. None skips one that is optional.
+// Losses and penalties. Arguments are never converted: a copy would swallow the output. None skips one that
+// is optional.
 #include <pybind11/stl.h>
 
 #include <type_traits>
 #include <variant>
 
 #include "python/arrays.hpp"
+#include "python/penalized.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/losses.hpp"
 
@@ -88,6 +90,14 @@ double pointwise_loss(const std::string& kind, const Array<T>& prediction, const
 }
 
 template <class T>
+double penalty(const Array<T>& parameters, const Array<T>& gradients, const Runs& runs, double l2,
+               double l1) {
+    const auto of = penalized<T>(parameters, gradients, runs, l2, l1);
+    py::gil_scoped_release release;
+    return runtime::add_penalty(of);
+}
+
+template <class T>
 void exponential(const Array<T>& x, Array<T> y) {
     require(x.size() == y.size(), "y as x");
     runtime::kernels<T>().exponential(static_cast<std::size_t>(x.size()), x.data(), y.mutable_data());
@@ -105,6 +115,8 @@ void bind_for(py::module_& m) {
           maybe("sample_weight"), py::arg("temperature"));
     m.def("pointwise_loss", &pointwise_loss<T>, py::arg("kind"), a("prediction"), a("target"),
           maybe("dprediction"), maybe("sample_weight"), a("parameter"));
+    m.def("penalty", &penalty<T>, a("parameters"), a("gradients"), py::arg("runs"), py::arg("l2"),
+          py::arg("l1"));
     m.def("exponential", &exponential<T>, a("x"), a("y"), "The kernels' own exp, for its tests.");
 }
 

@@ -148,6 +148,12 @@ void Engine<T>::add(const typename Stepper<T>::Array& array, const T* gradient) 
 }
 
 template <class T>
+void Engine<T>::set_noise(const WeightNoise<T>& noise) {
+    noise_ = noise;
+    kept_.resize(noise.size);
+}
+
+template <class T>
 const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t n) {
     const std::size_t width = inputs();
     if (of.x != nullptr && (of.order == nullptr || n == 1)) {  // as it lies
@@ -382,9 +388,10 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
     if (of.labels != nullptr) labels_.resize(capacity_);
     if (of.targets != nullptr) targets_.resize(capacity_ * outputs());
     if (of.weight != nullptr) weight_.resize(capacity_);
-    // Clipping and finding what is not finite look at all gradients before the first update.
+    // Clipping and finding what is not finite look at all gradients before the first update; a penalty adds
+    // to them.
     const bool fused = batch <= kFused && !options.keep_gradients && options.max_grad_norm <= 0 &&
-                       options.nonfinite == NonFinite::ignore;
+                       options.nonfinite == NonFinite::ignore && penalty_.runs.empty();
     for (std::size_t i = 0; i < layers_.size() && fused && !zeroed_; ++i) {  // nothing stale remains
         std::fill(layers_[i].dweight, layers_[i].dweight + weights_[i].size, T(0));
     }
@@ -392,9 +399,18 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
     for (; begin < end; begin += batch) {
         const std::size_t n = std::min(batch, end - begin);
         const T* const x = gather(of, begin, n);
+        T* const noisy = noise_.parameters;
+        if (noise_.size > 0) {
+            std::copy(noisy, noisy + noise_.size, kept_.begin());
+            gaussian_noise(noise_.stream, noise_.deviation, noise_.size, kept_.data(), noisy);
+            ++noise_.stream.step;
+        }
         forward(x, n, true);
-        outcome.loss += loss(of, begin, n, outcome) * static_cast<double>(n);
+        double value = loss(of, begin, n, outcome);
         backward(x, n, fused);
+        if (!penalty_.runs.empty()) value += add_penalty(penalty_);
+        outcome.loss += value * static_cast<double>(n);
+        std::copy(kept_.begin(), kept_.end(), noisy);
         if (!update(rows + (outcome.steps - before) * row, row, options, outcome)) return;
     }
 }

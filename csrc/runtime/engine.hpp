@@ -5,11 +5,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "cpu/kernels.hpp"
 #include "pyoptim/optimizer.hpp"
+#include "pyoptim/random.hpp"
 #include "runtime/dense.hpp"
+#include "runtime/penalty.hpp"
 #include "runtime/stepper.hpp"
 
 namespace pyoptim::runtime {
@@ -76,6 +79,15 @@ struct Examples {
     const T* weight;            // of each example in the loss, or null
 };
 
+// Normal noise on the parameters while a gradient is taken.
+template <class T>
+struct WeightNoise {
+    T* parameters;
+    std::size_t size;  // 0: none
+    double deviation;
+    RandomStream stream;  // of the next step
+};
+
 struct StepOptions {
     double max_grad_norm = 0;  // 0: gradients are not clipped
     NonFinite nonfinite = NonFinite::ignore;
@@ -99,6 +111,9 @@ class Engine {
     void clear();  // of what add() added
     // `array` is updated with the gradient at `gradient`. coefficients: where its row begins.
     void add(const typename Stepper<T>::Array& array, const T* gradient);
+
+    void set_penalty(Penalized<T> penalty) { penalty_ = std::move(penalty); }
+    void set_noise(const WeightNoise<T>&);
 
     // Trains on the examples [begin, end) of the order, in batches. rows: the coefficients of each step,
     // `row` elements each, with the factor 1 on the gradient.
@@ -135,6 +150,10 @@ class Engine {
     bool training_ = false;  // the last forward
     Stepper<T> stepper_;
     std::vector<const T*> gradients_;
+
+    Penalized<T> penalty_{};
+    WeightNoise<T> noise_{};
+    std::vector<T> kept_;  // the parameters without noise
 
     // Gradient and step at once: the weights of dense layers, and the rest of what add() added.
     std::vector<typename Stepper<T>::Array> weights_;  // by layer; empty where it is among the rest

@@ -6,6 +6,7 @@ Losses are arrays of no dimension for the same reason.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,7 +21,7 @@ from .device_products import ACTIVATIONS, product
 __all__ = [
     "activation_backward", "activation_forward", "add", "affine", "dense_backward", "dense_forward",
     "dropout", "gaussian_noise", "kl_divergence", "layer_norm_backward", "layer_norm_forward",
-    "norm_backward", "norm_forward", "pointwise_loss", "softmax_backward", "softmax_cross_entropy",
+    "norm_backward", "norm_forward", "penalty", "pointwise_loss", "softmax_backward", "softmax_cross_entropy",
     "softmax_forward",
 ]  # fmt: skip
 
@@ -189,6 +190,21 @@ def pointwise_loss(
     launch("pointwise_loss", partial.size, POINTWISE.index(kind), a, of_column, *prediction.shape, prediction,
            target, sample_weight, dprediction, partial)  # fmt: skip
     return launch.total(partial, 1.0 / prediction.size)
+
+
+def penalty(
+    parameters: DeviceArray, gradients: DeviceArray, runs: Sequence[tuple[int, int]], l2: float, l1: float
+) -> DeviceArray:
+    launch = _Launch("penalty", parameters)
+    blocks = [blocks_of(end - begin, CHUNK) for begin, end in runs]
+    left = partial = launch.scratch(sum(blocks))
+    launch.queue.join()  # gradients may be captured aside
+    for (begin, end), own in zip(runs, blocks, strict=True):
+        with launch.queue.aside():
+            launch("penalty", own, end - begin, l2, l1, parameters[begin:end], gradients[begin:end], left)
+        left = left[own:]
+    launch.queue.join()
+    return launch.total(partial, 1.0)
 
 
 def add(a: DeviceArray, b: DeviceArray, y: DeviceArray) -> None:

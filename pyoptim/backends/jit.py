@@ -34,7 +34,7 @@ from .jit_layers import (
     softmax_backward,
     softmax_forward,
 )
-from .jit_losses import kl_divergence, pointwise_loss, softmax_cross_entropy
+from .jit_losses import kl_divergence, penalty, pointwise_loss, softmax_cross_entropy
 from .reference import (
     AdafactorStepper,
     MuonStepper,
@@ -62,6 +62,7 @@ __all__ = [
     "layer_norm_forward",
     "norm_backward",
     "norm_forward",
+    "penalty",
     "pointwise_loss",
     "softmax_backward",
     "softmax_cross_entropy",

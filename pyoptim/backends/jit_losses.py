@@ -1,6 +1,8 @@
-"""Losses of the Numba backend: `reference_losses` says what each computes."""
+"""Losses and penalties of the Numba backend: `reference_losses` and `reference` say what each computes."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numba
 import numpy as np
@@ -99,6 +101,30 @@ def _pointwise(kind, prediction, target, dprediction, sample_weight, columns):  
             if dprediction is not None:
                 dprediction[i, j] = slope * (weight / prediction.size)
     return total / prediction.size
+
+
+def penalty(
+    parameters: Array, gradients: Array, runs: Sequence[tuple[int, int]], l2: float, l1: float
+) -> float:
+    with np.errstate(over="ignore"):
+        by = parameters.dtype.type(l2), parameters.dtype.type(l1)
+    of_runs = [_penalty(parameters[begin:end], gradients[begin:end], l2, l1, *by) for begin, end in runs]
+    return float(sum(of_runs))
+
+
+@_jit
+def _penalty(w, gradient, l2, l1, by_l2, by_l1):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(w.size):
+        value = np.float64(w[i])
+        if l2 != 0.0:
+            gradient[i] += by_l2 * w[i]
+            total += l2 / 2.0 * value * value
+        if l1 != 0.0:
+            side = np.sign(w[i])
+            gradient[i] += by_l1 * (side + (side - side))  # + 0: Numba's sign of -0 is -0
+            total += l1 * np.abs(value)
+    return total
 
 
 @_jit

@@ -229,6 +229,23 @@ def gaussian_noise(x: Array, std: float, seed: int, step: int, y: Array) -> None
     np.add(x, x.dtype.type(std) * noise, out=y)
 
 
+def penalty(
+    parameters: Array, gradients: Array, runs: Sequence[tuple[int, int]], l2: float, l1: float
+) -> float:
+    """``l2/2 sum(w^2) + l1 sum(|w|)`` over runs (begin, end) of vectors; its gradient is added to theirs."""
+    number, total = parameters.dtype.type, 0.0
+    with np.errstate(all="ignore"):
+        for begin, end in runs:
+            w, gradient = parameters[begin:end], gradients[begin:end]
+            if l2:
+                total += l2 / 2 * sum_of_squares(w)
+                gradient += number(l2) * w
+            if l1:
+                total += l1 * float(np.abs(w).sum(dtype=np.float64))
+                gradient += number(l1) * np.sign(w)
+    return total
+
+
 def norm_forward(
     x: Array,
     gamma: Array | None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
+from .. import backends
+from .._device import DeviceArray
 from .._hyperparameters import is_number
 from .layers import BatchNorm
 from .sequential import Sequential
@@ -24,6 +26,10 @@ class Penalty:
     -----
     Part of the loss and of its gradient, so adaptive optimizers scale it: see the optimizers' own
     ``weight_decay`` for what does not pass through the gradient.
+
+    The gradient, ``l2 * w + l1 * sign(w)`` with ``sign(0) = 0``, has the same bits on every backend. The
+    value is summed in double; backends agree up to the order of that sum, threads in every bit. A factor of
+    0 leaves its term out.
     """
 
     def __init__(
@@ -37,24 +43,35 @@ class Penalty:
 
     def add(self, model: Sequential) -> float:
         """The penalty of the model's parameters, whose gradient is added to the model's."""
-        total = 0.0
+        return float(self._add(model))
+
+    def _add(self, model: Sequential) -> Any:
+        w = model.flat_parameters
+        return backends.of(w).penalty(w, model.flat_gradients, self._runs(model), self.l2, self.l1)
+
+    def _added(self, model: Sequential, loss: Any) -> Any:
+        """The loss with the penalty, as `add`; on a GPU nothing waits."""
+        value = self._add(model)
+        if not isinstance(value, DeviceArray):
+            return float(loss) + value
+        value.queue.join()  # type: ignore[union-attr]
+        backends.of(value).add(loss, value, loss)
+        return loss
+
+    def _runs(self, model: Sequential) -> list[tuple[int, int]]:
+        """Where what is counted begins and ends among the parameters, neighbours as one."""
+        runs: list[tuple[int, int]] = []
+        end = 0
         for layer in model.leaves().values():
-            if not layer.trainable or (isinstance(layer, BatchNorm) and not self.batch_norm):
-                continue
+            is_norm = isinstance(layer, BatchNorm)
             for name, w in layer.parameters.items():
-                if name == "bias" and not (self.biases or isinstance(layer, BatchNorm)):
+                begin, end = end, end + w.size
+                if not layer.trainable or not (self.batch_norm if is_norm else self.biases or name != "bias"):
                     continue
-                there, number = layer.gradients[name], w.dtype.type
-                w, gradient = np.asarray(w), np.asarray(there)  # copies of a GPU's
-                if self.l2:
-                    total += self.l2 / 2 * float(np.square(w, dtype=np.float64).sum())
-                    gradient += number(self.l2) * w
-                if self.l1:
-                    total += self.l1 * float(np.abs(w).sum(dtype=np.float64))
-                    gradient += number(self.l1) * np.sign(w)
-                if gradient is not there:
-                    there[...] = gradient
-        return total
+                if runs and runs[-1][1] == begin:
+                    begin = runs.pop()[0]
+                runs.append((begin, end))
+        return runs
 
     def __repr__(self) -> str:
         flags = f"biases={self.biases}, batch_norm={self.batch_norm}"

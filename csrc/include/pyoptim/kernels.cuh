@@ -66,6 +66,7 @@ PYOPTIM_FOR_EACH_RULE(X)
     X(cross_entropy)               \
     X(pointwise_loss)              \
     X(gather_rows)                 \
+    X(penalty)                     \
     X(count_right)
 // Of double alone.
 #define PYOPTIM_FOR_EACH_DOUBLE_KERNEL(X) \

@@ -1,7 +1,9 @@
-// What a training step needs around its layers, loss and optimizer: batches, and what an epoch measures.
+// What a training step needs around its layers, loss and optimizer: batches, a penalty, and what an epoch
+// measures.
 #pragma once
 
 #include "pyoptim/cuda.cuh"
+#include "pyoptim/penalty.hpp"
 
 namespace pyoptim::cuda {
 
@@ -24,6 +26,26 @@ PYOPTIM_KERNEL gather_rows(const Position* at, const Index* order, Index cols, c
         return bytes != nullptr ? T(bytes[row * cols + j]) : x[row * cols + j];
     };
     each_ahead<4>(thread(), cols, kThreads, value, [&](Index j, T it) { out[block() * cols + j] = it; });
+}
+
+// Adds to the gradient of n weights that of their penalty, which for each chunk goes to `partial`. A block
+// per kChunk elements.
+template <class T>
+PYOPTIM_KERNEL penalty(Index n, double l2, double l1, const T* w, T* gradient, double* partial) {
+    const Penalty by = {l2, l1};
+    const Index begin = block() * kChunk, end = smaller(n, begin + kChunk);
+    struct Weight {
+        T value, gradient;
+    };
+    double sum = 0;
+    each_ahead<4>(
+        begin + thread(), end, kThreads, [&](Index i) { return Weight{w[i], gradient[i]}; },
+        [&](Index i, Weight at) {
+            gradient[i] = by.gradient(at.value, at.gradient);
+            sum += by.value(at.value);
+        });
+    sum = block_sum(sum);
+    if (thread() == 0) partial[block()] = sum;
 }
 
 // Where the largest value of a row is, the first if there are several; NaN is larger than any number, as it
