@@ -8,7 +8,7 @@ import sys
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -164,7 +164,7 @@ class DeviceArray:
             if (value.shape, value.dtype, value.device) != (self.shape, self.dtype, self.device):
                 expected = f"shape {self.shape}, dtype {self.dtype} and device {self.device}"
                 raise ValueError(f"value is {value!r}, expected {expected}")
-            with self.queue.among([value], self.queue.stream):
+            with self.queue.among(*works_of([value]), self.queue.stream):
                 self.queue.copy(self.address, value.address, self.nbytes)
             return
         values = np.ascontiguousarray(np.broadcast_to(np.asarray(value, self.dtype), self.shape))
@@ -384,9 +384,62 @@ class Memory:
         bounds = sorted((a.address, a.address + a.nbytes) for a in arrays if a.size)
         self._begins, self._ends = [b for b, _ in bounds], [e for _, e in bounds]
 
+    @property
+    def pieces(self) -> list[tuple[int, int]]:
+        """Where each begins, and how many bytes it has."""
+        return [(begin, end - begin) for begin, end in zip(self._begins, self._ends, strict=True)]
+
     def overlaps(self, array: DeviceArray) -> bool:
         i = bisect_left(self._begins, array.address + array.nbytes)
         return i > 0 and self._ends[i - 1] > array.address
+
+
+class Gradients(NamedTuple):
+    """Gradients that have been checked, as steppers take them."""
+
+    addresses: Array
+    streams: Sequence[int]  # as `works_of` has them
+    queues: Sequence[Queue] = ()
+
+    @classmethod
+    def of(cls, arrays: Sequence[DeviceArray]) -> Gradients:
+        return cls(np.array([array.address for array in arrays], np.uint64), *works_of(arrays))
+
+
+def works_of(arrays: Sequence[DeviceArray]) -> tuple[list[int], list[Queue]]:
+    """The streams that work on these is queued on, and the queues of those that are our own."""
+    streams = dict.fromkeys(array.works_on for array in arrays)
+    queues = {id(array.queue): array.queue for array in arrays if array.queue is not None}
+    return [stream for stream in streams if stream is not None], list(queues.values())
+
+
+class TensorFinder:
+    """Finds PyTorch's gradients of parameters, which all are tensors, hundreds of them at little cost."""
+
+    def __init__(self, params: Sequence[DeviceArray], written: Memory) -> None:
+        self._found: Any = None
+        try:
+            from . import _native
+        except ImportError:
+            return
+        described = [
+            (
+                p.owner if _is_tensor(p.owner) else None, p.address, p.shape,
+                4 if p.dtype.name == "bfloat16" else 2, 8 * p.dtype.itemsize,
+            )
+            for p in params
+        ]  # fmt: skip
+        if params:
+            device = _CUDA[0], params[0].device
+            self._found = _native.TensorGradients(described, written.pieces, device)
+
+    def find(self, grads: Sequence[Any]) -> Gradients | None:
+        """None where `check_gradients` is to look at them."""
+        found = None if self._found is None or not _is_tensor(grads[0]) else self._found.find(list(grads))
+        if found is None:
+            return None
+        addresses, stream = found
+        return Gradients(addresses, [stream or LEGACY_STREAM])
 
 
 def check_gradients(

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Stepper', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'coefficients', 'common_coefficients', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'layer_norm_backward', 'layer_norm_forward', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'philox', 'pointwise_loss', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'tensor_layouts', 'use_instruction_set']
+__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'coefficients', 'common_coefficients', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'layer_norm_backward', 'layer_norm_forward', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'philox', 'pointwise_loss', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'tensor_layouts', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
@@ -85,6 +85,11 @@ class Engine64:
         ...
     @property
     def wrong(self) -> int:
+        ...
+class TensorGradients:
+    def __init__(self, params: collections.abc.Sequence[tuple[typing.Any, typing.SupportsInt | typing.SupportsIndex, collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], written: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], device: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]) -> None:
+        ...
+    def find(self, grads: list[typing.Any]) -> tuple[numpy.typing.NDArray[numpy.uint64], int] | None:
         ...
 @typing.overload
 def activation_backward(kind: str, dy: numpy.typing.NDArray[numpy.float32], kept: numpy.typing.NDArray[numpy.float32], dx: numpy.typing.NDArray[numpy.float32], a: typing.SupportsFloat | typing.SupportsIndex = 0.0, b: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:

@@ -239,6 +239,7 @@ class Optimizer:
         """All that a step writes."""
         averages = [] if self.average is None else self.average.averages
         states = [a for group in self._states for state in group for a in state.values()]
+        self._finder: _device.TensorFinder | None = None
         memory: Any = _arrays.Memory if self._queue is None else _device.Memory
         return memory([*self._params, *states, *averages])
 
@@ -340,7 +341,7 @@ class Optimizer:
         """``stepper.step(flat, *args)``: with the gradients as they come, if it takes them."""
         if not self._staged and stepper.checks and stepper.step(flat, *args):
             return
-        flat = self._checked(flat)
+        flat = self._found(flat) or self._checked(flat)
         for i, copy in self._staged.items():
             copy[...] = self._params[i]
         if not stepper.step(flat, *args):
@@ -518,6 +519,14 @@ class Optimizer:
             for i, (keys, part) in enumerate(zip(self._keys, grads, strict=True))
             for g in _like(keys, f"grads[{i}]", part)
         ]
+
+    def _found(self, flat: list[Any]) -> Any:
+        """Gradients in a GPU's memory, as steppers take them, where they are found without `_checked`."""
+        if self._queue is None or not flat:
+            return None
+        if self._finder is None:
+            self._finder = _device.TensorFinder(self._params, self._written)
+        return self._finder.find(flat)
 
     def _checked(self, flat: list[Any]) -> list[Any]:
         self.check_memory()
@@ -749,7 +758,12 @@ class Optimizer:
         checkpoint.load_optimizer(self, path)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_steppers": {}, "_tensors": []}  # of other memory than the copy's
+        return {
+            **self.__dict__,
+            "_steppers": {},
+            "_finder": None,
+            "_tensors": [],
+        }  # of other memory than the copy's
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

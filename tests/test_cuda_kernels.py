@@ -201,6 +201,17 @@ def test_muon(run, cuda, dtype, planned, rng):
 
 
 @pytest.mark.parametrize("n", SIZES)
+def test_sum_of_squares_of_one_array(run, cuda, dtype, n, rng):
+    x = run.array(rng.normal(size=n).astype(dtype), offset=1)
+    blocks = blocks_of(n, cuda.chunk)
+    partial, total = run.empty(blocks, float), run.empty(1, float)
+    run("chunk_squares", blocks, n, x, partial, dtype=dtype)
+    run("total<double>", 1, blocks, partial, 1.0, None, total)
+    exact = math.fsum(float(v) ** 2 for v in x)
+    assert abs(total[0] - exact) <= 64 * np.finfo(float).eps * exact
+
+
+@pytest.mark.parametrize("n", SIZES)
 def test_muon_blend(run, cuda, dtype, n, rng):
     x, y = run.array(rng.normal(size=n).astype(dtype), offset=1), rng.normal(size=n).astype(dtype)
     blocks, was, factors = blocks_of(n, cuda.chunk), x.copy(), np.array([0.3, -1.7], dtype)

@@ -10,6 +10,7 @@ import importlib.util
 import math
 import pickle
 import sys
+import types
 import weakref
 from pathlib import Path
 
@@ -424,6 +425,67 @@ def test_tables():
     assert table["state"].tolist() == [[8 * i, 8 * i, 0, 0] for i in range(4)]
     assert chunks.tolist() == [(1, 0), (2, 0), (3, 0), (3, 1)]
     assert device.tables([], [], [])[1].tolist() == []
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """Which gradients are found without a look at each: CPU tensors pass for a GPU's."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("pyoptim._native")
+    monkeypatch.setattr(_device, "_CUDA", (1, 13))
+    stream = types.SimpleNamespace(cuda_stream=0)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    calls, find = [], _device.TensorFinder.find
+
+    def noted(finder, grads):
+        result = find(finder, grads)
+        calls.append(result is not None)
+        return result
+
+    monkeypatch.setattr(_device.TensorFinder, "find", noted)
+    return calls
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_gradients_of_torch_are_found_at_once(emulated, found, name, rng):
+    """Their steps are those of other arrays."""
+    shapes = [(3, 4), (65, 33)] if name == "Muon" else [(5,), (3, 4), (), (4097,)]
+    start = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    memory = [a.copy() for a in start]
+    one, other = OPTIMIZERS[name](there(start)), OPTIMIZERS[name]([doubles.tensor(a) for a in memory])
+    for _ in range(3):
+        grads = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+        one.step(there(grads))
+        other.step([doubles.tensor(g) for g in grads])
+    assert found == [False, True] * 3
+    assert_same(memory, start)
+
+
+def test_gradients_that_are_not_found_are_looked_at(emulated, found, rng):
+    params = [doubles.tensor(np.zeros(shape, np.float32)) for shape in ((4,), (2, 3))]
+    optimizer = po.SGD(params, lr=1.0)
+    good, right = doubles.tensor(np.ones(4, np.float32)), doubles.tensor(np.ones((2, 3), np.float32))
+    for bad, error, match in (
+        (doubles.tensor(np.ones(6, np.float32)), ValueError, "grads.1. has shape"),
+        (doubles.tensor(np.ones((2, 3))), TypeError, "grads.1. has dtype float64"),
+        (params[1], ValueError, "overlaps"),
+        (np.ones((2, 3), np.float32), TypeError, "processor's memory"),
+    ):
+        with pytest.raises(error, match=match):
+            optimizer.step([good, bad])
+    assert found == [False] * 4
+    assert not any(p.any() for p in params)
+    optimizer.step([good, There(np.ones((2, 3), np.float32))])  # of two libraries
+    optimizer.step([good, right])
+    assert found[4:] == [False, True]
+    with pytest.raises(ValueError, match="grads"):
+        optimizer.step([good])
+    resized = doubles.tensor(np.zeros(4, np.float32))
+    optimizer = po.SGD([resized], lr=1.0)
+    optimizer.step([good])
+    resized.set_(doubles.tensor(np.zeros(4, np.float32)))
+    with pytest.raises(ValueError, match="has been resized"):
+        optimizer.step([good])
 
 
 def test_constants_are_the_kernels(cuda):

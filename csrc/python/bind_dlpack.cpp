@@ -1,9 +1,12 @@
-// What tells whether tensors are still what they were.
-#include "python/arrays.hpp"
-#include "python/dlpack.hpp"
-
+// Many tensors at a time: whether they are still what they were, and where they are.
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
+
+#include <tuple>
+
+#include "python/arrays.hpp"
+#include "python/dlpack.hpp"
+#include "python/intervals.hpp"
 
 namespace pyoptim::python {
 
@@ -30,11 +33,75 @@ std::optional<py::bytes> tensor_layouts(const py::typing::List<py::object>& tens
     return py::bytes(all);
 }
 
+// Finds the gradients of parameters on a device, where all are tensors as their parameters.
+class TensorGradients {
+  public:
+    // Its tensor (None where it is no tensor), address, shape, DLPack's code and bits.
+    using Param = std::tuple<py::object, std::uintptr_t, std::vector<std::int64_t>, int, int>;
+    using Bytes = std::pair<std::uintptr_t, std::size_t>;
+    using Found = std::pair<py::array_t<std::uint64_t>, std::uintptr_t>;
+
+    // written: what a step writes, of which no gradient may have a part.
+    TensorGradients(std::vector<Param> params, const std::vector<Bytes>& written,
+                    std::pair<std::int32_t, std::int32_t> device)
+        : params_(std::move(params)), device_(device) {
+        for (const auto& [begin, bytes] : written) written_.add(begin, bytes);
+        written_.sort();
+    }
+
+    // Their addresses, and the stream that their owner works on; nothing where one is something else, or a
+    // parameter's tensor has got other memory.
+    std::optional<Found> find(const py::typing::List<py::object>& grads) const {
+        if (grads.empty() || grads.size() != params_.size()) return std::nullopt;
+        for (const Param& param : params_) {
+            const auto& [tensor, address, shape, code, bits] = param;
+            if (!tensor.is_none() && address_of(tensor.ptr(), param) != address) return std::nullopt;
+        }
+        const dlpack::Exchange* const owner = dlpack::exchange_of(Py_TYPE(PyList_GET_ITEM(grads.ptr(), 0)));
+        if (owner == nullptr || owner->current_stream == nullptr) return std::nullopt;
+        py::array_t<std::uint64_t> addresses(static_cast<py::ssize_t>(params_.size()));
+        std::uint64_t* to = addresses.mutable_data();
+        for (std::size_t i = 0; i < params_.size(); ++i) {
+            PyObject* const grad = PyList_GET_ITEM(grads.ptr(), static_cast<py::ssize_t>(i));
+            if (dlpack::exchange_of(Py_TYPE(grad)) != owner) return std::nullopt;
+            const std::uintptr_t address = address_of(grad, params_[i]);
+            std::size_t bytes = static_cast<std::size_t>(std::get<4>(params_[i])) / 8;
+            for (const std::int64_t n : std::get<2>(params_[i])) bytes *= static_cast<std::size_t>(n);
+            if (address == 0 || written_.meet(address, bytes)) return std::nullopt;
+            *to++ = address;
+        }
+        void* stream = nullptr;
+        if (owner->current_stream(device_.first, device_.second, &stream) != 0) throw py::error_already_set();
+        return Found{std::move(addresses), reinterpret_cast<std::uintptr_t>(stream)};
+    }
+
+  private:
+    // 0 where it is not as the parameter.
+    std::uintptr_t address_of(PyObject* object, const Param& param) const {
+        const auto& [tensor, at, shape, code, bits] = param;
+        dlpack::Tensor t;
+        const bool fits = dlpack::view(object, t) && t.device_type == device_.first &&
+                          t.device == device_.second && t.code == code && t.bits == bits &&
+                          std::size_t(t.ndim) == shape.size() &&
+                          std::equal(shape.begin(), shape.end(), t.shape);
+        return fits ? reinterpret_cast<std::uintptr_t>(t.contiguous()) : 0;
+    }
+
+    std::vector<Param> params_;
+    std::pair<std::int32_t, std::int32_t> device_;  // DLPack's type, and which
+    Intervals written_;
+};
+
 }  // namespace
 
 void bind_dlpack(py::module_& m) {
     m.def("tensor_layouts", &tensor_layouts, py::arg("tensors"),
           "What differs where one has got other memory or another form; None where one does not say.");
+    py::class_<TensorGradients>(m, "TensorGradients")
+        .def(py::init<std::vector<TensorGradients::Param>, const std::vector<TensorGradients::Bytes>&,
+                      std::pair<std::int32_t, std::int32_t>>(),
+             py::arg("params"), py::arg("written"), py::arg("device"))
+        .def("find", &TensorGradients::find, py::arg("grads"));
 }
 
 }  // namespace pyoptim::python

@@ -23,16 +23,17 @@ struct Tensor {
     const std::int64_t *shape, *strides;
     std::uint64_t byte_offset;
 
-    // Where its elements are one after the other; null if they are not. Strides count for single elements
-    // too: PyTorch's imaginary part of a conjugate, which is to be negated and does not say so here, has
-    // other ones.
+    // Where its elements are one after the other, aligned; null if they are not. Strides count for single
+    // elements too: PyTorch's imaginary part of a conjugate, which is to be negated and does not say so here,
+    // has other ones.
     const char* contiguous() const {
         std::int64_t step = 1;
         for (int i = ndim; strides != nullptr && i-- > 0;) {
             if (strides[i] != step) return nullptr;
             step *= shape[i];
         }
-        return lanes == 1 ? static_cast<const char*>(data) + byte_offset : nullptr;
+        const char* const begin = static_cast<const char*>(data) + byte_offset;
+        return lanes == 1 && reinterpret_cast<std::uintptr_t>(begin) % (bits / 8u) == 0 ? begin : nullptr;
     }
 };
 

@@ -11,6 +11,7 @@
 
 #include "python/arrays.hpp"
 #include "python/dlpack.hpp"
+#include "python/intervals.hpp"
 #include "runtime/reduce.hpp"
 
 namespace pyoptim::python {
@@ -35,14 +36,12 @@ class Gradients {
     // The address of what every step writes; throws if read-only. No two may overlap.
     void* claim(py::array array) {
         void* const data = array.mutable_data();
-        const auto begin = reinterpret_cast<std::uintptr_t>(data);
-        const Interval bytes{begin, begin + static_cast<std::size_t>(array.nbytes())};
-        if (array.size() > 0) written_.push_back(bytes);
+        written_.add(reinterpret_cast<std::uintptr_t>(data), static_cast<std::size_t>(array.nbytes()));
         claimed_.push_back(array);
         return data;
     }
     // All has been claimed.
-    void ready() { std::sort(written_.begin(), written_.end()); }
+    void ready() { written_.sort(); }
 
     std::size_t size() const { return slots_.size(); }
     bool large() const { return large_; }  // worth letting other Python threads run
@@ -80,20 +79,14 @@ class Gradients {
     }
 
   private:
-    using Interval = std::pair<std::uintptr_t, std::uintptr_t>;
-
     const void* usable(PyObject* grad, const Slot& slot) const {
         const auto* p = py::detail::array_proxy(slot.param.ptr());
         if (p->data != slot.data || slot.param.size() != slot.size) return nullptr;  // resized
         if (!(p->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_)) return nullptr;
         const void* const data =
             py::detail::npy_api::get().PyArray_Check_(grad) ? of_array(grad, slot) : of_tensor(grad, slot);
-        const auto begin = reinterpret_cast<std::uintptr_t>(data);
-        const auto end = begin + static_cast<std::size_t>(slot.param.nbytes());
-        // The intervals do not overlap each other, so only the last that begins before `end` can meet it.
-        const auto after = std::lower_bound(written_.begin(), written_.end(), Interval{end, 0});
-        if (begin < end && after != written_.begin() && std::prev(after)->second > begin) return nullptr;
-        return data;
+        const auto bytes = static_cast<std::size_t>(slot.param.nbytes());
+        return written_.meet(reinterpret_cast<std::uintptr_t>(data), bytes) ? nullptr : data;
     }
     static const void* of_array(PyObject* grad, const Slot& slot) {
         const auto* g = py::detail::array_proxy(grad);
@@ -110,18 +103,15 @@ class Gradients {
     static const void* of_tensor(PyObject* grad, const Slot& slot) {
         const auto* p = py::detail::array_proxy(slot.param.ptr());
         dlpack::Tensor g;
-        if (!dlpack::view(grad, g) || g.device_type != dlpack::kCpu || g.code != slot.kind ||
-            g.bits != 8 * slot.param.itemsize() || g.ndim != p->nd ||
-            !std::equal(g.shape, g.shape + g.ndim, p->dimensions)) {
-            return nullptr;
-        }
-        const char* const data = g.contiguous();
-        return reinterpret_cast<std::uintptr_t>(data) % (g.bits / 8u) == 0 ? data : nullptr;
+        const bool fits = dlpack::view(grad, g) && g.device_type == dlpack::kCpu && g.code == slot.kind &&
+                          g.bits == 8 * slot.param.itemsize() && g.ndim == p->nd &&
+                          std::equal(g.shape, g.shape + g.ndim, p->dimensions);
+        return fits ? g.contiguous() : nullptr;
     }
 
     std::vector<Slot> slots_;
     std::vector<py::array> claimed_;  // kept alive
-    std::vector<Interval> written_;   // sorted when ready
+    Intervals written_;
     bool large_ = false;
 };
 

@@ -212,18 +212,19 @@ class Queue:
                 self._last.record(stream)
 
     @contextmanager
-    def among(self, arrays: Sequence[DeviceArray], stream: int | None = None) -> Iterator[int]:
-        """`on` the stream, after all work on these arrays, whosever they are, and before what comes.
+    def among(
+        self, streams: Sequence[int], queues: Sequence[Queue], stream: int | None = None
+    ) -> Iterator[int]:
+        """`on` the stream, after all work on arrays whose `_device.works_of` these are, and before what comes.
 
-        By default the first that is theirs; what memory of other queues is used for next comes later too.
+        By default the first of theirs; what memory of other queues is used for next comes later too.
         """
-        streams = dict.fromkeys(a.works_on for a in arrays)
-        queues = {id(queue): queue for a in arrays if (queue := a.queue) is not None and queue is not self}
         if stream is None:
-            stream = next((s for s in streams if s is not None), self.stream)
+            stream = streams[0] if streams else self.stream
         with self.on(stream), ExitStack() as stack:
-            for queue in queues.values():
-                stack.enter_context(queue.on(stream))
+            for queue in queues:
+                if queue is not self:
+                    stack.enter_context(queue.on(stream))
             for other in streams:
                 self.chain(other, stream)
             try:
@@ -469,10 +470,10 @@ class Launch:
             self._plan = self._queue.allocate(PLAN * rows[0].nbytes)
         self._queue.put(self._plan.address, rows)
 
-    def point_at(self, grads: Sequence[DeviceArray], stream: int) -> None:
-        """Take these gradients."""
-        addresses = np.array([grads[i].address for i in self._which], np.uint64)
-        self._at = (*(table.address for table in self._tables), self._grads.put(addresses, stream))
+    def point_at(self, addresses: Array, stream: int) -> None:
+        """Take the gradients that are there."""
+        at = self._grads.put(addresses[self._which], stream)
+        self._at = (*(table.address for table in self._tables), at)
 
     def sum_of_squares(self, partial: int, stream: int) -> None:
         """Of each chunk, to ``partial``."""
@@ -511,10 +512,14 @@ class Launch:
         Without coefficients, with the row of the plan that the queue's position is at.
         """
         at, by_value = None, self._no_rows
-        if coefficients is not None and factor is None and len(self._groups) <= STEP_ROWS:
-            by_value = coefficient_rows(self._rows_of(coefficients), self._dtype).tobytes()
-        else:
+        if coefficients is None or factor is not None:
             at = self._scale(self._exact_rows(coefficients, stream), factor, stream, self._type)
+        else:
+            rows = coefficient_rows(self._rows_of(coefficients), self._dtype)
+            if len(self._groups) > STEP_ROWS:
+                at = self._rows.put(rows, stream)
+            else:
+                by_value = rows.tobytes()
         self._launcher.launch(self._kernel, self.blocks, (*self._at, at, by_value, *more), stream)
 
 
@@ -605,7 +610,10 @@ class Stepper:
     @contextmanager
     def _ordered(self, grads: Sequence[DeviceArray]) -> Iterator[int]:
         """The stream to use: it waits for the gradients' own, and they wait for it."""
-        with self._queue.among(grads) as stream:
+        from .._device import Gradients
+
+        addresses, *works = grads if isinstance(grads, Gradients) else Gradients.of(grads)
+        with self._queue.among(*works) as stream:
             for launch in self._launches:
-                launch.point_at(grads, stream)
+                launch.point_at(addresses, stream)
             yield stream

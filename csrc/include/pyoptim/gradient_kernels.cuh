@@ -18,6 +18,16 @@ PYOPTIM_KERNEL sum_of_squares(const StepArray* arrays, const StepChunk* chunks, 
     if (thread() == 0) partial[block()] = sum;
 }
 
+// The same of one array of n elements; a block per kChunk of them.
+template <class T>
+PYOPTIM_KERNEL chunk_squares(Index n, const T* x, double* partial) {
+    const Index begin = block() * kChunk, end = smaller(n, begin + kChunk);
+    double sum = 0;
+    for (Index i = begin + thread(); i < end; i += kThreads) sum += double(x[i]) * double(x[i]);
+    sum = block_sum(sum);
+    if (thread() == 0) partial[block()] = sum;
+}
+
 // *out = scale times the sum of n values, divided by *divisor unless that is null. T is double. One block.
 template <class T>
 PYOPTIM_KERNEL total(Index n, const T* partial, double scale, const double* divisor, double* out) {

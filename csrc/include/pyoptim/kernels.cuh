@@ -25,6 +25,7 @@ PYOPTIM_FOR_EACH_RULE(X)
 #define PYOPTIM_FOR_EACH_KERNEL(X) \
     X(scale_rows)                  \
     X(sum_of_squares)              \
+    X(chunk_squares)               \
     X(scale)                       \
     X(add)                         \
     X(affine)                      \
