@@ -164,7 +164,7 @@ class DeviceArray:
             if (value.shape, value.dtype, value.device) != (self.shape, self.dtype, self.device):
                 expected = f"shape {self.shape}, dtype {self.dtype} and device {self.device}"
                 raise ValueError(f"value is {value!r}, expected {expected}")
-            with self.queue.among([value], self.queue.stream):
+            with self.queue.among(*works_of([value]), self.queue.stream):
                 self.queue.copy(self.address, value.address, self.nbytes)
             return
         values = np.ascontiguousarray(np.broadcast_to(np.asarray(value, self.dtype), self.shape))
@@ -398,11 +398,19 @@ class Gradients(NamedTuple):
     """Gradients that have been checked, as steppers take them."""
 
     addresses: Array
-    owners: Sequence[DeviceArray]  # whose streams the work is ordered with
+    streams: Sequence[int]  # as `works_of` has them
+    queues: Sequence[Queue] = ()
 
     @classmethod
     def of(cls, arrays: Sequence[DeviceArray]) -> Gradients:
-        return cls(np.array([array.address for array in arrays], np.uint64), arrays)
+        return cls(np.array([array.address for array in arrays], np.uint64), *works_of(arrays))
+
+
+def works_of(arrays: Sequence[DeviceArray]) -> tuple[list[int], list[Queue]]:
+    """The streams that work on these is queued on, and the queues of those that are our own."""
+    streams = dict.fromkeys(array.works_on for array in arrays)
+    queues = {id(array.queue): array.queue for array in arrays if array.queue is not None}
+    return [stream for stream in streams if stream is not None], list(queues.values())
 
 
 class TensorFinder:
@@ -422,13 +430,8 @@ class TensorFinder:
             for p in params
         ]  # fmt: skip
         if params:
-            self._device = params[0].device
-            device = _CUDA[0], self._device
+            device = _CUDA[0], params[0].device
             self._found = _native.TensorGradients(described, written.pieces, device)
-
-    def _owner_on(self, stream: int) -> DeviceArray:
-        """Of all tensors, as far as the order of work goes."""
-        return DeviceArray(0, (0,), np.dtype(np.uint8), self._device, None, stream=stream)
 
     def find(self, grads: Sequence[Any]) -> Gradients | None:
         """None where `check_gradients` is to look at them."""
@@ -436,7 +439,7 @@ class TensorFinder:
         if found is None:
             return None
         addresses, stream = found
-        return Gradients(addresses, [self._owner_on(stream or LEGACY_STREAM)])
+        return Gradients(addresses, [stream or LEGACY_STREAM])
 
 
 def check_gradients(

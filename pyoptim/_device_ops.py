@@ -176,8 +176,8 @@ def _queue(device: int, stream: int) -> Queue:
 @contextmanager
 def ordered(arrays: Sequence[DeviceArray]) -> Iterator[Queue]:
     """A queue on the stream of the first array: after all work on all of them, and before what comes."""
-    stream = next((s for a in arrays if (s := a.works_on) is not None), LEGACY_STREAM)
+    streams, queues = _device.works_of(arrays)
     with _lock:
-        queue = _queue(arrays[0].device, stream)
-        with queue.among(arrays, stream):
+        queue = _queue(arrays[0].device, streams[0] if streams else LEGACY_STREAM)
+        with queue.among(streams, queues):
             yield queue

@@ -212,18 +212,19 @@ class Queue:
                 self._last.record(stream)
 
     @contextmanager
-    def among(self, arrays: Sequence[DeviceArray], stream: int | None = None) -> Iterator[int]:
-        """`on` the stream, after all work on these arrays, whosever they are, and before what comes.
+    def among(
+        self, streams: Sequence[int], queues: Sequence[Queue], stream: int | None = None
+    ) -> Iterator[int]:
+        """`on` the stream, after all work on arrays whose `works_of` these are, and before what comes.
 
-        By default the first that is theirs; what memory of other queues is used for next comes later too.
+        By default the first of theirs; what memory of other queues is used for next comes later too.
         """
-        streams = dict.fromkeys(a.works_on for a in arrays)
-        queues = {id(queue): queue for a in arrays if (queue := a.queue) is not None and queue is not self}
         if stream is None:
-            stream = next((s for s in streams if s is not None), self.stream)
+            stream = streams[0] if streams else self.stream
         with self.on(stream), ExitStack() as stack:
-            for queue in queues.values():
-                stack.enter_context(queue.on(stream))
+            for queue in queues:
+                if queue is not self:
+                    stack.enter_context(queue.on(stream))
             for other in streams:
                 self.chain(other, stream)
             try:
@@ -611,8 +612,8 @@ class Stepper:
         """The stream to use: it waits for the gradients' own, and they wait for it."""
         from .._device import Gradients
 
-        found = grads if isinstance(grads, Gradients) else Gradients.of(grads)
-        with self._queue.among(found.owners) as stream:
+        addresses, *works = grads if isinstance(grads, Gradients) else Gradients.of(grads)
+        with self._queue.among(*works) as stream:
             for launch in self._launches:
-                launch.point_at(found.addresses, stream)
+                launch.point_at(addresses, stream)
             yield stream
