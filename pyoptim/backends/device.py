@@ -612,8 +612,8 @@ class Stepper:
         """The stream to use: it waits for the gradients' own, and they wait for it."""
         from .._device import Gradients
 
-        addresses, *works = grads if isinstance(grads, Gradients) else Gradients.of(grads)
-        with self._queue.among(*works) as stream:
+        found = grads if isinstance(grads, Gradients) else Gradients.of(grads)
+        with self._queue.among(found.streams, found.queues) as stream:
             for launch in self._launches:
-                launch.point_at(addresses, stream)
+                launch.point_at(found.addresses, stream)
             yield stream
