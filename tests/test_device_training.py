@@ -391,7 +391,7 @@ def test_what_no_layer_waits_for_is_captured_beside_the_layers(recorder, long_ch
         stream: [kernel.partition("<")[0] for _, kernel, on in recorder.all("launch") if on == stream]
         for stream in (main, first, second)
     }
-    layers = ["product", "bias_activation", "product", "product"]
+    layers = ["product", "activation_forward", "product", "product"]
     back = ["product", "product", "activation_backward", "product"]
     step = ["scale_rows", "step", "finish_step"]
     assert captured[main] == ["gather_rows", *layers, "cross_entropy", *back, *step]

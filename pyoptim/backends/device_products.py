@@ -40,7 +40,7 @@ def product(
         return
     library = None if k == 0 else library_of(queue)
     kind, name = ACTIVATIONS.index(activation), TYPES[y.dtype]
-    fused = bias if name == "float" and activation == "identity" else None  # in double it has none
+    fused = bias if name == "float" else None  # in double it has none
     done = False
     if library is not None:
         workspace = queue.pool.workspace(library.workspace_bytes)
@@ -57,15 +57,14 @@ def product(
             f"product<{name}>", blocks, m, n, k, a[0].address, *strides[0], b[0].address, *strides[1],
             None if bias is None else bias.address, relu, y.address,
         )  # fmt: skip
-        if relu or activation == "identity":
+        if relu:
             return
-        bias = None
-    elif fused is bias and activation == "identity":
-        return
-    queue.launch(
-        f"bias_activation<{name}>", blocks_of(y.size, ELEMENTS), kind, 0.0, 0.0, y.size, n,
-        None if bias is None else bias.address, y.address, y.address,
-    )  # fmt: skip
+    blocks, own = blocks_of(y.size, ELEMENTS), (kind, 0.0, 0.0, y.size)
+    if done and bias is not fused:
+        assert bias is not None
+        queue.launch(f"bias_activation<{name}>", blocks, *own, n, bias.address, y.address, y.address)
+    elif activation != "identity":
+        queue.launch(f"activation_forward<{name}>", blocks, *own, y.address, y.address)
 
 
 def what_multiplies(launcher: Launcher) -> str:

@@ -86,6 +86,7 @@ __device__ inline double column_total(double x) {
 // is used: a thread that waits for each alone leaves most of the bandwidth unused.
 template <int ahead, class Value, class Visit>
 __device__ inline void each_ahead(Index begin, Index end, Index stride, Value value, Visit visit) {
+    PYOPTIM_NO_UNROLL
     for (Index i = begin; i < end; i += ahead * stride) {
         decltype(value(i)) values[ahead];
         PYOPTIM_UNROLL
@@ -138,7 +139,8 @@ __device__ inline void each_of_block(Index n, Index head, bool aligned, Visit vi
     head = smaller(head, n);
     const Index packs = aligned ? (n - head) / kPack<T> : 0, packed = packs * kPack<T>;
     for (Index i = thread(); i < packs; i += kThreads) visit(head + i * kPack<T>, Width<kPack<T>>());
-    for (Index i = thread(); i < n - packed; i += kThreads) visit(i < head ? i : i + packed, Width<1>());
+    PYOPTIM_NO_UNROLL  // usually a few elements: four copies of every rule are a third of the module
+        for (Index i = thread(); i < n - packed; i += kThreads) visit(i < head ? i : i + packed, Width<1>());
 }
 
 }  // namespace pyoptim::cuda

@@ -93,7 +93,7 @@ template <class T, class A>
 __device__ inline void biased(Index n, Index cols, Index begin, T a, T b, const T* bias, T* z, T* y) {
     const Index first = begin % cols;
     const auto value = [&](Index i) { return bias != nullptr ? z[i] + bias[(first + i) % cols] : z[i]; };
-    each_ahead<int(kElements / kThreads)>(thread(), n, kThreads, value, [&](Index i, T sum) {
+    each_ahead<1>(thread(), n, kThreads, value, [&](Index i, T sum) {  // of every activation: kept small
         if (z != y) z[i] = sum;
         y[i] = A::value(sum, a, b);
     });

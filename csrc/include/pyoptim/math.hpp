@@ -13,8 +13,10 @@
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define PYOPTIM_UNROLL _Pragma("unroll")
+#define PYOPTIM_NO_UNROLL _Pragma("unroll 1")
 #else
 #define PYOPTIM_UNROLL _Pragma("GCC unroll 32")
+#define PYOPTIM_NO_UNROLL _Pragma("GCC unroll 1")
 #endif
 #if defined(__CUDACC_RTC__)
 #define PYOPTIM_MEMCPY memcpy
