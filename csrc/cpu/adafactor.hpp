@@ -47,11 +47,7 @@ void adafactor_directions(const FactoredRows<T>& of, const T* grad, T scale, T* 
     const double least = of.least * of.least;
     for (ptrdiff_t i = 0; i < of.rows; ++i, grad += of.cols, out += of.cols) {
         const double row = double(of.row_var[i]) / of.mean;
-#if defined(__clang__)
-#pragma clang loop vectorize(assume_safety)
-#else
-#pragma GCC ivdep
-#endif
+        PYOPTIM_NO_OVERLAP
         for (ptrdiff_t j = 0; j < of.cols; ++j) {
             const double variance = row * double(of.col_var[j]);
             out[j] = T(double(T(0) - scale * grad[j]) / square_root(maximum(variance, least)));
@@ -62,11 +58,7 @@ void adafactor_directions(const FactoredRows<T>& of, const T* grad, T scale, T* 
 // The same of a vector, whose variance first moves.
 template <class T>
 void adafactor_vector(size_t n, const T* grad, T scale, T fresh, double least, T* variance, T* out) {
-#if defined(__clang__)
-#pragma clang loop vectorize(assume_safety)
-#else
-#pragma GCC ivdep
-#endif
+    PYOPTIM_NO_OVERLAP
     for (size_t i = 0; i < n; ++i) {
         const T d = T(0) - scale * grad[i];
         variance[i] = variance[i] + fresh * (d * d - variance[i]);

@@ -3,13 +3,6 @@
 
 #include "cpu/norm.hpp"
 
-// Nothing overlaps: the callers check, and ivdep tells the vectoriser so.
-#if defined(__clang__)
-#define PYOPTIM_NO_OVERLAP _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define PYOPTIM_NO_OVERLAP _Pragma("GCC ivdep")
-#endif
-
 namespace pyoptim::cpu::PYOPTIM_ISA {
 namespace {
 

@@ -19,12 +19,7 @@ void step(size_t n, T* param, const T* grad, T* const* state, const T* coefficie
     T* s[kStates + 1];
     for (int k = 0; k < kStates; ++k) s[k] = state[k];
 
-    // Nothing overlaps: the callers check, and ivdep tells the vectoriser so.
-#if defined(__clang__)
-#pragma clang loop vectorize(assume_safety)
-#else
-#pragma GCC ivdep
-#endif
+    PYOPTIM_NO_OVERLAP
     for (size_t i = 0; i < n; ++i) {
         T p = param[i];
         T g = grad[i];

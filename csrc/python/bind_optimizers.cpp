@@ -49,20 +49,10 @@ class Stepper {
     // type, or overlaps what is written, or the parameter has become read-only: the caller then finds out
     // which, and tells or copies.
     bool step(const Gradients::List& grads, const Rows& coefficients, double weight) const {
-        std::vector<const float*> grads32;
-        std::vector<const double*> grads64;
-        grads32.reserve(f32_.arrays().size());
-        grads64.reserve(f64_.arrays().size());
-        const bool all = gradients_.each(grads, [&](const Gradients::Slot& slot, const void* data) {
-            if (slot.is_double) {
-                grads64.push_back(static_cast<const double*>(data));
-            } else {
-                grads32.push_back(static_cast<const float*>(data));
-            }
-        });
-        if (!all) return false;
-        run(f32_, grads32, coefficients, weight);
-        run(f64_, grads64, coefficients, weight);
+        const std::optional<Gradients::ByType> found = gradients_.by_type(grads);
+        if (!found) return false;
+        run(f32_, found->f32, coefficients, weight);
+        run(f64_, found->f64, coefficients, weight);
         return true;
     }
 

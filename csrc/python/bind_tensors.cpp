@@ -47,22 +47,12 @@ class TensorStepper {
             require(row.size() == length, "coefficients and their names");
             rows.insert(rows.end(), row.begin(), row.end());
         }
-        std::vector<const float*> grads32;
-        std::vector<const double*> grads64;
-        grads32.reserve(f32_.count());
-        grads64.reserve(f64_.count());
-        const bool all = gradients_.each(grads, [&](const Gradients::Slot& slot, const void* data) {
-            if (slot.is_double) {
-                grads64.push_back(static_cast<const double*>(data));
-            } else {
-                grads32.push_back(static_cast<const float*>(data));
-            }
-        });
-        if (!all) return false;
+        const std::optional<Gradients::ByType> found = gradients_.by_type(grads);
+        if (!found) return false;
         std::optional<py::gil_scoped_release> release;
         if (gradients_.large()) release.emplace();
-        if (!grads32.empty()) f32_.step(grads32.data(), rows.data());
-        if (!grads64.empty()) f64_.step(grads64.data(), rows.data());
+        if (!found->f32.empty()) f32_.step(found->f32.data(), rows.data());
+        if (!found->f64.empty()) f64_.step(found->f64.data(), rows.data());
         return true;
     }
 

@@ -45,22 +45,12 @@ class TrustStepper {
     // False, with nothing done, in the cases of Gradients::each: the caller then finds out which.
     bool step(const Gradients::List& grads, const Rows& coefficients, const Trusts& trusts) {
         require(trusts.size() == rules_.size(), "trusts and groups");
-        std::vector<const float*> grads32;
-        std::vector<const double*> grads64;
-        grads32.reserve(f32_.arrays().size());
-        grads64.reserve(f64_.arrays().size());
-        const bool all = gradients_.each(grads, [&](const Gradients::Slot& slot, const void* data) {
-            if (slot.is_double) {
-                grads64.push_back(static_cast<const double*>(data));
-            } else {
-                grads32.push_back(static_cast<const float*>(data));
-            }
-        });
-        if (!all) return false;
+        const std::optional<Gradients::ByType> found = gradients_.by_type(grads);
+        if (!found) return false;
         std::vector<Trust> fields;
         for (const auto& t : trusts) fields.push_back({t[0], t[1], t[2], t[3], t[4]});
-        run(f32_, grads32, coefficients, fields);
-        run(f64_, grads64, coefficients, fields);
+        run(f32_, found->f32, coefficients, fields);
+        run(f64_, found->f64, coefficients, fields);
         return true;
     }
 

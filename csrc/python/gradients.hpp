@@ -31,6 +31,7 @@ class Gradients {
     void expect(const py::array& param) {
         const std::uint8_t kind = param.dtype().kind() == 'f' ? dlpack::kFloat : dlpack::kBfloat;
         slots_.push_back({param, param.data(), param.size(), param.itemsize() == sizeof(double), kind});
+        doubles_ += slots_.back().is_double ? 1 : 0;
         large_ = large_ || param.size() > 16384;
     }
     // The address of what every step writes; throws if read-only. No two may overlap.
@@ -59,6 +60,26 @@ class Gradients {
             found(slots_[i], data);
         }
         return true;
+    }
+
+    // The addresses of gradients of float32 and of float64, each in order.
+    struct ByType {
+        std::vector<const float*> f32;
+        std::vector<const double*> f64;
+    };
+    // Nothing where each() is false.
+    std::optional<ByType> by_type(const List& grads) const {
+        ByType found;
+        found.f32.reserve(slots_.size() - doubles_);
+        found.f64.reserve(doubles_);
+        const bool all = each(grads, [&](const Slot& slot, const void* data) {
+            if (slot.is_double) {
+                found.f64.push_back(static_cast<const double*>(data));
+            } else {
+                found.f32.push_back(static_cast<const float*>(data));
+            }
+        });
+        return all ? std::optional(std::move(found)) : std::nullopt;
     }
 
     // Of float32 and float64; nothing where each() is false.
@@ -112,6 +133,7 @@ class Gradients {
     std::vector<Slot> slots_;
     std::vector<py::array> claimed_;  // kept alive
     Intervals written_;
+    std::size_t doubles_ = 0;
     bool large_ = false;
 };
 

@@ -50,7 +50,6 @@ class AdafactorStepper {
         total_ += array.size;
         directions_.resize(total_);
     }
-    std::size_t count() const { return arrays_.size(); }
 
     // grads: one address per array; rows: of the groups, `length` numbers each.
     void step(const T* const* grads, const double* rows) {

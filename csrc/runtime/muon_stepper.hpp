@@ -33,7 +33,6 @@ class MuonStepper {
         arrays_.push_back(array);
         work_ += 8 * products;
     }
-    std::size_t count() const { return arrays_.size(); }
 
     // As AdafactorStepper's.
     void step(const T* const* grads, const double* rows) {

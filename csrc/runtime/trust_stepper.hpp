@@ -39,7 +39,6 @@ class TrustStepper {
         squares_.resize(blocks_.size());
         if (directed_) directions_.resize(total_);
     }
-    const std::vector<Array>& arrays() const { return arrays_; }
 
     // grads: one address per array; coefficients: the rows of all groups, end to end; one Trust per group.
     void step(const T* const* grads, const T* coefficients, const Trust* trusts) {

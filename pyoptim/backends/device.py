@@ -258,9 +258,8 @@ class Queue:
         Memory that it takes from `pool` must be nobody else's as long as the graph is launched.
         """
         with self._device():
-            own, *sides = (
-                self.launcher.Stream() for _ in range(1 + _SIDES)
-            )  # the default one cannot capture
+            # The default one cannot capture.
+            own, *sides = (self.launcher.Stream() for _ in range(1 + _SIDES))
             self.launcher.begin_capture(own.address)
             before, self.stream, self._capturing, self._sides = self.stream, own.address, True, sides
             try:
