@@ -4,8 +4,7 @@
 #include <tuple>
 #include <vector>
 
-#include "python/gradients.hpp"
-#include "python/rule_info.hpp"
+#include "python/prepared.hpp"
 #include "runtime/packed_stepper.hpp"
 
 namespace pyoptim::python {
@@ -29,7 +28,7 @@ Storage storage_from(const std::string& name) {
 }
 
 // Prepared once for a set of arrays, which the caller has checked; a step checks the gradients and runs.
-class PackedStepper {
+class PackedStepper : public Prepared {
   public:
     using Stored = std::tuple<std::string, py::array, MaybeArray<float>>;  // kind, data, scale
     // The group, the parameter, its master copy, its states.
@@ -40,8 +39,7 @@ class PackedStepper {
         std::vector<std::size_t> begins;
         for (const auto& name : rules) {
             begins.push_back(coefficients_);
-            rules_.push_back(rule_index(name));
-            coefficients_ += static_cast<std::size_t>(kRules[rules_.back()].coefficients);
+            add_group(rule_index(name));
         }
         for (const auto& [group, param, master, states] : entries) {
             require(group < rules_.size(), "group");
@@ -72,19 +70,15 @@ class PackedStepper {
         std::vector<const void*> data;
         if (!addresses(grads, data)) return false;
         const std::vector<float> rows = flatten<float>(coefficients, rules_);
-        std::optional<py::gil_scoped_release> release;
-        if (gradients_.large()) release.emplace();
-        stepper_.step(data.data(), rows.data(), key, stochastic);
+        unlocked([&] { stepper_.step(data.data(), rows.data(), key, stochastic); });
         return true;
     }
 
-    // None where step() would return False.
+    // As of Prepared, but of values in fewer bits.
     std::optional<double> sum_of_squares(const Gradients::List& grads) const {
         std::vector<const void*> data;
         if (!addresses(grads, data)) return std::nullopt;
-        std::optional<py::gil_scoped_release> release;
-        if (gradients_.large()) release.emplace();
-        return stepper_.sum_of_squares(data.data());
+        return unlocked([&] { return stepper_.sum_of_squares(data.data()); });
     }
 
   private:
@@ -109,9 +103,6 @@ class PackedStepper {
     }
 
     runtime::PackedStepper stepper_;
-    std::vector<int> rules_;
-    std::size_t coefficients_ = 0;
-    Gradients gradients_;
 };
 
 }  // namespace

@@ -1,0 +1,112 @@
+// What the bindings of the steppers share: arrays prepared once, whose gradients a step checks before it
+// runs.
+#pragma once
+
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "python/gradients.hpp"
+#include "python/rule_info.hpp"
+
+namespace pyoptim::python {
+
+class Prepared {
+  public:
+    // None where a step would return False.
+    std::optional<double> sum_of_squares(const Gradients::List& grads) const {
+        return gradients_.sum_of_squares(grads);
+    }
+
+  protected:
+    // The next group has this rule, whose coefficients follow those of the groups before it.
+    void add_group(int rule) {
+        rules_.push_back(rule);
+        coefficients_ += static_cast<std::size_t>(kRules[rule].coefficients);
+    }
+
+    // Runs the function, without the GIL where the arrays are large.
+    template <class Run>
+    auto unlocked(Run run) const {
+        std::optional<py::gil_scoped_release> release;
+        if (gradients_.large()) release.emplace();
+        return run();
+    }
+
+    std::vector<int> rules_;        // of each group
+    std::size_t coefficients_ = 0;  // of all groups
+    Gradients gradients_;
+};
+
+// Arrays of float32 and of float64, each type with a stepper of its own.
+template <template <class> class Steps>
+class PreparedByType : public Prepared {
+  public:
+    // One tuple per group: the rule's name, the parameters, and per parameter its states. All arrays are
+    // contiguous and writeable; the caller has checked that they do not overlap.
+    using Group = std::tuple<std::string, std::vector<py::array>, std::vector<std::vector<py::array>>>;
+
+  protected:
+    template <class... Options>
+    explicit PreparedByType(Options... options) : f32_(options...), f64_(options...) {}
+
+    // Calls add(stepper, rule, parameter, states) for every array; the stepper is that of its type.
+    template <class Add>
+    void prepare(const std::vector<Group>& groups, Add add) {
+        for (const auto& [name, params, states] : groups) {
+            const int rule = rule_index(name);
+            require(params.size() == states.size(), "parameters and states");
+            for (std::size_t i = 0; i < params.size(); ++i) {
+                if (py::isinstance<Array<float>>(params[i])) {
+                    add(f32_, rule, params[i], states[i]);
+                } else if (py::isinstance<Array<double>>(params[i])) {
+                    add(f64_, rule, params[i], states[i]);
+                } else {
+                    throw py::type_error("parameters must be contiguous float32 or float64 arrays");
+                }
+                gradients_.expect(params[i]);
+            }
+            add_group(rule);
+        }
+        gradients_.ready();
+    }
+
+    // The address of one of a parameter's own arrays, of `size` elements, that every step writes.
+    template <class T>
+    T* claim(const py::array& array, py::ssize_t size, const char* what) {
+        require(py::isinstance<Array<T>>(array) && array.size() == size, what);
+        return static_cast<T*>(gradients_.claim(array));
+    }
+
+    // Claims states like their parameter, as many as the rule has.
+    template <class T>
+    void claim_states(int rule, const py::array& param, const std::vector<py::array>& states, T** addresses) {
+        require(static_cast<int>(states.size()) == kRules[rule].states, "states and the rule's names");
+        for (std::size_t k = 0; k < states.size(); ++k) {
+            addresses[k] = claim<T>(states[k], param.size(), "a state and its parameter");
+        }
+    }
+
+    // False, with nothing done, in the cases of Gradients::each: the caller then finds out which.
+    template <class... Options>
+    bool step_all(const Gradients::List& grads, const Rows& rows, Options... options) {
+        const std::optional<Gradients::ByType> found = gradients_.by_type(grads);
+        if (!found) return false;
+        run(f32_, found->f32, rows, options...);
+        run(f64_, found->f64, rows, options...);
+        return true;
+    }
+
+    Steps<float> f32_;
+    Steps<double> f64_;
+
+  private:
+    template <class T, class... Options>
+    void run(Steps<T>& stepper, const std::vector<const T*>& grads, const Rows& rows, Options... options) {
+        if (grads.empty()) return;
+        const std::vector<T> coefficients = flatten<T>(rows, rules_);
+        unlocked([&] { stepper.step(grads.data(), coefficients.data(), options...); });
+    }
+};
+
+}  // namespace pyoptim::python
