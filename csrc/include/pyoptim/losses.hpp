@@ -31,28 +31,17 @@ namespace math {
         }                                               \
     };
 
-template <class T>
-PYOPTIM_FN T size_of(T x) {
-    return x < T(0) ? -x : x;
-}
-// x between -limit and limit
-template <class T>
-PYOPTIM_FN T within(T x, T limit) {
-    const T above = x < -limit ? -limit : x;
-    return above > limit ? limit : above;
-}
-
 PYOPTIM_LOSS(squared, const double d = double(x) - double(t); return d * d, return T(2) * (x - t))
-PYOPTIM_LOSS(absolute, return size_of(double(x) - double(t)), const T d = x - t;
+PYOPTIM_LOSS(absolute, return absolute(double(x) - double(t)), const T d = x - t;
              const T side = d > T(0) ? T(1) : T(-1); return d == T(0) || d != d ? d : side)
-PYOPTIM_LOSS(huber, const double d = size_of(double(x) - double(t)); const double delta = double(a);
+PYOPTIM_LOSS(huber, const double d = absolute(double(x) - double(t)); const double delta = double(a);
              const double near = d <= delta ? d : delta;
-             return near * (d - 0.5 * near) + (d - d), return within(x - t, a))
+             return near * (d - 0.5 * near) + (d - d), return clamp(x - t, -a, a))
 // With the positive examples' weight a: (1 - t) x + (1 + (a - 1) t) log(1 + exp(-x)).
 PYOPTIM_LOSS(binary, const T below = x < T(0) ? -x : T(0); const T both = T(1) + (a - T(1)) * t;
-             const T soft = logarithm_1_plus(exponential(-size_of(x)));
+             const T soft = logarithm_1_plus(exponential(-absolute(x)));
              return double((T(1) - t) * x) + double(both) * (double(soft) + double(below)),
-                    const T e = exponential(-size_of(x));
+                    const T e = exponential(-absolute(x));
              const T p = (x < T(0) ? e : T(1)) / (T(1) + e); return p * (T(1) + (a - T(1)) * t) - a * t)
 PYOPTIM_LOSS(hinge, const double m = 1 - double(t) * double(x);
              return m <= 0 ? 0 : m, const T m = T(1) - t * x; const T inside = m != m ? m : -t;

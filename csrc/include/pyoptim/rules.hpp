@@ -52,9 +52,19 @@ PYOPTIM_FN double square_root(double x) {
     return __builtin_sqrt(x);
 #endif
 }
-template <class T>
-PYOPTIM_FN T absolute(T x) {
-    return x < T(0) ? -x : x + T(0);  // + 0 turns -0 into 0
+PYOPTIM_FN float absolute(float x) {
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+    return fabsf(x);
+#else
+    return __builtin_fabsf(x);
+#endif
+}
+PYOPTIM_FN double absolute(double x) {
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+    return fabs(x);
+#else
+    return __builtin_fabs(x);
+#endif
 }
 // NaN in either argument gives NaN, as numpy.maximum.
 template <class T>
@@ -62,10 +72,11 @@ PYOPTIM_FN T maximum(T a, T b) {
     return ((a > b) | (a != a)) ? a : b;
 }
 
-// NaN stays NaN. (A maximum of a minimum would become branches, which GCC does not vectorise.)
+// NaN stays NaN.
 template <class T>
 PYOPTIM_FN T clamp(T x, T low, T high) {
-    return x < low ? low : (x > high ? high : x);
+    const T raised = x < low ? low : x;
+    return raised > high ? high : raised;
 }
 // -1, +0 or 1; NaN stays NaN.
 template <class T>
