@@ -62,7 +62,7 @@ def product(
     blocks, own = blocks_of(y.size, ELEMENTS), (kind, 0.0, 0.0, y.size)
     if done and bias is not fused:
         assert bias is not None
-        queue.launch(f"bias_activation<{name}>", blocks, *own, n, bias.address, y.address, y.address)
+        queue.launch(f"bias_activation<{name}>", blocks, *own, n, bias.address, y.address)
     elif activation != "identity":
         queue.launch(f"activation_forward<{name}>", blocks, *own, y.address, y.address)
 

@@ -90,26 +90,24 @@ PYOPTIM_KERNEL activation_backward(Index kind, double a, double b, Index n, cons
 }
 
 template <class T, class A>
-__device__ inline void biased(Index n, Index cols, Index begin, T a, T b, const T* bias, T* z, T* y) {
+__device__ inline void biased(Index n, Index cols, Index begin, T a, T b, const T* bias, T* y) {
     const Index first = begin % cols;
-    const auto value = [&](Index i) { return bias != nullptr ? z[i] + bias[(first + i) % cols] : z[i]; };
+    const auto value = [&](Index i) { return y[i] + bias[(first + i) % cols]; };
     each_ahead<1>(thread(), n, kThreads, value, [&](Index i, T sum) {  // of every activation: kept small
-        if (z != y) z[i] = sum;
         y[i] = A::value(sum, a, b);
     });
 }
 
-// What comes after a matrix product: z += bias and y = activation(z), for n elements in rows of `cols`. y may
-// be z, which then is not kept; bias may be null. A block per kElements.
+// What comes after a matrix product: y = activation(y + bias), for n elements in rows of `cols`. A block per
+// kElements.
 template <class T>
-PYOPTIM_KERNEL bias_activation(Index kind, double a, double b, Index n, Index cols, const T* bias, T* z,
-                               T* y) {
+PYOPTIM_KERNEL bias_activation(Index kind, double a, double b, Index n, Index cols, const T* bias, T* y) {
     const Index begin = block() * kElements;
     n = own_elements(n);
     switch (Activation(kind)) {
 #define X(name)            \
     case Activation::name: \
-        return biased<T, math::name##_activation>(n, cols, begin, T(a), T(b), bias, z + begin, y + begin);
+        return biased<T, math::name##_activation>(n, cols, begin, T(a), T(b), bias, y + begin);
         PYOPTIM_FOR_EACH_ACTIVATION(X)
 #undef X
         case Activation::count:
