@@ -103,9 +103,9 @@ def activation_forward(kind: str, x: numpy.typing.NDArray[numpy.float32], y: num
 @typing.overload
 def activation_forward(kind: str, x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64], a: typing.SupportsFloat | typing.SupportsIndex = 0.0, b: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
     ...
-def activation_kinds() -> tuple[list[str], list[str]]:
+def activation_kinds() -> dict[str, bool]:
     """
-    The names of the activations that keep their output, and of those that keep their input.
+    The name of each activation, and whether it keeps its input (else its output) for the backward pass.
     """
 def coefficients(name: str, options: collections.abc.Mapping[str, typing.SupportsFloat | typing.SupportsIndex], steps: typing.SupportsInt | typing.SupportsIndex) -> tuple[str, list[list[float]]]:
     """

@@ -1,4 +1,4 @@
-"""Arrays kept in fewer bits than they are computed in: the Python twin of ``csrc/cpu/storage.hpp``.
+"""Arrays kept in fewer bits than they are computed in: twin of ``csrc/include/pyoptim/storage.hpp``.
 
 ``float16`` and ``bfloat16`` are IEEE's and the upper half of a float32. The 8-bit kinds hold, for every
 block of 256 elements, a float32 scale and tiny floats: 3 bits of mantissa, 4 bits of exponent beside a sign

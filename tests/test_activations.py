@@ -212,9 +212,31 @@ def test_layers_are_saved_with_their_parameters(tmp_path, rng):
 
 def test_both_languages_list_the_same_kinds():
     native = pytest.importorskip("pyoptim._native")
-    outputs, inputs = native.activation_kinds()
-    assert outputs == [kind for kind in KINDS if not KINDS[kind].keeps_input]
-    assert inputs == [kind for kind in KINDS if KINDS[kind].keeps_input]
+    kinds = [(kind, value.keeps_input) for kind, value in KINDS.items()]
+    assert list(native.activation_kinds().items()) == kinds  # in the order by which GPUs' kernels know them
+
+
+def test_both_languages_fuse_the_same_kinds():
+    native = pytest.importorskip("pyoptim._native")
+
+    def fuses(kind):
+        x = np.zeros((1, 1))
+        try:
+            native.dense_forward(x, x, None, kind, x.copy())
+        except ValueError:
+            return False
+        return True
+
+    assert tuple(kind for kind in KINDS if fuses(kind)) == ops.ACTIVATIONS
+
+
+def test_every_kind_is_documented_and_a_layer():
+    kept_input = ops.activation_backward.__doc__.partition("else its output")[0]
+    for kind in KINDS:
+        assert f'"{kind}"' in ops.activation_forward.__doc__
+        assert (f'"{kind}"' in kept_input) == KINDS[kind].keeps_input
+    layers = [layer() for layer in nn.activations.ELEMENTWISE] + [nn.GELU("tanh")]
+    assert sorted(layer.kind for layer in layers) == sorted(KINDS)
 
 
 A = np.zeros

@@ -24,8 +24,8 @@ from pyoptim import _native  # noqa: E402
 if reason := emulated.why_not():
     pytest.skip(reason, allow_module_level=True)
 
-FROM_OUTPUT, FROM_INPUT = _native.activation_kinds()
-KINDS = FROM_OUTPUT + FROM_INPUT  # as the enumeration has them
+KEEPS_INPUT = _native.activation_kinds()
+KINDS = list(KEEPS_INPUT)  # as the enumeration has them
 LANE = 32  # terms that a thread adds in the arrays' own precision, at most (see the shapes below)
 SIZES = [0, 1, 3, 255, 256, 1023, 1025, 4095, 4096, 4097, 9000]
 
@@ -504,7 +504,7 @@ def test_activations_have_the_cpu_s_bits(run, cuda, dtype, kind, rng):
             dtype=dtype)  # fmt: skip
         _native.activation_forward(kind, x, expected, 0.75, 1.5)
         assert same(y, expected)
-        kept = expected if kind in FROM_OUTPUT else x
+        kept = x if KEEPS_INPUT[kind] else expected
         dx, expected_dx = run.empty(n, dtype, y_at), np.empty_like(x)
         run("activation_backward", blocks, index, 0.75, 1.5, n, run.array(dy, offset=x_at),
             run.array(kept, offset=y_at), dx, dtype=dtype)  # fmt: skip

@@ -1,7 +1,5 @@
 // Activations: outputs are arguments.
-#include <pybind11/stl.h>
-
-#include <vector>
+#include <pybind11/typing.h>
 
 #include "python/arrays.hpp"
 #include "runtime/activation_names.hpp"
@@ -66,14 +64,14 @@ void bind_activations(py::module_& m) {
     m.def(
         "activation_kinds",
         [] {
-            std::vector<std::string> inputs, outputs;
+            py::typing::Dict<py::str, py::bool_> kinds;
             for (int i = 0; i < static_cast<int>(Activation::count); ++i) {
-                (runtime::keeps_input(static_cast<Activation>(i)) ? inputs : outputs)
-                    .emplace_back(runtime::kActivationNames[i]);
+                kinds[runtime::kActivationNames[i]] = runtime::keeps_input(static_cast<Activation>(i));
             }
-            return std::make_pair(outputs, inputs);
+            return kinds;
         },
-        "The names of the activations that keep their output, and of those that keep their input.");
+        "The name of each activation, and whether it keeps its input (else its output) for the backward "
+        "pass.");
 }
 
 }  // namespace pyoptim::python

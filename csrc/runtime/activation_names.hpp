@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "cpu/kernels.hpp"
+#include "pyoptim/activations.hpp"
 
 namespace pyoptim::runtime {
 
@@ -22,12 +22,21 @@ inline Activation any_activation_named(const std::string& name) {
     throw std::invalid_argument("there is no activation named '" + name + "'");
 }
 
-// Those that other layers apply themselves; "" is the identity. Throws std::invalid_argument.
-inline cpu::Activation activation_named(const std::string& name) {
-    if (name.empty()) return cpu::Activation::identity;
-    if (name == "relu") return cpu::Activation::relu;
-    if (name == "sigmoid") return cpu::Activation::sigmoid;
-    if (name == "tanh") return cpu::Activation::tanh;
+// An activation that other layers apply themselves, and its class in pyoptim/nn/activations.py.
+struct FusedActivation {
+    Activation kind;
+    const char* layer;
+    const char* name() const { return kActivationNames[static_cast<int>(kind)]; }
+};
+inline constexpr FusedActivation kFusedActivations[] = {
+    {Activation::relu, "ReLU"}, {Activation::sigmoid, "Sigmoid"}, {Activation::tanh, "Tanh"}};
+
+// One of the fused activations; "" is the identity. Throws std::invalid_argument.
+inline Activation activation_named(const std::string& name) {
+    if (name.empty()) return Activation::identity;
+    for (const FusedActivation& fused : kFusedActivations) {
+        if (name == fused.name()) return fused.kind;
+    }
     throw std::invalid_argument("there is no activation named '" + name + "'");
 }
 

@@ -1,9 +1,19 @@
 #include "runtime/activations.hpp"
 
+#include "pyoptim/activation_math.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/split.hpp"
 
 namespace pyoptim::runtime {
+
+bool keeps_input(Activation kind) {
+    constexpr bool of_each[] = {
+#define X(name) math::name##_activation::keeps_input,
+        PYOPTIM_FOR_EACH_ACTIVATION(X)
+#undef X
+    };
+    return of_each[static_cast<int>(kind)];
+}
 
 template <class T>
 void activation_forward(const ActivationSpec& it, std::size_t n, const T* x, T* y) {

@@ -14,7 +14,7 @@ void activation_forward(const ActivationSpec&, std::size_t n, const T* x, T* y);
 template <class T>
 void activation_backward(const ActivationSpec&, std::size_t n, const T* dy, const T* kept, T* dx);
 
-inline bool keeps_input(Activation kind) { return kind >= Activation::gelu; }
+bool keeps_input(Activation kind);
 
 // Over the rows of x (rows, classes); the backward passes take the output y.
 template <class T>

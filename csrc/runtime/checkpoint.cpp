@@ -6,6 +6,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "runtime/activation_names.hpp"
 #include "runtime/json.hpp"
 #include "runtime/layer_json.hpp"
 #include "runtime/network_impl.hpp"
@@ -18,15 +19,12 @@ namespace pyoptim {
 
 namespace {
 
+using runtime::FusedActivation;
 using runtime::Json;
 using runtime::quoted;
 using Kind = Json::Kind;
 
 constexpr const char* kFormat = "pyoptim-model-1";
-struct Named {
-    const char *python, *activation;
-};
-const Named kActivations[] = {{"ReLU", "relu"}, {"Sigmoid", "sigmoid"}, {"Tanh", "tanh"}};
 
 const char* flag(bool value) { return value ? "true" : "false"; }
 
@@ -50,8 +48,8 @@ std::string describe(const Layer& layer) {
         out << R"({"type": "Rescale", "scale": )" << runtime::shortest(layer.scale) << R"(, "shift": )"
             << runtime::shortest(layer.shift) << "}";
     } else if (layer.type == "Activation") {
-        for (const Named& named : kActivations) {
-            if (layer.activation == named.activation) out << R"({"type": ")" << named.python << R"("})";
+        for (const FusedActivation& fused : runtime::kFusedActivations) {
+            if (layer.activation == fused.name()) out << R"({"type": ")" << fused.layer << R"("})";
         }
     } else if (layer.type == "Residual") {
         out << R"({"type": "Residual", "block": )" << describe_all(layer.block) << "}";
@@ -76,10 +74,10 @@ Layer known_layer_from(const Json& given) {
     layer.type = given.at("type", Kind::text).text;
     const Json* const trainable = given.find("trainable");
     if (trainable != nullptr) layer.trainable = given.at("trainable", Kind::boolean).boolean;
-    for (const Named& named : kActivations) {
-        if (layer.type != named.python) continue;
+    for (const FusedActivation& fused : runtime::kFusedActivations) {
+        if (layer.type != fused.layer) continue;
         layer.type = "Activation";
-        layer.activation = named.activation;
+        layer.activation = fused.name();
         return layer;
     }
     const auto count = [&](const char* name) {

@@ -8,9 +8,11 @@
 
 namespace pyoptim::math {
 
-// A function of (x, a, b), and one of (dy, kept, a, b). NaN stays NaN.
+// A function of (x, a, b), and one of (dy, from, a, b). `from` is what the forward pass keeps: its input x or
+// its output y. NaN stays NaN.
 #define PYOPTIM_ACTIVATION(name, from, value_, gradient_)      \
     struct name##_activation {                                 \
+        static constexpr bool keeps_input = #from[0] == 'x';   \
         template <class T>                                     \
         static PYOPTIM_FN T value(T x, T a, T b) {             \
             static_cast<void>(a), static_cast<void>(b);        \
