@@ -22,6 +22,15 @@ from ..rules import Rule
 MODULES = {"native": "native", "numba": "jit", "numpy": "reference"}  # best first
 DEVICE_MODULES = {"cuda": "cuda", "cupy": "nvrtc"}  # for arrays in a GPU's memory
 
+# What every backend has; those for the processor's memory also `sum_of_squares`.
+STEPPERS = ("AdafactorStepper", "MuonStepper", "PackedStepper", "Stepper", "TrustStepper")
+FUNCTIONS = (
+    "activation_backward", "activation_forward", "dense_backward", "dense_forward", "dropout",
+    "gaussian_noise", "kl_divergence", "layer_norm_backward", "layer_norm_forward", "norm_backward",
+    "norm_forward", "penalty", "pointwise_loss", "softmax_backward", "softmax_cross_entropy",
+    "softmax_forward",
+)  # fmt: skip
+
 
 class BackendError(RuntimeError):
     """A backend that was asked for by name cannot run here."""

@@ -12,18 +12,15 @@ except ImportError as error:
         f"(CMake option PYOPTIM_CUDA): {error}"
     ) from error
 
-from . import device_layers
-from .device import Launcher, Stepper, host_functions
-from .device_adafactor import AdafactorStepper
+from . import STEPPERS, device_layers
+from .device import Launcher, Stepper, host_functions  # noqa: F401
+from .device_adafactor import AdafactorStepper  # noqa: F401
 from .device_layers import *  # noqa: F403
-from .device_muon import MuonStepper
-from .device_packed import PackedStepper
-from .device_trust import TrustStepper
+from .device_muon import MuonStepper  # noqa: F401
+from .device_packed import PackedStepper  # noqa: F401
+from .device_trust import TrustStepper  # noqa: F401
 
-__all__ = [
-    "AdafactorStepper", "MuonStepper", "PackedStepper", "Stepper", "TrustStepper", "launcher", "name",
-    *device_layers.__all__,
-]  # fmt: skip
+__all__ = ["launcher", "name", *STEPPERS, *device_layers.__all__]
 
 name = "cuda"
 if reason := _cuda.why_not():

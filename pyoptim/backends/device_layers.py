@@ -14,16 +14,11 @@ import numpy as np
 
 from .. import backends
 from .._device import DeviceArray, empty
-from . import BackendError
+from . import FUNCTIONS, BackendError
 from .device import CHUNK, ELEMENTS, PART_ROWS, THREADS, TYPES, WARP, WARPS, Queue, blocks_of
 from .device_products import ACTIVATIONS, product
 
-__all__ = [
-    "activation_backward", "activation_forward", "add", "affine", "dense_backward", "dense_forward",
-    "dropout", "gaussian_noise", "kl_divergence", "layer_norm_backward", "layer_norm_forward",
-    "norm_backward", "norm_forward", "penalty", "pointwise_loss", "softmax_backward", "softmax_cross_entropy",
-    "softmax_forward",
-]  # fmt: skip
+__all__ = ["add", "affine", *FUNCTIONS]
 
 POINTWISE = ("squared", "absolute", "huber", "binary", "hinge")  # by the numbers of losses.hpp
 _BY_COLUMNS = 256  # below so much space norms work on columns (NormShape in norm_kernels.cuh)

@@ -21,8 +21,8 @@ except ImportError as error:
 from .. import threads
 from .._arrays import Array
 from ..rules import Rule, common, split_coefficients
-from . import StepGroup, reference
-from .jit_layers import (
+from . import FUNCTIONS, STEPPERS, StepGroup, reference
+from .jit_layers import (  # noqa: F401
     activation_backward,
     activation_forward,
     dense_backward,
@@ -34,8 +34,8 @@ from .jit_layers import (
     softmax_backward,
     softmax_forward,
 )
-from .jit_losses import kl_divergence, penalty, pointwise_loss, softmax_cross_entropy
-from .reference import (
+from .jit_losses import kl_divergence, penalty, pointwise_loss, softmax_cross_entropy  # noqa: F401
+from .reference import (  # noqa: F401
     AdafactorStepper,
     MuonStepper,
     PackedStepper,
@@ -44,31 +44,7 @@ from .reference import (
     sum_of_squares,
 )
 
-__all__ = [
-    "AdafactorStepper",
-    "MuonStepper",
-    "PackedStepper",
-    "Stepper",
-    "TrustStepper",
-    "activation_backward",
-    "activation_forward",
-    "dense_backward",
-    "dense_forward",
-    "dropout",
-    "gaussian_noise",
-    "kl_divergence",
-    "name",
-    "layer_norm_backward",
-    "layer_norm_forward",
-    "norm_backward",
-    "norm_forward",
-    "penalty",
-    "pointwise_loss",
-    "softmax_backward",
-    "softmax_cross_entropy",
-    "softmax_forward",
-    "sum_of_squares",
-]
+__all__ = ["name", "sum_of_squares", *STEPPERS, *FUNCTIONS]
 
 name = "numba"
 

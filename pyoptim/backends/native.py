@@ -10,7 +10,7 @@ try:
     from .._native import PackedStepper as _PackedStepper
     from .._native import Stepper as _Stepper
     from .._native import TrustStepper as _TrustStepper
-    from .._native import (
+    from .._native import (  # noqa: F401
         activation_backward,
         activation_forward,
         dense_backward,
@@ -38,33 +38,9 @@ except ModuleNotFoundError as error:
 from .._arrays import Array
 from ..rules import Rule
 from ..storage import PackedArray
-from . import StepGroup
+from . import FUNCTIONS, STEPPERS, StepGroup
 
-__all__ = [
-    "AdafactorStepper",
-    "MuonStepper",
-    "PackedStepper",
-    "Stepper",
-    "TrustStepper",
-    "activation_backward",
-    "activation_forward",
-    "dense_backward",
-    "dense_forward",
-    "dropout",
-    "gaussian_noise",
-    "kl_divergence",
-    "layer_norm_backward",
-    "layer_norm_forward",
-    "name",
-    "norm_backward",
-    "norm_forward",
-    "penalty",
-    "pointwise_loss",
-    "softmax_backward",
-    "softmax_cross_entropy",
-    "softmax_forward",
-    "sum_of_squares",
-]
+__all__ = ["name", "sum_of_squares", *STEPPERS, *FUNCTIONS]
 
 name = "native"
 instruction_set()  # an impossible PYOPTIM_FORCE_ISA is refused here, not in the first step
