@@ -48,8 +48,16 @@ def _eps_pair(value: Any) -> bool:  # Adafactor's
     )
 
 
-def _count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
     return is_integer(value) and value >= 1
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """An integer >= ``least``, which is 1 or 0, also beyond all floats; ValueError for anything else."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        expected = "a positive integer" if least else "an integer >= 0"
+        raise ValueError(f"{name} is {value!r}, expected {expected}")
+    return int(value)
 
 
 _ZERO_UP = (_at_least_zero, "a finite number >= 0")
@@ -100,7 +108,7 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: isinstance(v, tuple | list) and len(v) == 3 and all(map(is_number, v)),
         "three finite numbers",
     ),
-    "ns_steps": (_count, "a positive integer"),
+    "ns_steps": (is_count, "a positive integer"),
     "adjust_lr_fn": choice("original", "match_rms_adamw"),
     "amsgrad": _FLAG,
     "amsgrad_max": choice("raw", "corrected"),

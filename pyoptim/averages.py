@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, _device, _device_copies, backends, storage
-from ._hyperparameters import is_number
+from ._hyperparameters import check_count, is_number
 from .backends.device import Queue
 from .optimizer import Optimizer
 from .rules import RULES
@@ -114,9 +114,7 @@ class WeightAverage:
         """
         if not isinstance(state_dict, Mapping) or set(state_dict) != {"count", "averages"}:
             raise ValueError(f"state_dict is {state_dict!r:.80}, expected a mapping with count and averages")
-        count, given = state_dict["count"], state_dict["averages"]
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise ValueError(f"state_dict['count'] is {count!r}, expected a number of updates")
+        count, given = check_count("state_dict['count']", state_dict["count"], 0), state_dict["averages"]
         if not isinstance(given, list | tuple):
             raise ValueError(f"state_dict['averages'] is a {type(given).__name__}, expected a list of arrays")
         if len(given) != len(self.averages):

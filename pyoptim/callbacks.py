@@ -16,6 +16,7 @@ import numpy as np
 
 from . import _device
 from ._arrays import Array
+from ._hyperparameters import check_count
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -124,12 +125,6 @@ def _number(name: str, value: Any, least: float = 0.0, below: float = math.inf) 
     return float(value)
 
 
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} is {value!r}, expected an integer >= 0")
-    return value
-
-
 class EarlyStopping(_Monitor):
     """End the training when the monitored value has not improved for ``patience`` epochs.
 
@@ -166,9 +161,9 @@ class EarlyStopping(_Monitor):
         start_from_epoch: int = 0,
     ) -> None:
         super().__init__(monitor, mode)
-        self.min_delta, self.patience = _number("min_delta", min_delta), _count("patience", patience)
+        self.min_delta, self.patience = _number("min_delta", min_delta), check_count("patience", patience, 0)
         self.baseline, self.restore_best_weights = baseline, bool(restore_best_weights)
-        self.start_from_epoch = _count("start_from_epoch", start_from_epoch)
+        self.start_from_epoch = check_count("start_from_epoch", start_from_epoch, 0)
         self.stopped_epoch: int | None = None
 
     def on_train_begin(self) -> None:
@@ -220,9 +215,8 @@ class ModelCheckpoint(_Monitor):
         every: int = 1,
     ) -> None:
         super().__init__(monitor, mode)
-        self.path, self.save_best_only, self.every = str(path), bool(save_best_only), _count("every", every)
-        if self.every == 0:
-            raise ValueError("every is 0, expected an integer >= 1")
+        self.path, self.save_best_only = str(path), bool(save_best_only)
+        self.every = check_count("every", every)
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         if (epoch + 1) % self.every:
@@ -288,7 +282,8 @@ class ReduceLROnPlateau(_Monitor, _Rates):
     ) -> None:
         super().__init__(monitor, mode)
         self.factor, self.min_lr = _number("factor", factor, below=1.0), _number("min_lr", min_lr)
-        self.patience, self.cooldown = _count("patience", patience), _count("cooldown", cooldown)
+        self.patience = check_count("patience", patience, 0)
+        self.cooldown = check_count("cooldown", cooldown, 0)
         self.min_delta = _number("min_delta", min_delta)
         if threshold_mode not in ("absolute", "relative"):
             raise ValueError(f"threshold_mode is {threshold_mode!r}, expected 'absolute' or 'relative'")
@@ -437,8 +432,8 @@ class ActivationStatistics(Callback):
     ) -> None:
         if not all(0 <= p <= 100 for p in percentiles):
             raise ValueError(f"percentiles is {percentiles!r}, expected numbers from 0 to 100")
-        if every is not None and _count("every", every) == 0:
-            raise ValueError("every is 0, expected an integer >= 1")
+        if every is not None:
+            check_count("every", every)
         self.x, self.layer, self.unit = x if _device.is_there(x) else np.asarray(x), layer, unit
         self.percentiles, self.every = tuple(percentiles), every
         self._measured: dict[str, Array] = {}  # by step: what a resumed training takes back

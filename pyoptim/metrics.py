@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ._arrays import Array, as_numpy
+from ._hyperparameters import check_count
 
 __all__ = [
     "TopK",
@@ -35,9 +36,7 @@ class TopK:
     """The share of examples whose class is among the k with the largest outputs."""
 
     def __init__(self, k: int) -> None:
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ValueError(f"k is {k!r}, expected a positive integer")
-        self.k, self.__name__ = k, f"top_{k}"
+        self.k, self.__name__ = check_count("k", k), f"top_{k}"
 
     def __call__(self, targets: Any, outputs: Any) -> float:
         targets, outputs = _scores(targets, outputs)

@@ -36,6 +36,7 @@ from ._dropout_ops import (
     dropout_forward,
     gaussian_noise,
 )
+from ._hyperparameters import is_count
 from ._loss_ops import kl_divergence, pointwise_loss, softmax_cross_entropy
 
 __all__ = [
@@ -452,7 +453,7 @@ def check_features(features: Any) -> tuple[int, ...]:
     """Dimensions to normalise, each a positive integer."""
     shape = features if isinstance(features, tuple | list) else (features,)
     for n in shape:
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        if not is_count(n):
             raise ValueError(f"features is {features!r}, expected a positive integer or a tuple of them")
     if not shape:
         raise ValueError(f"features is {features!r}, expected at least one dimension")

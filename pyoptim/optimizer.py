@@ -16,7 +16,7 @@ import numpy as np
 
 from . import _arrays, _device, _hyperparameters, backends, gradients, storage
 from ._arrays import Array
-from ._hyperparameters import Checked, choice, is_integer, is_number
+from ._hyperparameters import Checked, check_count, choice, is_count, is_integer, is_number
 from .backends.device import Queue
 from .rules import RULES, Rule
 
@@ -100,7 +100,7 @@ class Optimizer:
 
     max_grad_norm: Any = Checked(lambda v: v is None or (is_number(v) and v > 0), "None or a number > 0")
     nonfinite: Any = Checked(*choice("ignore", "raise", "skip"))
-    accumulate: Any = Checked(lambda v: is_integer(v) and v >= 1, "a positive integer")
+    accumulate: Any = Checked(is_count, "a positive integer")
     rounding: Any = Checked(*choice("master", "stochastic", "nearest"), fixed=True)
     state_dtype: Any = Checked(*choice(None, "bfloat16", "int8"), fixed=True)
     seed: Any = Checked(lambda v: is_integer(v) and 0 <= v < 2**32, "an integer from 0 to 2**32 - 1")
@@ -655,7 +655,8 @@ class Optimizer:
         if len(set(owned)) != len(owned) or not state.keys() >= set(owned):
             raise ValueError(f"state_dict's groups have the parameters {owned}, expected each once")
         counts = [
-            _check_count(name, state_dict.get(name, getattr(self, name))) for name in ("epoch", "skipped")
+            check_count(f"state_dict['{name}']", state_dict.get(name, getattr(self, name)), 0)
+            for name in ("epoch", "skipped")
         ]
         randomness = {
             name: getattr(Optimizer, name).checked(
@@ -709,7 +710,8 @@ class Optimizer:
             or not isinstance(accumulated["sums"], list | tuple)
         ):
             raise ValueError(f"{label} is {_describe(accumulated)}, expected a count and a list of sums")
-        count, sums = _check_count("accumulated']['count", accumulated["count"]), accumulated["sums"]
+        sums = accumulated["sums"]
+        count = check_count(f"{label}['count']", accumulated["count"], 0)
         if count >= self.accumulate:
             raise ValueError(
                 f"{label} has {count} gradients, expected fewer than accumulate={self.accumulate}"
@@ -806,12 +808,6 @@ def check_structure(state_dict: Any, count: int) -> tuple[list[Mapping[str, Any]
         if not isinstance(entry, Mapping):
             raise ValueError(f"state_dict['state'][{key!r}] is {_describe(entry)}, expected a mapping")
     return list(groups), state
-
-
-def _check_count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"state_dict['{name}'] is {value!r}, expected an integer >= 0")
-    return value
 
 
 def _check_scalar(label: str, name: str, value: Any) -> float:

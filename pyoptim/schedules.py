@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from ._hyperparameters import is_integer, is_number, plain
+from ._hyperparameters import is_count, is_number, plain
 
 __all__ = [
     "Chained",
@@ -45,10 +45,6 @@ class _Check(NamedTuple):
     expected: str
 
 
-def _is_count(value: Any) -> bool:
-    return is_integer(value) and value >= 1
-
-
 def _is_rate(value: Any) -> bool:
     return is_number(value) and value >= 0
 
@@ -58,10 +54,10 @@ def _is_schedule(value: Any) -> bool:
 
 
 def _is_rising(value: Any) -> bool:
-    return isinstance(value, tuple) and all(map(_is_count, value)) and value == tuple(sorted(set(value)))
+    return isinstance(value, tuple) and all(map(is_count, value)) and value == tuple(sorted(set(value)))
 
 
-Count = Annotated[int, _Check(_is_count, "a positive integer")]
+Count = Annotated[int, _Check(is_count, "a positive integer")]
 Rate = Annotated[float, _Check(_is_rate, "a finite number >= 0")]
 Positive = Annotated[float, _Check(lambda v: is_number(v) and v > 0, "a finite number > 0")]
 Fraction = Annotated[float, _Check(lambda v: is_number(v) and 0 <= v <= 1, "a number in [0, 1]")]

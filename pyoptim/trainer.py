@@ -13,6 +13,7 @@ import numpy as np
 from . import _device, device_engine, nn
 from . import engine as compiled
 from ._arrays import Array, empty_like
+from ._hyperparameters import check_count
 from .callbacks import Callback
 from .optimizer import Optimizer
 from .resume import Epoch, Resume
@@ -220,7 +221,7 @@ class Trainer:
         Another `fit` launches them at once where dtypes, the shape of an example, ``batch_size``, and whether
         there are weights and ``shuffle`` are the same.
         """
-        nn.layers.check_count("epochs", epochs)
+        check_count("epochs", epochs)
         if not 0 <= validation_split < 1:
             raise ValueError(f"validation_split is {validation_split!r}, expected a number in [0, 1)")
         if validation_split and validation_data is not None:
@@ -232,8 +233,7 @@ class Trainer:
         for i, callback in enumerate(callbacks):
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks[{i}] is a {type(callback).__name__}, expected a Callback")
-        x, y = self._check_data("x", x, "y", y)
-        weight = self._check_weight(sample_weight, len(x))
+        x, y, weight = self._check_data(x, y, sample_weight)
         held_back: tuple[Array, Array, Array | None] | None = None
         if validation_split:
             kept = len(x) - round(len(x) * validation_split)
@@ -245,11 +245,11 @@ class Trainer:
             held_back = x[kept:], y[kept:], None if weight is None else weight[kept:]
             x, y, weight = x[:kept], y[:kept], None if weight is None else weight[:kept]
         elif validation_data is not None:
-            held_back = (*self._check_data("validation_data[0]", validation_data[0],
-                                           "validation_data[1]", validation_data[1]), None)  # fmt: skip
+            names = "validation_data[0]", "validation_data[1]"
+            held_back = self._check_data(validation_data[0], validation_data[1], names=names)
         if batch_size is None:
             batch_size = len(x)
-        nn.layers.check_count("batch_size", batch_size)
+        check_count("batch_size", batch_size)
         self._check_batches(x, min(batch_size, len(x)))
         self._find_gradients()
         history = History()
@@ -393,8 +393,7 @@ class Trainer:
         TypeError, ValueError
             As `fit`.
         """
-        x, y = self._check_data("x", x, "y", y)
-        weight = self._check_weight(sample_weight, len(x))
+        x, y, weight = self._check_data(x, y, sample_weight)
         self._check_batches(x, len(x))
         self._find_gradients()
         self.model.train()
@@ -408,7 +407,11 @@ class Trainer:
         queue = self.model._queue
         return _device.placed(queue, x), _device.placed(queue, y), _device.placed(queue, weight)
 
-    def _check_data(self, x_name: str, x: Any, y_name: str, y: Any) -> tuple[Array, Array]:
+    def _check_data(
+        self, x: Any, y: Any, weight: Any = None, names: tuple[str, str] = ("x", "y")
+    ) -> tuple[Array, Array, Array | None]:
+        """Examples, targets and the weights of examples, converted to what a step takes."""
+        x_name, y_name = names
         x = self.model.check_input(x_name, x, keep_bytes=True)
         if len(x) == 0:
             raise ValueError(f"{x_name} is empty, expected at least one example")
@@ -417,11 +420,9 @@ class Trainer:
             size = "a scalar" if np.ndim(y) == 0 else f"{len(y)} targets"
             raise ValueError(f"{y_name} has {size}, expected {len(x)}: one per example of {x_name}")
         shape = self.model.output_shape(x.shape[1:])
-        return x, self.loss.check_target(y_name, y, len(x), shape, self.model.dtype)
-
-    def _check_weight(self, weight: Any, examples: int) -> Array | None:
+        y = self.loss.check_target(y_name, y, len(x), shape, self.model.dtype)
         weight = _device.downloaded("sample_weight", weight, self.model._queue)
-        return self.loss.check_sample_weight("sample_weight", weight, examples, self.model.dtype)
+        return x, y, self.loss.check_sample_weight("sample_weight", weight, len(x), self.model.dtype)
 
     def _check_batches(self, x: Array, batch_size: int) -> None:
         smallest = len(x) % batch_size or batch_size
@@ -504,7 +505,7 @@ class Trainer:
         x, y = result
         if not isinstance(x, np.ndarray) or x.shape != shape:
             raise ValueError(f"transform returned x of shape {np.shape(x)}, expected {shape}")
-        x, y = self._check_data("transform's x", x, "transform's y", y)
+        x, y, _ = self._check_data(x, y, names=("transform's x", "transform's y"))
         return x.astype(self.model.dtype, copy=False), y
 
     def _step(
@@ -535,8 +536,7 @@ class Trainer:
         TypeError, ValueError
             As `fit`.
         """
-        x, y = self._check_data("x", x, "y", y)
-        weight = self._check_weight(sample_weight, len(x))
+        x, y, weight = self._check_data(x, y, sample_weight)
         return self._evaluate(x, y, weight)
 
     def _evaluate(self, x: Array, y: Array, sample_weight: Array | None) -> dict[str, float]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import _arrays, backends, ops
 from .._arrays import Array, empty, empty_like, views
-from .._hyperparameters import is_number
+from .._hyperparameters import check_count, is_number
 from . import initializers
 from .initializers import Initializer
 
@@ -422,12 +422,6 @@ class Rescale(Layer):
 def _share(count: int, like: Any) -> float:
     """Of the newest of so many batches in their mean; on a GPU, which repeats steps, minus the count."""
     return 1.0 / count if isinstance(like, np.ndarray) else -float(count)
-
-
-def check_count(name: str, value: Any) -> None:
-    """A positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} is {value!r}, expected a positive integer")
 
 
 def check_flag(name: str, value: Any) -> bool:
