@@ -2,14 +2,15 @@
 
 import inspect
 import re
+from pathlib import Path
 
 import oracles
 import pytest
 from engines import LIVE, _native
 
 import pyoptim as po
-from pyoptim import _hyperparameters, backends
-from pyoptim.backends import reference
+from pyoptim import _hyperparameters, backends, storage
+from pyoptim.backends import device, device_layers, device_products, reference
 from pyoptim.rules import RULES, Common
 
 native = pytest.mark.skipif(_native is None, reason="without the compiled kernels")
@@ -34,6 +35,37 @@ def test_rules_of_both_languages():
     assert _native.rules() == python
     assert list(_native.rules()) == list(python)
     assert _native.common_coefficients == ", ".join(Common._fields)
+
+
+def source(name):
+    """The text of the C++ files of that name."""
+    return "".join(path.read_text() for path in (Path(__file__).parents[1] / "csrc").rglob(name))
+
+
+def constants(name):
+    return {n: int(value) for n, value in re.findall(r"\b(k\w+) = (\d+)[,;]", source(name))}
+
+
+def test_constants_of_both_languages():
+    assert constants("launch.hpp") == {
+        "kThreads": device.THREADS,
+        "kElements": device.ELEMENTS,
+        "kChunk": device.CHUNK,
+        "kSumBlock": device.SUM_BLOCK,
+        "kTile": device_products.TILE,
+        "kPartRows": device.PART_ROWS,
+        "kStepRows": device.STEP_ROWS,
+        "kRowLength": device.ROW_LENGTH,
+        "kColumnSpace": device.COLUMN_SPACE,
+    }
+    assert constants("reduce.hpp")["kSumBlock"] == device.SUM_BLOCK
+    assert constants("cuda.cuh")["kWarp"] == device.WARP
+    assert constants("storage.hpp")["kScaleBlock"] == storage.BLOCK
+
+
+def test_pointwise_losses_of_both_languages():
+    (losses,) = re.findall(r"define PYOPTIM_FOR_EACH_POINTWISE_LOSS\(X\) (.*)", source("losses.hpp"))
+    assert tuple(re.findall(r"X\((\w+)\)", losses)) == device_layers.POINTWISE
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)

@@ -488,16 +488,6 @@ def test_gradients_that_are_not_found_are_looked_at(emulated, found, rng):
         optimizer.step([good])
 
 
-def test_constants_are_the_kernels(cuda):
-    assert (cuda.elements, cuda.chunk, cuda.sum_block, cuda.step_rows, cuda.row_length) == (
-        device.ELEMENTS,
-        device.CHUNK,
-        device.SUM_BLOCK,
-        device.STEP_ROWS,
-        device.ROW_LENGTH,
-    )
-
-
 def test_rows_of_coefficients():
     rows = device.coefficient_rows([(1.0, 2.0), (1e300,)], np.float32)
     assert rows.shape == (device.STEP_ROWS, device.ROW_LENGTH)

@@ -376,13 +376,6 @@ def test_arrays_of_the_processor_are_refused(dev):
     assert (x == 1).all()
 
 
-def test_constants_are_the_kernels(cuda):
-    device = backends.device
-    assert (cuda.threads, cuda.part_rows) == (device.THREADS, device.PART_ROWS)
-    assert cuda.tile == device_products.TILE
-    assert device_products.ACTIVATIONS == KINDS
-
-
 # ---- matrix products -------------------------------------------------------------------------------
 
 

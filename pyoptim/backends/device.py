@@ -19,8 +19,9 @@ from . import BackendError, StepGroup
 if TYPE_CHECKING:
     from .._device import DeviceArray
 
-# As in launch.hpp.
+# As in launch.hpp and cuda.cuh: tests/test_contract.py compares them.
 THREADS, ELEMENTS, CHUNK, SUM_BLOCK, PART_ROWS, STEP_ROWS, ROW_LENGTH = 256, 1024, 4096, 16384, 128, 8, 16
+COLUMN_SPACE = 256
 WARP, WARPS = 32, THREADS // 32  # threads in one, and how many a block has
 ARRAYS = np.dtype([("param", "u8"), ("state", "u8", (4,)), ("size", "i8"), ("row", "i8")])
 CHUNKS = np.dtype([("array", "i4"), ("chunk", "i4")])

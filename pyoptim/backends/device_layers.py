@@ -15,13 +15,12 @@ import numpy as np
 from .. import backends
 from .._device import DeviceArray, empty
 from . import FUNCTIONS, BackendError
-from .device import CHUNK, ELEMENTS, PART_ROWS, THREADS, TYPES, WARP, WARPS, Queue, blocks_of
+from .device import CHUNK, COLUMN_SPACE, ELEMENTS, PART_ROWS, THREADS, TYPES, WARP, WARPS, Queue, blocks_of
 from .device_products import ACTIVATIONS, product
 
 __all__ = ["add", "affine", *FUNCTIONS]
 
 POINTWISE = ("squared", "absolute", "huber", "binary", "hinge")  # by the numbers of losses.hpp
-_BY_COLUMNS = 256  # below so much space norms work on columns (NormShape in norm_kernels.cuh)
 
 
 class _Launch:
@@ -232,7 +231,7 @@ def _random_blocks(n: int) -> int:
 
 def _norm_plan(batch: int, channels: int, space: int) -> tuple[int, int]:
     """Blocks, and partial sums, as NormShape of norm_kernels.cuh has them."""
-    if space < _BY_COLUMNS:
+    if space < COLUMN_SPACE:
         parts, cols = blocks_of(batch, PART_ROWS), channels * space
         return parts * blocks_of(cols, WARP), parts * cols
     blocks = batch * channels * blocks_of(space, CHUNK)

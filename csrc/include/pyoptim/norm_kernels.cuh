@@ -13,7 +13,7 @@ namespace pyoptim::cuda {
 struct NormShape {
     Index batch, channels, space;
 
-    __device__ bool by_columns() const { return space < 256; }
+    __device__ bool by_columns() const { return space < kColumnSpace; }
     __device__ Index parts() const { return (batch + kPartRows - 1) / kPartRows; }
     __device__ Index slices() const { return (space + kChunk - 1) / kChunk; }
     __device__ Index sums_of_channel() const { return by_columns() ? parts() * space : batch * slices(); }
