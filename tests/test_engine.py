@@ -462,9 +462,8 @@ print("went on", flush=True)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_hogwild_is_ended_by_ctrl_c():
-    command = [sys.executable, "-c", INTERRUPTED]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+def test_hogwild_is_ended_by_ctrl_c(start_python):
+    with start_python("-c", INTERRUPTED, stdout=subprocess.PIPE) as child:
         assert child.stdout.readline() == "ready\n"
         time.sleep(1)
         sent = time.monotonic()
