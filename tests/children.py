@@ -1,4 +1,4 @@
-"""Python in processes of their own, which import the installed package and never the checkout's source folder."""
+"""Python in processes of their own, which import the installed package and never the checkout's folder."""
 
 import os
 import subprocess
@@ -35,4 +35,6 @@ def _refuse_the_checkout(event, arguments):
     path = os.fsdecode((os.environ if env is None else env).get("PYTHONPATH", ""))
     folders = [os.fsdecode(cwd or "."), *filter(None, path.split(os.pathsep))]
     if any(Path(folder).resolve() == CHECKOUT for folder in folders):
-        raise AssertionError(f"{program} would import pyoptim from the checkout; use run_python or start_python")
+        raise AssertionError(
+            f"{program} would import pyoptim from the checkout; use run_python or start_python"
+        )

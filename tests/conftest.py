@@ -5,9 +5,13 @@ meant to test the compiled kernels cannot pass without them.
 """
 
 import functools
+import gc
 import importlib.metadata
 import importlib.util
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # They share the cores; tests of threads set their number.
+    os.environ.setdefault("PYOPTIM_NUM_THREADS", "1")
 
 import children
 import emulated
@@ -41,6 +45,11 @@ def pytest_report_header():
         f"engines: {', '.join(engines.LIVE)}" + (f"; SKIPPED: {', '.join(dead)}" if dead else ""),
         f"torch: {torch}",
     ]
+
+
+def pytest_collection_finish():
+    """The tests themselves are a million objects, through which no garbage collection need go again."""
+    gc.freeze()
 
 
 @pytest.fixture(params=engines.ENGINES)

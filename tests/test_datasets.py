@@ -9,7 +9,6 @@ import hashlib
 import http.server
 import io
 import os
-import sys
 import tarfile
 import threading
 import time

@@ -3,7 +3,6 @@
 import copy
 import json
 import pickle
-import sys
 
 import layer_oracles as oracles
 import numpy as np
