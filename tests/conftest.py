@@ -4,18 +4,21 @@ PYOPTIM_TEST_BACKENDS lists the backends that must run here (default: all), so t
 meant to test the compiled kernels cannot pass without them.
 """
 
+import functools
+import gc
 import importlib.metadata
 import importlib.util
 import os
-import subprocess
-import sys
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # They share the cores; tests of threads set their number.
+    os.environ.setdefault("PYOPTIM_NUM_THREADS", "1")
+
+import children
+import emulated
 import engines
+import filelock
 import numpy as np
 import pytest
-
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "cuda"))
-import emulated
 
 import pyoptim as po
 
@@ -44,6 +47,11 @@ def pytest_report_header():
     ]
 
 
+def pytest_collection_finish():
+    """The tests themselves are a million objects, through which no garbage collection need go again."""
+    gc.freeze()
+
+
 @pytest.fixture(params=engines.ENGINES)
 def engine(request):
     if reason := engines.why_not(request.param):
@@ -58,32 +66,59 @@ def dtype(request):
 
 
 @pytest.fixture(scope="session")
-def cuda(tmp_path_factory):
+def build_once(tmp_path_factory):
+    """Calls ``build(folder)`` in the first process of the test run that asks for ``name``: the folder."""
+    run_folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        run_folder = run_folder.parent
+
+    def once(name, build):
+        folder = run_folder / name
+        with filelock.FileLock(run_folder / f"{name}.lock"):
+            if not (folder / "finished").exists():
+                folder.mkdir(exist_ok=True)
+                build(folder)
+                (folder / "finished").touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def cuda(build_once):
     """The CUDA module with an emulator in place of a GPU."""
     if reason := emulated.why_not():
         pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("emulated")
-    emulated.build(folder)
-    (file,) = folder.glob("_cuda*.so")
+    (file,) = build_once("emulated", emulated.build).glob("_cuda*.so")
     spec = importlib.util.spec_from_file_location("_cuda", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _children_never_see_the_checkout():
+    children.forbid_the_checkout()
+
+
 @pytest.fixture
 def run_python(tmp_path):
-    """Runs code in a process of its own, away from the sources, with only the given PYOPTIM_ variables."""
+    """Runs code in a process of its own with only the given PYOPTIM_ variables: a CompletedProcess."""
 
     def run(code, timeout=120, **env):
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYOPTIM_")}
-        return subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            env={**inherited, **env},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        return children.run("-c", code, cwd=tmp_path, env={**inherited, **env}, timeout=timeout)
 
     return run
+
+
+@pytest.fixture
+def run_pyoptim(tmp_path):
+    """Runs the command ``pyoptim`` in a process of its own: a CompletedProcess."""
+    return functools.partial(children.run, "-m", "pyoptim", cwd=tmp_path, timeout=600)
+
+
+@pytest.fixture
+def start_python(tmp_path):
+    """Starts Python with the given arguments in a process of its own: a Popen."""
+    return functools.partial(children.start, cwd=tmp_path)

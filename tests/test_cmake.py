@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -83,22 +82,25 @@ def test_every_elementwise_optimizer_is_in_cpp():
     assert names == {name for name, _ in OPTIMIZERS}
 
 
-def run(*command, **options):
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600, **options)
+def run(*command):
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory):
+def built(build_once):
     """The consumers built both ways: one compilation of the library serves both."""
-    folder = tmp_path_factory.mktemp("cmake")
+    folder = build_once("cmake", build_consumers)
+    return {"add_subdirectory": folder / "sub", "find_package": folder / "found"}
+
+
+def build_consumers(folder):
     run("cmake", "-S", CONSUMERS, "-B", folder / "sub", f"-DPYOPTIM_SOURCE={SOURCE}", "-DPYOPTIM_INSTALL=ON")
     run("cmake", "--build", folder / "sub", "-j2")
     run("cmake", "--install", folder / "sub" / "pyoptim", "--prefix", folder / "prefix")
     run("cmake", "-S", CONSUMERS, "-B", folder / "found", f"-DCMAKE_PREFIX_PATH={folder / 'prefix'}")
     run("cmake", "--build", folder / "found", "-j2")
-    return {"add_subdirectory": folder / "sub", "find_package": folder / "found"}
 
 
 @pytest.fixture(params=["add_subdirectory", "find_package"])
@@ -233,15 +235,14 @@ def test_c_api(programs, tmp_path):
     assert repr(model.layers[0]) == repr(nn.Dense(2, 8, activation="relu"))
 
 
-def test_an_install_says_where_its_cpp_files_are():
+def test_an_install_says_where_its_cpp_files_are(run_pyoptim):
     try:
         include, cmake = po.include_dir(), po.cmake_dir()
     except FileNotFoundError as error:
         pytest.skip(str(error))
     assert Path(include, "pyoptim", "network.hpp").is_file()
     assert Path(cmake, "pyoptimConfig.cmake").is_file()
-    out = run(sys.executable, "-m", "pyoptim", "--cmake-dir", cwd="/")
-    assert Path(out.strip()) == Path(cmake)
+    assert Path(run_pyoptim("--cmake-dir").stdout.strip()) == Path(cmake)
     rules = Path(include, "pyoptim", "rules.hpp").read_text("utf-8")
     listed = re.search(r"define PYOPTIM_FOR_EACH_RULE\(X\)(.*?)\n\n", rules + "\n\n", re.S)
     assert listed is not None

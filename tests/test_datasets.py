@@ -9,8 +9,6 @@ import hashlib
 import http.server
 import io
 import os
-import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -257,13 +255,13 @@ def test_unknown_name(name):
         datasets.load(name)
 
 
-def test_import_is_cheap():
+def test_import_is_cheap(run_python):
     code = (
         "import sys, pyoptim.datasets;"
         "print([m for m in ('urllib.request', 'tarfile', 'sklearn') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    done = run_python(code)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 # Where files are found

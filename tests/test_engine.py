@@ -5,7 +5,6 @@ import gc
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -462,9 +461,8 @@ print("went on", flush=True)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_hogwild_is_ended_by_ctrl_c():
-    command = [sys.executable, "-c", INTERRUPTED]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+def test_hogwild_is_ended_by_ctrl_c(start_python):
+    with start_python("-c", INTERRUPTED, stdout=subprocess.PIPE) as child:
         assert child.stdout.readline() == "ready\n"
         time.sleep(1)
         sent = time.monotonic()

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -128,11 +126,9 @@ np.save(sys.argv[2], model.flat_parameters)
 """
 
 
-def test_killed_at_any_moment_and_resumed(tmp_path):
-    def run(name, **options):
-        return subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(tmp_path / name), str(tmp_path / f"{name}.npy")]
-        )
+def test_killed_at_any_moment_and_resumed(start_python, tmp_path):
+    def run(name):
+        return start_python("-c", SCRIPT, name, f"{name}.npy")
 
     assert run("whole").wait(120) == 0
     killed = 0

@@ -3,8 +3,6 @@
 import copy
 import json
 import pickle
-import subprocess
-import sys
 
 import layer_oracles as oracles
 import numpy as np
@@ -276,14 +274,8 @@ def test_bad_layers(make, message):
         make()
 
 
-def run_cli(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "pyoptim", *arguments], cwd=cwd, capture_output=True, text=True, timeout=600
-    )
-
-
-def test_train_command(tmp_path):
-    done = run_cli("train", "--plot", "curves.png", "--seed", "1", cwd=tmp_path)
+def test_train_command(run_pyoptim, tmp_path):
+    done = run_pyoptim("train", "--plot", "curves.png", "--seed", "1")
     assert done.returncode == 0, done.stderr
     accuracy = float(done.stdout.split("test accuracy ")[1].split("%")[0])
     assert accuracy >= 97
@@ -294,12 +286,12 @@ def test_train_command(tmp_path):
     assert np.mean(model(data.x_test).argmax(1) == data.y_test) * 100 == pytest.approx(accuracy, abs=0.01)
 
 
-def test_train_options(tmp_path):
+def test_train_options(run_pyoptim, tmp_path):
     options = (
         "--epochs 2 --batch-size full --lr 0.5 --schedule constant --optimizer sgd --hidden 8,8 "
         "--backend numpy --threads 1"
     )
-    done = run_cli("train", *options.split(), "--save", "m.safetensors", cwd=tmp_path)
+    done = run_pyoptim("train", *options.split(), "--save", "m.safetensors")
     assert done.returncode == 0, done.stderr
     assert "64-8-8-10" in done.stdout
     assert "SGD(lr=0.5" in done.stdout
@@ -321,15 +313,15 @@ def test_train_options(tmp_path):
         (["frobnicate"], "invalid choice"),
     ],
 )
-def test_bad_commands(tmp_path, arguments, message):
-    done = run_cli(*arguments, cwd=tmp_path)
+def test_bad_commands(run_pyoptim, arguments, message):
+    done = run_pyoptim(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_info_command(tmp_path):
-    done = run_cli("info", cwd=tmp_path)
+def test_info_command(run_pyoptim):
+    done = run_pyoptim("info")
     assert done.returncode == 0, done.stderr
     config = po.show_config()
     for name in ("backend", "instruction_set", "threads"):
@@ -337,11 +329,11 @@ def test_info_command(tmp_path):
     assert json.dumps(config)  # plain data
 
 
-def test_mnist_reaches_its_accuracy(tmp_path):
+def test_mnist_reaches_its_accuracy(run_pyoptim):
     try:
         po.datasets.load("mnist")
     except po.datasets.DatasetError as error:
         pytest.skip(f"MNIST is not here: {error}")
-    done = run_cli("train", "mnist", "--batch-size", "128", cwd=tmp_path)
+    done = run_pyoptim("train", "mnist", "--batch-size", "128")
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split("test accuracy ")[1].split("%")[0]) >= 97.5
