@@ -12,9 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .backends import BackendError, available_backends, use_backend
-from .optimizer import Optimizer
-from .optimizers import (
+from .optim.elementwise import (
     ASGD,
     SGD,
     Adadelta,
@@ -29,8 +27,11 @@ from .optimizers import (
     RMSprop,
     Rprop,
 )
-from .tensor_optimizers import LAMB, LARS, Adafactor, Muon
-from .threads import get_num_threads, set_num_threads
+from .optim.optimizer import Optimizer
+from .optim.tensors import LAMB, LARS, Adafactor, Muon
+from .runtime import renamed as _renamed  # noqa: F401
+from .runtime.dispatch import BackendError, available_backends, use_backend
+from .runtime.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
 
@@ -51,7 +52,8 @@ if TYPE_CHECKING:
         torch as torch,  # not in __all__: it needs PyTorch
     )
     from .config import cmake_dir, include_dir, show_config
-    from .trainer import History, Trainer
+    from .train.history import History
+    from .train.trainer import Trainer
 
 # Imported when first used, so that `import pyoptim` costs no more than the optimizers.
 _LAZY = {
@@ -69,8 +71,8 @@ _LAZY = {
     "surfaces": "surfaces",
     "torch": "torch",
     "transforms": "transforms",
-    "History": "trainer",
-    "Trainer": "trainer",
+    "History": "train.history",
+    "Trainer": "train.trainer",
 }
 
 __all__ = [

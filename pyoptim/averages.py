@@ -8,11 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from . import _arrays, _device, _device_copies, backends, storage
-from ._hyperparameters import check_count, is_number
-from .backends.device import Queue
-from .optimizer import Optimizer
-from .rules import RULES
+from . import backends
+from .arrays import checks, gpu, gpu_checks, gpu_views, memory
+from .arrays.queue import Queue
+from .arrays.tensors import tell_autograd, tensors_among
+from .backends.gpu import copies as gpu_copies
+from .formulas import storage
+from .formulas.rules import RULES
+from .optim.optimizer import Optimizer
+from .runtime import dispatch
+from .runtime.numbers import check_count, is_number
 
 
 class WeightAverage:
@@ -49,17 +54,17 @@ class WeightAverage:
         self._names = [name for name, _ in named]
         self._params: list[Any] = [p for _, p in named]
         tensors: list[Any] = []
-        if any(_device.is_there(p) for p in self._params):
+        if any(gpu_views.is_there(p) for p in self._params):
             self._params = [_viewed(name, p) for name, p in named]
-            _device.check_parameters(self._names, self._params)
+            gpu_checks.check_parameters(self._names, self._params)
             if self._queue is None:
-                self._queue = _device.queue_of(self._params)
-            dtypes = [_device_copies.widened(p.dtype) for p in self._params]
-            self.averages: list[Any] = _device_copies.zeros(self._queue, self._params, dtypes)
-            _device_copies.assign(self._queue, self.averages, self._params)
-            tensors = _arrays.tensors_among(params)
+                self._queue = gpu.queue_of(self._params)
+            dtypes = [gpu_copies.widened(p.dtype) for p in self._params]
+            self.averages: list[Any] = gpu_copies.zeros(self._queue, self._params, dtypes)
+            gpu_copies.assign(self._queue, self.averages, self._params)
+            tensors = tensors_among(params)
         else:
-            _arrays.check_parameters(self._names, self._params)
+            checks.check_parameters(self._names, self._params)
             self.averages = [np.array(storage.widened(p), order="C") for p in self._params]
         self.count = 0
         self._steppers: dict[str, Any] = {}
@@ -78,11 +83,11 @@ class WeightAverage:
 
     def update(self) -> None:
         """Take the parameters as they are now into the averages."""
-        backend = backends.current() if self._queue is None else backends.for_device()
+        backend = dispatch.current() if self._queue is None else dispatch.for_device()
         stepper: Any = self._steppers.get(backend.name)
         if stepper is None:
             if self._queue is not None:
-                stepper = _device_copies.Descent(self._queue, self.averages, self._params)
+                stepper = gpu_copies.Descent(self._queue, self.averages, self._params)
             else:
                 group = backends.StepGroup(RULES["sgd"], self.averages, [()] * len(self.averages))
                 stepper = backend.Stepper([group])
@@ -90,14 +95,14 @@ class WeightAverage:
         # average -= weight * (average - param) is a step of gradient descent, with decay 1 and sign -1.
         rows: list[tuple[float, ...]] = [(-1.0, 1.0, 1.0, self._weight())]
         if self._queue is not None:
-            _device.check_memory(self._names, self._params)
-            stepper.step(_device_copies.renewed(self._params), rows)
+            gpu_checks.check_memory(self._names, self._params)
+            stepper.step(gpu_copies.renewed(self._params), rows)
             self.count += 1
             return
         points = [storage.widened(p) for p in self._params]
         if not (stepper.checks and stepper.step(points, rows)):
-            written = _arrays.Memory(self.averages)
-            stepper.step(_arrays.check_gradients(self._names, points, self.averages, written), rows)
+            written = memory.Memory(self.averages)
+            stepper.step(checks.check_gradients(self._names, points, self.averages, written), rows)
         self.count += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -120,7 +125,7 @@ class WeightAverage:
         if len(given) != len(self.averages):
             raise ValueError(f"state_dict['averages'] has {len(given)} arrays, expected {len(self.averages)}")
         checked = [
-            _arrays.check_like(f"state_dict['averages'][{i}]", value, average.shape, average.dtype)
+            checks.check_like(f"state_dict['averages'][{i}]", value, average.shape, average.dtype)
             for i, (value, average) in enumerate(zip(given, self.averages, strict=True))
         ]
         for average, value in zip(self.averages, checked, strict=True):
@@ -134,8 +139,8 @@ class WeightAverage:
     def applied(self) -> Iterator[None]:
         """Inside the ``with`` block the parameters hold the averages; afterwards their own values again."""
         if self._queue is not None:
-            _device.check_memory(self._names, self._params)
-            kept: list[Any] = _device_copies.copies(self._queue, self._params)
+            gpu_checks.check_memory(self._names, self._params)
+            kept: list[Any] = gpu_copies.copies(self._queue, self._params)
         else:
             for name, p in zip(self._names, self._params, strict=True):
                 if not p.flags.writeable:
@@ -149,18 +154,18 @@ class WeightAverage:
 
     def _write(self, to: list[Any], values: list[Any]) -> None:
         if self._queue is not None:
-            _device_copies.assign(self._queue, to, values)
+            gpu_copies.assign(self._queue, to, values)
         else:
             for array, value in zip(to, values, strict=True):
                 array[...] = value
         if to is self._params:
-            _arrays.tell_autograd(self._tensors)
+            tell_autograd(self._tensors)
 
 
 def _viewed(name: str, param: Any) -> Any:
-    if isinstance(param, _device.DeviceArray) or not _device.is_there(param):
+    if isinstance(param, gpu.DeviceArray) or not gpu_views.is_there(param):
         return param
-    return _device.view(name, param.detach() if hasattr(param, "detach") else param, also=_device.HALF)
+    return gpu_views.view(name, param.detach() if hasattr(param, "detach") else param, also=gpu_views.HALF)
 
 
 class EMA(WeightAverage):

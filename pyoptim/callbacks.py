@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from . import _device
-from ._arrays import Array
-from ._hyperparameters import check_count
+from .arrays import gpu, gpu_views
+from .runtime.dtypes import Array
+from .runtime.numbers import check_count
 
 if TYPE_CHECKING:
-    from .trainer import Trainer
+    from .train.trainer import Trainer
+
 
 __all__ = [
     "ActivationStatistics",
@@ -434,7 +435,7 @@ class ActivationStatistics(Callback):
             raise ValueError(f"percentiles is {percentiles!r}, expected numbers from 0 to 100")
         if every is not None:
             check_count("every", every)
-        self.x, self.layer, self.unit = x if _device.is_there(x) else np.asarray(x), layer, unit
+        self.x, self.layer, self.unit = x if gpu_views.is_there(x) else np.asarray(x), layer, unit
         self.percentiles, self.every = tuple(percentiles), every
         self._measured: dict[str, Array] = {}  # by step: what a resumed training takes back
         self._batches = 0
@@ -471,7 +472,7 @@ class ActivationStatistics(Callback):
     def _measure(self, step: int) -> None:
         model = self.trainer.model
         training = model.training
-        x = _device.placed(model._queue, model.check_input("x", self.x))
+        x = gpu.placed(model._queue, model.check_input("x", self.x))
         model.eval()
         for layer in model.layers[: self.layer % len(model.layers)]:
             x = layer.forward(x, False)

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .plots import check_image
-
-STUDIES = ("batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules")
+from .runtime.figures import check_image
 
 if TYPE_CHECKING:
-    from .optimizer import Optimizer
+    from .optim.optimizer import Optimizer
+
+
+STUDIES = ("batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -139,7 +140,8 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from . import studies, threads
+    from .lab import studies
+    from .runtime import threads
 
     options.plot = options.plot or f"{options.study}.png"
     _check_target("--plot", Path(options.plot))
@@ -150,7 +152,7 @@ def _study(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from . import compare
+    from .lab import compare
 
     options.plot = options.plot or ("schedules.png" if options.schedules else "compare.png")
     choices = compare.check(options, lambda name: _optimizer(name, "--optimizers"))
@@ -201,7 +203,8 @@ def _check_target(option: str, target: Path) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from . import Trainer, backends, datasets, nn, schedules, threads
+    from . import Trainer, datasets, nn, schedules
+    from .runtime import dispatch, threads
 
     optimizer_class = _optimizer(options.optimizer)
     epochs = options.epochs
@@ -217,7 +220,7 @@ def _train(options: argparse.Namespace) -> int:
         threads.set_num_threads(options.threads)
     with contextlib.ExitStack() as stack:
         if options.backend:
-            stack.enter_context(backends.use_backend(options.backend))
+            stack.enter_context(dispatch.use_backend(options.backend))
         data = datasets.load(options.dataset, flatten=True, normalize=True)
         sizes = [data.x_train.shape[1], *options.hidden, int(data.y_train.max()) + 1]
         hidden = [nn.Dense(a, b, activation="relu", init="he") for a, b in pairwise(sizes[:-1])]
@@ -231,7 +234,7 @@ def _train(options: argparse.Namespace) -> int:
 
         print(
             f"{options.dataset}: {len(data.x_train):,} training and {len(data.x_test):,} test examples; "
-            f"{'-'.join(map(str, sizes))} with {optimizer}; {backends.current().name} backend, "
+            f"{'-'.join(map(str, sizes))} with {optimizer}; {dispatch.current().name} backend, "
             f"{threads.get_num_threads()} threads"
         )
         started = time.perf_counter()

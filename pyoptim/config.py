@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from . import __version__, backends, threads
+from . import __version__
+from .runtime import dispatch, threads
 
 _OPTIONAL = ("numba", "matplotlib", "torch", "cupy")
 _CUPY = ("cupy", "cupy-cuda13x", "cupy-cuda12x")  # distributions of one module
@@ -45,10 +46,10 @@ def show_config() -> Config:
         optional packages.
     """
     reasons = []
-    for name in (*backends.MODULES, *backends.DEVICE_MODULES):
+    for name in (*dispatch.MODULES, *dispatch.DEVICE_MODULES):
         try:
-            backends.get(name)
-        except backends.BackendError as error:
+            dispatch.get(name)
+        except dispatch.BackendError as error:
             reasons.append(str(error))
     native = threads._native
     return Config(
@@ -56,8 +57,8 @@ def show_config() -> Config:
         python=platform.python_version(),
         numpy=np.__version__,
         platform=platform.platform(),
-        backend=backends.current().name,
-        backends=backends.available_backends(),
+        backend=dispatch.current().name,
+        backends=dispatch.available_backends(),
         unavailable=reasons,
         instruction_set=native.instruction_set() if native is not None else None,
         instruction_sets=native.instruction_sets() if native is not None else [],
@@ -69,14 +70,14 @@ def show_config() -> Config:
 
 
 def _devices() -> str | None:
-    for name in backends.DEVICE_MODULES:
+    for name in dispatch.DEVICE_MODULES:
         try:
-            launcher = backends.get(name).launcher
-        except backends.BackendError:
+            launcher = dispatch.get(name).launcher
+        except dispatch.BackendError:
             continue
         device = launcher.device(launcher.get_device())
         capability = ".".join(map(str, device["compute_capability"]))
-        from .backends.device_products import what_multiplies
+        from .backends.gpu.products import what_multiplies
 
         return (
             f"{device['name']} ({device['memory'] / 2**30:.1f} GiB, compute capability {capability}; "

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from . import _arrays, _device, backends
-from ._arrays import Array, check_float_array
+from .arrays import checks, gpu_checks, gpu_views
+from .arrays.checks import check_float_array
+from .runtime import dispatch
+from .runtime.dtypes import Array
 
 
 def global_norm(grads: Any) -> float:
@@ -40,7 +42,7 @@ def _norm(named: Sequence[tuple[str, Any]]) -> float:
 
 def norm_of(arrays: Iterable[Array]) -> float:
     """`global_norm` of checked, contiguous arrays."""
-    sum_of_squares = backends.current().sum_of_squares
+    sum_of_squares = dispatch.current().sum_of_squares
     return math.sqrt(sum(sum_of_squares(array) for array in arrays))
 
 
@@ -80,7 +82,7 @@ def clip_grad_norm_(grads: Any, max_norm: float) -> float:
     named = _writeable(grads)
     names, arrays = [name for name, _ in named], [g for _, g in named]
     there = _there(named)
-    (_device if there else _arrays).check_parameters(names, arrays)
+    (gpu_checks if there else checks).check_parameters(names, arrays)
     norm = _norm(named)
     if not math.isfinite(norm):
         raise ValueError(f"the norm of grads is {norm}, expected finite gradients")
@@ -124,9 +126,9 @@ def _named(grads: Any) -> list[tuple[str, Any]]:
 
 def _there(named: Sequence[tuple[str, Any]]) -> Any:
     """What works on arrays in a GPU's memory where there is any, else None."""
-    if not any(_device.is_there(g) for _, g in named):
+    if not any(gpu_views.is_there(g) for _, g in named):
         return None
-    from . import _device_gradients  # costs what `import pyoptim` need not
+    from .ops import gpu_gradients as _device_gradients  # costs what `import pyoptim` need not
 
     return _device_gradients
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, as_numpy
-from ._hyperparameters import check_count
+from .arrays.checks import as_numpy
+from .runtime.dtypes import Array
+from .runtime.numbers import check_count
 
 __all__ = [
     "TopK",

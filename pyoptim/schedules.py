@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from ._hyperparameters import is_count, is_number, plain
+from .runtime.numbers import is_count, is_number, plain
 
 __all__ = [
     "Chained",

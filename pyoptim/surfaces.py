@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array
+from .runtime.dtypes import Array
 
 __all__ = [
     "SURFACES",

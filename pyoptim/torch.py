@@ -12,20 +12,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .arrays.tensors import in_place
+from .formulas import storage
+from .optim import hyperparameters
+from .optim.optimizer import SHARED, Group, State, check_structure
+from .optim.optimizer import Optimizer as _Ours
+from .runtime.dtypes import Array
+
 try:
     import torch
 except ImportError as error:
     raise ImportError("pyoptim.torch needs PyTorch (pip install torch)") from error
 
 try:
-    from ._native import tensor_layouts as _tensor_layouts
+    from .runtime._native import tensor_layouts as _tensor_layouts
 except ImportError:
     _tensor_layouts = None  # type: ignore[assignment]
 
-from . import _arrays, _hyperparameters, storage
-from ._arrays import Array
-from .optimizer import SHARED, Group, State, check_structure
-from .optimizer import Optimizer as _Ours
 
 __all__ = ["Optimizer", "load_state_dict", "state_dict"]
 
@@ -156,7 +159,7 @@ def _options(cls: type[_Ours], given: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("adjust_lr_fn", "original") is None:
         options["adjust_lr_fn"] = "original"
     neutral = _neutral(cls)
-    return {**neutral, **_hyperparameters.checked(options, neutral)}
+    return {**neutral, **hyperparameters.checked(options, neutral)}
 
 
 def _number(value: Any) -> Any:
@@ -175,7 +178,7 @@ def _entry(
         if name not in scalars:
             if not isinstance(value, torch.Tensor | np.ndarray):
                 raise TypeError(f"{label}[{name!r}] is a {type(value).__name__}, expected a tensor")
-            array = _arrays.in_place(f"{label}[{name!r}]", torch.as_tensor(value).cpu())
+            array = in_place(f"{label}[{name!r}]", torch.as_tensor(value).cpu())
             own = wanted.get(name, array)
             floating = array.dtype.kind != "u" and own.dtype.kind != "u"
             ours[name] = array.astype(own.dtype) if floating else array
@@ -324,9 +327,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             return [g.numpy() for g in grads]
         except (RuntimeError, TypeError):  # bfloat16, on a GPU, or what cannot be shared
             names = part.ours._gradient_names()
-            return [
-                g if g.is_cuda else _arrays.in_place(name, g) for name, g in zip(names, grads, strict=True)
-            ]
+            return [g if g.is_cuda else in_place(name, g) for name, g in zip(names, grads, strict=True)]
 
     def _current_parts(self) -> list[_Part]:
         """Parts that have gradients for all of their parameters or for none."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array
+from .runtime.dtypes import Array
 
 __all__ = ["Compose", "Crop", "CutMix", "Flip", "Mixup", "Noise", "Rotate", "Shift"]
 

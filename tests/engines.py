@@ -3,10 +3,10 @@
 from contextlib import contextmanager
 
 import pyoptim as po
-from pyoptim import backends
+from pyoptim.runtime import dispatch
 
 try:
-    from pyoptim import _native
+    from pyoptim.runtime import _native
 except ImportError:
     _native = None
 
@@ -17,8 +17,8 @@ def why_not(engine):
     """Why an engine cannot run here, or None."""
     backend, _, isa = engine.partition("-")
     try:
-        backends.get(backend)
-    except (backends.BackendError, ValueError) as error:
+        dispatch.get(backend)
+    except (dispatch.BackendError, ValueError) as error:
         return str(error)
     if isa and isa not in _native.instruction_sets():
         return f"this build on this processor has no {isa}"

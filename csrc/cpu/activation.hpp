@@ -3,7 +3,7 @@
 
 #include "cpu/kernels.hpp"
 #include "cpu/vector_math.hpp"
-#include "pyoptim/activation_math.hpp"
+#include "formulas/activation_math.hpp"
 
 namespace pyoptim::cpu::PYOPTIM_ISA {
 namespace {

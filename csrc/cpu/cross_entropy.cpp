@@ -1,7 +1,7 @@
 #include "cpu/cross_entropy.hpp"
 
 #include "cpu/softmax.hpp"
-#include "pyoptim/losses.hpp"
+#include "formulas/losses.hpp"
 
 namespace pyoptim::cpu::PYOPTIM_ISA {
 

@@ -4,7 +4,7 @@
 
 #include "cpu/kernels.hpp"
 #include "cpu/vector_math.hpp"
-#include "pyoptim/random.hpp"
+#include "formulas/random.hpp"
 
 namespace pyoptim::cpu::PYOPTIM_ISA {
 namespace {

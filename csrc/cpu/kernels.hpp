@@ -8,13 +8,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "pyoptim/activations.hpp"
-#include "pyoptim/adafactor.hpp"
-#include "pyoptim/losses.hpp"
-#include "pyoptim/penalty.hpp"
-#include "pyoptim/random.hpp"
-#include "pyoptim/rules.hpp"
-#include "pyoptim/storage.hpp"
+#include "formulas/activations.hpp"
+#include "formulas/adafactor.hpp"
+#include "formulas/losses.hpp"
+#include "formulas/penalty.hpp"
+#include "formulas/random.hpp"
+#include "formulas/rules.hpp"
+#include "formulas/storage.hpp"
 
 // Nothing overlaps: the callers check, and ivdep tells the vectoriser so.
 #if defined(__clang__)

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu/kernels.hpp"
-#include "pyoptim/storage.hpp"
+#include "formulas/storage.hpp"
 
 namespace pyoptim::cpu::PYOPTIM_ISA {
 namespace {

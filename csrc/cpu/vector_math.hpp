@@ -3,7 +3,7 @@
 
 #include <stdint.h>
 
-#include "pyoptim/math.hpp"
+#include "formulas/math.hpp"
 
 #define PYOPTIM_INLINE inline __attribute__((always_inline))
 

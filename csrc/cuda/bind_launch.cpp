@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "cuda/kernel_table.hpp"
+#include "cuda/kernels/launch.hpp"
 #include "cuda/runtime.hpp"
-#include "pyoptim/launch.hpp"
-#include "pyoptim/storage.hpp"
+#include "formulas/storage.hpp"
 
 namespace pyoptim::cuda {
 

@@ -1,6 +1,6 @@
 // All kernels but the optimizer steps.
 #include "cuda/kernel_table.hpp"
-#include "pyoptim/kernels.cuh"
+#include "cuda/kernels/kernels.cuh"
 
 namespace pyoptim::cuda {
 

@@ -1,6 +1,6 @@
 // The optimizer steps over arrays kept in fewer bits: a kernel per rule.
 #include "cuda/kernel_table.hpp"
-#include "pyoptim/kernels.cuh"
+#include "cuda/kernels/kernels.cuh"
 
 namespace pyoptim::cuda {
 

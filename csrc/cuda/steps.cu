@@ -1,6 +1,6 @@
 // The optimizer steps: a kernel per rule and type.
 #include "cuda/kernel_table.hpp"
-#include "pyoptim/kernels.cuh"
+#include "cuda/kernels/kernels.cuh"
 
 namespace pyoptim::cuda {
 

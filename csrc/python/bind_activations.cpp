@@ -1,9 +1,9 @@
 // Activations: outputs are arguments.
 #include <pybind11/typing.h>
 
+#include "layers/activation_names.hpp"
+#include "layers/activations.hpp"
 #include "python/arrays.hpp"
-#include "runtime/activation_names.hpp"
-#include "runtime/activations.hpp"
 
 namespace pyoptim::python {
 
@@ -12,20 +12,20 @@ namespace {
 template <class T>
 void activation_forward(const std::string& kind, const Array<T>& x, Array<T> y, double a, double b) {
     require(x.size() == y.size(), "y as x");
-    const ActivationSpec it{runtime::any_activation_named(kind), a, b};
+    const ActivationSpec it{core::any_activation_named(kind), a, b};
     T* out = y.mutable_data();
     py::gil_scoped_release release;
-    runtime::activation_forward(it, static_cast<std::size_t>(x.size()), x.data(), out);
+    core::activation_forward(it, static_cast<std::size_t>(x.size()), x.data(), out);
 }
 
 template <class T>
 void activation_backward(const std::string& kind, const Array<T>& dy, const Array<T>& kept, Array<T> dx,
                          double a, double b) {
     require(dy.size() == kept.size() && dx.size() == kept.size(), "dy and dx as what was kept");
-    const ActivationSpec it{runtime::any_activation_named(kind), a, b};
+    const ActivationSpec it{core::any_activation_named(kind), a, b};
     T* out = dx.mutable_data();
     py::gil_scoped_release release;
-    runtime::activation_backward(it, static_cast<std::size_t>(kept.size()), dy.data(), kept.data(), out);
+    core::activation_backward(it, static_cast<std::size_t>(kept.size()), dy.data(), kept.data(), out);
 }
 
 template <class T>
@@ -33,7 +33,7 @@ void softmax_forward(bool log, const Array<T>& x, Array<T> y) {
     require(x.ndim() == 2 && x.size() == y.size(), "x (rows, classes), y as x");
     T* out = y.mutable_data();
     py::gil_scoped_release release;
-    runtime::softmax_forward(log, x.shape(0), x.shape(1), x.data(), out);
+    core::softmax_forward(log, x.shape(0), x.shape(1), x.data(), out);
 }
 
 template <class T>
@@ -42,7 +42,7 @@ void softmax_backward(bool log, const Array<T>& dy, const Array<T>& y, Array<T> 
             "y (rows, classes), others as y");
     T* out = dx.mutable_data();
     py::gil_scoped_release release;
-    runtime::softmax_backward(log, y.shape(0), y.shape(1), dy.data(), y.data(), out);
+    core::softmax_backward(log, y.shape(0), y.shape(1), dy.data(), y.data(), out);
 }
 
 template <class T>
@@ -66,7 +66,7 @@ void bind_activations(py::module_& m) {
         [] {
             py::typing::Dict<py::str, py::bool_> kinds;
             for (int i = 0; i < static_cast<int>(Activation::count); ++i) {
-                kinds[runtime::kActivationNames[i]] = runtime::keeps_input(static_cast<Activation>(i));
+                kinds[core::kActivationNames[i]] = core::keeps_input(static_cast<Activation>(i));
             }
             return kinds;
         },

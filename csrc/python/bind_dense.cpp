@@ -1,9 +1,9 @@
 // Dense layers. Every function takes its outputs as arguments; None skips one that is optional.
 #include <pybind11/stl.h>
 
+#include "layers/activation_names.hpp"
+#include "layers/dense.hpp"
 #include "python/arrays.hpp"
-#include "runtime/activation_names.hpp"
-#include "runtime/dense.hpp"
 
 namespace pyoptim::python {
 
@@ -12,7 +12,7 @@ namespace {
 using cpu::Activation;
 
 template <class T>
-runtime::DenseShape dense_shape(const Array<T>& x, const Array<T>& weight, const Array<T>& y) {
+core::DenseShape dense_shape(const Array<T>& x, const Array<T>& weight, const Array<T>& y) {
     require(x.ndim() == 2 && weight.ndim() == 2 && y.ndim() == 2 && x.shape(1) == weight.shape(1) &&
                 y.shape(0) == x.shape(0) && y.shape(1) == weight.shape(0),
             "x (batch, in), weight (out, in), y (batch, out)");
@@ -24,10 +24,10 @@ void dense_forward(const Array<T>& x, const Array<T>& weight, const MaybeArray<T
                    const std::optional<std::string>& activation, Array<T> y) {
     const auto shape = dense_shape(x, weight, y);
     require(has_size(bias, shape.out), "bias (out)");
-    const Activation kind = runtime::activation_named(activation.value_or(""));
+    const Activation kind = core::activation_named(activation.value_or(""));
     T* out = y.mutable_data();
     py::gil_scoped_release release;
-    runtime::dense_forward(shape, x.data(), weight.data(), data_or_null(bias), kind, out);
+    core::dense_forward(shape, x.data(), weight.data(), data_or_null(bias), kind, out);
 }
 
 template <class T>
@@ -38,13 +38,13 @@ void dense_backward(const Array<T>& dy, const Array<T>& x, const Array<T>& weigh
     require(has_size(dx, x.size()) && has_size(dweight, weight.size()) && has_size(dbias, shape.out) &&
                 has_size(y, dy.size()),
             "dx as x, dweight as weight, dbias (out), y as dy");
-    const Activation kind = runtime::activation_named(activation.value_or(""));
+    const Activation kind = core::activation_named(activation.value_or(""));
     require(y || kind == Activation::identity, "an activation and its output y");
-    const runtime::DenseInputs<T> of = {dy.data(), x.data(), weight.data(), data_or_null(y), kind};
-    const runtime::DenseGradients<T> to = {mutable_data_or_null(dx), mutable_data_or_null(dweight),
-                                           mutable_data_or_null(dbias)};
+    const core::DenseInputs<T> of = {dy.data(), x.data(), weight.data(), data_or_null(y), kind};
+    const core::DenseGradients<T> to = {mutable_data_or_null(dx), mutable_data_or_null(dweight),
+                                        mutable_data_or_null(dbias)};
     py::gil_scoped_release release;
-    runtime::dense_backward(shape, of, to);
+    core::dense_backward(shape, of, to);
 }
 
 // Arguments are never converted: a copy would swallow the output.

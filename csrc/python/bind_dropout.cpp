@@ -3,8 +3,8 @@
 
 #include <array>
 
+#include "layers/dropout.hpp"
 #include "python/arrays.hpp"
-#include "runtime/dropout.hpp"
 
 namespace pyoptim::python {
 
@@ -21,9 +21,9 @@ void apply(const Array<T>& x, double amount, std::uint64_t seed, std::uint64_t s
 template <class T>
 void bind_for(py::module_& m) {
     const auto a = [](const char* name) { return py::arg(name).noconvert(); };
-    m.def("dropout", &apply<T, runtime::dropout<T>>, a("x"), py::arg("p"), py::arg("seed"), py::arg("step"),
+    m.def("dropout", &apply<T, core::dropout<T>>, a("x"), py::arg("p"), py::arg("seed"), py::arg("step"),
           a("y"));
-    m.def("gaussian_noise", &apply<T, runtime::gaussian_noise<T>>, a("x"), py::arg("std"), py::arg("seed"),
+    m.def("gaussian_noise", &apply<T, core::gaussian_noise<T>>, a("x"), py::arg("std"), py::arg("seed"),
           py::arg("step"), a("y"));
 }
 

@@ -7,20 +7,20 @@
 #include <utility>
 #include <vector>
 
+#include "engine/engine.hpp"
+#include "engine/hogwild.hpp"
+#include "layers/activation_names.hpp"
+#include "layers/losses.hpp"
 #include "pyoptim/optimizer.hpp"
 #include "python/arrays.hpp"
 #include "python/penalized.hpp"
 #include "python/rule_info.hpp"
-#include "runtime/activation_names.hpp"
-#include "runtime/engine.hpp"
-#include "runtime/hogwild.hpp"
-#include "runtime/losses.hpp"
 
 namespace pyoptim::python {
 
 namespace {
 
-using runtime::LayerKind;
+using core::LayerKind;
 using Description = py::typing::Dict<py::str, py::object>;  // of a layer, or a loss
 
 // What a description holds under `name`; `otherwise` where it has no such entry.
@@ -62,7 +62,7 @@ class Engine {
                 require(gradient.size() == parameter.size() &&
                             static_cast<int>(states.size()) == kRules[rule].states,
                         "a parameter, its gradient and its states");
-                typename runtime::Stepper<T>::Array array{
+                typename core::Stepper<T>::Array array{
                     rule, row_, claim(parameter), {}, static_cast<std::size_t>(parameter.size()), nullptr};
                 for (std::size_t k = 0; k < states.size(); ++k) {
                     require(states[k].size() == parameter.size(), "a state and its parameter");
@@ -88,7 +88,7 @@ class Engine {
     // Of an epoch that goes on, the sums of what is done.
     void begin_epoch(double loss, std::size_t correct, const Noise& noise) {
         require(!hogwild_ || !noise, "hogwild, and noise");
-        runtime::WeightNoise<T> own{};
+        core::WeightNoise<T> own{};
         if (noise) {
             const auto& [parameters, deviation, seed, step] = *noise;
             own = {claim(parameters), static_cast<std::size_t>(parameters.size()), deviation, {seed, step}};
@@ -112,7 +112,7 @@ class Engine {
         require(rows.ndim() == 2 && static_cast<std::size_t>(rows.shape(1)) == row_ &&
                     static_cast<std::size_t>(rows.shape(0)) * batch + batch > end - begin,
                 "coefficients and steps");
-        runtime::Examples<T> of{};
+        core::Examples<T> of{};
         require(static_cast<std::size_t>(x.size()) == examples * engine_.inputs(), "x and the inputs");
         if (py::isinstance<Array<std::uint8_t>>(x)) {
             of.bytes = static_cast<const std::uint8_t*>(x.data());
@@ -142,7 +142,7 @@ class Engine {
                         "order within the examples");
             }
         }
-        runtime::StepOptions options;
+        core::StepOptions options;
         options.max_grad_norm = max_grad_norm;
         if (nonfinite == "raise") options.nonfinite = NonFinite::raise;
         if (nonfinite == "skip") options.nonfinite = NonFinite::skip;
@@ -154,7 +154,7 @@ class Engine {
         engine_.train(of, begin, end, batch, cast.data(), row_, options, outcome);
     }
 
-    runtime::Outcome outcome;
+    core::Outcome outcome;
 
   private:
     T* claim(Array<T> array) {
@@ -178,39 +178,39 @@ class Engine {
         return array.mutable_data();
     }
 
-    runtime::LossView<T> view(const Description& loss, const std::vector<Description>& layers) {
+    core::LossView<T> view(const Description& loss, const std::vector<Description>& layers) {
         const auto outputs = layers.back()["out"].cast<py::ssize_t>();
         const auto kind = loss["kind"].cast<std::string>();
         takes_labels_ = kind == "cross_entropy";
         if (takes_labels_) {
-            auto view = runtime::LossView<T>::of(runtime::LossKind::cross_entropy);
+            auto view = core::LossView<T>::of(core::LossKind::cross_entropy);
             view.class_weight = find(loss, "class_weight", outputs);
             view.smoothing = entry<double>(loss, "smoothing", 0);
             return view;
         }
         if (kind == "kl_divergence") {
-            auto view = runtime::LossView<T>::of(runtime::LossKind::kl_divergence);
+            auto view = core::LossView<T>::of(core::LossKind::kl_divergence);
             view.temperature = entry<double>(loss, "temperature", 1);
             return view;
         }
-        auto view = runtime::LossView<T>::of(runtime::LossKind::pointwise);
-        view.pointwise = {runtime::pointwise_named(kind), static_cast<T>(entry<double>(loss, "parameter", 1)),
+        auto view = core::LossView<T>::of(core::LossKind::pointwise);
+        view.pointwise = {core::pointwise_named(kind), static_cast<T>(entry<double>(loss, "parameter", 1)),
                           find(loss, "columns", outputs)};
         return view;
     }
 
-    std::vector<runtime::LayerView<T>> views(const std::vector<Description>& layers) {
+    std::vector<core::LayerView<T>> views(const std::vector<Description>& layers) {
         require(!layers.empty(), "there are no layers");
-        std::vector<runtime::LayerView<T>> all;
+        std::vector<core::LayerView<T>> all;
         for (const Description& layer : layers) {
-            runtime::LayerView<T> view;
+            core::LayerView<T> view;
             view.kind = kind_from(layer["kind"].cast<std::string>());
             view.in = layer["in"].cast<std::ptrdiff_t>();
             view.out = layer["out"].cast<std::ptrdiff_t>();
             require(view.in > 0 && view.out > 0 && (all.empty() || all.back().out == view.in), "layers");
             const auto activation = entry<std::string>(layer, "activation", "");
-            view.activation = view.kind == LayerKind::activation ? runtime::any_activation_named(activation)
-                                                                 : runtime::activation_named(activation);
+            view.activation = view.kind == LayerKind::activation ? core::any_activation_named(activation)
+                                                                 : core::activation_named(activation);
             view.a = entry<double>(layer, "a", 0);
             view.b = entry<double>(layer, "b", 0);
             const bool dense = view.kind == LayerKind::dense;
@@ -251,8 +251,8 @@ class Engine {
     std::vector<py::array> kept_;  // alive
     std::size_t row_ = 0;          // coefficients of a step
     bool takes_labels_ = false;
-    runtime::Engine<T> engine_;
-    std::optional<runtime::Hogwild<T>> hogwild_;  // trains instead
+    core::Engine<T> engine_;
+    std::optional<core::Hogwild<T>> hogwild_;  // trains instead
 };
 
 template <class T>
@@ -268,11 +268,11 @@ void bind_for(py::module_& m, const char* name) {
         .def("train", &E::train, py::arg("x"), py::arg("target"), py::arg("order").noconvert().none(true),
              py::arg("weight").noconvert().none(true), py::arg("range"), py::arg("batch"),
              py::arg("rows").noconvert(), py::arg("max_grad_norm"), py::arg("nonfinite"))
-        .def_property_readonly("steps", outcome(&runtime::Outcome::steps))
-        .def_property_readonly("skipped", outcome(&runtime::Outcome::skipped))
-        .def_property_readonly("wrong", outcome(&runtime::Outcome::wrong))
-        .def_property_readonly("loss", outcome(&runtime::Outcome::loss))
-        .def_property_readonly("correct", outcome(&runtime::Outcome::correct));
+        .def_property_readonly("steps", outcome(&core::Outcome::steps))
+        .def_property_readonly("skipped", outcome(&core::Outcome::skipped))
+        .def_property_readonly("wrong", outcome(&core::Outcome::wrong))
+        .def_property_readonly("loss", outcome(&core::Outcome::loss))
+        .def_property_readonly("correct", outcome(&core::Outcome::correct));
 }
 
 }  // namespace

@@ -5,10 +5,10 @@
 #include <type_traits>
 #include <variant>
 
+#include "layers/losses.hpp"
 #include "python/arrays.hpp"
 #include "python/penalized.hpp"
 #include "runtime/dispatch.hpp"
-#include "runtime/losses.hpp"
 
 namespace pyoptim::python {
 
@@ -41,7 +41,7 @@ double softmax_cross_entropy(const Array<T>& logits, const Array<Target>& target
         it.targets = target.data();
     }
     py::gil_scoped_release release;
-    return runtime::cross_entropy(it, logits.shape(0));
+    return core::cross_entropy(it, logits.shape(0));
 }
 
 template <class T>
@@ -61,7 +61,7 @@ double kl_divergence(const Array<T>& logits, const Array<T>& target, MaybeArray<
                                   temperature,
                                   true};
     py::gil_scoped_release release;
-    return runtime::cross_entropy(it, logits.shape(0));
+    return core::cross_entropy(it, logits.shape(0));
 }
 
 template <class T>
@@ -71,7 +71,7 @@ double pointwise_loss(const std::string& kind, const Array<T>& prediction, const
     require(prediction.ndim() == 2 && prediction.size() > 0 && target.size() == prediction.size() &&
                 has_size(dprediction, prediction.size()) && has_size(sample_weight, prediction.shape(0)),
             "prediction (rows, columns), target and dprediction as prediction, sample_weight (rows)");
-    cpu::Pointwise<T> it{runtime::pointwise_named(kind), T(0), nullptr};
+    cpu::Pointwise<T> it{core::pointwise_named(kind), T(0), nullptr};
     if (const double* number = std::get_if<double>(&parameter)) {
         it.a = static_cast<T>(*number);
     } else {
@@ -79,14 +79,14 @@ double pointwise_loss(const std::string& kind, const Array<T>& prediction, const
         require(columns.size() == prediction.shape(1), "parameter (columns)");
         it.columns = columns.data();
     }
-    const runtime::Predictions<T> of{static_cast<std::size_t>(prediction.shape(0)),
-                                     static_cast<std::size_t>(prediction.shape(1)),
-                                     prediction.data(),
-                                     target.data(),
-                                     data_or_null(sample_weight),
-                                     mutable_data_or_null(dprediction)};
+    const core::Predictions<T> of{static_cast<std::size_t>(prediction.shape(0)),
+                                  static_cast<std::size_t>(prediction.shape(1)),
+                                  prediction.data(),
+                                  target.data(),
+                                  data_or_null(sample_weight),
+                                  mutable_data_or_null(dprediction)};
     py::gil_scoped_release release;
-    return runtime::pointwise_loss(it, of);
+    return core::pointwise_loss(it, of);
 }
 
 template <class T>
@@ -94,13 +94,13 @@ double penalty(const Array<T>& parameters, const Array<T>& gradients, const Runs
                double l1) {
     const auto of = penalized<T>(parameters, gradients, runs, l2, l1);
     py::gil_scoped_release release;
-    return runtime::add_penalty(of);
+    return core::add_penalty(of);
 }
 
 template <class T>
 void exponential(const Array<T>& x, Array<T> y) {
     require(x.size() == y.size(), "y as x");
-    runtime::kernels<T>().exponential(static_cast<std::size_t>(x.size()), x.data(), y.mutable_data());
+    core::kernels<T>().exponential(static_cast<std::size_t>(x.size()), x.data(), y.mutable_data());
 }
 
 template <class T>

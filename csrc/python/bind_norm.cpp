@@ -1,16 +1,16 @@
 // Normalisation. Every function takes its outputs as arguments; None skips one that is optional.
 #include <pybind11/stl.h>
 
+#include "layers/layer_norm.hpp"
+#include "layers/norm.hpp"
 #include "python/arrays.hpp"
-#include "runtime/layer_norm.hpp"
-#include "runtime/norm.hpp"
 
 namespace pyoptim::python {
 
 namespace {
 
 template <class T>
-runtime::NormShape norm_shape(const Array<T>& x) {
+core::NormShape norm_shape(const Array<T>& x) {
     require(x.ndim() == 3, "x (batch, channels, space)");
     return {x.shape(0), x.shape(1), x.shape(2)};
 }
@@ -29,11 +29,11 @@ void norm_forward(const Array<T>& x, const MaybeArray<T>& gamma, const MaybeArra
     const auto writeable = [training](MaybeArray<T>& array) {
         return training ? mutable_data_or_null(array) : const_cast<T*>(data_or_null(array));
     };
-    const runtime::NormRunning<T> running{writeable(running_mean), writeable(running_var)};
+    const core::NormRunning<T> running{writeable(running_mean), writeable(running_var)};
     T* out[] = {y.mutable_data(), mean.mutable_data(), inv_std.mutable_data()};
     py::gil_scoped_release release;
-    runtime::norm_forward<T>(shape, x.data(), {data_or_null(gamma), data_or_null(beta)}, running,
-                             {momentum, eps, training, unbiased, relu}, out[0], out[1], out[2]);
+    core::norm_forward<T>(shape, x.data(), {data_or_null(gamma), data_or_null(beta)}, running,
+                          {momentum, eps, training, unbiased, relu}, out[0], out[1], out[2]);
 }
 
 template <class T>
@@ -47,12 +47,12 @@ void norm_backward(const Array<T>& dy, const Array<T>& x, const MaybeArray<T>& g
             "dy and dx as x; gamma, beta, mean, inv_std, dgamma, dbeta (channels)");
     T* out[] = {mutable_data_or_null(dx), dgamma.mutable_data(), dbeta.mutable_data()};
     py::gil_scoped_release release;
-    runtime::norm_backward<T>(shape, dy.data(), x.data(), {data_or_null(gamma), data_or_null(beta)},
-                              {mean.data(), inv_std.data(), of_this_batch, relu}, out[0], out[1], out[2]);
+    core::norm_backward<T>(shape, dy.data(), x.data(), {data_or_null(gamma), data_or_null(beta)},
+                           {mean.data(), inv_std.data(), of_this_batch, relu}, out[0], out[1], out[2]);
 }
 
 template <class T>
-runtime::LayerNormShape layer_shape(const Array<T>& x) {
+core::LayerNormShape layer_shape(const Array<T>& x) {
     require(x.ndim() == 2 && x.shape(1) > 0, "x (rows, features)");
     return {x.shape(0), x.shape(1)};
 }
@@ -66,8 +66,8 @@ void layer_norm_forward(const Array<T>& x, const MaybeArray<T>& gamma, const May
             "gamma, beta (features), mean, inv_std (rows), y as x");
     T* out[] = {y.mutable_data(), mean.mutable_data(), inv_std.mutable_data()};
     py::gil_scoped_release release;
-    runtime::layer_norm_forward<T>(shape, x.data(), data_or_null(gamma), data_or_null(beta), eps, out[0],
-                                   out[1], out[2]);
+    core::layer_norm_forward<T>(shape, x.data(), data_or_null(gamma), data_or_null(beta), eps, out[0], out[1],
+                                out[2]);
 }
 
 template <class T>
@@ -81,8 +81,8 @@ void layer_norm_backward(const Array<T>& dy, const Array<T>& x, const MaybeArray
             "dy and dx as x; gamma, dgamma, dbeta (features); mean, inv_std (rows)");
     T* out[] = {mutable_data_or_null(dx), dgamma.mutable_data(), dbeta.mutable_data()};
     py::gil_scoped_release release;
-    runtime::layer_norm_backward<T>(shape, {dy.data(), x.data(), mean.data(), inv_std.data()},
-                                    data_or_null(gamma), out[0], out[1], out[2]);
+    core::layer_norm_backward<T>(shape, {dy.data(), x.data(), mean.data(), inv_std.data()},
+                                 data_or_null(gamma), out[0], out[1], out[2]);
 }
 
 // Arguments are never converted: a copy would swallow the output.

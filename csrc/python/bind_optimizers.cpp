@@ -4,15 +4,15 @@
 
 #include <vector>
 
+#include "optim/stepper.hpp"
 #include "python/prepared.hpp"
 #include "runtime/reduce.hpp"
-#include "runtime/stepper.hpp"
 
 namespace pyoptim::python {
 
 namespace {
 
-class Stepper : public PreparedByType<runtime::Stepper> {
+class Stepper : public PreparedByType<core::Stepper> {
   public:
     // Averages, if any, are one per parameter of all groups.
     Stepper(const std::vector<Group>& groups, const std::vector<py::array>& averages) {
@@ -29,14 +29,14 @@ class Stepper : public PreparedByType<runtime::Stepper> {
 
   private:
     template <class T>
-    void add(runtime::Stepper<T>& stepper, int rule, const py::array& param,
+    void add(core::Stepper<T>& stepper, int rule, const py::array& param,
              const std::vector<py::array>& states, const py::array& average) {
-        typename runtime::Stepper<T>::Array entry{rule,
-                                                  coefficients_,
-                                                  static_cast<T*>(gradients_.claim(param)),
-                                                  {},
-                                                  static_cast<std::size_t>(param.size()),
-                                                  nullptr};
+        typename core::Stepper<T>::Array entry{rule,
+                                               coefficients_,
+                                               static_cast<T*>(gradients_.claim(param)),
+                                               {},
+                                               static_cast<std::size_t>(param.size()),
+                                               nullptr};
         claim_states(rule, param, states, entry.state);
         if (average.size() > 0) {
             entry.average = claim<T>(average, param.size(), "an average and its parameter");
@@ -50,7 +50,7 @@ double sum_of_squares(const Array<T>& x) {
     const auto n = static_cast<std::size_t>(x.size());
     std::optional<py::gil_scoped_release> release;
     if (n > 16384) release.emplace();
-    return runtime::sum_of_squares(n, x.data());
+    return core::sum_of_squares(n, x.data());
 }
 
 }  // namespace

@@ -4,8 +4,8 @@
 #include <tuple>
 #include <vector>
 
+#include "optim/packed_stepper.hpp"
 #include "python/prepared.hpp"
-#include "runtime/packed_stepper.hpp"
 
 namespace pyoptim::python {
 
@@ -45,7 +45,7 @@ class PackedStepper : public Prepared {
             require(group < rules_.size(), "group");
             const int rule = rules_[group];
             const py::array& data = std::get<1>(param);
-            runtime::PackedStepper::Array array{};
+            core::PackedStepper::Array array{};
             array.rule = rule;
             array.coefficients = begins[group];
             array.size = static_cast<std::size_t>(data.size());
@@ -87,7 +87,7 @@ class PackedStepper : public Prepared {
         return gradients_.each(grads, [&](const Gradients::Slot&, const void* at) { data.push_back(at); });
     }
 
-    runtime::Packed claim(const Stored& stored, py::ssize_t size) {
+    core::Packed claim(const Stored& stored, py::ssize_t size) {
         const auto& [kind, data, scale] = stored;
         const Storage storage = storage_from(kind);
         const bool scaled = storage == Storage::signed8 || storage == Storage::unsigned8;
@@ -97,12 +97,12 @@ class PackedStepper : public Prepared {
                 "stored values");
         require(scaled == scale.has_value() && (!scaled || scale->size() == (size + block - 1) / block),
                 "a scale per block, in 8 bits");
-        runtime::Packed packed{storage, gradients_.claim(data), nullptr};
+        core::Packed packed{storage, gradients_.claim(data), nullptr};
         if (scaled) packed.scale = static_cast<float*>(gradients_.claim(*scale));
         return packed;
     }
 
-    runtime::PackedStepper stepper_;
+    core::PackedStepper stepper_;
 };
 
 }  // namespace

@@ -9,11 +9,11 @@
 namespace pyoptim::python {
 
 void bind_runtime(py::module_& m) {
-    m.def("get_num_threads", &runtime::get_num_threads);
-    m.def("set_num_threads", &runtime::set_num_threads, py::arg("n"));
-    m.def("instruction_set", [] { return std::string(runtime::instruction_set().name); });
-    m.def("instruction_sets", &runtime::usable_instruction_sets, "Those that run here, best first.");
-    m.def("use_instruction_set", &runtime::use_instruction_set, py::arg("name"));
+    m.def("get_num_threads", &core::get_num_threads);
+    m.def("set_num_threads", &core::set_num_threads, py::arg("n"));
+    m.def("instruction_set", [] { return std::string(core::instruction_set().name); });
+    m.def("instruction_sets", &core::usable_instruction_sets, "Those that run here, best first.");
+    m.def("use_instruction_set", &core::use_instruction_set, py::arg("name"));
 #ifdef PYOPTIM_OPENMP
     m.attr("openmp") = true;
 #else
@@ -25,7 +25,7 @@ void bind_runtime(py::module_& m) {
             require(a.size() == b.size(), "a and b");
             double* out = a.mutable_data();
             py::gil_scoped_release release;
-            runtime::stream_update(out, b.data(), s, static_cast<std::size_t>(a.size()));
+            core::stream_update(out, b.data(), s, static_cast<std::size_t>(a.size()));
         },
         py::arg("a").noconvert(), py::arg("b").noconvert(), py::arg("s"),
         "a += s * b on all threads: 24 bytes of memory traffic an element.");
@@ -35,7 +35,7 @@ void bind_runtime(py::module_& m) {
             require(dtype == "float32" || dtype == "float64", "dtype is float32 or float64");
             const bool single = dtype == "float32";
             py::gil_scoped_release release;
-            return single ? runtime::multiply_add<float>(n) : runtime::multiply_add<double>(n);
+            return single ? core::multiply_add<float>(n) : core::multiply_add<double>(n);
         },
         py::arg("dtype"), py::arg("n"),
         "n rounds of multiply-adds in the registers of all threads; returns the number of operations.");

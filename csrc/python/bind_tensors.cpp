@@ -4,9 +4,9 @@
 
 #include <vector>
 
+#include "optim/adafactor_stepper.hpp"
+#include "optim/muon_stepper.hpp"
 #include "python/prepared.hpp"
-#include "runtime/adafactor_stepper.hpp"
-#include "runtime/muon_stepper.hpp"
 
 namespace pyoptim::python {
 
@@ -48,8 +48,8 @@ class TensorStepper : public PreparedByType<Steps> {
     void add(Steps<T>& steps, int rule, const py::array& param, const std::vector<py::array>& states) {
         const bool vector = param.ndim() < 2;
         const auto size = static_cast<std::size_t>(param.size());
-        runtime::TensorArray<T> entry{
-            rule, rules_.size(), static_cast<T*>(gradients_.claim(param)), {}, size, vector, {1, 1, size}};
+        core::TensorArray<T> entry{rule,   rules_.size(), static_cast<T*>(gradients_.claim(param)), {}, size,
+                                   vector, {1, 1, size}};
         if (!vector) {
             entry.shape = {1, static_cast<std::size_t>(param.shape(param.ndim() - 2)),
                            static_cast<std::size_t>(param.shape(param.ndim() - 1))};
@@ -81,8 +81,8 @@ void bind(py::module_& m, const char* name) {
 }  // namespace
 
 void bind_tensors(py::module_& m) {
-    bind<runtime::AdafactorStepper>(m, "AdafactorStepper");
-    bind<runtime::MuonStepper>(m, "MuonStepper");
+    bind<core::AdafactorStepper>(m, "AdafactorStepper");
+    bind<core::MuonStepper>(m, "MuonStepper");
 }
 
 }  // namespace pyoptim::python

@@ -5,14 +5,14 @@
 #include <array>
 #include <vector>
 
+#include "optim/trust_stepper.hpp"
 #include "python/prepared.hpp"
-#include "runtime/trust_stepper.hpp"
 
 namespace pyoptim::python {
 
 namespace {
 
-class TrustStepper : public PreparedByType<runtime::TrustStepper> {
+class TrustStepper : public PreparedByType<core::TrustStepper> {
   public:
     using Trusts = std::vector<std::array<double, 5>>;  // the fields of Trust, of each group
 
@@ -32,14 +32,14 @@ class TrustStepper : public PreparedByType<runtime::TrustStepper> {
 
   private:
     template <class T>
-    void add(runtime::TrustStepper<T>& stepper, int rule, const py::array& param,
+    void add(core::TrustStepper<T>& stepper, int rule, const py::array& param,
              const std::vector<py::array>& states) {
-        typename runtime::TrustStepper<T>::Array entry{rule,
-                                                       rules_.size(),
-                                                       coefficients_,
-                                                       static_cast<T*>(gradients_.claim(param)),
-                                                       {},
-                                                       static_cast<std::size_t>(param.size())};
+        typename core::TrustStepper<T>::Array entry{rule,
+                                                    rules_.size(),
+                                                    coefficients_,
+                                                    static_cast<T*>(gradients_.claim(param)),
+                                                    {},
+                                                    static_cast<std::size_t>(param.size())};
         claim_states(rule, param, states, entry.state);
         stepper.add(entry);
     }

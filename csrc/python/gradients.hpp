@@ -93,8 +93,8 @@ class Gradients {
         double sum = 0;
         for (const auto& [slot, data] : found) {
             const auto n = static_cast<std::size_t>(slot->size);
-            sum += slot->is_double ? runtime::sum_of_squares(n, static_cast<const double*>(data))
-                                   : runtime::sum_of_squares(n, static_cast<const float*>(data));
+            sum += slot->is_double ? core::sum_of_squares(n, static_cast<const double*>(data))
+                                   : core::sum_of_squares(n, static_cast<const float*>(data));
         }
         return sum;
     }

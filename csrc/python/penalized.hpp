@@ -4,16 +4,16 @@
 #include <utility>
 #include <vector>
 
+#include "layers/penalty.hpp"
 #include "python/arrays.hpp"
-#include "runtime/penalty.hpp"
 
 namespace pyoptim::python {
 
 using Runs = std::vector<std::pair<std::size_t, std::size_t>>;
 
 template <class T>
-runtime::Penalized<T> penalized(const Array<T>& parameters, Array<T> gradients, const Runs& runs, double l2,
-                                double l1) {
+core::Penalized<T> penalized(const Array<T>& parameters, Array<T> gradients, const Runs& runs, double l2,
+                             double l1) {
     require(gradients.size() == parameters.size(), "gradients as parameters");
     for (const auto& [begin, end] : runs) {
         require(begin <= end && end <= static_cast<std::size_t>(parameters.size()), "runs of parameters");

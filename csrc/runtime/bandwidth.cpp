@@ -3,7 +3,7 @@
 #include "runtime/dispatch.hpp"
 #include "runtime/parallel.hpp"
 
-namespace pyoptim::runtime {
+namespace pyoptim::core {
 
 void stream_update(double* a, const double* b, double s, std::size_t n) {
     parallel(threads_for(n, 16384), [=](int thread, int threads) {
@@ -29,4 +29,4 @@ double multiply_add(std::size_t n) {
 template double multiply_add<float>(std::size_t);
 template double multiply_add<double>(std::size_t);
 
-}  // namespace pyoptim::runtime
+}  // namespace pyoptim::core

@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-namespace pyoptim::runtime {
+namespace pyoptim::core {
 
 // a[i] = a[i] + s * b[i] over n doubles on all threads: 24 bytes of traffic an element, of the kind that
 // an optimizer update makes (what is written has been read).
@@ -13,4 +13,4 @@ void stream_update(double* a, const double* b, double s, std::size_t n);
 template <class T>
 double multiply_add(std::size_t n);
 
-}  // namespace pyoptim::runtime
+}  // namespace pyoptim::core

@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <stdexcept>
 
-namespace pyoptim::runtime {
+namespace pyoptim::core {
 
 namespace {
 
@@ -73,4 +73,4 @@ std::vector<std::string> usable_instruction_sets() {
     return names;
 }
 
-}  // namespace pyoptim::runtime
+}  // namespace pyoptim::core

@@ -6,7 +6,7 @@
 
 #include "cpu/kernels.hpp"
 
-namespace pyoptim::runtime {
+namespace pyoptim::core {
 
 // The one in force. The first call chooses: PYOPTIM_FORCE_ISA, else the best this processor has.
 // Throws std::invalid_argument when PYOPTIM_FORCE_ISA names one that does not exist or cannot run.
@@ -23,4 +23,4 @@ const cpu::Kernels<T>& kernels() {
     }
 }
 
-}  // namespace pyoptim::runtime
+}  // namespace pyoptim::core

@@ -8,7 +8,7 @@
 #include <pthread.h>
 #endif
 
-namespace pyoptim::runtime {
+namespace pyoptim::core {
 
 namespace {
 std::atomic<int> g_limit{0}, g_version{0};
@@ -63,4 +63,4 @@ void set_num_threads(int n) {
     ++g_version;
 }
 
-}  // namespace pyoptim::runtime
+}  // namespace pyoptim::core

@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-namespace pyoptim::runtime {
+namespace pyoptim::core {
 
 int get_num_threads();        // the limit in force for this thread
 void set_num_threads(int n);  // n >= 1, for every thread
@@ -40,4 +40,4 @@ inline Range share(std::size_t n, std::size_t unit, int part, int parts) {
     return {begin * unit < n ? begin * unit : n, end * unit < n ? end * unit : n};
 }
 
-}  // namespace pyoptim::runtime
+}  // namespace pyoptim::core

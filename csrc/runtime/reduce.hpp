@@ -8,7 +8,7 @@
 #include "runtime/dispatch.hpp"
 #include "runtime/parallel.hpp"
 
-namespace pyoptim::runtime {
+namespace pyoptim::core {
 
 // The sum of term(begin, end) over the blocks of [0, n), added in order. `work` and `grain` as in
 // threads_for.
@@ -54,4 +54,4 @@ inline double clip_factor(double norm, double max_norm) {
     return factor >= 1 ? 1 : factor;
 }
 
-}  // namespace pyoptim::runtime
+}  // namespace pyoptim::core

@@ -5,7 +5,7 @@
 #include <memory>
 #include <new>
 
-namespace pyoptim::runtime {
+namespace pyoptim::core {
 
 // n elements that begin on a cache line, of the calling thread's; the next call may give the same ones.
 // Nothing may throw where threads run: what they need is asked for before.
@@ -24,4 +24,4 @@ T* scratch(std::size_t n) {
     return memory.get();
 }
 
-}  // namespace pyoptim::runtime
+}  // namespace pyoptim::core

@@ -5,7 +5,7 @@
 
 #include "runtime/parallel.hpp"
 
-namespace pyoptim::runtime {
+namespace pyoptim::core {
 
 // What pays for waking a thread: elements of a streaming kernel, elements with an exp.
 // About 20 us each: on a busy machine a woken thread may come late, and everyone waits for it.
@@ -23,4 +23,4 @@ void split(std::size_t n, std::size_t work, std::size_t grain, std::size_t unit,
     });
 }
 
-}  // namespace pyoptim::runtime
+}  // namespace pyoptim::core

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..formulas.rules import Rule
+from ..formulas.storage import PackedArray
+from ..runtime.dtypes import Array
+from . import FUNCTIONS, STEPPERS, StepGroup
+
 try:
-    from .._native import AdafactorStepper as _AdafactorStepper
-    from .._native import MuonStepper as _MuonStepper
-    from .._native import PackedStepper as _PackedStepper
-    from .._native import Stepper as _Stepper
-    from .._native import TrustStepper as _TrustStepper
-    from .._native import (  # noqa: F401
+    from ..runtime._native import AdafactorStepper as _AdafactorStepper
+    from ..runtime._native import MuonStepper as _MuonStepper
+    from ..runtime._native import PackedStepper as _PackedStepper
+    from ..runtime._native import Stepper as _Stepper
+    from ..runtime._native import TrustStepper as _TrustStepper
+    from ..runtime._native import (
         activation_backward,
         activation_forward,
         dense_backward,
@@ -35,10 +40,6 @@ except ModuleNotFoundError as error:
         "this install has no compiled kernels; install a C++ compiler, then reinstall pyoptim"
     ) from error
 
-from .._arrays import Array
-from ..rules import Rule
-from ..storage import PackedArray
-from . import FUNCTIONS, STEPPERS, StepGroup
 
 __all__ = ["name", "sum_of_squares", *STEPPERS, *FUNCTIONS]
 

@@ -10,8 +10,8 @@ import gc
 import sys
 from collections.abc import Callable, Collection, Sequence
 
-from .. import backends, threads
-from ..plots import check_image
+from ..runtime import dispatch, threads
+from ..runtime.figures import check_image
 from . import activations, layers, libraries, machine, norms, optimizers, report, training
 from .case import Case, Mismatch, Options, Row
 from .timing import FULL, QUICK, Effort, in_turn, nothing
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if part not in possible:
                 raise ValueError(f"--parts asks for {part}, which is not measured on {device}")
         known = machine.describe(device)
-    except (ImportError, ValueError, backends.BackendError) as error:
+    except (ImportError, ValueError, dispatch.BackendError) as error:
         print(f"pyoptim bench: {error}", file=sys.stderr)
         return 2
     sizes = _SIZES if device == "cpu" else _GPU_SIZES

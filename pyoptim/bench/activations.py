@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import backends
-from .._arrays import Array
-from ..activations import KINDS
-from ..backends import reference
+from ..backends.reference import layers as reference
+from ..formulas.activations import KINDS
+from ..runtime import dispatch
+from ..runtime.dtypes import Array
 from .case import Case, Family, Options, Row, Target
 from .layers import Competitor, Expected, aligned, checked
 from .timing import Run
@@ -47,7 +47,7 @@ def _prepare(kind: str, dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[st
     eps = 128 * float(np.finfo(dtype).eps)
     expected = {"y": Expected(y, eps * (1 + np.abs(y))), "dx": Expected(dx, eps * (1 + np.abs(dx)))}
     makers: dict[str, Callable[[str, _Arrays], Competitor]]
-    makers = {"pyoptim": functools.partial(_kernels, backends.current())}
+    makers = {"pyoptim": functools.partial(_kernels, dispatch.current())}
     if "numpy" in peers:
         makers["numpy"] = functools.partial(_kernels, reference)
     if "torch" in peers:

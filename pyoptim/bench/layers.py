@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import backends
-from .._arrays import Array, aligned_zeros
+from ..arrays.memory import aligned_zeros
+from ..runtime import dispatch
+from ..runtime.dtypes import Array
 from .case import Case, Family, Mismatch, Options, Row, Target
 from .timing import Run
 
@@ -57,8 +58,6 @@ def aligned(values: Array, dtype: np.dtype[Any]) -> Array:
     out[...] = values
     return out
 
-
-# ---- dense layers: (in, out), and the batches --------------------------------------------------------
 
 _DENSE = {(784, 256): (1, 10, 32, 128, 256, 1024), (1024, 1024): (256,)}
 
@@ -119,7 +118,7 @@ def _dense(shape: tuple[int, int, int], dtype: np.dtype[Any], peers: tuple[str, 
 
 
 def _dense_pyoptim(a: _Dense) -> Competitor:
-    backend = backends.current()
+    backend = dispatch.current()
 
     def run() -> None:
         backend.dense_forward(a.x, a.weight, a.bias, "relu", a.y)
@@ -184,8 +183,6 @@ def _against_torch(batches: tuple[int, ...]) -> Callable[[Row], float | None]:
     return value
 
 
-# ---- losses with their gradients: cross-entropy and divergence of (batch, classes), squared error ------
-
 _LOGITS = ((1024, 10), (256, 1000))
 _TEMPERATURE = 2.0
 _SQUARED = 1_000_000
@@ -238,7 +235,7 @@ def _cross_entropy(batch: int, classes: int, dtype: np.dtype[Any], peers: tuple[
 
 
 def _cross_entropy_pyoptim(a: _Loss) -> Competitor:
-    backend, found = backends.current(), np.empty(())
+    backend, found = dispatch.current(), np.empty(())
 
     def run() -> None:
         found[...] = backend.softmax_cross_entropy(a.x, a.target, a.dx, None, None, 0.0)
@@ -288,7 +285,7 @@ def _divergence(batch: int, classes: int, dtype: np.dtype[Any], peers: tuple[str
 
 
 def _divergence_pyoptim(a: _Loss) -> Competitor:
-    backend, found = backends.current(), np.empty(())
+    backend, found = dispatch.current(), np.empty(())
 
     def run() -> None:
         found[...] = backend.kl_divergence(a.x, a.target, a.dx, None, _TEMPERATURE)
@@ -339,7 +336,7 @@ def _squared(dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[str, Run]:
 
 
 def _squared_pyoptim(a: _Loss) -> Competitor:
-    backend, found = backends.current(), np.empty(())
+    backend, found = dispatch.current(), np.empty(())
 
     def run() -> None:
         found[...] = backend.pointwise_loss("squared", a.x, a.target, a.dx, None, 1.0)

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import _device, backends
-from .._arrays import Array, views
-from ..backends.device import LEGACY_STREAM, Queue
+from ..arrays import gpu
+from ..arrays.memory import views
+from ..arrays.queue import LEGACY_STREAM, Queue
+from ..runtime import dispatch
+from ..runtime.dtypes import Array
 
 
 class Library:
@@ -75,10 +77,10 @@ class OurDevice(Library):
     """pyoptim's own arrays in the first GPU's memory."""
 
     def __init__(self) -> None:
-        self.queue = Queue(backends.for_device().launcher, 0)
+        self.queue = Queue(dispatch.for_device().launcher, 0)
 
     def array(self, values: Array) -> Any:
-        made = _device.empty(self.queue, values.shape, values.dtype)
+        made = gpu.empty(self.queue, values.shape, values.dtype)
         made[...] = values
         return made
 

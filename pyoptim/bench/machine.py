@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import backends, threads
 from ..config import show_config
+from ..runtime import dispatch, threads
 from . import libraries
 from .timing import Run
 
@@ -31,7 +31,7 @@ def describe(device: str) -> dict[str, Any]:
     }
     found["date"] = datetime.date.today().isoformat()
     if device == "cuda":
-        backend = backends.for_device()
+        backend = dispatch.for_device()
         gpu = backend.launcher.device(0)
         found |= {
             "gpu": gpu["name"],

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import backends
-from .._arrays import Array
+from ..runtime import dispatch
+from ..runtime.dtypes import Array
 from . import libraries
 from .case import Case, Family, Options, Row, Target
 from .layers import Competitor, Expected, aligned, checked
@@ -83,7 +83,7 @@ def _prepare(kind: str, shape: tuple[int, ...], dtype: np.dtype[Any], options: O
 
 
 def _pyoptim(library: Library, kind: str, x: Any, dy: Any, gamma: Any, beta: Any) -> Competitor:
-    backend, relu, dtype = backends.of(x), kind.endswith("ReLU"), x.dtype
+    backend, relu, dtype = dispatch.of(x), kind.endswith("ReLU"), x.dtype
 
     def some(shape: tuple[int, ...], value: float = 0.0) -> Any:
         return library.array(aligned(np.full(shape, value), dtype))

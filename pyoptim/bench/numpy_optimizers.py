@@ -12,7 +12,7 @@ import functools
 
 import numpy as np
 
-from .._arrays import Array
+from ..runtime.dtypes import Array
 
 
 def sgd(t: int, p: Array, g: Array) -> None:

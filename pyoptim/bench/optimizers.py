@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import optimizers
-from .._arrays import Array
-from ..optimizer import Optimizer
+from ..optim import elementwise
+from ..optim.optimizer import Optimizer
+from ..runtime.dtypes import Array
 from . import libraries
 from . import numpy_optimizers as plain
 from .case import Case, Family, Mismatch, Options, Row, Target
@@ -36,24 +36,24 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "SGD": Kind(optimizers.SGD, plain.sgd, "SGD", True),
-    "SGD momentum": Kind(optimizers.SGD, plain.momentum, "SGD", True, {"momentum": 0.9}),
-    "SGD Nesterov": Kind(optimizers.SGD, plain.nesterov, "SGD", True, {"momentum": 0.9, "nesterov": True}),
-    "Adagrad": Kind(optimizers.Adagrad, plain.adagrad, "Adagrad", True),
-    "RMSprop": Kind(optimizers.RMSprop, plain.rmsprop, "RMSprop", False),
+    "SGD": Kind(elementwise.SGD, plain.sgd, "SGD", True),
+    "SGD momentum": Kind(elementwise.SGD, plain.momentum, "SGD", True, {"momentum": 0.9}),
+    "SGD Nesterov": Kind(elementwise.SGD, plain.nesterov, "SGD", True, {"momentum": 0.9, "nesterov": True}),
+    "Adagrad": Kind(elementwise.Adagrad, plain.adagrad, "Adagrad", True),
+    "RMSprop": Kind(elementwise.RMSprop, plain.rmsprop, "RMSprop", False),
     "RMSprop centered momentum": Kind(
-        optimizers.RMSprop, plain.rmsprop_centered_momentum, "RMSprop", False, _BOTH
+        elementwise.RMSprop, plain.rmsprop_centered_momentum, "RMSprop", False, _BOTH
     ),
-    "Adadelta": Kind(optimizers.Adadelta, plain.adadelta, "Adadelta", False),
-    "Adam": Kind(optimizers.Adam, plain.adam, "Adam", True),
-    "AdamW": Kind(optimizers.AdamW, plain.adamw, "AdamW", True),
-    "AMSGrad": Kind(optimizers.AMSGrad, plain.amsgrad, "Adam", True, {}, {"amsgrad": True}),
-    "Adamax": Kind(optimizers.Adamax, plain.adamax, "Adamax", False),
-    "NAdam": Kind(optimizers.NAdam, plain.nadam, "NAdam", False),
-    "RAdam": Kind(optimizers.RAdam, plain.radam, "RAdam", False),
-    "Lion": Kind(optimizers.Lion, plain.lion, "", False),
-    "Rprop": Kind(optimizers.Rprop, plain.rprop, "Rprop", False),
-    "ASGD": Kind(optimizers.ASGD, plain.asgd, "ASGD", False),
+    "Adadelta": Kind(elementwise.Adadelta, plain.adadelta, "Adadelta", False),
+    "Adam": Kind(elementwise.Adam, plain.adam, "Adam", True),
+    "AdamW": Kind(elementwise.AdamW, plain.adamw, "AdamW", True),
+    "AMSGrad": Kind(elementwise.AMSGrad, plain.amsgrad, "Adam", True, {}, {"amsgrad": True}),
+    "Adamax": Kind(elementwise.Adamax, plain.adamax, "Adamax", False),
+    "NAdam": Kind(elementwise.NAdam, plain.nadam, "NAdam", False),
+    "RAdam": Kind(elementwise.RAdam, plain.radam, "RAdam", False),
+    "Lion": Kind(elementwise.Lion, plain.lion, "", False),
+    "Rprop": Kind(elementwise.Rprop, plain.rprop, "Rprop", False),
+    "ASGD": Kind(elementwise.ASGD, plain.asgd, "ASGD", False),
 }
 
 # Adam on several arrays at once; the sizes of a case are the arrays'.

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ..plots import new_figure
+from ..runtime.figures import new_figure
 from .case import Row, Target
 
 _COLUMNS = {

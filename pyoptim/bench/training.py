@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import datasets, nn, threads
-from .._arrays import Array
-from ..optimizers import SGD, Adam
-from ..trainer import Trainer
+from .. import datasets, nn
+from ..optim.elementwise import SGD, Adam
+from ..runtime import threads
+from ..runtime.dtypes import Array
+from ..train.trainer import Trainer
 from . import libraries
 from .case import Case, Family, Mismatch, Options, Row, Target
 from .timing import Run

@@ -1,5 +1,7 @@
 """Layers, losses, initialisers, and models made of them."""
 
+from __future__ import annotations
+
 from .activations import (
     ELU,
     GELU,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .. import backends, ops
-from .._arrays import Array, empty_like
-from ..activations import KINDS
+from .. import ops
+from ..arrays.memory import empty_like
+from ..formulas.activations import KINDS
+from ..runtime import dispatch
+from ..runtime.dtypes import Array
 from .layers import Layer
 
 
@@ -22,7 +24,7 @@ class Activation(Layer):
 
     def forward(self, x: Array, training: bool) -> Array:
         y: Array = empty_like(x)
-        backends.of(x).activation_forward(self.kind, x, y, *self.numbers)
+        dispatch.of(x).activation_forward(self.kind, x, y, *self.numbers)
         self._kept = x if KINDS[self.kind].keeps_input else y
         return y
 
@@ -30,7 +32,7 @@ class Activation(Layer):
         if not need_dx:
             return None
         dx: Array = empty_like(dy)
-        backends.of(dy).activation_backward(self.kind, dy, self._kept, dx, *self.numbers)
+        dispatch.of(dy).activation_backward(self.kind, dy, self._kept, dx, *self.numbers)
         return dx
 
 
@@ -149,7 +151,7 @@ class Softmax(Layer):
         y: Array = empty_like(x)
         if x.size:
             rows = (-1, x.shape[-1])
-            backends.of(x).softmax_forward(self._log, x.reshape(rows), y.reshape(rows))
+            dispatch.of(x).softmax_forward(self._log, x.reshape(rows), y.reshape(rows))
         self._y = y
         return y
 
@@ -159,7 +161,7 @@ class Softmax(Layer):
         dx: Array = empty_like(dy)
         rows = (-1, dy.shape[-1])
         if dy.size:
-            backends.of(dy).softmax_backward(
+            dispatch.of(dy).softmax_backward(
                 self._log, dy.reshape(rows), self._y.reshape(rows), dx.reshape(rows)
             )
         return dx

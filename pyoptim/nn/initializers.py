@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._arrays import Array
+from ..runtime.dtypes import Array
 
 Initializer = Callable[[np.random.Generator, tuple[int, ...]], Array]
 

@@ -12,9 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import _arrays, backends, ops
-from .._arrays import Array, empty, empty_like, views
-from .._hyperparameters import check_count, is_number
+from .. import ops
+from ..arrays import memory
+from ..arrays.memory import empty, empty_like, views
+from ..runtime import dispatch
+from ..runtime.dtypes import Array
+from ..runtime.numbers import check_count, is_number
 from . import initializers
 from .initializers import Initializer
 
@@ -157,7 +160,7 @@ class Dense(Layer):
 
     def forward(self, x: Array, training: bool) -> Array:
         y: Array = empty((x.shape[0], self.out_features), x)
-        backends.of(x).dense_forward(
+        dispatch.of(x).dense_forward(
             x, self.parameters["weight"], self.parameters.get("bias"), self.activation, y
         )
         self._x, self._y = x, y
@@ -165,7 +168,7 @@ class Dense(Layer):
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         dx = empty_like(self._x) if need_dx else None
-        backends.of(dy).dense_backward(
+        dispatch.of(dy).dense_backward(
             dy,
             self._x,
             self.parameters["weight"],
@@ -291,7 +294,7 @@ class BatchNorm(Layer):
             dgamma, dbeta = self.gradients["weight"], self.gradients["bias"]
         else:
             dgamma, dbeta = empty((self.features,), x), empty((self.features,), x)
-        backends.of(dy).norm_backward(
+        dispatch.of(dy).norm_backward(
             dy.reshape(x.shape),
             x,
             self.parameters.get("weight"),
@@ -347,7 +350,7 @@ class LayerNorm(Layer):
         y: Array = empty_like(x)
         self._mean, self._inv_std = empty((len(rows),), x), empty((len(rows),), x)
         gamma, beta = self._flat(self.parameters)
-        backends.of(x).layer_norm_forward(
+        dispatch.of(x).layer_norm_forward(
             rows, gamma, beta, self.eps, y.reshape(rows.shape), self._mean, self._inv_std
         )
         self._x = rows
@@ -360,7 +363,7 @@ class LayerNorm(Layer):
             dgamma, dbeta = self._flat(self.gradients)
         else:
             dgamma, dbeta = empty(x.shape[1:], x), empty(x.shape[1:], x)
-        backends.of(dy).layer_norm_backward(
+        dispatch.of(dy).layer_norm_backward(
             dy.reshape(x.shape),
             x,
             self._flat(self.parameters)[0],
@@ -411,11 +414,11 @@ class Rescale(Layer):
         self.scale, self.shift = float(scale), float(shift)
 
     def forward(self, x: Array, training: bool) -> Array:
-        y: Array = _arrays.affine(x, self.scale, self.shift)
+        y: Array = memory.affine(x, self.scale, self.shift)
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
-        dx: Array = _arrays.affine(dy, self.scale)
+        dx: Array = memory.affine(dy, self.scale)
         return dx
 
 

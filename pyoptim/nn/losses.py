@@ -6,9 +6,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import _loss_ops, backends
-from .._arrays import Array, as_numpy, check_float_array, constant, empty_like
-from .._device import DeviceArray, downloaded, placed
+from ..arrays.checks import as_numpy, check_float_array
+from ..arrays.gpu import DeviceArray, placed
+from ..arrays.gpu_data import downloaded
+from ..arrays.memory import constant, empty_like
+from ..ops import losses
+from ..runtime import dispatch
+from ..runtime.dtypes import Array
 
 
 class Loss:
@@ -41,7 +45,7 @@ class Loss:
         """Weights >= 0 of the examples, converted; TypeError where the loss takes none."""
         if weight is not None and not self.takes_sample_weight:
             raise TypeError(f"{type(self).__name__} takes no sample_weight")
-        return _loss_ops.check_sample_weight(name, weight, batch, dtype)
+        return losses.check_sample_weight(name, weight, batch, dtype)
 
     def evaluate(
         self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None
@@ -111,8 +115,8 @@ class CrossEntropy(Loss):
         if class_weight is not None:
             class_weight = np.array(as_numpy("class_weight", class_weight))
             size = class_weight.size
-            _loss_ops.check_class_weight(class_weight, size, np.dtype(np.float64))
-        _loss_ops.check_smoothing(label_smoothing)
+            losses.check_class_weight(class_weight, size, np.dtype(np.float64))
+        losses.check_smoothing(label_smoothing)
         self.class_weight: Array | None = class_weight
         self.label_smoothing = float(label_smoothing)
 
@@ -121,10 +125,10 @@ class CrossEntropy(Loss):
     ) -> Array:
         if len(shape) != 1:
             raise ValueError(f"CrossEntropy has an output of shape {shape}, expected (classes,)")
-        _loss_ops.check_class_weight(self.class_weight, shape[0], dtype)
-        if _loss_ops.is_soft(target):
-            return _loss_ops.check_shares(name, target, (batch, shape[0]), dtype)
-        return _loss_ops.check_labels(name, target, batch, shape[0])
+        losses.check_class_weight(self.class_weight, shape[0], dtype)
+        if losses.is_soft(target):
+            return losses.check_shares(name, target, (batch, shape[0]), dtype)
+        return losses.check_labels(name, target, batch, shape[0])
 
     def compute(
         self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
@@ -132,7 +136,7 @@ class CrossEntropy(Loss):
         weight = None
         if self.class_weight is not None:
             weight = constant(np.ascontiguousarray(self.class_weight, output.dtype), output)
-        value: float = backends.of(output).softmax_cross_entropy(
+        value: float = dispatch.of(output).softmax_cross_entropy(
             output, target, gradient, sample_weight, weight, self.label_smoothing
         )
         return value
@@ -155,7 +159,7 @@ class KLDiv(Loss):
     arguments = ("temperature", "from_logits")
 
     def __init__(self, temperature: float = 1.0, from_logits: bool = False) -> None:
-        _loss_ops.check_temperature(temperature)
+        losses.check_temperature(temperature)
         self.temperature, self.from_logits = float(temperature), bool(from_logits)
 
     def check_target(
@@ -164,8 +168,8 @@ class KLDiv(Loss):
         if len(shape) != 1:
             raise ValueError(f"KLDiv has an output of shape {shape}, expected (classes,)")
         if not self.from_logits:
-            return _loss_ops.check_shares(name, target, (batch, *shape), dtype)
-        logits = _loss_ops.check_numbers(name, target, (batch, *shape), np.dtype(np.float64))
+            return losses.check_shares(name, target, (batch, *shape), dtype)
+        logits = losses.check_numbers(name, target, (batch, *shape), np.dtype(np.float64))
         e = np.exp((logits - logits.max(axis=1, keepdims=True)) / self.temperature)
         shares: Array = (e / e.sum(axis=1, keepdims=True)).astype(dtype)
         return shares
@@ -173,7 +177,7 @@ class KLDiv(Loss):
     def compute(
         self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
     ) -> float:
-        value: float = backends.of(output).kl_divergence(
+        value: float = dispatch.of(output).kl_divergence(
             output, target, gradient, sample_weight, self.temperature
         )
         return value
@@ -191,8 +195,8 @@ class _Pointwise(Loss):
         target = as_numpy(name, target)
         if shape == (1,) and target.shape == (batch,):
             target = target[:, None]
-        checked = _loss_ops.check_numbers(name, target, (batch, *shape), dtype)
-        _loss_ops.check_pointwise_target(name, checked, self.kind)
+        checked = losses.check_numbers(name, target, (batch, *shape), dtype)
+        losses.check_pointwise_target(name, checked, self.kind)
         return checked
 
     def parameter(self, dtype: np.dtype[Any]) -> Any:
@@ -203,7 +207,7 @@ class _Pointwise(Loss):
         self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
     ) -> float:
         parameter = self.parameter(output.dtype)
-        return _loss_ops.run_pointwise(self.kind, output, target, gradient, sample_weight, parameter)
+        return losses.run_pointwise(self.kind, output, target, gradient, sample_weight, parameter)
 
 
 class MSE(_Pointwise):
@@ -235,7 +239,7 @@ class Huber(_Pointwise):
     arguments = ("delta",)
 
     def __init__(self, delta: float = 1.0) -> None:
-        _loss_ops.check_delta(delta)
+        losses.check_delta(delta)
         self.delta = float(delta)
 
     def parameter(self, dtype: np.dtype[Any]) -> Any:
@@ -260,14 +264,14 @@ class BinaryCrossEntropy(_Pointwise):
     def __init__(self, pos_weight: Any = None) -> None:
         if pos_weight is not None:
             pos_weight = np.array(as_numpy("pos_weight", pos_weight))
-            _loss_ops.check_pos_weight(pos_weight, pos_weight.size, np.dtype(np.float64))
+            losses.check_pos_weight(pos_weight, pos_weight.size, np.dtype(np.float64))
         self.pos_weight: Array | None = pos_weight
 
     def check_target(
         self, name: str, target: Any, batch: int, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> Array:
         if self.pos_weight is not None:
-            _loss_ops.check_pos_weight(self.pos_weight, shape[-1] if shape else 1, dtype)
+            losses.check_pos_weight(self.pos_weight, shape[-1] if shape else 1, dtype)
         return super().check_target(name, target, batch, shape, dtype)
 
     def parameter(self, dtype: np.dtype[Any]) -> Any:

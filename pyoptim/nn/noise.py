@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import backends, ops
-from .._arrays import Array, empty_like
+from .. import ops
+from ..arrays.memory import empty_like
+from ..runtime import dispatch
+from ..runtime.dtypes import Array
 from .layers import Layer
 
 
@@ -56,7 +58,7 @@ class Dropout(_Random):
         if self._stream is None:
             return x
         y: Array = empty_like(x)
-        backends.of(x).dropout(x, self.p, *self._stream, y)
+        dispatch.of(x).dropout(x, self.p, *self._stream, y)
         return y
 
 
@@ -78,7 +80,7 @@ class GaussianNoise(_Random):
         if not training:
             return x
         y: Array = empty_like(x)
-        backends.of(x).gaussian_noise(x, self.std, *self._next(), y)
+        dispatch.of(x).gaussian_noise(x, self.std, *self._next(), y)
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:

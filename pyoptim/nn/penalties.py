@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import backends
-from .._device import DeviceArray
-from .._hyperparameters import is_number
+from ..arrays.gpu import DeviceArray
+from ..runtime import dispatch
+from ..runtime.numbers import is_number
 from .layers import BatchNorm
 from .sequential import Sequential
 
@@ -47,7 +47,7 @@ class Penalty:
 
     def _add(self, model: Sequential) -> Any:
         w = model.flat_parameters
-        return backends.of(w).penalty(w, model.flat_gradients, self._runs(model), self.l2, self.l1)
+        return dispatch.of(w).penalty(w, model.flat_gradients, self._runs(model), self.l2, self.l1)
 
     def _added(self, model: Sequential, loss: Any) -> Any:
         """The loss with the penalty, as `add`; on a GPU nothing waits."""
@@ -55,7 +55,7 @@ class Penalty:
         if not isinstance(value, DeviceArray):
             return float(loss) + value
         value.queue.join()  # type: ignore[union-attr]
-        backends.of(value).add(loss, value, loss)
+        dispatch.of(value).add(loss, value, loss)
         return loss
 
     def _runs(self, model: Sequential) -> list[tuple[int, int]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from .._arrays import Array, add
+from ..arrays.memory import add
+from ..runtime.dtypes import Array
 from .layers import Layer, backward, bind, check_layers
 from .sequential import Sequential
 

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import _device
-from .._arrays import FLOATS, Array, aligned_zeros, check_finite, check_like
-from ..backends.device import Queue
+from ..arrays import gpu, gpu_data, gpu_views
+from ..arrays.checks import check_finite, check_like
+from ..arrays.memory import aligned_zeros
+from ..arrays.queue import Queue
+from ..backends.gpu import copies as gpu_copies
+from ..runtime.dtypes import FLOATS, Array
 from .layers import Layer, backward, bind, check_layers
 
 
@@ -119,7 +122,7 @@ class Sequential:
         copy (`cupy.asarray`, `torch.as_tensor`). Models, optimizers and trainings that were saved there go on
         here, and the other way round.
         """
-        queue = _device.queue_on(device)
+        queue = gpu.queue_on(device)
         if self.owned:
             raise ValueError(f"{self!r} belongs to another model, expected that one to be moved")
         if self.device == ("cpu" if queue is None else f"cuda:{queue.device}"):
@@ -135,7 +138,7 @@ class Sequential:
                     layer.buffers[name] = _moved(value, queue)
             # What the last forward has kept is of the other memory.
             for name, value in list(vars(layer).items()):
-                if name.startswith("_") and isinstance(value, np.ndarray | _device.DeviceArray | tuple):
+                if name.startswith("_") and isinstance(value, np.ndarray | gpu.DeviceArray | tuple):
                     delattr(layer, name)
         self._queue, self._output_shape, self._given = queue, None, None
         return self
@@ -184,15 +187,15 @@ class Sequential:
         TypeError, ValueError
             Not numbers, not finite, or not the shape that the first layers take.
         """
-        if _device.is_there(x):
+        if gpu_views.is_there(x):
             if self._queue is None:
                 raise TypeError(f"{name} is in a GPU's memory, but the model is not: see Sequential.to")
-            there: Any = _device.adopted(name, x, self._queue, self.dtype, or_bytes=True)
+            there: Any = gpu_data.adopted(name, x, self._queue, self.dtype, or_bytes=True)
             self._check_shape(name, there.shape)
             if there.dtype == self.dtype or keep_bytes:
                 return there  # type: ignore[no-any-return]
-            made: Any = _device.rows_of(there, len(there), self.dtype)
-            _device.release(there)
+            made: Any = gpu_copies.rows_of(there, len(there), self.dtype)
+            gpu_data.release(there)
             return made  # type: ignore[no-any-return]
         x = np.asarray(x)
         if x.dtype.kind not in "fiub":
@@ -239,10 +242,10 @@ class Sequential:
         if self._queue is None:
             return self._forward(there).copy()
         if isinstance(there, np.ndarray):
-            self._given, there = None, _device.uploaded(self._queue, there)
+            self._given, there = None, gpu.uploaded(self._queue, there)
             return np.array(self._forward(there))
         y = self._forward(there).copy()
-        _device.release(there)
+        gpu_data.release(there)
         self._given = there
         return y
 
@@ -263,20 +266,20 @@ class Sequential:
         """
         if self._output_shape is None:
             raise ValueError("backward before forward: there is no output to take a gradient of")
-        if self._queue is not None and _device.is_there(dy):
-            there: Any = _device.adopted("dy", dy, self._queue, self.dtype, self._output_shape)
+        if self._queue is not None and gpu_views.is_there(dy):
+            there: Any = gpu_data.adopted("dy", dy, self._queue, self.dtype, self._output_shape)
             dx = self._backward(there, need_dx)
             for array in (there, self._given):
                 if array is not None:
-                    _device.release(array)
+                    gpu_data.release(array)
             return dx
         dy = check_like("dy", dy, self._output_shape, self.dtype, " as the last output")
         if self._queue is None:
             return self._backward(dy, need_dx)
-        there = _device.uploaded(self._queue, dy)
+        there = gpu.uploaded(self._queue, dy)
         dx = self._backward(there, need_dx)
         if self._given is not None:
-            _device.release(self._given)
+            gpu_data.release(self._given)
         return None if dx is None else np.asarray(dx)
 
     def _backward(self, dy: Array, need_dx: bool = False) -> Array | None:
@@ -335,7 +338,7 @@ class Sequential:
 
     def save(self, path: str | Path) -> None:
         """Write layers, what of them is frozen, parameters and buffers to a safetensors file, atomically."""
-        from .. import checkpoint
+        from . import checkpoint
 
         checkpoint.save_model(self, path)
 
@@ -348,7 +351,7 @@ class Sequential:
         ValueError
             The file is truncated, or is not a model of ours.
         """
-        from .. import checkpoint
+        from . import checkpoint
 
         return checkpoint.load_model(path)
 
@@ -368,7 +371,7 @@ class Sequential:
 def _moved(array: Any, queue: Queue | None) -> Any:
     """A copy in the memory of a queue, or of the processor."""
     if queue is not None:
-        return _device.uploaded(queue, np.asarray(array))
+        return gpu.uploaded(queue, np.asarray(array))
     made = aligned_zeros(array.size, array.dtype).reshape(array.shape)
     made[...] = array
     return made

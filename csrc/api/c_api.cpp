@@ -1,0 +1,145 @@
+#include <cstdio>
+#include <exception>
+#include <stdexcept>
+
+#include "api/layer_json.hpp"
+#include "pyoptim/network.hpp"
+#include "pyoptim/pyoptim.h"
+
+struct pyoptim_network {
+    pyoptim::Network<float> it;
+};
+struct pyoptim_optimizer {
+    std::unique_ptr<pyoptim::Optimizer<float>> it;
+};
+
+namespace {
+
+// No exception leaves this file.
+template <class Body>
+int guarded(pyoptim_error* error, Body body) {
+    int code = PYOPTIM_FAILED;
+    const char* message = "unknown error";
+    const auto tell = [&] {
+        if (error != nullptr) std::snprintf(error->message, sizeof(error->message), "%s", message);
+        return code;
+    };
+    try {
+        body();
+        return PYOPTIM_OK;
+    } catch (const std::logic_error& caught) {  // invalid_argument among them
+        code = PYOPTIM_INVALID;
+        message = caught.what();
+        return tell();
+    } catch (const std::exception& caught) {
+        message = caught.what();
+        return tell();
+    } catch (...) {
+        return tell();
+    }
+}
+
+void need(bool condition, const char* what) {
+    if (!condition) throw std::invalid_argument(what);
+}
+
+}  // namespace
+
+int pyoptim_network_create(const char* layers, uint64_t seed, pyoptim_network** network,
+                           pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(layers != nullptr && network != nullptr, "layers or network is null");
+        std::vector<pyoptim::Layer> all;
+        try {
+            all = pyoptim::core::layers_from(layers);
+        } catch (const std::runtime_error& caught) {
+            throw std::invalid_argument(caught.what());
+        }
+        *network = new pyoptim_network{pyoptim::Network<float>(all, seed)};
+    });
+}
+
+int pyoptim_network_load(const char* path, pyoptim_network** network, pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(path != nullptr && network != nullptr, "path or network is null");
+        *network = new pyoptim_network{pyoptim::Network<float>::load(path)};
+    });
+}
+
+int pyoptim_network_save(const pyoptim_network* network, const char* path, pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(network != nullptr && path != nullptr, "network or path is null");
+        network->it.save(path);
+    });
+}
+
+void pyoptim_network_destroy(pyoptim_network* network) { delete network; }
+
+size_t pyoptim_network_inputs(const pyoptim_network* network) {
+    return network == nullptr ? 0 : network->it.inputs();
+}
+size_t pyoptim_network_outputs(const pyoptim_network* network) {
+    return network == nullptr ? 0 : network->it.outputs();
+}
+size_t pyoptim_network_parameter_count(const pyoptim_network* network) {
+    return network == nullptr ? 0 : network->it.parameter_count();
+}
+float* pyoptim_network_parameters(pyoptim_network* network) {
+    return network == nullptr ? nullptr : network->it.parameters();
+}
+
+int pyoptim_network_set_trainable(pyoptim_network* network, size_t layer, int trainable,
+                                  pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(network != nullptr, "network is null");
+        network->it.set_trainable(layer, trainable != 0);
+    });
+}
+
+int pyoptim_network_fit(pyoptim_network* network, pyoptim_optimizer* optimizer, const float* x,
+                        const int64_t* labels, size_t examples, size_t batch_size, uint64_t seed,
+                        double* loss, pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(network != nullptr && optimizer != nullptr && x != nullptr && labels != nullptr,
+             "network, optimizer, x or labels is null");
+        pyoptim::FitOptions options;
+        options.batch_size = batch_size;
+        options.seed = seed;
+        const auto result = network->it.fit({x, labels, examples}, *optimizer->it, options);
+        if (loss != nullptr) *loss = result.loss;
+    });
+}
+
+int pyoptim_network_predict(const pyoptim_network* network, const float* x, size_t examples, float* y,
+                            pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(network != nullptr && x != nullptr && y != nullptr, "network, x or y is null");
+        network->it.predict(x, examples, y);
+    });
+}
+
+int pyoptim_optimizer_create(const char* name, size_t size, pyoptim_optimizer** optimizer,
+                             pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(name != nullptr && optimizer != nullptr, "name or optimizer is null");
+        *optimizer = new pyoptim_optimizer{pyoptim::make_optimizer<float>(name, size)};
+    });
+}
+
+int pyoptim_optimizer_set(pyoptim_optimizer* optimizer, const char* name, double value,
+                          pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(optimizer != nullptr && name != nullptr, "optimizer or name is null");
+        optimizer->it->set(name, value);
+    });
+}
+
+int pyoptim_optimizer_step(pyoptim_optimizer* optimizer, float* param, const float* grad,
+                           pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(optimizer != nullptr && param != nullptr && grad != nullptr, "optimizer, param or grad is null");
+        optimizer->it->step(param, grad);
+    });
+}
+
+void pyoptim_optimizer_destroy(pyoptim_optimizer* optimizer) { delete optimizer; }

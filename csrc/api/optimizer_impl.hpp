@@ -1,0 +1,27 @@
+// What an Optimizer of the C++ API holds.
+#pragma once
+
+#include <vector>
+
+#include "optim/stepper.hpp"
+#include "pyoptim/optimizer.hpp"
+
+namespace pyoptim {
+
+template <class T>
+struct Optimizer<T>::Impl {
+    std::size_t size = 0;
+    int rule = -1;  // before the first step
+    Progress progress;
+    std::vector<std::vector<T>> states;
+    core::Stepper<T> stepper;  // prepared for `stepped`
+    T* stepped = nullptr;
+
+    typename core::Stepper<T>::Array array(T* param) {
+        typename core::Stepper<T>::Array array{rule, 0, param, {}, size, nullptr};
+        for (std::size_t k = 0; k < states.size(); ++k) array.state[k] = states[k].data();
+        return array;
+    }
+};
+
+}  // namespace pyoptim

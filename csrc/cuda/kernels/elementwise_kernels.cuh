@@ -1,0 +1,161 @@
+// Activations, dropout and noise: the CPU's formulas, hence its bits.
+#pragma once
+
+#include "cuda/kernels/device.cuh"
+#include "formulas/activation_math.hpp"
+#include "formulas/random.hpp"
+
+namespace pyoptim::cuda {
+
+// y = function(x) of n elements.
+template <class T, class Function>
+__device__ inline void map(Index n, const T* x, T* y, Function function) {
+    const Index head = to_aligned(x);
+    each_of_block<T>(n, head, is_aligned(y + head), [&](Index i, auto width) {
+        auto pack = load<decltype(width)::value>(x + i);
+        for (T& value : pack.value) value = function(value);
+        store(y + i, pack);
+    });
+}
+// y = function(a, b)
+template <class T, class Function>
+__device__ inline void map(Index n, const T* a, const T* b, T* y, Function function) {
+    const Index head = to_aligned(a);
+    const bool aligned = is_aligned(b + head) && is_aligned(y + head);
+    each_of_block<T>(n, head, aligned, [&](Index i, auto width) {
+        constexpr int values = decltype(width)::value;
+        auto pack = load<values>(a + i);
+        const auto other = load<values>(b + i);
+        for (int j = 0; j < values; ++j) pack.value[j] = function(pack.value[j], other.value[j]);
+        store(y + i, pack);
+    });
+}
+
+// y = a + b; y may be either. A block per kElements.
+template <class T>
+PYOPTIM_KERNEL add(Index n, const T* a, const T* b, T* y) {
+    const Index begin = block() * kElements;
+    map(own_elements(n), a + begin, b + begin, y + begin, [](T one, T other) { return one + other; });
+}
+
+// y = scale x + shift; y may be x. A block per kElements.
+template <class T>
+PYOPTIM_KERNEL affine(Index n, double scale, double shift, const T* x, T* y) {
+    const Index begin = block() * kElements;
+    const T by = T(scale), plus = T(shift);
+    map(own_elements(n), x + begin, y + begin, [&](T value) { return value * by + plus; });
+}
+
+template <class A, class T>
+__device__ inline void activate(Index n, T a, T b, const T* x, T* y) {
+    map(n, x, y, [&](T value) { return A::value(value, a, b); });
+}
+
+// kind: an Activation; its parameters a and b are cast to T. x may be y. A block per kElements.
+template <class T>
+PYOPTIM_KERNEL activation_forward(Index kind, double a, double b, Index n, const T* x, T* y) {
+    const Index begin = block() * kElements;
+    n = own_elements(n);
+    switch (Activation(kind)) {
+#define X(name)            \
+    case Activation::name: \
+        return activate<math::name##_activation>(n, T(a), T(b), x + begin, y + begin);
+        PYOPTIM_FOR_EACH_ACTIVATION(X)
+#undef X
+        case Activation::count:
+            return;
+    }
+}
+
+template <class A, class T>
+__device__ inline void gradient(Index n, T a, T b, const T* dy, const T* kept, T* dx) {
+    map(n, dy, kept, dx, [&](T slope, T value) { return A::gradient(slope, value, a, b); });
+}
+
+// kept: the output, or the input of gelu, gelu_tanh, silu, softplus and the hard ones. dx may be dy.
+template <class T>
+PYOPTIM_KERNEL activation_backward(Index kind, double a, double b, Index n, const T* dy, const T* kept,
+                                   T* dx) {
+    const Index begin = block() * kElements;
+    n = own_elements(n);
+    switch (Activation(kind)) {
+#define X(name)            \
+    case Activation::name: \
+        return gradient<math::name##_activation>(n, T(a), T(b), dy + begin, kept + begin, dx + begin);
+        PYOPTIM_FOR_EACH_ACTIVATION(X)
+#undef X
+        case Activation::count:
+            return;
+    }
+}
+
+template <class T, class A>
+__device__ inline void biased(Index n, Index cols, Index begin, T a, T b, const T* bias, T* y) {
+    const Index first = begin % cols;
+    const auto value = [&](Index i) { return y[i] + bias[(first + i) % cols]; };
+    each_ahead<1>(thread(), n, kThreads, value, [&](Index i, T sum) {  // of every activation: kept small
+        y[i] = A::value(sum, a, b);
+    });
+}
+
+// What comes after a matrix product: y = activation(y + bias), for n elements in rows of `cols`. A block per
+// kElements.
+template <class T>
+PYOPTIM_KERNEL bias_activation(Index kind, double a, double b, Index n, Index cols, const T* bias, T* y) {
+    const Index begin = block() * kElements;
+    n = own_elements(n);
+    switch (Activation(kind)) {
+#define X(name)            \
+    case Activation::name: \
+        return biased<T, math::name##_activation>(n, cols, begin, T(a), T(b), bias, y + begin);
+        PYOPTIM_FOR_EACH_ACTIVATION(X)
+#undef X
+        case Activation::count:
+            return;
+    }
+}
+
+// The four words of a counter, of which a warp's half has 16 neighbours: see RandomStream.
+__device__ inline Words words_of(const RandomStream& stream, Index counter) {
+    return philox(
+        {{unsigned(counter), unsigned(counter >> 32), unsigned(stream.step), unsigned(stream.step >> 32)}},
+        unsigned(stream.seed), unsigned(stream.seed >> 32));
+}
+
+// Of the step that is so many after `step`.
+__device__ inline RandomStream stream_of(unsigned long long seed, unsigned long long step,
+                                         const Position* at) {
+    return {seed, step + static_cast<unsigned long long>(steps_of(at))};
+}
+
+// Those whose random word is below `threshold` become 0, the others are scaled. x may be y. A thread per
+// counter, which has words for 4 positions that are 16 apart; kThreads counters a block.
+template <class T>
+PYOPTIM_KERNEL dropout(unsigned long long seed, unsigned long long step, const Position* at, Index n,
+                       unsigned threshold, double scale, const T* x, T* y) {
+    const Index counter = block() * kThreads + thread(), first = counter / 16 * kStreamBlock + counter % 16;
+    if (first >= n) return;
+    const Words words = words_of(stream_of(seed, step, at), counter);
+    const auto value = [&](Index i) { return x[i]; };
+    each_ahead<4>(first, smaller(n, first + kStreamBlock), 16, value, [&](Index i, T it) {
+        const T kept = it * T(scale);
+        y[i] = words.word[(i - first) / 16] < threshold ? T(0) : kept;
+    });
+}
+
+// y = x + deviation z, z standard normal; otherwise as dropout.
+template <class T>
+PYOPTIM_KERNEL gaussian_noise(unsigned long long seed, unsigned long long step, const Position* at, Index n,
+                              double deviation, const T* x, T* y) {
+    const Index counter = block() * kThreads + thread(), first = counter / 16 * kStreamBlock + counter % 16;
+    if (first >= n) return;
+    const Words words = words_of(stream_of(seed, step, at), counter);
+    const math::NormalPair one = math::box_muller(words.word[0], words.word[1]);
+    const math::NormalPair other = math::box_muller(words.word[2], words.word[3]);
+    const T z[4] = {T(one.first), T(one.second), T(other.first), T(other.second)};
+    const auto value = [&](Index i) { return x[i]; };
+    each_ahead<4>(first, smaller(n, first + kStreamBlock), 16, value,
+                  [&](Index i, T it) { y[i] = it + T(deviation) * z[(i - first) / 16]; });
+}
+
+}  // namespace pyoptim::cuda

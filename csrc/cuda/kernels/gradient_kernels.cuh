@@ -1,0 +1,61 @@
+// The norm of many gradients, and clipping by it, on the tables of step_kernel.cuh.
+#pragma once
+
+#include "cuda/kernels/step_kernel.cuh"
+
+namespace pyoptim::cuda {
+
+// The sum of squares of each chunk; a block per chunk.
+template <class T>
+PYOPTIM_KERNEL sum_of_squares(const StepArray* arrays, const StepChunk* chunks, const T* const* grads,
+                              double* partial) {
+    const StepChunk at = chunks[block()];
+    const Index begin = at.chunk * kChunk, n = smaller(kChunk, arrays[at.array].size - begin);
+    const T* const grad = grads[at.array] + begin;
+    double sum = 0;
+    for (Index i = thread(); i < n; i += kThreads) sum += double(grad[i]) * double(grad[i]);
+    sum = block_sum(sum);
+    if (thread() == 0) partial[block()] = sum;
+}
+
+// The same of one array of n elements; a block per kChunk of them.
+template <class T>
+PYOPTIM_KERNEL chunk_squares(Index n, const T* x, double* partial) {
+    const Index begin = block() * kChunk, end = smaller(n, begin + kChunk);
+    double sum = 0;
+    for (Index i = begin + thread(); i < end; i += kThreads) sum += double(x[i]) * double(x[i]);
+    sum = block_sum(sum);
+    if (thread() == 0) partial[block()] = sum;
+}
+
+// *out = scale times the sum of n values, divided by *divisor unless that is null. T is double. One block.
+template <class T>
+PYOPTIM_KERNEL total(Index n, const T* partial, double scale, const double* divisor, double* out) {
+    double sum = 0;
+    for (Index i = thread(); i < n; i += kThreads) sum += partial[i];
+    sum = block_sum(sum);
+    if (thread() == 0) *out = divisor != nullptr ? scale * sum / *divisor : scale * sum;
+}
+
+// What gradients are multiplied by so that their norm is at most max_norm: pyoptim/gradients.py has its twin.
+// T is double. One block.
+template <class T>
+PYOPTIM_KERNEL clip_factor(const T* sum_of_squares, double max_norm, T* factor) {
+    if (thread() > 0) return;
+    const double ratio = max_norm / (square_root(*sum_of_squares) + 1e-6);
+    *factor = ratio >= 1 ? 1 : ratio;  // NaN stays NaN
+}
+
+// Multiplies gradients in place; by 1 they are left alone. A block per chunk.
+template <class T>
+PYOPTIM_KERNEL scale(const StepArray* arrays, const StepChunk* chunks, T* const* grads,
+                     const double* factor) {
+    if (*factor == 1) return;
+    const StepChunk at = chunks[block()];
+    const Index begin = at.chunk * kChunk, n = smaller(kChunk, arrays[at.array].size - begin);
+    T* const grad = grads[at.array] + begin;
+    const T by = T(*factor);
+    for (Index i = thread(); i < n; i += kThreads) grad[i] = grad[i] * by;
+}
+
+}  // namespace pyoptim::cuda

@@ -1,0 +1,102 @@
+// What a training step needs around its layers, loss and optimizer: batches, a penalty, and what an epoch
+// measures.
+#pragma once
+
+#include "cuda/kernels/device.cuh"
+#include "formulas/penalty.hpp"
+
+namespace pyoptim::cuda {
+
+// What an address says, or, in a captured step, what the address says that lies there: so one capture serves
+// data wherever they are.
+template <class T>
+__device__ inline const T* found(const T* p, const Position* at) {
+    return at != nullptr && p != nullptr ? *reinterpret_cast<const T* const*>(p) : p;
+}
+
+// out (batch, cols) = the rows of x, or of bytes, from the position on (null: from the first), in this order
+// (null: their own). With a position, order and x or bytes are where their addresses lie. A block per row.
+template <class T>
+PYOPTIM_KERNEL gather_rows(const Position* at, const Index* order, Index cols, const T* x,
+                           const unsigned char* bytes, T* out) {
+    order = found(order, at), x = found(x, at), bytes = found(bytes, at);
+    Index row = (at != nullptr ? at->example : 0) + block();
+    if (order != nullptr) row = order[row];
+    const auto value = [&](Index j) {
+        return bytes != nullptr ? T(bytes[row * cols + j]) : x[row * cols + j];
+    };
+    each_ahead<4>(thread(), cols, kThreads, value, [&](Index j, T it) { out[block() * cols + j] = it; });
+}
+
+// Adds to the gradient of n weights that of their penalty, which for each chunk goes to `partial`. A block
+// per kChunk elements.
+template <class T>
+PYOPTIM_KERNEL penalty(Index n, double l2, double l1, const T* w, T* gradient, double* partial) {
+    const Penalty by = {l2, l1};
+    const Index begin = block() * kChunk, end = smaller(n, begin + kChunk);
+    struct Weight {
+        T value, gradient;
+    };
+    double sum = 0;
+    each_ahead<4>(
+        begin + thread(), end, kThreads, [&](Index i) { return Weight{w[i], gradient[i]}; },
+        [&](Index i, Weight at) {
+            gradient[i] = by.gradient(at.value, at.gradient);
+            sum += by.value(at.value);
+        });
+    sum = block_sum(sum);
+    if (thread() == 0) partial[block()] = sum;
+}
+
+// Where the largest value of a row is, the first if there are several; NaN is larger than any number, as it
+// is to NumPy's argmax.
+template <class T>
+struct Largest {
+    T value;
+    Index at;
+    __device__ void meet(T other, Index where) {
+        const bool unknown = value != value, first = where < at;
+        const bool larger =
+            unknown ? other != other && first : other != other || other > value || (other == value && first);
+        if (larger) value = other, at = where;
+    }
+};
+// Of the lanes of a warp together, known to all.
+template <class T>
+__device__ inline Index place_of_largest(Index n, const T* x) {
+    Largest<T> largest = {x[0], 0};
+    for (Index j = lane(); j < n; j += kWarp) largest.meet(x[j], j);
+    for (int mask = kWarp / 2; mask > 0; mask /= 2) {
+        const T value = __shfl_xor_sync(0xFFFFFFFFu, largest.value, mask);
+        largest.meet(value, __shfl_xor_sync(0xFFFFFFFFu, largest.at, mask));
+    }
+    return largest.at;
+}
+
+// Counts rows whose largest output is that of the label, or that with the largest share (labels null). A warp
+// per row.
+template <class T>
+PYOPTIM_KERNEL count_right(Index rows, Index classes, const T* output, const Index* labels, const T* shares,
+                           Position* at) {
+    const Index r = warp_row();
+    double right = 0;
+    if (r < rows) {
+        const Index place = place_of_largest(classes, output + r * classes);
+        const Index wanted = labels != nullptr ? labels[r] : place_of_largest(classes, shares + r * classes);
+        right = lane() == 0 && place == wanted ? 1 : 0;
+    }
+    right = block_sum(right);
+    if (thread() == 0) atomicAdd(&at->right, static_cast<unsigned long long>(right));  // exact in any order
+}
+
+// What ends a step on so many examples: adds their loss, and moves on. T is double. One block.
+template <class T>
+PYOPTIM_KERNEL finish_step(Index batch, const T* loss, Position* at) {
+    if (thread() > 0) return;
+    at->loss += *loss * T(batch);
+    at->steps += 1;
+    at->example += batch;
+    at->row += 1;
+}
+
+}  // namespace pyoptim::cuda

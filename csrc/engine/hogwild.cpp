@@ -1,0 +1,99 @@
+#include "engine/hogwild.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <functional>
+#include <stdexcept>
+#include <utility>
+
+#include "runtime/parallel.hpp"
+
+namespace pyoptim::core {
+
+// Elements that a worker updates at a stretch.
+constexpr std::size_t kPiece = 4096;
+
+template <class T>
+Hogwild<T>::Hogwild(std::vector<LayerView<T>> layers, const LossView<T>& loss, std::size_t capacity) {
+    const std::less<const T*> before;
+    const T* last = nullptr;
+    std::size_t total = 0;
+    const auto take = [&](const T* gradient, std::ptrdiff_t n) {
+        if (gradient == nullptr) return;
+        if (first_ == nullptr || before(gradient, first_)) first_ = gradient;
+        if (last == nullptr || before(last, gradient + n)) last = gradient + n;
+        total += static_cast<std::size_t>(n);
+    };
+    for (const LayerView<T>& layer : layers) {
+        if (layer.kind == LayerKind::activation || layer.kind == LayerKind::rescale ||
+            layer.kind == LayerKind::residual) {
+            continue;
+        }
+        if (layer.kind != LayerKind::dense) throw std::invalid_argument("hogwild: no such layer");
+        take(layer.dweight, layer.in * layer.out);
+        take(layer.dbias, layer.out);
+    }
+    if (total == 0 || static_cast<std::size_t>(last - first_) != total) {
+        throw std::invalid_argument("hogwild: expected gradients in one block");
+    }
+    workers_.resize(static_cast<std::size_t>(threads_for(std::size_t{1} << 16, 1)));
+    for (Worker& worker : workers_) {
+        worker.gradients.resize(total);
+        auto own = layers;
+        for (LayerView<T>& layer : own) {
+            const auto move = [&](T* p) { return p == nullptr ? p : worker.gradients.data() + (p - first_); };
+            layer.dweight = move(layer.dweight);
+            layer.dbias = move(layer.dbias);
+        }
+        worker.engine = std::make_unique<Engine<T>>(std::move(own), loss, capacity);
+    }
+}
+
+template <class T>
+void Hogwild<T>::add(const typename Stepper<T>::Array& array, const T* gradient) {
+    // Workers that update in one order fall into step, each on the cache lines that the other has just
+    // taken: slow, and half of the updates are lost. So every worker begins elsewhere, and every other
+    // one goes backwards.
+    const std::size_t pieces = (array.size + kPiece - 1) / kPiece;
+    for (std::size_t w = 0; w < workers_.size(); ++w) {
+        Worker& worker = workers_[w];
+        for (std::size_t i = 0; i < pieces; ++i) {
+            const std::size_t turn = (w * pieces / workers_.size() + i) % pieces;
+            const std::size_t at = (w % 2 == 0 ? turn : pieces - 1 - turn) * kPiece;
+            const auto piece = part_of<T>(array, at, std::min(at + kPiece, array.size));
+            worker.engine->add(piece, worker.gradients.data() + (gradient - first_) + at);
+        }
+    }
+}
+
+template <class T>
+void Hogwild<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end, std::size_t batch,
+                       const T* rows, std::size_t row, Outcome& outcome) {
+    const std::size_t batches = (end - begin + batch - 1) / batch;
+    std::atomic<std::size_t> next{0};
+    for (Worker& worker : workers_) worker.outcome = {};
+    const int threads = static_cast<int>(std::min(workers_.size(), batches));
+    parallel(threads, [&](int thread, int) {
+        Worker& worker = workers_[static_cast<std::size_t>(thread)];
+        try {  // no exception may leave a parallel region; what can fail is a thread's first scratch memory
+            for (std::size_t i = next++; i < batches; i = next++) {
+                const std::size_t from = begin + i * batch;
+                worker.engine->train(of, from, std::min(from + batch, end), batch, rows + i * row, row, {},
+                                     worker.outcome);
+            }
+        } catch (...) {
+            worker.failure = std::current_exception();
+        }
+    });
+    for (Worker& worker : workers_) {
+        outcome.steps += worker.outcome.steps;
+        outcome.loss += worker.outcome.loss;
+        outcome.correct += worker.outcome.correct;
+        if (worker.failure) std::rethrow_exception(std::exchange(worker.failure, nullptr));
+    }
+}
+
+template class Hogwild<float>;
+template class Hogwild<double>;
+
+}  // namespace pyoptim::core

@@ -1,0 +1,48 @@
+// Training by threads that share parameters and states and take no locks: Niu, Recht, Re and Wright,
+// "Hogwild!: a lock-free approach to parallelizing stochastic gradient descent", 2011.
+#pragma once
+
+#include <exception>
+#include <memory>
+#include <vector>
+
+#include "engine/engine.hpp"
+
+namespace pyoptim::core {
+
+// An engine of its own for each thread, on the same parameters. Each takes the next mini-batch of the order,
+// with its row of coefficients, from one counter, so a batch is trained on once and a step counted once;
+// which thread has it, and what others have written by then, is different each time.
+//
+// Threads read and write the same parameters and states with plain loads and stores. For C++ that is a data
+// race, whose behaviour is undefined. The stores are those of the step kernels, into memory that a
+// compiler knows nothing more of, and aligned elements of 4 and 8 bytes are loaded and stored whole on the
+// processors that this runs on: a race costs an update of an element, no more,
+// where a rule keeps one state at most. Two, like Adam's, may come to be of different updates. Atomic
+// elements would forbid vectors. What addresses depend on, and the counter, is not shared or is atomic. A
+// thread sanitizer is right to report train(): suppress it with `race:pyoptim::core::Hogwild`.
+template <class T>
+class Hogwild {
+  public:
+    // Of dense, activation, rescale and residual layers, whose gradients lie in one block of memory; it is
+    // not written to. Throws std::invalid_argument.
+    Hogwild(std::vector<LayerView<T>> layers, const LossView<T>& loss, std::size_t capacity);
+
+    void add(const typename Stepper<T>::Array& array, const T* gradient);
+
+    // As Engine's, without clipping or a look at what is not finite.
+    void train(const Examples<T>&, std::size_t begin, std::size_t end, std::size_t batch, const T* rows,
+               std::size_t row, Outcome&);
+
+  private:
+    struct Worker {
+        std::vector<T> gradients;  // in the place of the block
+        std::unique_ptr<Engine<T>> engine;
+        Outcome outcome;
+        std::exception_ptr failure;
+    };
+    const T* first_ = nullptr;  // of the block
+    std::vector<Worker> workers_;
+};
+
+}  // namespace pyoptim::core

@@ -1,0 +1,28 @@
+// What a training adds to the loss to keep weights small, once: the CPU's kernels, CUDA's and NVRTC's compile
+// these lines. `penalty` of pyoptim/backends/reference has the same in Python.
+#pragma once
+
+#include "formulas/rules.hpp"
+
+namespace pyoptim {
+
+// l2/2 sum(w^2) + l1 sum(abs(w)). A term whose factor is 0 is left out: 0 times infinity would be NaN.
+struct Penalty {
+    double l2, l1;
+
+    // g and what a weight adds to it; elementwise, so the same bits everywhere.
+    template <class T>
+    PYOPTIM_FN T gradient(T w, T g) const {
+        if (l2 != 0) g = g + T(l2) * w;
+        if (l1 != 0) g = g + T(l1) * sign(w);
+        return g;
+    }
+    template <class T>
+    PYOPTIM_FN double value(T w) const {
+        const double exact = double(w);
+        const double square = l2 != 0 ? l2 / 2 * exact * exact : 0;
+        return l1 != 0 ? square + l1 * absolute(exact) : square;
+    }
+};
+
+}  // namespace pyoptim

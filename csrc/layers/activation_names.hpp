@@ -1,0 +1,43 @@
+// Activations by the names that Python and saved models use.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "formulas/activations.hpp"
+
+namespace pyoptim::core {
+
+inline constexpr const char* kActivationNames[] = {
+#define X(name) #name,
+    PYOPTIM_FOR_EACH_ACTIVATION(X)
+#undef X
+};
+
+// Throws std::invalid_argument.
+inline Activation any_activation_named(const std::string& name) {
+    for (int i = 0; i < static_cast<int>(Activation::count); ++i) {
+        if (name == kActivationNames[i]) return static_cast<Activation>(i);
+    }
+    throw std::invalid_argument("there is no activation named '" + name + "'");
+}
+
+// An activation that other layers apply themselves, and its class in pyoptim/nn/activations.py.
+struct FusedActivation {
+    Activation kind;
+    const char* layer;
+    const char* name() const { return kActivationNames[static_cast<int>(kind)]; }
+};
+inline constexpr FusedActivation kFusedActivations[] = {
+    {Activation::relu, "ReLU"}, {Activation::sigmoid, "Sigmoid"}, {Activation::tanh, "Tanh"}};
+
+// One of the fused activations; "" is the identity. Throws std::invalid_argument.
+inline Activation activation_named(const std::string& name) {
+    if (name.empty()) return Activation::identity;
+    for (const FusedActivation& fused : kFusedActivations) {
+        if (name == fused.name()) return fused.kind;
+    }
+    throw std::invalid_argument("there is no activation named '" + name + "'");
+}
+
+}  // namespace pyoptim::core

@@ -1,0 +1,159 @@
+#include "layers/dense.hpp"
+
+#include <algorithm>
+
+#include "runtime/dispatch.hpp"
+#include "runtime/parallel.hpp"
+#include "runtime/scratch.hpp"
+
+namespace pyoptim::core {
+
+namespace {
+
+// Multiply-adds that pay for waking a thread.
+constexpr std::size_t kGrain = 1 << 16;
+// Gradients up to this many elements are prepared by the calling thread, which saves the others a wait.
+constexpr std::ptrdiff_t kAlone = 8192;
+
+struct Span {
+    std::ptrdiff_t begin, end;
+};
+Span part(std::ptrdiff_t n, std::ptrdiff_t unit, int thread, int threads) {
+    const Range mine = share(static_cast<std::size_t>(n), static_cast<std::size_t>(unit), thread, threads);
+    return {static_cast<std::ptrdiff_t>(mine.begin), static_cast<std::ptrdiff_t>(mine.end)};
+}
+
+// The part of an (m, n) result that falls to a thread: of its rows where there are enough of them, in units.
+struct Area {
+    Span rows, cols;
+};
+Area area(bool by_rows, std::ptrdiff_t m, std::ptrdiff_t row_unit, std::ptrdiff_t n, std::ptrdiff_t col_unit,
+          int thread, int threads) {
+    if (by_rows) return {part(m, row_unit, thread, threads), {0, n}};
+    return {{0, m}, part(n, col_unit, thread, threads)};
+}
+
+std::size_t multiply_adds(const DenseShape& s) {
+    return static_cast<std::size_t>(s.batch * s.out) * static_cast<std::size_t>(s.in + 1);
+}
+
+}  // namespace
+
+template <class T>
+void dense_forward(const DenseShape& s, const T* x, const T* weight, const T* bias, Activation activation,
+                   T* y) {
+    const cpu::Kernels<T>& table = kernels<T>();
+    const bool relu = activation == Activation::relu;
+    const cpu::Dots<T> dots = {s.out, s.in, x, weight, bias, y, relu};
+    parallel(threads_for(multiply_adds(s), kGrain), [&](int thread, int threads) {
+        const Area mine = area(s.batch > s.out, s.batch, 1, s.out, table.dot_cols, thread, threads);
+        table.dots(dots, mine.rows.begin, mine.rows.end, mine.cols.begin, mine.cols.end);
+        if (activation == Activation::identity || relu) return;
+        for (std::ptrdiff_t i = mine.rows.begin; i < mine.rows.end; ++i) {
+            T* const row = y + i * s.out + mine.cols.begin;
+            table.activation_forward(activation, static_cast<std::size_t>(mine.cols.end - mine.cols.begin),
+                                     row, row);
+        }
+    });
+}
+
+template <class T>
+void dense_backward(const DenseShape& s, const DenseInputs<T>& of, const DenseGradients<T>& to) {
+    const cpu::Kernels<T>& table = kernels<T>();
+    const std::ptrdiff_t size = s.batch * s.out;
+    const bool has_activation = of.activation != Activation::identity;
+    const std::size_t products = (to.dx != nullptr) + (to.dweight != nullptr);
+    const int most = threads_for(products * multiply_adds(s), kGrain);
+    // All threads' memory is asked for here: nothing may throw where they run.
+    const bool keeps = to.dz != nullptr;
+    T* const own = scratch<T>(table.product_scratch * static_cast<std::size_t>(most) +
+                              (has_activation && !keeps ? static_cast<std::size_t>(size) : 0));
+    T* const written = keeps ? to.dz : own + table.product_scratch * static_cast<std::size_t>(most);
+    const T* const dz = has_activation ? written : of.dy;  // the gradient before the activation
+    if (keeps && !has_activation) std::copy(of.dy, of.dy + size, to.dz);
+
+    const auto prepare = [&](Span cols) {
+        const std::ptrdiff_t width = cols.end - cols.begin;
+        if (has_activation && width == s.out) {
+            table.activation_backward(of.activation, static_cast<std::size_t>(size), of.dy, of.y, written);
+        } else if (has_activation) {
+            for (std::ptrdiff_t at = cols.begin; at < size; at += s.out) {
+                table.activation_backward(of.activation, static_cast<std::size_t>(width), of.dy + at,
+                                          of.y + at, written + at);
+            }
+        }
+        if (to.dbias != nullptr) table.column_sum(dz, s.batch, s.out, cols.begin, cols.end, to.dbias);
+    };
+    const bool alone = size <= kAlone;
+    if (alone) prepare({0, s.out});
+
+    const cpu::Product<T> dweight = {s.in, s.batch, dz, 1, s.out, of.x, s.in, to.dweight};
+    const cpu::Product<T> dx = {s.in, s.out, dz, s.out, 1, of.weight, s.in, to.dx};
+    const std::ptrdiff_t tile_rows = table.tile_rows, tile_cols = table.tile_cols;
+    parallel(most, [&](int thread, int threads) {
+        T* const memory = own + table.product_scratch * static_cast<std::size_t>(thread);
+        if (!alone) {
+            prepare(part(s.out, 64, thread, threads));
+            if (threads > 1) barrier();
+        }
+        const auto run = [&](const cpu::Product<T>& it, const Area& mine) {
+            table.product(it, mine.rows.begin, mine.rows.end, mine.cols.begin, mine.cols.end, memory);
+        };
+        // dx first: it reads the weight, which the forward pass may have left in the caches.
+        if (to.dx != nullptr) {
+            run(dx, area(s.in < 4 * tile_cols, s.batch, 1, s.in, tile_cols, thread, threads));
+        }
+        if (to.dweight == nullptr) return;
+        run(dweight, area(s.out >= 4 * tile_rows, s.out, 1, s.in, tile_cols, thread, threads));
+    });
+}
+
+template <class T>
+void dense_update(const std::vector<DenseUpdate<T>>& updates, const T* coefficients) {
+    const cpu::Kernels<T>& table = kernels<T>();
+    constexpr std::ptrdiff_t kBlock = 8192 / sizeof(T);  // of the gradient, which stays in the first cache
+    std::size_t work = 0;
+    for (const auto& it : updates) work += it.weight.size;
+    const int most = threads_for(work, 16384);
+    const std::size_t each = table.product_scratch + kBlock;
+    T* const own = scratch<T>(each * static_cast<std::size_t>(most));
+    parallel(most, [&](int thread, int threads) {
+        T* const memory = own + each * static_cast<std::size_t>(thread);
+        T* const gradient = memory + table.product_scratch;
+        for (const auto& it : updates) {
+            const auto [batch, in, out] = it.shape;
+            // The rows that this thread has in the forward pass, so that they are in its caches.
+            const Span mine = part(out, table.dot_cols, thread, threads);
+            const std::ptrdiff_t tall = batch == 1 ? 1 : table.tile_rows;
+            const std::ptrdiff_t wide = std::min(in, kBlock / tall / table.tile_cols * table.tile_cols);
+            for (std::ptrdiff_t i = mine.begin; i < mine.end; i += tall) {
+                const std::ptrdiff_t rows = std::min(tall, mine.end - i);
+                for (std::ptrdiff_t j = 0; j < in; j += wide) {
+                    const std::ptrdiff_t cols = std::min(wide, in - j);
+                    table.product({cols, batch, it.dz + i, 1, out, it.x + j, in, gradient}, 0, rows, 0, cols,
+                                  memory);
+                    for (std::ptrdiff_t row = 0; row < rows; ++row) {
+                        const std::ptrdiff_t at = (i + row) * in + j;
+                        T* state[cpu::kMaxStates];
+                        for (int k = 0; k < cpu::kMaxStates; ++k) {
+                            state[k] = it.weight.state[k] == nullptr ? nullptr : it.weight.state[k] + at;
+                        }
+                        table.step[it.weight.rule](static_cast<std::size_t>(cols), it.weight.param + at,
+                                                   gradient + row * cols, state,
+                                                   coefficients + it.weight.coefficients);
+                    }
+                }
+            }
+        }
+    });
+}
+
+#define X(T)                                                                                             \
+    template void dense_forward<T>(const DenseShape&, const T*, const T*, const T*, Activation, T*);     \
+    template void dense_backward<T>(const DenseShape&, const DenseInputs<T>&, const DenseGradients<T>&); \
+    template void dense_update<T>(const std::vector<DenseUpdate<T>>&, const T*);
+X(float)
+X(double)
+#undef X
+
+}  // namespace pyoptim::core

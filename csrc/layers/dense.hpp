@@ -1,0 +1,52 @@
+// Dense layers on raw pointers, row-major; nothing overlaps. Each call is one parallel region at most.
+#pragma once
+
+#include <cstddef>
+
+#include <vector>
+
+#include "cpu/kernels.hpp"
+#include "optim/stepper.hpp"
+
+namespace pyoptim::core {
+
+using cpu::Activation;
+
+struct DenseShape {
+    std::ptrdiff_t batch, in, out;
+};
+
+// y (batch, out) = activation(x (batch, in) * weight (out, in)^T + bias (out)); bias may be null
+template <class T>
+void dense_forward(const DenseShape&, const T* x, const T* weight, const T* bias, Activation, T* y);
+
+// What the forward pass had, and the gradient dy of its result y.
+template <class T>
+struct DenseInputs {
+    const T *dy, *x, *weight, *y;  // y may be null where there is no activation
+    Activation activation;
+};
+
+// The gradients of the inputs, and dz (batch, out), that before the activation; any may be null: not wanted.
+template <class T>
+struct DenseGradients {
+    T *dx, *dweight, *dbias, *dz = nullptr;
+};
+
+template <class T>
+void dense_backward(const DenseShape&, const DenseInputs<T>&, const DenseGradients<T>&);
+
+// A weight and its states, and what its gradient dz^T x is a product of.
+template <class T>
+struct DenseUpdate {
+    DenseShape shape;
+    const T *dz, *x;
+    typename Stepper<T>::Array weight;
+};
+
+// An optimizer step on each weight, with the bits of dense_backward and Stepper. A block of the gradient is
+// used while it is in the first cache, and none is ever written to memory.
+template <class T>
+void dense_update(const std::vector<DenseUpdate<T>>&, const T* coefficients);
+
+}  // namespace pyoptim::core

@@ -1,0 +1,84 @@
+#include "layers/layer_norm.hpp"
+
+#include <algorithm>
+
+#include "runtime/dispatch.hpp"
+#include "runtime/parallel.hpp"
+#include "runtime/scratch.hpp"
+
+namespace pyoptim::core {
+
+namespace {
+
+using std::ptrdiff_t;
+using std::size_t;
+
+constexpr size_t kGrain = 65536;      // elements that pay for waking a thread
+constexpr ptrdiff_t kPartRows = 32;   // parts are multiples of a kernel's block
+constexpr ptrdiff_t kMostParts = 32;  // each costs a merge of all columns
+
+size_t volume(const LayerNormShape& s) { return static_cast<size_t>(s.rows * s.features); }
+
+// gamma and beta in n elements each of `memory` where there are none.
+template <class T>
+cpu::LayerNorm<T> filled(const LayerNormShape& s, const T* gamma, const T* beta, T* memory) {
+    if (gamma == nullptr) std::fill_n(memory, s.features, T(1));
+    if (beta == nullptr) std::fill_n(memory + s.features, s.features, T(0));
+    return {s.features, gamma != nullptr ? gamma : memory, beta != nullptr ? beta : memory + s.features};
+}
+
+}  // namespace
+
+template <class T>
+void layer_norm_forward(const LayerNormShape& s, const T* x, const T* gamma, const T* beta, double eps, T* y,
+                        T* mean, T* inv_std) {
+    T* const memory = reinterpret_cast<T*>(scratch<double>(2 * static_cast<size_t>(s.features)));
+    const auto it = filled(s, gamma, beta, memory);
+    parallel(threads_for(volume(s), kGrain), [&](int thread, int threads) {
+        const Range mine = share(static_cast<size_t>(s.rows), 1, thread, threads);
+        kernels<T>().layer_norm(it, x, static_cast<ptrdiff_t>(mine.begin), static_cast<ptrdiff_t>(mine.end),
+                                eps, y, mean, inv_std);
+    });
+}
+
+template <class T>
+void layer_norm_backward(const LayerNormShape& s, const cpu::LayerNormRows<T>& rows, const T* gamma, T* dx,
+                         T* dgamma, T* dbeta) {
+    const auto wanted = std::min<ptrdiff_t>(kMostParts, static_cast<ptrdiff_t>(volume(s) / kGrain) + 1);
+    const ptrdiff_t blocks = (s.rows + kPartRows - 1) / kPartRows;
+    const ptrdiff_t part_rows = std::max<ptrdiff_t>(1, (blocks + wanted - 1) / wanted) * kPartRows;
+    const ptrdiff_t parts = (s.rows + part_rows - 1) / part_rows;
+    // Of each part: two vectors of sums in double, and as many in T, with room for whole lanes.
+    const ptrdiff_t width = (s.features + 15) / 16 * 16, of_part = 4 * width;
+    double* const sums = scratch<double>(static_cast<size_t>(parts * of_part + 2 * width));
+    const auto it = filled<T>(s, gamma, nullptr, reinterpret_cast<T*>(sums + parts * of_part));
+    parallel(threads_for(volume(s), kGrain), [&](int thread, int threads) {
+        const Range mine = share(static_cast<size_t>(parts), 1, thread, threads);
+        for (size_t part = mine.begin; part < mine.end; ++part) {
+            double* const own = sums + static_cast<ptrdiff_t>(part) * of_part;
+            const ptrdiff_t begin = static_cast<ptrdiff_t>(part) * part_rows;
+            kernels<T>().layer_norm_backward(it, rows, begin, std::min(begin + part_rows, s.rows), dx,
+                                             reinterpret_cast<T*>(own + 2 * width), own, own + width);
+        }
+    });
+    const auto total = [&](const double* of, T* out) {
+        for (ptrdiff_t j = 0; j < s.features; ++j) {
+            double sum = 0;
+            for (ptrdiff_t part = 0; part < parts; ++part) sum += of[part * of_part + j];
+            out[j] = static_cast<T>(sum);
+        }
+    };
+    total(sums, dgamma);
+    total(sums + width, dbeta);
+}
+
+#define X(T)                                                                                                 \
+    template void layer_norm_forward<T>(const LayerNormShape&, const T*, const T*, const T*, double, T*, T*, \
+                                        T*);                                                                 \
+    template void layer_norm_backward<T>(const LayerNormShape&, const cpu::LayerNormRows<T>&, const T*, T*,  \
+                                         T*, T*);
+X(float)
+X(double)
+#undef X
+
+}  // namespace pyoptim::core

@@ -1,0 +1,26 @@
+// Layer normalisation on raw pointers, row-major; nothing overlaps. Results do not depend on the number of
+// threads.
+#pragma once
+
+#include <cstddef>
+
+#include "cpu/kernels.hpp"
+
+namespace pyoptim::core {
+
+struct LayerNormShape {
+    std::ptrdiff_t rows, features;
+};
+
+// y = gamma (x - mean)/sqrt(var + eps) + beta (features; null: 1 and 0), by the statistics of each row; mean
+// and inv_std (rows) are kept for the backward pass.
+template <class T>
+void layer_norm_forward(const LayerNormShape&, const T* x, const T* gamma, const T* beta, double eps, T* y,
+                        T* mean, T* inv_std);
+
+// dx may be null.
+template <class T>
+void layer_norm_backward(const LayerNormShape&, const cpu::LayerNormRows<T>&, const T* gamma, T* dx,
+                         T* dgamma, T* dbeta);
+
+}  // namespace pyoptim::core

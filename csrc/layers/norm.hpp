@@ -1,0 +1,49 @@
+// Batch normalisation on raw pointers, contiguous. Nothing overlaps, except that running statistics are
+// updated in place. Results do not depend on the number of threads.
+#pragma once
+
+#include <cstddef>
+
+namespace pyoptim::core {
+
+// Statistics are over `batch` and `space`; memory is (batch, channels, space), row-major.
+struct NormShape {
+    std::ptrdiff_t batch, channels, space;
+};
+
+// Per channel; gamma and beta may be null: 1 and 0.
+template <class T>
+struct NormAffine {
+    const T *gamma, *beta;
+};
+
+// Both null: none are kept, and the batch's are used in evaluation too.
+template <class T>
+struct NormRunning {
+    T *mean, *var;
+};
+
+struct NormOptions {
+    double momentum, eps;
+    bool training, unbiased, relu;
+};
+
+// y = gamma (x - mean)/sqrt(var + eps) + beta, then ReLU if wanted; mean and inv_std (channels) are kept for
+// the backward pass.
+template <class T>
+void norm_forward(const NormShape&, const T* x, const NormAffine<T>&, const NormRunning<T>&,
+                  const NormOptions&, T* y, T* mean, T* inv_std);
+
+// What the forward pass kept; `of_this_batch`: else they are constants, the running statistics.
+template <class T>
+struct NormSaved {
+    const T *mean, *inv_std;
+    bool of_this_batch, relu;
+};
+
+// dx may be null.
+template <class T>
+void norm_backward(const NormShape&, const T* dy, const T* x, const NormAffine<T>&, const NormSaved<T>&,
+                   T* dx, T* dgamma, T* dbeta);
+
+}  // namespace pyoptim::core

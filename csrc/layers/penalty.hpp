@@ -1,0 +1,37 @@
+// A penalty on runs of weights, over threads.
+#pragma once
+
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+#include "runtime/reduce.hpp"
+
+namespace pyoptim::core {
+
+// Which of the parameters it counts: runs from a first to before a last.
+template <class T>
+struct Penalized {
+    Penalty penalty;
+    const T* parameters;
+    T* gradients;
+    std::vector<std::pair<std::size_t, std::size_t>> runs;
+};
+
+// Adds to the gradients; the penalty.
+template <class T>
+double add_penalty(const Penalized<T>& of) {
+    const auto kernel = kernels<T>().penalty;
+    double total = 0;
+    for (const auto& [first, last] : of.runs) {
+        const T* const w = of.parameters + first;
+        T* const gradient = of.gradients + first;
+        const std::size_t n = last - first;
+        total += sum_of_blocks(n, kSumBlock, n, kSumGrain, [&](std::size_t begin, std::size_t end) {
+            return kernel(of.penalty, end - begin, w + begin, gradient + begin);
+        });
+    }
+    return total;
+}
+
+}  // namespace pyoptim::core

@@ -1,0 +1,1 @@
+"""Arrays in the processor's memory and in a GPU's: allocation, views, checks."""

@@ -1,0 +1,131 @@
+"""Checks of arrays that users pass: every message names the argument, what came and what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy import ndarray
+from numpy.typing import DTypeLike
+
+from ..runtime.dtypes import FLOATS, Array, is_parameter_dtype
+from .gpu import DeviceArray
+from .gpu_views import is_there
+from .memory import Memory, is_fast
+from .operand import Operand
+from .tensors import in_place
+
+
+def check_operand(name: str, value: Any) -> None:
+    """TypeError unless what is no NumPy array is one in a GPU's memory that a function of `ops` works on."""
+    if not isinstance(value, Operand):
+        where = " in a GPU's memory" if is_there(value) else ""
+        raise TypeError(f"{name} is a {type(value).__name__}{where}, expected a NumPy array")
+
+
+def as_numpy(name: str, value: Any) -> Array:
+    """What NumPy makes an array of; our own of a GPU's memory are copied, TypeError for others there."""
+    if isinstance(value, ndarray):
+        return np.asarray(value)
+    if not isinstance(value, DeviceArray) and is_there(value):
+        check_operand(name, value)
+    return np.asarray(value)
+
+
+def check_float_array(name: str, value: Any, ndim: int | tuple[int, ...] | None = None) -> Array:
+    """A float32 or float64 array of the wanted number of dimensions, made contiguous."""
+    here = isinstance(value, ndarray)
+    if not here:
+        check_operand(name, value)
+    if value.dtype not in FLOATS:
+        raise TypeError(f"{name} has dtype {value.dtype}, expected float32 or float64")
+    wanted = (ndim,) if isinstance(ndim, int) else ndim
+    if wanted is not None and value.ndim not in wanted:
+        names = " or ".join(str(n) for n in wanted)
+        raise ValueError(f"{name} has {value.ndim} dimensions {value.shape}, expected {names}")
+    return value if not here or is_fast(value) else np.array(value, dtype=value.dtype.type, order="C")
+
+
+def check_like(name: str, value: Any, shape: tuple[int, ...], dtype: DTypeLike, why: str = "") -> Array:
+    """A contiguous array of exactly this shape and dtype."""
+    here = isinstance(value, ndarray)
+    if not here:
+        check_operand(name, value)
+    if value.dtype != dtype:
+        raise TypeError(f"{name} has dtype {value.dtype}, expected {np.dtype(dtype)}{why}")
+    if value.shape != shape:
+        raise ValueError(f"{name} has shape {value.shape}, expected {shape}{why}")
+    if not here:
+        return cast(Array, value)
+    return np.asarray(value) if is_fast(value) else np.array(value, dtype=np.dtype(dtype), order="C")
+
+
+def _overlaps_itself(array: Array) -> bool:
+    """Whether two indices may share an address: exact for every array made by slicing."""
+    extent = 0
+    steps = sorted((abs(stride), n) for stride, n in zip(array.strides, array.shape, strict=True) if n > 1)
+    for stride, n in steps:
+        if stride < extent + array.itemsize:
+            return True
+        extent += stride * (n - 1)
+    return False
+
+
+def check_parameters(names: Sequence[str], params: Sequence[Any]) -> None:
+    """Parameters: writeable float arrays that share no memory.
+
+    Raises
+    ------
+    TypeError
+        Not a NumPy array, or neither float32 nor float64 in native byte order.
+    ValueError
+        Read-only, or overlapping itself or another parameter.
+    """
+    for name, p in zip(names, params, strict=True):
+        if not isinstance(p, np.ndarray):
+            raise TypeError(f"{name} is a {type(p).__name__}, expected a NumPy array")
+        if not is_parameter_dtype(p.dtype):
+            raise TypeError(f"{name} has dtype {p.dtype}, expected float32, float64, float16 or bfloat16")
+        if not p.flags.writeable:
+            raise ValueError(f"{name} is read-only, expected a writeable array")
+        if p.size and _overlaps_itself(p):
+            raise ValueError(f"{name} overlaps itself (strides {p.strides}), expected distinct elements")
+    bounds = [np.lib.array_utils.byte_bounds(p) for p in params]
+    live = sorted((i for i, p in enumerate(params) if p.size), key=lambda i: bounds[i])
+    reach: list[int] = []  # earlier arrays that end beyond where this one begins
+    for i in live:
+        reach = [j for j in reach if bounds[j][1] > bounds[i][0]]
+        for j in reach:
+            if np.shares_memory(params[i], params[j]):
+                raise ValueError(f"{names[i]} overlaps {names[j]}, expected separate memory")
+        reach.append(i)
+
+
+def check_gradients(
+    names: Sequence[str], grads: Sequence[Any], params: Sequence[Array], written: Memory
+) -> list[Array]:
+    """Gradients as their parameters, contiguous: what already is is passed through.
+
+    ``written`` is all memory that the step writes; a gradient must not share any of it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The wrong type, dtype or shape; overlapping memory.
+    """
+    checked = []
+    for name, g, p in zip(names, grads, params, strict=True):
+        g = in_place(name, g)
+        contiguous = check_like(name, g, p.shape, p.dtype, " as its parameter")
+        if g.size and written.overlaps(g):
+            raise ValueError(f"{name} overlaps a parameter or an optimizer state")
+        checked.append(contiguous)
+    return checked
+
+
+def check_finite(name: str, value: Array) -> None:
+    """Refuse NaN and infinity, naming the first."""
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+        raise ValueError(f"{name}{list(index)} is {value[index]}, expected finite values")

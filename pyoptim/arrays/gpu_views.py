@@ -1,0 +1,183 @@
+"""Somebody's arrays in a GPU's memory, seen without a copy."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..runtime import dispatch, dtypes
+from .gpu import DeviceArray
+from .queue import LEGACY_STREAM
+from .tensors import _is_tensor
+
+_CUDA = (2, 13)  # DLPack's numbers for memory of a GPU, and for memory shared with it
+
+# What some arrays may have beside float32 and float64.
+HALF = ("float16", "bfloat16")
+INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+_BYTES = ("uint8",)
+_NUMBERS = ("float16", "bool", *INTEGERS)  # all that NumPy's targets may have
+_TYPESTRS = {np.dtype(name).str: name for name in ("float32", "float64", *_NUMBERS)}
+
+
+def is_there(value: Any) -> bool:
+    """Whether this is an array in a GPU's memory."""
+    if isinstance(value, np.ndarray):
+        return False
+    if isinstance(value, DeviceArray):
+        return True
+    if _is_tensor(value):
+        return bool(value.is_cuda)
+    if hasattr(value, "__dlpack_device__"):
+        return int(value.__dlpack_device__()[0]) in _CUDA
+    return hasattr(value, "__cuda_array_interface__")
+
+
+def view(
+    name: str,
+    value: Any,
+    streams: dict[int, int] | None = None,
+    also: tuple[str, ...] = (),
+) -> DeviceArray:
+    """The memory of an array for which `is_there`; ``streams``: PyTorch's current ones, as far as known.
+
+    ``also``: the dtypes that it may have beside float32 and float64.
+
+    Raises
+    ------
+    TypeError
+        A dtype, layout or protocol that the kernels do not know.
+    """
+    if isinstance(value, DeviceArray):
+        return value
+    if _is_tensor(value):
+        return _of_tensor(name, value, {} if streams is None else streams, also)
+    if hasattr(value, "__cuda_array_interface__"):
+        return _of_interface(name, value, also)
+    return _of_dlpack(name, value, also)
+
+
+_tensor_dtypes: dict[Any, np.dtype[Any]] = {}
+
+
+def _of_tensor(name: str, tensor: Any, streams: dict[int, int], also: tuple[str, ...]) -> DeviceArray:
+    # Of hundreds of gradients a step, so written for speed.
+    torch: Any = sys.modules["torch"]
+    if tensor.layout is not torch.strided or tensor.is_neg():
+        raise TypeError(f"{name} is a tensor that is not dense in memory ({tensor.layout}), expected one")
+    dtype = _tensor_dtypes.get((tensor.dtype, also))
+    if dtype is None:
+        told = str(tensor.dtype).removeprefix("torch.")
+        dtype = _tensor_dtypes[tensor.dtype, also] = _dtype(name, told, also)
+    if not tensor.is_contiguous():
+        _require_contiguous(name, False, tensor.stride())
+    device = tensor.get_device()
+    if device not in streams:  # PyTorch's 0 is the default one
+        streams[device] = torch.cuda.current_stream(device).cuda_stream or LEGACY_STREAM
+    shape = tuple(tensor.shape)
+    return DeviceArray(tensor.data_ptr(), shape, dtype, device, tensor, stream=streams[device])
+
+
+def _of_interface(name: str, value: Any, also: tuple[str, ...]) -> DeviceArray:
+    """https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html, versions 2 and 3."""
+    told = value.__cuda_array_interface__
+    if told.get("mask") is not None:
+        raise TypeError(f"{name} is masked, expected an array without a mask")
+    dtype, shape = _dtype(name, told["typestr"], also), tuple(map(int, told["shape"]))
+    strides = told.get("strides")
+    _require_contiguous(name, _is_contiguous(shape, strides, dtype.itemsize), strides)
+    address, readonly = told["data"]
+    _require_aligned(name, address, dtype)
+    if hasattr(value, "__dlpack_device__"):
+        device = int(value.__dlpack_device__()[1])
+    else:
+        device = dispatch.for_device().launcher.get_device()
+    stream = told.get("stream")
+    if stream is not None:
+        stream = int(stream) or LEGACY_STREAM
+    return DeviceArray(int(address), shape, dtype, device, value, stream=stream, readonly=bool(readonly))
+
+
+class _Tensor(ctypes.Structure):
+    """DLTensor of https://github.com/dmlc/dlpack, with which a DLManagedTensor begins."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+_pointer_in = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer_in.restype = ctypes.c_void_p
+_pointer_in.argtypes = (ctypes.py_object, ctypes.c_char_p)
+
+
+def _of_dlpack(name: str, value: Any, also: tuple[str, ...]) -> DeviceArray:
+    # The producer makes its work come before what is queued on this stream.
+    capsule = value.__dlpack__(stream=LEGACY_STREAM)
+    tensor = _Tensor.from_address(_pointer_in(capsule, b"dltensor"))
+    kind = {0: "int", 1: "uint", 2: "float", 4: "bfloat"}.get(tensor.code, f"DLPack's {tensor.code}, ")
+    told = "bool" if (tensor.code, tensor.bits) == (6, 8) else f"{kind}{tensor.bits}"
+    dtype = _dtype(name, told, also)
+    shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
+    strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else None
+    _require_contiguous(name, tensor.lanes == 1 and _is_contiguous(shape, strides, 1), strides)
+    # The capsule, unless somebody takes it over, gives the memory back when it goes.
+    address = (tensor.data or 0) + tensor.byte_offset
+    _require_aligned(name, address, dtype)
+    return DeviceArray(address, shape, dtype, tensor.device, (capsule, value), stream=LEGACY_STREAM)
+
+
+def _dtype(name: str, told: str, also: tuple[str, ...]) -> np.dtype[Any]:
+    kind = _TYPESTRS.get(told, told)
+    allowed = ("float32", "float64", *also)
+    if kind in allowed:
+        return dtypes.bfloat16() if kind == "bfloat16" else np.dtype(kind)
+    expected = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+    raise TypeError(f"{name} has dtype {told}, expected {expected} in a GPU's memory")
+
+
+def _is_contiguous(shape: tuple[int, ...], strides: Sequence[int] | None, unit: int) -> bool:
+    if strides is None or 0 in shape:
+        return True
+    for n, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if n != 1 and stride != unit:
+            return False
+        unit *= n
+    return True
+
+
+def _require_contiguous(name: str, contiguous: bool, strides: Any) -> None:
+    if not contiguous:
+        raise ValueError(
+            f"{name} has the strides {tuple(strides)}, expected a C-contiguous array in a GPU's memory"
+        )
+
+
+def _require_aligned(name: str, address: int, dtype: np.dtype[Any]) -> None:
+    # A GPU that reads across stops, and nothing of the process can use it any more.
+    if address % dtype.itemsize:
+        raise ValueError(f"{name} is at the address {address:#x}, expected a multiple of {dtype.itemsize}")
+
+
+def _made_contiguous(value: Any) -> Any:
+    """PyTorch's and CuPy's arrays, copied where they must be; others as they are."""
+    if _is_tensor(value):
+        dense = value.layout is sys.modules["torch"].strided
+        if not dense or (value.is_contiguous() and not value.is_neg()):
+            return value
+        return value.detach().resolve_neg().contiguous()
+    cupy: Any = sys.modules.get("cupy")
+    return cupy.ascontiguousarray(value) if cupy is not None and isinstance(value, cupy.ndarray) else value

@@ -1,0 +1,125 @@
+"""Allocation and views of arrays, in the processor's memory or beside one in a GPU's."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, cast
+
+import numpy as np
+from numpy import empty as new
+from numpy import ndarray
+from numpy.typing import DTypeLike
+
+from ..runtime import dispatch
+from ..runtime.dtypes import Array
+
+
+def aligned_zeros(size: int, dtype: DTypeLike) -> Array:
+    """A zeroed vector that begins on a cache line, so that vector loads never cross one."""
+    dtype = np.dtype(dtype)
+    raw = np.zeros(size * dtype.itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+def empty(shape: tuple[int, ...], like: Any) -> Array:
+    """An array with any values, of the dtype and in the memory (the processor's or a GPU's) of another."""
+    if isinstance(like, ndarray):
+        return new(shape, like.dtype)
+    return cast(Array, like.empty(shape))
+
+
+def empty_like(array: Any) -> Array:
+    """As `empty`, of the same shape; contiguous."""
+    if isinstance(array, ndarray):
+        return new(array.shape, array.dtype)
+    return cast(Array, array.empty(array.shape))
+
+
+def constant(array: Any, like: Any) -> Any:
+    """A small array that never changes, in the memory of another."""
+    here = isinstance(like, ndarray) or not isinstance(array, ndarray)
+    return array if here else like.constant(array)
+
+
+def add(a: Any, b: Any) -> Any:
+    """``a + b``, in either memory."""
+    if isinstance(a, ndarray):
+        return a + b
+    y = a.empty(a.shape)
+    dispatch.of(a).add(a, b, y)
+    return y
+
+
+def affine(x: Any, scale: float, shift: float | None = None) -> Any:
+    """``scale * x + shift``, in either memory."""
+    if isinstance(x, ndarray):
+        y = x * x.dtype.type(scale)
+        return y if shift is None else y + x.dtype.type(shift)
+    y = x.empty(x.shape)
+    dispatch.of(x).affine(x, scale, -0.0 if shift is None else shift, y)  # -0: what changes no bit
+    return y
+
+
+def zeros_beside(arrays: Sequence[Array], shapes: Sequence[tuple[int, ...]], dtype: DTypeLike) -> list[Array]:
+    """Zeroed arrays of these shapes, in one buffer, each as far into a cache line as the array beside it.
+
+    So vector stores to both can avoid crossing lines. Arrays that are consecutive in memory get
+    consecutive ones.
+    """
+    dtype = np.dtype(dtype)
+    begins, end = places_beside([array.ctypes.data for array in arrays], shapes, dtype.itemsize)
+    buffer = aligned_zeros(end, dtype)
+    return [
+        buffer[begin : begin + math.prod(shape)].reshape(shape)
+        for begin, shape in zip(begins, shapes, strict=True)
+    ]
+
+
+def places_beside(
+    addresses: Sequence[int], shapes: Sequence[tuple[int, ...]], itemsize: int
+) -> tuple[list[int], int]:
+    """Where `zeros_beside` puts each array in its buffer, and how long that is; in elements."""
+    begins, end = [], 0
+    for address, shape in zip(addresses, shapes, strict=True):
+        end += (address // itemsize - end) % (64 // itemsize)
+        begins.append(end)
+        end += math.prod(shape)
+    return begins, end
+
+
+def views(buffer: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """Consecutive pieces of a vector, in the given shapes."""
+    pieces, begin = [], 0
+    for shape in shapes:
+        size = int(np.prod(shape, dtype=np.int64))
+        pieces.append(buffer[begin : begin + size].reshape(shape))
+        begin += size
+    return pieces
+
+
+def is_fast(array: Array) -> bool:
+    """Whether the kernels can read this memory as it is."""
+    return bool(array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative)
+
+
+class Memory:
+    """Where some arrays lie: finds those that another overlaps without asking each."""
+
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        self._arrays = sorted((a for a in arrays if a.size), key=np.lib.array_utils.byte_bounds)
+        bounds = [np.lib.array_utils.byte_bounds(a) for a in self._arrays]
+        self._begins = [begin for begin, _ in bounds]
+        self._reach = list(accumulate((end for _, end in bounds), max))  # of all up to here
+
+    def overlaps(self, array: Array) -> bool:
+        begin, end = np.lib.array_utils.byte_bounds(array)
+        i = bisect_left(self._begins, end)
+        while i > 0 and self._reach[i - 1] > begin:
+            i -= 1
+            if np.shares_memory(array, self._arrays[i]):
+                return True
+        return False

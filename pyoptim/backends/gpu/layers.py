@@ -1,0 +1,329 @@
+"""Layers and losses on arrays in a GPU's memory: the functions that `reference` spells out.
+
+Arrays are `pyoptim.arrays.gpu.DeviceArray`s of one queue, on which kernels are queued: nothing waits.
+Losses are arrays of no dimension for the same reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+
+from ...arrays.gpu import DeviceArray, empty
+from ...arrays.queue import Queue
+from ...runtime import dispatch
+from ...runtime.dispatch import BackendError
+from .. import FUNCTIONS
+from .constants import CHUNK, ELEMENTS, PART_ROWS, THREADS, TYPES, WARP, WARPS, blocks_of
+from .products import ACTIVATIONS, product
+from .steps import COLUMN_SPACE
+
+__all__ = ["add", "affine", *FUNCTIONS]
+
+POINTWISE = ("squared", "absolute", "huber", "binary", "hinge")  # by the numbers of losses.hpp
+
+
+class _Launch:
+    """Queues kernels of an array's type."""
+
+    def __init__(self, function: str, array: Any) -> None:
+        if not isinstance(array, DeviceArray):
+            raise BackendError(
+                f"the {dispatch.for_device().name!r} backend has no {function} for arrays in the "
+                "processor's memory: ask for another backend, or for none"
+            )
+        assert array.queue is not None
+        self.queue: Queue = array.queue
+        self._type = TYPES[array.dtype]
+
+    def __call__(self, kernel: str, blocks: int, *arguments: Any) -> None:
+        values = [value.address if isinstance(value, DeviceArray) else value for value in arguments]
+        self.queue.launch(f"{kernel}<{self._type}>", blocks, *values)
+
+    def scratch(self, *shape: int, dtype: Any = np.float64) -> DeviceArray:
+        return empty(self.queue, shape, dtype)
+
+    def total(self, partial: DeviceArray, scale: float, divisor: DeviceArray | None = None) -> DeviceArray:
+        """The sum of all, times ``scale`` or by a divisor."""
+        out = self.scratch()
+        by = None if divisor is None else divisor.address
+        with self.queue.aside():
+            self.queue.launch("total<double>", 1, partial.size, partial.address, scale, by, out.address)
+        return out
+
+
+def dense_forward(
+    x: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, activation: str | None, y: DeviceArray
+) -> None:
+    launch = _Launch("dense_forward", x)
+    product(launch.queue, (x, False), (weight, True), y, bias, activation or "identity")
+
+
+def dense_backward(
+    dy: DeviceArray,
+    x: DeviceArray,
+    weight: DeviceArray,
+    y: DeviceArray | None,
+    activation: str | None,
+    dx: DeviceArray | None,
+    dweight: DeviceArray | None,
+    dbias: DeviceArray | None,
+) -> None:
+    launch = _Launch("dense_backward", dy)
+    dz = dy
+    if activation is not None and y is not None:
+        dz = launch.scratch(*dy.shape, dtype=dy.dtype)
+        activation_backward(activation, dy, y, dz)
+    queue = launch.queue
+    if dbias is not None:
+        with queue.aside():
+            _column_sums(launch, dz, dbias)
+    if dweight is not None:
+        with queue.aside() if dx is not None else nullcontext():
+            product(queue, (dz, True), (x, False), dweight)
+    if dx is not None:  # what the layers before wait for
+        product(queue, (dz, False), (weight, False), dx)
+
+
+def _column_sums(launch: _Launch, x: DeviceArray, out: DeviceArray) -> None:
+    rows, cols = x.shape
+    parts, tiles = blocks_of(rows, PART_ROWS), blocks_of(cols, WARP)
+    if parts <= 1:
+        launch("column_sum", tiles, rows, cols, x, None, out)
+        return
+    partial = launch.scratch(parts, cols)
+    launch("column_sum", parts * tiles, rows, cols, x, partial, None)
+    launch("sum_parts", blocks_of(cols, THREADS), parts, cols, partial, out)
+
+
+def activation_forward(kind: str, x: DeviceArray, y: DeviceArray, a: float = 0.0, b: float = 0.0) -> None:
+    launch = _Launch("activation_forward", x)
+    launch("activation_forward", blocks_of(x.size, ELEMENTS), ACTIVATIONS.index(kind), a, b, x.size, x, y)
+
+
+def activation_backward(
+    kind: str, dy: DeviceArray, kept: DeviceArray, dx: DeviceArray, a: float = 0.0, b: float = 0.0
+) -> None:
+    launch = _Launch("activation_backward", dy)
+    index = ACTIVATIONS.index(kind)
+    launch("activation_backward", blocks_of(dy.size, ELEMENTS), index, a, b, dy.size, dy, kept, dx)
+
+
+def softmax_forward(log: bool, x: DeviceArray, y: DeviceArray) -> None:
+    launch = _Launch("softmax_forward", x)
+    launch("softmax_forward", blocks_of(x.shape[0], WARPS), log, *x.shape, x, y)
+
+
+def softmax_backward(log: bool, dy: DeviceArray, y: DeviceArray, dx: DeviceArray) -> None:
+    launch = _Launch("softmax_backward", dy)
+    launch("softmax_backward", blocks_of(dy.shape[0], WARPS), log, *dy.shape, dy, y, dx)
+
+
+def softmax_cross_entropy(
+    logits: DeviceArray,
+    target: DeviceArray,
+    dlogits: DeviceArray | None,
+    sample_weight: DeviceArray | None,
+    class_weight: DeviceArray | None,
+    smoothing: float,
+) -> DeviceArray:
+    """Labels have not been looked at: one that is no class makes NaN."""
+    launch = _Launch("softmax_cross_entropy", logits)
+    batch, classes = logits.shape
+    labels, shares = (target, None) if target.ndim == 1 else (None, target)
+    divisor = None
+    if labels is not None and class_weight is not None:
+        divisor = launch.scratch()
+        launch("label_weights", 1, batch, classes, labels, class_weight, divisor)
+    weights, options = (sample_weight, class_weight), (smoothing, 1.0, False)
+    return _cross_entropy(launch, logits, (labels, shares), weights, options, divisor, dlogits)
+
+
+def _cross_entropy(
+    launch: _Launch,
+    logits: DeviceArray,
+    target: tuple[DeviceArray | None, DeviceArray | None],
+    weights: tuple[DeviceArray | None, DeviceArray | None],
+    options: tuple[float, float, bool],
+    divisor: DeviceArray | None,
+    dlogits: DeviceArray | None,
+) -> DeviceArray:
+    """Target: labels, shares; weights: examples', classes'; options: smoothing, temperature, divergence.
+
+    The divisor is the batch where there is no other.
+    """
+    batch = logits.shape[0]
+    partial = launch.scratch(blocks_of(batch, WARPS))
+    launch("cross_entropy", partial.size, *logits.shape, logits, *target, *weights, *options, float(batch),
+           divisor, dlogits, partial)  # fmt: skip
+    return launch.total(partial, 1.0 if divisor is not None else 1.0 / batch, divisor)
+
+
+def kl_divergence(
+    logits: DeviceArray,
+    target: DeviceArray,
+    dlogits: DeviceArray | None,
+    sample_weight: DeviceArray | None,
+    temperature: float,
+) -> DeviceArray:
+    launch, options = _Launch("kl_divergence", logits), (0.0, temperature, True)
+    return _cross_entropy(launch, logits, (None, target), (sample_weight, None), options, None, dlogits)
+
+
+def pointwise_loss(
+    kind: str,
+    prediction: DeviceArray,
+    target: DeviceArray,
+    dprediction: DeviceArray | None,
+    sample_weight: DeviceArray | None,
+    parameter: float | DeviceArray,
+) -> DeviceArray:
+    launch = _Launch("pointwise_loss", prediction)
+    a, of_column = (1.0, parameter) if isinstance(parameter, DeviceArray) else (float(parameter), None)
+    partial = launch.scratch(blocks_of(prediction.size, CHUNK))
+    launch("pointwise_loss", partial.size, POINTWISE.index(kind), a, of_column, *prediction.shape, prediction,
+           target, sample_weight, dprediction, partial)  # fmt: skip
+    return launch.total(partial, 1.0 / prediction.size)
+
+
+def penalty(
+    parameters: DeviceArray, gradients: DeviceArray, runs: Sequence[tuple[int, int]], l2: float, l1: float
+) -> DeviceArray:
+    launch = _Launch("penalty", parameters)
+    blocks = [blocks_of(end - begin, CHUNK) for begin, end in runs]
+    left = partial = launch.scratch(sum(blocks))
+    launch.queue.join()  # gradients may be captured aside
+    for (begin, end), own in zip(runs, blocks, strict=True):
+        with launch.queue.aside():
+            launch("penalty", own, end - begin, l2, l1, parameters[begin:end], gradients[begin:end], left)
+        left = left[own:]
+    launch.queue.join()
+    return launch.total(partial, 1.0)
+
+
+def add(a: DeviceArray, b: DeviceArray, y: DeviceArray) -> None:
+    """y = a + b."""
+    _Launch("add", a)("add", blocks_of(a.size, ELEMENTS), a.size, a, b, y)
+
+
+def affine(x: DeviceArray, scale: float, shift: float, y: DeviceArray) -> None:
+    """y = scale * x + shift."""
+    _Launch("affine", x)("affine", blocks_of(x.size, ELEMENTS), x.size, scale, shift, x, y)
+
+
+def dropout(x: DeviceArray, p: float, seed: int, step: int, y: DeviceArray) -> None:
+    launch = _Launch("dropout", x)
+    threshold = min(round(p * 2**32), 2**32 - 1)
+    position, scale = launch.queue.position, 1 / (1 - p)
+    launch("dropout", _random_blocks(x.size), seed, step, position, x.size, threshold, scale, x, y)
+
+
+def gaussian_noise(x: DeviceArray, std: float, seed: int, step: int, y: DeviceArray) -> None:
+    launch = _Launch("gaussian_noise", x)
+    position = launch.queue.position
+    launch("gaussian_noise", _random_blocks(x.size), seed, step, position, x.size, std, x, y)
+
+
+def _random_blocks(n: int) -> int:
+    """Of threads that have a counter each, of which 16 serve 64 positions."""
+    return blocks_of(blocks_of(n, 64) * 16, THREADS)
+
+
+def _norm_plan(batch: int, channels: int, space: int) -> tuple[int, int]:
+    """Blocks, and partial sums, as NormShape of norm_kernels.cuh has them."""
+    if space < COLUMN_SPACE:
+        parts, cols = blocks_of(batch, PART_ROWS), channels * space
+        return parts * blocks_of(cols, WARP), parts * cols
+    blocks = batch * channels * blocks_of(space, CHUNK)
+    return blocks, blocks
+
+
+def norm_forward(
+    x: DeviceArray,
+    gamma: DeviceArray | None,
+    beta: DeviceArray | None,
+    running_mean: DeviceArray | None,
+    running_var: DeviceArray | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    unbiased: bool,
+    relu: bool,
+    y: DeviceArray,
+    mean: DeviceArray,
+    inv_std: DeviceArray,
+) -> None:
+    """Where momentum is below 0, it is 1/(steps repeated - momentum)."""
+    launch = _Launch("norm_forward", x)
+    shape = x.shape
+    blocks, sums = _norm_plan(*shape)
+    partial = None
+    if training or running_mean is None:
+        partial = launch.scratch(2, sums)
+        launch("norm_moments", blocks, *shape, x, partial)
+    launch("norm_statistics", blocks_of(shape[1], WARPS), *shape, x, partial, momentum,
+           launch.queue.position, eps, unbiased, running_mean, running_var, mean, inv_std)  # fmt: skip
+    launch("norm_apply", blocks, *shape, x, gamma, beta, mean, inv_std, relu, y)
+
+
+def norm_backward(
+    dy: DeviceArray,
+    x: DeviceArray,
+    gamma: DeviceArray | None,
+    beta: DeviceArray | None,
+    mean: DeviceArray,
+    inv_std: DeviceArray,
+    of_this_batch: bool,
+    relu: bool,
+    dx: DeviceArray | None,
+    dgamma: DeviceArray,
+    dbeta: DeviceArray,
+) -> None:
+    launch = _Launch("norm_backward", dy)
+    shape = x.shape
+    blocks, sums = _norm_plan(*shape)
+    partial, slope = launch.scratch(2, sums), launch.scratch(2, shape[1], dtype=x.dtype)
+    launch("norm_products", blocks, *shape, dy, x, gamma, beta, mean, inv_std, relu, partial)
+    launch("norm_slopes", blocks_of(shape[1], WARPS), *shape, partial, gamma, inv_std, dgamma, dbeta, slope)
+    if dx is not None:
+        through = slope if of_this_batch else None
+        launch("norm_gradient", blocks, *shape, dy, x, gamma, beta, mean, inv_std, through, relu, dx)
+
+
+def layer_norm_forward(
+    x: DeviceArray,
+    gamma: DeviceArray | None,
+    beta: DeviceArray | None,
+    eps: float,
+    y: DeviceArray,
+    mean: DeviceArray,
+    inv_std: DeviceArray,
+) -> None:
+    launch = _Launch("layer_norm_forward", x)
+    launch("layer_norm", blocks_of(x.shape[0], WARPS), *x.shape, x, gamma, beta, eps, y, mean, inv_std)
+
+
+def layer_norm_backward(
+    dy: DeviceArray,
+    x: DeviceArray,
+    gamma: DeviceArray | None,
+    mean: DeviceArray,
+    inv_std: DeviceArray,
+    dx: DeviceArray | None,
+    dgamma: DeviceArray,
+    dbeta: DeviceArray,
+) -> None:
+    launch = _Launch("layer_norm_backward", dy)
+    rows, cols = x.shape
+    parts = blocks_of(rows, PART_ROWS)
+    with launch.queue.aside() if dx is not None else nullcontext():
+        partial = launch.scratch(2, parts, cols)
+        blocks = parts * blocks_of(cols, WARP)
+        launch("layer_norm_products", blocks, rows, cols, dy, x, mean, inv_std, partial)
+        for part, out in ((partial[:1], dgamma), (partial[1:], dbeta)):
+            launch("sum_parts", blocks_of(cols, THREADS), parts, cols, part, out)
+    if dx is not None:
+        launch("layer_norm_gradient", blocks_of(rows, WARPS), rows, cols, dy, x, gamma, mean, inv_std, dx)

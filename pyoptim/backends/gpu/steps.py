@@ -1,0 +1,275 @@
+"""Optimizer steps on arrays in a GPU's memory, the same for both ways of launching kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...arrays.queue import Queue
+from ...formulas.rules import Common, Rule
+from ...runtime.dispatch import BackendError
+from ...runtime.dtypes import Array
+from .. import StepGroup
+from .constants import ARRAYS, CHUNK, CHUNKS, PLAN, ROW_LENGTH, STEP_ROWS, TYPES, blocks_of
+
+if TYPE_CHECKING:
+    from ...arrays.gpu import DeviceArray
+
+
+COLUMN_SPACE = 256
+
+
+def host_functions(name: str) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a backend that has no kernels for the processor's memory."""
+
+    def missing(function: str) -> Any:
+        if function.startswith("_"):
+            raise AttributeError(f"module {name!r} has no attribute {function!r}")
+        raise BackendError(
+            f"the {name!r} backend has no {function} for arrays in the processor's memory: ask for another "
+            "backend, or for none"
+        )
+
+    return missing
+
+
+class Table:
+    """A host array's copy on the device, renewed when it changes."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue, self._held = queue, b""
+        self._memory: Any = None
+
+    def put(self, array: Array, stream: int) -> int:
+        """Its address; nobody may write the array any more."""
+        held = array.tobytes()
+        if held != self._held:
+            if len(held) != len(self._held):
+                self._memory = self._queue.allocate(len(held))
+            self._held = b""  # should the next line fail
+            self._queue.copy_from(array, self._memory.address, stream)
+            self._held = held
+        return int(self._memory.address) if held else 0
+
+
+def tables(
+    params: Sequence[DeviceArray], states: Sequence[Sequence[DeviceArray]], rows: Sequence[int]
+) -> tuple[Array, Array]:
+    """What a launch works on, as step_kernel.cuh takes it: arrays, and the chunks that blocks take."""
+    arrays = np.zeros(len(params), ARRAYS)
+    for entry, param, own, row in zip(arrays, params, states, rows, strict=True):
+        entry["param"], entry["size"], entry["row"] = param.address, param.size, row
+        entry["state"][: len(own)] = [state.address for state in own]
+    return arrays, chunks_of(arrays["size"], CHUNK)
+
+
+def chunks_of(sizes: Array, length: int) -> Array:
+    """The chunks of so many elements, at most, that arrays are cut into."""
+    counts = blocks_of(sizes, length)
+    chunks = np.empty(counts.sum(), CHUNKS)
+    chunks["array"] = np.repeat(np.arange(len(sizes)), counts)
+    chunks["chunk"] = np.arange(len(chunks)) - np.repeat(counts.cumsum() - counts, counts)
+    return chunks
+
+
+def coefficient_rows(rows: Sequence[tuple[float, ...]], dtype: Any) -> Array:
+    """Rows of coefficients, cast once, as StepRows has them."""
+    values = np.zeros((max(len(rows), STEP_ROWS), ROW_LENGTH))
+    for i, row in enumerate(rows):
+        values[i, : len(row)] = row
+    with np.errstate(over="ignore"):  # beyond float32 is infinity, as in C++
+        return values.astype(dtype)
+
+
+def uploaded(queue: Queue, table: Array) -> Any:
+    """Memory with a copy of a host array."""
+    memory = queue.allocate(table.nbytes)
+    queue.upload(memory.address, table)
+    return memory
+
+
+class Launch:
+    """All arrays of one rule and dtype: one launch a step."""
+
+    prefix = ""  # of the kernels' names
+
+    def __init__(self, queue: Queue, rule: Rule, dtype: np.dtype[Any], members: Sequence[Any]) -> None:
+        self._queue, self._launcher, self._dtype, self._type = queue, queue.launcher, dtype, TYPES[dtype]
+        self._plan: Any = None
+        self._kernel = f"{self.prefix}step<rule_named::{rule.name}, {self._type}>"
+        self._length = len(Common._fields) + len(rule.coefficients._fields)
+        self._which = [i for i, _, _, _ in members]
+        self._groups = list(dict.fromkeys(group for _, group, _, _ in members))
+        arrays, chunks = self._made_tables(members)
+        self.blocks = len(chunks)
+        self._tables = [uploaded(queue, table) for table in (arrays, chunks)]
+        self._grads, self._rows = Table(queue), Table(queue)
+        self._scaled = queue.allocate(8 * max(len(self._groups), STEP_ROWS) * ROW_LENGTH)
+        self._no_rows = bytes(STEP_ROWS * ROW_LENGTH * dtype.itemsize)  # by value, where they lie in memory
+
+    def _made_tables(self, members: Sequence[Any]) -> tuple[Array, Array]:
+        return tables(
+            [param for _, _, param, _ in members],
+            [states for _, _, _, states in members],
+            [self._groups.index(group) for _, group, _, _ in members],
+        )
+
+    def plan(self, steps: Sequence[Sequence[tuple[float, ...]]]) -> None:
+        """See `Stepper.plan`."""
+        values = np.array([self._rows_of(step) for step in steps])
+        rows = np.zeros((*values.shape[:2], ROW_LENGTH))
+        rows[:, :, : self._length] = values
+        if self._plan is None:
+            self._plan = self._queue.allocate(PLAN * rows[0].nbytes)
+        self._queue.put(self._plan.address, rows)
+
+    def point_at(self, addresses: Array, stream: int) -> None:
+        """Take the gradients that are there."""
+        at = self._grads.put(addresses[self._which], stream)
+        self._at = (*(table.address for table in self._tables), at)
+
+    def sum_of_squares(self, partial: int, stream: int) -> None:
+        """Of each chunk, to ``partial``."""
+        kernel = f"{self.prefix}sum_of_squares<{self._type}>"
+        self._launcher.launch(kernel, self.blocks, (*self._at, partial), stream)
+
+    def _rows_of(self, coefficients: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+        """Of the groups that have arrays here."""
+        rows = [coefficients[group] for group in self._groups]
+        if any(len(row) != self._length for row in rows):
+            raise ValueError(f"{self._kernel} takes rows of {self._length} coefficients, {rows} were given")
+        return rows
+
+    def _exact_rows(self, coefficients: Sequence[tuple[float, ...]] | None, stream: int) -> Any:
+        """The addresses of the rows in double and of the position they are at: None, without a plan."""
+        if coefficients is None:
+            return self._plan.address, self._queue.position
+        return self._rows.put(coefficient_rows(self._rows_of(coefficients), np.float64), stream), None
+
+    def _scale(self, exact: Any, factor: int | None, stream: int, kind: str) -> int:
+        """The address of the rows as a kernel takes them: ``kind`` is "float" or "double"."""
+        at: int = self._scaled.address
+        arguments = (len(self._groups), *exact, factor, at)
+        self._launcher.launch(f"scale_rows<{kind}>", 1, arguments, stream)
+        return at
+
+    def step(
+        self,
+        coefficients: Sequence[tuple[float, ...]] | None,
+        factor: int | None,
+        stream: int,
+        *more: Any,
+    ) -> None:
+        """``factor``: the address of what the gradients are multiplied by as well; ``more``: arguments.
+
+        Without coefficients, with the row of the plan that the queue's position is at.
+        """
+        at, by_value = None, self._no_rows
+        if coefficients is None or factor is not None:
+            at = self._scale(self._exact_rows(coefficients, stream), factor, stream, self._type)
+        else:
+            rows = coefficient_rows(self._rows_of(coefficients), self._dtype)
+            if len(self._groups) > STEP_ROWS:
+                at = self._rows.put(rows, stream)
+            else:
+                by_value = rows.tobytes()
+        self._launcher.launch(self._kernel, self.blocks, (*self._at, at, by_value, *more), stream)
+
+
+class Stepper:
+    """See `pyoptim.backends.Stepper`; arrays are `pyoptim.arrays.gpu.DeviceArray`.
+
+    The work is queued on the stream that the gradients say they are on, and the host does not wait.
+    """
+
+    checks = False
+    _launch: Callable[..., Any] = Launch
+
+    def __init__(self, groups: Sequence[StepGroup], queue: Queue | None = None) -> None:
+        members: dict[Any, list[Any]] = {}
+        i = 0
+        for j, (rule, params, states) in enumerate(groups):
+            for param, own in zip(params, states, strict=True):
+                members.setdefault((rule.name, param.dtype), []).append((i, j, rule, param, own))
+                i += 1
+        self._prepare(members, queue)
+
+    def _prepare(self, members: dict[Any, list[Any]], queue: Queue | None) -> None:
+        """``members``: by rule's name and dtype, each array's index, group, rule, parameter and states."""
+        if queue is None:
+            raise BackendError(
+                "the 'cuda' and 'cupy' backends step arrays in a GPU's memory, and these are in the "
+                "processor's: ask for another backend, or for none"
+            )
+        self._queue = queue
+        self._launches = [
+            self._launch(queue, of[0][2], dtype, [(i, j, param, own) for i, j, _, param, own in of])
+            for (_, dtype), of in members.items()
+        ]
+        self._blocks = sum(launch.blocks for launch in self._launches)
+        self._partial = queue.allocate(8 * self._blocks)
+        self._scalars = queue.allocate(16)  # a sum of squares, a factor
+
+    def step(
+        self,
+        grads: Sequence[DeviceArray],
+        coefficients: Sequence[tuple[float, ...]] | None,
+        max_norm: float | None = None,
+        *more: Any,
+    ) -> bool:
+        """``max_norm``: of the gradients multiplied by the first coefficient, up to its sign.
+
+        Without coefficients, by those of `plan`: nothing then differs between steps but the device's memory.
+        ``more`` is what steps of this kind take beside the coefficients.
+        """
+        with self._ordered(grads) as stream:
+            factor = self._clip(coefficients, max_norm, stream)
+            for launch in self._launches:
+                launch.step(coefficients, factor, stream, *more)
+        return True
+
+    def plan(self, grads: Sequence[DeviceArray], steps: Sequence[Sequence[tuple[float, ...]]]) -> None:
+        """Coefficients of up to `PLAN` steps to come with these gradients; the first of a row is 1 or -1."""
+        with self._ordered(grads):
+            for launch in self._launches:
+                launch.plan(steps)
+
+    def _clip(
+        self, coefficients: Sequence[tuple[float, ...]] | None, max_norm: float | None, stream: int
+    ) -> int | None:
+        """The address of what the gradients are multiplied by as well, if by anything."""
+        if max_norm is None or not self._launches:
+            return None
+        self._squares(1.0 if coefficients is None else coefficients[0][0] ** 2, stream)
+        squares: int = self._scalars.address
+        arguments = (squares, float(max_norm), squares + 8)
+        self._queue.launcher.launch("clip_factor<double>", 1, arguments, stream)
+        return squares + 8
+
+    def sum_of_squares(self, grads: Sequence[DeviceArray]) -> float:
+        """Of all gradients, in double; waits for it."""
+        with self._ordered(grads) as stream:
+            self._squares(1.0, stream)
+        return float(self._queue.download(self._scalars.address, np.empty(1), stream)[0])
+
+    def _squares(self, scale: float, stream: int) -> None:
+        partial = self._partial.address
+        for launch in self._launches:
+            launch.sum_of_squares(partial, stream)
+            partial += 8 * launch.blocks
+        arguments = (self._blocks, self._partial.address, scale, None, self._scalars.address)
+        self._queue.launcher.launch("total<double>", 1, arguments, stream)
+
+    @contextmanager
+    def _ordered(self, grads: Sequence[DeviceArray]) -> Iterator[int]:
+        """The stream to use: it waits for the gradients' own, and they wait for it."""
+        from ...arrays.gpu_checks import Gradients
+
+        found = grads if isinstance(grads, Gradients) else Gradients.of(grads)
+        with self._queue.among(found.streams, found.queues) as stream:
+            for launch in self._launches:
+                launch.point_at(found.addresses, stream)
+            yield stream

@@ -1,0 +1,193 @@
+"""Layers of the Numba backend: `reference` says what each computes.
+
+Scalars and sums are float64, results are rounded once when stored.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba.extending import overload
+
+from ...formulas.activations import KINDS, upper_tail
+from ...runtime.dtypes import Array
+from .. import reference
+
+__all__ = [
+    "activation_backward",
+    "activation_forward",
+    "dense_backward",
+    "dense_forward",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "norm_backward",
+    "norm_forward",
+]
+
+_jit = numba.njit(nogil=True, error_model="numpy")
+
+
+overload(upper_tail)(lambda x: upper_tail)  # so that compiled code may call it
+
+
+@cache
+def _loops(kind: str) -> tuple[Any, Any]:
+    value, slope = _jit(KINDS[kind].value), _jit(KINDS[kind].slope)
+
+    @_jit
+    def forward(x, y, a, b):  # type: ignore[no-untyped-def]
+        for i in range(x.size):
+            y[i] = value(x[i], a, b)
+
+    @_jit
+    def backward(dy, kept, dx, a, b):  # type: ignore[no-untyped-def]
+        for i in range(kept.size):
+            s = slope(kept[i], a, b)
+            dx[i] = 0.0 if s == 0.0 else dy[i] * s
+
+    return forward, backward
+
+
+def activation_forward(kind: str, x: Array, y: Array, a: float = 0.0, b: float = 0.0) -> None:
+    _loops(kind)[0](x.ravel(), y.reshape(-1), a, b)
+
+
+def activation_backward(kind: str, dy: Array, kept: Array, dx: Array, a: float = 0.0, b: float = 0.0) -> None:
+    _loops(kind)[1](dy.ravel(), kept.ravel(), dx.reshape(-1), a, b)
+
+
+def dense_forward(x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array) -> None:
+    reference.dense_forward(x, weight, bias, None, y)
+    if activation is not None:
+        activation_forward(activation, y, y)
+
+
+def dense_backward(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    y: Array | None,
+    activation: str | None,
+    dx: Array | None,
+    dweight: Array | None,
+    dbias: Array | None,
+) -> None:
+    dz = dy
+    if activation is not None and y is not None:
+        dz = np.empty_like(dy)
+        activation_backward(activation, dy, y, dz)
+    reference.dense_backward(dz, x, weight, None, None, dx, dweight, dbias)
+
+
+@_jit
+def norm_forward(  # type: ignore[no-untyped-def]
+    x, gamma, beta, running_mean, running_var, training, momentum, eps, unbiased, relu, y, mean, inv_std
+):
+    batch, channels, space = x.shape
+    count = batch * space
+    for c in range(channels):
+        if training or running_mean is None or running_var is None:
+            m = 0.0
+            for n in range(batch):
+                for s in range(space):
+                    m += x[n, c, s]
+            m /= count
+            squares = 0.0
+            for n in range(batch):
+                for s in range(space):
+                    squares += (x[n, c, s] - m) ** 2
+            var = squares / count
+            if training and running_mean is not None and running_var is not None:
+                seen = squares / (count - 1) if unbiased else var
+                running_mean[c] = (1 - momentum) * np.float64(running_mean[c]) + momentum * m
+                running_var[c] = (1 - momentum) * np.float64(running_var[c]) + momentum * seen
+        else:
+            m = np.float64(running_mean[c])
+            var = np.float64(running_var[c])
+        mean[c] = m
+        inv_std[c] = 1.0 / np.sqrt(var + eps)
+        scale = inv_std[c] if gamma is None else gamma[c] * inv_std[c]
+        for n in range(batch):
+            for s in range(space):
+                z = (x[n, c, s] - mean[c]) * scale
+                z += x.dtype.type(0) if beta is None else beta[c]
+                y[n, c, s] = 0.0 if relu and z <= 0 else z  # NaN stays NaN
+
+
+@_jit
+def norm_backward(  # type: ignore[no-untyped-def]
+    dy, x, gamma, beta, mean, inv_std, of_this_batch, relu, dx, dgamma, dbeta
+):
+    batch, channels, space = x.shape
+    for c in range(channels):
+        scale = inv_std[c] if gamma is None else gamma[c] * inv_std[c]
+        shift = x.dtype.type(0) if beta is None else beta[c]
+        total, product = 0.0, 0.0
+        for n in range(batch):
+            for s in range(space):
+                d = x[n, c, s] - mean[c]
+                if not relu or d * scale + shift > 0:
+                    total += dy[n, c, s]
+                    product += np.float64(dy[n, c, s]) * np.float64(d)
+        dbeta[c] = total
+        dgamma[c] = product * inv_std[c]
+        if dx is not None:
+            share = scale / (batch * space)
+            slope = product * inv_std[c] * inv_std[c] * share
+            offset = total * share
+            for n in range(batch):
+                for s in range(space):
+                    d = x[n, c, s] - mean[c]
+                    dz = dy[n, c, s] if not relu or d * scale + shift > 0 else 0.0
+                    dx[n, c, s] = scale * dz - (d * slope + offset) if of_this_batch else scale * dz
+
+
+@_jit
+def layer_norm_forward(x, gamma, beta, eps, y, mean, inv_std):  # type: ignore[no-untyped-def]
+    rows, features = x.shape
+    for r in range(rows):
+        m = 0.0
+        for j in range(features):
+            m += x[r, j]
+        m /= features
+        squares = 0.0
+        for j in range(features):
+            squares += (x[r, j] - m) ** 2
+        mean[r] = m
+        inv_std[r] = 1.0 / np.sqrt(squares / features + eps)
+        for j in range(features):
+            z = (x[r, j] - mean[r]) * inv_std[r]
+            if gamma is not None:
+                z *= gamma[j]
+            if beta is not None:
+                z += beta[j]
+            y[r, j] = z
+
+
+@_jit
+def layer_norm_backward(  # type: ignore[no-untyped-def]
+    dy, x, gamma, mean, inv_std, dx, dgamma, dbeta
+):
+    rows, features = x.shape
+    gammas, betas = np.zeros(features), np.zeros(features)
+    for r in range(rows):
+        total, product = 0.0, 0.0
+        for j in range(features):
+            g, z = np.float64(dy[r, j]), (x[r, j] - mean[r]) * inv_std[r]
+            gammas[j] += g * z
+            betas[j] += g
+            if gamma is not None:
+                g *= gamma[j]
+            total += g
+            product += g * z
+        if dx is not None:
+            for j in range(features):
+                g, z = np.float64(dy[r, j]), (x[r, j] - mean[r]) * inv_std[r]
+                if gamma is not None:
+                    g *= gamma[j]
+                dx[r, j] = inv_std[r] * (g - (z * product + total) / features)
+    dgamma[:] = gammas
+    dbeta[:] = betas

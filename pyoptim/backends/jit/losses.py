@@ -1,0 +1,149 @@
+"""Losses and penalties of the Numba backend: `reference_losses` and `reference` say what each computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+
+from ...formulas.losses import POINTWISE
+from ...runtime.dtypes import Array
+
+_jit = numba.njit(nogil=True, error_model="numpy")
+
+
+def softmax_cross_entropy(
+    logits: Array,
+    target: Array,
+    dlogits: Array | None,
+    sample_weight: Array | None,
+    class_weight: Array | None,
+    smoothing: float,
+) -> float:
+    labels, shares = (target, None) if target.ndim == 1 else (None, target)
+    divisor = float(len(logits))
+    if labels is not None and class_weight is not None:
+        divisor = float(class_weight[labels].sum(dtype=np.float64)) or 1.0
+    weights = sample_weight, class_weight
+    return float(_cross_entropy(logits, labels, shares, dlogits, *weights, smoothing, divisor, 1.0, False))
+
+
+def kl_divergence(
+    logits: Array, target: Array, dlogits: Array | None, sample_weight: Array | None, temperature: float
+) -> float:
+    weights, batch = (sample_weight, None), float(len(logits))
+    return float(_cross_entropy(logits, None, target, dlogits, *weights, 0.0, batch, temperature, True))
+
+
+@_jit
+def _cross_entropy(  # type: ignore[no-untyped-def]
+    logits, labels, shares, dlogits, sample_weight, class_weight, smoothing, divisor, temperature, divergence
+):
+    batch, classes = logits.shape
+    q = np.empty(classes)
+    loss = 0.0
+    for i in range(batch):
+        largest = np.float64(logits[i, 0])
+        for j in range(1, classes):
+            largest = np.maximum(largest, np.float64(logits[i, j]))
+        total, linear, exponentials = 0.0, 0.0, 0.0
+        for j in range(classes):
+            share = smoothing / classes
+            if labels is not None:  # noqa: SIM102 - likewise
+                if labels[i] == j:
+                    share += 1.0 - smoothing
+            if shares is not None:  # no else: Numba compiles only what is known to be there
+                share += (1.0 - smoothing) * shares[i, j]
+            if class_weight is not None:
+                share *= class_weight[j]
+            if sample_weight is not None:
+                share *= sample_weight[i]
+            shifted = np.float64(logits[i, j]) - largest
+            exponentials += np.exp(shifted / temperature)
+            total += share
+            if share != 0.0:
+                linear += share * shifted
+            if shares is not None:  # noqa: SIM102 - likewise
+                if divergence and shares[i, j] != 0.0:
+                    linear -= temperature * share * np.log(np.float64(shares[i, j]))
+            q[j] = share
+        loss += temperature * (temperature * total * np.log(exponentials) - linear)
+        if dlogits is not None:
+            for j in range(classes):
+                p = np.exp((np.float64(logits[i, j]) - largest) / temperature) / exponentials
+                dlogits[i, j] = (p * total - q[j]) * temperature / divisor
+    return loss / divisor
+
+
+def pointwise_loss(
+    kind: str,
+    prediction: Array,
+    target: Array,
+    dprediction: Array | None,
+    sample_weight: Array | None,
+    parameter: float | Array,
+) -> float:
+    columns = np.broadcast_to(np.asarray(parameter, np.float64), prediction.shape[1:]).copy()
+    index = POINTWISE.index(kind)
+    return float(_pointwise(index, prediction, target, dprediction, sample_weight, columns))
+
+
+@_jit
+def _pointwise(kind, prediction, target, dprediction, sample_weight, columns):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(prediction.shape[0]):
+        weight = 1.0 if sample_weight is None else np.float64(sample_weight[i])
+        for j in range(prediction.shape[1]):
+            x, t, a = np.float64(prediction[i, j]), np.float64(target[i, j]), columns[j]
+            value, slope = _element(kind, x, t, a)
+            total += value * weight
+            if dprediction is not None:
+                dprediction[i, j] = slope * (weight / prediction.size)
+    return total / prediction.size
+
+
+def penalty(
+    parameters: Array, gradients: Array, runs: Sequence[tuple[int, int]], l2: float, l1: float
+) -> float:
+    with np.errstate(over="ignore"):
+        by = parameters.dtype.type(l2), parameters.dtype.type(l1)
+    of_runs = [_penalty(parameters[begin:end], gradients[begin:end], l2, l1, *by) for begin, end in runs]
+    return float(sum(of_runs))
+
+
+@_jit
+def _penalty(w, gradient, l2, l1, by_l2, by_l1):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(w.size):
+        value = np.float64(w[i])
+        if l2 != 0.0:
+            gradient[i] += by_l2 * w[i]
+            total += l2 / 2.0 * value * value
+        if l1 != 0.0:
+            side = np.sign(w[i])
+            gradient[i] += by_l1 * (side + (side - side))  # + 0: Numba's sign of -0 is -0
+            total += l1 * np.abs(value)
+    return total
+
+
+@_jit
+def _element(kind, x, t, a):  # type: ignore[no-untyped-def]
+    d = x - t
+    size = np.abs(d)
+    if kind == 0:
+        return d * d, 2.0 * d
+    if kind == 1:
+        return size, np.sign(d)
+    if kind == 2:
+        near = np.minimum(size, a)
+        return near * (size - near / 2.0), np.maximum(np.minimum(d, a), -a)
+    if kind == 3:
+        e = np.exp(-np.abs(x))
+        both = 1.0 + (a - 1.0) * t
+        value = (1.0 - t) * x + both * (np.log1p(e) + np.maximum(-x, 0.0))
+        return value, (e if x < 0 else 1.0) / (1.0 + e) * both - a * t
+    margin = 1.0 - t * x
+    if margin <= 0.0:
+        return 0.0, 0.0
+    return margin, -t + 0.0 * margin

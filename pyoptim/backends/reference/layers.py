@@ -1,0 +1,231 @@
+"""Layers, activations, noise and penalties in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...formulas import random
+from ...formulas.activations import KINDS
+from ...runtime.dtypes import Array
+from .steps import sum_of_squares
+
+
+def dense_forward(x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array) -> None:
+    """``y = activation(x weight^T + bias)``; x (batch, in), weight (out, in), y (batch, out)."""
+    np.matmul(x, weight.T, out=y)
+    if bias is not None:
+        y += bias
+    if activation is not None:
+        activation_forward(activation, y, y)
+
+
+def dense_backward(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    y: Array | None,
+    activation: str | None,
+    dx: Array | None,
+    dweight: Array | None,
+    dbias: Array | None,
+) -> None:
+    """From dy (batch, out) and, where there is an activation, the output y."""
+    dz = dy
+    if activation is not None and y is not None:
+        dz = np.empty_like(dy)
+        activation_backward(activation, dy, y, dz)
+    if dweight is not None:
+        np.matmul(dz.T, x, out=dweight)
+    if dx is not None:
+        np.matmul(dz, weight, out=dx)
+    if dbias is not None:
+        dbias[...] = dz.sum(axis=0, dtype=np.float64)
+
+
+def activation_forward(kind: str, x: Array, y: Array, a: float = 0.0, b: float = 0.0) -> None:
+    """``y = kind(x)`` with the parameters a and b; y may be x."""
+    number = x.dtype.type
+    with np.errstate(all="ignore"):
+        y[...] = KINDS[kind].value(x, number(a), number(b))
+
+
+def activation_backward(kind: str, dy: Array, kept: Array, dx: Array, a: float = 0.0, b: float = 0.0) -> None:
+    """``dx = dy * kind'(x)``, from the output or the input (`KINDS`); dx may be dy."""
+    number = kept.dtype.type
+    with np.errstate(all="ignore"):
+        slope = KINDS[kind].slope(kept, number(a), number(b))
+        dx[...] = np.where(slope == 0, number(0), dy * slope)
+
+
+def softmax_forward(log: bool, x: Array, y: Array) -> None:
+    """(Log-)softmax over the rows of x (rows, classes)."""
+    if x.size == 0:
+        return
+    with np.errstate(all="ignore"):
+        shifted = x - x.max(axis=1, keepdims=True).astype(np.float64)
+        total = np.exp(shifted).sum(axis=1, keepdims=True)
+        y[...] = shifted - np.log(total) if log else np.exp(shifted) / total
+
+
+def softmax_backward(log: bool, dy: Array, y: Array, dx: Array) -> None:
+    """From the output y."""
+    with np.errstate(all="ignore"):
+        if log:
+            dx[...] = dy - np.exp(y) * dy.sum(axis=1, keepdims=True, dtype=np.float64)
+        else:
+            dx[...] = y * (dy - (dy * y).sum(axis=1, keepdims=True, dtype=np.float64))
+
+
+def dropout(x: Array, p: float, seed: int, step: int, y: Array) -> None:
+    """Drop elements with probability p, in [0, 1), and divide the others by 1 - p; y may be x.
+
+    Which ones depends on seed, step and position: a backward pass is this on the gradient.
+    """
+    number = x.dtype.type
+    kept = x * number(1 / (1 - p))
+    y[...] = np.where(random.dropped(seed, step, p, x.size).reshape(x.shape), number(0), kept)
+
+
+def gaussian_noise(x: Array, std: float, seed: int, step: int, y: Array) -> None:
+    """Add normal noise of standard deviation ``std``; y may be x."""
+    noise = random.normal(seed, step, x.size).astype(x.dtype).reshape(x.shape)
+    np.add(x, x.dtype.type(std) * noise, out=y)
+
+
+def penalty(
+    parameters: Array, gradients: Array, runs: Sequence[tuple[int, int]], l2: float, l1: float
+) -> float:
+    """``l2/2 sum(w^2) + l1 sum(|w|)`` over runs (begin, end) of vectors; its gradient is added to theirs."""
+    number, total = parameters.dtype.type, 0.0
+    with np.errstate(all="ignore"):
+        for begin, end in runs:
+            w, gradient = parameters[begin:end], gradients[begin:end]
+            if l2:
+                total += l2 / 2 * sum_of_squares(w)
+                gradient += number(l2) * w
+            if l1:
+                total += l1 * float(np.abs(w).sum(dtype=np.float64))
+                gradient += number(l1) * np.sign(w)
+    return total
+
+
+def norm_forward(
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    running_mean: Array | None,
+    running_var: Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    unbiased: bool,
+    relu: bool,
+    y: Array,
+    mean: Array,
+    inv_std: Array,
+) -> None:
+    """Batch normalisation of x (batch, channels, space), followed by ReLU where ``relu``.
+
+    Statistics are the batch's where ``training`` or where there are no running ones, which training
+    updates. ``mean`` and ``inv_std`` (channels) are outputs: what was used.
+    """
+    with np.errstate(all="ignore"):
+        if training or running_mean is None or running_var is None:
+            count = x.shape[0] * x.shape[2]
+            exact = np.asarray(np.mean(x, axis=(0, 2), dtype=np.float64))
+            var = np.asarray(np.mean((x - exact[:, None]) ** 2, axis=(0, 2), dtype=np.float64))
+            if training and running_mean is not None and running_var is not None:
+                seen = var * (count / (count - 1)) if unbiased else var
+                running_mean[...] = (1 - momentum) * running_mean.astype(np.float64) + momentum * exact
+                running_var[...] = (1 - momentum) * running_var.astype(np.float64) + momentum * seen
+        else:
+            exact, var = running_mean, running_var.astype(np.float64)
+        mean[...] = exact
+        inv_std[...] = 1 / np.sqrt(var + eps)
+        np.subtract(x, mean[:, None], out=y)
+        y *= (inv_std if gamma is None else gamma * inv_std)[:, None]
+        y += 0 if beta is None else beta[:, None]
+        if relu:
+            np.maximum(y, 0, out=y)
+
+
+def norm_backward(
+    dy: Array,
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    mean: Array,
+    inv_std: Array,
+    of_this_batch: bool,
+    relu: bool,
+    dx: Array | None,
+    dgamma: Array,
+    dbeta: Array,
+) -> None:
+    """Through the statistics where they are ``of_this_batch``, else they are constants."""
+    with np.errstate(all="ignore"):
+        scale = inv_std if gamma is None else gamma * inv_std
+        centred = x - mean[:, None]
+        if relu:
+            shift = 0 if beta is None else beta[:, None]
+            dy = np.where(centred * scale[:, None] + shift > 0, dy, x.dtype.type(0))
+        total = dy.sum(axis=(0, 2), dtype=np.float64)
+        product = (dy * centred).sum(axis=(0, 2), dtype=np.float64)
+        dbeta[...] = total
+        dgamma[...] = product * inv_std
+        if dx is None:
+            return
+        np.multiply(scale[:, None], dy, out=dx)
+        if of_this_batch:
+            share = scale.astype(np.float64) / (x.shape[0] * x.shape[2])
+            slope = (product * inv_std.astype(np.float64) ** 2 * share).astype(x.dtype)
+            dx -= centred * slope[:, None] + (total * share).astype(x.dtype)[:, None]
+
+
+def layer_norm_forward(
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    eps: float,
+    y: Array,
+    mean: Array,
+    inv_std: Array,
+) -> None:
+    """Each row of x (rows, features) by its own statistics; ``mean`` and ``inv_std`` (rows) are outputs."""
+    with np.errstate(all="ignore"):
+        exact = np.asarray(np.mean(x, axis=1, dtype=np.float64))
+        var = np.mean((x - exact[:, None]) ** 2, axis=1, dtype=np.float64)
+        mean[...] = exact
+        inv_std[...] = 1 / np.sqrt(var + eps)
+        np.subtract(x, mean[:, None], out=y)
+        y *= inv_std[:, None]
+        if gamma is not None:
+            y *= gamma
+        if beta is not None:
+            y += beta
+
+
+def layer_norm_backward(
+    dy: Array,
+    x: Array,
+    gamma: Array | None,
+    mean: Array,
+    inv_std: Array,
+    dx: Array | None,
+    dgamma: Array,
+    dbeta: Array,
+) -> None:
+    """dgamma and dbeta (features) are written without a gamma too."""
+    with np.errstate(all="ignore"):
+        normalised = (x - mean[:, None]) * inv_std[:, None]
+        dgamma[...] = (dy * normalised).sum(axis=0, dtype=np.float64)
+        dbeta[...] = dy.sum(axis=0, dtype=np.float64)
+        if dx is None:
+            return
+        scaled = dy if gamma is None else dy * gamma
+        slope = (scaled * normalised).mean(axis=1, dtype=np.float64).astype(x.dtype)
+        offset = scaled.mean(axis=1, dtype=np.float64).astype(x.dtype)
+        np.subtract(scaled, normalised * slope[:, None] + offset[:, None], out=dx)
+        dx *= inv_std[:, None]

@@ -1,0 +1,104 @@
+"""Losses of the NumPy backend. Sums and what they are made of are float64."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...runtime.dtypes import Array
+
+
+def softmax_cross_entropy(
+    logits: Array,
+    target: Array,
+    dlogits: Array | None,
+    sample_weight: Array | None,
+    class_weight: Array | None,
+    smoothing: float,
+) -> float:
+    """The mean over the batch of ``-sum(q * log softmax(logits))``, and its gradient.
+
+    The target is labels (batch,) or shares (batch, classes). q is (1 - smoothing) of it plus
+    smoothing/classes, times the weights of classes and examples. With labels and class weights the
+    divisor is the sum of the labels' weights, or 1 where that is 0.
+    """
+    batch, classes = logits.shape
+    divisor = float(batch)
+    if target.ndim == 1:
+        q = np.zeros(logits.shape)
+        q[np.arange(batch), target] = 1
+        if class_weight is not None:
+            divisor = float(class_weight[target].sum(dtype=np.float64)) or 1.0
+    else:
+        q = target.astype(np.float64)
+    if smoothing:
+        q = (1 - smoothing) * q + smoothing / classes
+    if class_weight is not None:
+        q *= class_weight
+    if sample_weight is not None:
+        q *= sample_weight[:, None]
+    with np.errstate(all="ignore"):
+        return float(_of_rows(logits, q, dlogits, divisor, 1.0).sum() / divisor)
+
+
+def kl_divergence(
+    logits: Array, target: Array, dlogits: Array | None, sample_weight: Array | None, temperature: float
+) -> float:
+    """The mean over the batch of ``T^2 sum(target * log(target / softmax(logits/T)))``, and its gradient."""
+    t = target.astype(np.float64)
+    q = t if sample_weight is None else t * sample_weight[:, None]
+    with np.errstate(all="ignore"):
+        crossed = _of_rows(logits, q, dlogits, float(len(logits)), temperature)
+        negentropy = np.where(t == 0, 0, q * np.log(t)).sum(axis=1)
+        return float((crossed + temperature * temperature * negentropy).sum() / len(logits))
+
+
+def _of_rows(logits: Array, q: Array, dlogits: Array | None, divisor: float, temperature: float) -> Array:
+    """``-T^2 sum(q * log softmax(logits/T))`` of each row, and the gradient of their sum / divisor."""
+    shifted = logits - logits.max(axis=1, keepdims=True).astype(np.float64)
+    e = np.exp(shifted / temperature)
+    sums = e.sum(axis=1)
+    total = q.sum(axis=1)
+    if dlogits is not None:
+        dlogits[...] = (e * (total / sums)[:, None] - q) * temperature / divisor
+    # A logit of -infinity without a share costs nothing.
+    linear = np.where(q == 0, 0, q * shifted).sum(axis=1)
+    losses: Array = temperature * (temperature * total * np.log(sums) - linear)
+    return losses
+
+
+def pointwise_loss(
+    kind: str,
+    prediction: Array,
+    target: Array,
+    dprediction: Array | None,
+    sample_weight: Array | None,
+    parameter: float | Array,
+) -> float:
+    """The mean over the elements (batch, columns) of a loss of each, and its gradient.
+
+    ``parameter`` is Huber's delta, or the weight of "binary"'s positive examples, which may be one per
+    column.
+    """
+    with np.errstate(all="ignore"):
+        x, t = prediction.astype(np.float64), target.astype(np.float64)
+        d = x - t
+        a = np.asarray(parameter, np.float64)
+        if kind == "squared":
+            value, slope = d * d, 2 * d
+        elif kind == "absolute":
+            value, slope = np.abs(d), np.sign(d)
+        elif kind == "huber":
+            near = np.minimum(np.abs(d), a)
+            value, slope = near * (np.abs(d) - near / 2), np.clip(d, -a, a)
+        elif kind == "binary":
+            both = 1 + (a - 1) * t
+            value = (1 - t) * x + both * (np.log1p(np.exp(-np.abs(x))) + np.maximum(-x, 0))
+            e = np.exp(-np.abs(x))
+            slope = np.where(x < 0, e, 1) / (1 + e) * both - a * t
+        else:
+            margin = 1 - t * x
+            value, slope = np.maximum(margin, 0), np.where(margin <= 0, 0, -t + 0 * margin)
+        weight = 1.0 if sample_weight is None else sample_weight[:, None].astype(np.float64)
+        if dprediction is not None:
+            dprediction[...] = slope * (weight / x.size)
+        return float((value * weight).sum() / x.size)

@@ -1,0 +1,135 @@
+"""Optimizer updates in NumPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from ... import backends
+from ...formulas.rules import RULES, Common, Rule, common, split_coefficients
+from ...formulas.storage import Packed, PackedArray, decode, encode, hash_key
+from ...runtime.dtypes import Array
+from .. import StepGroup
+
+
+class Stepper:
+    """See `pyoptim.backends.Stepper`."""
+
+    checks = False
+
+    def __init__(self, groups: Sequence[StepGroup]) -> None:
+        self._groups = groups
+
+    def step(self, grads: list[Array], coefficients: list[tuple[float, ...]]) -> bool:
+        remaining = iter(grads)
+        with np.errstate(all="ignore"):  # as the other backends: NaN and infinity propagate silently
+            for (rule, params, states), row in zip(self._groups, coefficients, strict=True):
+                for param, state in zip(params, states, strict=True):
+                    shared, own = split_coefficients(rule, row, param.dtype.type)
+                    p, g = common(shared, param, next(remaining))
+                    for old, new in zip((param, *state), rule.function(own, p, g, *state), strict=True):
+                        old[...] = new
+        return True
+
+
+class TrustStepper:
+    """LARS, or LAMB where ``directed``: each array's norms set its rate; prepared once.
+
+    ``checks`` and what ``step`` returns are as in `pyoptim.backends.Stepper`.
+    """
+
+    checks = False
+    _stepper: ClassVar[type[backends.Stepper]] = Stepper
+
+    def __init__(self, groups: Sequence[StepGroup], directed: bool) -> None:
+        self._sizes = [len(g.params) for g in groups]
+        alone = backends.one_each(groups)
+        self._params = [g.params[0] for g in alone]
+        self._directions = [np.empty_like(p) for p in self._params] if directed else []
+        if directed:
+            descent = [StepGroup(RULES["sgd"], [p], [()]) for p in self._params]
+            self._descent = self._stepper(descent)
+            alone = [g._replace(params=[d]) for g, d in zip(alone, self._directions, strict=True)]
+        self._rule = self._stepper(alone)
+
+    def step(
+        self,
+        grads: list[Array],
+        coefficients: list[tuple[float, ...]],
+        trusts: list[tuple[float, float, float, float, float]],
+    ) -> bool:
+        """``trusts`` are each group's lr, weight_decay, scale of the gradient, trust and eps.
+
+        LAMB: the rule writes a direction, to which the decay is added, and the parameter moves along it at
+        the rate ``lr*||p||/||d||``. LARS: the rule is momentum, which takes the gradients in at the rate
+        ``lr*trust*||p||/(||g|| + weight_decay*||p|| + eps)``. Where a norm is 0 or NaN the rate is lr.
+        """
+        rows = [row for row, n in zip(coefficients, self._sizes, strict=True) for _ in range(n)]
+        given = [trust for trust, n in zip(trusts, self._sizes, strict=True) for _ in range(n)]
+        if not self._directions:
+            for i, (lr, decay, scale, trust, eps) in enumerate(given):
+                p, g = _norm(self._params[i]), scale * _norm(grads[i])
+                rate = lr * (trust * p / (g + decay * p + eps)) if p > 0 and g > 0 else lr
+                at = len(Common._fields) + 1  # momentum's grad_in
+                rows[i] = (*rows[i][:at], rate, *rows[i][at + 1 :])
+            return self._rule.step(grads, rows)
+        for direction in self._directions:
+            direction[...] = 0
+        self._rule.step(grads, rows)
+        along: list[tuple[float, ...]] = []
+        for param, direction, (lr, decay, *_) in zip(self._params, self._directions, given, strict=True):
+            if decay:
+                with np.errstate(all="ignore"):
+                    direction -= param.dtype.type(decay) * param
+            p, d = _norm(param), _norm(direction)
+            along.append((-1.0, 0.0, 1.0, lr * p / d if p > 0 and d > 0 else lr))
+        return self._descent.step(self._directions, along)
+
+
+def _norm(x: Array) -> float:
+    return math.sqrt(sum_of_squares(x))
+
+
+class PackedStepper:
+    """Updates arrays some of which are kept in 16 or 8 bits, prepared once.
+
+    ``checks`` and what ``step`` returns are as in `pyoptim.backends.Stepper`.
+    """
+
+    checks = False
+
+    def __init__(self, rules: Sequence[Rule], arrays: Sequence[PackedArray]) -> None:
+        self._rules, self._arrays = rules, arrays
+
+    def step(
+        self, grads: list[Array], coefficients: list[tuple[float, ...]], key: int, stochastic: bool
+    ) -> bool:
+        """Parameters are rounded at random where ``stochastic``; ``key`` names the random numbers.
+
+        The parameters have one stream of them, the k-th states of all another. An element's number in it
+        is its position among those of all arrays, so that it does not matter how these are cut.
+        """
+        first = 0
+        for (group, param, master, states), grad in zip(self._arrays, grads, strict=True):
+            rule = self._rules[group]
+            shared, own = split_coefficients(rule, coefficients[group], np.float32)
+            p = master.reshape(-1) if master is not None else decode(param)
+            with np.errstate(all="ignore"):
+                p, g = common(shared, p, decode(Packed(param.kind, grad)))
+                p, *values = rule.function(own, p, g, *map(decode, states))
+            if master is not None:
+                master.reshape(-1)[...] = p
+            encode(param, p, hash_key(0, key), stochastic, first)
+            for k, (state, value) in enumerate(zip(states, values, strict=True)):
+                encode(state, value, hash_key(1 + k, key), True, first)
+            first += p.size
+        return True
+
+
+def sum_of_squares(x: Array) -> float:
+    """The sum of the squares of all elements, in double."""
+    with np.errstate(all="ignore"):
+        return float(np.square(x, dtype=np.float64).sum())

@@ -1,0 +1,1 @@
+"""Experiments and pictures: what ``pyoptim compare`` and ``pyoptim study`` run."""

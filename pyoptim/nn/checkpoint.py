@@ -1,0 +1,77 @@
+"""Models on disk: one safetensors file each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .. import nn
+from ..runtime.dtypes import FLOATS, Array
+from ..runtime.files import NONSENSE, read, write
+
+_FORMAT = "pyoptim-model-1"
+
+
+def save_model(model: nn.Sequential, path: str | Path) -> None:
+    """Write a model; a file of that name is replaced only once the new one is complete."""
+    layers = _described("layers", model.layers)
+    write(path, {"format": _FORMAT, "layers": layers, "dtype": model.dtype.name}, model.state_dict())
+
+
+def _described(label: str, layers: Iterable[nn.Layer]) -> list[dict[str, Any]]:
+    described = []
+    for i, layer in enumerate(layers):
+        if getattr(nn, type(layer).__name__, None) is not type(layer):
+            raise ValueError(f"{label}[{i}] is a {type(layer).__name__}, which is not one of pyoptim.nn's")
+        fields = {"type": type(layer).__name__, **{name: getattr(layer, name) for name in layer.arguments}}
+        if isinstance(layer, nn.Residual):
+            fields["block"] = _described(f"{label}[{i}].block", layer.block)
+        elif not layer.trainable:
+            fields["trainable"] = False
+        described.append(fields)
+    return described
+
+
+def load_model(path: str | Path) -> nn.Sequential:
+    """Read a model that `save_model` wrote; ValueError for anything else."""
+    description, tensors = read(path, _FORMAT)
+    try:
+        if description["dtype"] not in [dtype.name for dtype in FLOATS]:
+            raise ValueError(f"its dtype is {description['dtype']!r}")
+        layers = [_layer(fields) for fields in description["layers"]]
+        _check_sizes(layers, tensors)
+        model = nn.Sequential(*layers, dtype=description["dtype"])
+        model.load_state_dict(tensors)
+    except NONSENSE as error:
+        raise ValueError(f"{path} does not describe a model of this version's layers: {error}") from error
+    return model.eval()
+
+
+def _layer(fields: dict[str, Any]) -> nn.Layer:
+    name = fields["type"]
+    cls = getattr(nn, name, None)
+    if not isinstance(cls, type) or not issubclass(cls, nn.Layer):
+        raise ValueError(f"{name!r} is no layer")
+    arguments = {name: value for name, value in fields.items() if name not in ("type", "trainable")}
+    if cls is nn.Residual:
+        arguments["block"] = [_layer(inner) for inner in arguments["block"]]
+    layer = cls(**arguments)
+    if "trainable" in fields:
+        layer.trainable = fields["trainable"]
+    return layer
+
+
+def _check_sizes(layers: Iterable[nn.Layer], tensors: dict[str, Array]) -> None:
+    """Refuse layers that do not fit the tensors before any memory is taken for them."""
+    values = sum(tensor.size for tensor in tensors.values())
+    leaves = {f"{i}.{name}": leaf for i, layer in enumerate(layers) for name, leaf in layer.leaves().items()}
+    for prefix, layer in leaves.items():
+        for name, shape in layer.parameter_shapes().items():
+            tensor = tensors.get(prefix + name)
+            if tensor is None or tensor.shape != shape:
+                came = "missing" if tensor is None else f"of shape {tensor.shape}"
+                raise ValueError(f"tensor '{prefix}{name}' is {came}, expected shape {shape}")
+        features = getattr(layer, "features", 0)  # of buffers
+        if getattr(layer, "track_running_stats", False) and features > values:
+            raise ValueError(f"{prefix}{layer!r} has {features} features, the file {values} values")

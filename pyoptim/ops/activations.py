@@ -1,0 +1,114 @@
+"""What `ops` says of activations: checked, then run by the backend in force."""
+
+from __future__ import annotations
+
+from ..arrays.checks import check_float_array, check_like
+from ..arrays.memory import empty_like
+from ..formulas.activations import KINDS
+from ..runtime import dispatch
+from ..runtime.dtypes import Array
+from ..runtime.numbers import is_number
+from .either_memory import for_either_memory
+
+
+def check_parameters(activation: str, parameters: dict[str, float]) -> tuple[float, float]:
+    """The two numbers that kernels take, from a known activation's parameters."""
+    if activation not in KINDS:
+        raise ValueError(f"activation is {activation!r}, expected one of {', '.join(KINDS)}")
+    known = KINDS[activation].defaults
+    for name, value in parameters.items():
+        if name not in known:
+            raise TypeError(
+                f"{name!r} is no parameter of {activation}, expected {', '.join(known) or 'none'}"
+            )
+        if not is_number(value):
+            raise ValueError(f"{name} is {value!r}, expected a finite number")
+    values = {**known, **parameters}
+    for name in ("slope", "alpha"):  # the sign of the output must tell that of the input
+        if name in values and not values[name] >= 0:
+            raise ValueError(f"{name} is {values[name]!r}, expected a number >= 0")
+    if "beta" in values and not values["beta"] > 0:
+        raise ValueError(f"beta is {values['beta']!r}, expected a number > 0")
+    if "low" in values and not values["low"] < values["high"]:
+        raise ValueError(f"low is {values['low']!r}, expected a number below high, {values['high']!r}")
+    a, b = (*map(float, values.values()), 0.0, 0.0)[:2]
+    return a, b
+
+
+@for_either_memory
+def activation_forward(x: Array, activation: str, **parameters: float) -> Array:
+    """An activation of x, of any shape.
+
+    Parameters
+    ----------
+    x : array
+    activation : str
+        A key of `activations.KINDS`: "identity", "relu", "sigmoid", "tanh", "leaky_relu", "elu", "selu",
+        "gelu" (exact), "gelu_tanh", "silu", "softplus", "hardtanh", "hardsigmoid" or "hardswish".
+    **parameters : float
+        leaky_relu: slope (0.01, >= 0); elu: alpha (1, >= 0); softplus: beta (1, > 0); hardtanh: low (-1)
+        and high (1).
+
+    Raises
+    ------
+    TypeError, ValueError
+        A dtype, name or value that cannot be.
+    """
+    a, b = check_parameters(activation, parameters)
+    x = check_float_array("x", x)
+    y = empty_like(x)
+    dispatch.of(x).activation_forward(activation, x, y, a, b)
+    return y
+
+
+@for_either_memory
+def activation_backward(dy: Array, kept: Array, activation: str, **parameters: float) -> Array:
+    """dx from the gradient dy of the output of `activation_forward`.
+
+    Parameters
+    ----------
+    dy : array
+    kept : array like dy
+        The forward pass's input for "gelu", "gelu_tanh", "silu", "softplus", "hardtanh", "hardsigmoid"
+        and "hardswish", else its output (`activations.KINDS[activation].keeps_input`).
+    activation, **parameters
+        As in the forward pass.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A dtype, shape, name or value that cannot be.
+    """
+    a, b = check_parameters(activation, parameters)
+    kept = check_float_array("kept", kept)
+    dy = check_like("dy", dy, kept.shape, kept.dtype, " as kept")
+    dx = empty_like(kept)
+    dispatch.of(dy).activation_backward(activation, dy, kept, dx, a, b)
+    return dx
+
+
+@for_either_memory
+def softmax_forward(x: Array, log: bool = False) -> Array:
+    """Softmax over the last axis, or its logarithm."""
+    x = check_float_array("x", x)
+    if x.ndim == 0:
+        raise ValueError("x is a scalar, expected at least one dimension")
+    y = empty_like(x)
+    if x.size:
+        rows = (-1, x.shape[-1])
+        dispatch.of(x).softmax_forward(log, x.reshape(rows), y.reshape(rows))
+    return y
+
+
+@for_either_memory
+def softmax_backward(dy: Array, y: Array, log: bool = False) -> Array:
+    """dx from the gradient dy and the output y of `softmax_forward`."""
+    y = check_float_array("y", y)
+    if y.ndim == 0:
+        raise ValueError("y is a scalar, expected at least one dimension")
+    dy = check_like("dy", dy, y.shape, y.dtype, " as y")
+    dx = empty_like(y)
+    if y.size:
+        rows = (-1, y.shape[-1])
+        dispatch.of(y).softmax_backward(log, dy.reshape(rows), y.reshape(rows), dx.reshape(rows))
+    return dx

@@ -1,0 +1,92 @@
+"""Dense layers on arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..arrays.checks import check_float_array, check_like
+from ..arrays.memory import empty, empty_like
+from ..runtime import dispatch
+from ..runtime.dtypes import Array
+from .either_memory import for_either_memory
+
+# Those that a dense layer applies itself; activation_forward has more.
+ACTIVATIONS = ("relu", "sigmoid", "tanh")
+
+
+def check_activation(activation: str | None) -> None:
+    if activation is not None and activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}, expected None or one of {', '.join(ACTIVATIONS)}")
+
+
+@for_either_memory
+def dense_forward(x: Array, weight: Array, bias: Array | None = None, activation: str | None = None) -> Array:
+    """``activation(x @ weight.T + bias)``.
+
+    Parameters
+    ----------
+    x : array (batch, in)
+    weight : array (out, in)
+    bias : array (out,), optional
+    activation : {None, "relu", "sigmoid", "tanh"}
+
+    Returns
+    -------
+    array (batch, out)
+
+    Raises
+    ------
+    TypeError, ValueError
+        A dtype or a shape does not match, or the activation is unknown.
+    """
+    x, weight = _check_dense(x, weight)
+    check_activation(activation)
+    if bias is not None:
+        bias = check_like("bias", bias, weight.shape[:1], x.dtype, " as weight's rows")
+    y = empty((x.shape[0], weight.shape[0]), x)
+    dispatch.of(x).dense_forward(x, weight, bias, activation, y)
+    return y
+
+
+@for_either_memory
+def dense_backward(
+    dy: Array, x: Array, weight: Array, y: Array | None = None, activation: str | None = None
+) -> tuple[Array, Array, Array]:
+    """The gradients of `dense_forward`.
+
+    Parameters
+    ----------
+    dy : array (batch, out)
+        Gradient with respect to the output.
+    x, weight
+        As in the forward pass.
+    y : array (batch, out)
+        The forward pass's output; needed where there is an activation.
+    activation : {None, "relu", "sigmoid", "tanh"}
+
+    Returns
+    -------
+    dx (batch, in), dweight (out, in), dbias (out,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        A dtype or a shape does not match, y is missing, or the activation is unknown.
+    """
+    x, weight = _check_dense(x, weight)
+    check_activation(activation)
+    dy = check_like("dy", dy, (x.shape[0], weight.shape[0]), x.dtype, " as the output")
+    if activation is not None:
+        if y is None:
+            raise ValueError(f"y is None, expected the forward pass's output for {activation}")
+        y = check_like("y", y, dy.shape, x.dtype, " as the output")
+    dx, dweight, dbias = empty_like(x), empty_like(weight), empty(weight.shape[:1], x)
+    saved = None if activation is None else y
+    dispatch.of(x).dense_backward(dy, x, weight, saved, activation, dx, dweight, dbias)
+    return dx, dweight, dbias
+
+
+def _check_dense(x: Any, weight: Any) -> tuple[Array, Array]:
+    x = check_float_array("x", x, ndim=2)
+    weight = check_float_array("weight", weight, ndim=2)
+    return x, check_like("weight", weight, (weight.shape[0], x.shape[1]), x.dtype, " for x")

@@ -1,0 +1,91 @@
+"""What `ops` says of dropout and noise: checked, then run by the backend in force."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..arrays.checks import check_float_array
+from ..arrays.memory import empty_like
+from ..runtime import dispatch
+from ..runtime.dtypes import Array
+from ..runtime.numbers import is_number
+from .either_memory import for_either_memory
+
+
+def check_drop_probability(p: Any) -> float:
+    if not is_number(p) or not 0 <= p < 1:
+        raise ValueError(f"p is {p!r}, expected a drop probability in [0, 1)")
+    return float(p)
+
+
+def check_deviation(std: Any) -> float:
+    if not is_number(std) or std < 0:
+        raise ValueError(f"std is {std!r}, expected a finite number >= 0")
+    return float(std)
+
+
+def _check_stream(seed: Any, step: Any) -> tuple[int, int]:
+    for name, value in (("seed", seed), ("step", step)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**64:
+            raise ValueError(f"{name} is {value!r}, expected an integer in [0, 2**64)")
+    return int(seed), int(step)
+
+
+@for_either_memory
+def dropout_forward(x: Array, p: float, seed: int, step: int) -> Array:
+    """x with elements dropped at random, the others divided by 1 - p (Srivastava et al. 2014, inverted).
+
+    Parameters
+    ----------
+    x : array
+        Of any shape.
+    p : float in [0, 1)
+        The probability of each element to become 0.
+    seed, step : int in [0, 2**64)
+        With an element's position they decide whether it is dropped (Philox4x32-10), the same on every
+        backend and for every number of threads.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A dtype or value that cannot be.
+    """
+    p = check_drop_probability(p)
+    seed, step = _check_stream(seed, step)
+    x = check_float_array("x", x)
+    y = empty_like(x)
+    dispatch.of(x).dropout(x, p, seed, step, y)
+    return y
+
+
+@for_either_memory
+def dropout_backward(dy: Array, p: float, seed: int, step: int) -> Array:
+    """dx from the gradient dy of the output of `dropout_forward`, of the same p, seed and step."""
+    p = check_drop_probability(p)
+    seed, step = _check_stream(seed, step)
+    dy = check_float_array("dy", dy)
+    dx = empty_like(dy)
+    dispatch.of(dy).dropout(dy, p, seed, step, dx)
+    return dx
+
+
+@for_either_memory
+def gaussian_noise(x: Array, std: float, seed: int, step: int) -> Array:
+    """x plus normal noise of standard deviation ``std``, from seed, step and position.
+
+    Backends agree to a rounding or two of the noise, instruction sets and threads in every bit. The
+    gradient passes unchanged.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A dtype or value that cannot be.
+    """
+    std = check_deviation(std)
+    seed, step = _check_stream(seed, step)
+    x = check_float_array("x", x)
+    y = empty_like(x)
+    dispatch.of(x).gaussian_noise(x, std, seed, step, y)
+    return y

@@ -1,0 +1,299 @@
+"""What `ops` says of losses: checked, then run by the backend in force."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import numpy as np
+
+from ..arrays.checks import as_numpy, check_finite, check_float_array, check_like
+from ..arrays.gpu import DeviceArray
+from ..arrays.memory import constant, empty, empty_like
+from ..arrays.operand import Operand
+from ..formulas.losses import POINTWISE
+from ..runtime import dispatch
+from ..runtime.dtypes import Array
+from ..runtime.numbers import is_number
+from .either_memory import for_either_memory
+
+
+@for_either_memory
+def softmax_cross_entropy(
+    logits: Array,
+    labels: Array,
+    *,
+    class_weight: Any = None,
+    label_smoothing: float = 0.0,
+    sample_weight: Any = None,
+) -> tuple[float, Array]:
+    """The mean over the batch of ``-sum(target * log softmax(logits))``, and its gradient.
+
+    As `torch.nn.functional.cross_entropy`, and with its smoothing: (1 - label_smoothing) of the target
+    and label_smoothing/classes of every class.
+
+    Parameters
+    ----------
+    logits : array (batch, classes)
+    labels : integer array (batch,), each in [0, classes), or float array (batch, classes)
+        The latter is each class's share of the target, >= 0; usually a row sums to 1. Labels in a GPU's
+        memory are read there where they are int64, and converted by the processor else.
+    class_weight : array (classes,), optional
+        Multiplies each class's term. With integer labels the mean is the weighted one: the sum is divided
+        by that of the labels' weights (and is 0 where they are all 0), not by the batch.
+    label_smoothing : float in [0, 1], default 0
+    sample_weight : array (batch,), optional
+        Multiplies each example's loss; the divisor stays the same.
+
+    Returns
+    -------
+    loss : float
+    dlogits : array (batch, classes)
+
+    Raises
+    ------
+    TypeError, ValueError
+        A dtype or a shape does not match, an empty batch, a label out of range, or a negative weight.
+    """
+    logits = check_float_array("logits", logits, ndim=2)
+    batch, classes = logits.shape
+    if is_soft(labels):
+        target = check_shares("labels", labels, (batch, classes), logits.dtype)
+    else:
+        target = check_labels("labels", labels, batch, classes)
+    weights = check_class_weight(class_weight, classes, logits.dtype)
+    check_smoothing(label_smoothing)
+    rows = check_sample_weight("sample_weight", sample_weight, batch, logits.dtype)
+    dlogits = empty_like(logits)
+    value = dispatch.of(logits).softmax_cross_entropy(
+        logits, target, dlogits, rows, weights, float(label_smoothing)
+    )
+    return float(value), dlogits
+
+
+@for_either_memory
+def pointwise_loss(
+    prediction: Array,
+    target: Array,
+    kind: str = "squared",
+    *,
+    delta: float = 1.0,
+    pos_weight: Any = None,
+    sample_weight: Any = None,
+) -> tuple[float, Array]:
+    """The mean over all elements of a loss of each, and its gradient; as PyTorch's of these names.
+
+    Parameters
+    ----------
+    prediction, target : arrays of one shape and dtype
+        The first dimension is the batch.
+    kind : {"squared", "absolute", "huber", "binary", "hinge"}
+        ``(x - t)^2``; ``|x - t|``; ``d^2/2`` up to ``|d| = delta`` and ``delta (|d| - delta/2)`` beyond;
+        the cross-entropy of the logit x and t in [0, 1]; ``max(0, 1 - t x)`` with t = -1 or 1.
+    delta : float > 0, default 1
+    pos_weight : float or array (last dimension of prediction,), optional
+        What "binary" multiplies the term of ``t`` with.
+    sample_weight : array (batch,), optional
+        Multiplies each example's loss; the divisor stays the number of elements.
+
+    Returns
+    -------
+    loss : float
+    dprediction : array like prediction
+
+    Raises
+    ------
+    TypeError, ValueError
+        A dtype or a shape does not match, there are no elements, or a value that cannot be.
+    """
+    prediction = check_float_array("prediction", prediction)
+    target = check_like("target", target, prediction.shape, prediction.dtype, " as prediction")
+    if prediction.size == 0:
+        raise ValueError("prediction is empty, expected at least one element")
+    if kind not in POINTWISE:
+        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(POINTWISE)}")
+    check_pointwise_target("target", target, kind)
+    check_delta(delta)
+    batch = prediction.shape[0] if prediction.ndim else 1
+    columns = prediction.shape[-1] if prediction.ndim > 1 else 1
+    parameter: Any = delta if kind == "huber" else 1.0
+    if kind == "binary" and pos_weight is not None:
+        parameter = check_pos_weight(pos_weight, columns, prediction.dtype)
+    rows = check_sample_weight("sample_weight", sample_weight, batch, prediction.dtype)
+    dprediction = empty_like(prediction)
+    value = run_pointwise(kind, prediction, target, dprediction, rows, parameter)
+    return float(value), dprediction
+
+
+def run_pointwise(
+    kind: str, prediction: Array, target: Array, dprediction: Array | None, rows: Array | None, parameter: Any
+) -> float:
+    """On checked arrays; parameter is a number or an array along the last dimension."""
+    shape = (prediction.shape[0] if prediction.ndim else 1, -1)
+    if not isinstance(parameter, float | int):
+        if prediction.ndim > 2:
+            parameter = _tiled(parameter, math.prod(prediction.shape[1:-1]))
+        parameter = constant(parameter, prediction)
+    gradient = None if dprediction is None else dprediction.reshape(shape)
+    value: float = dispatch.of(prediction).pointwise_loss(
+        kind, prediction.reshape(shape), target.reshape(shape), gradient, rows, parameter
+    )
+    return value
+
+
+def _tiled(row: Any, times: int) -> Any:
+    """A vector, so many times."""
+    if isinstance(row, np.ndarray):
+        return np.tile(row, times)
+    tiled, done = empty((times, row.size), row), min(1, times)
+    tiled[:done][...] = row.reshape(1, -1)[:done]
+    while done < times:
+        more = min(done, times - done)
+        tiled[done : done + more][...] = tiled[:more]
+        done += more
+    return tiled.reshape(-1)
+
+
+@for_either_memory
+def kl_divergence(
+    logits: Array, target: Array, *, temperature: float = 1.0, sample_weight: Any = None
+) -> tuple[float, Array]:
+    """The mean over the batch of ``T^2 sum(target log(target / softmax(logits/T)))``, and its gradient.
+
+    Distillation (Hinton, Vinyals & Dean 2015): the factor keeps gradients of one size for every
+    temperature T. With T = 1, `torch.nn.functional.kl_div` of log-probabilities with "batchmean".
+
+    Parameters
+    ----------
+    logits : array (batch, classes)
+    target : array (batch, classes)
+        The teacher's probabilities, at the same temperature. Those of 0 cost nothing.
+    temperature : float > 0, default 1
+    sample_weight : array (batch,), optional
+        Multiplies each example's loss; the divisor stays the batch.
+
+    Returns
+    -------
+    loss : float
+    dlogits : array (batch, classes)
+
+    Raises
+    ------
+    TypeError, ValueError
+        A dtype or a shape does not match, an empty batch, or a value that cannot be.
+    """
+    logits = check_float_array("logits", logits, ndim=2)
+    target = check_shares("target", target, logits.shape, logits.dtype)
+    check_temperature(temperature)
+    rows = check_sample_weight("sample_weight", sample_weight, len(logits), logits.dtype)
+    dlogits = empty_like(logits)
+    value = dispatch.of(logits).kl_divergence(logits, target, dlogits, rows, float(temperature))
+    return float(value), dlogits
+
+
+def is_soft(target: Any) -> bool:
+    """Whether a target of a cross-entropy is shares of the classes, not labels."""
+    return isinstance(target, (np.ndarray, DeviceArray)) and target.ndim == 2 and target.dtype.kind == "f"
+
+
+def check_labels(name: str, labels: Any, batch: int, classes: int) -> Array:
+    """Class indices as contiguous int64; in a GPU's memory only their shape is looked at."""
+    there = isinstance(labels, Operand)
+    labels = labels if there else as_numpy(name, labels)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {labels.dtype}, expected integers")
+    if labels.shape != (batch,):
+        raise ValueError(f"{name} has shape {labels.shape}, expected ({batch},): one per example")
+    if batch == 0:
+        raise ValueError(f"{name} is empty, expected at least one example")
+    if there:
+        return cast(Array, labels)
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if wrong.size:
+        i = int(wrong[0])
+        raise ValueError(f"{name}[{i}] is {labels[i]}, expected a class in [0, {classes})")
+    return np.ascontiguousarray(labels, dtype=np.int64)
+
+
+def check_shares(name: str, target: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Shares of the classes, finite and >= 0, in this dtype."""
+    target = check_numbers(name, target, shape, dtype)
+    if target.size == 0:
+        raise ValueError(f"{name} is empty, expected at least one example and class")
+    return _at_least_zero(name, target)
+
+
+def check_numbers(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Finite numbers of any dtype, as contiguous ones of this.
+
+    In a GPU's memory they have it, and only their shape is looked at.
+    """
+    if isinstance(value, Operand):
+        return check_like(name, value, shape, dtype)
+    value = as_numpy(name, value)
+    if value.dtype.kind not in "fiub":
+        raise TypeError(f"{name} has dtype {value.dtype}, expected numbers")
+    if value.shape != shape:
+        raise ValueError(f"{name} has shape {value.shape}, expected {shape}")
+    with np.errstate(over="ignore"):
+        converted = np.ascontiguousarray(value, dtype).reshape(shape)
+    check_finite(name, converted)
+    return converted
+
+
+def _at_least_zero(name: str, value: Array) -> Array:
+    if not isinstance(value, Operand) and (value < 0).any():
+        index = tuple(int(i) for i in np.argwhere(value < 0)[0])
+        raise ValueError(f"{name}{list(index)} is {value[index]}, expected numbers >= 0")
+    return value
+
+
+def check_pointwise_target(name: str, target: Array, kind: str) -> None:
+    """Targets in [0, 1] for "binary", -1 or 1 for "hinge"; in a GPU's memory they are not looked at."""
+    if isinstance(target, Operand):
+        return
+    if kind == "binary":
+        wrong, expected = ~((target >= 0) & (target <= 1)), "numbers in [0, 1]"
+    elif kind == "hinge":
+        wrong, expected = np.abs(target) != 1, "-1 or 1"
+    else:
+        return
+    if wrong.any():
+        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(f"{name}{list(index)} is {target[index]}, expected {expected}")
+
+
+def check_sample_weight(name: str, weight: Any, batch: int, dtype: np.dtype[Any]) -> Array | None:
+    """Finite weights >= 0, one per example."""
+    if weight is None:
+        return None
+    return _at_least_zero(name, check_numbers(name, weight, (batch,), dtype))
+
+
+def check_class_weight(weight: Any, classes: int, dtype: np.dtype[Any]) -> Array | None:
+    """Finite weights >= 0, one per class."""
+    if weight is None:
+        return None
+    return _at_least_zero("class_weight", check_numbers("class_weight", weight, (classes,), dtype))
+
+
+def check_pos_weight(weight: Any, columns: int, dtype: np.dtype[Any]) -> Any:
+    """A finite number >= 0, or one per column."""
+    if not isinstance(weight, Operand) and np.ndim(weight) == 0:
+        return float(_at_least_zero("pos_weight", check_numbers("pos_weight", weight, (), dtype)))
+    return _at_least_zero("pos_weight", check_numbers("pos_weight", weight, (columns,), dtype))
+
+
+def check_smoothing(label_smoothing: Any) -> None:
+    if not is_number(label_smoothing) or not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing is {label_smoothing!r}, expected a number in [0, 1]")
+
+
+def check_delta(delta: Any) -> None:
+    if not is_number(delta) or not delta > 0:
+        raise ValueError(f"delta is {delta!r}, expected a finite number > 0")
+
+
+def check_temperature(temperature: Any) -> None:
+    if not is_number(temperature) or not temperature > 0:
+        raise ValueError(f"temperature is {temperature!r}, expected a finite number > 0")

@@ -1,0 +1,1 @@
+"""Optimizers: one class for each, on the rules of `pyoptim.formulas.rules`."""

@@ -1,0 +1,200 @@
+"""What each hyperparameter may be, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..runtime.numbers import is_count, is_number, plain
+
+
+def _at_least_zero(value: Any) -> bool:
+    return is_number(value) and value >= 0
+
+
+def _fraction(value: Any) -> bool:  # a decay rate
+    return is_number(value) and 0 <= value < 1
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+def _pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(is_number, value))
+
+
+def _eps_pair(value: Any) -> bool:  # Adafactor's
+    return (
+        isinstance(value, tuple | list)
+        and len(value) == 2
+        and (value[0] is None or _at_least_zero(value[0]))
+        and _at_least_zero(value[1])
+    )
+
+
+_ZERO_UP = (_at_least_zero, "a finite number >= 0")
+_FRACTION = (_fraction, "a number in [0, 1)")
+_SHARE = (lambda v: is_number(v) and 0 <= v <= 1, "a number in [0, 1]")
+_FLAG = (_flag, "True or False")
+
+
+def choice(*names: str | None) -> tuple[Callable[[Any], bool], str]:
+    """For the tables: one of these."""
+    return (lambda v: (v is None or isinstance(v, str)) and v in names), " or ".join(map(repr, names))
+
+
+_EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "lr": (lambda v: callable(v) or _at_least_zero(v), "a finite number >= 0 or a schedule"),
+    "momentum": _ZERO_UP,
+    "dampening": (is_number, "a finite number"),
+    "nesterov": _FLAG,
+    "velocity": choice("torch", "classical"),
+    "weight_decay": _ZERO_UP,
+    "decoupled_weight_decay": _FLAG,
+    "maximize": _FLAG,
+    "lr_decay": _ZERO_UP,
+    "initial_accumulator_value": _ZERO_UP,
+    "eps": _ZERO_UP,
+    "eps_pair": (_eps_pair, "a pair of finite numbers >= 0, of which the first may be None"),
+    "eps_root": _ZERO_UP,
+    "eps_hat": _FLAG,
+    "alpha": _SHARE,
+    "exponent": (is_number, "a finite number"),
+    "rho": _SHARE,
+    "centered": _FLAG,
+    "betas": (
+        lambda v: _pair(v) and all(map(_fraction, v)),
+        "two numbers in [0, 1)",
+    ),
+    "etas": (
+        lambda v: _pair(v) and 0 < v[0] < 1 < v[1],
+        "two numbers, in (0, 1) and above 1",
+    ),
+    "step_sizes": (lambda v: _pair(v) and 0 <= v[0] <= v[1], "two numbers >= 0, the smaller first"),
+    "lambd": (is_number, "a finite number"),
+    "t0": _ZERO_UP,
+    "trust": _ZERO_UP,
+    "beta2_decay": (lambda v: is_number(v) and v <= 0, "a finite number <= 0"),
+    "d": (lambda v: is_number(v) and v >= 1, "a finite number >= 1"),
+    "ns_coefficients": (
+        lambda v: isinstance(v, tuple | list) and len(v) == 3 and all(map(is_number, v)),
+        "three finite numbers",
+    ),
+    "ns_steps": (is_count, "a positive integer"),
+    "adjust_lr_fn": choice("original", "match_rms_adamw"),
+    "amsgrad": _FLAG,
+    "amsgrad_max": choice("raw", "corrected"),
+    "bias_correction": _FLAG,
+    "momentum_decay": (lambda v: v is None or _at_least_zero(v), "None or a finite number >= 0"),
+}
+
+
+def _kind(name: str, known: Mapping[str, Any]) -> str:
+    """The row of the table for a name: two of them mean something else to one optimizer."""
+    if name == "eps" and "beta2_decay" in known:
+        return "eps_pair"  # Adafactor's
+    return "exponent" if name == "alpha" and "lambd" in known else name  # ASGD's
+
+
+def checked(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, with NumPy's scalars as Python's (float32 ones would do arithmetic in float32).
+
+    Raises
+    ------
+    TypeError
+        A name that is not among the ``known`` ones.
+    ValueError
+        A value that cannot be.
+    """
+    for name, value in values.items():
+        if name not in known:
+            raise TypeError(f"{name!r} is no hyperparameter, expected one of {', '.join(known)}")
+        allowed, expected = _EXPECTED[_kind(name, known)]
+        if not allowed(value):
+            raise ValueError(f"{name} is {value!r}, expected {expected}")
+    return {name: plain(value) for name, value in values.items()}
+
+
+class Checked:
+    """An attribute that is checked whenever it is set.
+
+    Its value is in the attribute of that name after a ``_``, which costs less to read in every step.
+    """
+
+    def __init__(self, allowed: Callable[[Any], bool], expected: str, fixed: bool = False) -> None:
+        self._allowed, self._expected, self._fixed = allowed, expected, fixed
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def checked(self, value: Any, label: str) -> Any:
+        """The value, with NumPy's numbers as Python's; ValueError if it cannot be."""
+        if not self._allowed(value):
+            raise ValueError(f"{label} is {value!r}, expected {self._expected}")
+        return plain(value)
+
+    def __get__(self, owner: Any, cls: type) -> Any:
+        return self if owner is None else getattr(owner, "_" + self._name)
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        if self._fixed and hasattr(owner, "_" + self._name):
+            raise ValueError(f"{self._name} is fixed when the optimizer is made")
+        setattr(owner, "_" + self._name, self.checked(value, self._name))
+
+
+class ParameterGroup(dict[str, Any]):
+    """Hyperparameters and ``"params"`` of a group of parameters, checked whenever they are changed.
+
+    Parameters
+    ----------
+    values : mapping
+    known : mapping
+        The names that there are, with their defaults.
+    owner : class
+        Of its optimizer: the rule that the options choose there must stay the same, as others need other
+        state.
+    """
+
+    def __init__(self, values: Mapping[str, Any], known: Mapping[str, Any], owner: type[Any]) -> None:
+        super().__init__(values)
+        self._known, self._owner = known, owner
+        # A rule depends on the options alone, so any instance will do. The optimizer itself would be a
+        # cycle, which would keep its arrays until the next garbage collection.
+        self._rule = object.__new__(owner)._rule
+
+    def update(self, *values: Any, **more: Any) -> None:
+        new = dict(*values, **more)
+        if "params" in new:
+            raise ValueError("params of a group are fixed: make a new optimizer")
+        new = checked(new, self._known)
+        before, after = self._rule(self), self._rule({**self, **new})
+        if after != before:
+            given = ", ".join(f"{name}={value!r}" for name, value in new.items())
+            raise ValueError(
+                f"{given} chooses the rule {after!r} instead of {before!r}; options that need other state "
+                "are fixed when the optimizer is made"
+            )
+        super().update(new)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.update({name: value})
+
+    def __ior__(self, values: Any) -> ParameterGroup:  # type: ignore[override, misc]
+        self.update(values)
+        return self
+
+    def setdefault(self, name: str, value: Any = None) -> Any:
+        if name not in self:
+            self.update({name: value})
+        return self[name]
+
+    def _refuse(self, *_: Any) -> Any:
+        raise TypeError("the hyperparameters of a group cannot be removed, only changed")
+
+    __delitem__ = pop = popitem = clear = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ParameterGroup, (dict(self), self._known, self._owner)

@@ -1,0 +1,1 @@
+"""What everything else stands on: the choice of a backend, threads, files, dtypes, checks of numbers."""

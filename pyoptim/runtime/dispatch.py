@@ -1,0 +1,147 @@
+"""Which backend runs: the one asked for by name, else the best that works here."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any
+
+from numpy import ndarray
+
+MODULES = {"native": "native", "numba": "jit", "numpy": "reference"}  # best first
+DEVICE_MODULES = {"cuda": "gpu.cuda", "cupy": "gpu.nvrtc"}  # for arrays in a GPU's memory
+
+
+class BackendError(RuntimeError):
+    """A backend that was asked for by name cannot run here."""
+
+
+_cache: dict[str, Any] = {}
+_chosen: ContextVar[Any] = ContextVar("pyoptim_backend", default=None)
+_default: Any = None
+_device_default: Any = None
+
+
+def get(name: str) -> Any:
+    """The backend of that name.
+
+    Raises
+    ------
+    ValueError
+        There is no backend of that name.
+    BackendError
+        There is, but it cannot run here; the message says what is missing.
+    """
+    modules = {**MODULES, **DEVICE_MODULES}
+    if name not in modules:
+        raise ValueError(f"backend is {name!r}, expected one of {', '.join(modules)}")
+    if name not in _cache:
+        try:
+            _cache[name] = importlib.import_module(f"pyoptim.backends.{modules[name]}")
+        except ImportError as error:
+            raise BackendError(f"the {name!r} backend cannot run here: {error}") from error
+    return _cache[name]
+
+
+def available_backends() -> list[str]:
+    """The names of the backends that run here, e.g. ``["native", "numba", "numpy"]``.
+
+    Best first; those for arrays in a GPU's memory, "cuda" and "cupy", are last.
+    """
+    names = []
+    for name in (*MODULES, *DEVICE_MODULES):
+        try:
+            get(name)
+        except BackendError:
+            continue
+        names.append(name)
+    return names
+
+
+def current() -> Any:
+    """The backend in force: of `use_backend`, else ``PYOPTIM_BACKEND``, else the best that runs here."""
+    global _default
+    chosen = _chosen.get()
+    if chosen is not None:
+        return chosen
+    if _default is None:
+        _default = _choose()
+    return _default
+
+
+def _choose() -> Any:
+    wanted = os.environ.get("PYOPTIM_BACKEND", "")
+    if wanted:
+        try:
+            return get(wanted)
+        except ValueError as error:
+            raise ValueError(f"PYOPTIM_BACKEND: {error}") from None
+    for name in MODULES:  # not available_backends(), which imports Numba to be sure
+        with suppress(BackendError):
+            return get(name)
+    raise BackendError("no backend runs here")
+
+
+def for_device() -> Any:
+    """The backend in force for arrays in a GPU's memory: the one asked for, else the best that runs here.
+
+    Raises
+    ------
+    BackendError
+        None runs here, or what was asked for is for the processor's memory; the message says why.
+    """
+    global _device_default
+    asked = _chosen.get() or (current() if os.environ.get("PYOPTIM_BACKEND") else None)
+    if asked is not None:
+        if asked.name not in DEVICE_MODULES:
+            raise BackendError(
+                f"the {asked.name!r} backend was asked for, which does not reach arrays in a GPU's memory: "
+                "ask for 'cuda' or 'cupy', or for none"
+            )
+        return asked
+    if _device_default is None:
+        reasons = []
+        for name in DEVICE_MODULES:
+            try:
+                _device_default = get(name)
+                break
+            except BackendError as error:
+                reasons.append(str(error))
+        else:
+            raise BackendError(f"arrays in a GPU's memory need a backend for it: {'; '.join(reasons)}")
+    return _device_default
+
+
+def of(array: Any) -> Any:
+    """The backend in force for an array of the processor's memory or of a GPU's."""
+    if isinstance(array, ndarray):
+        return _chosen.get() or _default or current()
+    return for_device()
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run everything inside the ``with`` block on the backend ``name``, in this thread.
+
+    The environment variable ``PYOPTIM_BACKEND`` sets the default of the whole process.
+
+    Raises
+    ------
+    ValueError
+        There is no backend of that name.
+    BackendError
+        It cannot run here; there is no silent fallback.
+
+    Examples
+    --------
+    >>> with po.use_backend("numpy"):
+    ...     optimizer.step(grads)
+    """
+    token = _chosen.set(get(name))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)

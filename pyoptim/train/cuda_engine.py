@@ -1,0 +1,307 @@
+"""Training on a GPU: a step is run once, captured once, and from then on launched, for each size of batch.
+
+What differs between steps lies in the GPU's memory, and the step itself moves it on: see `Position` in
+``csrc/cuda/kernels/launch.hpp``. So a step costs the host one launch, and it waits once per chunk of about
+20 ms. The bits are those of `Trainer`'s own loop on the same GPU.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from .. import nn
+from ..arrays import gpu, memory
+from ..arrays.gpu import DeviceArray
+from ..arrays.queue import Pool, Queue
+from ..backends.gpu import copies as gpu_copies
+from ..backends.gpu.constants import PLAN, POSITION, TYPES, WARPS, blocks_of
+from ..optim.optimizer import Optimizer
+from ..runtime.dtypes import Array
+from . import engine as compiled
+from .resume import Epoch
+from .weight_noise import WeightNoise, noisy
+
+_CHUNK = 0.02  # seconds of work between two looks at the outside world
+_GRAPHS = 16  # sizes of batches whose graphs are kept
+_COUNTERS = ("step", "num_batches_tracked")  # buffers that a training pass counts up by 1
+
+
+def why_not(model: nn.Sequential, optimizer: Optimizer, trust_lr: bool = False) -> str | None:
+    """Why steps cannot be captured, naming the part, or None.
+
+    ``trust_lr``: whether a learning rate that is none of `schedules` may be called before its steps.
+    """
+    if not any(p.size for p in model.parameters().values()):
+        return "the model has no parameters, or all are frozen"
+    reason = compiled.why_no_plan(optimizer, trust_lr)
+    if reason is None and optimizer.nonfinite != "ignore":
+        return f"nonfinite is {optimizer.nonfinite!r}, for which every step waits"
+    return reason
+
+
+def batches(
+    arrays: tuple[Any, ...], size: int, dtype: np.dtype[Any], order: Array | None = None, first: int = 0
+) -> Iterator[Any]:
+    """Batches of data in a GPU's memory, from example ``first`` on; bytes become ``dtype``."""
+    queue, examples = arrays[0].queue, len(arrays[0])
+    there = None if order is None else gpu.uploaded(queue, order)
+    for begin in range(first, examples, size):
+        rows = min(size, examples - begin)
+        yield tuple(None if a is None else _batch(a, rows, begin, there, dtype) for a in arrays)
+
+
+def _batch(array: DeviceArray, rows: int, begin: int, order: DeviceArray | None, dtype: Any) -> DeviceArray:
+    """Rows of an array from ``begin`` on, without a copy where none is needed."""
+    if order is not None:
+        return gpu_copies.rows_of(array, rows, dtype, order[begin:])
+    part = array[begin : begin + rows]
+    return part if array.dtype != np.uint8 else gpu_copies.rows_of(part, rows, dtype)
+
+
+class Sums:
+    """The loss of some batches, and how many examples were classified right, added up on the GPU."""
+
+    def __init__(self, queue: Queue, classification: bool) -> None:
+        self._queue, self._classification = queue, classification
+        self._there = gpu.empty(queue, (1,), POSITION)
+        self.address = self._there.address
+        self.begin()
+
+    def begin(self, steps: int = 0, example: int = 0, loss: float = 0.0, right: int = 0) -> None:
+        """Go on from these."""
+        self._queue.put(self.address, np.array([(steps, example, 0, loss, right)], POSITION))
+
+    def add(self, output: Any, target: Any, loss: Any) -> None:
+        """A batch; nothing waits."""
+        self.count(output, target)
+        self.finish(len(output), loss)
+
+    def count(self, output: Any, target: Any) -> None:
+        """Those of a batch that are right."""
+        if self._classification:
+            labels, shares = (target.address, None) if target.ndim == 1 else (None, target.address)
+            kernel, blocks = f"count_right<{TYPES[output.dtype]}>", blocks_of(len(output), WARPS)
+            with self._queue.aside():
+                self._queue.launch(
+                    kernel, blocks, *output.shape, output.address, labels, shares, self.address
+                )
+
+    def finish(self, examples: int, loss: Any) -> None:
+        """The loss of a batch that has been counted; on to the next."""
+        self._queue.launch("finish_step<double>", 1, examples, loss.address, self.address)
+
+    def read(self) -> Any:
+        """All of it, as `POSITION`; waits."""
+        return self._there.numpy()[0]
+
+
+class _Graph:
+    """A captured step, with what the counters of the model were then."""
+
+    def __init__(self, graph: Any, counters: list[Array]) -> None:
+        self.launch, self.counters = graph.launch, counters
+        self._at = [int(counter) for counter in counters]
+
+    def steps(self) -> int | None:
+        """How many steps the counters have gone on since; None where each went its own way."""
+        ahead = {int(counter) - at for counter, at in zip(self.counters, self._at, strict=True)}
+        return None if len(ahead) > 1 else ahead.pop() if ahead else 0
+
+
+class Engine:
+    """A model on a GPU, its loss and its optimizer; `why_not` has said None.
+
+    Graphs hold no address of the data, and serve all of the same dtypes and shapes of an example.
+
+    Attributes
+    ----------
+    penalty : nn.Penalty or None
+    """
+
+    def __init__(self, model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, batch_size: int) -> None:
+        assert model._queue is not None
+        self._queue, self._model, self._loss, self._optimizer = model._queue, model, loss, optimizer
+        self._batch_size, self._chunk = batch_size, 1
+        self.penalty: nn.Penalty | None = None
+        self._noise: WeightNoise | None = None  # of the first batch
+        self._noise_step = np.zeros((), np.int64)
+        self._sums = Sums(self._queue, loss.classification)
+        # Of the steps alone: what a graph writes must be nobody else's.
+        self._pool = Pool(self._queue.allocate)
+        self._arrays: tuple[DeviceArray | None, ...] = ()
+        self._order: DeviceArray | None = None
+        self._where = gpu.empty(self._queue, (4,), np.uint64)  # the addresses of x, y, weight and order
+        self._recipe: Any = None
+
+    def is_of(self, model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, batch_size: int) -> bool:
+        """Whether it was made of these, the model where it is now."""
+        own = (self._model, self._queue, self._loss, self._optimizer)
+        given = (model, model._queue, loss, optimizer)
+        same = all(a is b for a, b in zip(own, given, strict=True))
+        return same and batch_size == self._batch_size
+
+    def forget_data(self) -> None:
+        """Hold their memory no longer."""
+        self._arrays, self._order = (), None
+
+    def run_epoch(
+        self,
+        x: Any,
+        y: Any,
+        weight: Any,
+        order: Array | None,
+        noise: WeightNoise | None,
+        epoch: Epoch,
+        advance: Callable[[int], None],
+    ) -> None:
+        """As the compiled engine's; data are in the GPU's memory."""
+        self._begin((x, y, weight), order, noise)
+        while epoch.done < len(x):
+            left = len(x) - epoch.done
+            size = min(self._batch_size, left)
+            steps = self._run(size, min(self._chunk, left // size), blocks_of(left, size), epoch)
+            epoch.done += steps * size
+            advance(steps * size)
+
+    def _begin(self, arrays: tuple[Any, ...], order: Array | None, noise: WeightNoise | None) -> None:
+        """Take the epoch's data, and forget the graphs of what is no longer so."""
+        if order is None:
+            self._order = None
+        elif self._order is None:
+            self._order = gpu.uploaded(self._queue, order)
+        else:
+            self._order[...] = order
+        self._arrays = arrays
+        data = (*arrays, self._order)
+        addresses = [0 if array is None else array.address for array in data]
+        self._queue.put(self._where.address, np.array(addresses, np.uint64))
+        kinds = [None if array is None else (array.dtype, array.shape[1:]) for array in data]
+        optimizer, model = self._optimizer, self._model
+        self._gradients = compiled.gradients_of(model, optimizer)
+        self._stepper = optimizer._stepper()
+        rules = [rule.name for rule in optimizer._rules]
+        turns = [group.get("ns_steps") for group in optimizer.param_groups]  # of which launches are made
+        of_optimizer = (self._stepper, *rules, *turns, optimizer.max_grad_norm)
+        self._noise = noise
+        if noise is not None:
+            self._noise_step[...] = noise.step
+        added = (noise and noise[:2], self.penalty and (vars(self.penalty).copy(), self.penalty._runs(model)))
+        layers = [*map(_recipe_of, model.leaves().values())]
+        recipe = (kinds, _recipe_of(self._loss), layers, of_optimizer, added)
+        if recipe != self._recipe:
+            self._recipe, self._chunk = recipe, 1
+            self._graphs: dict[int, _Graph] = {}  # by size of batch
+            self._seen: set[int] = set()
+        # Of the steps to come: the optimizer's scalars before and after them, and their coefficients.
+        self._scalars = [optimizer._scalars]
+        self._rows: list[list[tuple[float, ...]]] = []
+
+    def _plan(self, steps: int) -> None:
+        """Work out the coefficients of so many steps to come, unless that has been done."""
+        while len(self._rows) < steps:
+            scalars, rows = self._optimizer._next_rows(self._scalars[-1])
+            self._scalars.append(scalars)
+            self._rows.append(rows)
+
+    def _run(self, size: int, steps: int, left: int, epoch: Epoch) -> int:
+        """So many steps, of those that the epoch has left, on batches of a size.
+
+        One where it is the first of that size; returns how many it were.
+        """
+        started = time.perf_counter()
+        graph = self._graphs.get(size)
+        ahead = None if graph is None else graph.steps()
+        if size in self._seen and ahead is None:
+            graph, ahead = self._captured(size), 0
+        if graph is None:
+            steps = 1
+        queue = self._queue
+        self._plan(steps)
+        self._stepper.plan(self._gradients, self._rows[:steps])
+        self._sums.begin(ahead or 0, epoch.done, epoch.loss, epoch.correct)
+        try:
+            if graph is None:  # real work, and all that is made at first use is made
+                self._step(size)
+                self._seen.add(size)
+            else:
+                with queue.on(queue.stream):
+                    for _ in range(steps):
+                        graph.launch(queue.stream)
+                self._plan(min(2 * steps, left))  # while the GPU works
+        finally:  # Ctrl-C comes between two launches: what has been launched is counted
+            now = self._sums.read()
+            done = int(now["row"])
+            self._optimizer._scalars = self._scalars[done]
+            del self._scalars[:done], self._rows[:done]
+            for counter in () if graph is None else graph.counters:
+                counter += done
+        epoch.loss, epoch.correct = float(now["loss"]), int(now["right"])
+        if graph is not None and size == self._batch_size:
+            seconds = max(time.perf_counter() - started, 1e-6)
+            self._chunk = max(1, min(int(steps * _CHUNK / seconds), 4 * self._chunk, PLAN))
+        return steps
+
+    def _captured(self, size: int) -> _Graph:
+        counters = [
+            value
+            for layer in self._model.leaves().values()
+            for name, value in layer.buffers.items()
+            if name in _COUNTERS
+        ]
+        counters.append(self._noise_step)
+        before = [int(counter) for counter in counters]
+        try:
+            if len(self._graphs) == _GRAPHS:  # data of many lengths: as many sizes of the last batch
+                del self._graphs[next(n for n in self._graphs if n != self._batch_size)]
+            graph = self._queue.capture(lambda: self._step(size))
+            moved = [c for c, was in zip(counters, before, strict=True) if int(c) != was]
+        finally:  # nothing has been run
+            for counter, was in zip(counters, before, strict=True):
+                counter[...] = was
+        self._graphs[size] = _Graph(graph, moved)
+        return self._graphs[size]
+
+    def _step(self, size: int) -> None:
+        """Queue a step, as `Trainer._step` has it, on the batch that the position is at."""
+        queue, model = self._queue, self._model
+        queue.position, pool = self._sums.address, queue.pool
+        queue.pool = self._pool
+        try:
+            noise = self._noise and self._noise._replace(step=int(self._noise_step))
+            self._noise_step += noise is not None
+            with queue.aside():
+                y, weight = self._batch(1, size), self._batch(2, size)
+            with noisy(model, noise):
+                output = model._forward(self._batch(0, size))
+                gradient = memory.empty_like(output)
+                queue.join()
+                loss = self._loss.evaluate(output, y, gradient, weight)
+                self._sums.count(output, y)
+                model._backward(gradient)
+                queue.join()
+                if self.penalty is not None:
+                    loss = self.penalty._added(model, loss)
+            self._stepper.step(self._gradients, None, self._optimizer.max_grad_norm)
+            self._sums.finish(size, loss)
+        finally:
+            queue.position, queue.pool = None, pool
+
+    def _batch(self, which: int, size: int) -> Any:
+        """Of x, y or weight, wherever they are then."""
+        array, first = self._arrays[which], self._where.address
+        if array is None:
+            return None
+        where = (first + 8 * which, None if self._order is None else first + 8 * len(self._arrays))
+        return gpu_copies.rows_of(array, size, self._model.dtype, where=where)
+
+
+def _recipe_of(part: Any) -> tuple[Any, ...]:
+    """What a layer or a loss is made of, as far as a graph holds it."""
+    values = [getattr(part, name) for name in part.arguments]
+    values = [(v.tobytes(), v.dtype.str) if isinstance(v, np.ndarray) else v for v in values]
+    seed = getattr(part, "buffers", {}).get("seed")
+    return (type(part), getattr(part, "trainable", None), *values, None if seed is None else int(seed))

@@ -1,0 +1,320 @@
+"""The compiled training engine: whole epochs in C++, where every part is compiled.
+
+Python computes the coefficients of the steps to come, in chunks of about 20 ms of work, and hands them to
+the engine: so schedules may be any function of the step, Ctrl-C and the progress bar are served between
+chunks, and the coefficients have one definition. The bits are those of `Trainer`'s own loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from .. import nn
+from ..arrays.memory import is_fast
+from ..nn.residual import walk
+from ..optim.optimizer import Optimizer
+from ..runtime import dispatch
+from ..runtime.dtypes import Array
+from ..schedules import Schedule
+from .resume import Epoch
+from .weight_noise import WeightNoise
+
+_CHUNK = 0.02  # seconds of work between two looks at the outside world
+_HOGWILD_BATCH = 16  # beyond, threads do better to share one batch
+_LOSSES = {nn.CrossEntropy, nn.MSE, nn.L1, nn.Huber, nn.BinaryCrossEntropy, nn.Hinge, nn.KLDiv}
+
+
+def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
+    """The gradient of each of the optimizer's parameters, as a view of the model's gradients.
+
+    Raises
+    ------
+    ValueError
+        The parameters are not the memory of the model's layers that are not frozen, each element exactly
+        once.
+    """
+    flat, pieces = model.flat_parameters, []
+    covered = np.zeros(flat.size, np.bool_)
+    for name, p in optimizer.named_parameters().items():
+        offset = _address(p) - _address(flat)
+        begin = offset // flat.dtype.itemsize
+        if type(p) is not type(flat):
+            raise ValueError(
+                f"optimizer updates other arrays: {name} is not where the model is, on {model.device!r}, "
+                "expected it to be made on model.parameters() after model.to()"
+            )
+        if p.size == 0:
+            begin = 0
+        elif p.dtype != flat.dtype or not _is_whole(p) or not 0 <= offset <= flat.nbytes - p.nbytes:
+            raise ValueError(
+                f"optimizer updates other arrays: {name} is not the model's, expected it to be made on "
+                "model.parameters() or model.flat_parameters, after model.to()"
+            )
+        pieces.append(model.flat_gradients[begin : begin + p.size].reshape(p.shape))
+        covered[begin : begin + p.size] = True
+    begin = 0
+    for prefix, layer in model.leaves().items():
+        for name, p in layer.parameters.items():
+            updated = covered[begin : begin + p.size]
+            begin += p.size
+            if layer.trainable and not updated.all():
+                raise ValueError(
+                    f"optimizer does not update {prefix + name!r}: expected it to be made on all of "
+                    "model.parameters(), and after layers were thawed"
+                )
+            if not layer.trainable and updated.any():
+                raise ValueError(
+                    f"optimizer updates {prefix + name!r}, which is frozen: expected it to be made on "
+                    "model.parameters(), and after layers were frozen"
+                )
+    return pieces
+
+
+def _address(array: Any) -> int:
+    return int(array.ctypes.data if isinstance(array, np.ndarray) else array.address)
+
+
+def _is_whole(array: Any) -> bool:
+    return not isinstance(array, np.ndarray) or is_fast(array)
+
+
+def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr: bool = False) -> str | None:
+    """Why the engine cannot train this, naming the part, or None.
+
+    ``trust_lr``: whether a learning rate that is none of `schedules` may be called before its steps.
+    """
+    backend = dispatch.current().name
+    if backend != "native":
+        return f"the {backend} backend is in force"
+    for label, layer in walk("layers", model.layers):
+        if type(layer) not in _LAYERS:
+            return f"{label} is a {type(layer).__name__}, which has no compiled form"
+    if type(loss) not in _LOSSES:
+        return f"the loss is a {type(loss).__name__}, which has no compiled form"
+    if not any(p.size for p in model.parameters().values()):
+        return "the model has no parameters, or all are frozen"
+    if optimizer._kind != "Stepper":
+        return f"{type(optimizer).__name__} is no elementwise optimizer"
+    return why_no_plan(optimizer, trust_lr)
+
+
+def why_no_plan(optimizer: Optimizer, trust_lr: bool) -> str | None:
+    """Why the steps to come are not rows of coefficients that are known ahead, or None."""
+    kind = type(optimizer)
+    if any(getattr(kind, name) is not getattr(Optimizer, name) for name in ("step", "_apply", "_row")):
+        return f"the steps of {kind.__name__} are more than rows of coefficients"
+    for group in optimizer.param_groups:
+        if callable(group["lr"]) and not isinstance(group["lr"], Schedule) and not trust_lr:
+            return "lr is a function of your own, which may look at more than the step"
+    if optimizer._is_packed:
+        return "the optimizer keeps parameters or states in fewer bits"
+    if optimizer.accumulate > 1:
+        return "the optimizer accumulates gradients"
+    if optimizer.average is not None:
+        return "the optimizer carries an average"
+    return None
+
+
+def why_no_hogwild(model: nn.Sequential, optimizer: Optimizer, batch_size: int) -> str | None:
+    """Why threads cannot train this without locks, naming the part, or None; `why_not` has said None."""
+    if batch_size > _HOGWILD_BATCH:
+        return f"batch_size is {batch_size}, expected at most {_HOGWILD_BATCH}"
+    if optimizer.max_grad_norm is not None:
+        return f"max_grad_norm is {optimizer.max_grad_norm!r}, expected None"
+    if optimizer.nonfinite != "ignore":
+        return f"nonfinite is {optimizer.nonfinite!r}, expected 'ignore'"
+    for rule in optimizer._rules:
+        if len(rule.states) > 1:
+            # Adam's m of one thread beside the v = 0 of another divides by eps: training does not recover.
+            return (
+                f"{type(optimizer).__name__} keeps {len(rule.states)} states a parameter, of which threads "
+                "may leave a mixture; expected at most one, as in SGD, Adagrad, RMSprop and Lion"
+            )
+    for label, layer in walk("layers", model.layers):
+        if type(layer) not in _STATELESS:
+            return (
+                f"{label} is a {type(layer).__name__}, expected no layers but Dense, Flatten, Rescale, "
+                "activations and Residual"
+            )
+    return None
+
+
+class Engine:
+    """A model, its loss and its optimizer, ready to run epochs; `why_not` has said None.
+
+    ``hogwild``: by threads that do not wait for each other; `why_no_hogwild` has said None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Sequential,
+        loss: nn.Loss,
+        optimizer: Optimizer,
+        shape: tuple[int, ...],
+        batch_size: int,
+        hogwild: bool = False,
+        penalty: nn.Penalty | None = None,
+    ) -> None:
+        from ..runtime import _native
+
+        gradients = iter(gradients_of(model, optimizer))
+        groups = [
+            (
+                rule.name,
+                [
+                    (p, next(gradients), [state[name] for name in rule.states])
+                    for p, state in zip(group["params"], states, strict=True)
+                ],
+            )
+            for rule, group, states in zip(
+                optimizer._rules, optimizer.param_groups, optimizer._states, strict=True
+            )
+        ]
+        layers: list[dict[str, Any]] = []
+        _describe(model.layers, shape, layers)
+        kind = _native.Engine32 if model.dtype == np.float32 else _native.Engine64
+        described = _loss(loss, model.dtype, layers[-1]["out"])
+        self._flat, added = model.flat_parameters, None
+        if penalty is not None:
+            added = (self._flat, model.flat_gradients, penalty._runs(model), penalty.l2, penalty.l1)
+        self._engine = kind(layers, described, batch_size, groups, hogwild, added)
+        self._optimizer, self._batch_size = optimizer, batch_size
+        self._chunk = 1  # batches
+
+    def run_epoch(
+        self,
+        x: Array,
+        y: Array,
+        weight: Array | None,
+        order: Array | None,
+        noise: WeightNoise | None,
+        epoch: Epoch,
+        advance: Callable[[int], None],
+    ) -> None:
+        """Train on every example once, or on those that ``epoch`` has left.
+
+        Parameters
+        ----------
+        x, y
+            Checked; x may be of bytes.
+        weight : array (examples,) or None
+            Of the examples in the loss; checked.
+        order : int64 array (examples,) or None
+        noise : WeightNoise or None
+            Of the first batch.
+        epoch : Epoch
+            Brought up to date before each call of advance.
+        advance : callable
+            Told of so many examples done.
+        """
+        engine, size = self._engine, self._batch_size
+        examples = len(x)
+        engine.begin_epoch(epoch.loss, epoch.correct, None if noise is None else (self._flat, *noise))
+        while epoch.done < examples:
+            begin = epoch.done
+            end = min(examples, begin + self._chunk * size)
+            started = time.perf_counter()
+            self._train((x, y, order, weight, (begin, end)))
+            seconds = max(time.perf_counter() - started, 1e-6)
+            self._chunk = max(1, min(int(self._chunk * _CHUNK / seconds), 4 * self._chunk))
+            epoch.done, epoch.loss, epoch.correct = end, engine.loss, engine.correct
+            advance(end - begin)
+
+    def _train(self, examples: tuple[Array, Array, Array | None, Array | None, tuple[int, int]]) -> None:
+        engine, optimizer = self._engine, self._optimizer
+        begin, end = examples[-1]
+        scalars, rows = [optimizer._scalars], []
+        for _ in range(begin, end, self._batch_size):
+            new, of_groups = optimizer._next_rows(scalars[-1])
+            scalars.append(new)
+            rows.append([number for row in of_groups for number in row])
+        arguments = (self._batch_size, np.array(rows), optimizer.max_grad_norm or 0.0, optimizer.nonfinite)
+        steps, skipped = engine.steps, engine.skipped
+        try:
+            engine.train(*examples, *arguments)
+        finally:  # Ctrl-C is raised as soon as the engine returns
+            optimizer._scalars = scalars[engine.steps - steps]
+            optimizer.skipped += engine.skipped - skipped
+        if engine.wrong >= 0:
+            raise ValueError(
+                f"{optimizer._gradient_names()[engine.wrong]} holds NaN or infinity, expected finite values"
+            )
+
+
+def _describe(layers: Iterable[nn.Layer], shape: tuple[int, ...], chain: list[dict[str, Any]]) -> None:
+    """Add the compiled layers to the chain: a residual one ends its block, and says where that begins."""
+    for layer in layers:
+        out = layer.output_shape(shape)
+        sizes = {"in": int(np.prod(shape)), "out": int(np.prod(out))}
+        if isinstance(layer, nn.Residual):
+            begin = len(chain)
+            _describe(layer.block, shape, chain)
+            chain.append({"kind": "residual", "begin": begin, **sizes})
+        else:
+            described = _LAYERS[type(layer)](layer)
+            if described is not None:
+                chain.append({**described, **sizes, "trainable": layer.trainable})
+        shape = out
+
+
+def _loss(loss: Any, dtype: np.dtype[Any], outputs: int) -> dict[str, Any]:
+    if isinstance(loss, nn.CrossEntropy):
+        weight = {} if loss.class_weight is None else {"class_weight": loss.class_weight.astype(dtype)}
+        return {"kind": "cross_entropy", "smoothing": loss.label_smoothing, **weight}
+    if isinstance(loss, nn.KLDiv):
+        return {"kind": "kl_divergence", "temperature": loss.temperature}
+    parameter = loss.parameter(dtype)
+    if isinstance(parameter, np.ndarray):  # along the last dimension
+        return {"kind": loss.kind, "columns": np.tile(parameter, outputs // parameter.size)}
+    return {"kind": loss.kind, "parameter": float(parameter)}
+
+
+def _dense(layer: Any) -> dict[str, Any]:
+    return {"kind": "dense", "activation": layer.activation or "", **_arrays_of(layer)}
+
+
+def _batch_norm(layer: Any) -> dict[str, Any]:
+    buffers = dict(layer.buffers)
+    tracked = {"tracked": buffers.pop("num_batches_tracked")} if buffers else {}
+    return {
+        "kind": "batch_norm",
+        "activation": layer.activation or "",
+        "channels": layer.features,
+        "eps": layer.eps,
+        "momentum": -1.0 if layer.momentum is None else layer.momentum,
+        "unbiased": layer.running_var == "unbiased",
+        **_arrays_of(layer),
+        **buffers,
+        **tracked,
+    }
+
+
+def _layer_norm(layer: Any) -> dict[str, Any]:
+    size = int(np.prod(layer.features))
+    return {"kind": "layer_norm", "channels": size, "eps": layer.eps, **_arrays_of(layer)}
+
+
+def _activation(layer: Any) -> dict[str, Any]:
+    a, b = layer.numbers
+    return {"kind": "activation", "activation": layer.kind, "a": a, "b": b}
+
+
+def _arrays_of(layer: Any) -> dict[str, Array]:
+    return {**layer.parameters, **{f"d{name}": value for name, value in layer.gradients.items()}}
+
+
+_STATELESS = (nn.Dense, nn.Flatten, nn.Rescale, *nn.activations.ELEMENTWISE)
+_LAYERS: dict[type, Callable[[Any], dict[str, Any] | None]] = {
+    nn.Dense: _dense,
+    nn.BatchNorm: _batch_norm,
+    nn.LayerNorm: _layer_norm,
+    nn.Flatten: lambda layer: None,
+    nn.Rescale: lambda layer: {"kind": "rescale", "scale": layer.scale, "shift": layer.shift},
+    nn.Dropout: lambda layer: {"kind": "dropout", "amount": layer.p, **layer.buffers},
+    nn.GaussianNoise: lambda layer: {"kind": "gaussian_noise", "amount": layer.std, **layer.buffers},
+    **dict.fromkeys(nn.activations.ELEMENTWISE, _activation),
+}

@@ -1,0 +1,31 @@
+"""What `Trainer.fit` returns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class History(dict[str, list[float]]):
+    """What `Trainer.fit` measured: name -> one value per epoch.
+
+    ``loss`` is the mean over the epoch's training batches, as the parameters moved; ``accuracy`` likewise
+    for classification; ``val_loss`` and ``val_accuracy`` after each epoch, where there is validation
+    data; ``seconds`` the training time of each epoch.
+
+    Attributes
+    ----------
+    path : str
+        What ran: ``"native"``, the compiled engine; ``"cuda"``, steps that a GPU repeats by itself; or
+        ``"python"``, the generic loop.
+    reason : str or None
+        Why it was the generic loop.
+    """
+
+    path = "python"
+    reason: str | None = None
+
+    def plot(self, path: str | Path) -> None:
+        """Draw loss and accuracy over the epochs into an image file. Needs the extra ``plot``."""
+        from ..runtime.figures import plot_history
+
+        plot_history(self, path)

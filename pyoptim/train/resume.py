@@ -1,0 +1,163 @@
+"""A training that is saved as it goes, and goes on from where it was saved: ``fit(checkpoint=...)``."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..callbacks import Callback
+from ..optim import checkpoint
+from ..runtime import files
+from ..runtime.dtypes import Array
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+
+_FORMAT = "pyoptim-training-1"
+
+
+@dataclasses.dataclass
+class Epoch:
+    """How far an epoch has come, and the random state with which it began."""
+
+    index: int  # in this training
+    rng: Mapping[str, Any]
+    done: int = 0  # examples
+    loss: float = 0.0  # summed over them
+    correct: int = 0
+    seconds: float = 0.0
+
+
+class Resume:
+    """Saves model, optimizer, random state, callbacks and position to one file, and takes them back.
+
+    Parameters
+    ----------
+    path : str or Path
+    every : float
+        Seconds from one time to the next.
+    trainer : Trainer
+    fixed : mapping
+        What must be the same in the training that goes on.
+    callbacks : sequence of Callback
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        every: float,
+        trainer: Trainer,
+        fixed: Mapping[str, Any],
+        callbacks: Sequence[Callback],
+    ) -> None:
+        self.path, self._every, self._trainer = Path(path), every, trainer
+        self._fixed, self._callbacks = dict(fixed), callbacks
+        self._due = time.monotonic() + every
+
+    def save_if_due(self, epoch: Epoch, history: Mapping[str, list[float]]) -> None:
+        if time.monotonic() >= self._due:
+            self.save(epoch, history)
+
+    def check(self) -> None:
+        """Raise what `save` would, before the training: there is no folder, or something cannot be saved."""
+        if not self.path.parent.is_dir():
+            raise ValueError(
+                f"checkpoint is {str(self.path)!r}, but there is no folder {str(self.path.parent)!r}"
+            )
+        files.check_writable(self.path)
+        checkpoint.optimizer_state(self._trainer.optimizer)
+
+    def save(self, epoch: Epoch, history: Mapping[str, list[float]]) -> None:
+        """Write everything; whoever reads the file sees the old or the new state whole."""
+        trainer = self._trainer
+        optimizer, tensors = checkpoint.optimizer_state(trainer.optimizer)
+        tensors = {f"optimizer.{name}": value for name, value in tensors.items()}
+        tensors |= {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
+        states = [callback.state() for callback in self._callbacks]
+        for i, (_, arrays) in enumerate(states):
+            tensors |= {f"callbacks.{i}.{name}": value for name, value in arrays.items()}
+        description = {
+            "format": _FORMAT,
+            "fixed": self._fixed,
+            "epoch": dataclasses.asdict(epoch),
+            "rng": trainer._rng.bit_generator.state,
+            "history": history,
+            "optimizer": optimizer,
+            "callbacks": [
+                [type(callback).__name__, plain]
+                for callback, (plain, _) in zip(self._callbacks, states, strict=True)
+            ],
+        }
+        files.write(self.path, description, tensors)
+        self._due = time.monotonic() + self._every
+
+    def load(self) -> tuple[Epoch, dict[str, list[float]]]:
+        """Take everything over but the callbacks: the epoch that was running, and the history before it.
+
+        Raises
+        ------
+        ValueError
+            The file is damaged, or of another training; nothing is changed.
+        """
+        trainer = self._trainer
+        description, tensors = files.read(self.path, _FORMAT)
+        average = trainer.optimizer.average
+        try:
+            if description["fixed"] != self._fixed:
+                raise ValueError(f"it was saved with {description['fixed']}, expected {self._fixed}")
+            saved = [name for name, _ in description["callbacks"]]
+            own = [type(callback).__name__ for callback in self._callbacks]
+            if saved != own:
+                raise ValueError(f"it was saved with the callbacks {saved}, expected {own}")
+            state, saved_state = description["optimizer"], _under("optimizer.", tensors)
+            if "average" not in state:  # an older file has it beside the optimizer's
+                state["average"] = description["average"]
+                saved_state |= {name: t for name, t in tensors.items() if name.startswith("average.")}
+            held = state["average"]
+            if held is None and average is not None:
+                raise ValueError(f"it was saved without an average, expected {average!r}")
+            epoch = _checked(Epoch(**description["epoch"]), self._fixed)
+            rng = np.random.Generator(type(trainer._rng.bit_generator)())
+            rng.bit_generator.state = epoch.rng
+            rng.bit_generator.state = description["rng"]
+            history = {str(k): [float(v) for v in values] for k, values in description["history"].items()}
+            before = trainer.model.state_dict()
+            try:
+                trainer.model.load_state_dict(_under("model.", tensors))
+                checkpoint.restore_optimizer(trainer.optimizer, state, saved_state)
+            except BaseException:
+                trainer.model.load_state_dict(before)
+                raise
+        except files.NONSENSE as error:
+            raise ValueError(f"{self.path} does not fit this training: {error}") from error
+        trainer._rng.bit_generator.state = rng.bit_generator.state
+        self._states = [
+            (plain, _under(f"callbacks.{i}.", tensors))
+            for i, (_, plain) in enumerate(description["callbacks"])
+        ]
+        return epoch, history
+
+    def load_callbacks(self) -> None:
+        """Give the callbacks what they held, once the training has begun."""
+        for callback, (plain, arrays) in zip(self._callbacks, self._states, strict=True):
+            callback.load_state(plain, arrays)
+
+
+def _checked(epoch: Epoch, fixed: Mapping[str, Any]) -> Epoch:
+    counts = (epoch.index, epoch.done, epoch.correct)
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError(f"its position is {counts}, expected counts")
+    if epoch.done >= max(fixed["examples"], 1) or epoch.done % fixed["batch_size"]:
+        raise ValueError(f"it stands at example {epoch.done}, expected the begin of a batch")
+    epoch.loss, epoch.seconds = float(epoch.loss), float(epoch.seconds)
+    return epoch
+
+
+def _under(prefix: str, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,32 @@
+"""Noise on a model's parameters while a gradient is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from .. import nn
+from ..runtime import dispatch
+
+
+class WeightNoise(NamedTuple):
+    """Normal noise of standard deviation ``std``: a function of a seed, a step, and a parameter's place."""
+
+    std: float
+    seed: int  # of an epoch
+    step: int  # which batch of it
+
+
+@contextmanager
+def noisy(model: nn.Sequential, noise: WeightNoise | None) -> Iterator[None]:
+    """Add it to all parameters, frozen ones too, inside the ``with`` block; None: nothing."""
+    if noise is None:
+        yield
+        return
+    kept = model.flat_parameters.copy()
+    dispatch.of(kept).gaussian_noise(kept, *noise, model.flat_parameters)
+    try:
+        yield
+    finally:
+        model.flat_parameters[...] = kept

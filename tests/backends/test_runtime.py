@@ -1,0 +1,387 @@
+"""Processes, threads, forks and memory: what is chosen, what is refused, what may happen at once."""
+
+import copy
+import gc
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tracemalloc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import children
+import numpy as np
+import pytest
+from engines import LIVE, _native, use_engine, use_threads, why_not
+
+import pyoptim as po
+
+native = pytest.mark.skipif(_native is None, reason="without the compiled kernels")
+openmp = pytest.mark.skipif(not (_native and _native.openmp), reason="built without OpenMP")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.skipif(bool(why_not(name)), reason=str(why_not(name))))
+    for name in ("native", "numba", "numpy")
+]
+STEP = "import numpy as np, pyoptim as po; po.SGD(p := np.ones(3), lr=0.5).step(np.ones(3)); print(p[0]);"
+
+
+def succeeds(result):
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
+
+
+def fails(result, *words):
+    """With a last line that says all this."""
+    assert result.returncode == 1, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert all(word in last for word in words), last
+
+
+# ---- processes -------------------------------------------------------------------------------------
+
+
+def test_no_test_can_start_python_in_the_checkout(monkeypatch, tmp_path):
+    """There it would import the source folder, where nothing is compiled, instead of what was installed."""
+    command, refused = [sys.executable, "-c", ""], pytest.raises(AssertionError, match="from the checkout")
+    with refused:
+        subprocess.run(command, cwd=children.CHECKOUT, check=False)
+    with refused:
+        subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": f"{children.CHECKOUT}"}, check=False)
+    monkeypatch.chdir(children.CHECKOUT)
+    with refused:
+        subprocess.run(command, check=False)
+    assert children.run("-c", "print(1)", cwd=tmp_path).stdout == "1\n"
+
+
+# ---- the environment -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_backend_from_the_environment(run_python, name):
+    code = STEP + "print(po.show_config()['backend'])"
+    assert succeeds(run_python(code, PYOPTIM_BACKEND=name)) == ["0.5", name]
+
+
+def test_the_best_backend_is_the_default(run_python):
+    assert succeeds(run_python(STEP + "print(po.show_config()['backend'])")) == [
+        "0.5",
+        po.available_backends()[0],
+    ]
+
+
+@native
+def test_instruction_set_from_the_environment(run_python):
+    code = STEP + "from pyoptim.runtime import _native; print(_native.instruction_set())"
+    for name in _native.instruction_sets():
+        assert succeeds(run_python(code, PYOPTIM_FORCE_ISA=name)) == ["0.5", name]
+    assert succeeds(run_python(code)) == ["0.5", _native.instruction_sets()[0]]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_threads_from_the_environment(run_python, n):
+    result = run_python(STEP + "print(po.get_num_threads())", PYOPTIM_NUM_THREADS=str(n))
+    assert succeeds(result) == ["0.5", str(n)]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PYOPTIM_BACKEND", "cuda9"),
+        ("PYOPTIM_BACKEND", "Native"),
+        *(("PYOPTIM_NUM_THREADS", value) for value in ("0", "-1", "1.5", "two", "1000000000")),
+        pytest.param("PYOPTIM_FORCE_ISA", "sse9", marks=native),
+        pytest.param("PYOPTIM_FORCE_ISA", "AVX2", marks=native),
+    ],
+)
+def test_what_cannot_be_is_an_error(run_python, variable, value):
+    """And no fallback."""
+    fails(run_python(STEP, **{variable: value}), "Error: ", variable, value)
+
+
+HIDE_NUMBA = "import sys; sys.modules['numba'] = None;"
+
+
+def use(name):
+    return f"import pyoptim as po; po.use_backend({name!r}).__enter__()"
+
+
+def test_without_numba(run_python):
+    code = HIDE_NUMBA + STEP + "print(*po.available_backends(), *po.show_config()['unavailable'])"
+    names = [name for name in po.available_backends() if name != "numba"]
+    stdout = succeeds(run_python(code))
+    assert stdout[: len(names) + 1] == ["0.5", *names]
+    assert "Numba is not installed" in " ".join(stdout)
+    words = ("BackendError", "'numba'", "not installed", "pip install")
+    fails(run_python(HIDE_NUMBA + use("numba")), *words)
+    fails(run_python(HIDE_NUMBA + STEP, PYOPTIM_BACKEND="numba"), *words)
+
+
+@pytest.fixture
+def run_without_native(run_python, tmp_path):
+    """In a copy of the package without its compiled part: what an install without a compiler leaves."""
+    ignore = shutil.ignore_patterns("_native*", "__pycache__", "*.npz")
+    shutil.copytree(Path(po.__file__).parent, tmp_path / "copy" / "pyoptim", ignore=ignore)
+    path = os.pathsep.join(filter(None, [str(tmp_path / "copy"), os.environ.get("PYTHONPATH")]))
+    return lambda code, **env: run_python(code, PYTHONPATH=path, **env)
+
+
+def test_without_the_compiled_part(run_without_native, tmp_path):
+    run = run_without_native
+    names = [name for name in po.available_backends() if name != "native"]
+    code = STEP + "print(*po.available_backends(), po.show_config()['instruction_set'], po.__file__)"
+    stdout = succeeds(run(code))
+    assert stdout[:-1] == ["0.5", *names, "None"]
+    assert stdout[-1].startswith(str(tmp_path))
+    for name in names:
+        assert succeeds(run(STEP, PYOPTIM_BACKEND=name)) == ["0.5"]
+    assert succeeds(run(HIDE_NUMBA + STEP + "print(*po.available_backends())")) == ["0.5", "numpy"]
+    code = "import pyoptim as po; po.set_num_threads(3); print(po.get_num_threads())"
+    assert succeeds(run(code)) == ["3"]
+
+    words = ("BackendError", "'native'", "no compiled kernels", "compiler")
+    fails(run(use("native")), *words)
+    fails(run(STEP, PYOPTIM_BACKEND="native"), *words)
+
+
+def test_import_is_light(run_python):
+    """NumPy, and nothing heavy, also to make an optimizer and to step on the best backend."""
+    heavy = {"numba", "torch", "scipy", "matplotlib", "tqdm", "safetensors", "sklearn", "cupy", "mpi4py"}
+    code = "import sys, pyoptim; print(*sys.modules);"
+    assert not heavy & set(succeeds(run_python(code)))
+    if po.available_backends()[0] == "native":
+        assert not heavy & set(succeeds(run_python(STEP + code)))
+
+
+# ---- choosing at run time --------------------------------------------------------------------------
+
+
+def backend():
+    return po.show_config()["backend"]
+
+
+def test_use_backend_nests_and_restores():
+    outer = backend()
+    names = po.available_backends()
+    for name in names:
+        with po.use_backend(name):
+            for inner in names:
+                with po.use_backend(inner):
+                    assert backend() == inner
+                assert backend() == name
+            with pytest.raises(ZeroDivisionError), po.use_backend("numpy"):
+                1 / 0  # noqa: B018
+            with pytest.raises(ValueError, match=r"'nonesuch'.*native.*numba.*numpy"):
+                po.use_backend("nonesuch").__enter__()
+            assert backend() == name
+    assert backend() == outer
+
+
+def test_use_backend_is_of_one_thread():
+    other = po.available_backends()[-1]
+    with ThreadPoolExecutor(1) as pool:
+        default = pool.submit(backend).result()
+        with po.use_backend(other):
+            assert pool.submit(backend).result() == default
+            assert backend() == other
+
+
+@native
+def test_use_instruction_set():
+    names = _native.instruction_sets()
+    assert names[-1] == "baseline"
+    before = _native.instruction_set()
+    with pytest.raises(ValueError, match=f"'sse9'.*{', '.join(names)}"):
+        _native.use_instruction_set("sse9")
+    assert _native.instruction_set() == before
+
+
+def test_set_num_threads():
+    with use_threads(3):
+        assert po.get_num_threads() == 3
+        for value, error in (0, ValueError), (-1, ValueError), (10**9, ValueError), (1.0, TypeError):
+            with pytest.raises(error, match="n is"):
+                po.set_num_threads(value)
+        for value in (None, "2", True):
+            with pytest.raises(TypeError, match="n is"):
+                po.set_num_threads(value)
+        assert po.get_num_threads() == 3
+
+
+# Threads of this process before and after a step that is worth two.
+COUNT = """
+import os, sys, numpy as np, pyoptim as po
+from pyoptim.runtime import _native
+def started():
+    before = len(os.listdir("/proc/self/task"))
+    optimizer.step(np.ones(p.shape))
+    return len(os.listdir("/proc/self/task")) - before
+p = np.ones(200_000)
+optimizer = po.SGD(p)
+"""
+
+
+@native
+@openmp
+@linux
+def test_threads_are_openmps_and_are_limited(run_python):
+    pytest.importorskip("threadpoolctl")
+    code = """
+from threadpoolctl import threadpool_info, threadpool_limits
+libraries = [lib for lib in threadpool_info() if lib["user_api"] == "openmp"]
+assert len(libraries) == 1, libraries
+with threadpool_limits(1, user_api="openmp"):
+    assert po.get_num_threads() == 1
+    print(started())
+with threadpool_limits(2, user_api="openmp"):
+    assert po.get_num_threads() == 2
+    print(started())
+"""
+    assert succeeds(run_python(COUNT + code, OMP_NUM_THREADS="4")) == ["0", "1"]
+    code = "print(started()); po.set_num_threads(3); print(started())"
+    assert succeeds(run_python(COUNT + code, PYOPTIM_NUM_THREADS="1")) == ["0", "2"]
+    assert succeeds(run_python(COUNT + "print(po.get_num_threads())", OMP_NUM_THREADS="3")) == ["3"]
+
+
+@linux
+@pytest.mark.skipif("numba" not in LIVE, reason="without Numba")
+def test_threads_of_numba_are_limited(run_python):
+    code = """
+po.SGD(np.ones(1)).step(np.ones(1))  # Numba imports SciPy, whose BLAS starts threads of its own
+print(started())
+po.set_num_threads(2)
+print(1 <= started() <= 2)  # the first may be done before a second is needed
+"""
+    env = {"PYOPTIM_BACKEND": "numba", "PYOPTIM_NUM_THREADS": "1"}
+    assert succeeds(run_python(COUNT + code, **env)) == ["0", "True"]
+
+
+# ---- forks and threads -----------------------------------------------------------------------------
+
+# Parent and child go on from the same point, after a step that has started the pool.
+FORK = """
+import hashlib, os, sys, warnings, numpy as np, pyoptim as po
+warnings.simplefilter("ignore")  # Python 3.12 warns of every fork of a process with threads
+p, g = np.linspace(-1, 1, 300_000), np.linspace(1, 2, 300_000)
+optimizer = po.Adam(p)
+optimizer.step(g)
+reader, writer = os.pipe()
+for generation in range(2):  # a child of a child too
+    if (child := os.fork()):
+        break
+optimizer.step(g)
+digest = hashlib.sha256(p.tobytes()).hexdigest()
+os.write(writer, f"{digest}\\n".encode())
+if child:
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.write(writer, f"{status}\\n".encode())
+if generation == 0 and child:
+    os.close(writer)
+    print(open(reader).read())
+else:
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("name", BACKENDS)
+def test_fork(run_python, name):
+    """A child can step, without waiting for threads that stayed in its parent, and gets the same bits."""
+    result = run_python(FORK, timeout=60, PYOPTIM_BACKEND=name, PYOPTIM_NUM_THREADS="2")
+    lines = succeeds(result)
+    digests, statuses = {line for line in lines if len(line) == 64}, [x for x in lines if len(x) < 64]
+    assert len(lines) == 5
+    assert len(digests) == 1
+    assert statuses == ["0", "0"]
+
+
+def work(engine, seed, size, steps):
+    rng = np.random.default_rng(seed)
+    params = [rng.normal(size=size), rng.normal(size=7).astype(np.float32)]
+    optimizer = po.Adam(params)
+    with use_engine(engine):
+        for t in range(steps):
+            if t % 3 == 0:
+                with pytest.raises(ValueError, match="expected 2 arrays"):
+                    optimizer.step([])
+            optimizer.step([np.full(size, 0.5), np.full(7, 0.5, np.float32)])
+    return hashlib.sha256(params[0].tobytes() + params[1].tobytes()).hexdigest()
+
+
+def test_steps_from_several_threads_at_once(engine):
+    jobs = [(engine, seed, size, 6) for seed in range(4) for size in (5, 20_000, 150_000)]
+    with use_threads(2):
+        alone = [work(*job) for job in jobs]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(lambda job: work(*job), jobs))
+    assert together == alone
+
+
+# ---- memory ----------------------------------------------------------------------------------------
+
+
+def test_parameters_live_as_long_as_their_optimizer(engine):
+    p, strided = np.ones(1000), np.ones(2000)[::2]
+    optimizer = po.Adam([p, strided])
+    grads = [np.ones(1000), np.ones(1000)]
+    optimizer.step(grads)
+    seen = [weakref.ref(x) for x in (p, strided, optimizer, *optimizer._states[0][0].values())]
+    del p, strided
+    gc.collect()
+    assert all(ref() is not None for ref in seen)
+    optimizer.step(grads)  # writes memory that only the optimizer holds
+    last = weakref.ref(grads[0])
+    del grads
+    assert last() is None  # gradients are not held
+    gc.disable()  # freed by counting, not by the collector: states may be gigabytes
+    try:
+        del optimizer
+        assert all(ref() is None for ref in seen)
+    finally:
+        gc.enable()
+
+
+def test_hundreds_of_steps_leak_nothing(engine):
+    p, g = [np.ones(10, np.float32), np.ones(10)[::2]], [np.ones(10, np.float32), np.ones(5)]
+    optimizer = po.Adam(p)
+
+    def steps(n):
+        for _ in range(n):
+            optimizer.step(g)
+            with pytest.raises(ValueError, match="has shape"):
+                optimizer.step([g[1].astype(np.float32), g[1]])
+
+    steps(300)  # free lists fill up
+    gc.collect()
+    references = [sys.getrefcount(x) for x in (*p, *g, *g[0].dtype.__class__.__mro__, g[0].dtype)]
+    tracemalloc.start()
+    try:
+        sizes = []
+        for _ in range(4):
+            steps(300)
+            gc.collect()
+            sizes.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert min(np.diff(sizes)) < 6000  # less than 20 bytes a step; caches fill up and stop, leaks do not
+    after = [sys.getrefcount(x) for x in (*p, *g, *g[0].dtype.__class__.__mro__, g[0].dtype)]
+    assert all(abs(b - a) < 100 for a, b in zip(references, after, strict=True))
+
+
+def test_a_deep_copy_is_an_optimizer_of_its_own(engine):
+    """Its parameters are copies too, and those are what it updates."""
+    p = np.ones(3)
+    optimizer = po.Adam(p, lr=0.1)
+    optimizer.step(np.ones(3))
+    other = copy.deepcopy(optimizer)
+    (q,) = other.param_groups[0]["params"]
+    kept = p.copy()
+    other.step(np.ones(3))
+    assert (p == kept).all()
+    optimizer.step(np.ones(3))
+    assert (q == p).all()
+    assert (q != kept).all()

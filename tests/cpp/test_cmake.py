@@ -1,0 +1,250 @@
+"""Programs in C++ and C that use the library: found by find_package, or built along by add_subdirectory."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pyoptim as po
+from pyoptim import nn
+from pyoptim.runtime import files
+
+SOURCE = Path(__file__).resolve().parents[2]
+CONSUMERS = SOURCE / "tests" / "cpp" / "programs"
+native = pytest.importorskip("pyoptim.runtime._native")
+needs_tools = pytest.mark.skipif(
+    not (shutil.which("cmake") and (shutil.which("c++") or shutil.which("g++"))),
+    reason="needs cmake and a C++ compiler",
+)
+NAMES = {
+    "betas": ("beta1", "beta2"),
+    "etas": ("eta_minus", "eta_plus"),
+    "step_sizes": ("smallest", "largest"),
+}
+OPTIMIZERS = [
+    ("SGD", {}),
+    ("SGD", {"momentum": 0.9, "dampening": 0.3}),
+    ("SGD", {"momentum": 0.9, "nesterov": True, "maximize": True}),
+    ("SGD", {"momentum": 0.9, "velocity": "classical", "weight_decay": 0.1}),
+    ("Adagrad", {"lr_decay": 0.01, "eps_root": 1e-7}),
+    ("RMSprop", {"alpha": 0.95}),
+    ("RMSprop", {"centered": True, "momentum": 0.8}),
+    ("Adadelta", {"rho": 0.95}),
+    ("Adam", {"betas": (0.8, 0.99), "eps_root": 1e-9}),
+    ("Adam", {"eps_hat": True, "weight_decay": 0.1}),
+    ("Adam", {"bias_correction": False}),
+    ("Adam", {"amsgrad": True, "amsgrad_max": "corrected"}),
+    ("AdamW", {"lr": 0.3}),
+    ("AMSGrad", {}),
+    ("Adamax", {}),
+    ("NAdam", {}),
+    ("NAdam", {"momentum_decay": None}),
+    ("RAdam", {}),
+    ("Lion", {}),
+    ("Rprop", {"etas": (0.4, 1.3)}),
+    ("ASGD", {"t0": 5.0, "lambd": 0.01}),
+]
+
+
+def in_cpp(options):
+    """Hyperparameters by their names in C++."""
+    named = {}
+    for name, value in options.items():
+        if name in NAMES:
+            named.update(zip(NAMES[name], value, strict=True))
+        elif name == "velocity":
+            named["classical"] = value == "classical"
+        elif name == "amsgrad_max":
+            named["amsgrad_corrected"] = value == "corrected"
+        else:
+            named[name] = -1.0 if value is None else float(value)
+    return named
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+def test_coefficients_are_python_s(name, options):
+    optimizer = getattr(po, name)(np.ones(1), **options)
+    rule, rows = native.coefficients(name.lower(), in_cpp(options), 300)
+    assert rule == optimizer._rules[0].name
+    scalars = optimizer._scalars
+    for row in rows:
+        scalars, (expected,) = optimizer._next_rows(scalars)
+        assert tuple(row) == expected
+
+
+def test_every_elementwise_optimizer_is_in_cpp():
+    tensor_optimizers = {"LARS", "LAMB", "Adafactor", "Muon", "Optimizer"}
+    classes = {name for name in po.__all__ if isinstance(getattr(po, name), type)}
+    names = {n for n in classes if issubclass(getattr(po, n), po.Optimizer)} - tensor_optimizers
+    assert names == {name for name, _ in OPTIMIZERS}
+
+
+def run(*command):
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def built(build_once):
+    """The consumers built both ways: one compilation of the library serves both."""
+    folder = build_once("cmake", build_consumers)
+    return {"add_subdirectory": folder / "sub", "find_package": folder / "found"}
+
+
+def build_consumers(folder):
+    run("cmake", "-S", CONSUMERS, "-B", folder / "sub", f"-DPYOPTIM_SOURCE={SOURCE}", "-DPYOPTIM_INSTALL=ON")
+    run("cmake", "--build", folder / "sub", "-j2")
+    run("cmake", "--install", folder / "sub" / "pyoptim", "--prefix", folder / "prefix")
+    run("cmake", "-S", CONSUMERS, "-B", folder / "found", f"-DCMAKE_PREFIX_PATH={folder / 'prefix'}")
+    run("cmake", "--build", folder / "found", "-j2")
+
+
+@pytest.fixture(params=["add_subdirectory", "find_package"])
+def programs(request, built):
+    return built[request.param]
+
+
+@needs_tools
+@pytest.mark.parametrize("frozen", [(), ("3.", "7.block.0.", "7.block.2.block.0.")], ids=["all", "frozen"])
+def test_cpp_trains_a_python_model_to_the_same_bits(programs, tmp_path, frozen):
+    def make():
+        model = nn.Sequential(
+            nn.Flatten(),
+            nn.Rescale(0.5, 0.25),
+            nn.Dense(6, 9, activation="relu"),
+            nn.BatchNorm(9, momentum=None, activation="relu"),
+            nn.Sigmoid(),
+            nn.Dense(9, 8, bias=False),
+            nn.BatchNorm(8, affine=False, running_var="biased"),
+            nn.Residual([nn.BatchNorm(8), nn.Tanh(), nn.Residual(nn.Dense(8, 8)), nn.Dense(8, 8)]),
+            nn.Dense(8, 3),
+            seed=5,
+        )
+        for name, layer in model.leaves().items():
+            layer.trainable = name not in frozen
+        return model
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(90, 6)).astype(np.float32), rng.integers(0, 3, 90)
+    make().save(tmp_path / "model.safetensors")
+    x.tofile(tmp_path / "x")
+    y.astype(np.int64).tofile(tmp_path / "y")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYOPTIM_FORCE_ISA", native.instruction_set())
+        out = run(programs / "train", tmp_path / "model.safetensors", tmp_path / "x", tmp_path / "y",
+                  tmp_path / "result.safetensors")  # fmt: skip
+    *epochs, allocations = out.splitlines()
+    model = make()
+    optimizer = po.AdamW(runs(model), lr=lambda step: 1e-2 / (1 + 0.1 * step), max_grad_norm=0.5)
+    history = po.Trainer(model, nn.CrossEntropy(), optimizer).fit(
+        x, y, epochs=3, batch_size=8, shuffle=False, verbose=False
+    )
+    measured = [tuple(map(float, line.split())) for line in epochs]
+    assert measured == list(zip(history["loss"], history["accuracy"], strict=True))
+    result = nn.Sequential.load(tmp_path / "result.safetensors")
+    assert repr(result) == repr(model)
+    assert list(result.parameters()) == list(model.parameters())
+    for name, value in model.state_dict().items():
+        assert np.array_equal(result.state_dict()[name], value), name
+    assert int(allocations) == 0
+
+
+def runs(model):
+    """The parameters that learn, in pieces of the flat vector as long as can be."""
+    pieces, begin, end = [], 0, 0
+    for layer in model.leaves().values():
+        if not layer.trainable:
+            pieces.append(model.flat_parameters[begin:end])
+            begin = end + layer.parameter_count()
+        end += layer.parameter_count()
+    return [piece for piece in [*pieces, model.flat_parameters[begin:end]] if piece.size]
+
+
+@needs_tools
+def test_cpp_updates_raw_pointers(programs):
+    first, *errors = run(programs / "update").splitlines()
+    p = np.array([1.0, -2.0, 3.0])
+    optimizer = po.Adam(p, lr=0.1, weight_decay=0.01)
+    for _ in range(5):
+        optimizer.step(2 * p)
+    assert [float(value) for value in first.split()] == list(p)
+    assert errors[0] == "beta1 is 1, expected a number in [0, 1)"
+    assert errors[1] == "momentum is -1, expected a finite number >= 0"
+    assert errors[2] == "weight_decay is nan, expected a finite number >= 0"
+    assert "labels[0] is 7, expected a class in [0, 1)" in errors[3]
+    assert "layers[1] (Dense) has 4 inputs" in errors[4]
+
+
+@needs_tools
+def test_cpp_freezes_layers_and_blocks(programs):
+    errors = run(programs / "layers").splitlines()
+    assert errors[0] == "layer is 3, expected less than 3"
+    assert "all layers are frozen" in errors[1]
+    assert "layers[0.block.1] (Dense) has 3 inputs" in errors[2]
+    assert "layers[1] (Residual) has a block that makes 3 values of 2, expected as many" in errors[3]
+    assert "layers[0] (Residual) has an empty block" in errors[4]
+
+
+@needs_tools
+def test_cpp_refuses_descriptions_as_python_does(programs, tmp_path):
+    model = nn.Sequential(nn.Dense(2, 3, activation="relu"), nn.Residual(nn.BatchNorm(3)), nn.Dense(3, 1))
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    description, tensors = files.read(path, "pyoptim-model-1")
+    wrong = {
+        "activation": (1, "", [], False),
+        "momentum": (-1, "x", []),
+        "running_var": ("x", "", None),
+        "trainable": (1, None),
+    }
+    for name, values in wrong.items():
+        for value in values:
+            layers = json.loads(json.dumps(description["layers"]))
+            owner = layers[0] if name == "activation" else layers[1]["block"][0]
+            owner[name] = value
+            files.write(path, {**description, "layers": layers}, tensors)
+            with pytest.raises(ValueError, match="does not describe a model"):
+                nn.Sequential.load(path)
+            assert f"no valid {name}" in run(programs / "layers", path), value
+    for owner in (0, 1):
+        layers = json.loads(json.dumps(description["layers"]))
+        (layers[0] if owner == 0 else layers[1]["block"][0])["rank"] = 2
+        files.write(path, {**description, "layers": layers}, tensors)
+        with pytest.raises(ValueError, match="does not describe a model"):
+            nn.Sequential.load(path)
+        assert "has no argument named rank" in run(programs / "layers", path)
+    for momentum in (None, 0, 1):
+        description["layers"][1]["block"][0]["momentum"] = momentum
+        files.write(path, description, tensors)
+        assert nn.Sequential.load(path).layers[1].block[0].momentum == momentum
+        assert run(programs / "layers", path) == "no error\n"
+    del description["layers"][1]["block"][0]["momentum"]
+    files.write(path, description, tensors)
+    assert nn.Sequential.load(path).layers[1].block[0].momentum == 0.1
+    assert run(programs / "layers", path) == "no error\n"
+
+
+@needs_tools
+def test_c_api(programs, tmp_path):
+    run(programs / "c_api", tmp_path / "model.safetensors")
+    model = nn.Sequential.load(tmp_path / "model.safetensors")
+    assert repr(model.layers[0]) == repr(nn.Dense(2, 8, activation="relu"))
+
+
+def test_an_install_says_where_its_cpp_files_are(run_pyoptim):
+    try:
+        include, cmake = po.include_dir(), po.cmake_dir()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    assert Path(include, "pyoptim", "network.hpp").is_file()
+    assert Path(cmake, "pyoptimConfig.cmake").is_file()
+    assert Path(run_pyoptim("--cmake-dir").stdout.strip()) == Path(cmake)
+    rules = Path(include, "pyoptim", "rules.hpp").read_text("utf-8")
+    listed = re.search(r"define PYOPTIM_FOR_EACH_RULE\(X\)(.*?)\n\n", rules + "\n\n", re.S)
+    assert listed is not None
+    assert set(re.findall(r"X\((\w+),", listed[1])) == set(native.rules())

@@ -1,0 +1,49 @@
+"""`pyoptim study`: every study runs, prints its table and writes its plot."""
+
+import pytest
+
+from pyoptim import cli
+from pyoptim.lab import studies
+
+
+@pytest.mark.parametrize("name", cli.STUDIES)
+def test_a_study_prints_a_table_and_writes_a_plot(name, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "study.png"
+    assert cli.main(["study", name, "--epochs", "1", "--plot", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert path.read_bytes().startswith(b"\x89PNG")
+    lines = [line for line in printed.splitlines() if "%" in line]
+    assert len(lines) == {"batch-size": 6, "learning-rate": 3, "schedules": 7}.get(name, 2)
+    assert str(path) in printed
+
+
+def test_the_command_line_knows_every_study():
+    assert tuple(studies.STUDIES) == cli.STUDIES
+
+
+def test_batch_norm_trains_a_deep_sigmoid_network():
+    without, normalised = studies.STUDIES["batch-norm"].run(studies.Options("digits", None, 0, False), 10)
+    assert normalised.history["val_accuracy"][-1] > without.history["val_accuracy"][-1] + 0.3
+    low, middle, high = normalised.extra[0].values[-1]
+    assert low < middle < high
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["batch-norm", "--plot", "nowhere/x.png"], "no folder"),
+        (["batch-norm", "--plot", "x.xyz"], "no image"),
+        (["batch-norm", "--dataset", "letters"], "unknown data set"),
+        (["norm"], "invalid choice"),
+        (["batch-norm", "--seed", "-1"], "negative"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments, message, capsys):
+    pytest.importorskip("matplotlib")
+    try:
+        status = cli.main(["study", *arguments])
+    except SystemExit as leave:
+        status = leave.code
+    assert status == 2
+    assert message in capsys.readouterr().err
