@@ -7,7 +7,7 @@ buffer. ``forward`` keeps what ``backward`` needs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,6 +38,14 @@ class Layer:
     """
 
     arguments: ClassVar[tuple[str, ...]] = ()  # of __init__, kept as attributes of these names
+    block: tuple[Layer, ...] = ()  # the layers inside this one
+    # The layers of pyoptim.nn by their names, which files use; not those that users derive.
+    kinds: ClassVar[dict[str, type[Layer]]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__module__.rpartition(".")[0] == __package__:
+            Layer.kinds[cls.__name__] = cls
 
     def __init__(self) -> None:
         self.parameters: dict[str, Array] = {}
@@ -443,6 +451,15 @@ def check_layers(label: str, layers: Sequence[Any]) -> None:
             raise ValueError(f"{label}[{i}] ({layer!r}) already belongs to a model")
     if not layers:
         raise ValueError(f"{label} is empty, expected at least one layer")
+
+
+def walk(label: str, layers: Iterable[Layer]) -> Iterator[tuple[str, Layer]]:
+    """Layers and those in the blocks of `Residual` layers, with what messages call them."""
+    for i, layer in enumerate(layers):
+        if type(layer) is Layer.kinds["Residual"]:
+            yield from walk(f"{label}[{i}].block", layer.block)
+        else:
+            yield f"{label}[{i}]", layer
 
 
 def bind(layers: Sequence[Layer], parameters: Array, gradients: Array) -> None:

@@ -87,6 +87,12 @@ class Loss:
         value = self.evaluate(output, placed(queue, target), gradient, placed(queue, weight))
         return float(value), gradient
 
+    def describe(self) -> dict[str, Any]:
+        """The class and the options of `compute`, as numbers, lists and strings."""
+        values = {name: getattr(self, name) for name in self.arguments}
+        lists = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in values.items()}
+        return {"type": type(self).__name__, **lists}
+
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.arguments)
         return f"{type(self).__name__}({values})"
@@ -173,6 +179,9 @@ class KLDiv(Loss):
         e = np.exp((logits - logits.max(axis=1, keepdims=True)) / self.temperature)
         shares: Array = (e / e.sum(axis=1, keepdims=True)).astype(dtype)
         return shares
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "KLDiv", "temperature": self.temperature}  # `check_target` has used from_logits
 
     def compute(
         self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
