@@ -25,7 +25,7 @@ from .weight_noise import WeightNoise
 
 _CHUNK = 0.02  # seconds of work between two looks at the outside world
 _HOGWILD_BATCH = 16  # beyond, threads do better to share one batch
-_LOSSES = {nn.CrossEntropy, nn.MSE, nn.L1, nn.Huber, nn.BinaryCrossEntropy, nn.Hinge, nn.KLDiv}
+_LOSSES = {nn.CrossEntropy, nn.KLDiv, *nn.losses.ELEMENTWISE}
 
 
 def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
