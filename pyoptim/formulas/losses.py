@@ -17,75 +17,43 @@ class Pointwise(NamedTuple):
 
     value: Callable[[Any, Any, Any], Any]
     slope: Callable[[Any, Any, Any], Any]
-    parameter: str | None  # the option of `ops.pointwise_loss` that is a; None: the functions do not read a
-    targets: str | None  # what targets must be, in words; None: any numbers will do
-    allows: Callable[[Any], Any] | None  # which targets of an array are that
+    parameter: str | None = None  # the option of `ops.pointwise_loss` that is a, if the functions read it
+    targets: str | None = None  # what targets must be, in words; None: any numbers will do
+    allows: Callable[[Any], Any] | None = None  # which targets of an array are that
 
 
-POINTWISE: dict[str, Pointwise] = {}  # in the order of the C++ list: kernels know a loss by its place
-
-
-def _register(
-    value: Any,
-    slope: Any,
-    parameter: str | None = None,
-    targets: str | None = None,
-    allows: Callable[[Any], Any] | None = None,
-) -> None:
-    POINTWISE[value.__name__.lstrip("_")] = Pointwise(value, slope, parameter, targets, allows)
-
-
-def _squared(x, t, a):  # type: ignore[no-untyped-def]
-    d = x - t
-    return d * d
-
-
-def _squared_slope(x, t, a):  # type: ignore[no-untyped-def]
-    return 2.0 * (x - t)
-
-
-def _absolute(x, t, a):  # type: ignore[no-untyped-def]
-    return np.abs(x - t)
-
-
-def _absolute_slope(x, t, a):  # type: ignore[no-untyped-def]
-    return np.sign(x - t)
-
-
-def _huber(x, t, a):  # type: ignore[no-untyped-def]
+def _huber(x: Any, t: Any, a: Any) -> Any:
     d = np.abs(x - t)
     near = np.minimum(d, a)
     return near * (d - near / 2.0)
 
 
-def _huber_slope(x, t, a):  # type: ignore[no-untyped-def]
-    return np.maximum(np.minimum(x - t, a), -a)
-
-
-def _binary(x, t, a):  # type: ignore[no-untyped-def]
+def _binary(x: Any, t: Any, a: Any) -> Any:
     both = 1.0 + (a - 1.0) * t
     return (1.0 - t) * x + both * (np.log1p(np.exp(-np.abs(x))) + np.maximum(-x, 0.0))
 
 
-def _binary_slope(x, t, a):  # type: ignore[no-untyped-def]
+def _binary_slope(x: Any, t: Any, a: Any) -> Any:
     e = np.exp(-np.abs(x))
     return np.where(x < 0.0, e, 1.0) / (1.0 + e) * (1.0 + (a - 1.0) * t) - a * t
 
 
-def _hinge(x, t, a):  # type: ignore[no-untyped-def]
-    return np.maximum(1.0 - t * x, 0.0)
-
-
-def _hinge_slope(x, t, a):  # type: ignore[no-untyped-def]
+def _hinge_slope(x: Any, t: Any, a: Any) -> Any:
     margin = 1.0 - t * x
     return np.where(margin <= 0.0, 0.0, -t + 0.0 * margin)  # NaN stays NaN
 
 
-_register(_squared, _squared_slope)
-_register(_absolute, _absolute_slope)
-_register(_huber, _huber_slope, "delta")
-_register(_binary, _binary_slope, "pos_weight", "numbers in [0, 1]", lambda t: (t >= 0) & (t <= 1))
-_register(_hinge, _hinge_slope, None, "-1 or 1", lambda t: np.abs(t) == 1)
+POINTWISE = {  # in the order of the C++ list: kernels know a loss by its place
+    "squared": Pointwise(lambda x, t, a: (x - t) * (x - t), lambda x, t, a: 2.0 * (x - t)),
+    "absolute": Pointwise(lambda x, t, a: np.abs(x - t), lambda x, t, a: np.sign(x - t)),
+    "huber": Pointwise(_huber, lambda x, t, a: np.maximum(np.minimum(x - t, a), -a), "delta"),
+    "binary": Pointwise(
+        _binary, _binary_slope, "pos_weight", "numbers in [0, 1]", lambda t: (t >= 0) & (t <= 1)
+    ),
+    "hinge": Pointwise(
+        lambda x, t, a: np.maximum(1.0 - t * x, 0.0), _hinge_slope, None, "-1 or 1", lambda t: np.abs(t) == 1
+    ),
+}
 
 
 def cross_entropy_of_row(total: Any, linear: Any, exponentials: Any, temperature: Any) -> Any:
