@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..formulas.norms import NormOptions
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from . import libraries
@@ -95,18 +96,18 @@ def _pyoptim(library: Library, kind: str, x: Any, dy: Any, gamma: Any, beta: Any
         mean, inv_std = some(x.shape[:1]), some(x.shape[:1])
 
         def run() -> None:
-            backend.layer_norm_forward(x2, gamma, beta, _EPS, y2, mean, inv_std)
-            backend.layer_norm_backward(dy2, x2, gamma, mean, inv_std, dx2, dgamma, dbeta)
+            backend.layer_norm_forward(x2, (gamma, beta), _EPS, y2, (mean, inv_std))
+            backend.layer_norm_backward(dy2, x2, gamma, (mean, inv_std), (dx2, dgamma, dbeta))
 
     else:
         mean, inv_std = some(gamma.shape), some(gamma.shape)
         running = some(gamma.shape), some(gamma.shape, 1)
+        options = NormOptions(eps=_EPS, relu=relu)
 
         def run() -> None:
-            backend.norm_forward(
-                x, gamma, beta, *running, True, 0.1, _EPS, True, relu, y, mean, inv_std
-            )  # fmt: skip
-            backend.norm_backward(dy, x, gamma, beta, mean, inv_std, True, relu, dx, dgamma, dbeta)
+            backend.norm_forward(x, (gamma, beta), running, options, y, (mean, inv_std))
+            saved = mean, inv_std, True
+            backend.norm_backward(dy, x, (gamma, beta), saved, relu, (dx, dgamma, dbeta))
 
     return Competitor(run, lambda: {name: library.read(a) for name, a in out.items()})
 

@@ -15,6 +15,7 @@ import numpy as np
 from .. import ops
 from ..arrays import memory
 from ..arrays.memory import empty, empty_like, views
+from ..formulas.norms import NormOptions
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..runtime.numbers import check_count, is_number
@@ -279,15 +280,11 @@ class BatchNorm(Layer):
             ops.check_count(x3)
         self._saved = ops.norm_forward(
             x3,
-            self.parameters.get("weight"),
-            self.parameters.get("bias"),
-            self.buffers.get("running_mean"),
-            self.buffers.get("running_var"),
-            training,
-            momentum,
-            self.eps,
-            self.running_var == "unbiased",
-            self.activation is not None,
+            self._affine(),
+            (self.buffers.get("running_mean"), self.buffers.get("running_var")),
+            NormOptions(
+                momentum, self.eps, training, self.running_var == "unbiased", self.activation is not None
+            ),
             y.reshape(x3.shape),
         )
         if training and tracked is not None:
@@ -302,20 +299,14 @@ class BatchNorm(Layer):
             dgamma, dbeta = self.gradients["weight"], self.gradients["bias"]
         else:
             dgamma, dbeta = empty((self.features,), x), empty((self.features,), x)
+        gradients = None if dx is None else dx.reshape(x.shape), dgamma, dbeta
         dispatch.of(dy).norm_backward(
-            dy.reshape(x.shape),
-            x,
-            self.parameters.get("weight"),
-            self.parameters.get("bias"),
-            saved.mean,
-            saved.inv_std,
-            saved.of_this_batch,
-            self.activation is not None,
-            None if dx is None else dx.reshape(x.shape),
-            dgamma,
-            dbeta,
+            dy.reshape(x.shape), x, self._affine(), saved, self.activation is not None, gradients
         )
         return dx
+
+    def _affine(self) -> tuple[Array | None, Array | None]:
+        return self.parameters.get("weight"), self.parameters.get("bias")
 
 
 class LayerNorm(Layer):
@@ -356,11 +347,9 @@ class LayerNorm(Layer):
         size = math.prod(self.features)
         rows = x.reshape(x.size // size, size)
         y: Array = empty_like(x)
-        self._mean, self._inv_std = empty((len(rows),), x), empty((len(rows),), x)
-        gamma, beta = self._flat(self.parameters)
-        dispatch.of(x).layer_norm_forward(
-            rows, gamma, beta, self.eps, y.reshape(rows.shape), self._mean, self._inv_std
-        )
+        self._saved = empty((len(rows),), x), empty((len(rows),), x)  # mean, inverse standard deviation
+        affine = self._flat(self.parameters)
+        dispatch.of(x).layer_norm_forward(rows, affine, self.eps, y.reshape(rows.shape), self._saved)
         self._x = rows
         return y
 
@@ -371,15 +360,9 @@ class LayerNorm(Layer):
             dgamma, dbeta = self._flat(self.gradients)
         else:
             dgamma, dbeta = empty(x.shape[1:], x), empty(x.shape[1:], x)
+        gradients = None if dx is None else dx.reshape(x.shape), dgamma, dbeta
         dispatch.of(dy).layer_norm_backward(
-            dy.reshape(x.shape),
-            x,
-            self._flat(self.parameters)[0],
-            self._mean,
-            self._inv_std,
-            None if dx is None else dx.reshape(x.shape),
-            dgamma,
-            dbeta,
+            dy.reshape(x.shape), x, self._flat(self.parameters)[0], self._saved, gradients
         )
         return dx
 

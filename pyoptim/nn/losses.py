@@ -14,6 +14,8 @@ from ..ops import losses
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 
+__all__ = ["L1", "MSE", "BinaryCrossEntropy", "CrossEntropy", "Hinge", "Huber", "KLDiv", "Loss"]
+
 
 class Loss:
     """What a trainer asks of a loss.
@@ -75,8 +77,8 @@ class Loss:
             The target's dtype, shape or values do not suit the output; a negative weight; either is in a
             GPU's memory and output is not, or in that of another.
         """
-        there: Any = output if isinstance(output, DeviceArray) else check_float_array("output", output)
-        output, queue = there, getattr(there, "queue", None)
+        checked: Any = output if isinstance(output, DeviceArray) else check_float_array("output", output)
+        output, queue = checked, getattr(checked, "queue", None)
         if output.ndim == 0 or output.size == 0:
             raise ValueError(f"output has shape {output.shape}, expected at least one example")
         target = downloaded("target", target, queue)
@@ -193,7 +195,10 @@ class KLDiv(Loss):
 
 
 class _Pointwise(Loss):
-    """The mean over all elements. For one output per example, targets (batch,) will do."""
+    """The mean over all elements of a loss of `pyoptim.formulas.losses`.
+
+    Targets have the output's shape; for one output per example, (batch,) will do.
+    """
 
     takes_sample_weight = True
     kind: ClassVar[str]
@@ -209,7 +214,7 @@ class _Pointwise(Loss):
         return checked
 
     def parameter(self, dtype: np.dtype[Any]) -> Any:
-        """What the kernel takes beside outputs and targets."""
+        """The parameter a of the loss's formula: a number, or an array of one for each output."""
         return 1.0
 
     def compute(
@@ -293,3 +298,6 @@ class Hinge(_Pointwise):
     """``max(0, 1 - t x)`` for targets t = -1 or 1, the mean over all elements."""
 
     kind = "hinge"
+
+
+ELEMENTWISE = tuple(_Pointwise.__subclasses__())
