@@ -255,7 +255,7 @@ class Optimizer:
         for group in self.param_groups:
             i = len(rows)
             new = self._next_scalars(group, self._scalars[i])
-            rows.append(stepping.row_of(self, group, self._rules[i], new, factor))
+            rows.append(self._row(group, self._rules[i], new, factor))
             scalars.append(new)
         average = self.average
         count = None if average is None else average.count
@@ -268,13 +268,15 @@ class Optimizer:
         if self._tensors:
             tensors.tell_autograd(self._tensors)
 
+    _row = stepping.row_of
+
     def _next_rows(self, scalars: list[dict[str, float]]) -> tuple[list[dict[str, float]], list[Row]]:
         """The step after the one with these scalars: its own, and the coefficients of each group."""
         new = [
             self._next_scalars(group, last) for group, last in zip(self.param_groups, scalars, strict=True)
         ]
         rows = [
-            stepping.row_of(self, group, rule, own, 1.0)
+            self._row(group, rule, own, 1.0)
             for group, rule, own in zip(self.param_groups, self._rules, new, strict=True)
         ]
         return new, rows

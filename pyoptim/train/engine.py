@@ -105,7 +105,7 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
 def why_no_plan(optimizer: Optimizer, trust_lr: bool) -> str | None:
     """Why the steps to come are not rows of coefficients that are known ahead, or None."""
     kind = type(optimizer)
-    if any(getattr(kind, name) is not getattr(Optimizer, name) for name in ("step", "_apply")):
+    if any(getattr(kind, name) is not getattr(Optimizer, name) for name in ("step", "_apply", "_row")):
         return f"the steps of {kind.__name__} are more than rows of coefficients"
     for group in optimizer.param_groups:
         if callable(group["lr"]) and not isinstance(group["lr"], Schedule) and not trust_lr:
