@@ -6,6 +6,9 @@
 #ifdef PYOPTIM_OPENMP
 #include <omp.h>
 #include <pthread.h>
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#endif
 #endif
 
 namespace pyoptim::core {
@@ -38,15 +41,37 @@ int threads_for(std::size_t work, std::size_t grain) {
     return static_cast<int>(std::min<std::size_t>(work / grain, static_cast<std::size_t>(get_num_threads())));
 }
 
-void run_parallel(int threads, void (*body)(int, int, void*), void* context) {
+// ThreadSanitizer does not see how libgomp's threads wait for each other: these two tell it. What a thread
+// did before released(at) has happened for all that call acquired(at) later.
+#ifdef __SANITIZE_THREAD__
+#define PYOPTIM_UNCHECKED __attribute__((no_sanitize("thread")))
+static void released(void* at) { __tsan_release(at); }
+static void acquired(void* at) { __tsan_acquire(at); }
+#else
+#define PYOPTIM_UNCHECKED
+static void released(void*) {}
+static void acquired(void*) {}
+#endif
+
+// Unchecked are only the variables by which OpenMP hands `body` and `context` to its threads.
+PYOPTIM_UNCHECKED void run_parallel(int threads, void (*body)(int, int, void*), void* context) {
     static_cast<void>(g_registered);
+    released(context);
 #pragma omp parallel num_threads(threads)
-    // OpenMP may give fewer threads than asked for: the split follows what it gave.
-    body(omp_get_thread_num(), omp_get_num_threads(), context);
+    {
+        acquired(context);
+        // OpenMP may give fewer threads than asked for: the split follows what it gave.
+        body(omp_get_thread_num(), omp_get_num_threads(), context);
+        released(context);
+    }
+    acquired(context);
 }
 
 void barrier() {
+    static char every_barrier;
+    released(&every_barrier);
 #pragma omp barrier
+    acquired(&every_barrier);
 }
 
 #else

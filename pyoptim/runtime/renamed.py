@@ -1,4 +1,4 @@
-"""Modules under the names that they had before version 0.2, so that what was pickled then still loads.
+"""Modules under the names that they had once, so that what was pickled then still loads.
 
 Nothing in the package imports the old names. Python asks this finder only when it finds no such module.
 """

@@ -86,6 +86,22 @@ def test_same_bits_on_every_engine(engine, kind, state_dtype, rounding, name):
             same_bits(value, expected[1][key], f"{key}, {threads} threads")
 
 
+@pytest.mark.parametrize("place", [0, 15, 16, 127, 254, 255, 256, 298, 299])
+def test_the_largest_of_a_block_sets_its_scale(engine, place):
+    g = np.ones(300, np.float32)  # a block of 256, and a rest
+    g[place] = -100
+
+    def state():
+        optimizer = po.SGD(np.zeros(300, np.float32), momentum=0.9, state_dtype="int8")
+        optimizer.step(g)
+        return unpacked(states(optimizer))[0, "momentum_buffer"]
+
+    with use_engine("numpy"):
+        expected = state()
+    assert expected[place] == pytest.approx(-100, rel=1e-6)
+    same_bits(state(), expected)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("state_dtype", [None, "bfloat16", "int8"])
 @pytest.mark.parametrize("rounding", ["master", "stochastic", "nearest"])

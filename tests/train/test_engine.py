@@ -366,7 +366,7 @@ def two_threads(function):
         po.set_num_threads(before)
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 16])
+@pytest.mark.parametrize("batch_size", [1, 16])
 @pytest.mark.parametrize("name", ["SGD", "RMSprop"])
 def test_hogwild_converges_as_the_serial_run(name, batch_size):
     datasets = pytest.importorskip("sklearn.datasets")
@@ -487,13 +487,13 @@ def test_hogwild_reaches_the_accuracy_of_the_serial_run_on_mnist():
             nn.Flatten(), nn.Rescale(1 / 255, 0), nn.Dense(784, 64, activation="relu", init="he"),
             nn.Dense(64, 10), seed=seed,
         )  # fmt: skip
-        schedule = schedules.Cosine(0.1, steps=5 * 3750)
+        schedule = schedules.Cosine(0.1, steps=2 * 3750)
         trainer = po.Trainer(model, nn.CrossEntropy(), po.SGD(model.parameters(), lr=schedule), seed=seed)
-        trainer.fit(data.x_train, data.y_train, epochs=5, batch_size=16, verbose=False, parallel=parallel)
+        trainer.fit(data.x_train, data.y_train, epochs=2, batch_size=16, verbose=False, parallel=parallel)
         return trainer.evaluate(data.x_test, data.y_test)["accuracy"]
 
-    # A seed moves the accuracy by 0.1 points, and no two parallel runs are the same: means of five.
+    # A seed moves the accuracy by 0.14 points, and no two parallel runs are the same: means of five.
     parallel = np.mean(two_threads(lambda: [accuracy("hogwild", seed) for seed in range(5)]))
     serial = np.mean([accuracy(None, seed) for seed in range(5)])
-    assert serial > 0.97
-    assert abs(parallel - serial) < 0.003
+    assert serial > 0.96
+    assert abs(parallel - serial) < 0.004
