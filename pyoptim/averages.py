@@ -8,15 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from . import backends
-from .arrays import checks, gpu, gpu_checks, gpu_views, memory
-from .arrays.queue import Queue
+from .arrays import checks, gpu_views
 from .arrays.tensors import tell_autograd, tensors_among
-from .backends.gpu import copies as gpu_copies
-from .formulas import storage
-from .formulas.rules import RULES
+from .backends.places import HOST, place_of
 from .optim.optimizer import Optimizer
-from .runtime import dispatch
 from .runtime.numbers import check_count, is_number
 
 __all__ = ["EMA", "SWA", "WeightAverage"]
@@ -47,10 +42,8 @@ class WeightAverage:
     """
 
     def __init__(self, params: Any) -> None:
-        self._queue: Queue | None = None  # of arrays in a GPU's memory: the order of the work on them
         if isinstance(params, Optimizer):
             named = list(params.named_parameters().items())
-            self._queue = params._queue
         elif isinstance(params, Mapping):
             named = [(f"params[{key!r}]", p) for key, p in params.items()]
         elif isinstance(params, list | tuple):
@@ -59,24 +52,17 @@ class WeightAverage:
             named = [("params", params)]
         self._names = [name for name, _ in named]
         self._params: list[Any] = [p for _, p in named]
-        tensors: list[Any] = []
+        self._tensors: list[Any] = []  # PyTorch's, of which the parameters are views
         if any(gpu_views.is_there(p) for p in self._params):
             self._params = [_viewed(name, p) for name, p in named]
-            gpu_checks.check_parameters(self._names, self._params)
-            if self._queue is None:
-                self._queue = gpu.queue_of(self._params)
-            dtypes = [gpu_copies.widened(p.dtype) for p in self._params]
-            self.averages: list[Any] = gpu_copies.zeros(self._queue, self._params, dtypes)
-            gpu_copies.assign(self._queue, self.averages, self._params)
-            tensors = tensors_among(params)
-        else:
-            checks.check_parameters(self._names, self._params)
-            self.averages = [np.array(storage.widened(p), order="C") for p in self._params]
-        self.count = 0
-        self._steppers: dict[str, Any] = {}
-        self._tensors = tensors  # PyTorch's, of which the parameters are views
+            self._tensors = tensors_among(params)
+        self._place = place_of(self._names, self._params)
         if isinstance(params, Optimizer):
-            self._tensors = params._tensors
+            self._place, self._tensors = params._place, params._tensors
+        self.averages: list[Any] = self._place.wide_copies(self._params)
+        self._follower: Any = None
+        self.count = 0
+        if isinstance(params, Optimizer):
             params.follow(self)
 
     def _weight(self) -> float:
@@ -89,26 +75,9 @@ class WeightAverage:
 
     def update(self) -> None:
         """Take the parameters as they are now into the averages."""
-        backend = dispatch.current() if self._queue is None else dispatch.for_device()
-        stepper: Any = self._steppers.get(backend.name)
-        if stepper is None:
-            if self._queue is not None:
-                stepper = gpu_copies.Descent(self._queue, self.averages, self._params)
-            else:
-                group = backends.StepGroup(RULES["sgd"], self.averages, [()] * len(self.averages))
-                stepper = backend.Stepper([group])
-            self._steppers[backend.name] = stepper
-        # average -= weight * (average - param) is a step of gradient descent, with decay 1 and sign -1.
-        rows: list[tuple[float, ...]] = [(-1.0, 1.0, 1.0, self._weight())]
-        if self._queue is not None:
-            gpu_checks.check_memory(self._names, self._params)
-            stepper.step(gpu_copies.renewed(self._params), rows)
-            self.count += 1
-            return
-        points = [storage.widened(p) for p in self._params]
-        if not (stepper.checks and stepper.step(points, rows)):
-            written = memory.Memory(self.averages)
-            stepper.step(checks.check_gradients(self._names, points, self.averages, written), rows)
+        if self._follower is None:
+            self._follower = self._place.follower(self._names, self.averages, self._params)
+        self._follower.follow(self._weight())
         self.count += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -139,19 +108,16 @@ class WeightAverage:
         self.count = count
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_steppers": {}, "_tensors": []}  # of other memory than the copy's
+        return {**self.__dict__, "_follower": None, "_tensors": []}  # of other memory than the copy's
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"_place": HOST, "_follower": None, **state})  # version 0.1 had neither
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside the ``with`` block the parameters hold the averages; afterwards their own values again."""
-        if self._queue is not None:
-            gpu_checks.check_memory(self._names, self._params)
-            kept: list[Any] = gpu_copies.copies(self._queue, self._params)
-        else:
-            for name, p in zip(self._names, self._params, strict=True):
-                if not p.flags.writeable:
-                    raise ValueError(f"{name} is read-only, expected a writeable array")
-            kept = [p.copy() for p in self._params]
+        self._place.check_writeable(self._names, self._params)
+        kept = self._place.copies(self._params)
         try:
             self._write(self._params, self.averages)
             yield
@@ -159,19 +125,13 @@ class WeightAverage:
             self._write(self._params, kept)
 
     def _write(self, to: list[Any], values: list[Any]) -> None:
-        if self._queue is not None:
-            gpu_copies.assign(self._queue, to, values)
-        else:
-            for array, value in zip(to, values, strict=True):
-                array[...] = value
+        self._place.assign(to, values)
         if to is self._params:
             tell_autograd(self._tensors)
 
 
 def _viewed(name: str, param: Any) -> Any:
-    if isinstance(param, gpu.DeviceArray) or not gpu_views.is_there(param):
-        return param
-    return gpu_views.view(name, param.detach() if hasattr(param, "detach") else param, also=gpu_views.HALF)
+    return gpu_views.view_of_parameter(name, param) if gpu_views.is_there(param) else param
 
 
 class EMA(WeightAverage):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .arrays import gpu, gpu_views
+from .arrays import gpu_views
 from .runtime.dtypes import Array
 from .runtime.numbers import check_count
 
@@ -478,7 +478,7 @@ class ActivationStatistics(Callback):
     def _measure(self, step: int) -> None:
         model = self.trainer.model
         training = model.training
-        x = gpu.placed(model._queue, model.check_input("x", self.x))
+        x = model._place.upload(model.check_input("x", self.x))
         model.eval()
         for layer in model.layers[: self.layer % len(model.layers)]:
             x = layer.forward(x, False)

@@ -6,14 +6,14 @@ An optimizer does both without writing the gradients: ``Adam(params, max_grad_no
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from .arrays import checks, gpu_checks, gpu_views
+from .arrays import checks, gpu_views
 from .arrays.checks import check_float_array
-from .runtime import dispatch
+from .backends.places import HOST
 from .runtime.dtypes import Array
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "global_norm"]
@@ -41,15 +41,9 @@ def global_norm(grads: Any) -> float:
 
 
 def _norm(named: Sequence[tuple[str, Any]]) -> float:
-    if there := _there(named):
-        return there.norm([g for _, g in there.viewed(named, written=False)])  # type: ignore[no-any-return]
-    return norm_of([check_float_array(name, g) for name, g in named])
-
-
-def norm_of(arrays: Iterable[Array]) -> float:
-    """`global_norm` of checked, contiguous arrays."""
-    sum_of_squares = dispatch.current().sum_of_squares
-    return math.sqrt(sum(sum_of_squares(array) for array in arrays))
+    kernels = _kernels_for(named)
+    norm: float = kernels.norm([g for _, g in kernels.viewed(named, written=False)])
+    return norm
 
 
 def clip_factor(norm: float, max_norm: float) -> float:
@@ -86,19 +80,15 @@ def clip_grad_norm_(grads: Any, max_norm: float) -> float:
     if not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm!r}, expected a number > 0")
     named = _writeable(grads)
-    names, arrays = [name for name, _ in named], [g for _, g in named]
-    there = _there(named)
-    (gpu_checks if there else checks).check_parameters(names, arrays)
+    kernels = _kernels_for(named)
+    arrays = [g for _, g in named]
+    kernels.check_parameters([name for name, _ in named], arrays)
     norm = _norm(named)
     if not math.isfinite(norm):
         raise ValueError(f"the norm of grads is {norm}, expected finite gradients")
     factor = clip_factor(norm, max_norm)
     if factor < 1:
-        if there:
-            there.scale(arrays, factor)
-        else:
-            for g in arrays:
-                g *= g.dtype.type(factor)
+        kernels.scale(arrays, factor)
     return norm
 
 
@@ -115,11 +105,7 @@ def clip_grad_value_(grads: Any, clip_value: float) -> None:
     if not clip_value > 0:
         raise ValueError(f"clip_value is {clip_value!r}, expected a number > 0")
     named = _writeable(grads)
-    if there := _there(named):
-        there.clamp([g for _, g in named], clip_value)
-        return
-    for _, g in named:
-        np.clip(g, -clip_value, clip_value, out=g)
+    _kernels_for(named).clamp([g for _, g in named], clip_value)
 
 
 def _named(grads: Any) -> list[tuple[str, Any]]:
@@ -130,21 +116,46 @@ def _named(grads: Any) -> list[tuple[str, Any]]:
     return [("grads", grads)]
 
 
-def _there(named: Sequence[tuple[str, Any]]) -> Any:
-    """What works on arrays in a GPU's memory where there is any, else None."""
-    if not any(gpu_views.is_there(g) for _, g in named):
-        return None
-    from .ops import gpu_gradients as _device_gradients  # costs what `import pyoptim` need not
+class _HostKernels:
+    """What `pyoptim.ops.gpu_gradients` has for a GPU, for NumPy's arrays."""
 
-    return _device_gradients
+    check_parameters = staticmethod(checks.check_parameters)
+    norm = staticmethod(HOST.norm)
+
+    @staticmethod
+    def viewed(named: Sequence[tuple[str, Any]], *, written: bool) -> list[tuple[str, Any]]:
+        """Arrays with their names: writeable ones as they are, or made contiguous to be read."""
+        if not written:
+            return [(name, check_float_array(name, g)) for name, g in named]
+        for name, g in named:
+            check_float_array(name, g)
+            if not g.flags.writeable:
+                raise ValueError(f"{name} is read-only, expected a writeable array")
+        return list(named)
+
+    @staticmethod
+    def scale(arrays: Sequence[Array], factor: float) -> None:
+        """Multiply them, in place."""
+        for g in arrays:
+            g *= g.dtype.type(factor)
+
+    @staticmethod
+    def clamp(arrays: Sequence[Array], limit: float) -> None:
+        """To ``[-limit, limit]``, in place; NaN stays NaN."""
+        for g in arrays:
+            np.clip(g, -limit, limit, out=g)
+
+
+def _kernels_for(named: Sequence[tuple[str, Any]]) -> Any:
+    """The functions for arrays in a GPU's memory if there is any among these, else for NumPy's."""
+    if not any(gpu_views.is_there(g) for _, g in named):
+        return _HostKernels
+    from .ops import gpu_gradients  # costs what `import pyoptim` need not
+
+    return gpu_gradients
 
 
 def _writeable(grads: Any) -> list[tuple[str, Any]]:
     named = _named(grads)
-    if there := _there(named):
-        return there.viewed(named, written=True)  # type: ignore[no-any-return]
-    for name, g in named:
-        check_float_array(name, g)
-        if not g.flags.writeable:
-            raise ValueError(f"{name} is read-only, expected a writeable array")
-    return named
+    viewed: list[tuple[str, Any]] = _kernels_for(named).viewed(named, written=True)
+    return viewed

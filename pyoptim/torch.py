@@ -15,8 +15,9 @@ import numpy as np
 from .arrays.tensors import in_place
 from .formulas import storage
 from .optim import hyperparameters
-from .optim.optimizer import SHARED, Group, State, check_structure
+from .optim.optimizer import SHARED, Group
 from .optim.optimizer import Optimizer as _Ours
+from .optim.state import State, check_structure
 from .runtime.dtypes import Array
 
 try:

@@ -61,6 +61,11 @@ def view(
     return _of_dlpack(name, value, also)
 
 
+def view_of_parameter(name: str, value: Any) -> DeviceArray:
+    """As `view`, of an array that is updated or averaged: a tensor that needs a gradient, or 16 bits too."""
+    return view(name, value.detach() if hasattr(value, "detach") else value, also=HALF)
+
+
 _tensor_dtypes: dict[Any, np.dtype[Any]] = {}
 
 

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..arrays.checks import as_numpy, check_float_array
-from ..arrays.gpu import DeviceArray, placed
-from ..arrays.gpu_data import downloaded
+from ..arrays.gpu import DeviceArray
 from ..arrays.memory import constant, empty_like
+from ..backends.places import place_with
 from ..ops import losses
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
@@ -77,16 +77,17 @@ class Loss:
             The target's dtype, shape or values do not suit the output; a negative weight; either is in a
             GPU's memory and output is not, or in that of another.
         """
-        checked: Any = output if isinstance(output, DeviceArray) else check_float_array("output", output)
-        output, queue = checked, getattr(checked, "queue", None)
+        if not isinstance(output, DeviceArray):
+            output = check_float_array("output", output)
+        place = place_with(output)
         if output.ndim == 0 or output.size == 0:
             raise ValueError(f"output has shape {output.shape}, expected at least one example")
-        target = downloaded("target", target, queue)
+        target = place.download("target", target)
         target = self.check_target("target", target, output.shape[0], output.shape[1:], output.dtype)
-        sample_weight = downloaded("sample_weight", sample_weight, queue)
+        sample_weight = place.download("sample_weight", sample_weight)
         weight = self.check_sample_weight("sample_weight", sample_weight, len(output), output.dtype)
         gradient = empty_like(output)
-        value = self.evaluate(output, placed(queue, target), gradient, placed(queue, weight))
+        value = self.evaluate(output, place.upload(target), gradient, place.upload(weight))
         return float(value), gradient
 
     def describe(self) -> dict[str, Any]:

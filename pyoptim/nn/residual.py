@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..arrays.memory import add
+from ..backends.places import place_with
 from ..runtime.dtypes import Array
 from .layers import Layer, backward, bind, check_layers
 from .sequential import Sequential
@@ -86,7 +87,7 @@ class Residual(Layer):
         if self._model is not None:  # it stays a view of what its layers have
             self._model.flat_parameters, self._model.flat_gradients = parameters, gradients
             self._model.dtype = parameters.dtype
-            self._model._queue = getattr(parameters, "queue", None)
+            self._model._place = place_with(parameters)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         result = shape

@@ -12,8 +12,7 @@ from numpy.typing import DTypeLike
 from ..arrays import gpu, gpu_data, gpu_views
 from ..arrays.checks import check_finite, check_like
 from ..arrays.memory import aligned_zeros
-from ..arrays.queue import Queue
-from ..backends.gpu import copies as gpu_copies
+from ..backends.places import HOST, Place, place_named
 from ..runtime.dtypes import FLOATS, Array
 from .layers import Layer, backward, bind, check_layers, walk
 
@@ -63,8 +62,8 @@ class Sequential:
     """
 
     owned = False  # its layers, by a `Residual`
-    _queue: Queue | None = None  # of a model on a GPU: the order of the work on it
-    _given: Any = None  # there, the last forward's input if that is somebody's array
+    _place: Place = HOST
+    _given: Any = None  # the last forward's input, if that is somebody's array in a GPU's memory
 
     def __init__(self, *layers: Layer, seed: int | None = None, dtype: DTypeLike = np.float32) -> None:
         check_layers("layers", layers)
@@ -91,12 +90,13 @@ class Sequential:
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Copies and pickles hold every array by itself; an optimizer is to be made anew on the copy.
         self.__dict__.update(state)
+        self.__dict__.pop("_queue", None)  # of version 0.1
         bind(self.layers, self.flat_parameters, self.flat_gradients)
 
     @property
     def device(self) -> str:
         """Where the model is."""
-        return "cpu" if self._queue is None else f"cuda:{self._queue.device}"
+        return self._place.name
 
     def to(self, device: str) -> Sequential:
         """Move the model to a GPU's memory, or back; returns the model.
@@ -122,25 +122,25 @@ class Sequential:
         copy (`cupy.asarray`, `torch.as_tensor`). Models, optimizers and trainings that were saved there go on
         here, and the other way round.
         """
-        queue = gpu.queue_on(device)
+        place = place_named(device)
         if self.owned:
             raise ValueError(f"{self!r} belongs to another model, expected that one to be moved")
-        if self.device == ("cpu" if queue is None else f"cuda:{queue.device}"):
+        if self.device == place.name:
             return self
-        if queue is not None:
+        if not place.runs_python:
             _check_layers(self.layers)
-        self.flat_parameters = _moved(self.flat_parameters, queue)
-        self.flat_gradients = _moved(self.flat_gradients, queue)
+        self.flat_parameters = place.moved(self.flat_parameters)
+        self.flat_gradients = place.moved(self.flat_gradients)
         bind(self.layers, self.flat_parameters, self.flat_gradients)
         for layer in self.leaves().values():
             for name, value in layer.buffers.items():
                 if value.dtype.kind == "f":  # counts stay the host's
-                    layer.buffers[name] = _moved(value, queue)
+                    layer.buffers[name] = place.moved(value)
             # What the last forward has kept is of the other memory.
             for name, value in list(vars(layer).items()):
                 if name.startswith("_") and isinstance(value, np.ndarray | gpu.DeviceArray | tuple):
                     delattr(layer, name)
-        self._queue, self._output_shape, self._given = queue, None, None
+        self._place, self._output_shape, self._given = place, None, None
         return self
 
     def leaves(self) -> dict[str, Layer]:
@@ -188,15 +188,8 @@ class Sequential:
             Not numbers, not finite, or not the shape that the first layers take.
         """
         if gpu_views.is_there(x):
-            if self._queue is None:
-                raise TypeError(f"{name} is in a GPU's memory, but the model is not: see Sequential.to")
-            there: Any = gpu_data.adopted(name, x, self._queue, self.dtype, or_bytes=True)
-            self._check_shape(name, there.shape)
-            if there.dtype == self.dtype or keep_bytes:
-                return there  # type: ignore[no-any-return]
-            made: Any = gpu_copies.rows_of(there, len(there), self.dtype)
-            gpu_data.release(there)
-            return made  # type: ignore[no-any-return]
+            adopted: Array = self._adopted(name, x, keep_bytes)
+            return adopted
         x = np.asarray(x)
         if x.dtype.kind not in "fiub":
             raise TypeError(f"{name} has dtype {x.dtype}, expected numbers")
@@ -207,6 +200,18 @@ class Sequential:
             converted = np.ascontiguousarray(x, self.dtype)
         check_finite(name, converted)
         return converted
+
+    def _adopted(self, name: str, x: Any, keep_bytes: bool) -> Any:
+        """A user's array in the model's GPU's memory, as `check_input` returns it."""
+        adopted: Any = self._place.adopt(name, x, self.dtype, or_bytes=True)
+        self._check_shape(name, adopted.shape)
+        if adopted.dtype == self.dtype or keep_bytes:
+            return adopted
+        from ..backends.gpu import copies  # costs what `import pyoptim.nn` need not
+
+        made = copies.rows_of(adopted, len(adopted), self.dtype)
+        gpu_data.release(adopted)
+        return made
 
     def _check_shape(self, name: str, shape: tuple[int, ...]) -> None:
         if len(shape) < 2:
@@ -238,15 +243,11 @@ class Sequential:
         TypeError, ValueError
             Not numbers, not finite, or not the shape that the layers take.
         """
-        there: Any = self.check_input("x", x)
-        if self._queue is None:
-            return self._forward(there).copy()
-        if isinstance(there, np.ndarray):
-            self._given, there = None, gpu.uploaded(self._queue, there)
-            return np.array(self._forward(there))
-        y = self._forward(there).copy()
-        gpu_data.release(there)
-        self._given = there
+        x = self.check_input("x", x)
+        y: Array = self._place.result(self._forward(self._place.upload(x)), x)
+        self._given = None if isinstance(x, np.ndarray) else x
+        if self._given is not None:
+            gpu_data.release(self._given)
         return y
 
     __call__ = forward
@@ -266,21 +267,16 @@ class Sequential:
         """
         if self._output_shape is None:
             raise ValueError("backward before forward: there is no output to take a gradient of")
-        if self._queue is not None and gpu_views.is_there(dy):
-            there: Any = gpu_data.adopted("dy", dy, self._queue, self.dtype, self._output_shape)
-            dx = self._backward(there, need_dx)
-            for array in (there, self._given):
-                if array is not None:
-                    gpu_data.release(array)
-            return dx
-        dy = check_like("dy", dy, self._output_shape, self.dtype, " as the last output")
-        if self._queue is None:
-            return self._backward(dy, need_dx)
-        there = gpu.uploaded(self._queue, dy)
-        dx = self._backward(there, need_dx)
-        if self._given is not None:
-            gpu_data.release(self._given)
-        return None if dx is None else np.asarray(dx)
+        borrowed = [] if self._given is None else [self._given]
+        if gpu_views.is_there(dy):
+            dy = self._place.adopt("dy", dy, self.dtype, self._output_shape)
+            borrowed.append(dy)
+        else:
+            dy = check_like("dy", dy, self._output_shape, self.dtype, " as the last output")
+        dx = self._backward(self._place.upload(dy), need_dx)
+        for array in borrowed:
+            gpu_data.release(array)
+        return dx if dx is None or not isinstance(dy, np.ndarray) else self._place.values(dx)
 
     def _backward(self, dy: Array, need_dx: bool = False) -> Array | None:
         return backward(self.layers, dy, need_dx)
@@ -366,15 +362,6 @@ class Sequential:
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))})"
-
-
-def _moved(array: Any, queue: Queue | None) -> Any:
-    """A copy in the memory of a queue, or of the processor."""
-    if queue is not None:
-        return gpu.uploaded(queue, np.asarray(array))
-    made = aligned_zeros(array.size, array.dtype).reshape(array.shape)
-    made[...] = array
-    return made
 
 
 def _check_layers(layers: Iterable[Layer]) -> None:

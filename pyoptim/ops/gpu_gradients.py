@@ -1,4 +1,7 @@
-"""Norms and clipping of gradients in a GPU's memory, on the stream that they say they are on."""
+"""Norms and clipping of gradients in a GPU's memory, on the stream that they say they are on.
+
+`pyoptim.gradients` has the same functions for the processor's.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,14 @@ import numpy as np
 
 from ..arrays import gpu, gpu_checks, gpu_views, operand, tensors
 from ..arrays.gpu import DeviceArray
+from ..arrays.gpu_checks import check_parameters
 from ..arrays.queue import Queue
 from ..arrays.tensors import tell_autograd
 from ..backends.gpu.constants import CHUNK, TYPES, blocks_of
 from ..runtime import dispatch
 from . import either_memory
+
+__all__ = ["check_parameters", "clamp", "norm", "scale", "viewed"]
 
 
 def viewed(named: Sequence[tuple[str, Any]], *, written: bool) -> list[tuple[str, Any]]:

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..arrays import tensors
-from ..arrays.queue import Queue
 from ..formulas import storage
 from ..runtime.dtypes import Array
 from .optimizer import Group, Optimizer, Row, Schedule
@@ -112,47 +111,22 @@ class SGD(Optimizer):
             raise RuntimeError("lookahead inside lookahead: the parameters already stand there")
         self.check_memory()
         self._looking_ahead = True
-        kept: list[Any]
-        if self._queue is not None:
-            from ..backends.gpu import copies as gpu_copies  # imported only if needed
-
-            kept = gpu_copies.copies(self._queue, self._params)
-        else:
-            kept = [p.copy() for p in self._params]
+        kept = self._place.copies(self._params)
         try:
-            if self._queue is not None:
-                self._look_ahead_on_gpu(self._queue)
-            else:
-                for group, states in zip(self.param_groups, self._states, strict=True):
-                    for p, state in zip(group["params"], states, strict=True):
-                        velocity = storage.read_state("momentum_buffer", state)
-                        p[...] = p - p.dtype.type(group["momentum"]) * velocity
+            self._move_along_velocities()
             tensors.tell_autograd(self._tensors)
             yield
         finally:
             self._looking_ahead = False
-            if self._queue is not None:
-                gpu_copies.assign(self._queue, self._params, kept)
-            else:
-                for p, value in zip(self._params, kept, strict=True):
-                    p[...] = value
+            self._place.assign(self._params, kept)
             tensors.tell_autograd(self._tensors)
 
-    def _look_ahead_on_gpu(self, queue: Queue) -> None:
-        from ..backends.gpu import copies as gpu_copies  # imported only if needed
-
-        params: list[Any] = self._params
-        packed = [storage.pack_state("momentum_buffer", state) for states in self._states for state in states]
+    def _move_along_velocities(self) -> None:
         mover = self._steppers.get("lookahead")
         if mover is None:
-            rows_of = list(range(len(params)))
-            mover = self._steppers["lookahead"] = gpu_copies.Descent(queue, params, packed, rows_of)
-        now = gpu_copies.renewed(params)
-        velocities = gpu_copies.on_streams_of([velocity.data for velocity in packed], now)
-        momenta = [group["momentum"] for group in self.param_groups for _ in group["params"]]
-        # A descent along the velocities. The momentum is rounded to the parameter's type as on the processor.
-        rows = [(1.0, 0.0, 1.0, float(p.dtype.type(mu))) for p, mu in zip(params, momenta, strict=True)]
-        mover.step(velocities, rows)
+            packed = [storage.pack_state("momentum_buffer", own) for group in self._states for own in group]
+            mover = self._steppers["lookahead"] = self._place.mover(self._params, packed)
+        mover.move([group["momentum"] for group in self.param_groups for _ in group["params"]])
 
 
 class Adagrad(Optimizer):

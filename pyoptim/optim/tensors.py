@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from .. import backends
-from ..arrays.queue import Queue
 from ..formulas.rules import Common
+from . import stepping
 from .optimizer import Group, Optimizer, Row, Schedule
 
 __all__ = ["LAMB", "LARS", "Adafactor", "Muon"]
@@ -26,13 +26,14 @@ class _Trusting(Optimizer):
         """The coefficients of the rule, and the fields of the group's Trust (``csrc/formulas/trust.hpp``)."""
         raise NotImplementedError
 
-    def _stepper_of(self, backend: Any, *queue: Queue) -> Any:
-        return backend.TrustStepper(self._step_groups(), self.directed, *queue)
+    def _stepper_of(self, backend: Any) -> Any:
+        return backend.TrustStepper(self._step_groups(), self.directed, *self._place.queues)
 
     def _apply(self, flat: list[Any], rows: list[Row]) -> None:
         pairs = [self._trust(group, row) for group, row in zip(self.param_groups, rows, strict=True)]
-        limit = () if self._queue is None else (self._max_grad_norm,)
-        self._run(self._stepper(), flat, [row for row, _ in pairs], *limit, [trust for _, trust in pairs])
+        limit = (self._max_grad_norm,) if self._place.clips else ()
+        rows, trusts = [row for row, _ in pairs], [trust for _, trust in pairs]
+        stepping.run(self, self._stepper(), flat, rows, *limit, trusts)
 
 
 class LARS(_Trusting):

@@ -123,8 +123,9 @@ class Engine:
     """
 
     def __init__(self, model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, batch_size: int) -> None:
-        assert model._queue is not None
-        self._queue, self._model, self._loss, self._optimizer = model._queue, model, loss, optimizer
+        assert model._place.queue is not None
+        self._queue: Queue = model._place.queue
+        self._model, self._loss, self._optimizer = model, loss, optimizer
         self._batch_size, self._chunk = batch_size, 1
         self.penalty: nn.Penalty | None = None
         self._noise: WeightNoise | None = None  # of the first batch
@@ -140,7 +141,7 @@ class Engine:
     def is_of(self, model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, batch_size: int) -> bool:
         """Whether it was made of these, the model where it is now."""
         own = (self._model, self._queue, self._loss, self._optimizer)
-        given = (model, model._queue, loss, optimizer)
+        given = (model, model._place.queue, loss, optimizer)
         same = all(a is b for a, b in zip(own, given, strict=True))
         return same and batch_size == self._batch_size
 

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .. import nn
-from ..arrays import gpu, gpu_data
 from ..arrays.memory import empty_like
 from ..callbacks import Callback
 from ..optim.optimizer import Optimizer
 from ..runtime.dtypes import Array
-from ..runtime.numbers import check_count
 from ..transforms import Transform
-from . import cuda_engine
+from . import cuda_engine, evaluation
 from . import engine as compiled
+from .data import Data, check_batches, checked
 from .history import History
-from .resume import Epoch, Resume
+from .preparing import Options, Run, hold_back, prepare
+from .progress import Progress
+from .resume import Epoch
 from .weight_noise import WeightNoise, noisy
-
-_EVALUATION_BATCH = 1024
 
 
 class Trainer:
@@ -71,13 +69,13 @@ class Trainer:
             raise TypeError(f"penalty is a {type(penalty).__name__}, expected a Penalty or None")
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self._find_gradients()
-        self._check_there()
+        self._check_loss()
         self.stop_training = False  # what a callback sets
         self.resuming = False  # from a checkpoint
         for i, metric in enumerate(metrics):
             if not callable(metric):
                 raise TypeError(f"metrics[{i}] is {metric!r}, expected a function of targets and outputs")
-        names = ["loss", *map(_metric_name, metrics)]
+        names = ["loss", *map(evaluation.name_of, metrics)]
         if len(set(names)) < len(names):
             raise ValueError(f"metrics have the names {names[1:]}, expected each once, and none of them loss")
         self.metrics, self.penalty = tuple(metrics), penalty
@@ -88,10 +86,10 @@ class Trainer:
         """Find those of the optimizer's parameters; ValueError where it updates others than it should."""
         self._gradients = self.optimizer.structured(compiled.gradients_of(self.model, self.optimizer))
 
-    def _check_there(self) -> None:
-        """Whether a GPU knows the loss of a model that is there."""
+    def _check_loss(self) -> None:
+        """TypeError where the model is on a GPU, which knows no losses written in Python."""
         kind = type(self.loss)
-        if self.model._queue is not None and getattr(nn, kind.__name__, None) is not kind:
+        if not self.model._place.runs_python and getattr(nn, kind.__name__, None) is not kind:
             raise TypeError(f"loss is a {kind.__name__}, expected pyoptim.nn's for a model on a GPU")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -199,115 +197,36 @@ class Trainer:
         Another `fit` launches them at once where dtypes, the shape of an example, ``batch_size``, and whether
         there are weights and ``shuffle`` are the same.
         """
-        check_count("epochs", epochs)
-        if not 0 <= validation_split < 1:
-            raise ValueError(f"validation_split is {validation_split!r}, expected a number in [0, 1)")
-        if validation_split and validation_data is not None:
-            raise ValueError("validation_split and validation_data: expected one of them at most")
-        if not 0 <= weight_noise < math.inf:
-            raise ValueError(f"weight_noise is {weight_noise!r}, expected a finite number >= 0")
-        if not isinstance(callbacks, Sequence):
-            raise TypeError(f"callbacks is a {type(callbacks).__name__}, expected a list of them")
-        for i, callback in enumerate(callbacks):
-            if not isinstance(callback, Callback):
-                raise TypeError(f"callbacks[{i}] is a {type(callback).__name__}, expected a Callback")
-        x, y, weight = self._check_data(x, y, sample_weight)
-        held_back: tuple[Array, Array, Array | None] | None = None
-        if validation_split:
-            kept = len(x) - round(len(x) * validation_split)
-            if not 0 < kept < len(x):
-                raise ValueError(
-                    f"validation_split is {validation_split!r}, which leaves {kept} of {len(x)} examples to "
-                    "train on, expected some for each"
-                )
-            held_back = x[kept:], y[kept:], None if weight is None else weight[kept:]
-            x, y, weight = x[:kept], y[:kept], None if weight is None else weight[:kept]
-        elif validation_data is not None:
-            names = "validation_data[0]", "validation_data[1]"
-            held_back = self._check_data(validation_data[0], validation_data[1], names=names)
-        if batch_size is None:
-            batch_size = len(x)
-        check_count("batch_size", batch_size)
-        self._check_batches(x, min(batch_size, len(x)))
-        self._find_gradients()
-        history = History()
-        if engine not in ("auto", "native", "python"):
-            raise ValueError(f"engine is {engine!r}, expected 'auto', 'native' or 'python'")
-        if parallel not in (None, "hogwild"):
-            raise ValueError(f"parallel is {parallel!r}, expected None or 'hogwild'")
-        hogwild = parallel == "hogwild"
-        if not 0 <= checkpoint_every < math.inf:
-            raise ValueError(f"checkpoint_every is {checkpoint_every!r}, expected a finite number >= 0")
-        resume = None
-        if checkpoint is not None:
-            fixed: dict[str, Any] = {"batch_size": batch_size, "shuffle": bool(shuffle), "examples": len(x)}
-            frozen = [name for name, layer in self.model.leaves().items() if not layer.trainable]
-            if frozen:  # files from before there was such a thing have none
-                fixed["frozen"] = frozen
-            resume = Resume(checkpoint, checkpoint_every, self, fixed, callbacks)
-            resume.check()
-        run = _Run(
-            min(batch_size, len(x)), shuffle, transform, weight_noise, callbacks, weight, resume, hogwild
-        )
-        history.reason = self._why_not(engine, y, run)  # what cannot be is said before anything happens
-        if held_back is not None:
-            held_back = self._there(*held_back)
-        if transform is None:  # which works on the processor
-            x, y, weight = self._there(x, y, weight)
-            run = run._replace(sample_weight=weight)
-        elif not isinstance(x, np.ndarray):
-            raise TypeError("transform works on arrays of the processor, but x is in a GPU's memory")
-        epoch = Epoch(0, self._rng.bit_generator.state)
-        self.stop_training, self.resuming = False, resume is not None and resume.path.exists()
-        if resume is not None and self.resuming:
-            epoch, before = resume.load()
-            history.update(before)
-        for callback in callbacks:
-            callback.trainer = self
-            callback.on_train_begin()
-        if resume is not None and self.resuming:
-            resume.load_callbacks()
-        progress = _Progress(epochs, len(x), enabled=verbose)
-        progress.advance(min(epoch.index, epochs) * len(x) + epoch.done)
+        options = Options(
+            epochs=epochs, batch_size=batch_size, shuffle=bool(shuffle), callbacks=callbacks,
+            transform=transform, weight_noise=weight_noise, verbose=verbose, engine=engine,
+            parallel=parallel,
+            checkpoint=checkpoint, checkpoint_every=checkpoint_every,
+        )  # fmt: skip
+        data = self._check_data(x, y, sample_weight)
+        data, held_back = hold_back(self, data, validation_data, validation_split)
+        run = prepare(self, data, held_back, options)
+        self._why_not(run)  # raises
+        return self._run(run.placed(self.model._place))
+
+    def _run(self, run: Run) -> History:
+        history, options, resume = History(), run.options, run.resume
+        history.reason = self._why_not(run)
+        epoch = self._begin(run, history)
+        examples = len(run.data.x)
+        progress = Progress(options.epochs, examples, enabled=options.verbose)
+        progress.advance(min(epoch.index, options.epochs) * examples + epoch.done)
         try:
-            while epoch.index < epochs:
-                done = self.optimizer.epoch
-                if epoch.done == 0:
-                    for callback in callbacks:
-                        callback.on_epoch_begin(done)
-                # Made anew for every epoch: callbacks may have changed what it is made of.
-                history.reason = self._why_not(engine, y, run)
-                native: compiled.Engine | cuda_engine.Engine | None = None
-                self.optimizer.check_memory()
-                self._find_gradients()
-                if history.reason is not None:
-                    history.path = "python"
-                elif self.model._queue is not None:
-                    history.path, native = "cuda", self._graphs(run.batch_size)
-                else:
-                    history.path = "native"
-                    native = compiled.Engine(
-                        self.model, self.loss, self.optimizer, x.shape[1:], run.batch_size, hogwild,
-                        self.penalty,
-                    )  # fmt: skip
-                measured = self._run_epoch(native, x, y, epoch, run, history, progress)
-                self.optimizer.epoch = done + 1
-                if held_back is not None:
-                    results = self._evaluate(*held_back)
-                    measured |= {f"val_{name}": value for name, value in results.items()}
-                for name, value in measured.items():
-                    history.setdefault(name, []).append(value)
-                progress.end_epoch(epoch.index, measured)
-                for callback in callbacks:
-                    callback.on_epoch_end(done, measured)
+            while epoch.index < options.epochs:
+                self._run_epoch(run, epoch, history, progress)
                 epoch = Epoch(epoch.index + 1, self._rng.bit_generator.state)
                 if self.stop_training:
-                    epoch.index = max(epochs, epoch.index)  # so that the same call does not go on
+                    epoch.index = max(options.epochs, epoch.index)  # so that the same call does not go on
                 elif resume is not None:
                     resume.save_if_due(epoch, history)
             if resume is not None:
                 resume.save(epoch, history)
-            for callback in callbacks:
+            for callback in options.callbacks:
                 callback.on_train_end()
         finally:
             progress.close()
@@ -315,6 +234,54 @@ class Trainer:
             if self._engine is not None:
                 self._engine.forget_data()
         return history
+
+    def _begin(self, run: Run, history: History) -> Epoch:
+        """Where the training stands: at its beginning, or where a checkpoint was saved."""
+        epoch, resume = Epoch(0, self._rng.bit_generator.state), run.resume
+        self.stop_training, self.resuming = False, resume is not None and resume.path.exists()
+        if resume is not None and self.resuming:
+            epoch, before = resume.load()
+            history.update(before)
+        for callback in run.options.callbacks:
+            callback.trainer = self
+            callback.on_train_begin()
+        if resume is not None and self.resuming:
+            resume.load_callbacks()
+        return epoch
+
+    def _run_epoch(self, run: Run, epoch: Epoch, history: History, progress: Progress) -> None:
+        """What is left of an epoch, with its callbacks and its validation."""
+        done, callbacks = self.optimizer.epoch, run.options.callbacks
+        if epoch.done == 0:
+            for callback in callbacks:
+                callback.on_epoch_begin(done)
+        # Made anew for every epoch: callbacks may have changed what it is made of.
+        history.reason = self._why_not(run)
+        self.optimizer.check_memory()
+        self._find_gradients()
+        history.path, engine = "python", None
+        if history.reason is None:
+            history.path, engine = self._new_engine(run)
+        measured = self._train_epoch(engine, run, epoch, history, progress)
+        self.optimizer.epoch = done + 1
+        if run.held_back is not None:
+            results = self._evaluate(run.held_back)
+            measured |= {f"val_{name}": value for name, value in results.items()}
+        for name, value in measured.items():
+            history.setdefault(name, []).append(value)
+        progress.end_epoch(epoch.index, measured)
+        for callback in callbacks:
+            callback.on_epoch_end(done, measured)
+
+    def _new_engine(self, run: Run) -> tuple[str, compiled.Engine | cuda_engine.Engine]:
+        """What runs epochs where the model is, and the name of that path."""
+        if self.model._place.queue is not None:
+            return "cuda", self._graphs(run.batch_size)
+        hogwild = run.options.parallel == "hogwild"
+        return "native", compiled.Engine(
+            self.model, self.loss, self.optimizer, run.data.x.shape[1:], run.batch_size, hogwild,
+            self.penalty,
+        )  # fmt: skip
 
     def _graphs(self, batch_size: int) -> cuda_engine.Engine:
         """What trains on a GPU: that of before, unless it was for something else."""
@@ -325,30 +292,31 @@ class Trainer:
         self._engine.penalty = self.penalty
         return self._engine
 
-    def _why_not(self, engine: str, y: Array, run: _Run) -> str | None:
+    def _why_not(self, run: Run) -> str | None:
         """Why the engine cannot run an epoch, or None; ValueError if it was insisted on."""
-        there = self.model._queue is not None
-        if engine == "python":
+        options, on_gpu = run.options, self.model._place.queue is not None
+        insists = options.engine == "native"
+        if options.engine == "python":
             reason: str | None = "engine='python' was asked for"
-        elif there:
-            reason = cuda_engine.why_not(self.model, self.optimizer, engine == "native")
+        elif on_gpu:
+            reason = cuda_engine.why_not(self.model, self.optimizer, insists)
         else:
-            reason = compiled.why_not(self.model, self.loss, self.optimizer, engine == "native")
-        if run.transform is not None:
+            reason = compiled.why_not(self.model, self.loss, self.optimizer, insists)
+        if options.transform is not None:
             reason = "transform acts on every batch"
-        for i, callback in enumerate(run.callbacks):
+        for i, callback in enumerate(options.callbacks):
             if callback.acts_on_batches:
                 reason = f"callbacks[{i}] acts on every batch"
-        if engine == "native" and reason is not None:
+        if insists and reason is not None:
             raise ValueError(f"engine is 'native', but {reason}")
-        if run.hogwild:
-            if there:
+        if options.parallel == "hogwild":
+            if on_gpu:
                 raise ValueError("parallel is 'hogwild', but the model is on a GPU")
             reason = reason or compiled.why_no_hogwild(self.model, self.optimizer, run.batch_size)
             if reason is None and self.penalty is not None:
                 reason = f"penalty is {self.penalty!r}, expected None"
-            if reason is None and run.weight_noise:
-                reason = f"weight_noise is {run.weight_noise!r}, expected 0"
+            if reason is None and options.weight_noise:
+                reason = f"weight_noise is {options.weight_noise!r}, expected 0"
             if reason is not None:
                 raise ValueError(f"parallel is 'hogwild', but {reason}")
         return reason
@@ -371,127 +339,97 @@ class Trainer:
         TypeError, ValueError
             As `fit`.
         """
-        x, y, weight = self._check_data(x, y, sample_weight)
-        self._check_batches(x, len(x))
+        data = self._check_data(x, y, sample_weight)
+        check_batches(self.model, data.x, len(data.x))
         self._find_gradients()
         self.model.train()
-        x, y, weight = self._there(x, y, weight)
-        (batch,) = _batches(x, y, len(x), self.model.dtype, weight=weight)
-        loss, _ = self._step(*batch)
+        (batch,) = data.at(self.model._place).batches(len(data.x), self.model.dtype)
+        loss, _ = self._step(batch)
         return loss
 
-    def _there(self, x: Any, y: Any, weight: Any) -> tuple[Any, Any, Any]:
-        """Data where the model is."""
-        queue = self.model._queue
-        return gpu.placed(queue, x), gpu.placed(queue, y), gpu.placed(queue, weight)
+    def _check_data(self, x: Any, y: Any, weight: Any = None, names: tuple[str, str] = ("x", "y")) -> Data:
+        return checked(self.model, self.loss, x, y, weight, names)
 
-    def _check_data(
-        self, x: Any, y: Any, weight: Any = None, names: tuple[str, str] = ("x", "y")
-    ) -> tuple[Array, Array, Array | None]:
-        """Examples, targets and the weights of examples, converted to what a step takes."""
-        x_name, y_name = names
-        x = self.model.check_input(x_name, x, keep_bytes=True)
-        if len(x) == 0:
-            raise ValueError(f"{x_name} is empty, expected at least one example")
-        y = gpu_data.downloaded(y_name, y, self.model._queue)
-        if np.ndim(y) == 0 or len(y) != len(x):
-            size = "a scalar" if np.ndim(y) == 0 else f"{len(y)} targets"
-            raise ValueError(f"{y_name} has {size}, expected {len(x)}: one per example of {x_name}")
-        shape = self.model.output_shape(x.shape[1:])
-        y = self.loss.check_target(y_name, y, len(x), shape, self.model.dtype)
-        weight = gpu_data.downloaded("sample_weight", weight, self.model._queue)
-        return x, y, self.loss.check_sample_weight("sample_weight", weight, len(x), self.model.dtype)
-
-    def _check_batches(self, x: Array, batch_size: int) -> None:
-        smallest = len(x) % batch_size or batch_size
-        shape = x.shape[1:]
-        for layer in self.model.leaves().values():
-            takes = isinstance(layer, nn.BatchNorm) and layer.takes_statistics(True)
-            if takes and smallest * int(np.prod(shape[1:])) < 2:
-                raise ValueError(
-                    f"batch_size {batch_size} makes a batch of 1 of {len(x)} examples, "
-                    f"which {layer!r} cannot take statistics of"
-                )
-            shape = layer.output_shape(shape)
-
-    def _run_epoch(
+    def _train_epoch(
         self,
         engine: compiled.Engine | cuda_engine.Engine | None,
-        x: Array,
-        y: Array,
+        run: Run,
         epoch: Epoch,
-        run: _Run,
         history: History,
-        progress: _Progress,
+        progress: Progress,
     ) -> dict[str, float]:
+        """Train on the examples that the epoch has left; what it measured."""
         self.model.train()
         started = time.perf_counter() - epoch.seconds
-        now = self._rng.bit_generator.state
-        if epoch.done > 0:  # again as when the epoch began
-            self._rng.bit_generator.state = epoch.rng
-        order = self._rng.permutation(len(x)) if run.shuffle else None
-        noise = None
-        if run.weight_noise:
-            first = epoch.done // run.batch_size
-            noise = WeightNoise(float(run.weight_noise), int(self._rng.integers(2**63)), first)
-        if epoch.done > 0:
-            self._rng.bit_generator.state = now
+        order, noise = self._draw(run, epoch)
+        examples = len(run.data.x)
 
-        def advance(examples: int) -> None:
-            progress.advance(examples)
+        def advance(more: int) -> None:
+            progress.advance(more)
             epoch.seconds = time.perf_counter() - started
-            if run.resume is not None and epoch.done < len(x):
+            if run.resume is not None and epoch.done < examples:
                 run.resume.save_if_due(epoch, history)
 
         if engine is not None:
-            engine.run_epoch(x, y, run.sample_weight, order, noise, epoch, advance)
+            engine.run_epoch(*run.data, order, noise, epoch, advance)
         else:
-            self._python_epoch(x, y, order, noise, epoch, run, advance)
-        measured = {"loss": epoch.loss / len(x)}
+            self._python_epoch(run, order, noise, epoch, advance)
+        measured = {"loss": epoch.loss / examples}
         if self.loss.classification:
-            measured["accuracy"] = epoch.correct / len(x)
+            measured["accuracy"] = epoch.correct / examples
         return {**measured, "seconds": time.perf_counter() - started}
+
+    def _draw(self, run: Run, epoch: Epoch) -> tuple[Array | None, WeightNoise | None]:
+        """The order of the examples in an epoch, and the noise on the weights."""
+        now = self._rng.bit_generator.state
+        if epoch.done > 0:  # again as when the epoch began
+            self._rng.bit_generator.state = epoch.rng
+        order = self._rng.permutation(len(run.data.x)) if run.options.shuffle else None
+        noise = None
+        if run.options.weight_noise:
+            seed, first = int(self._rng.integers(2**63)), epoch.done // run.batch_size
+            noise = WeightNoise(float(run.options.weight_noise), seed, first)
+        if epoch.done > 0:
+            self._rng.bit_generator.state = now
+        return order, noise
 
     def _python_epoch(
         self,
-        x: Array,
-        y: Array,
+        run: Run,
         order: Array | None,
         noise: WeightNoise | None,
         epoch: Epoch,
-        run: _Run,
         advance: Callable[[int], None],
     ) -> None:
-        left = _batches(x, y, run.batch_size, self.model.dtype, order, epoch.done, run.sample_weight)
-        for i, (batch, target, weight) in enumerate(left, epoch.done // run.batch_size):
-            for callback in run.callbacks:
+        left = run.data.batches(run.batch_size, self.model.dtype, order, epoch.done)
+        for i, batch in enumerate(left, epoch.done // run.batch_size):
+            for callback in run.options.callbacks:
                 callback.on_batch_begin(i)
-            if run.transform is not None:
-                batch, target = self._transformed(run.transform, batch, target)
-            loss, right = self._step(batch, target, weight, noise and noise._replace(step=i))
-            epoch.done, epoch.loss = epoch.done + len(batch), epoch.loss + loss * len(batch)
+            if run.options.transform is not None:
+                batch = self._transformed(run.options.transform, batch)
+            loss, right = self._step(batch, noise and noise._replace(step=i))
+            size = len(batch.x)
+            epoch.done, epoch.loss = epoch.done + size, epoch.loss + loss * size
             epoch.correct += right
-            for callback in run.callbacks:
+            for callback in run.options.callbacks:
                 callback.on_batch_end(i, {"loss": loss})
-            advance(len(batch))
+            advance(size)
 
-    def _transformed(self, transform: Transform, x: Array, y: Array) -> tuple[Array, Array]:
-        shape = x.shape
-        result = transform(x, y, self._rng)
+    def _transformed(self, transform: Transform, batch: Data) -> Data:
+        shape = batch.x.shape
+        result = transform(batch.x, batch.y, self._rng)
         if not isinstance(result, tuple) or len(result) != 2:
             raise TypeError(f"transform returned a {type(result).__name__}, expected (x, y)")
         x, y = result
         if not isinstance(x, np.ndarray) or x.shape != shape:
             raise ValueError(f"transform returned x of shape {np.shape(x)}, expected {shape}")
         x, y, _ = self._check_data(x, y, names=("transform's x", "transform's y"))
-        return x.astype(self.model.dtype, copy=False), y
+        return Data(x.astype(self.model.dtype, copy=False), y, batch.weight)
 
-    def _step(
-        self, x: Array, y: Array, weight: Array | None, noise: WeightNoise | None = None
-    ) -> tuple[float, int]:
+    def _step(self, batch: Data, noise: WeightNoise | None = None) -> tuple[float, int]:
         """Train on one mini-batch; its loss, and how many were classified right."""
         model, loss = self.model, self.loss
-        x, y, weight = self._there(x, y, weight)
+        x, y, weight = batch.at(model._place)
         with noisy(model, noise):
             output = model._forward(x)
             doutput = empty_like(output)
@@ -500,7 +438,7 @@ class Trainer:
             if self.penalty is not None:
                 value = self.penalty._added(model, value)
         value = float(value)  # of a GPU's: waits
-        right = _count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
+        right = evaluation.count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
         self.optimizer.step(self._gradients)
         return value, right
 
@@ -514,38 +452,11 @@ class Trainer:
         TypeError, ValueError
             As `fit`.
         """
-        x, y, weight = self._check_data(x, y, sample_weight)
-        return self._evaluate(x, y, weight)
+        return self._evaluate(self._check_data(x, y, sample_weight))
 
-    def _evaluate(self, x: Array, y: Array, sample_weight: Array | None) -> dict[str, float]:
-        self.model.eval()
-        self._check_there()
-        queue, classification = self.model._queue, self.loss.classification
-        there = None if queue is None else cuda_engine.Sums(queue, classification)
-        total_loss, correct = 0.0, 0
-        outputs = []
-        size = self._evaluation_batch(x)
-        x, y, sample_weight = self._there(x, y, sample_weight)
-        for batch, target, weight in _batches(x, y, size, self.model.dtype, weight=sample_weight):
-            output = self.model._forward(batch)
-            if self.metrics:
-                outputs.append(np.array(output))
-            loss: Any = self.loss.evaluate(output, target, None, weight)
-            if there is not None:
-                there.add(output, target, loss)
-                continue
-            total_loss += loss * len(batch)
-            if classification:
-                correct += _count_right(output, target)
-        if there is not None:
-            sums = there.read()
-            total_loss, correct = float(sums["loss"]), int(sums["right"])
-        measured = {"loss": total_loss / len(x)}
-        if classification:
-            measured["accuracy"] = correct / len(x)
-        for metric in self.metrics:
-            measured[_metric_name(metric)] = float(metric(np.asarray(y), np.concatenate(outputs)))
-        return measured
+    def _evaluate(self, data: Data) -> dict[str, float]:
+        self._check_loss()
+        return evaluation.evaluate(self.model, self.loss, self.metrics, data)
 
     def predict(self, x: Any) -> Array:
         """The model's outputs, in evaluation mode: for classification logits, not probabilities.
@@ -555,98 +466,4 @@ class Trainer:
         array (examples, *outputs)
             In a GPU's memory where x is.
         """
-        x = self.model.check_input("x", x, keep_bytes=True)
-        self.model.eval()
-        shape = (len(x), *self.model.output_shape(x.shape[1:]))
-        size = self._evaluation_batch(x)
-        if not isinstance(x, np.ndarray):
-            results: Any = gpu.empty(x.queue, shape, self.model.dtype)
-            for i, (batch,) in enumerate(cuda_engine.batches((x,), size, self.model.dtype)):
-                results[i * size : (i + 1) * size][...] = self.model._forward(batch)
-            gpu_data.release(x)
-            return results  # type: ignore[no-any-return]
-        outputs = np.empty(shape, self.model.dtype)
-        for begin in range(0, len(x), size):
-            batch = x[begin : begin + size].astype(self.model.dtype, copy=False)
-            outputs[begin : begin + size] = self.model._forward(gpu.placed(self.model._queue, batch))
-        return outputs
-
-    def _evaluation_batch(self, x: Array) -> int:
-        """All examples at once where a layer takes statistics of what it evaluates."""
-        takes = any(
-            isinstance(layer, nn.BatchNorm) and layer.takes_statistics(False)
-            for layer in self.model.leaves().values()
-        )
-        return max(len(x), 1) if takes else _EVALUATION_BATCH
-
-
-def _metric_name(metric: Any) -> str:
-    return str(getattr(metric, "__name__", type(metric).__name__))
-
-
-class _Run(NamedTuple):
-    """How `fit` goes through the examples."""
-
-    batch_size: int
-    shuffle: bool
-    transform: Transform | None
-    weight_noise: float
-    callbacks: Sequence[Callback]
-    sample_weight: Array | None
-    resume: Resume | None
-    hogwild: bool
-
-
-def _batches(
-    x: Array,
-    y: Array,
-    batch_size: int,
-    dtype: np.dtype[Any],
-    order: Array | None = None,
-    first: int = 0,
-    weight: Array | None = None,
-) -> Iterator[tuple[Array, Array, Array | None]]:
-    if not isinstance(x, np.ndarray):
-        yield from cuda_engine.batches((x, y, weight), batch_size, dtype, order, first)
-        return
-    arrays = (x, y) if weight is None else (x, y, weight)
-    for begin in range(first, len(x), batch_size):
-        chosen = slice(begin, begin + batch_size)
-        if order is None:
-            batch, target, *rest = (a[chosen] for a in arrays)
-        else:
-            batch, target, *rest = (a.take(order[chosen], axis=0) for a in arrays)
-        yield batch.astype(dtype, copy=False), target, rest[0] if rest else None
-
-
-def _count_right(output: Array, target: Array) -> int:
-    """Where the largest output is that of the label, or that with the largest share."""
-    labels = target if target.ndim == 1 else target.argmax(axis=1)
-    return int(np.count_nonzero(output.argmax(axis=1) == labels))
-
-
-class _Progress:
-    """A bar over all examples of all epochs, with what the last epoch measured."""
-
-    def __init__(self, epochs: int, examples: int, enabled: bool) -> None:
-        self._epochs, self._bar = epochs, None
-        if enabled:
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=epochs * examples, unit=" examples", unit_scale=True, desc=f"epoch 1/{epochs}"
-            )
-
-    def advance(self, examples: int) -> None:
-        if self._bar is not None:
-            self._bar.update(examples)
-
-    def end_epoch(self, epoch: int, measured: dict[str, float]) -> None:
-        if self._bar is not None:
-            self._bar.set_description(f"epoch {min(epoch + 2, self._epochs)}/{self._epochs}", refresh=False)
-            shown = {name: f"{value:.4f}" for name, value in measured.items() if name != "seconds"}
-            self._bar.set_postfix(shown, refresh=False)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        return evaluation.predict(self.model, x)

@@ -693,8 +693,8 @@ def test_a_model_moves_there_and_back(gpu, rng):
                      "step": here}  # fmt: skip
     assert_same(model.state_dict(), before)
     queues = {id(p.queue) for p in model._state().values() if isinstance(p, there)}
-    assert queues == {id(model._queue)}
-    assert po.Adam(model.parameters())._queue is model._queue
+    assert queues == {id(model._place.queue)}
+    assert po.Adam(model.parameters())._place.queue is model._place.queue
     np.testing.assert_allclose(model(x), outputs, rtol=1e-12)
     assert model.summary() == every_layer().summary()
     model.to("cpu")
@@ -933,7 +933,7 @@ def test_without_a_gpu_it_says_why(no_gpu):
 
 
 def test_a_capture_that_fails_leaves_the_queue_as_it_was(gpu, rng):
-    queue = small().to("cuda")._queue
+    queue = small().to("cuda")._place.queue
 
     def synchronizing():
         queue.download(gpu_module.constant(queue, np.zeros(3)).address, np.zeros(3))

@@ -1,0 +1,178 @@
+"""A GPU's memory as a place of arrays: the methods of `pyoptim.backends.places.Host`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...arrays import gpu, gpu_checks, gpu_data
+from ...arrays.queue import Queue
+from ...formulas.storage import Packed
+from ...runtime import dispatch
+from . import copies
+
+
+class Gpu:
+    """The memory of a GPU, and the order of the work on it; `Host` says what the methods do."""
+
+    clips = True
+    runs_python = False
+
+    overlap_finder: Any = staticmethod(gpu_checks.Memory)
+    check_gradients: Any = staticmethod(gpu_checks.check_gradients)
+    gradient_finder: Any = staticmethod(gpu_checks.TensorFinder)
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue, self.queues, self.name = queue, (queue,), f"cuda:{queue.device}"
+
+    def backend(self) -> Any:
+        backend = dispatch.for_device()
+        if backend.launcher is not self.queue.launcher:
+            raise dispatch.BackendError(
+                f"the {backend.name!r} backend was asked for, but another one when this optimizer was made"
+            )
+        return backend
+
+    # Parameters and gradients.
+
+    def addresses(self, params: Sequence[Any]) -> list[Any]:
+        return []  # their owners know
+
+    def check_memory(self, names: Sequence[str], params: Sequence[Any], addresses: Any) -> None:
+        gpu_checks.check_memory(names, params)
+
+    check_writeable = staticmethod(gpu_checks.check_memory)
+
+    def staged(self, params: Sequence[Any]) -> dict[int, Any]:
+        return {}
+
+    def norm(self, grads: Sequence[Any], stepper: Any) -> float:
+        return math.sqrt(stepper.sum_of_squares(grads))
+
+    # Memory.
+
+    def values(self, array: Any) -> Any:
+        return array.download(self.queue)
+
+    def zeros_beside(self, arrays: Sequence[Any], shapes: Sequence[tuple[int, ...]], dtype: Any) -> list[Any]:
+        return gpu.zeros_beside(self.queue, arrays, shapes, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any, beside: Any) -> Any:
+        return gpu.zeros_beside(self.queue, [beside], [shape], dtype)[0]
+
+    def copies(self, arrays: Sequence[Any]) -> list[Any]:
+        return copies.copies(self.queue, arrays)
+
+    def wide_copies(self, arrays: Sequence[Any]) -> list[Any]:
+        made = self._wide_zeros(arrays)
+        self.assign(made, arrays)
+        return made
+
+    def _wide_zeros(self, arrays: Sequence[Any]) -> list[Any]:
+        return copies.zeros(self.queue, arrays, [copies.widened(a.dtype) for a in arrays])
+
+    def assign(self, to: Sequence[Any], values: Sequence[Any]) -> None:
+        copies.assign(self.queue, to, values)
+
+    def moved(self, array: Any) -> Any:
+        return gpu.uploaded(self.queue, np.asarray(array))
+
+    # What users pass, and get.
+
+    def upload(self, array: Any) -> Any:
+        return gpu.uploaded(self.queue, array) if isinstance(array, np.ndarray) else array
+
+    def download(self, name: str, value: Any) -> Any:
+        return gpu_data.downloaded(name, value, self.queue)
+
+    def adopt(self, name: str, value: Any, dtype: Any, shape: Any = None, *, or_bytes: bool = False) -> Any:
+        """Somebody's array in this GPU's memory, as one of ours, without a copy; see `gpu_data.adopted`."""
+        return gpu_data.adopted(name, value, self.queue, dtype, shape, or_bytes=or_bytes)
+
+    def result(self, array: Any, given: Any) -> Any:
+        return array.numpy() if isinstance(given, np.ndarray) else array.copy()
+
+    # Steps made of several kernels.
+
+    def accumulator(self, params: Sequence[Any], averaged: bool) -> Accumulator:
+        means = copies.zeros(self.queue, params, [p.dtype for p in params]) if averaged else None
+        return Accumulator(self.queue, params, self._wide_zeros(params), means)
+
+    def mover(self, params: Sequence[Any], directions: Sequence[Packed]) -> Mover:
+        return Mover(self.queue, params, directions)
+
+    def follower(self, names: Sequence[str], averages: Sequence[Any], params: Sequence[Any]) -> Follower:
+        return Follower(self.queue, names, averages, params)
+
+
+class Accumulator:
+    """Sums up gradients in buffers of its own, and their means, if any, in others."""
+
+    in_place = True
+
+    def __init__(
+        self,
+        queue: Queue,
+        params: Sequence[Any],
+        buffers: list[Any],
+        means: list[Any] | None,
+    ) -> None:
+        self._queue, self._buffers, self._means = queue, buffers, means
+        self._adder = copies.Descent(queue, buffers, params)
+
+    def add(
+        self, sums: Sequence[Any], count: int, grads: Sequence[Any], last: bool
+    ) -> tuple[list[Any], int, list[Any], float]:
+        """As on the processor; but the last has been added too when the step is made."""
+        for buffer in () if count else self._buffers:
+            self._queue.clear(buffer.address, buffer.nbytes)
+        if count and sums is not self._buffers:  # loaded
+            for buffer, values in zip(self._buffers, sums, strict=True):
+                buffer[...] = values
+        self._adder.step(grads, [(1.0, 0.0, 1.0, -1.0)])  # a descent at rate -1: sums + g
+        count += 1
+        if not last:
+            return self._buffers, count, [], 1.0
+        gathered = copies.on_streams_of(self._buffers, grads)
+        if self._means is None:
+            return self._buffers, count, gathered, 1 / count
+        means = copies.on_streams_of(self._means, grads)
+        copies.assign(self._queue, means, gathered, 1 / count)
+        return self._buffers, count, means, 1.0
+
+
+class Mover:
+    """Moves parameters along directions that are kept in whatever type."""
+
+    def __init__(self, queue: Queue, params: Sequence[Any], directions: Sequence[Packed]) -> None:
+        self._params = params
+        self._directions: list[Any] = [direction.data for direction in directions]
+        self._descent = copies.Descent(queue, params, directions, range(len(params)))
+
+    def move(self, rates: Sequence[float]) -> None:
+        directions = copies.on_streams_of(self._directions, copies.renewed(self._params))
+        # Rates in the parameter's type, as on the processor.
+        rows = [(1.0, 0.0, 1.0, float(p.dtype.type(r))) for p, r in zip(self._params, rates, strict=True)]
+        self._descent.step(directions, rows)
+
+
+class Follower:
+    """Moves averages towards the parameters that they follow, by one launch for each dtype."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        names: Sequence[str],
+        averages: Sequence[Any],
+        params: Sequence[Any],
+    ) -> None:
+        self._names, self._params = names, params
+        self._descent = copies.Descent(queue, averages, params)
+
+    def follow(self, weight: float) -> None:
+        dispatch.for_device()  # refuses where a backend of the processor was asked for
+        gpu_checks.check_memory(self._names, self._params)
+        self._descent.step(copies.renewed(self._params), [(-1.0, 1.0, 1.0, weight)])

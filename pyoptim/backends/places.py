@@ -1,0 +1,254 @@
+"""Where arrays are: in the processor's memory (`Host`) or in a GPU's (`pyoptim.backends.gpu.place.Gpu`).
+
+Optimizers, averages and models choose their place once, when they are made, and ask it for whatever differs
+between the two. Both classes have the same methods.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
+
+import numpy as np
+
+from ..arrays import checks, gpu, gpu_checks, gpu_data, memory
+from ..formulas import storage
+from ..formulas.rules import RULES
+from ..runtime import dispatch
+from . import StepGroup
+
+if TYPE_CHECKING:
+    from .gpu.place import Gpu
+
+Row = tuple[float, ...]
+
+
+class Host:
+    """The processor's memory. There is one, `HOST`.
+
+    Attributes
+    ----------
+    name : str
+        What `Sequential.device` says.
+    queue : Queue or None
+        The order of the work on arrays in a GPU's memory.
+    queues : tuple
+        What the steppers of this place's backends take beside their groups.
+    clips : bool
+        Whether a step clips the gradients by itself, so that it takes the limit of their norm.
+    runs_python : bool
+        Whether layers and losses that users write in NumPy can work on its arrays.
+    """
+
+    name = "cpu"
+    queue = None
+    queues: ClassVar[tuple[Any, ...]] = ()
+    clips = False
+    runs_python = True
+
+    backend = staticmethod(dispatch.current)  # the backend in force
+    overlap_finder = staticmethod(memory.Memory)  # finds what overlaps some arrays
+    zeros_beside = staticmethod(memory.zeros_beside)
+    check_gradients: Any = staticmethod(checks.check_gradients)
+
+    def __reduce__(self) -> str:
+        return "HOST"
+
+    # Parameters and gradients.
+
+    def addresses(self, params: Sequence[Any]) -> list[Any]:
+        """What `check_memory` compares with."""
+        return [(p.ctypes.data, p.shape) for p in params]
+
+    def check_memory(self, names: Sequence[str], params: Sequence[Any], addresses: Sequence[Any]) -> None:
+        """ValueError where a parameter has become read-only or has been resized."""
+        self.check_writeable(names, params)
+        for name, p, address in zip(names, params, addresses, strict=True):
+            if (p.ctypes.data, p.shape) != address:
+                raise ValueError(f"{name} has been resized or reshaped: make a new optimizer for it")
+
+    def check_writeable(self, names: Sequence[str], params: Sequence[Any]) -> None:
+        """ValueError where an array cannot be written."""
+        for name, p in zip(names, params, strict=True):
+            if not p.flags.writeable:
+                raise ValueError(f"{name} is read-only, expected a writeable array")
+
+    def staged(self, params: Sequence[Any]) -> dict[int, Any]:
+        """By index, contiguous copies of the parameters that kernels cannot read as they are."""
+        return {i: np.array(p, order="C") for i, p in enumerate(params) if not memory.is_fast(p)}
+
+    def gradient_finder(self, params: Sequence[Any], written: Any) -> None:
+        """What finds gradients without `check_gradients`, or None."""
+
+    def norm(self, grads: Sequence[Any], stepper: Any = None) -> float:
+        """The L2 norm of checked gradients as one vector; ``stepper`` is of their parameters."""
+        sum_of_squares = dispatch.current().sum_of_squares
+        return math.sqrt(sum(sum_of_squares(storage.widened(g)) for g in grads))
+
+    # Memory.
+
+    def values(self, array: Any) -> Any:
+        """The values of an array as a NumPy array."""
+        return array
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any, beside: Any) -> Any:
+        """A zeroed array, in the memory of another."""
+        return memory.aligned_zeros(math.prod(shape), dtype).reshape(shape)
+
+    def copies(self, arrays: Sequence[Any]) -> list[Any]:
+        """Other arrays with the same values."""
+        return [a.copy() for a in arrays]
+
+    def wide_copies(self, arrays: Sequence[Any]) -> list[Any]:
+        """Contiguous copies, in float32 of those of 16 bits."""
+        return [np.array(storage.widened(a), order="C") for a in arrays]
+
+    def assign(self, to: Sequence[Any], values: Sequence[Any]) -> None:
+        """Copy the values of arrays into others of the same shapes, rounded where those have fewer bits."""
+        for array, value in zip(to, values, strict=True):
+            array[...] = value
+
+    def moved(self, array: Any) -> Any:
+        """A copy, here, of an array that may be elsewhere."""
+        made = memory.aligned_zeros(array.size, array.dtype).reshape(array.shape)
+        made[...] = array
+        return made
+
+    # What users pass, and get.
+
+    def upload(self, array: Any) -> Any:
+        """Data of the processor in this memory; None and what is here already as it is."""
+        return array
+
+    def download(self, name: str, value: Any) -> Any:
+        """Data as a NumPy array if they are in a GPU's memory, which must be this place."""
+        return gpu_data.downloaded(name, value, None)
+
+    def adopt(self, name: str, value: Any, *_: Any, **__: Any) -> NoReturn:
+        """TypeError: an array in a GPU's memory is not for a model on the processor."""
+        raise TypeError(f"{name} is in a GPU's memory, but the model is not: see Sequential.to")
+
+    def result(self, array: Any, given: Any) -> Any:
+        """A copy of what a model has worked out, in the memory of what the user gave."""
+        return array.copy()
+
+    # Steps made of several kernels.
+
+    def accumulator(self, params: Sequence[Any], averaged: bool) -> Accumulator:
+        """What sums up gradients of these; ``averaged``: give their mean instead of a factor."""
+        return Accumulator(averaged)
+
+    def mover(self, params: Sequence[Any], directions: Sequence[storage.Packed]) -> Mover:
+        """What moves parameters along directions."""
+        return Mover(params, directions)
+
+    def follower(self, names: Sequence[str], averages: Sequence[Any], params: Sequence[Any]) -> Follower:
+        """What moves averages towards parameters."""
+        return Follower(names, averages, params)
+
+
+HOST = Host()
+Place: TypeAlias = "Host | Gpu"
+
+
+class Accumulator:
+    """Sums up the gradients of several calls of `Optimizer.step`."""
+
+    in_place = False  # whether a step that fails has changed the sums
+
+    def __init__(self, averaged: bool) -> None:
+        self._averaged = averaged
+
+    def add(
+        self, sums: list[Any], count: int, grads: Sequence[Any], last: bool
+    ) -> tuple[list[Any], int, list[Any], float]:
+        """Add gradients to the sums of ``count`` others; ``last`` makes a step of it.
+
+        Returns
+        -------
+        sums, count
+            What to hold: unchanged by the last, so that it can be repeated if the step fails.
+        grads, factor
+            What to step with, and what that has to be multiplied by. No gradients before the last.
+        """
+        with np.errstate(all="ignore"):
+            # In float32 at least: sums of 16 bits would overflow, or stand still.
+            wide = [storage.widened(g) for g in grads]
+            if count:  # np.asarray: a sum of arrays without dimensions is a scalar
+                wide = [np.asarray(a + g) for a, g in zip(sums, wide, strict=True)]
+            if not last:
+                return (wide if count else [g.copy() for g in wide]), count + 1, [], 1.0
+            mean = 1 / (count + 1)  # accumulate may have been lowered in the meantime
+            if not self._averaged:
+                return sums, count, wide, mean
+            return sums, count, [np.asarray(a * mean, g.dtype) for a, g in zip(wide, grads, strict=True)], 1.0
+
+
+class Mover:
+    """Moves parameters along directions that are kept in whatever type."""
+
+    def __init__(self, params: Sequence[Any], directions: Sequence[storage.Packed]) -> None:
+        self._params, self._directions = params, directions
+
+    def move(self, rates: Sequence[float]) -> None:
+        """``p -= rate * direction``, in the type of each parameter."""
+        for p, direction, rate in zip(self._params, self._directions, rates, strict=True):
+            is_plain = direction.kind in ("float32", "float64")
+            values = direction.data if is_plain else storage.decode(direction).reshape(p.shape)
+            p[...] = p - p.dtype.type(rate) * values
+
+
+class Follower:
+    """Moves averages towards the parameters that they follow."""
+
+    def __init__(self, names: Sequence[str], averages: Sequence[Any], params: Sequence[Any]) -> None:
+        self._names, self._averages, self._params = names, averages, params
+        self._steppers: dict[str, Any] = {}  # by backend
+
+    def follow(self, weight: float) -> None:
+        """``average -= weight * (average - parameter)``."""
+        backend = dispatch.current()
+        stepper = self._steppers.get(backend.name)
+        if stepper is None:
+            group = StepGroup(RULES["sgd"], self._averages, [()] * len(self._averages))
+            stepper = self._steppers[backend.name] = backend.Stepper([group])
+        points = [storage.widened(p) for p in self._params]
+        # That is a step of gradient descent along the parameters, with decay 1 and sign -1.
+        rows: list[Row] = [(-1.0, 1.0, 1.0, weight)]
+        if not (stepper.checks and stepper.step(points, rows)):
+            written = memory.Memory(self._averages)
+            stepper.step(checks.check_gradients(self._names, points, self._averages, written), rows)
+
+
+def place_of(names: Sequence[str], params: Sequence[Any]) -> Place:
+    """Where parameters are, which are found to be writeable, separate, and all in one memory.
+
+    Raises
+    ------
+    TypeError, ValueError
+        They are not; the message has the name.
+    """
+    if not any(isinstance(p, gpu.DeviceArray) for p in params):
+        checks.check_parameters(names, params)
+        return HOST
+    gpu_checks.check_parameters(names, params)
+    return _on(gpu.queue_of(params))
+
+
+def place_with(array: Any) -> Place:
+    """Where an array of our own is."""
+    return _on(getattr(array, "queue", None))
+
+
+def place_named(device: str) -> Place:
+    """What a device's name says: "cpu", "cuda", or a GPU's number as in "cuda:1"; see `gpu.queue_on`."""
+    return _on(gpu.queue_on(device))
+
+
+def _on(queue: Any) -> Place:
+    if queue is None:
+        return HOST
+    from .gpu.place import Gpu  # `import pyoptim` does without
+
+    return Gpu(queue)

@@ -1,0 +1,245 @@
+"""The state of an optimizer: its arrays, and `Optimizer.state_dict` and `load_state_dict`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..arrays import checks
+from ..formulas import storage
+from ..formulas.rules import RULES
+from ..runtime.dtypes import Array
+from ..runtime.numbers import check_count, is_number
+from .hyperparameters import checked
+from .structure import describe
+
+if TYPE_CHECKING:
+    from .optimizer import Group, Optimizer
+
+State = dict[str, Array]
+Scalars = dict[str, float]
+
+
+# Before the first step.
+
+
+def allocate(optimizer: Optimizer, group: Group) -> list[State]:
+    """The states of each parameter: for each dtype and name one buffer, of which they are views."""
+    params, initial = group["params"], optimizer._initial(group)
+    layouts = [optimizer._layout(group, p.shape) for p in params]
+    states: list[State] = [{} for _ in params]
+    for dtype in dict.fromkeys(p.dtype for p in params):
+        members = [i for i, p in enumerate(params) if p.dtype == dtype]
+        for name in dict.fromkeys(name for i in members for name in layouts[i]):
+            owners = [i for i in members if name in layouts[i]]
+            shapes = [layouts[i][name] for i in owners]
+            pieces = optimizer._place.zeros_beside([params[i] for i in owners], shapes, dtype)
+            for i, piece in zip(owners, pieces, strict=True):
+                if initial.get(name):
+                    piece[...] = initial[name]
+                states[i][name] = piece
+    return states
+
+
+def allocate_packed(optimizer: Optimizer, group: Group) -> list[State]:
+    """The states of each parameter, in fewer bits, and the float32 masters of those of 16 bits."""
+    initial, place = optimizer._initial(group), optimizer._place
+    states: list[State] = []
+    for p in group["params"]:
+        state: State = {}
+        for name in RULES[optimizer._rule(group)].states:
+            parts = storage.state_arrays(name, p.shape, optimizer.state_dtype).items()
+            state |= {part: place.zeros(shape, dtype, p) for part, (shape, dtype) in parts}
+            if initial.get(name):
+                first = {part: np.zeros(shape, dtype) for part, (shape, dtype) in parts}
+                values = np.full(p.size, initial[name], np.float32)
+                storage.encode(storage.pack_state(name, first), values, 0, False)
+                for part, array in first.items():
+                    state[part][...] = array
+        if p.dtype.itemsize == 2 and optimizer.rounding == "master":
+            state["master"] = place.zeros(p.shape, np.float32, p)
+            place.assign([state["master"]], [p])
+        states.append(state)
+    return states
+
+
+def check_packable(optimizer: Optimizer) -> None:
+    """TypeError unless everything can be kept in 32 bits or fewer."""
+    if optimizer._kind != "Stepper":
+        raise TypeError(
+            f"{type(optimizer).__name__} updates float32 and float64 parameters with states of their own "
+            "dtype; 16-bit parameters and state_dtype are for the elementwise optimizers"
+        )
+    for name, p in optimizer.named_parameters().items():
+        if p.dtype == np.float64:
+            raise TypeError(
+                f"{name} has dtype float64, which does not go with 16-bit parameters or state_dtype"
+            )
+
+
+# Out of an optimizer and into one.
+
+
+def state_dict(optimizer: Optimizer) -> dict[str, Any]:
+    """See `Optimizer.state_dict`."""
+    state: dict[int, dict[str, Any]] = {}
+    groups = []
+    for group, scalars, states in _by_group(optimizer):
+        indices = list(range(len(state), len(state) + len(states)))
+        for i, arrays in zip(indices, states, strict=True):
+            state[i] = {**scalars, **{name: np.array(array) for name, array in arrays.items()}}
+        groups.append({**group, "params": indices})
+    return {
+        "state": state,
+        "param_groups": groups,
+        "epoch": optimizer.epoch,
+        "skipped": optimizer.skipped,
+        "rounding": optimizer.rounding,
+        "seed": optimizer.seed,
+        "accumulated": {"count": optimizer._summed, "sums": [np.array(a) for a in optimizer._sums]},
+    }
+
+
+def _by_group(optimizer: Optimizer) -> Iterable[tuple[Group, Scalars, list[State]]]:
+    return zip(optimizer.param_groups, optimizer._scalars, optimizer._states, strict=True)
+
+
+def load_state_dict(optimizer: Optimizer, given: Mapping[str, Any]) -> None:
+    """See `Optimizer.load_state_dict`: everything is checked before anything is changed."""
+    groups, state = check_structure(given, len(optimizer.param_groups))
+    _check_owners(groups, state, len(optimizer._params))
+    counts = {
+        name: check_count(f"state_dict['{name}']", given.get(name, getattr(optimizer, name)), 0)
+        for name in ("epoch", "skipped")
+    }
+    randomness = {
+        name: getattr(type(optimizer), name).checked(
+            given.get(name, getattr(optimizer, name)), f"state_dict['{name}']"
+        )
+        for name in ("rounding", "seed")
+    }
+    summed, sums = _check_accumulated(optimizer, given.get("accumulated", {"count": 0, "sums": []}))
+    options = [_check_options(optimizer, i, group) for i, group in enumerate(groups)]
+    copies: list[tuple[Array, Array]] = []
+    scalars = [_check_states(optimizer, i, group["params"], state, copies) for i, group in enumerate(groups)]
+
+    for array, value in copies:
+        array[...] = value
+    for group, own in zip(optimizer.param_groups, options, strict=True):
+        group.update(own)
+    optimizer._scalars = scalars
+    optimizer.epoch, optimizer.skipped = counts["epoch"], counts["skipped"]  # PyTorch's state has neither
+    optimizer._rounding, optimizer._seed = randomness["rounding"], randomness["seed"]
+    optimizer._sums, optimizer._summed = sums, summed
+
+
+def _check_owners(groups: list[Mapping[str, Any]], state: Mapping[Any, Any], count: int) -> None:
+    """ValueError unless each of so many parameters has a state and is in one group."""
+    if set(state) != set(range(count)):
+        raise ValueError(f"state_dict['state'] is of the parameters {list(state)}, expected 0 to {count - 1}")
+    owned = [i for given in groups for i in given["params"]]
+    if len(set(owned)) != len(owned) or not state.keys() >= set(owned):
+        raise ValueError(f"state_dict's groups have the parameters {owned}, expected each once")
+
+
+def _check_options(optimizer: Optimizer, i: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters for group i, which choose the rule that it has, and as many parameters."""
+    group, rule, states = optimizer.param_groups[i], optimizer._rules[i], optimizer._states[i]
+    options = {k: v for k, v in given.items() if k != "params"}
+    options = checked(options, optimizer._defaults)
+    if optimizer._rule({**group, **options}) != rule.name:
+        raise ValueError(f"state_dict's options do not choose the rule {rule.name!r}")
+    if len(given["params"]) != len(states):
+        raise ValueError(
+            f"state_dict's group has {len(given['params'])} parameters, expected {len(states)} in 'params'"
+        )
+    return options
+
+
+def _check_states(
+    optimizer: Optimizer,
+    group: int,
+    indices: list[int],
+    state: Mapping[int, Mapping[str, Any]],
+    copies: list[tuple[Array, Array]],
+) -> Scalars:
+    """The scalars for a group; pairs of a state array and its new values are added to ``copies``."""
+    scalars = optimizer._first_scalars(optimizer.param_groups[group])
+    for i, arrays in zip(indices, optimizer._states[group], strict=True):
+        label, entry = f"state_dict['state'][{i}]", state[i]
+        wanted = {*scalars, *arrays}
+        if set(entry) != wanted:
+            raise ValueError(f"{label} has {sorted(entry)}, expected {sorted(wanted)}")
+        for name, array in arrays.items():
+            value = checks.check_like(f"{label}[{name!r}]", entry[name], array.shape, array.dtype)
+            copies.append((array, value))
+        own = {name: _check_scalar(f"{label}[{name!r}]", name, entry[name]) for name in scalars}
+        if i != indices[0] and own != scalars:
+            raise ValueError(f"{label} has {own}, expected {scalars}: a group steps together")
+        scalars = own
+    return scalars
+
+
+def _check_scalar(label: str, name: str, value: Any) -> float:
+    if not is_number(value) or value < 0 or (name == "step" and value != int(value)):
+        raise ValueError(f"{label} is {value!r}, expected a number of steps or a product >= 0")
+    return int(value) if name == "step" else float(value)
+
+
+def _check_accumulated(optimizer: Optimizer, accumulated: Any) -> tuple[int, list[Array]]:
+    """How many gradients ``accumulate`` has gathered, and copies of their sums."""
+    label, params = "state_dict['accumulated']", optimizer._params
+    if (
+        not isinstance(accumulated, Mapping)
+        or set(accumulated) != {"count", "sums"}
+        or not isinstance(accumulated["sums"], list | tuple)
+    ):
+        raise ValueError(f"{label} is {describe(accumulated)}, expected a count and a list of sums")
+    sums = accumulated["sums"]
+    count = check_count(f"{label}['count']", accumulated["count"], 0)
+    if count >= optimizer.accumulate:
+        raise ValueError(
+            f"{label} has {count} gradients, expected fewer than accumulate={optimizer.accumulate}"
+        )
+    if len(sums) != (len(params) if count else 0):
+        raise ValueError(f"{label} has {len(sums)} sums of {count} gradients of {len(params)} arrays")
+    dtypes = [np.dtype(np.float32) if p.dtype.itemsize == 2 else p.dtype for p in params]
+    copies = [
+        checks.check_like(f"{label}['sums'][{i}]", a, p.shape, dtype).copy()
+        for i, (a, p, dtype) in enumerate(zip(sums, params, dtypes, strict=False))
+    ]
+    return count, copies
+
+
+def check_structure(state_dict: Any, count: int) -> tuple[list[Mapping[str, Any]], Mapping[Any, Any]]:
+    """The groups and the state of a state_dict, ours or PyTorch's, of so many groups.
+
+    Raises
+    ------
+    ValueError
+        It is not made of the mappings and lists that it should be.
+    """
+    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
+        raise ValueError(
+            f"state_dict is {describe(state_dict)}, expected a mapping with state and param_groups"
+        )
+    groups, state = state_dict["param_groups"], state_dict["state"]
+    if not isinstance(groups, list | tuple):
+        raise ValueError(f"state_dict['param_groups'] is {describe(groups)}, expected a list")
+    if len(groups) != count:
+        raise ValueError(f"state_dict has {len(groups)} parameter groups, expected {count}")
+    for i, group in enumerate(groups):
+        label = f"state_dict['param_groups'][{i}]"
+        if not isinstance(group, Mapping):
+            raise ValueError(f"{label} is {describe(group)}, expected a mapping")
+        keys = group.get("params")
+        if not isinstance(keys, list | tuple) or not all(isinstance(key, int) for key in keys):
+            raise ValueError(f"{label}['params'] is {keys!r:.80}, expected a list of integers")
+    if not isinstance(state, Mapping):
+        raise ValueError(f"state_dict['state'] is {describe(state)}, expected a mapping")
+    for key, entry in state.items():
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"state_dict['state'][{key!r}] is {describe(entry)}, expected a mapping")
+    return list(groups), state

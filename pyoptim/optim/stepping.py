@@ -1,0 +1,164 @@
+"""What an optimizer's step does around the kernels: coefficients, clipping, accumulating, looking for NaN."""
+
+from __future__ import annotations
+
+import math
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import backends, gradients
+from ..formulas import storage
+from ..formulas.rules import Rule
+from ..runtime.dtypes import Array
+from ..runtime.numbers import is_number
+
+if TYPE_CHECKING:
+    from .optimizer import Group, Optimizer, Row
+
+
+# The kernels, and what they are prepared with.
+
+
+def new_stepper(optimizer: Optimizer) -> Any:
+    """A stepper of the backend in force, which the optimizer keeps."""
+    place = optimizer._place
+    backend = place.backend()
+    if optimizer._is_packed:
+        stepper = backend.PackedStepper(optimizer._rules, packed_arrays(optimizer), *place.queues)
+    elif optimizer._carries_average(backend.Stepper):
+        stepper = backend.Stepper(optimizer._step_groups(), optimizer.average.averages)
+    else:
+        stepper = optimizer._stepper_of(backend)
+    optimizer._steppers[backend.name] = stepper
+    return stepper
+
+
+def step_groups(optimizer: Optimizer) -> list[backends.StepGroup]:
+    """The arrays of each parameter group."""
+    index = iter(range(len(optimizer._params)))
+    return [
+        backends.StepGroup(
+            rule,
+            [optimizer._staged.get(next(index), p) for p in group["params"]],
+            [[state[name] for name in rule.states] for state in states],
+        )
+        for rule, group, states in zip(
+            optimizer._rules, optimizer.param_groups, optimizer._states, strict=True
+        )
+    ]
+
+
+def packed_arrays(optimizer: Optimizer) -> list[storage.PackedArray]:
+    """The arrays of each parameter, some of which are kept in fewer bits."""
+    index = iter(range(len(optimizer._params)))
+    arrays = []
+    for i, (rule, group, states) in enumerate(
+        zip(optimizer._rules, optimizer.param_groups, optimizer._states, strict=True)
+    ):
+        for p, state in zip(group["params"], states, strict=True):
+            param = storage.Packed(p.dtype.name, optimizer._staged.get(next(index), p))
+            packed = [storage.pack_state(name, state) for name in rule.states]
+            arrays.append(storage.PackedArray(i, param, state.get("master"), packed))
+    return arrays
+
+
+def row_of(optimizer: Optimizer, group: Group, rule: Rule, scalars: dict[str, float], factor: float) -> Row:
+    """A group's coefficients: those that all rules share, then the rule's own."""
+    lr = group["lr"]
+    if type(lr) is not float:
+        if callable(lr):
+            lr = lr(optimizer.epoch if getattr(lr, "unit", "step") == "epoch" else scalars["step"] - 1)
+        if is_number(lr):
+            lr = float(lr)  # a float32 would do arithmetic in float32
+    if type(lr) is not float or not 0 <= lr < inf:
+        raise ValueError(f"lr is {lr!r} at step {scalars['step']}, expected a finite number >= 0")
+    if optimizer._rule(group) != rule.name:
+        raise ValueError(
+            f"a parameter group's options now choose the rule {optimizer._rule(group)!r} instead of "
+            f"{rule.name!r}; options that need other state are fixed when the optimizer is made"
+        )
+    decay = group["weight_decay"]
+    if group["maximize"]:
+        factor = -factor
+    shared = (factor, 0.0, 1.0 - lr * decay) if group["decoupled_weight_decay"] else (factor, decay, 1.0)
+    t: Any = scalars["step"]  # an int; converting it again would cost as much as a power
+    return shared + optimizer._coefficients(group, t, lr, scalars)
+
+
+def run(optimizer: Optimizer, stepper: Any, flat: list[Any], *args: Any) -> None:
+    """``stepper.step(flat, *args)``: with the gradients as they come, if it takes them."""
+    if not optimizer._staged and stepper.checks and stepper.step(flat, *args):
+        return
+    found = None if optimizer._finder is None else optimizer._finder.find(flat)
+    flat = found or optimizer._checked(flat)
+    for i, copy in optimizer._staged.items():
+        copy[...] = optimizer._params[i]
+    if not stepper.step(flat, *args):
+        raise RuntimeError("a kernel refused gradients that were found to be right: please report it")
+    for i, copy in optimizer._staged.items():
+        optimizer._params[i][...] = copy
+
+
+# Gradients before they are stepped with.
+
+
+def prepare(optimizer: Optimizer, grads: list[Any]) -> tuple[list[Array], float]:
+    """What to step with, and its factor; no gradients where this call makes no step."""
+    clips_itself = optimizer._place.clips  # then the processor learns no norm
+    limit = None if clips_itself else optimizer._max_grad_norm
+    accumulating = optimizer._accumulate > 1 or optimizer._summed > 0
+    if optimizer._nonfinite != "ignore" or not (accumulating or clips_itself):
+        grads, norm = _normed(optimizer, grads)
+        if optimizer._nonfinite != "ignore" and not _is_finite(optimizer, norm, grads):
+            return [], 0.0
+        if accumulating and not clips_itself:  # the kernels may have found that they are tensors
+            grads = optimizer._checked(grads)
+    else:
+        grads = optimizer._checked(grads)
+    factor = 1.0
+    if accumulating:
+        grads, factor = _accumulated(optimizer, grads)
+        if limit is not None and grads:
+            norm = factor * optimizer._place.norm(grads, optimizer._stepper())
+    if limit is not None and grads:
+        factor *= gradients.clip_factor(norm, limit)
+    return grads, factor
+
+
+def _normed(optimizer: Optimizer, grads: list[Any]) -> tuple[list[Any], float]:
+    """The gradients, found to be right, and their norm."""
+    stepper = optimizer._stepper()
+    if not optimizer._staged and stepper.checks:
+        squares = stepper.sum_of_squares(grads)
+        if squares is not None:
+            return grads, math.sqrt(squares)
+    grads = optimizer._checked(grads)
+    return grads, optimizer._place.norm(grads, stepper)
+
+
+def _accumulated(optimizer: Optimizer, grads: list[Array]) -> tuple[list[Array], float]:
+    """What the gathered gradients make, and its factor; no gradients before the last."""
+    last = optimizer._summed + 1 >= optimizer._accumulate
+    if optimizer._accumulator is None:
+        optimizer._accumulator = optimizer._place.accumulator(optimizer._params, optimizer._is_packed)
+    if last and optimizer._accumulator.in_place:  # what could fail after the sums are written must fail now
+        optimizer._next_rows(optimizer._scalars)
+    optimizer._sums, optimizer._summed, grads, factor = optimizer._accumulator.add(
+        optimizer._sums, optimizer._summed, grads, last
+    )
+    return grads, factor
+
+
+def _is_finite(optimizer: Optimizer, norm: float, grads: list[Any]) -> bool:
+    """Whether to step; raises or counts where ``nonfinite`` says so."""
+    if math.isfinite(norm):
+        return True
+    grads = [optimizer._place.values(g) for g in optimizer._checked(grads)]
+    named = zip(optimizer._gradient_names(), grads, strict=True)
+    wrong = [name for name, g in named if not np.isfinite(g).all()]
+    if wrong and optimizer._nonfinite == "raise":
+        raise ValueError(f"{wrong[0]} holds NaN or infinity, expected finite values")
+    optimizer.skipped += bool(wrong)
+    return not wrong  # a norm may overflow though all elements are finite

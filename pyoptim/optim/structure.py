@@ -1,0 +1,110 @@
+"""The structures that parameters and gradients come in: an array, a sequence, a mapping, or groups of them.
+
+The keys of a group are None for a single array, else the mapping's names or the sequence's indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..arrays import gpu_views, tensors
+from ..runtime import dispatch
+from ..runtime.dtypes import Array
+
+Keys = list[Any] | None
+
+
+def is_groups(params: Any) -> bool:
+    """Whether these are groups with hyperparameters of their own."""
+    return (
+        isinstance(params, Sequence)
+        and len(params) > 0
+        and all(isinstance(group, Mapping) and "params" in group for group in params)
+    )
+
+
+def flatten(label: str, params: Any) -> tuple[Keys, list[Any]]:
+    """The keys and the arrays of a group; of a subclass of ndarray or a tensor, the plain array."""
+    if isinstance(params, np.ndarray):
+        return None, [np.asarray(params)]
+    if isinstance(params, Mapping | list | tuple):
+        keys = list(params) if isinstance(params, Mapping) else list(range(len(params)))
+        return keys, [_parameter(f"{label}[{key!r}]", params[key]) for key in keys]
+    if hasattr(params, "__dlpack__") or gpu_views.is_there(params):
+        return None, [_parameter(label, params)]
+    raise TypeError(
+        f"{label} is a {type(params).__name__}, expected an array, a list, tuple or dict of arrays, "
+        "or a list of group dicts"
+    )
+
+
+def _parameter(name: str, value: Any) -> Any:
+    if getattr(value, "requires_grad", False) and not value.is_leaf:
+        raise ValueError(f"{name} is computed from other tensors, expected a leaf or a detached tensor")
+    if gpu_views.is_there(value):
+        dispatch.for_device()  # where there is none, its message
+        return gpu_views.view_of_parameter(name, value)
+    return tensors.in_place(name, value)
+
+
+def names_of(label: str, keys: Keys) -> list[str]:
+    """What messages call the parameters of a group."""
+    return [label] if keys is None else [f"{label}[{key!r}]" for key in keys]
+
+
+def gradient_names(names: Sequence[str]) -> list[str]:
+    """What messages call the gradients of parameters with these names."""
+    return [name.replace("params", "grads", 1).replace("['params']", "") for name in names]
+
+
+def in_order(keys: Sequence[Keys], grouped: bool, grads: Any) -> list[Any]:
+    """The gradients of all groups in the order of the parameters."""
+    if not grouped:
+        return _in_order_of(keys[0], "grads", grads)
+    if not isinstance(grads, Sequence) or len(grads) != len(keys):
+        raise ValueError(f"grads is {describe(grads)}, expected a sequence of {len(keys)} groups' gradients")
+    return [
+        g
+        for i, (own, part) in enumerate(zip(keys, grads, strict=True))
+        for g in _in_order_of(own, f"grads[{i}]", part)
+    ]
+
+
+def _in_order_of(keys: Keys, label: str, grads: Any) -> list[Any]:
+    """A group's gradients in the order of its parameters."""
+    if keys is None:
+        return [grads]
+    if isinstance(grads, Mapping):
+        if len(grads) == len(keys):
+            try:
+                return [grads[key] for key in keys]
+            except KeyError:
+                pass
+        raise ValueError(f"{label} has the names {list(grads)}, expected {keys}")
+    if not isinstance(grads, list | tuple) or len(grads) != len(keys):
+        raise ValueError(f"{label} is {describe(grads)}, expected {len(keys)} arrays")
+    if keys and keys[0] != 0:
+        raise ValueError(f"{label} is {describe(grads)}, expected a mapping with the names {keys}")
+    return list(grads)
+
+
+def structured(keys: Sequence[Keys], grouped: bool, arrays: Sequence[Array]) -> Any:
+    """Arrays in the order of the parameters, in the structure of the parameters."""
+    remaining = iter(arrays)
+    parts: list[Any] = []
+    for own in keys:
+        mine = [next(remaining) for _ in ([None] if own is None else own)]
+        if own is None:
+            parts += mine
+        else:
+            parts.append(dict(zip(own, mine, strict=True)))
+    return parts if grouped else parts[0]
+
+
+def describe(value: Any) -> str:
+    """The type of a value, and its length if it has one."""
+    size = f" of {len(value)}" if hasattr(value, "__len__") and getattr(value, "shape", 1) != () else ""
+    return f"a {type(value).__name__}{size}"

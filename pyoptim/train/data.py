@@ -1,0 +1,83 @@
+"""Examples with their targets: checked once for a training, and cut into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import nn
+from ..backends.places import Place
+from ..runtime.dtypes import Array
+from . import cuda_engine
+
+
+class Data(NamedTuple):
+    """Examples, their targets, and the weights of their losses."""
+
+    x: Any
+    y: Any
+    weight: Any = None
+
+    def cut(self, count: int) -> tuple[Data, Data]:
+        """The first examples, and the others."""
+        rest = None if self.weight is None else self.weight[count:]
+        first = None if self.weight is None else self.weight[:count]
+        return Data(self.x[:count], self.y[:count], first), Data(self.x[count:], self.y[count:], rest)
+
+    def at(self, place: Place) -> Data:
+        """The same in another memory."""
+        return Data(*map(place.upload, self))
+
+    def batches(
+        self, size: int, dtype: np.dtype[Any], order: Array | None = None, first: int = 0
+    ) -> Iterator[Data]:
+        """Batches from example ``first`` on, whose examples are of the dtype."""
+        if not isinstance(self.x, np.ndarray):
+            yield from (Data(*batch) for batch in cuda_engine.batches(self, size, dtype, order, first))
+            return
+        for begin in range(first, len(self.x), size):
+            chosen = slice(begin, begin + size)
+            if order is None:
+                x, y, *weight = (a[chosen] for a in self if a is not None)
+            else:
+                x, y, *weight = (a.take(order[chosen], axis=0) for a in self if a is not None)
+            yield Data(x.astype(dtype, copy=False), y, *weight)
+
+
+def checked(
+    model: nn.Sequential,
+    loss: nn.Loss,
+    x: Any,
+    y: Any,
+    weight: Any = None,
+    names: tuple[str, str] = ("x", "y"),
+) -> Data:
+    """Examples, targets and the weights of examples, converted to what a step takes."""
+    x_name, y_name = names
+    x = model.check_input(x_name, x, keep_bytes=True)
+    if len(x) == 0:
+        raise ValueError(f"{x_name} is empty, expected at least one example")
+    y = model._place.download(y_name, y)
+    if np.ndim(y) == 0 or len(y) != len(x):
+        size = "a scalar" if np.ndim(y) == 0 else f"{len(y)} targets"
+        raise ValueError(f"{y_name} has {size}, expected {len(x)}: one per example of {x_name}")
+    shape = model.output_shape(x.shape[1:])
+    y = loss.check_target(y_name, y, len(x), shape, model.dtype)
+    weight = model._place.download("sample_weight", weight)
+    return Data(x, y, loss.check_sample_weight("sample_weight", weight, len(x), model.dtype))
+
+
+def check_batches(model: nn.Sequential, x: Array, size: int) -> None:
+    """ValueError where a batch holds too little for a layer that takes statistics of it."""
+    smallest = len(x) % size or size
+    shape = x.shape[1:]
+    for layer in model.leaves().values():
+        takes = isinstance(layer, nn.BatchNorm) and layer.takes_statistics(True)
+        if takes and smallest * int(np.prod(shape[1:])) < 2:
+            raise ValueError(
+                f"batch_size {size} makes a batch of 1 of {len(x)} examples, "
+                f"which {layer!r} cannot take statistics of"
+            )
+        shape = layer.output_shape(shape)

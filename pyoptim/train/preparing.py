@@ -1,0 +1,118 @@
+"""What `Trainer.fit` is asked for, and what it makes of that before anything happens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..backends.places import Place
+from ..callbacks import Callback
+from ..runtime.numbers import check_count
+from ..transforms import Transform
+from .data import Data, check_batches
+from .resume import Resume
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Arguments of `Trainer.fit` that say how to go through the data.
+
+    Raises
+    ------
+    TypeError, ValueError
+        One of them cannot be; the message has its name.
+    """
+
+    epochs: int
+    batch_size: int | None
+    shuffle: bool
+    callbacks: Sequence[Callback]
+    transform: Transform | None
+    weight_noise: float
+    verbose: bool
+    engine: str
+    parallel: str | None
+    checkpoint: str | Path | None
+    checkpoint_every: float
+
+    def __post_init__(self) -> None:
+        check_count("epochs", self.epochs)
+        if not 0 <= self.weight_noise < math.inf:
+            raise ValueError(f"weight_noise is {self.weight_noise!r}, expected a finite number >= 0")
+        if not isinstance(self.callbacks, Sequence):
+            raise TypeError(f"callbacks is a {type(self.callbacks).__name__}, expected a list of them")
+        for i, callback in enumerate(self.callbacks):
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks[{i}] is a {type(callback).__name__}, expected a Callback")
+        if self.engine not in ("auto", "native", "python"):
+            raise ValueError(f"engine is {self.engine!r}, expected 'auto', 'native' or 'python'")
+        if self.parallel not in (None, "hogwild"):
+            raise ValueError(f"parallel is {self.parallel!r}, expected None or 'hogwild'")
+        if not 0 <= self.checkpoint_every < math.inf:
+            raise ValueError(f"checkpoint_every is {self.checkpoint_every!r}, expected a finite number >= 0")
+
+
+class Run(NamedTuple):
+    """A training that has been prepared."""
+
+    options: Options
+    data: Data
+    held_back: Data | None  # for validation
+    batch_size: int
+    resume: Resume | None
+
+    def placed(self, place: Place) -> Run:
+        """The same with the data in the model's memory, but for those that a transform works on."""
+        held_back = None if self.held_back is None else self.held_back.at(place)
+        if self.options.transform is None:
+            return self._replace(data=self.data.at(place), held_back=held_back)
+        if not isinstance(self.data.x, np.ndarray):
+            raise TypeError("transform works on arrays of the processor, but x is in a GPU's memory")
+        return self._replace(held_back=held_back)
+
+
+def hold_back(trainer: Trainer, data: Data, validation: Any, share: float) -> tuple[Data, Data | None]:
+    """The data to train on, and those to validate with."""
+    if not 0 <= share < 1:
+        raise ValueError(f"validation_split is {share!r}, expected a number in [0, 1)")
+    if share and validation is not None:
+        raise ValueError("validation_split and validation_data: expected one of them at most")
+    if validation is not None:
+        names = "validation_data[0]", "validation_data[1]"
+        return data, trainer._check_data(validation[0], validation[1], names=names)
+    if not share:
+        return data, None
+    count = len(data.x)
+    kept = count - round(count * share)
+    if not 0 < kept < count:
+        raise ValueError(
+            f"validation_split is {share!r}, which leaves {kept} of {count} examples to "
+            "train on, expected some for each"
+        )
+    return data.cut(kept)
+
+
+def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Options) -> Run:
+    """A training on checked data, of which nothing has run."""
+    count = len(data.x)
+    batch_size = count if options.batch_size is None else options.batch_size
+    check_count("batch_size", batch_size)
+    check_batches(trainer.model, data.x, min(batch_size, count))
+    trainer._find_gradients()
+    resume = None
+    if options.checkpoint is not None:
+        fixed: dict[str, Any] = {"batch_size": batch_size, "shuffle": options.shuffle, "examples": count}
+        frozen = [name for name, layer in trainer.model.leaves().items() if not layer.trainable]
+        if frozen:  # files from before there was such a thing have none
+            fixed["frozen"] = frozen
+        resume = Resume(options.checkpoint, options.checkpoint_every, trainer, fixed, options.callbacks)
+        resume.check()
+    return Run(options, data, held_back, min(batch_size, count), resume)
