@@ -11,7 +11,6 @@
 #include "engine/hogwild.hpp"
 #include "layers/activation_names.hpp"
 #include "layers/losses.hpp"
-#include "pyoptim/optimizer.hpp"
 #include "python/arrays.hpp"
 #include "python/penalized.hpp"
 #include "python/rule_info.hpp"
@@ -280,21 +279,6 @@ void bind_for(py::module_& m, const char* name) {
 void bind_engine(py::module_& m) {
     bind_for<float>(m, "Engine32");
     bind_for<double>(m, "Engine64");
-    m.def(
-        "coefficients",
-        [](const std::string& name, const std::map<std::string, double>& options, int steps) {
-            const auto optimizer = make_optimizer<double>(name, 0);
-            for (const auto& [option, value] : options) optimizer->set(option, value);
-            std::vector<std::vector<double>> rows;
-            Progress progress;
-            for (int i = 0; i < steps; ++i) {
-                const Row row = optimizer->next(progress, progress);
-                rows.emplace_back(row.values, row.values + row.count);
-            }
-            return std::make_pair(std::string(optimizer->rule()), rows);
-        },
-        py::arg("name"), py::arg("options"), py::arg("steps"),
-        "The rule of an optimizer of the C++ API, and its coefficients at the first steps.");
 }
 
 }  // namespace pyoptim::python

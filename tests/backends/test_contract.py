@@ -141,7 +141,7 @@ def test_hyperparameters(name):
         if option == "params":
             continue
         assert re.search(rf"\b{option}\b", documents), f"{option} is not documented"
-        assert option in hyperparameters._EXPECTED
+        assert hyperparameters.checked({option: default}, made.param_groups[0]) == {option: default}
         shared = option in ("weight_decay", "decoupled_weight_decay", "maximize")
         assert default == oracle.get(option, 0 if shared else None), option
         if option in cls.defaults and option != "lr" and not (shared or name in ("AMSGrad", "AdamW")):

@@ -20,67 +20,6 @@ needs_tools = pytest.mark.skipif(
     not (shutil.which("cmake") and (shutil.which("c++") or shutil.which("g++"))),
     reason="needs cmake and a C++ compiler",
 )
-NAMES = {
-    "betas": ("beta1", "beta2"),
-    "etas": ("eta_minus", "eta_plus"),
-    "step_sizes": ("smallest", "largest"),
-}
-OPTIMIZERS = [
-    ("SGD", {}),
-    ("SGD", {"momentum": 0.9, "dampening": 0.3}),
-    ("SGD", {"momentum": 0.9, "nesterov": True, "maximize": True}),
-    ("SGD", {"momentum": 0.9, "velocity": "classical", "weight_decay": 0.1}),
-    ("Adagrad", {"lr_decay": 0.01, "eps_root": 1e-7}),
-    ("RMSprop", {"alpha": 0.95}),
-    ("RMSprop", {"centered": True, "momentum": 0.8}),
-    ("Adadelta", {"rho": 0.95}),
-    ("Adam", {"betas": (0.8, 0.99), "eps_root": 1e-9}),
-    ("Adam", {"eps_hat": True, "weight_decay": 0.1}),
-    ("Adam", {"bias_correction": False}),
-    ("Adam", {"amsgrad": True, "amsgrad_max": "corrected"}),
-    ("AdamW", {"lr": 0.3}),
-    ("AMSGrad", {}),
-    ("Adamax", {}),
-    ("NAdam", {}),
-    ("NAdam", {"momentum_decay": None}),
-    ("RAdam", {}),
-    ("Lion", {}),
-    ("Rprop", {"etas": (0.4, 1.3)}),
-    ("ASGD", {"t0": 5.0, "lambd": 0.01}),
-]
-
-
-def in_cpp(options):
-    """Hyperparameters by their names in C++."""
-    named = {}
-    for name, value in options.items():
-        if name in NAMES:
-            named.update(zip(NAMES[name], value, strict=True))
-        elif name == "velocity":
-            named["classical"] = value == "classical"
-        elif name == "amsgrad_max":
-            named["amsgrad_corrected"] = value == "corrected"
-        else:
-            named[name] = -1.0 if value is None else float(value)
-    return named
-
-
-@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
-def test_coefficients_are_python_s(name, options):
-    optimizer = getattr(po, name)(np.ones(1), **options)
-    rule, rows = native.coefficients(name.lower(), in_cpp(options), 300)
-    assert rule == optimizer._rules[0].name
-    scalars = optimizer._scalars
-    for row in rows:
-        scalars, (expected,) = optimizer._next_rows(scalars)
-        assert tuple(row) == expected
-
-
-def test_every_elementwise_optimizer_is_in_cpp():
-    tensor_optimizers = {"LARS", "LAMB", "Adafactor", "Muon", "Optimizer"}
-    classes = {name for name in po.__all__ if isinstance(getattr(po, name), type)}
-    names = {n for n in classes if issubclass(getattr(po, n), po.Optimizer)} - tensor_optimizers
-    assert names == {name for name, _ in OPTIMIZERS}
 
 
 def run(*command):
