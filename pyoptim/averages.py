@@ -19,6 +19,12 @@ from .optim.optimizer import Optimizer
 from .runtime import dispatch
 from .runtime.numbers import check_count, is_number
 
+__all__ = ["EMA", "SWA", "WeightAverage"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class WeightAverage:
     """What both averages share: one fused pass per update.

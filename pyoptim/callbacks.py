@@ -34,6 +34,11 @@ __all__ = [
     "TerminateOnNaN",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Logs = Mapping[str, float]
 
 

@@ -18,6 +18,12 @@ from .runtime.figures import check_image
 if TYPE_CHECKING:
     from .optim.optimizer import Optimizer
 
+__all__ = ["main"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 STUDIES = ("batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules")
 

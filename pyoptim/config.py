@@ -12,6 +12,13 @@ import numpy as np
 from . import __version__
 from .runtime import dispatch, threads
 
+__all__ = ["Config", "cmake_dir", "include_dir", "show_config"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _OPTIONAL = ("numba", "matplotlib", "torch", "cupy")
 _CUPY = ("cupy", "cupy-cuda13x", "cupy-cuda12x")  # distributions of one module
 

@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def accuracy(targets: Any, outputs: Any) -> float:
     """The share of examples whose class was predicted."""
     targets, classes = _classes(targets, outputs)

@@ -38,6 +38,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class _Check(NamedTuple):
     """What a field may be, as an annotation of its type."""
 

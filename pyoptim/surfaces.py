@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def _coordinates(p: Any) -> tuple[Array, Array]:
     p = np.asarray(p, np.float64)
     if p.ndim == 0 or len(p) != 2:

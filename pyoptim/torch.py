@@ -32,6 +32,11 @@ except ImportError:
 
 __all__ = ["Optimizer", "load_state_dict", "state_dict"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 # What PyTorch's groups hold beside hyperparameters: how it runs them, and notes of its schedulers.
 _MACHINERY = {"foreach", "fused", "capturable", "differentiable", "params", "param_names"}
 _NOTES = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}

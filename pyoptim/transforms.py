@@ -17,6 +17,11 @@ from .runtime.dtypes import Array
 
 __all__ = ["Compose", "Crop", "CutMix", "Flip", "Mixup", "Noise", "Rotate", "Shift"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Transform = Callable[[Array, Array, np.random.Generator], tuple[Array, Array]]
 
 

@@ -84,3 +84,7 @@ __all__ = [
     "Uniform",
     "Zeros",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

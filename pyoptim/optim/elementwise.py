@@ -20,6 +20,22 @@ from ..formulas import storage
 from ..runtime.dtypes import Array
 from .optimizer import Group, Optimizer, Row, Schedule
 
+__all__ = [  # also what `pyoptim` shows of this file
+    "AMSGrad",
+    "ASGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SGD",
+]
+
 
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum.

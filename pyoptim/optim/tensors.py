@@ -11,7 +11,9 @@ from ..arrays.queue import Queue
 from ..formulas.rules import Common
 from .optimizer import Group, Optimizer, Row, Schedule
 
-_OWN = len(Common._fields)  # a row is Common's coefficients, then the rule's own
+__all__ = ["LAMB", "LARS", "Adafactor", "Muon"]
+
+_OWN = len(Common._fields)  # a row is the coefficients of Common, then those of the rule
 
 
 class _Trusting(Optimizer):
