@@ -1,4 +1,4 @@
-"""What this install is and can do."""
+"""What this installation consists of and what it can run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def __dir__() -> list[str]:
 
 
 _OPTIONAL = ("numba", "matplotlib", "torch", "cupy")
-_CUPY = ("cupy", "cupy-cuda13x", "cupy-cuda12x")  # distributions of one module
+_CUPY = ("cupy", "cupy-cuda13x", "cupy-cuda12x")  # several distributions contain the module cupy
 
 
 class Config(dict[str, Any]):
@@ -48,7 +48,7 @@ def show_config() -> Config:
         ``pyoptim``, ``python``, ``numpy``: versions; ``platform``; ``backend``: the one in force;
         ``backends``: those that run here; ``unavailable``: the others, with the reason;
         ``instruction_set`` and ``instruction_sets`` of the compiled kernels (None, [] without them);
-        ``threads``; ``openmp``; ``cuda``: the GPU in use (None), and what multiplies matrices there (set
+        ``threads``; ``openmp``; ``cuda``: the GPU in use (or None), and what multiplies matrices on it (set
         ``PYOPTIM_CUBLAS`` to "off" for our own kernel, or to the path of libcublasLt); and the versions of
         optional packages.
     """

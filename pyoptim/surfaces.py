@@ -128,7 +128,7 @@ class Surface:
     start : (x, y)
         A usual first point, or a telling one.
     minima : sequence of (x, y)
-        All of the global minima; ``least`` is the value there.
+        All global minima; ``least`` is the value at them.
     window : ((x, x), (y, y))
         The part of the plane that a plot shows.
     """

@@ -81,7 +81,7 @@ class SGD(Optimizer):
             return (lr,)
         if self._looking_ahead:
             raise RuntimeError("step inside lookahead: take the gradient inside the block, step outside it")
-        # b = mu*b + grad_in*g, then p -= step_buffer*b, with nesterov + step_grad*g
+        # The rule: b = mu*b + grad_in*g; p -= step_buffer*b, with nesterov p -= step_grad*g + step_buffer*b
         if group["velocity"] == "classical":
             grad_in, unit = lr * (1 - group["dampening"]), 1.0
         else:
@@ -94,8 +94,8 @@ class SGD(Optimizer):
     def lookahead(self) -> Iterator[None]:
         """Inside the ``with`` block the parameters stand at the interim point ``p - momentum*v``.
 
-        Take the gradient there, then step outside it: Nesterov's method as he wrote it (1983; Goodfellow
-        et al. 2016, algorithm 8.3). ``nesterov=True`` is the same method, in the variable
+        Take the gradient inside the block, step outside it: Nesterov's method as he wrote it (1983;
+        Goodfellow et al. 2016, algorithm 8.3). ``nesterov=True`` is the same method, in the variable
         ``p - momentum*v``.
 
         Raises
@@ -114,14 +114,14 @@ class SGD(Optimizer):
         self._looking_ahead = True
         kept: list[Any]
         if self._queue is not None:
-            from ..backends.gpu import copies as gpu_copies  # on a GPU alone
+            from ..backends.gpu import copies as gpu_copies  # imported only if needed
 
             kept = gpu_copies.copies(self._queue, self._params)
         else:
             kept = [p.copy() for p in self._params]
         try:
             if self._queue is not None:
-                self._look_ahead_there(self._queue)
+                self._look_ahead_on_gpu(self._queue)
             else:
                 for group, states in zip(self.param_groups, self._states, strict=True):
                     for p, state in zip(group["params"], states, strict=True):
@@ -138,8 +138,8 @@ class SGD(Optimizer):
                     p[...] = value
             tensors.tell_autograd(self._tensors)
 
-    def _look_ahead_there(self, queue: Queue) -> None:
-        from ..backends.gpu import copies as gpu_copies  # on a GPU alone
+    def _look_ahead_on_gpu(self, queue: Queue) -> None:
+        from ..backends.gpu import copies as gpu_copies  # imported only if needed
 
         params: list[Any] = self._params
         packed = [storage.pack_state("momentum_buffer", state) for states in self._states for state in states]
@@ -150,7 +150,7 @@ class SGD(Optimizer):
         now = gpu_copies.renewed(params)
         velocities = gpu_copies.on_streams_of([velocity.data for velocity in packed], now)
         momenta = [group["momentum"] for group in self.param_groups for _ in group["params"]]
-        # In the parameter's type, as the processor's; a descent along the velocities.
+        # A descent along the velocities. The momentum is rounded to the parameter's type as on the processor.
         rows = [(1.0, 0.0, 1.0, float(p.dtype.type(mu))) for p, mu in zip(params, momenta, strict=True)]
         mover.step(velocities, rows)
 
@@ -488,7 +488,7 @@ class Rprop(Optimizer):
     """Resilient backpropagation (Riedmiller & Braun 1993), for full batches.
 
     Each element has a step size of its own, which grows by ``etas[1]`` while its gradient keeps its sign
-    and shrinks by ``etas[0]`` where it turns; there the element rests for one step. As PyTorch's.
+    and shrinks by ``etas[0]`` where it turns, and then the element rests for one step. As PyTorch's.
 
     Parameters
     ----------
@@ -521,7 +521,7 @@ class ASGD(Optimizer):
     """Averaged SGD (Polyak & Juditsky 1992), as PyTorch's: ``p = (1 - lambd*eta)*p - eta*g``.
 
     ``eta = lr/(1 + lambd*lr*(t-1))**alpha``, with the lr of this step. (PyTorch computes eta at the end of
-    a step for the next one, so that there a change of lr comes into force one step later.) The state
+    a step for the next one, so that in PyTorch a change of lr comes into force one step later.) The state
     ``ax`` is the latest point until step t0, and the mean of all points after it: `averages` copies it.
 
     Parameters
