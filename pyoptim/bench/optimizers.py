@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..formulas.rules import Common, common
 from ..optim import elementwise
 from ..optim.optimizer import Optimizer
 from ..runtime.dtypes import Array
@@ -32,7 +32,7 @@ class Kind(NamedTuple):
 
     @property
     def states(self) -> int:
-        return len(inspect.signature(self.numpy).parameters) - 3
+        return len(self.optimizer(np.zeros(1), **self.arguments)._rules[0].states)
 
 
 OPTIMIZERS = {
@@ -55,6 +55,32 @@ OPTIMIZERS = {
     "Rprop": Kind(elementwise.Rprop, plain.rprop, "Rprop", False),
     "ASGD": Kind(elementwise.ASGD, plain.asgd, "ASGD", False),
 }
+
+
+def _by_rule(optimizer: type[Optimizer]) -> Callable[..., None]:
+    """A step by the Python twin of the rule, for an optimizer that `numpy_optimizers` does not have."""
+    made = optimizer(np.zeros(1))
+    (rule,), (group,), scalars = made._rules, made.param_groups, made._scalars
+
+    def step(t: int, p: Array, g: Array, *states: Array) -> None:
+        nonlocal scalars
+        if t == 1:
+            scalars = made._scalars
+            for name, state in zip(rule.states, states, strict=True):
+                state[...] = made._initial(group).get(name, 0.0)
+        scalars, (row,) = made._next_rows(scalars)
+        own = len(Common._fields)
+        moved, scaled = common(Common(*row[:own]), p, g)
+        new = rule.function(rule.coefficients(*row[own:]), moved, scaled, *states)
+        for array, value in zip((p, *states), new, strict=True):
+            array[...] = value
+
+    return step
+
+
+for _name in elementwise.__all__:
+    if (_class := getattr(elementwise, _name)) not in {kind.optimizer for kind in OPTIMIZERS.values()}:
+        OPTIMIZERS[_name] = Kind(_class, _by_rule(_class), "", False)
 
 # Adam on several arrays at once: the sizes of the arrays.
 SEVERAL = {
