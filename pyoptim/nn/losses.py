@@ -77,8 +77,8 @@ class Loss:
             The target's dtype, shape or values do not suit the output; a negative weight; either is in a
             GPU's memory and output is not, or in that of another.
         """
-        checked: Any = output if isinstance(output, DeviceArray) else check_float_array("output", output)
-        output, queue = checked, getattr(checked, "queue", None)
+        there: Any = output if isinstance(output, DeviceArray) else check_float_array("output", output)
+        output, queue = there, getattr(there, "queue", None)
         if output.ndim == 0 or output.size == 0:
             raise ValueError(f"output has shape {output.shape}, expected at least one example")
         target = downloaded("target", target, queue)
