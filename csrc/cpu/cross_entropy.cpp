@@ -9,7 +9,7 @@ namespace {
 
 constexpr ptrdiff_t kLanes = 16;      // rows of a tile, and partial sums of a long row
 constexpr ptrdiff_t kChunk = 256;     // elements of a long row that are summed in T
-constexpr ptrdiff_t kMostTiled = 32;  // classes
+constexpr ptrdiff_t kMostTiled = 32;  // the most classes of rows that are worked on as a tile
 
 // exp((x - largest)/temperature) into e, unless that is null; their sum.
 template <class T>
@@ -50,14 +50,14 @@ PYOPTIM_INLINE double row_of_exponentials(ptrdiff_t classes, const T* x, T large
     return sum;
 }
 
-// What a row's loss is multiplied with, where the target is its label alone.
+// The factor of a row's loss if the target is its label alone.
 template <class T>
 PYOPTIM_INLINE double weight_of_row(const CrossEntropy<T>& it, ptrdiff_t i) {
     const double weight = it.sample_weight == nullptr ? 1.0 : double(it.sample_weight[i]);
     return it.class_weight == nullptr ? weight : weight * double(it.class_weight[it.labels[i]]);
 }
 
-// At most kLanes rows of many classes.
+// The loss of at most kLanes rows of many classes, whose targets are labels.
 template <class T>
 double labelled_rows(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) {
     double sum[kLanes], weight[kLanes], above[kLanes];
@@ -85,7 +85,7 @@ double labelled_rows(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows)
 template <class T>
 using Tile = T[kMostTiled][kLanes];
 
-// Rows that are not there are 0.
+// Loads kLanes rows, of which only `rows` exist; the others become 0.
 template <class T>
 PYOPTIM_INLINE void load_tile(ptrdiff_t classes, ptrdiff_t rows, const T* x, Tile<T>& tile) {
     for (ptrdiff_t c = 0; c < classes; ++c) {
@@ -205,14 +205,14 @@ double general_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) 
     for (ptrdiff_t r = 0; r < kLanes; ++r) share[r] = total[r] * scale / double(sum[r]);
     for (ptrdiff_t c = 0; c < classes; ++c) {
         for (ptrdiff_t r = 0; r < kLanes; ++r) {
-            tile[c][r] = math::cross_entropy_slope(tile[c][r], share[r], q[c][r], scale);
+            tile[c][r] = T(double(tile[c][r]) * share[r] - q[c][r] * scale);
         }
         for (ptrdiff_t r = 0; r < rows; ++r) dx[r * classes + c] = tile[c][r];
     }
     return loss;
 }
 
-// The same, of a row of many classes.
+// The same as general_tile for one row of many classes.
 template <class T>
 double general_row(const CrossEntropy<T>& it, ptrdiff_t i) {
     const T* x = it.logits + i * it.classes;
@@ -249,7 +249,7 @@ double general_row(const CrossEntropy<T>& it, ptrdiff_t i) {
             const ptrdiff_t n = it.classes - begin < kChunk ? it.classes - begin : kChunk;
             if (it.classes > kChunk) fill(begin, n);
             for (ptrdiff_t j = 0; j < n; ++j) {
-                dx[begin + j] = math::cross_entropy_slope(dx[begin + j], share, q[j], scale);
+                dx[begin + j] = T(double(dx[begin + j]) * share - q[j] * scale);
             }
         }
     }

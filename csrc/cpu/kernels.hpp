@@ -16,7 +16,7 @@
 #include "formulas/rules.hpp"
 #include "formulas/storage.hpp"
 
-// Nothing overlaps: the callers check, and ivdep tells the vectoriser so.
+// Before a loop: its arrays do not overlap. Callers have checked that, and this tells the vectoriser.
 #if defined(__clang__)
 #define PYOPTIM_NO_OVERLAP _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -43,7 +43,7 @@ struct Dots {
     ptrdiff_t n, k;
     const T *x, *w, *bias;  // bias may be null
     T* y;
-    bool relu;  // of that
+    bool relu;  // whether y is the ReLU of that
 };
 
 // y (m, n) = a (m, k) * b (k, n), y row-major; a has any strides, b those of its rows.
@@ -57,8 +57,8 @@ struct Product {
     T* y;
 };
 
-// A row-major matrix whose channels are its columns, or, where `channels` is not 0, row r is of channel
-// r % channels.
+// A row-major matrix to normalise. If `channels` is 0, each column is a channel; else row r belongs to
+// channel r % channels.
 struct NormMatrix {
     ptrdiff_t rows, cols, channels;
 };
@@ -69,39 +69,40 @@ struct NormCoefficients {
     const T *mean, *scale, *shift, *slope, *offset;
 };
 
-// Of layer normalisation over rows of `cols` elements.
+// Layer normalisation over rows of `cols` elements; gamma and beta have `cols` elements too.
 template <class T>
 struct LayerNorm {
     ptrdiff_t cols;
     const T *gamma, *beta;
 };
 
-// What it had in the forward pass, with the gradient of the result; mean and inv_std are of each row.
+// What the backward pass of layer normalisation reads: the gradient dy of the result, the input x, and the
+// statistics of each row that the forward pass kept.
 template <class T>
 struct LayerNormRows {
     const T *dy, *x, *mean, *inv_std;
 };
 
-// Softmax cross-entropy of rows of logits. A row's target is a label, or a share of each class, smoothed:
-// (1 - smoothing) of it and smoothing/classes of every class; then classes and rows have their weights. With
-// a temperature the logits are divided by it, and the loss is multiplied by its square.
+// Softmax cross-entropy of rows of logits. A row's target is a label, or a share of each class. Smoothing
+// takes (1 - smoothing) of the target and smoothing/classes of every class; weights of classes and rows
+// multiply the result. A temperature divides the logits, and its square multiplies the loss.
 template <class T>
 struct CrossEntropy {
     ptrdiff_t classes;
     const T* logits;
-    const int64_t* labels;   // or null and
-    const T* targets;        // (rows, classes)
+    const int64_t* labels;   // (rows), or null if the targets are shares
+    const T* targets;        // the shares (rows, classes), or null if there are labels
     const T* sample_weight;  // (rows), or null
     const T* class_weight;   // (classes), or null
     double smoothing;
-    T* dlogits;  // or null: no gradient
+    T* dlogits;  // null if no gradient is wanted
     double temperature = 1;
-    bool divergence = false;  // less the entropy of the shares, which are not smoothed then
-    double scale = 1;         // of the gradient
+    bool divergence = false;  // whether the entropy of the (unsmoothed) shares is subtracted
+    double scale = 1;         // multiplies the gradient
 };
 
-// Rows of a matrix whose second moments are factored; mean is that of all row_var, least the least root of a
-// variance.
+// Rows of a matrix whose second moments Adafactor keeps as rows and columns. `mean` is the mean of row_var
+// over all rows; `least` is a floor for the square root of a variance.
 template <class T>
 struct FactoredRows {
     ptrdiff_t rows, cols;
@@ -114,15 +115,16 @@ template <class T>
 struct Pointwise {
     PointwiseKind kind;
     T a;
-    const T* columns;  // the parameter of each column, or null: a
+    const T* columns;  // the parameter of each column, or null if it is a for all of them
 };
 
 template <class T>
 struct Kernels {
-    // state: one pointer per state of the rule; coefficients: Common's, then the rule's.
+    // One optimizer step. `state` has one pointer per state of the rule, `coefficients` the numbers of
+    // Common, then those of the rule.
     void (*step[kRuleCount])(size_t n, T* param, const T* grad, T* const* state, const T* coefficients);
 
-    // The rows [row_begin, row_end) and columns [col_begin, col_end) of a result.
+    // Both compute the rows [row_begin, row_end) and columns [col_begin, col_end) of y.
     void (*dots)(const Dots<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
                  ptrdiff_t col_end);
     void (*product)(const Product<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
@@ -134,7 +136,7 @@ struct Kernels {
     void (*column_sum)(const T* x, ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t begin, ptrdiff_t end, T* out);
 
     double (*sum_of_squares)(size_t n, const T* x);
-    // The penalty of n weights, whose gradient is added to theirs.
+    // Returns the penalty of n weights, and adds its gradient to `gradient`.
     double (*penalty)(const Penalty&, size_t n, const T* w, T* gradient);
 
     void (*activation_forward)(const ActivationSpec&, size_t n, const T* x, T* y);
@@ -142,28 +144,29 @@ struct Kernels {
     void (*softmax_forward)(bool log, ptrdiff_t rows, ptrdiff_t classes, const T* x, T* y);
     void (*softmax_backward)(bool log, ptrdiff_t rows, ptrdiff_t classes, const T* dy, const T* y, T* dx);
 
-    // Elements from `first` on, a multiple of kStreamBlock. Those whose random word is below the threshold
-    // become 0, the others are scaled.
+    // x[0] has position `first` in the stream, a multiple of kStreamBlock. Elements whose random word is
+    // below the threshold become 0, the others are scaled.
     void (*dropout)(const RandomStream&, uint64_t first, size_t n, uint32_t threshold, T scale, const T* x,
                     T* y);
     void (*gaussian_noise)(const RandomStream&, uint64_t first, size_t n, T deviation, const T* x, T* y);
 
-    // Rows [begin, end). The mean and the sum of squares about it: of each column, or of each row.
+    // The mean and the sum of squares about it (m2) over the rows [begin, end): of each column, or of each
+    // row.
     void (*norm_moments)(const NormMatrix&, const T* x, ptrdiff_t begin, ptrdiff_t end, double* mean,
                          double* m2);
-    // Takes into n moments of `seen` values those of `more` values.
+    // Merges n pairs of moments: those of `more` values are taken into those of `seen` values.
     void (*norm_merge)(ptrdiff_t n, double seen, double* mean, double* m2, double more,
                        const double* other_mean, const double* other_m2);
     void (*norm_apply)(const NormMatrix&, const T* x, ptrdiff_t begin, ptrdiff_t end,
                        const NormCoefficients<T>&, bool relu, T* y);
-    // The sums of dy, and of dy (x - mean): of each column, or of each row.
+    // The sums of dz, the gradient before the ReLU, and of dz (x - mean): of each column, or of each row.
     void (*norm_products)(const NormMatrix&, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
                           const NormCoefficients<T>&, bool relu, double* sum, double* product);
     void (*norm_gradient)(const NormMatrix&, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
                           const NormCoefficients<T>&, bool relu, bool statistics, T* dx);
 
-    // Rows [begin, end); dx may be null. dgamma and dbeta are of these rows, waiting is scratch memory of
-    // two vectors; all have room for multiples of 16.
+    // Both work on the rows [begin, end). dx may be null. dgamma and dbeta are sums over these rows;
+    // `waiting` is scratch memory of two rows. A row in any of them has room for a multiple of 16 elements.
     void (*layer_norm)(const LayerNorm<T>&, const T* x, ptrdiff_t begin, ptrdiff_t end, double eps, T* y,
                        T* mean, T* inv_std);
     void (*layer_norm_backward)(const LayerNorm<T>&, const LayerNormRows<T>&, ptrdiff_t begin, ptrdiff_t end,
@@ -171,7 +174,7 @@ struct Kernels {
 
     // The sum of the losses of the rows [begin, end).
     double (*cross_entropy)(const CrossEntropy<T>&, ptrdiff_t begin, ptrdiff_t end);
-    // The sum of the losses of n elements; dx (null: not wanted) is scaled by `scale`.
+    // The sum of the losses of n elements. Their gradient, times `scale`, goes into dx unless that is null.
     double (*pointwise_loss)(const Pointwise<T>&, ptrdiff_t n, T scale, const T* x, const T* target, T* dx);
 
     void (*adafactor_moments)(ptrdiff_t rows, ptrdiff_t cols, const T* grad, T scale, double fresh,
@@ -185,7 +188,7 @@ struct Kernels {
     double (*multiply_add)(size_t n, T x);
 };
 
-// How values that are computed in float are kept.
+// The formats in which values that are computed in float can be stored.
 using pyoptim::Storage;
 inline constexpr size_t kScaleBlock = pyoptim::kScaleBlock;
 
@@ -198,10 +201,10 @@ struct StorageKernels {
 
 struct InstructionSet {
     const char* name;
-    bool (*supported)();  // by this processor and operating system
+    bool (*supported)();  // whether this processor and operating system have it
     const Kernels<float>& f32;
     const Kernels<double>& f64;
-    const StorageKernels* storage;  // by Storage; float32 needs none
+    const StorageKernels* storage;  // indexed by Storage; the entry of float32 is empty
 };
 
 // The compiled instruction sets, best first: CMakeLists.txt compiles the same ones.

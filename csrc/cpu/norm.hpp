@@ -17,7 +17,7 @@ struct Norm {
     using Vector = cpu::PYOPTIM_ISA::Vector<T>;
     using Wide = typename Widened<T>::Vector;
 };
-// Rows whose sums of columns are taken in T, and columns that are summed at a time.
+// How many rows are summed in T before the sums are added up in double, and how many columns at a time.
 constexpr ptrdiff_t kNormRows = 64;
 template <class T>
 constexpr ptrdiff_t kNormCols = 4096 / ptrdiff_t(sizeof(T));
@@ -58,7 +58,7 @@ inline __attribute__((always_inline)) void column_blocks(ptrdiff_t begin, ptrdif
                                                          Visit visit, Flush flush) {
     using Vector = typename Norm<T>::Vector;
     constexpr ptrdiff_t L = Norm<T>::lanes, kCols = kNormCols<T>;
-    alignas(64) T sums[2 * kCols];  // of a vector of columns the one, then the other
+    alignas(64) T sums[2 * kCols];  // for each vector of columns its first sums, then its second
     for (ptrdiff_t r0 = begin; r0 < end; r0 += kNormRows) {
         const ptrdiff_t r1 = r0 + kNormRows < end ? r0 + kNormRows : end;
         for (ptrdiff_t c0 = 0; c0 < cols; c0 += kCols) {
@@ -102,7 +102,7 @@ inline __attribute__((always_inline)) void column_blocks(ptrdiff_t begin, ptrdif
     }
 }
 
-// Per column, over the rows; mean and m2 have room for whole vectors.
+// The moments of each column over the rows; mean and m2 have room for whole vectors.
 template <class T>
 void column_moments(const T* x, ptrdiff_t rows, ptrdiff_t cols, double* mean, double* m2) {
     using Vector = typename Norm<T>::Vector;
@@ -249,7 +249,7 @@ void norm_apply(const NormMatrix& it, const T* x, ptrdiff_t begin, ptrdiff_t end
     (relu ? norm_apply_as<true, T> : norm_apply_as<false, T>)(it, x, begin, end, k, y);
 }
 
-// Sums of dz and of dz (x - mean): per column, or one of each per row.
+// The sums of dz and of dz (x - mean) of each column, or of each row.
 template <bool kRelu, class T>
 void norm_products_as(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
                       const NormCoefficients<T>& k, double* sum, double* product) {
@@ -338,7 +338,7 @@ void norm_products(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t begi
     (relu ? norm_products_as<true, T> : norm_products_as<false, T>)(it, dy, x, begin, end, k, sum, product);
 }
 
-// kStatistics: whether they are the batch's, else constants.
+// kStatistics says whether mean and variance are the batch's; if not, no gradient flows through them.
 template <bool kRelu, bool kStatistics, class T>
 void norm_gradient_as(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
                       const NormCoefficients<T>& k, T* dx) {

@@ -1,4 +1,5 @@
-// A penalty in one pass over weights and gradients. Sums as in reduce.hpp: by the length alone.
+// A penalty in one pass over weights and gradients. The order of a sum depends on the length alone, as in
+// reduce.hpp.
 #pragma once
 
 #include "cpu/kernels.hpp"

@@ -26,7 +26,7 @@ Vector<T> load(const T* from) {
 }
 
 template <class T>
-struct Bits;  // of a lane
+struct Bits;  // the unsigned integer that has a lane's size
 template <>
 struct Bits<float> {
     typedef int32_t Type;
@@ -158,7 +158,7 @@ struct Panel {
     const T *a, *b;
     ptrdiff_t a_row, a_col, b_row, y_row;
     T* y;
-    bool add;  // to what y holds
+    bool add;  // whether the sums are added to what y holds
 };
 
 template <ptrdiff_t rows, ptrdiff_t vectors, class T>

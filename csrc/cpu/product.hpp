@@ -11,9 +11,9 @@ template <class T>
 struct Tile {
     static constexpr bool many = PYOPTIM_VECTOR_BYTES == 64;
     static constexpr ptrdiff_t lanes = PYOPTIM_VECTOR_BYTES / sizeof(T);
-    // Of scalar products: (rows of x) x (rows of w), each sum a vector.
+    // The tile of scalar products: (rows of x) x (rows of w), with a vector of partial sums for each.
     static constexpr ptrdiff_t dot_rows = 3, dot_cols = many ? 8 : 4;
-    // Of outer products: rows x vectors.
+    // The tile of outer products: rows x vectors.
     static constexpr ptrdiff_t rows = many ? 12 : 6, vectors = 2, cols = vectors * lanes;
     // The same number of sums for few rows: long pieces of each.
     static constexpr ptrdiff_t wide = many ? 8 : 4, wide_rows = rows * vectors / wide;

@@ -16,7 +16,7 @@ PYOPTIM_INLINE void take_larger(Vector<T>& most, const T* x) {
     most = most > other ? most : other;
 }
 
-// Of n >= 1 elements. Where there is NaN, any of them: it comes back with the exponentials.
+// The largest of n >= 1 elements. If there is NaN, some element: the exponentials make the sum NaN again.
 template <class T>
 PYOPTIM_INLINE T largest_of(ptrdiff_t n, const T* x) {
     constexpr ptrdiff_t lanes = PYOPTIM_VECTOR_BYTES / sizeof(T), chains = 4;
@@ -32,7 +32,7 @@ PYOPTIM_INLINE T largest_of(ptrdiff_t n, const T* x) {
         for (ptrdiff_t k = 0; k < chains; ++k) take_larger<T>(most[k], x + i + k * lanes);
     }
     for (; i + lanes <= n; i += lanes) take_larger<T>(most[0], x + i);
-    take_larger<T>(most[1], x + n - lanes);  // the rest, and some once more
+    take_larger<T>(most[1], x + n - lanes);  // the last elements, some of them a second time
     for (ptrdiff_t k = 1; k < chains; ++k) most[0] = most[0] > most[k] ? most[0] : most[k];
     T of_lane[lanes];
     __builtin_memcpy(of_lane, &most[0], sizeof of_lane);
@@ -51,7 +51,8 @@ PYOPTIM_INLINE T share_of(T x, T largest, T inverse_temperature = T(1)) {
     return exponential_of_minus(at_most(T(Format<T>::highest), (largest - x) * inverse_temperature));
 }
 
-// The sum of term(i), by lanes.
+// The sum of term(i) for i in [0, n): element i goes to lane i % kSumLanes, then the lanes are added in
+// order.
 template <class Term>
 PYOPTIM_INLINE double sum_of(ptrdiff_t n, Term term) {
     if (n < kSumLanes) {

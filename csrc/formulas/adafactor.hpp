@@ -16,7 +16,7 @@ struct Adafactor {
 };
 constexpr int kAdafactorLength = sizeof(Adafactor) / sizeof(double);
 
-// The least root of a variance.
+// A floor for the square root of a variance.
 template <class T>
 PYOPTIM_FN double least_root(const Adafactor& c) {
     return c.eps >= 0 ? c.eps : sizeof(T) == sizeof(float) ? 1.0 / (1 << 23) : 1.0 / (1LL << 52);

@@ -57,10 +57,11 @@ PYOPTIM_LOSS(hinge, arithmetic, const double m = 1 - double(t) * double(x);
 
 // ---- cross-entropy of a row of logits x ------------------------------------------------------------
 //
-// With weights q of the classes, a temperature T and z = x - max(x) the loss is T (T sum(q) log_sum - sum(q
-// z)), where log_sum is log(sum(exp(z/T))). The exponentials themselves stay with their loops: the CPU's are
-// for arguments that are not positive and for a vector at a time, which is faster than CUDA's for any
-// argument.
+// With weights q of the classes, a temperature T and z = x - max(x) the loss is
+// T (T sum(q) log_sum - sum(q z)), where log_sum is log(sum(exp(z/T))). Two things stay with the loops: the
+// exponentials, since the CPU's take a vector of arguments that are not positive, which is faster than CUDA's
+// for any argument; and the gradient, since the CPU's is compiled with contraction and has its bits from the
+// place where it stands.
 
 // The target of a row before the weights of classes: q_j = spread + keep t_j.
 struct SmoothedTarget {
@@ -79,12 +80,6 @@ PYOPTIM_FN double linear_cost(double q, T largest, T x) {
 // The loss of a row; `total` is the sum of q, `linear` that of linear_cost.
 PYOPTIM_FN double cross_entropy_of_row(double total, double linear, double log_sum, double temperature) {
     return temperature * (temperature * total * log_sum + linear);
-}
-
-// The gradient of a class from its exponential e; `share` is sum(q) scale / sum(exp(z/T)).
-template <class T>
-PYOPTIM_FN T cross_entropy_slope(T e, double share, double q, double scale) {
-    return T(double(e) * share - q * scale);
 }
 
 // 1/T, by which differences of logits are multiplied. It is neither 0 nor infinity, since those of infinite

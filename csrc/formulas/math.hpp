@@ -1,8 +1,8 @@
 // exp, expm1, tanh, log, log1p and the normal distribution, as straight-line code that compilers vectorise:
 // only + - * / and selects, so that every instruction set gives the same bits, and CUDA and NVRTC, which
 // compile these same lines. Errors, in units
-// of the last place: exp at most 2 in float and double, tanh at most 2 in float; tests/test_activations.py
-// measures them.
+// of the last place: exp at most 2 in float and double, tanh at most 2 in float;
+// tests/ops/test_activations.py measures them.
 //
 // Reduction as W. J. Cody and W. Waite, Software Manual for the Elementary Functions, 1980; polynomials
 // are Chebyshev fits made with mpmath's chebyfit; of exp, atanh and the normal tail in float minimax ones, by

@@ -1,5 +1,5 @@
 // Counter-based random numbers: a function of an index and a key, so that they depend on neither the number
-// of threads nor the order of work. pyoptim/storage.py and pyoptim/random.py have the same in Python.
+// of threads nor the order of work. storage.py and random.py of pyoptim/formulas have the same in Python.
 #pragma once
 
 #include "formulas/rules.hpp"

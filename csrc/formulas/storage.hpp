@@ -1,6 +1,6 @@
 // Values kept in fewer bits than they are computed in: float16, bfloat16, and 8 bits with a scale for every
 // block of 256. Elementwise up to the scale, so results are the same bits on every instruction set and on
-// GPUs, which compile these same lines; pyoptim/storage.py is the twin.
+// GPUs, which compile these same lines; pyoptim/formulas/storage.py is the twin.
 #pragma once
 
 #include "formulas/math.hpp"

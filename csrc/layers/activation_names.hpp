@@ -14,7 +14,7 @@ inline constexpr const char* kActivationNames[] = {
 #undef X
 };
 
-// Throws std::invalid_argument.
+// The activation of this name. Throws std::invalid_argument if there is none.
 inline Activation any_activation_named(const std::string& name) {
     for (int i = 0; i < static_cast<int>(Activation::count); ++i) {
         if (name == kActivationNames[i]) return static_cast<Activation>(i);

@@ -20,14 +20,14 @@ struct DenseShape {
 template <class T>
 void dense_forward(const DenseShape&, const T* x, const T* weight, const T* bias, Activation, T* y);
 
-// What the forward pass had, and the gradient dy of its result y.
+// What the backward pass reads: arguments of the forward pass, and the gradient dy of its result y.
 template <class T>
 struct DenseInputs {
-    const T *dy, *x, *weight, *y;  // y may be null where there is no activation
+    const T *dy, *x, *weight, *y;  // y may be null if there is no activation
     Activation activation;
 };
 
-// The gradients of the inputs, and dz (batch, out), that before the activation; any may be null: not wanted.
+// The gradients that the backward pass writes; dz (batch, out) is that before the activation. Null skips one.
 template <class T>
 struct DenseGradients {
     T *dx, *dweight, *dbias, *dz = nullptr;
@@ -36,7 +36,7 @@ struct DenseGradients {
 template <class T>
 void dense_backward(const DenseShape&, const DenseInputs<T>&, const DenseGradients<T>&);
 
-// A weight and its states, and what its gradient dz^T x is a product of.
+// A weight with its states, and the factors of its gradient, dz^T x.
 template <class T>
 struct DenseUpdate {
     DenseShape shape;

@@ -12,8 +12,8 @@ struct LayerNormShape {
     std::ptrdiff_t rows, features;
 };
 
-// y = gamma (x - mean)/sqrt(var + eps) + beta (features; null: 1 and 0), by the statistics of each row; mean
-// and inv_std (rows) are kept for the backward pass.
+// y = gamma (x - mean)/sqrt(var + eps) + beta with the statistics of each row. gamma and beta (features) may
+// be null, for 1 and 0. mean and inv_std (rows) are outputs, which the backward pass reads.
 template <class T>
 void layer_norm_forward(const LayerNormShape&, const T* x, const T* gamma, const T* beta, double eps, T* y,
                         T* mean, T* inv_std);

@@ -1,5 +1,5 @@
-// Losses on raw pointers, over threads: split by shape alone, so that results do not depend on how many.
-// Arrays are contiguous and row-major; nothing overlaps.
+// Losses on raw pointers, over threads. The split follows from the shape alone, so that results do not depend
+// on the number of threads. Arrays are contiguous and row-major; nothing overlaps.
 #pragma once
 
 #include <cstddef>
@@ -11,23 +11,24 @@
 
 namespace pyoptim::core {
 
-// The mean over the rows, or with labels and class weights the sum over that of the labels' weights;
-// 0 where those are all 0. `scale` is set here.
+// The mean over the rows. With labels and class weights it is the weighted mean: the sum over the sum of the
+// labels' weights, or 0 if those are all 0. The argument's `scale` need not be set.
 template <class T>
 double cross_entropy(cpu::CrossEntropy<T>, std::ptrdiff_t batch);
 
-// The mean over all elements of (rows, columns), each row weighted where sample_weight is not null; its
-// gradient, unless null.
+// Predictions x (rows, columns) and their targets. sample_weight (rows) multiplies each row's losses; the
+// gradient goes into dx. Either may be null.
 template <class T>
 struct Predictions {
     std::size_t rows, columns;
     const T *x, *target, *sample_weight;
     T* dx;
 };
+// The mean over all elements.
 template <class T>
 double pointwise_loss(const cpu::Pointwise<T>&, const Predictions<T>&);
 
-// By its name; std::invalid_argument for others.
+// The loss of this name. Throws std::invalid_argument if there is none.
 cpu::PointwiseKind pointwise_named(const std::string& name);
 
 }  // namespace pyoptim::core

@@ -28,7 +28,7 @@ constexpr ptrdiff_t kFolded = 256;
 // taken several to a row, if their number allows.
 struct Plan {
     NormMatrix matrix;
-    ptrdiff_t parts;      // of partial sums
+    ptrdiff_t parts;      // how many parts have partial sums of their own
     ptrdiff_t part_rows;  // rows that are worked on together
     ptrdiff_t width;      // partial sums of a part, with room for whole vectors
     ptrdiff_t folds = 1;  // examples in a row of columns
@@ -56,12 +56,12 @@ struct Plan {
     }
 
     bool by_columns() const { return matrix.channels == 0; }
-    // Values that a partial sum of this part is over.
+    // How many values a partial sum of this part is over.
     double count(ptrdiff_t part) const {
         if (!by_columns()) return static_cast<double>(matrix.cols);
         return static_cast<double>(std::min(part_rows, matrix.rows - part * part_rows));
     }
-    // Where the partial sums of a row on are.
+    // The index of the first partial sum of the part that begins at this row.
     size_t partial(ptrdiff_t row) const {
         return static_cast<size_t>(by_columns() ? row / part_rows * width : row);
     }
@@ -82,7 +82,8 @@ struct Plan {
     }
 };
 
-// Coefficients for the kernels: as many as there are columns, or channels.
+// The kernels' coefficients, one for each column of the matrix, or for each channel if it is worked on by
+// runs.
 template <class T>
 struct Coefficients {
     T *mean, *scale, *shift, *slope, *offset;

@@ -11,18 +11,19 @@ struct NormShape {
     std::ptrdiff_t batch, channels, space;
 };
 
-// Per channel; gamma and beta may be null: 1 and 0.
+// gamma and beta (channels) may be null, for 1 and 0.
 template <class T>
 struct NormAffine {
     const T *gamma, *beta;
 };
 
-// Both null: none are kept, and the batch's are used in evaluation too.
+// Running statistics (channels). If both are null, evaluation uses the batch's own too.
 template <class T>
 struct NormRunning {
     T *mean, *var;
 };
 
+// pyoptim/formulas/norms.py has the same fields in the same order.
 struct NormOptions {
     double momentum, eps;
     bool training, unbiased, relu;
@@ -34,7 +35,8 @@ template <class T>
 void norm_forward(const NormShape&, const T* x, const NormAffine<T>&, const NormRunning<T>&,
                   const NormOptions&, T* y, T* mean, T* inv_std);
 
-// What the forward pass kept; `of_this_batch`: else they are constants, the running statistics.
+// What the forward pass kept. If they are not of this batch they are running statistics: constants, through
+// which no gradient flows.
 template <class T>
 struct NormSaved {
     const T *mean, *inv_std;

@@ -9,7 +9,7 @@
 
 namespace pyoptim::core {
 
-// Which of the parameters it counts: runs from a first to before a last.
+// The parameters that a penalty counts, as runs [begin, end).
 template <class T>
 struct Penalized {
     Penalty penalty;
@@ -18,7 +18,7 @@ struct Penalized {
     std::vector<std::pair<std::size_t, std::size_t>> runs;
 };
 
-// Adds to the gradients; the penalty.
+// Returns the penalty, and adds its gradient to the gradients.
 template <class T>
 double add_penalty(const Penalized<T>& of) {
     const auto kernel = kernels<T>().penalty;

@@ -39,12 +39,12 @@ class PackedArray(NamedTuple):
 
 
 def _raw(array: Array) -> Array:
-    """16-bit floats as their bits; other arrays as they are."""
+    """An array of 16-bit floats as a view of their bits; any other as it is."""
     return array.view(np.uint16) if array.dtype.itemsize == 2 else array
 
 
 def widened(array: Array) -> Array:
-    """16-bit floats as float32; other arrays as they are."""
+    """An array of 16-bit floats converted to float32; any other as it is."""
     return array.astype(np.float32) if array.dtype.itemsize == 2 else array
 
 

@@ -10,7 +10,7 @@ from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from .either_memory import for_either_memory
 
-# Those that a dense layer applies itself; activation_forward has more.
+# The activations that a dense layer applies itself; `activation_forward` has more.
 ACTIVATIONS = ("relu", "sigmoid", "tanh")
 
 

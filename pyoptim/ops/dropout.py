@@ -1,4 +1,4 @@
-"""What `ops` says of dropout and noise: checked, then run by the backend in force."""
+"""Dropout and noise on arrays: arguments are checked here, then the backend in force computes them."""
 
 from __future__ import annotations
 

@@ -3,11 +3,11 @@
 
 namespace pyoptim::cuda {
 
-constexpr int kThreads = 256;            // of every block
-constexpr long long kElements = 1024;    // that a block of elementwise kernels works on: 16 bytes a thread
-constexpr long long kChunk = 4096;       // that a block works on where it makes a sum, or where tables say so
+constexpr int kThreads = 256;            // threads of every block
+constexpr long long kElements = 1024;    // elements of a block of elementwise kernels: 16 bytes a thread
+constexpr long long kChunk = 4096;       // elements of a block that makes a sum, or that a table describes
 constexpr long long kSumBlock = 16384;   // elements whose squares are summed together, where the CPU's are
-constexpr int kTile = 32;                // of a matrix product: rows and columns that a block works out
+constexpr int kTile = 32;                // rows and columns of a matrix product that a block computes
 constexpr long long kPartRows = 128;     // rows of a matrix whose columns are summed together
 constexpr long long kColumnSpace = 256;  // norms of fewer values per example and channel work on columns
 

@@ -111,7 +111,7 @@ PYOPTIM_KERNEL cross_entropy(Index rows, Index classes, const T* logits, const l
         const double slope = all * scale / sum;
         for (Index j = lane(); dx != nullptr && j < classes; j += kWarp) {
             const T e = math::exponential((x[j] - largest) * inverse_temperature);
-            dx[j] = math::cross_entropy_slope(e, slope, share(j), scale);
+            dx[j] = T(double(e) * slope - share(j) * scale);
         }
     }
     loss = block_sum(loss);

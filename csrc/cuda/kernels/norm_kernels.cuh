@@ -29,12 +29,12 @@ struct NormShape {
     }
 };
 
-// This thread's elements: of one channel, every stride-th of [begin, end); `first` is the block's, or
-// column's.
+// The elements that this thread works on: every stride-th of [begin, end), all of one channel. `first` is the
+// first element of its block, or of its column.
 struct NormThread {
     Index channel, first, begin, end, stride, sum;
     bool by_columns;
-    double values;  // of all threads that share a sum
+    double values;  // the number of elements of all threads that share a sum
 
     __device__ explicit NormThread(const NormShape& s) : by_columns(s.by_columns()) {
         if (by_columns) {
@@ -235,7 +235,7 @@ PYOPTIM_KERNEL norm_slopes(Index batch, Index channels, Index space, const doubl
     slope[channels + c] = math::norm_offset<T>(sum, share);
 }
 
-// dx = scale dz - ((x - mean) slope + offset); slope null, and no second term: the statistics were constants.
+// dx. slope is null if the statistics were constants.
 template <class T>
 PYOPTIM_KERNEL norm_gradient(Index batch, Index channels, Index space, const T* dy, const T* x,
                              const T* gamma, const T* beta, const T* mean, const T* inv_std, const T* slope,

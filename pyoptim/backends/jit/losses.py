@@ -56,7 +56,7 @@ def _cross_entropy(  # type: ignore[no-untyped-def]
             if labels is not None:  # noqa: SIM102 - likewise
                 if labels[i] == j:
                     share += 1.0 - smoothing
-            if shares is not None:  # no else: Numba compiles only what is known to be there
+            if shares is not None:  # an else would have Numba compile it for None too
                 share += (1.0 - smoothing) * shares[i, j]
             if class_weight is not None:
                 share *= class_weight[j]

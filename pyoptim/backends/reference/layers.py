@@ -35,7 +35,10 @@ def dense_backward(
     dweight: Array | None,
     dbias: Array | None,
 ) -> None:
-    """From dy (batch, out) and, where there is an activation, the output y."""
+    """The gradients of `dense_forward` from dy (batch, out) and, if there is an activation, its output y.
+
+    None in place of dx, dweight or dbias skips that one.
+    """
     dz = dy
     if activation is not None and y is not None:
         dz = np.empty_like(dy)
@@ -56,7 +59,7 @@ def activation_forward(kind: str, x: Array, y: Array, a: float = 0.0, b: float =
 
 
 def activation_backward(kind: str, dy: Array, kept: Array, dx: Array, a: float = 0.0, b: float = 0.0) -> None:
-    """``dx = dy * kind'(x)``, from the output or the input (`KINDS`); dx may be dy."""
+    """``dx = dy * kind'(x)``; dx may be dy. ``kept`` is the input or the output, as `KINDS` says."""
     number = kept.dtype.type
     with np.errstate(all="ignore"):
         slope = KINDS[kind].slope(kept, number(a), number(b))
@@ -64,7 +67,7 @@ def activation_backward(kind: str, dy: Array, kept: Array, dx: Array, a: float =
 
 
 def softmax_forward(log: bool, x: Array, y: Array) -> None:
-    """(Log-)softmax over the rows of x (rows, classes)."""
+    """Softmax over the rows of x (rows, classes), or its logarithm where ``log``."""
     if x.size == 0:
         return
     with np.errstate(all="ignore"):
@@ -74,7 +77,7 @@ def softmax_forward(log: bool, x: Array, y: Array) -> None:
 
 
 def softmax_backward(log: bool, dy: Array, y: Array, dx: Array) -> None:
-    """From the output y."""
+    """dx from the gradient dy and the output y of `softmax_forward`."""
     with np.errstate(all="ignore"):
         if log:
             dx[...] = dy - np.exp(y) * dy.sum(axis=1, keepdims=True, dtype=np.float64)
@@ -101,7 +104,10 @@ def gaussian_noise(x: Array, std: float, seed: int, step: int, y: Array) -> None
 def penalty(
     parameters: Array, gradients: Array, runs: Sequence[tuple[int, int]], l2: float, l1: float
 ) -> float:
-    """``l2/2 sum(w^2) + l1 sum(|w|)`` over runs (begin, end) of vectors; its gradient is added to theirs."""
+    """``l2/2 sum(w^2) + l1 sum(|w|)`` over the runs [begin, end) of ``parameters``.
+
+    Its gradient is added to ``gradients``.
+    """
     number, total = parameters.dtype.type, 0.0
     with np.errstate(all="ignore"):
         for begin, end in runs:

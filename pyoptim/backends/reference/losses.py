@@ -1,4 +1,4 @@
-"""Losses of the NumPy backend. Sums and what they are made of are float64."""
+"""Losses of the NumPy backend. Sums and their terms are float64."""
 
 from __future__ import annotations
 
