@@ -12,23 +12,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .optim.elementwise import (
-    ASGD,
-    SGD,
-    Adadelta,
-    Adagrad,
-    Adam,
-    Adamax,
-    AdamW,
-    AMSGrad,
-    Lion,
-    NAdam,
-    RAdam,
-    RMSprop,
-    Rprop,
-)
+from .optim import elementwise as _elementwise
+from .optim import tensors as _tensors
+from .optim.elementwise import *  # noqa: F403
 from .optim.optimizer import Optimizer
-from .optim.tensors import LAMB, LARS, Adafactor, Muon
+from .optim.tensors import *  # noqa: F403
 from .runtime import renamed as _renamed  # noqa: F401
 from .runtime.dispatch import BackendError, available_backends, use_backend
 from .runtime.threads import get_num_threads, set_num_threads
@@ -76,26 +64,9 @@ _LAZY = {
 }
 
 __all__ = [
-    "AMSGrad",
-    "ASGD",
-    "Adadelta",
-    "Adafactor",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
     "BackendError",
     "History",
-    "LAMB",
-    "LARS",
-    "Lion",
-    "Muon",
-    "NAdam",
     "Optimizer",
-    "RAdam",
-    "RMSprop",
-    "Rprop",
-    "SGD",
     "Trainer",
     "available_backends",
     "averages",
@@ -115,6 +86,8 @@ __all__ = [
     "transforms",
     "use_backend",
 ]
+__all__ += _elementwise.__all__
+__all__ += _tensors.__all__
 
 
 def __getattr__(name: str) -> Any:
@@ -127,4 +100,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return [*__all__, "torch"]

@@ -14,6 +14,12 @@ from .backends.places import HOST, place_of
 from .optim.optimizer import Optimizer
 from .runtime.numbers import check_count, is_number
 
+__all__ = ["EMA", "SWA", "WeightAverage"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class WeightAverage:
     """What both averages share: one fused pass per update.

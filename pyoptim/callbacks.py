@@ -34,6 +34,11 @@ __all__ = [
     "TerminateOnNaN",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Logs = Mapping[str, float]
 
 
@@ -46,7 +51,8 @@ class Callback:
         Set before ``on_train_begin``. ``trainer.stop_training = True`` ends the training after the epoch;
         ``trainer.resuming`` says whether it goes on from a checkpoint.
     running : tuple of str
-        Of the class: the attributes that a checkpoint keeps: numbers, strings, None, dicts of arrays.
+        A class attribute: the names of the attributes that a checkpoint keeps. They hold numbers, strings,
+        None or dicts of arrays.
     """
 
     trainer: Trainer
@@ -68,7 +74,7 @@ class Callback:
         """``logs`` holds the batch's loss."""
 
     def state(self) -> tuple[dict[str, Any], dict[str, Array]]:
-        """What a resumed training needs: of `running`, the numbers and strings, and the dicts of arrays."""
+        """What a resumed training needs: numbers and strings among `running`, and arrays of its dicts."""
         values = {name: vars(self).get(name) for name in self.running}
         held = {name: value for name, value in values.items() if isinstance(value, dict)}
         arrays = {f"{name}.{key}": array for name, value in held.items() for key, array in value.items()}
@@ -98,7 +104,7 @@ class _Monitor(Callback):
     monitor : str
         A name in `History`: ``"loss"``, ``"val_loss"``, ``"val_accuracy"``, ...
     mode : {"auto", "min", "max"}
-        Whether less or more is better; ``"auto"``: more for names that end in accuracy, else less.
+        Whether less or more is better. ``"auto"``: more for names that end in accuracy, less for others.
     """
 
     def __init__(self, monitor: str, mode: str) -> None:
@@ -358,7 +364,7 @@ class CSVLogger(Callback):
     path : str or Path
     separator : str, default ","
     append : bool, default False
-        To what is there; else it is replaced.
+        Add to the file if it exists, instead of replacing it.
     """
 
     def __init__(self, path: str | Path, separator: str = ",", append: bool = False) -> None:
@@ -371,9 +377,9 @@ class CSVLogger(Callback):
         if goes_on and self.path.is_file() and self.path.stat().st_size:
             with self.path.open(newline="") as file:
                 self._names, *kept = csv.reader(file, delimiter=self.separator)
-        if self.trainer.resuming:  # epochs after the checkpoint come again
+        if self.trainer.resuming:  # drop the epochs after the checkpoint, which run again
             kept = [row for row in kept if int(row[0]) < self.trainer.optimizer.epoch]
-        with self.path.open("w", newline="") as file:  # what cannot be written is found out now
+        with self.path.open("w", newline="") as file:  # so that a file that cannot be written is an error now
             csv.writer(file, delimiter=self.separator).writerows([self._names, *kept] if self._names else [])
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
@@ -403,8 +409,8 @@ class ActivationStatistics(Callback):
     Parameters
     ----------
     x : array (examples, ...)
-        The examples on which the model is run, in evaluation mode. Of a model on a GPU, in its memory too, as
-        `Sequential.forward` takes them.
+        The examples on which the model is run, in evaluation mode. If the model is on a GPU, they may be in
+        that GPU's memory, as for `Sequential.forward`.
     layer : int
         Index in ``model.layers``; negative ones count from the end.
     unit : int, optional
@@ -418,7 +424,7 @@ class ActivationStatistics(Callback):
     steps : list of int
         Optimizer steps (without ``every``: epochs) done at each measurement.
     values : list of array
-        The percentiles at each.
+        The percentiles at each measurement.
     """
 
     running: ClassVar = ("_measured", "_batches")
@@ -437,7 +443,7 @@ class ActivationStatistics(Callback):
             check_count("every", every)
         self.x, self.layer, self.unit = x if gpu_views.is_there(x) else np.asarray(x), layer, unit
         self.percentiles, self.every = tuple(percentiles), every
-        self._measured: dict[str, Array] = {}  # by step: what a resumed training takes back
+        self._measured: dict[str, Array] = {}  # by step; a checkpoint keeps them
         self._batches = 0
 
     @property

@@ -18,6 +18,12 @@ from .runtime.figures import check_image
 if TYPE_CHECKING:
     from .optim.optimizer import Optimizer
 
+__all__ = ["main"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 STUDIES = ("batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules")
 
@@ -25,7 +31,7 @@ STUDIES = ("batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["bench"]:  # has a parser of its own
+    if arguments[:1] == ["bench"]:  # it has a parser of its own
         from .bench import main as bench
 
         return bench(arguments[1:])
@@ -210,7 +216,7 @@ def _train(options: argparse.Namespace) -> int:
     epochs = options.epochs
     if epochs is None:
         epochs = 40 if options.dataset == "digits" else 10
-    # What would fail after the training is said before it.
+    # What would fail after the training is an error before it.
     path = Path(options.save or f"{options.dataset}.safetensors")
     _check_target("--save", path)
     if options.plot:

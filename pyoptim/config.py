@@ -1,4 +1,4 @@
-"""What this install is and can do."""
+"""What this installation consists of and what it can run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ import numpy as np
 from . import __version__
 from .runtime import dispatch, threads
 
+__all__ = ["Config", "cmake_dir", "include_dir", "show_config"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _OPTIONAL = ("numba", "matplotlib", "torch", "cupy")
-_CUPY = ("cupy", "cupy-cuda13x", "cupy-cuda12x")  # distributions of one module
+_CUPY = ("cupy", "cupy-cuda13x", "cupy-cuda12x")  # several distributions contain the module cupy
 
 
 class Config(dict[str, Any]):
@@ -41,7 +48,7 @@ def show_config() -> Config:
         ``pyoptim``, ``python``, ``numpy``: versions; ``platform``; ``backend``: the one in force;
         ``backends``: those that run here; ``unavailable``: the others, with the reason;
         ``instruction_set`` and ``instruction_sets`` of the compiled kernels (None, [] without them);
-        ``threads``; ``openmp``; ``cuda``: the GPU in use (None), and what multiplies matrices there (set
+        ``threads``; ``openmp``; ``cuda``: the GPU in use (or None), and what multiplies matrices on it (set
         ``PYOPTIM_CUBLAS`` to "off" for our own kernel, or to the path of libcublasLt); and the versions of
         optional packages.
     """

@@ -16,6 +16,12 @@ from .arrays.checks import check_float_array
 from .backends.places import HOST
 from .runtime.dtypes import Array
 
+__all__ = ["clip_grad_norm_", "clip_grad_value_", "global_norm"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 def global_norm(grads: Any) -> float:
     """The L2 norm of all gradients taken as one vector, summed in double.

@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def accuracy(targets: Any, outputs: Any) -> float:
     """The share of examples whose class was predicted."""
     targets, classes = _classes(targets, outputs)
@@ -42,7 +46,7 @@ class TopK:
     def __call__(self, targets: Any, outputs: Any) -> float:
         targets, outputs = _scores(targets, outputs)
         own = np.take_along_axis(outputs, targets[:, None], axis=1)
-        earlier = np.arange(outputs.shape[1]) < targets[:, None]  # as argmax breaks a tie
+        earlier = np.arange(outputs.shape[1]) < targets[:, None]  # argmax takes the first of equals
         ahead = (outputs > own) | (outputs == own) & earlier | np.isnan(outputs)
         return float(np.mean(ahead.sum(axis=1) < self.k))
 
@@ -62,7 +66,7 @@ def coverage(targets: Any, outputs: Any, threshold: float) -> tuple[float, float
     coverage : float
         The share of examples that are answered.
     accuracy : float
-        Of those; NaN if there are none.
+        The accuracy on those examples; NaN if there are none.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {threshold!r}, expected a number from 0 to 1")
@@ -90,12 +94,12 @@ def f_score(targets: Any, outputs: Any, beta: float = 1.0, average: str = "macro
 
 
 def confusion_matrix(targets: Any, outputs: Any) -> Array:
-    """scikit-learn's: how many of each class (row) were predicted to be of each (column)."""
+    """scikit-learn's ``confusion_matrix``: how many of each class (row) were predicted as each (column)."""
     return np.asarray(_sklearn().confusion_matrix(*_classes(targets, outputs)))
 
 
 def precision_recall_curve(targets: Any, scores: Any) -> tuple[Array, Array, Array]:
-    """scikit-learn's, of binary targets and the scores of the positive class.
+    """scikit-learn's ``precision_recall_curve`` of binary targets and the scores of the positive class.
 
     Returns
     -------

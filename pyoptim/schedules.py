@@ -1,9 +1,9 @@
 """Learning-rate schedules: callables ``k -> lr``, passed to an optimizer as ``lr=``.
 
-``k`` counts the steps already taken or, where ``unit="epoch"``, the epochs already done: the first is 0.
+``k`` is the number of steps already taken or, with ``unit="epoch"``, of epochs already done, and begins at 0.
 Schedules are plain data: they compare, print, pickle, and are saved with an optimizer's state. Sequences
-and arrays in them become tuples, NumPy's numbers Python's. A rate that grows beyond all floats is a
-ValueError when it is asked for.
+and arrays in them become tuples, and NumPy's numbers become Python's. A rate that grows beyond all floats is
+a ValueError when it is asked for.
 
 >>> optimizer = po.Adam(params, lr=WarmUp(Cosine(1e-3, steps=10_000), steps=500))
 """
@@ -38,8 +38,12 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class _Check(NamedTuple):
-    """What a field may be, as an annotation of its type."""
+    """What values a field accepts; it stands in the annotation of the field's type."""
 
     allowed: Callable[[Any], bool]
     expected: str
@@ -189,7 +193,7 @@ class Step(Schedule):
 
 @dataclass(frozen=True)
 class Piecewise(Schedule):
-    """A staircase: ``rates[i]`` from ``boundaries[i-1]`` on; one more rate than boundaries.
+    """A staircase: ``rates[i]`` from ``boundaries[i-1]`` on; there is one more rate than boundaries.
 
     PyTorch's MultiStepLR of factor gamma is ``Piecewise(milestones, [lr, lr*gamma, lr*gamma**2, ...])``.
     """
@@ -261,7 +265,7 @@ class Cyclic(Schedule):
         cycle = k // (2 * self.half_cycle)
         height = 1 - abs(k / self.half_cycle - 2 * cycle - 1)
         if self.mode == "triangular2":
-            height = math.ldexp(height, -int(cycle))  # 2**cycle may be beyond all floats
+            height = math.ldexp(height, -int(cycle))  # 2**cycle may be larger than any float
         elif self.mode == "exp_range":
             height = _scaled(height, self.gamma, k)
         return self.lowest + (self.highest - self.lowest) * height
@@ -308,7 +312,7 @@ class RangeTest(Schedule):
 
 @dataclass(frozen=True)
 class WarmUp(Schedule):
-    """Linearly from ``first`` to where ``then`` begins, over ``steps``; then ``then``, from its k = 0."""
+    """Linearly from ``first`` to the first rate of ``then``, over ``steps``; then ``then`` from its k = 0."""
 
     then: Part
     steps: Count
@@ -323,7 +327,7 @@ class WarmUp(Schedule):
 
 @dataclass(frozen=True)
 class Joined(Schedule):
-    """One schedule after another: ``parts[i]`` from ``boundaries[i-1]`` on, counting from there."""
+    """One schedule after another: ``parts[i]`` runs from ``boundaries[i-1]`` on, with its own k from 0."""
 
     parts: Parts
     boundaries: Boundaries

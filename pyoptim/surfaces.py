@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def _coordinates(p: Any) -> tuple[Array, Array]:
     p = np.asarray(p, np.float64)
     if p.ndim == 0 or len(p) != 2:
@@ -124,7 +128,7 @@ class Surface:
     start : (x, y)
         A usual first point, or a telling one.
     minima : sequence of (x, y)
-        All of the global minima; ``least`` is the value there.
+        All global minima; ``least`` is the value at them.
     window : ((x, x), (y, y))
         The part of the plane that a plot shows.
     """

@@ -33,10 +33,15 @@ except ImportError:
 
 __all__ = ["Optimizer", "load_state_dict", "state_dict"]
 
-# What PyTorch's groups hold beside hyperparameters: how it runs them, and notes of its schedulers.
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+# What PyTorch's groups hold beside hyperparameters: how to run the update, and notes of its schedulers.
 _MACHINERY = {"foreach", "fused", "capturable", "differentiable", "params", "param_names"}
 _NOTES = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
-_RECOMPUTED = {"eta", "mu"}  # of ASGD, from lr and the step count
+_RECOMPUTED = {"eta", "mu"}  # scalars of ASGD that follow from lr and the step count
 _UNCOUNTED = {"SGD", "Muon"}  # PyTorch keeps no step count for them
 
 
@@ -150,12 +155,12 @@ def load_state_dict(ours: _Ours, state_dict: Mapping[str, Any]) -> None:
 
 
 def _neutral(cls: type[_Ours]) -> dict[str, Any]:
-    """The hyperparameters of a class with the values that mean what PyTorch does."""
+    """The hyperparameters of a class, with the values at which it computes what PyTorch does."""
     return {**SHARED, **cls.defaults}
 
 
 def _options(cls: type[_Ours], given: Mapping[str, Any]) -> dict[str, Any]:
-    """A group's hyperparameters in our form."""
+    """The hyperparameters of one of PyTorch's groups, by our names and checked."""
     options = {k: _number(v) for k, v in given.items() if k not in _MACHINERY | _NOTES}
     if options.get("adjust_lr_fn", "original") is None:
         options["adjust_lr_fn"] = "original"
@@ -172,9 +177,9 @@ def _number(value: Any) -> Any:
 def _entry(
     label: str, entry: Mapping[str, Any], p: Array, wanted: State, scalars: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """One parameter's state in our form, with the dtypes of ``wanted``."""
+    """The state of one of PyTorch's parameters, by our names and with the dtypes of ``wanted``."""
     ours: dict[str, Any] = {name: _number(entry[name]) for name in scalars if name in entry}
-    ours.setdefault("step", 1)  # SGD's: that there is a momentum is all that matters
+    ours.setdefault("step", 1)  # for SGD, where any step after the first does: it has a momentum
     for name, value in entry.items():
         if name not in scalars:
             if not isinstance(value, torch.Tensor | np.ndarray):
@@ -184,7 +189,7 @@ def _entry(
             floating = array.dtype.kind != "u" and own.dtype.kind != "u"
             ours[name] = array.astype(own.dtype) if floating else array
     if "master" in wanted:
-        ours.setdefault("master", np.asarray(wanted["master"]))  # as fresh, of the parameter
+        ours.setdefault("master", np.asarray(wanted["master"]))  # PyTorch has none
     return ours
 
 
@@ -202,7 +207,7 @@ def _copied(array: Array) -> torch.Tensor:
 
 
 def _layouts(tensors: list[torch.Tensor]) -> Any:
-    """Where they lie, and how."""
+    """The address, shape, strides and dtype of each, to be compared with those of another time."""
     known = None if _tensor_layouts is None else _tensor_layouts(tensors)
     if known is not None:
         return known
@@ -210,11 +215,11 @@ def _layouts(tensors: list[torch.Tensor]) -> Any:
 
 
 class _Part(NamedTuple):
-    """Parameters that have taken the same steps, and what steps them."""
+    """Parameters that have taken the same number of steps, and the optimizer that steps them."""
 
-    members: list[tuple[int, list[torch.Tensor]]]  # a group's index, those of its parameters
-    tensors: list[torch.Tensor]  # the same in one list
-    layouts: Any  # theirs
+    members: list[tuple[int, list[torch.Tensor]]]  # a group's index, and its parameters in this part
+    tensors: list[torch.Tensor]  # the parameters of all members
+    layouts: Any  # of the tensors: see `_layouts`
     ours: _Ours
 
 
@@ -304,16 +309,16 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             grads = [p.grad for p in part.tensors]
             if grads and grads[0] is not None:
                 work.append((part, grads))
-        if len(work) > 1:  # else the step itself finds out before it moves anything
+        if len(work) > 1:  # a single part checks its gradients itself, before it moves anything
             work = [(part, self._arrays(part, grads)) for part, grads in work]
-        for part, _ in work:  # nothing moves before all is found to be right
+        for part, _ in work:  # nothing moves before all gradients and options are checked
             for (i, _), own in zip(part.members, part.ours.param_groups, strict=True):
                 theirs = self.param_groups[i]
                 for name in self._names:
                     value = theirs[name]
                     if type(value) is torch.Tensor:
                         value = value.item()
-                    if value != own[name]:  # setting it checks it
+                    if value != own[name]:  # which checks it
                         own[name] = value
         for part, arrays in work:
             if len(part.members) > 1:
@@ -326,12 +331,12 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def _arrays(self, part: _Part, grads: list[Any]) -> list[Any]:
         try:
             return [g.numpy() for g in grads]
-        except (RuntimeError, TypeError):  # bfloat16, on a GPU, or what cannot be shared
+        except (RuntimeError, TypeError):  # bfloat16, a tensor on a GPU, or memory that cannot be shared
             names = part.ours._gradient_names()
             return [g if g.is_cuda else in_place(name, g) for name, g in zip(names, grads, strict=True)]
 
     def _current_parts(self) -> list[_Part]:
-        """Parts that have gradients for all of their parameters or for none."""
+        """The parts, made anew if one of them has gradients for some of its parameters only."""
         assert self._parts is not None
         for part in self._parts:
             present = [p.grad is not None for p in part.tensors]
@@ -344,7 +349,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         return self._parts
 
     def _regroup(self, by_gradient: bool = False) -> None:
-        """Make the parts anew from ``self.state``."""
+        """Make new parts from ``self.state``."""
         cohorts: dict[Any, dict[int, list[torch.Tensor]]] = {}
         for i, group in enumerate(self.param_groups):
             for p in group["params"]:
@@ -416,4 +421,4 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._parts = None  # made at the next step: they hold addresses
+        self._parts = None  # the next step makes them: they hold addresses

@@ -17,6 +17,11 @@ from .runtime.dtypes import Array
 
 __all__ = ["Compose", "Crop", "CutMix", "Flip", "Mixup", "Noise", "Rotate", "Shift"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Transform = Callable[[Array, Array, np.random.Generator], tuple[Array, Array]]
 
 
@@ -64,7 +69,7 @@ class _OfImages:
 
 
 class Shift(_OfImages):
-    """Move each image by up to ``pixels`` up or down and to a side; what comes in is 0."""
+    """Move each image by up to ``pixels`` up or down and to a side; pixels that enter are 0."""
 
     def __init__(self, pixels: int, shape: tuple[int, int, int] | None = None) -> None:
         super().__init__(shape)
@@ -101,7 +106,7 @@ class Crop(_OfImages):
         n, _, height, width = x.shape
         share = np.asarray(rng.uniform(self.share, 1, n))
         top, left = rng.uniform(0, 1, (2, n)) * (1 - share)
-        # The nearest pixel to each of the enlarged image.
+        # For each pixel of the enlarged image, the nearest one of the part.
         rows = ((top[:, None] + share[:, None] * (np.arange(height) + 0.5) / height) * height).astype(int)
         columns = ((left[:, None] + share[:, None] * (np.arange(width) + 0.5) / width) * width).astype(int)
         examples, channels = np.arange(n)[:, None, None, None], np.arange(x.shape[1])[None, :, None, None]
@@ -123,7 +128,7 @@ class Flip(_OfImages):
 
 
 class Rotate(_OfImages):
-    """Rotate each image by up to ``degrees`` either way, by `scipy.ndimage`; what comes in is 0."""
+    """Rotate each image by up to ``degrees`` either way, by `scipy.ndimage`; pixels that enter are 0."""
 
     def __init__(self, degrees: float, shape: tuple[int, int, int] | None = None) -> None:
         super().__init__(shape)
@@ -195,7 +200,7 @@ class CutMix(_Mixing, _OfImages):
         left, right = _clip(column - side * width / 2, width), _clip(column + side * width / 2, width)
         mixed = x.copy()
         mixed[:, :, top:bottom, left:right] = x[other][:, :, top:bottom, left:right]
-        share = 1 - (bottom - top) * (right - left) / (height * width)  # what the border left of it
+        share = 1 - (bottom - top) * (right - left) / (height * width)  # of the first image
         return mixed, _blend(y, y[other], share)
 
 

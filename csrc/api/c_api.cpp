@@ -8,6 +8,7 @@
 
 struct pyoptim_network {
     pyoptim::Network<float> it;
+    pyoptim::Loss loss;  // what fits minimise
 };
 struct pyoptim_optimizer {
     std::unique_ptr<pyoptim::Optimizer<float>> it;
@@ -43,26 +44,51 @@ void need(bool condition, const char* what) {
     if (!condition) throw std::invalid_argument(what);
 }
 
+// What `read` makes of JSON that a caller wrote.
+template <class Read>
+auto from_json(Read read, const char* json) {
+    try {
+        return read(std::string(json));
+    } catch (const std::runtime_error& caught) {
+        throw std::invalid_argument(caught.what());
+    }
+}
+
+struct Batches {
+    size_t size;
+    uint64_t seed;
+    double* loss;
+};
+
+int fit(pyoptim_network* network, pyoptim_optimizer* optimizer, const pyoptim::Dataset<float>& data,
+        const Batches& batches, pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(network != nullptr && optimizer != nullptr, "network or optimizer is null");
+        pyoptim::FitOptions options;
+        options.batch_size = batches.size;
+        options.seed = batches.seed;
+        options.loss = network->loss;
+        const auto result = network->it.fit(data, *optimizer->it, options);
+        if (batches.loss != nullptr) *batches.loss = result.loss;
+    });
+}
+
 }  // namespace
 
 int pyoptim_network_create(const char* layers, uint64_t seed, pyoptim_network** network,
                            pyoptim_error* error) {
     return guarded(error, [&] {
         need(layers != nullptr && network != nullptr, "layers or network is null");
-        std::vector<pyoptim::Layer> all;
-        try {
-            all = pyoptim::core::layers_from(layers);
-        } catch (const std::runtime_error& caught) {
-            throw std::invalid_argument(caught.what());
-        }
-        *network = new pyoptim_network{pyoptim::Network<float>(all, seed)};
+        const auto all =
+            from_json([](const std::string& json) { return pyoptim::core::layers_from(json); }, layers);
+        *network = new pyoptim_network{pyoptim::Network<float>(all, seed), {}};
     });
 }
 
 int pyoptim_network_load(const char* path, pyoptim_network** network, pyoptim_error* error) {
     return guarded(error, [&] {
         need(path != nullptr && network != nullptr, "path or network is null");
-        *network = new pyoptim_network{pyoptim::Network<float>::load(path)};
+        *network = new pyoptim_network{pyoptim::Network<float>::load(path), {}};
     });
 }
 
@@ -96,18 +122,23 @@ int pyoptim_network_set_trainable(pyoptim_network* network, size_t layer, int tr
     });
 }
 
+int pyoptim_network_set_loss(pyoptim_network* network, const char* loss, pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(network != nullptr && loss != nullptr, "network or loss is null");
+        network->loss = from_json(pyoptim::core::loss_from, loss);
+    });
+}
+
 int pyoptim_network_fit(pyoptim_network* network, pyoptim_optimizer* optimizer, const float* x,
                         const int64_t* labels, size_t examples, size_t batch_size, uint64_t seed,
                         double* loss, pyoptim_error* error) {
-    return guarded(error, [&] {
-        need(network != nullptr && optimizer != nullptr && x != nullptr && labels != nullptr,
-             "network, optimizer, x or labels is null");
-        pyoptim::FitOptions options;
-        options.batch_size = batch_size;
-        options.seed = seed;
-        const auto result = network->it.fit({x, labels, examples}, *optimizer->it, options);
-        if (loss != nullptr) *loss = result.loss;
-    });
+    return fit(network, optimizer, {x, labels, examples}, {batch_size, seed, loss}, error);
+}
+
+int pyoptim_network_fit_targets(pyoptim_network* network, pyoptim_optimizer* optimizer, const float* x,
+                                const float* targets, size_t examples, size_t batch_size, uint64_t seed,
+                                double* loss, pyoptim_error* error) {
+    return fit(network, optimizer, {x, targets, examples}, {batch_size, seed, loss}, error);
 }
 
 int pyoptim_network_predict(const pyoptim_network* network, const float* x, size_t examples, float* y,

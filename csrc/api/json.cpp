@@ -10,6 +10,8 @@ namespace pyoptim::core {
 
 namespace {
 
+constexpr int kDeepest = 256;  // lists and objects in each other
+
 class Parser {
   public:
     explicit Parser(const std::string& text) : text_(text) {}
@@ -42,7 +44,7 @@ class Parser {
     }
 
     Json parse(int depth) {
-        if (depth > 32) fail();
+        if (depth > kDeepest) fail();
         Json value;
         space();
         if (take('{')) {

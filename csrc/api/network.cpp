@@ -5,11 +5,11 @@
 #include <numeric>
 #include <random>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 
 #include "api/network_impl.hpp"
 #include "api/optimizer_impl.hpp"
-#include "layers/activation_names.hpp"
 #include "runtime/parallel.hpp"
 
 namespace pyoptim {
@@ -17,8 +17,7 @@ namespace pyoptim {
 namespace {
 
 constexpr std::size_t kPredictBatch = 1024;
-constexpr std::ptrdiff_t kMost = 1 << 30;  // inputs or outputs of a layer
-constexpr std::size_t kChunk = 256;        // steps whose coefficients are computed together
+constexpr std::size_t kChunk = 256;  // steps whose coefficients are computed together
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
@@ -29,27 +28,26 @@ double normal(std::mt19937_64& rng) {  // Box & Muller 1958
     return radius * std::cos(6.283185307179586 * uniform(rng));
 }
 
-// The inputs that the first layer to say so has; 0: none says.
-std::ptrdiff_t first_inputs(const std::vector<Layer>& layers) {
-    for (const Layer& layer : layers) {
-        const std::ptrdiff_t inputs = layer.in > 0 ? layer.in : first_inputs(layer.block);
-        if (inputs > 0) return inputs;
-    }
-    return 0;
-}
-
-void mark(Layer& layer, bool trainable) {
-    layer.trainable = trainable;
-    for (Layer& inner : layer.block) mark(inner, trainable);
-}
-
-// The elements of a layer's weight and bias.
+// A weight of a Dense layer, as its init says.
 template <class T>
-std::size_t parameters_of(const core::LayerView<T>& view) {
-    if (view.weight == nullptr) return 0;
-    const bool dense = view.kind == core::LayerKind::dense;
-    const std::ptrdiff_t outputs = dense ? view.out : view.channels;
-    return static_cast<std::size_t>(outputs * ((dense ? view.in : 1) + (view.bias != nullptr ? 1 : 0)));
+void draw_weight(const Layer& layer, std::mt19937_64& rng, T* weight, std::ptrdiff_t size) {
+    if (layer.init != "glorot" && layer.init != "he") {
+        refuse("init is '" + layer.init + "', expected glorot or he");
+    }
+    const auto in = static_cast<double>(layer.in), out = static_cast<double>(layer.out);
+    const double limit = std::sqrt(6 / (in + out)), deviation = std::sqrt(2 / in);
+    for (std::ptrdiff_t j = 0; j < size; ++j) {
+        weight[j] =
+            static_cast<T>(layer.init == "he" ? deviation * normal(rng) : limit * (2 * uniform(rng) - 1));
+    }
+}
+
+bool same(const Loss& a, const Loss& b) {
+    const auto tied = [](const Loss& of) {
+        return std::tie(of.type, of.class_weight, of.label_smoothing, of.temperature, of.delta, of.pos_weight,
+                        of.pos_weights);
+    };
+    return tied(a) == tied(b);
 }
 
 }  // namespace
@@ -64,139 +62,67 @@ Layer dense(std::ptrdiff_t in, std::ptrdiff_t out, const std::string& activation
     return layer;
 }
 
+Layer layer(const std::string& type) {
+    Layer made;
+    made.type = type;
+    return made;
+}
+
 Layer batch_norm(std::ptrdiff_t features) {
-    Layer layer;
-    layer.type = "BatchNorm";
-    layer.in = layer.out = features;
-    return layer;
+    Layer made = layer("BatchNorm");
+    made.in = made.out = features;
+    return made;
+}
+
+Layer layer_norm(std::ptrdiff_t features) {
+    Layer made = layer("LayerNorm");
+    made.features = {features};
+    return made;
+}
+
+Layer dropout(double p) {
+    Layer made = layer("Dropout");
+    made.p = p;
+    return made;
+}
+
+Layer gaussian_noise(double deviation) {
+    Layer made = layer("GaussianNoise");
+    made.deviation = deviation;
+    return made;
 }
 
 Layer activation(const std::string& name) {
-    Layer layer;
-    layer.type = "Activation";
-    layer.activation = name;
-    return layer;
+    Layer made = layer("Activation");  // which becomes the kind that the name says
+    made.activation = name;
+    return made;
 }
 
 Layer residual(std::vector<Layer> block) {
-    Layer layer;
-    layer.type = "Residual";
-    layer.block = std::move(block);
-    return layer;
+    Layer made = layer("Residual");
+    made.block = std::move(block);
+    return made;
 }
 
 Layer rescale(double scale, double shift) {
-    Layer layer;
-    layer.type = "Rescale";
-    layer.scale = scale;
-    layer.shift = shift;
-    return layer;
+    Layer made = layer("Rescale");
+    made.scale = scale;
+    made.shift = shift;
+    return made;
 }
 
+// Parameters, gradients and buffers get their memory here.
 template <class T>
-Network<T>::Impl::Impl(const std::vector<Layer>& given) : layers(given) {
-    std::ptrdiff_t width = first_inputs(layers);
-    if (width <= 0) refuse("layers: none of them says how many inputs it has");
-    for (std::size_t i = 0; i < layers.size(); ++i) add(layers[i], std::to_string(i), width);
-    bind();
-}
-
-// Checks a layer and adds its view. name: "3" or "3.block.0"; width: of its inputs, then of its outputs.
-template <class T>
-void Network<T>::Impl::add(Layer& layer, const std::string& name, std::ptrdiff_t& width) {
-    const std::string label = "layers[" + name + "] (" + layer.type + ")";
-    core::LayerView<T> view;
-    view.in = view.out = width;
-    view.trainable = layer.trainable;
-    if (layer.type == "Dense") {
-        if (layer.in != width || layer.out <= 0 || layer.in > kMost || layer.out > kMost) {
-            refuse(label + " has " + std::to_string(layer.in) + " inputs and " + std::to_string(layer.out) +
-                   " outputs, expected " + std::to_string(width) +
-                   " inputs and at least one output, of each at most 2^30");
-        }
-        view.out = width = layer.out;
-        view.activation = core::activation_named(layer.activation);
-    } else if (layer.type == "BatchNorm") {
-        if (layer.in <= 0 || width % layer.in != 0 || !(layer.eps >= 0) || !(layer.momentum <= 1)) {
-            refuse(label + " cannot normalise " + std::to_string(width) + " values");
-        }
-        view.kind = core::LayerKind::batch_norm;
-        view.channels = layer.in;
-        view.eps = layer.eps;
-        view.momentum = layer.momentum;
-        view.unbiased = layer.unbiased;
-        view.activation = core::activation_named(layer.activation);
-        if (!layer.activation.empty() && layer.activation != "relu") {
-            refuse(label + " has the activation '" + layer.activation + "', expected relu or none");
-        }
-    } else if (layer.type == "Activation") {
-        if (layer.activation.empty()) refuse(label + " is an activation without a name");
-        view.kind = core::LayerKind::activation;
-        view.activation = core::activation_named(layer.activation);
-    } else if (layer.type == "Rescale") {
-        view.kind = core::LayerKind::rescale;
-        view.scale = static_cast<T>(layer.scale);
-        view.shift = static_cast<T>(layer.shift);
-    } else if (layer.type == "Residual") {
-        if (layer.block.empty()) refuse(label + " has an empty block");
-        if (!layer.trainable) mark(layer, false);
-        view.kind = core::LayerKind::residual;
-        view.begin = views.size();
-        for (std::size_t i = 0; i < layer.block.size(); ++i) {
-            add(layer.block[i], name + ".block." + std::to_string(i), width);
-        }
-        if (width != view.in) {
-            refuse(label + " has a block that makes " + std::to_string(width) + " values of " +
-                   std::to_string(view.in) + ", expected as many");
-        }
-    } else if (layer.type != "Flatten") {
-        refuse(label + " is no layer of the C++ API");
-    }
-    if (layer.type == "Flatten") return;
-    views.push_back(view);
-    origin.push_back(&layer);
-    names.push_back(name + ".");
-}
-
-// Parameters and gradients get their memory here, each layer's after the last one's.
-template <class T>
-void Network<T>::Impl::bind() {
-    std::size_t total = 0;
-    for (const Layer* const layer : origin) {
-        if (layer->type == "Dense")
-            total += static_cast<std::size_t>(layer->out * (layer->in + (layer->bias ? 1 : 0)));
-        if (layer->type == "BatchNorm" && layer->affine) total += static_cast<std::size_t>(2 * layer->in);
-    }
-    if (total == 0) refuse("layers: there are no parameters to train");
-    parameters.resize(total);
-    gradients.resize(total);
-    statistics.resize(views.size());
-    T* parameter = parameters.data();
-    T* gradient = gradients.data();
-    const auto take = [&](std::ptrdiff_t n, T*& value, T*& derivative) {
-        value = std::exchange(parameter, parameter + n);
-        derivative = std::exchange(gradient, gradient + n);
-    };
-    for (std::size_t k = 0; k < views.size(); ++k) {
-        core::LayerView<T>& view = views[k];
-        const Layer& layer = *origin[k];
-        if (layer.type == "Dense") {
-            take(layer.in * layer.out, view.weight, view.dweight);
-            if (layer.bias) take(layer.out, view.bias, view.dbias);
-        } else if (layer.type == "BatchNorm") {
-            const auto channels = static_cast<std::size_t>(layer.in);
-            if (layer.affine) {
-                take(layer.in, view.weight, view.dweight);
-                take(layer.in, view.bias, view.dbias);
-                std::fill(view.weight, view.weight + channels, T(1));
-            }
-            if (layer.track_running_stats) {
-                statistics[k].mean.assign(channels, T(0));
-                statistics[k].var.assign(channels, T(1));
-                view.running_mean = statistics[k].mean.data();
-                view.running_var = statistics[k].var.data();
-                view.tracked = &statistics[k].tracked;
-            }
+Network<T>::Impl::Impl(const std::vector<Layer>& given)
+    : chain(given, core::inputs_of(given)),
+      parameters(chain.parameter_count()),
+      gradients(chain.parameter_count()) {
+    chain.bind(parameters.data(), gradients.data());
+    for (core::LayerView<T>& view : chain.views()) {
+        for (core::LayerArray<T>& array : view.arrays) {
+            if (array.role == core::Role::counter) array.count = &counters.emplace_back(0);
+            if (array.role != core::Role::buffer) continue;
+            array.value = buffers.emplace_back(static_cast<std::size_t>(array.size())).data();
         }
     }
 }
@@ -204,52 +130,76 @@ void Network<T>::Impl::bind() {
 template <class T>
 void Network<T>::Impl::initialize(std::uint64_t seed) {
     std::mt19937_64 rng(seed);
-    for (std::size_t k = 0; k < views.size(); ++k) {
-        const Layer& layer = *origin[k];
-        if (layer.type != "Dense") continue;
-        const auto in = static_cast<double>(layer.in), out = static_cast<double>(layer.out);
-        const double limit = std::sqrt(6 / (in + out)), deviation = std::sqrt(2 / in);
-        if (layer.init != "glorot" && layer.init != "he") {
-            refuse("init is '" + layer.init + "', expected glorot or he");
-        }
-        for (std::ptrdiff_t j = 0; j < layer.in * layer.out; ++j) {
-            views[k].weight[j] =
-                static_cast<T>(layer.init == "he" ? deviation * normal(rng) : limit * (2 * uniform(rng) - 1));
+    for (const core::LayerView<T>& view : chain.views()) {
+        for (const core::LayerArray<T>& array : view.arrays) {
+            const std::ptrdiff_t size = array.size();
+            switch (array.initial) {
+                case core::Initial::zeros:
+                    break;
+                case core::Initial::ones:
+                    std::fill(array.value, array.value + size, T(1));
+                    break;
+                case core::Initial::seed:
+                    *array.count = static_cast<std::int64_t>(rng() >> 1);
+                    break;
+                case core::Initial::weight:
+                    draw_weight(*view.layer, rng, array.value, size);
+                    break;
+            }
         }
     }
 }
 
+// Refuses what cannot be trained on before anything is done.
 template <class T>
-core::Engine<T>& Network<T>::Impl::engine_for(const Dataset<T>& data, Optimizer<T>& optimizer,
-                                              std::size_t batch) {
+void Network<T>::Impl::check(const Dataset<T>& data, const Optimizer<T>& optimizer, std::size_t batch) const {
     if ((data.x == nullptr) == (data.bytes == nullptr)) refuse("data: expected either x or bytes");
     if ((data.labels == nullptr) == (data.targets == nullptr))
         refuse("data: expected either labels or targets");
-    if (data.examples == 0) refuse("data has no examples");
     if (optimizer.size() != parameters.size()) {
         refuse("optimizer is of " + std::to_string(optimizer.size()) + " elements, expected " +
                std::to_string(parameters.size()) + ", the number of parameters");
     }
-    const std::size_t rest = data.examples % batch;
-    for (const auto& view : views) {
-        const std::ptrdiff_t values = static_cast<std::ptrdiff_t>(rest == 0 ? batch : rest) *
-                                      (view.channels > 0 ? view.in / view.channels : 2);
-        const bool takes_statistics = view.trainable || view.running_mean == nullptr;
-        if (values < 2 && takes_statistics)
+    const std::size_t rest = data.examples % batch, smallest = rest == 0 ? batch : rest;
+    for (const core::LayerView<T>& view : chain.views()) {
+        const std::ptrdiff_t values = view.entry->statistics(*view.layer, view.in.size, true);
+        if (smallest == 1 && values == 1)
             refuse("a batch of 1 example cannot be normalised: choose another batch size");
     }
-    if (data.labels != nullptr) {
-        for (std::size_t i = 0; i < data.examples; ++i) {
-            if (data.labels[i] < 0 || data.labels[i] >= views.back().out) {
-                refuse("labels[" + std::to_string(i) + "] is " + std::to_string(data.labels[i]) +
-                       ", expected a class in [0, " + std::to_string(views.back().out) + ")");
-            }
-        }
+}
+
+// Refuses labels and targets that the loss cannot take.
+template <class T>
+void check_targets(const Dataset<T>& data, const core::LossEntry& loss, std::size_t outputs) {
+    const auto wrong = [](const char* name, std::size_t i, const std::string& value,
+                          const std::string& range) {
+        refuse(std::string(name) + "[" + std::to_string(i) + "] is " + value + ", expected " + range);
+    };
+    if (data.labels != nullptr && !loss.classification) {
+        refuse(std::string("data has labels, which ") + loss.type + " does not take, expected targets");
     }
-    const auto kind = data.labels != nullptr ? core::LossKind::cross_entropy : core::LossKind::pointwise;
-    if (engine == nullptr || engine->capacity() < batch || loss != kind) {
-        engine = std::make_unique<core::Engine<T>>(views, core::LossView<T>::of(kind), batch);
-        loss = kind;
+    for (std::size_t i = 0; i < data.examples && data.labels != nullptr; ++i) {
+        if (data.labels[i] >= 0 && data.labels[i] < static_cast<std::int64_t>(outputs)) continue;
+        wrong("labels", i, std::to_string(data.labels[i]), "a class in [0, " + std::to_string(outputs) + ")");
+    }
+    for (std::size_t i = 0; i < data.examples * outputs && data.targets != nullptr; ++i) {
+        const auto value = static_cast<double>(data.targets[i]);
+        const bool at_end = value == loss.targets.low || value == loss.targets.high;
+        if (loss.targets.contains(value) && (at_end || !loss.only_ends)) continue;
+        wrong("targets", i, std::to_string(value), loss.targets.expected);
+    }
+}
+
+template <class T>
+core::Engine<T>& Network<T>::Impl::engine_for(const Dataset<T>& data, Optimizer<T>& optimizer, Loss wanted,
+                                              std::size_t batch) {
+    check(data, optimizer, batch);
+    const auto outputs = static_cast<std::size_t>(chain.views().back().out.size);
+    if (wanted.type.empty()) wanted.type = data.labels != nullptr ? "CrossEntropy" : "MSE";
+    check_targets(data, core::loss_entry(wanted.type), outputs);
+    if (engine == nullptr || engine->capacity() < batch || !same(loss, wanted)) {
+        engine = std::make_unique<core::Engine<T>>(chain.views(), wanted, batch);
+        loss = wanted;
     }
     optimizer.prepare();
     engine->clear();
@@ -258,9 +208,12 @@ core::Engine<T>& Network<T>::Impl::engine_for(const Dataset<T>& data, Optimizer<
     const auto add_part = [&] {
         if (begin < end) engine->add(core::part_of<T>(all, begin, end), gradients.data() + begin);
     };
-    for (const auto& view : views) {
-        const std::size_t size = parameters_of(view);
-        if (!view.trainable) {
+    for (const core::LayerView<T>& view : chain.views()) {
+        std::size_t size = 0;
+        for (const core::ArrayInfo& array : view.arrays) {
+            if (array.role == core::Role::parameter) size += static_cast<std::size_t>(array.size());
+        }
+        if (!view.layer->trainable) {
             add_part();
             begin = end + size;
         }
@@ -317,15 +270,15 @@ Network<T>& Network<T>::operator=(Network&&) noexcept = default;
 
 template <class T>
 std::size_t Network<T>::inputs() const {
-    return static_cast<std::size_t>(impl_->views.front().in);
+    return static_cast<std::size_t>(impl_->chain.views().front().in.size);
 }
 template <class T>
 std::size_t Network<T>::outputs() const {
-    return static_cast<std::size_t>(impl_->views.back().out);
+    return static_cast<std::size_t>(impl_->chain.views().back().out.size);
 }
 template <class T>
 const std::vector<Layer>& Network<T>::layers() const {
-    return impl_->layers;
+    return impl_->chain.layers();
 }
 template <class T>
 T* Network<T>::parameters() {
@@ -342,16 +295,13 @@ std::size_t Network<T>::parameter_count() const {
 
 template <class T>
 void Network<T>::set_trainable(std::size_t layer, bool trainable) {
-    if (layer >= impl_->layers.size()) {
-        refuse("layer is " + std::to_string(layer) + ", expected less than " +
-               std::to_string(impl_->layers.size()));
+    std::vector<Layer>& layers = impl_->chain.layers();
+    if (layer >= layers.size()) {
+        refuse("layer is " + std::to_string(layer) + ", expected less than " + std::to_string(layers.size()));
     }
     const typename Impl::Busy busy(*impl_);
-    mark(impl_->layers[layer], trainable);
-    for (std::size_t k = 0; k < impl_->views.size(); ++k) {
-        impl_->views[k].trainable = impl_->origin[k]->trainable;
-    }
-    impl_->engine.reset();  // which has copies of the views
+    core::set_trainable(layers[layer], trainable);
+    impl_->engine.reset();  // which asks only when it is made
 }
 
 template <class T>
@@ -361,7 +311,7 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
         options.batch_size == 0 ? data.examples : std::min(options.batch_size, data.examples);
     if (data.examples == 0) refuse("data has no examples");
     const typename Impl::Busy busy(*impl_);
-    core::Engine<T>& engine = impl_->engine_for(data, optimizer, batch);
+    core::Engine<T>& engine = impl_->engine_for(data, optimizer, options.loss, batch);
     std::mt19937_64 rng(options.seed);
     std::vector<std::int64_t> order(data.examples);
     std::iota(order.begin(), order.end(), 0);
@@ -382,10 +332,10 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
 }
 
 template <class T>
-double Network<T>::step(const Dataset<T>& data, Optimizer<T>& optimizer) {
+double Network<T>::step(const Dataset<T>& data, Optimizer<T>& optimizer, const Loss& loss) {
     if (data.examples == 0) refuse("data has no examples");
     const typename Impl::Busy busy(*impl_);
-    core::Engine<T>& engine = impl_->engine_for(data, optimizer, data.examples);
+    core::Engine<T>& engine = impl_->engine_for(data, optimizer, loss, data.examples);
     core::Outcome outcome;
     impl_->run(engine, {data.x, data.bytes, data.labels, data.targets, nullptr, nullptr}, data.examples,
                data.examples, optimizer, true, outcome);
@@ -394,10 +344,14 @@ double Network<T>::step(const Dataset<T>& data, Optimizer<T>& optimizer) {
 
 template <class T>
 void Network<T>::predict(const T* x, std::size_t examples, T* y) const {
-    core::Engine<T> engine(impl_->views, core::LossView<T>::of(core::LossKind::pointwise),
-                           std::min(std::max<std::size_t>(examples, 1), kPredictBatch));
-    for (std::size_t begin = 0; begin < examples; begin += kPredictBatch) {
-        const std::size_t n = std::min(kPredictBatch, examples - begin);
+    std::size_t most = kPredictBatch;
+    for (const core::LayerView<T>& view : impl_->chain.views()) {  // statistics are those of all examples
+        if (view.entry->statistics(*view.layer, view.in.size, false) > 0) most = examples;
+    }
+    most = std::max<std::size_t>(std::min(examples, most), 1);
+    core::Engine<T> engine(impl_->chain.views(), Loss{"MSE"}, most);
+    for (std::size_t begin = 0; begin < examples; begin += most) {
+        const std::size_t n = std::min(most, examples - begin);
         const T* const output = engine.predict(x + begin * inputs(), n);
         std::copy(output, output + n * outputs(), y + begin * outputs());
     }

@@ -1,5 +1,6 @@
 #include "pyoptim/optimizer.hpp"
 
+#include <cctype>
 #include <cmath>
 #include <limits>
 #include <sstream>
@@ -29,38 +30,39 @@ int rule_named(const std::string& name) {
     throw std::logic_error("there is no rule named '" + name + "'");
 }
 
-// What each hyperparameter may be: low <= value <= high.
-struct Range {
-    const char* name;
-    double low, high;
-    const char* expected;
-};
-constexpr double kLargest = std::numeric_limits<double>::max();
-constexpr double kSmallest = std::numeric_limits<double>::denorm_min();
-constexpr double kBelowOne = 1 - std::numeric_limits<double>::epsilon() / 2;
-constexpr double kAboveOne = 1 + std::numeric_limits<double>::epsilon();
-const Range kRanges[] = {
-    {"beta1", 0, kBelowOne, "a number in [0, 1)"},
-    {"beta2", 0, kBelowOne, "a number in [0, 1)"},
-    {"rho", 0, 1, "a number in [0, 1]"},
-    {"eta_minus", kSmallest, kBelowOne, "a number in (0, 1)"},
-    {"eta_plus", kAboveOne, kLargest, "a finite number > 1"},
-    {"dampening", -kLargest, kLargest, "a finite number"},
-    {"momentum_decay", -kLargest, kLargest, "a finite number"},
-    {"alpha", -kLargest, kLargest, "a finite number"},
-    {"lambd", -kLargest, kLargest, "a finite number"},
-    {"max_grad_norm", 0, std::numeric_limits<double>::infinity(), "a number >= 0"},
-};
+bool holds(const Range& range, double value) { return value >= range.low && value <= range.high; }
 
-void check_range(const std::string& name, double value) {
-    Range range = {nullptr, 0, kLargest, "a finite number >= 0"};
-    for (const Range& own : kRanges) {
-        if (name == own.name) range = own;
-    }
-    if (value >= range.low && value <= range.high) return;
+bool holds(const PairRange& range, const Pair& pair) {
+    return holds(range.first, pair[0]) && holds(range.second, pair[1]) &&
+           !(range.ascending && pair[0] > pair[1]);
+}
+
+template <class Value>
+[[noreturn]] void refuse(const std::string& name, const Value& value, const std::string& expected) {
     std::ostringstream message;
-    message << name << " is " << value << ", expected " << range.expected;
+    message << name << " is " << value << ", expected " << expected;
     throw std::invalid_argument(message.str());
+}
+
+void check_number(const std::string& name, double value, const Range& range) {
+    if (!holds(range, value)) refuse(name, value, range.expected);
+}
+
+void check_pair(const std::string& name, const Pair& pair, const PairRange& range) {
+    if (holds(range, pair)) return;
+    std::ostringstream both;
+    both << "(" << pair[0] << ", " << pair[1] << ")";
+    refuse(name, both.str(), range.expected);
+}
+
+[[noreturn]] void refuse_name(const std::string& name) {
+    throw std::invalid_argument("there is no hyperparameter named '" + name + "' with such a value");
+}
+
+// The name of a class as make_optimizer knows it.
+std::string lower(std::string name) {
+    for (char& letter : name) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+    return name;
 }
 
 }  // namespace
@@ -97,33 +99,79 @@ double Optimizer<T>::initial(int) const {
 }
 
 template <class T>
-std::vector<std::pair<std::string, typename Optimizer<T>::Option>> Optimizer<T>::options() {
+std::vector<Option> Optimizer<T>::options() {
+    constexpr Range norm = {0, std::numeric_limits<double>::infinity(), "a number >= 0"};
     return {{"lr", &lr},
             {"weight_decay", &weight_decay},
             {"decoupled_weight_decay", &decoupled_weight_decay},
             {"maximize", &maximize},
-            {"max_grad_norm", &max_grad_norm}};
+            {"max_grad_norm", &max_grad_norm, norm}};
 }
 
 template <class T>
 void Optimizer<T>::set(const std::string& name, double value) {
-    for (auto& [own, option] : options()) {
-        if (own != name) continue;
-        if (double** number = std::get_if<double*>(&option)) {
-            check_range(name, value);
+    for (Option& option : options()) {
+        if (auto* const number = std::get_if<double*>(&option.value); number && option.name == name) {
+            check_number(name, value, option.range);
             **number = value;
-        } else {
-            **std::get_if<bool*>(&option) = value != 0;
+            return;
         }
+        if (auto* const flag = std::get_if<bool*>(&option.value); flag && option.name == name) {
+            **flag = value != 0;
+            return;
+        }
+        if (auto* const choice = std::get_if<Choice*>(&option.value); choice && option.flag == name) {
+            (**choice).second = value != 0;
+            return;
+        }
+        if (auto* const pair = std::get_if<Pair*>(&option.value)) {
+            const PairRange& range = option.pair_range;
+            for (const int i : {0, 1}) {
+                if (name != range.names[i]) continue;
+                check_number(name, value, i == 0 ? range.first : range.second);
+                (**pair)[i] = value;
+                return;
+            }
+        }
+    }
+    refuse_name(name);
+}
+
+template <class T>
+void Optimizer<T>::set(const std::string& name, double first, double second) {
+    for (Option& option : options()) {
+        auto* const pair = std::get_if<Pair*>(&option.value);
+        if (!pair || option.name != name) continue;
+        check_pair(name, {first, second}, option.pair_range);
+        **pair = {first, second};
         return;
     }
-    throw std::invalid_argument("there is no hyperparameter named '" + name + "'");
+    refuse_name(name);
+}
+
+template <class T>
+void Optimizer<T>::set(const std::string& name, const std::string& word) {
+    for (Option& option : options()) {
+        auto* const choice = std::get_if<Choice*>(&option.value);
+        if (!choice || option.name != name) continue;
+        const char* const* const words = (**choice).words;
+        if (word != words[0] && word != words[1]) {
+            refuse(name, "'" + word + "'", "'" + std::string(words[0]) + "' or '" + words[1] + "'");
+        }
+        **choice = word;
+        return;
+    }
+    refuse_name(name);
 }
 
 template <class T>
 void Optimizer<T>::check() {
-    for (const auto& [name, option] : options()) {
-        if (double* const* number = std::get_if<double*>(&option)) check_range(name, **number);
+    for (const Option& option : options()) {
+        if (auto* const number = std::get_if<double*>(&option.value)) {
+            check_number(option.name, **number, option.range);
+        } else if (auto* const pair = std::get_if<Pair*>(&option.value)) {
+            check_pair(option.name, **pair, option.pair_range);
+        }
     }
 }
 
@@ -165,7 +213,7 @@ void Optimizer<T>::step(T* param, const T* grad) {
     for (int i = 0; i < 16; ++i) cast[i] = static_cast<T>(row.values[i]);
     const bool careful = nonfinite != NonFinite::ignore;
     const double norm = careful || max_grad_norm > 0 ? std::sqrt(core::sum_of_squares(impl_->size, grad)) : 0;
-    // The squares may overflow where the elements do not: those are looked at then.
+    // The sum of squares may overflow although every element is finite, so then the elements are looked at.
     if (careful && !std::isfinite(norm) && !core::all_finite(impl_->size, grad)) {
         if (nonfinite == NonFinite::raise) throw std::domain_error("grad has elements that are not finite");
         ++skipped;
@@ -185,19 +233,10 @@ void Optimizer<T>::step(T* param, const T* grad) {
 
 template <class T>
 std::unique_ptr<Optimizer<T>> make_optimizer(const std::string& name, std::size_t size) {
-    if (name == "sgd") return std::make_unique<SGD<T>>(size);
-    if (name == "adagrad") return std::make_unique<Adagrad<T>>(size);
-    if (name == "rmsprop") return std::make_unique<RMSprop<T>>(size);
-    if (name == "adadelta") return std::make_unique<Adadelta<T>>(size);
-    if (name == "adam") return std::make_unique<Adam<T>>(size);
-    if (name == "adamw") return std::make_unique<AdamW<T>>(size);
-    if (name == "amsgrad") return std::make_unique<AMSGrad<T>>(size);
-    if (name == "adamax") return std::make_unique<Adamax<T>>(size);
-    if (name == "nadam") return std::make_unique<NAdam<T>>(size);
-    if (name == "radam") return std::make_unique<RAdam<T>>(size);
-    if (name == "lion") return std::make_unique<Lion<T>>(size);
-    if (name == "rprop") return std::make_unique<Rprop<T>>(size);
-    if (name == "asgd") return std::make_unique<ASGD<T>>(size);
+#define X(Class) \
+    if (name == lower(#Class)) return std::make_unique<Class<T>>(size);
+    PYOPTIM_FOR_EACH_OPTIMIZER(X)
+#undef X
     throw std::invalid_argument("there is no optimizer named '" + name + "'");
 }
 

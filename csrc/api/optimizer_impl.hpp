@@ -1,4 +1,4 @@
-// What an Optimizer of the C++ API holds.
+// The private part of an Optimizer of the C++ API.
 #pragma once
 
 #include <vector>
@@ -11,10 +11,10 @@ namespace pyoptim {
 template <class T>
 struct Optimizer<T>::Impl {
     std::size_t size = 0;
-    int rule = -1;  // before the first step
+    int rule = -1;  // index in the list of rules; -1 before the first step
     Progress progress;
     std::vector<std::vector<T>> states;
-    core::Stepper<T> stepper;  // prepared for `stepped`
+    core::Stepper<T> stepper;  // prepared for the parameters at `stepped`
     T* stepped = nullptr;
 
     typename core::Stepper<T>::Array array(T* param) {

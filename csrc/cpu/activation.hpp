@@ -1,9 +1,9 @@
-// Activations over arrays: pyoptim/activation_math.hpp has the formulas.
+// Activations over arrays: formulas/activations.hpp says what each computes.
 #pragma once
 
 #include "cpu/kernels.hpp"
 #include "cpu/vector_math.hpp"
-#include "formulas/activation_math.hpp"
+#include "formulas/activations.hpp"
 
 namespace pyoptim::cpu::PYOPTIM_ISA {
 namespace {

@@ -161,9 +161,12 @@ double general_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) 
     Tile<T> tile, target;
     Tile<double> q;
     for (ptrdiff_t r = 0; r < kLanes; ++r) {
-        keep[r] = r >= rows ? 0.0 : it.sample_weight == nullptr ? 1.0 : double(it.sample_weight[begin + r]);
-        share[r] = keep[r] * it.smoothing / double(classes);
-        keep[r] *= 1 - it.smoothing;
+        const double weight = r >= rows                     ? 0.0
+                              : it.sample_weight == nullptr ? 1.0
+                                                            : double(it.sample_weight[begin + r]);
+        const math::SmoothedTarget of(weight, it.smoothing, double(classes));
+        keep[r] = of.keep;
+        share[r] = of.spread;
     }
     for (ptrdiff_t c = 0; c < classes; ++c) {
         for (ptrdiff_t r = 0; r < kLanes; ++r) q[c][r] = share[r];
@@ -183,8 +186,7 @@ double general_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) 
         for (ptrdiff_t r = 0; r < kLanes; ++r) {
             q[c][r] *= weight;
             total[r] += q[c][r];
-            const double term = q[c][r] * (double(largest[r]) - double(tile[c][r]));
-            linear[r] += q[c][r] == 0 ? 0 : term;  // a logit of -infinity without a share costs nothing
+            linear[r] += math::linear_cost(q[c][r], largest[r], tile[c][r]);
         }
         if (!it.divergence) continue;
         for (ptrdiff_t r = 0; r < kLanes; ++r) {
@@ -195,7 +197,7 @@ double general_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) 
     for (ptrdiff_t r = 0; r < kLanes; ++r) log_sum[r] = logarithm(double(sum[r]));
     double loss = 0;
     for (ptrdiff_t r = 0; r < rows; ++r) {
-        loss += it.temperature * (it.temperature * total[r] * log_sum[r] + linear[r]);
+        loss += math::cross_entropy_of_row(total[r], linear[r], log_sum[r], it.temperature);
     }
     if (it.dlogits == nullptr) return loss;
     T* dx = it.dlogits + begin * classes;
@@ -203,7 +205,7 @@ double general_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) 
     for (ptrdiff_t r = 0; r < kLanes; ++r) share[r] = total[r] * scale / double(sum[r]);
     for (ptrdiff_t c = 0; c < classes; ++c) {
         for (ptrdiff_t r = 0; r < kLanes; ++r) {
-            tile[c][r] = T(double(tile[c][r]) * share[r] - q[c][r] * scale);
+            tile[c][r] = math::cross_entropy_slope(tile[c][r], share[r], q[c][r], scale);
         }
         for (ptrdiff_t r = 0; r < rows; ++r) dx[r * classes + c] = tile[c][r];
     }
@@ -216,18 +218,18 @@ double general_row(const CrossEntropy<T>& it, ptrdiff_t i) {
     const T* x = it.logits + i * it.classes;
     T* dx = it.dlogits == nullptr ? nullptr : it.dlogits + i * it.classes;
     const double weight = it.sample_weight == nullptr ? 1.0 : double(it.sample_weight[i]);
-    const double keep = weight * (1 - it.smoothing), spread = weight * it.smoothing / double(it.classes);
+    const math::SmoothedTarget of(weight, it.smoothing, double(it.classes));
     const T largest = largest_of(it.classes, x);
     const T inverse_temperature = math::inverse_temperature<T>(it.temperature);
     const double sum = row_of_exponentials(it.classes, x, largest, inverse_temperature, dx);
     double q[kChunk], total = 0, linear = 0;
     const auto fill = [&](ptrdiff_t begin, ptrdiff_t n) {
-        for (ptrdiff_t j = 0; j < n; ++j) q[j] = spread;
+        for (ptrdiff_t j = 0; j < n; ++j) q[j] = of.spread;
         if (it.labels == nullptr) {
             const T* target = it.targets + i * it.classes + begin;
-            for (ptrdiff_t j = 0; j < n; ++j) q[j] += keep * double(target[j]);
+            for (ptrdiff_t j = 0; j < n; ++j) q[j] += of.keep * double(target[j]);
         } else if (it.labels[i] >= begin && it.labels[i] < begin + n) {
-            q[it.labels[i] - begin] += keep;
+            q[it.labels[i] - begin] += of.keep;
         }
         if (it.class_weight == nullptr) return;
         for (ptrdiff_t j = 0; j < n; ++j) q[j] *= double(it.class_weight[begin + j]);
@@ -236,10 +238,7 @@ double general_row(const CrossEntropy<T>& it, ptrdiff_t i) {
         const ptrdiff_t n = it.classes - begin < kChunk ? it.classes - begin : kChunk;
         fill(begin, n);
         total += sum_of(n, [&](ptrdiff_t j) { return q[j]; });
-        linear += sum_of(n, [&](ptrdiff_t j) {  // a logit of -infinity without a share costs nothing
-            const double term = q[j] * (double(largest) - double(x[begin + j]));
-            return q[j] == 0 ? 0 : term;
-        });
+        linear += sum_of(n, [&](ptrdiff_t j) { return math::linear_cost(q[j], largest, x[begin + j]); });
         if (!it.divergence) continue;
         const T* target = it.targets + i * it.classes + begin;
         linear += it.temperature * sum_of(n, [&](ptrdiff_t j) { return math::surprise(q[j], target[j]); });
@@ -250,11 +249,11 @@ double general_row(const CrossEntropy<T>& it, ptrdiff_t i) {
             const ptrdiff_t n = it.classes - begin < kChunk ? it.classes - begin : kChunk;
             if (it.classes > kChunk) fill(begin, n);
             for (ptrdiff_t j = 0; j < n; ++j) {
-                dx[begin + j] = T(double(dx[begin + j]) * share - q[j] * scale);
+                dx[begin + j] = math::cross_entropy_slope(dx[begin + j], share, q[j], scale);
             }
         }
     }
-    return it.temperature * (it.temperature * total * logarithm(sum) + linear);
+    return math::cross_entropy_of_row(total, linear, logarithm(sum), it.temperature);
 }
 
 }  // namespace

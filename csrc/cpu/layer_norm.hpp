@@ -15,20 +15,20 @@ void layer_norm(const LayerNorm<T>& it, const T* x, ptrdiff_t begin, ptrdiff_t e
         T* const to = y + r * it.cols;
         double exact, m2;
         run_moments(it.cols, from, exact, m2);
-        if (!(m2 <= __DBL_MAX__)) {  // lanes overflowed, or met infinity: as two passes in double have it
-            double sum = 0;
-            for (ptrdiff_t j = 0; j < it.cols; ++j) sum += double(from[j]);
-            exact = sum / n;
-            m2 = 0;
-            for (ptrdiff_t j = 0; j < it.cols; ++j) {
-                m2 += (double(from[j]) - exact) * (double(from[j]) - exact);
-            }
+        if (!(m2 <= __DBL_MAX__)) {
+            math::careful_moments(n, exact, m2, [&](auto term) {
+                double sum = 0;
+                for (ptrdiff_t j = 0; j < it.cols; ++j) sum += term(double(from[j]));
+                return sum;
+            });
         }
-        const T m = T(exact), scale = T(1 / __builtin_sqrt((m2 < 0 ? 0 : m2) / n + eps));
+        const T m = T(exact), scale = math::inverse_deviation<T>((m2 < 0 ? 0 : m2) / n, eps);
         mean[r] = m;
         inv_std[r] = scale;
         PYOPTIM_NO_OVERLAP
-        for (ptrdiff_t j = 0; j < it.cols; ++j) to[j] = (from[j] - m) * scale * it.gamma[j] + it.beta[j];
+        for (ptrdiff_t j = 0; j < it.cols; ++j) {
+            to[j] = math::layer_norm_value(from[j], m, scale, it.gamma[j], it.beta[j]);
+        }
     }
 }
 
@@ -82,7 +82,7 @@ void layer_norm_backward(const LayerNorm<T>& it, const LayerNormRows<T>& rows, p
             T* const to = dx + r * cols;
             PYOPTIM_NO_OVERLAP
             for (ptrdiff_t j = 0; j < cols; ++j) {
-                to[j] = scale * (dy[j] * it.gamma[j] - ((x[j] - mean) * scale * slope + offset));
+                to[j] = math::layer_norm_gradient(dy[j] * it.gamma[j], x[j], mean, scale, slope, offset);
             }
         }
         for (ptrdiff_t j = 0; j < cols; j += L) {

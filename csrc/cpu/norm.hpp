@@ -6,6 +6,7 @@
 
 #include "cpu/kernels.hpp"
 #include "cpu/vector.hpp"
+#include "formulas/norms.hpp"
 
 namespace pyoptim::cpu::PYOPTIM_ISA {
 namespace {
@@ -31,22 +32,12 @@ inline __attribute__((always_inline)) void load_lanes(V& v, const T* from, ptrdi
     }
 }
 
-// What the moments of `n` more values weigh beside those of `seen`.
-struct MergeWeights {
-    double mean, square;
-    MergeWeights(double seen, double n) : mean(n / (seen + n)), square(seen * mean) {}
-};
-
-inline void merge_one(double& mean, double& m2, MergeWeights w, double other_mean, double other_m2) {
-    const double delta = other_mean - mean;
-    mean += delta * w.mean;
-    m2 += other_m2 + delta * delta * w.square;
-}
-
 inline void norm_merge(ptrdiff_t n, double seen, double* mean, double* m2, double more,
                        const double* other_mean, const double* other_m2) {
-    const MergeWeights w(seen, more);
-    for (ptrdiff_t j = 0; j < n; ++j) merge_one(mean[j], m2[j], w, other_mean[j], other_m2[j]);
+    const math::MergeWeights by(seen, more);
+    for (ptrdiff_t j = 0; j < n; ++j) {
+        math::merge_moments(mean[j], m2[j], by, other_mean[j], other_m2[j]);
+    }
 }
 
 template <class V, class T>
@@ -128,23 +119,21 @@ void column_moments(const T* x, ptrdiff_t rows, ptrdiff_t cols, double* mean, do
                            };
     const auto flush = [=](ptrdiff_t r0, ptrdiff_t n, ptrdiff_t j, const Vector& s1,
                            const Vector& s2) __attribute__((always_inline)) {
-        const MergeWeights w{double(r0), double(n)};
         const double share = 1.0 / double(n);
         Vector shift;
         load_lanes(shift, x + r0 * cols + j, cols - j < L ? cols - j : L);
         const Wide sum = __builtin_convertvector(s1, Wide);
         const Wide squares = __builtin_convertvector(s2, Wide);
         const Wide block = __builtin_convertvector(shift, Wide) + sum * share;
-        Wide old_mean = {}, old_m2 = {};
+        Wide all_mean = {}, all_m2 = {};
         if (r0 > 0) {
-            get_lanes(old_mean, mean + j);
-            get_lanes(old_m2, m2 + j);
+            get_lanes(all_mean, mean + j);
+            get_lanes(all_m2, m2 + j);
         }
-        const Wide delta = block - old_mean;
-        const Wide new_mean = old_mean + delta * w.mean;
-        const Wide new_m2 = old_m2 + (squares - sum * sum * share) + delta * delta * w.square;
-        put_lanes(mean + j, new_mean);
-        put_lanes(m2 + j, new_m2);
+        all_m2 += squares - sum * sum * share;  // the block's own; the merge adds what lies between the means
+        math::merge_moments(all_mean, all_m2, math::MergeWeights{double(r0), double(n)}, block, Wide{});
+        put_lanes(mean + j, all_mean);
+        put_lanes(m2 + j, all_m2);
     };
     column_blocks<T, 2>(0, rows, cols, visit, flush);
 }
@@ -192,8 +181,8 @@ void run_moments(ptrdiff_t n, const T* x, double& mean, double& m2) {
         }
         const double share = 1.0 / double(live);
         if (begin == 0) mean = m2 = 0;
-        merge_one(mean, m2, MergeWeights(double(begin), double(live)), double(shift) + sum * share,
-                  squares - sum * sum * share);
+        math::merge_moments(mean, m2, math::MergeWeights(double(begin), double(live)),
+                            double(shift) + sum * share, squares - sum * sum * share);
     }
 }
 
@@ -230,10 +219,8 @@ void norm_apply_as(const NormMatrix& it, const T* x, ptrdiff_t begin, ptrdiff_t 
     const ptrdiff_t cols = it.cols, channels = it.channels;
     const auto one = [=](auto v, ptrdiff_t at, auto mean, auto scale, auto shift)
                          __attribute__((always_inline)) {
-                             const decltype(v) zero = {};
                              get_lanes(v, x + at);
-                             v = (v - mean) * scale + shift;
-                             put_lanes(y + at, kRelu ? (v <= zero ? zero : v) : v);  // NaN stays NaN
+                             put_lanes(y + at, math::norm_value(kRelu, v, mean, scale, shift));
                          };
     if (channels == 0) {
         const NormCoefficients<T> of = k;
@@ -278,7 +265,7 @@ void norm_products_as(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t b
                              load_lanes(d, x_at, live);
                              PYOPTIM_KEEP(g);
                              d -= mean;
-                             if (kRelu) g = d * scale + shift > zero ? g : zero;
+                             g = math::norm_before_relu(kRelu, g, d, scale, shift);
                              s1 += g;
                              s2 += g * d;
                          };
@@ -329,7 +316,7 @@ void norm_products_as(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t b
             for (; i + L <= live; i += L) add(g + i, v + i, L, mean, scale, shift, s1[0], s2[0]);
             for (; i < live; ++i) {
                 const T d = v[i] - mean[0];
-                const T dz = !kRelu || d * scale[0] + shift[0] > T(0) ? g[i] : T(0);
+                const T dz = math::norm_before_relu(kRelu, g[i], d, T(scale[0]), T(shift[0]));
                 total += double(dz);
                 products += double(dz) * double(d);
             }
@@ -351,21 +338,19 @@ void norm_products(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t begi
     (relu ? norm_products_as<true, T> : norm_products_as<false, T>)(it, dy, x, begin, end, k, sum, product);
 }
 
-// dx = scale dz - ((x - mean) slope + offset); without the latter where the statistics are constants.
+// kStatistics: whether they are the batch's, else constants.
 template <bool kRelu, bool kStatistics, class T>
 void norm_gradient_as(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
                       const NormCoefficients<T>& k, T* dx) {
     const ptrdiff_t cols = it.cols, channels = it.channels;
     const auto one = [=](auto v, ptrdiff_t at, auto mean, auto scale, auto shift, auto slope, auto offset)
                          __attribute__((always_inline)) {
-                             const decltype(v) zero = {};
                              auto g = v;
                              get_lanes(v, x + at);
                              get_lanes(g, dy + at);
                              const decltype(v) d = v - mean;
-                             if (kRelu) g = d * scale + shift > zero ? g : zero;
-                             g = scale * g;
-                             put_lanes(dx + at, kStatistics ? g - (d * slope + offset) : g);
+                             g = math::norm_before_relu(kRelu, g, d, scale, shift);
+                             put_lanes(dx + at, math::norm_gradient(kStatistics, g, d, scale, slope, offset));
                          };
     if (channels == 0) {
         const NormCoefficients<T> of = k;

@@ -1,4 +1,4 @@
-// Losses of one output and its target over arrays: pyoptim/losses.hpp has the formulas.
+// Losses of one output and its target over arrays: formulas/losses.hpp says what each computes.
 #pragma once
 
 #include "cpu/kernels.hpp"

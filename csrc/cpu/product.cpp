@@ -121,8 +121,8 @@ void dot_tile(const Dots<T>& it, ptrdiff_t i, ptrdiff_t j) {
         if (it.bias != nullptr) {
             for (ptrdiff_t c = 0; c < cols; ++c) out[c] += it.bias[j + c];
         }
-        if (it.relu) {  // NaN stays NaN
-            for (ptrdiff_t c = 0; c < cols; ++c) out[c] = out[c] <= T(0) ? T(0) : out[c];
+        if (it.relu) {
+            for (ptrdiff_t c = 0; c < cols; ++c) out[c] = math::relu_if(true, out[c]);
         }
         __builtin_memcpy(it.y + (i + r) * it.n + j, out, sizeof(out));
     }

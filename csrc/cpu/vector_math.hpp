@@ -1,4 +1,4 @@
-// The functions of pyoptim/math.hpp, for the kernels of an instruction set.
+// The functions of formulas/math.hpp, for the kernels of an instruction set.
 #pragma once
 
 #include <stdint.h>

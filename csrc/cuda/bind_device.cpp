@@ -36,7 +36,7 @@ py::typing::Dict<py::str, py::object> device(int index) {
 
 std::pair<int, int> versions() {
     int driver = 0;
-    cudaDriverGetVersion(&driver);  // 0 without one
+    cudaDriverGetVersion(&driver);  // the version stays 0 without a driver
     int runtime = 0;
     check(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
     return {runtime, driver};
@@ -54,8 +54,8 @@ int get_device() {
     return index;
 }
 
-// Lets this thread take and give back memory while somebody captures, as PyTorch does by default: in any
-// thread, which would end that capture.
+// While it lives, this thread may take and give back memory although another thread captures a graph. PyTorch
+// by default captures in the mode that ends the capture when any thread does so.
 class WhoeverCaptures {
   public:
     WhoeverCaptures() { cudaThreadExchangeStreamCaptureMode(&other_); }
@@ -104,12 +104,12 @@ class Stream {
     cudaStream_t stream_ = nullptr;
 };
 
-// Points in time of a stream.
+// A point in time of a stream.
 class Event {
   public:
     Event() {
         require_device();
-        // Without timing recording is cheaper, and waiting may be.
+        // Recording is cheaper without timing, and waiting may be.
         check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreate");
     }
     ~Event() { cudaEventDestroy(event_); }
@@ -118,7 +118,7 @@ class Event {
     void record(std::uintptr_t stream) {
         check(cudaEventRecord(event_, stream_at(stream)), "cudaEventRecord");
     }
-    // Later work on the stream waits for this.
+    // Work that is queued on the stream later waits for this event.
     void hold(std::uintptr_t stream) const {
         check(cudaStreamWaitEvent(stream_at(stream), event_, 0), "cudaStreamWaitEvent");
     }

@@ -29,7 +29,7 @@ class Graph {
 
 void begin_capture(std::uintptr_t stream) {
     require_device();
-    // Relaxed: memory may be taken and given back meanwhile.
+    // In the relaxed mode memory may be taken and given back during the capture.
     check(cudaStreamBeginCapture(stream_at(stream), cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
 }
 

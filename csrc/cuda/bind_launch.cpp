@@ -1,4 +1,4 @@
-// Launching a kernel of the table.
+// Launches a kernel by its name.
 #include <pybind11/typing.h>
 
 #include <algorithm>
@@ -29,7 +29,7 @@ const Table& table() {
     return all;
 }
 
-// Arguments as the driver wants them: an address for each.
+// The arguments of a kernel in the form that the driver wants: the address of each value.
 class Arguments {
   public:
     Arguments(const KernelEntry& kernel, const Values& values) {
@@ -67,7 +67,7 @@ class Arguments {
                 return;
             }
             case Parameter::integer: {
-                // Modulo 2^64, so that unsigned numbers fit; numbers of fewer bytes are the low ones.
+                // Taken modulo 2^64, so that unsigned numbers fit; a narrower number is the low bytes.
                 if (!PyLong_Check(value.ptr())) refuse(kernel, i, "an int", value);
                 const auto number = PyLong_AsUnsignedLongLongMask(value.ptr());
                 std::memcpy(to, &number, std::min<std::size_t>(parameter.size, sizeof number));
@@ -105,7 +105,7 @@ class Arguments {
     std::vector<void*> addresses_;
 };
 
-// Nothing to do for 0 blocks: an empty array.
+// Does nothing for 0 blocks, which an empty array has.
 void launch(const std::string& name, long long blocks, const Values& arguments, std::uintptr_t stream) {
     const auto found = table().find(name);
     if (found == table().end()) throw py::value_error("there is no kernel named '" + name + "'");

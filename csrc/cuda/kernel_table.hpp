@@ -39,7 +39,7 @@ struct Signature<void (*)(A...)> {
     static constexpr int count = sizeof...(A);
 };
 
-// The tests' emulator has kernels that are functions: see tests/cuda/emulator.hpp.
+// In the tests' emulator kernels are plain functions: see tests/gpu/emulator.
 #if !defined(PYOPTIM_KERNEL_ADDRESS)
 #define PYOPTIM_KERNEL_ADDRESS(...) reinterpret_cast<const void*>(&__VA_ARGS__)
 #endif

@@ -1,4 +1,4 @@
-// All kernels but the optimizer steps.
+// All kernels except the optimizer steps.
 #include "cuda/kernel_table.hpp"
 #include "cuda/kernels/kernels.cuh"
 

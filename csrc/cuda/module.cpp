@@ -1,4 +1,5 @@
-// pyoptim._cuda: the table of contents. It imports without a GPU or driver, and says so when called.
+// The table of contents of _cuda. The module imports without a GPU or driver; its functions then say what
+// is missing.
 #include "cuda/runtime.hpp"
 
 PYBIND11_MODULE(_cuda, m) {

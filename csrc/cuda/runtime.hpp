@@ -1,4 +1,4 @@
-// What the bindings share: errors of the CUDA runtime, and addresses as Python has them.
+// What the bindings share: errors of the CUDA runtime become exceptions, and Python's integers addresses.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -14,11 +14,11 @@ namespace py = pybind11;
 
 inline void check(cudaError_t error, const char* what) {
     if (error == cudaSuccess) return;
-    cudaGetLastError();  // not again at the next call
+    cudaGetLastError();  // clears the error, so that the next call does not report it again
     throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(error));
 }
 
-// Why nothing can run here, or null.
+// The reason why no GPU can be used on this machine, or null if one can.
 inline const char* why_not() {
     int count = 0;
     const cudaError_t error = cudaGetDeviceCount(&count);

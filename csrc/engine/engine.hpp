@@ -1,14 +1,15 @@
 // The training engine: a chain of layers, its loss and its optimizer step, run over many mini-batches
-// without an allocation. Memory of parameters, gradients and states is the caller's; each layer kind is
-// one case of `forward` and one of `backward` in engine.cpp.
+// without an allocation. Memory of parameters, gradients and states is the caller's.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
-#include "cpu/kernels.hpp"
+#include "engine/chain.hpp"
+#include "engine/loss.hpp"
 #include "formulas/random.hpp"
 #include "layers/dense.hpp"
 #include "layers/penalty.hpp"
@@ -16,57 +17,6 @@
 #include "pyoptim/optimizer.hpp"
 
 namespace pyoptim::core {
-
-enum class LayerKind {
-    dense,
-    activation,
-    batch_norm,
-    layer_norm,
-    rescale,
-    dropout,
-    gaussian_noise,
-    residual
-};
-
-// A layer with the addresses of its arrays; null where it has none.
-template <class T>
-struct LayerView {
-    LayerKind kind = LayerKind::dense;
-    std::ptrdiff_t in = 0, out = 0;  // elements of an example
-    cpu::Activation activation = cpu::Activation::identity;
-    double a = 0, b = 0;  // activation: its parameters
-    T *weight = nullptr, *bias = nullptr, *dweight = nullptr, *dbias = nullptr;
-    bool trainable = true;  // without, there are no gradients, and batch_norm takes running statistics
-
-    // batch_norm: of `in` elements, `channels` times space; layer_norm: rows of `channels`
-    std::ptrdiff_t channels = 0;
-    double eps = 0, momentum = 0;  // momentum < 0: the cumulative mean
-    bool unbiased = true;
-    T *running_mean = nullptr, *running_var = nullptr;
-    std::int64_t* tracked = nullptr;
-
-    T scale = 1, shift = 0;  // rescale
-
-    double amount = 0;  // dropout: the drop probability; gaussian_noise: the standard deviation
-    std::int64_t *seed = nullptr, *step = nullptr;  // of them: a step is a training pass
-
-    std::size_t begin = 0;  // residual: the layer whose input is added, where the block begins that ends here
-};
-
-enum class LossKind { cross_entropy, kl_divergence, pointwise };
-
-template <class T>
-struct LossView {
-    LossKind kind;
-    cpu::Pointwise<T> pointwise;  // which
-    const T* class_weight;        // of cross_entropy; or null
-    double smoothing;             // likewise
-    double temperature;           // of kl_divergence
-
-    static LossView of(LossKind kind) {
-        return {kind, {cpu::PointwiseKind::squared, T(1), nullptr}, nullptr, 0, 1};
-    }
-};
 
 // Examples in rows: x holds T, or bytes. Targets are labels (of cross-entropy) or (examples, outputs).
 template <class T>
@@ -91,7 +41,7 @@ struct WeightNoise {
 struct StepOptions {
     double max_grad_norm = 0;  // 0: gradients are not clipped
     NonFinite nonfinite = NonFinite::ignore;
-    bool keep_gradients = false;  // where they lie; else those of dense weights may be 0 after a run
+    bool keep_gradients = false;  // where they lie; else fusible ones may be 0 after a run
 };
 
 // What ran: adds up over calls, but for `wrong`.
@@ -105,8 +55,9 @@ struct Outcome {
 template <class T>
 class Engine {
   public:
-    // No batch will be larger than `capacity`.
-    Engine(std::vector<LayerView<T>> layers, const LossView<T>& loss, std::size_t capacity);
+    // No batch will be larger than `capacity`. What the views refer to outlives the engine. Throws
+    // std::invalid_argument for a loss that does not suit the last layer.
+    Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_t capacity);
 
     void clear();  // of what add() added
     // `array` is updated with the gradient at `gradient`. coefficients: where its row begins.
@@ -123,8 +74,8 @@ class Engine {
     // Outputs for n <= capacity examples, in evaluation.
     const T* predict(const T* x, std::size_t n);
 
-    std::size_t inputs() const { return static_cast<std::size_t>(layers_.front().in); }
-    std::size_t outputs() const { return static_cast<std::size_t>(layers_.back().out); }
+    std::size_t inputs() const { return static_cast<std::size_t>(layers_.front().in.size); }
+    std::size_t outputs() const { return static_cast<std::size_t>(layers_.back().out.size); }
     std::size_t capacity() const { return capacity_; }
     std::size_t arrays() const { return gradients_.size(); }
 
@@ -134,20 +85,18 @@ class Engine {
     void backward(const T* x, std::size_t n, bool fused);
     double loss(const Examples<T>&, std::size_t begin, std::size_t n, Outcome&);
     bool update(const T* row, std::size_t length, const StepOptions&, Outcome&);
-    void norm_forward(std::size_t i, const T* x, std::size_t n, bool training);
 
     std::vector<LayerView<T>> layers_;
-    LossView<T> loss_;
+    std::vector<std::unique_ptr<CompiledLayer<T>>> compiled_;  // by layer; null: a Residual
+    std::unique_ptr<CompiledLoss<T>> compiled_loss_;
+    bool classification_;  // whether the loss is one of classes, of which the right ones are counted
     std::size_t capacity_;
     std::size_t first_trainable_;
-    std::vector<std::vector<T>> outputs_;                  // of each layer
-    std::vector<std::vector<T>> mean_, inv_std_, unused_;  // of each normalisation
-    std::vector<std::vector<T>> shortcut_;                 // of each residual: the gradient of its output
-    std::vector<std::vector<std::size_t>> rejoined_;       // by layer: the residuals whose block begins there
+    std::vector<std::vector<T>> outputs_;             // by layer
+    std::vector<std::vector<T>> shortcut_;            // by Residual: the gradient of its output
+    std::vector<std::vector<std::size_t>> rejoined_;  // by layer: the Residuals whose block begins with it
     std::vector<T> input_, targets_, weight_, gradient_, other_gradient_;
     std::vector<std::int64_t> labels_;
-    std::vector<bool> of_this_batch_;
-    bool training_ = false;  // the last forward
     Stepper<T> stepper_;
     std::vector<const T*> gradients_;
 
@@ -155,11 +104,11 @@ class Engine {
     WeightNoise<T> noise_{};
     std::vector<T> kept_;  // the parameters without noise
 
-    // Gradient and step at once: the weights of dense layers, and the rest of what add() added.
+    // Gradient and step at once: the weights of layers with a fusible gradient, and the rest of what add()
+    // added.
     std::vector<typename Stepper<T>::Array> weights_;  // by layer; empty where it is among the rest
     Stepper<T> rest_;
     std::vector<const T*> rest_gradients_;
-    std::vector<std::vector<T>> dz_;  // of dense layers
     std::vector<DenseUpdate<T>> updates_;
     bool zeroed_ = false;     // the gradients that are not written
     std::vector<T> clipped_;  // a row of coefficients

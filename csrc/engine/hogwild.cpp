@@ -14,24 +14,20 @@ namespace pyoptim::core {
 constexpr std::size_t kPiece = 4096;
 
 template <class T>
-Hogwild<T>::Hogwild(std::vector<LayerView<T>> layers, const LossView<T>& loss, std::size_t capacity) {
+Hogwild<T>::Hogwild(std::vector<LayerView<T>> layers, const Loss& loss, std::size_t capacity) {
     const std::less<const T*> before;
     const T* last = nullptr;
     std::size_t total = 0;
-    const auto take = [&](const T* gradient, std::ptrdiff_t n) {
-        if (gradient == nullptr) return;
-        if (first_ == nullptr || before(gradient, first_)) first_ = gradient;
-        if (last == nullptr || before(last, gradient + n)) last = gradient + n;
-        total += static_cast<std::size_t>(n);
-    };
     for (const LayerView<T>& layer : layers) {
-        if (layer.kind == LayerKind::activation || layer.kind == LayerKind::rescale ||
-            layer.kind == LayerKind::residual) {
-            continue;
+        for (const LayerArray<T>& array : layer.arrays) {
+            if (array.role != Role::parameter) {
+                throw std::invalid_argument("hogwild: a layer keeps more than parameters");
+            }
+            const T* const end = array.gradient + array.size();
+            if (first_ == nullptr || before(array.gradient, first_)) first_ = array.gradient;
+            if (last == nullptr || before(last, end)) last = end;
+            total += static_cast<std::size_t>(array.size());
         }
-        if (layer.kind != LayerKind::dense) throw std::invalid_argument("hogwild: no such layer");
-        take(layer.dweight, layer.in * layer.out);
-        take(layer.dbias, layer.out);
     }
     if (total == 0 || static_cast<std::size_t>(last - first_) != total) {
         throw std::invalid_argument("hogwild: expected gradients in one block");
@@ -41,9 +37,9 @@ Hogwild<T>::Hogwild(std::vector<LayerView<T>> layers, const LossView<T>& loss, s
         worker.gradients.resize(total);
         auto own = layers;
         for (LayerView<T>& layer : own) {
-            const auto move = [&](T* p) { return p == nullptr ? p : worker.gradients.data() + (p - first_); };
-            layer.dweight = move(layer.dweight);
-            layer.dbias = move(layer.dbias);
+            for (LayerArray<T>& array : layer.arrays) {
+                array.gradient = worker.gradients.data() + (array.gradient - first_);
+            }
         }
         worker.engine = std::make_unique<Engine<T>>(std::move(own), loss, capacity);
     }

@@ -24,9 +24,9 @@ namespace pyoptim::core {
 template <class T>
 class Hogwild {
   public:
-    // Of dense, activation, rescale and residual layers, whose gradients lie in one block of memory; it is
-    // not written to. Throws std::invalid_argument.
-    Hogwild(std::vector<LayerView<T>> layers, const LossView<T>& loss, std::size_t capacity);
+    // The layers have no buffers or counters, and their gradients lie in one block of memory, which is not
+    // written to. Throws std::invalid_argument.
+    Hogwild(std::vector<LayerView<T>> layers, const Loss& loss, std::size_t capacity);
 
     void add(const typename Stepper<T>::Array& array, const T* gradient);
 

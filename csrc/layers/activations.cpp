@@ -1,6 +1,6 @@
 #include "layers/activations.hpp"
 
-#include "formulas/activation_math.hpp"
+#include "formulas/activations.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/split.hpp"
 

@@ -35,7 +35,12 @@ double pointwise_loss(const cpu::Pointwise<T>& it, const Predictions<T>& of) {
         return weight * kernel(it, static_cast<std::ptrdiff_t>(end - begin), T(weight * scale), of.x + begin,
                                of.target + begin, of.dx == nullptr ? nullptr : of.dx + begin);
     };
-    const std::size_t grain = it.kind == cpu::PointwiseKind::binary ? kExpGrain : kGrain;
+    constexpr std::size_t grains[] = {
+#define X(name) math::name##_loss::cost == math::Cost::exponential ? kExpGrain : kGrain,
+        PYOPTIM_FOR_EACH_POINTWISE_LOSS(X)
+#undef X
+    };
+    const std::size_t grain = grains[static_cast<int>(it.kind)];
     if (of.sample_weight == nullptr && it.columns == nullptr) {
         return scale * sum_of_blocks(n, 4096, n, grain,
                                      [&](std::size_t begin, std::size_t end) { return run(begin, end, 1); });

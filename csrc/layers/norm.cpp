@@ -1,9 +1,9 @@
 #include "layers/norm.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
+#include "formulas/norms.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/parallel.hpp"
 #include "runtime/scratch.hpp"
@@ -123,11 +123,7 @@ struct Coefficients {
     }
     void fill_forward(const NormAffine<T>& affine, const T* means, const T* inv_std) const {
         fill(mean, [=](ptrdiff_t c) { return means[c]; });
-        if (affine.gamma != nullptr) {
-            fill(scale, [=](ptrdiff_t c) { return affine.gamma[c] * inv_std[c]; });
-        } else {
-            fill(scale, [=](ptrdiff_t c) { return inv_std[c]; });
-        }
+        fill(scale, [=](ptrdiff_t c) { return math::norm_scale(affine.gamma, inv_std, c); });
         if (affine.beta != nullptr) {
             fill(shift, [=](ptrdiff_t c) { return affine.beta[c]; });
         } else {
@@ -137,20 +133,16 @@ struct Coefficients {
     NormCoefficients<T> view() const { return {mean, scale, shift, slope, offset}; }
 };
 
-// Where lanes overflow, or meet infinity, as two passes in double would have it.
 template <class T>
 void careful_moments(const NormShape& s, const T* x, ptrdiff_t channel, double& mean, double& m2) {
-    const auto each = [&](auto visit) {
+    math::careful_moments(static_cast<double>(s.batch * s.space), mean, m2, [&](auto term) {
+        double sum = 0;
         for (ptrdiff_t n = 0; n < s.batch; ++n) {
             const T* run = x + (n * s.channels + channel) * s.space;
-            for (ptrdiff_t i = 0; i < s.space; ++i) visit(static_cast<double>(run[i]));
+            for (ptrdiff_t i = 0; i < s.space; ++i) sum += term(static_cast<double>(run[i]));
         }
-    };
-    double sum = 0, squares = 0;
-    each([&](double value) { sum += value; });
-    mean = sum / static_cast<double>(s.batch * s.space);
-    each([&](double value) { squares += (value - mean) * (value - mean); });
-    m2 = squares;
+        return sum;
+    });
 }
 
 // Leaves the channels' mean and sum of squares about it in the first of these.
@@ -182,7 +174,7 @@ void moments(const NormShape& s, const Plan& plan, const Coefficients<T>& k, con
         finite &= m2[c] <= std::numeric_limits<double>::max();
     }
     for (ptrdiff_t c = 0; !finite && c < s.channels; ++c) {
-        if (!std::isfinite(m2[c])) careful_moments(s, x, c, mean[c], m2[c]);
+        if (!(m2[c] <= std::numeric_limits<double>::max())) careful_moments(s, x, c, mean[c], m2[c]);
     }
 }
 
@@ -207,23 +199,21 @@ void norm_forward(const NormShape& s, const T* x, const NormAffine<T>& affine, c
         if (options.training && running.mean != nullptr) {
             const double share = 1 / (options.unbiased ? count - 1 : count);
             for (ptrdiff_t c = 0; c < channels; ++c) {
-                running.mean[c] =
-                    static_cast<T>((1 - a) * static_cast<double>(running.mean[c]) + a * means[c]);
+                running.mean[c] = math::running_statistic(running.mean[c], means[c], a);
             }
             for (ptrdiff_t c = 0; c < channels; ++c) {
-                running.var[c] =
-                    static_cast<T>((1 - a) * static_cast<double>(running.var[c]) + a * (squares[c] * share));
+                running.var[c] = math::running_statistic(running.var[c], squares[c] * share, a);
             }
         }
         const double share = 1 / count;
         for (ptrdiff_t c = 0; c < channels; ++c) mean[c] = static_cast<T>(means[c]);
         for (ptrdiff_t c = 0; c < channels; ++c) {
-            inv_std[c] = static_cast<T>(1 / std::sqrt(squares[c] * share + options.eps));
+            inv_std[c] = math::inverse_deviation<T>(squares[c] * share, options.eps);
         }
     } else {
         std::copy_n(running.mean, channels, mean);
         for (ptrdiff_t c = 0; c < channels; ++c) {
-            inv_std[c] = static_cast<T>(1 / std::sqrt(static_cast<double>(running.var[c]) + options.eps));
+            inv_std[c] = math::inverse_deviation<T>(static_cast<double>(running.var[c]), options.eps);
         }
     }
     k.fill_forward(affine, mean, inv_std);
@@ -277,14 +267,11 @@ void norm_backward(const NormShape& s, const T* dy, const T* x, const NormAffine
     for (ptrdiff_t c = 0; c < s.channels; ++c) dgamma[c] = static_cast<T>(products[c]);
     if (dx == nullptr) return;
     const T* const gamma = affine.gamma;
-    const auto scaled = [=](ptrdiff_t c) {  // scale / count
-        const T scale = gamma != nullptr ? gamma[c] * inv_std[c] : inv_std[c];
-        return static_cast<double>(scale) * share;
+    const auto scaled = [=](ptrdiff_t c) {
+        return static_cast<double>(math::norm_scale(gamma, inv_std, c)) * share;
     };
-    k.fill(k.slope, [=](ptrdiff_t c) {
-        return static_cast<T>(products[c] * static_cast<double>(inv_std[c]) * scaled(c));
-    });
-    k.fill(k.offset, [=](ptrdiff_t c) { return static_cast<T>(sums[c] * scaled(c)); });
+    k.fill(k.slope, [=](ptrdiff_t c) { return math::norm_slope(products[c], inv_std[c], scaled(c)); });
+    k.fill(k.offset, [=](ptrdiff_t c) { return math::norm_offset<T>(sums[c], scaled(c)); });
     plan.each(false, [&](ptrdiff_t begin, ptrdiff_t end) {
         table.norm_gradient(plan.matrix, dy, x, begin, end, k.view(), saved.relu, saved.of_this_batch, dx);
     });

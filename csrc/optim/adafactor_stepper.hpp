@@ -1,6 +1,6 @@
 // Adafactor over many arrays. Each is cut into pieces, which are measured, and then moved; pieces do not
 // depend on the number of threads. cuda/kernels/adafactor_kernels.cuh has the same on GPUs,
-// pyoptim/backends/reference_tensors.py the twin.
+// pyoptim/backends/reference/tensors.py is the twin.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,7 @@ namespace pyoptim::core {
 template <class T>
 class AdafactorStepper {
   public:
-    static constexpr int states = 2, length = kAdafactorLength;  // of a vector, the first state alone
+    static constexpr int states = 2, length = kAdafactorLength;  // a vector uses the first state alone
 
     void add(const TensorArray<T>& array) {
         const auto [batch, rows, cols] = array.shape;
@@ -51,7 +51,7 @@ class AdafactorStepper {
         directions_.resize(total_);
     }
 
-    // grads: one address per array; rows: of the groups, `length` numbers each.
+    // grads: one address per array; rows: one row of `length` numbers per group, end to end.
     void step(const T* const* grads, const double* rows) {
         const cpu::Kernels<T>& table = kernels<T>();
         parallel(threads_for(total_, kBlock), [&](int thread, int threads) {
@@ -87,14 +87,15 @@ class AdafactorStepper {
     }
 
   private:
-    // Elements of a piece, and the fewest rows of one: so that the sums of columns are little memory.
+    // A piece has about kBlock elements, and at least kLeastRows rows, so that its column sums are small
+    // beside it.
     static constexpr std::size_t kBlock = 16384, kLeastRows = 64;
     struct Piece {
-        std::size_t first, end;      // of its matrices: one, or several whole ones
-        std::size_t row, rows;       // of each
-        std::size_t position, size;  // of its elements among those of all arrays
+        std::size_t first, end;      // its matrices: a part of one, or several whole ones
+        std::size_t row, rows;       // the first row and their number, in each matrix
+        std::size_t position, size;  // where its elements begin among those of all arrays, and their number
         std::size_t array = 0, columns = 0;
-        double param = 0, direction = 0;  // sums of squares, in the step that runs
+        double param = 0, direction = 0;  // sums of squares in the current step
     };
 
     void put(Piece piece, std::size_t columns) {
@@ -118,7 +119,8 @@ class AdafactorStepper {
         }
     }
 
-    // The columns of matrices whose first piece this is, and the means of their rows.
+    // Brings up to date the column factors, and the means of rows, of the matrices that begin with this
+    // piece.
     void factor(const Piece& piece, const TensorArray<T>& array, const Adafactor& c) {
         const std::size_t rows = array.shape.rows, cols = array.shape.cols;
         for (std::size_t b = piece.first; b < piece.end; ++b) {
@@ -172,11 +174,11 @@ class AdafactorStepper {
 
     std::vector<TensorArray<T>> arrays_;
     std::vector<Piece> pieces_;
-    std::vector<std::size_t> begin_, first_piece_, first_mean_;  // of each array
+    std::vector<std::size_t> begin_, first_piece_, first_mean_;  // one of each per array
     std::size_t total_ = 0;
-    std::vector<T> directions_;    // of all arrays, end to end
+    std::vector<T> directions_;    // the directions of all arrays, end to end
     std::vector<double> columns_;  // sums of squares of the columns of each piece
-    std::vector<double> means_;    // of the rows of each matrix
+    std::vector<double> means_;    // the mean of the row factors, per matrix
 };
 
 }  // namespace pyoptim::core

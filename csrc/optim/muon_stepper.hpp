@@ -1,7 +1,7 @@
 // Muon over many matrices: momentum, made orthogonal by Newton-Schulz iterations, and a descent along it.
-// Large matrices are all threads' together; of small ones each thread takes its share. Either way an element
-// is the same sum in the same order. cuda/kernels/muon_kernels.cuh has the same on GPUs,
-// pyoptim/backends/reference_tensors.py the twin.
+// All threads work on a large matrix together; small matrices are shared out among them. Either way an
+// element is the same sum in the same order. cuda/kernels/muon_kernels.cuh has the same on GPUs,
+// pyoptim/backends/reference/tensors.py is the twin.
 #pragma once
 
 #include <algorithm>
@@ -34,7 +34,7 @@ class MuonStepper {
         work_ += 8 * products;
     }
 
-    // As AdafactorStepper's.
+    // Takes the same arguments as AdafactorStepper::step.
     void step(const T* const* grads, const double* rows) {
         const cpu::Kernels<T>& table = kernels<T>();
         const int most = threads_for(work_, kGrain);
@@ -57,7 +57,8 @@ class MuonStepper {
     }
 
   private:
-    // Multiply-adds of a product that pay for a thread, and for all of them to wait for each other.
+    // How many multiply-adds of a product make a thread worth while, and how many make it worth while that
+    // all threads work on one matrix and wait for each other.
     static constexpr std::size_t kGrain = 1 << 16, kAlone = 1 << 21;
 
     static std::size_t lines(std::size_t n) { return (n + 63) / 64 * 64; }
@@ -66,7 +67,7 @@ class MuonStepper {
     struct Team {
         const cpu::Kernels<T>& table;
         int thread, threads;
-        T* tile;  // scratch memory of this thread's products
+        T* tile;  // scratch memory for the products of this thread
         double* squares;
 
         void wait() const {
@@ -136,7 +137,7 @@ class MuonStepper {
                 team.product(n, {index(n), index(height), x, 1, index(n), x, index(n), gram});
             }
             team.wait();
-            team.dots(n, n, n, gram, gram, square);  // which is symmetric
+            team.dots(n, n, n, gram, gram, square);  // gram is symmetric
             team.wait();
             team.blend(n * n, c.b, gram, c.c, square);
             team.wait();
@@ -151,14 +152,14 @@ class MuonStepper {
         }
         const double rate = muon_rate(c, static_cast<double>(height), static_cast<double>(width));
         team.blend(size, c.param_scale, array.param, rate, x);
-        team.wait();  // the memory is the next matrix's
+        team.wait();  // the next matrix uses the same memory
     }
 
     std::vector<TensorArray<T>> arrays_;
     std::vector<std::size_t> large_, small_;
-    std::size_t large_need_ = 0, small_need_ = 0;  // elements of memory
+    std::size_t large_need_ = 0, small_need_ = 0;  // scratch memory, in elements
     std::size_t most_blocks_ = 0, work_ = 0;
-    std::vector<double> squares_;  // of each block, in the step that runs
+    std::vector<double> squares_;  // the sum of squares of each block, in the current step
 };
 
 }  // namespace pyoptim::core

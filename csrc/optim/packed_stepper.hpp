@@ -17,17 +17,17 @@ namespace pyoptim::core {
 struct Packed {
     cpu::Storage storage;
     void* data;
-    float* scale;  // 8 bits only
+    float* scale;  // one for each kScaleBlock elements of 8 bits; otherwise null
 };
 
 class PackedStepper {
   public:
     struct Array {
         int rule;
-        std::size_t coefficients;  // where its row begins
+        std::size_t coefficients;  // where its row begins in the coefficients of a step
         std::size_t size;
         Packed param;
-        float* master;  // null: param itself is updated
+        float* master;  // float32 copy that is updated and then rounded; if null, param itself is updated
         cpu::Storage grad;
         Packed state[cpu::kMaxStates];
         int states;
@@ -41,7 +41,7 @@ class PackedStepper {
         total_ += array.size;
     }
 
-    // Parameters are rounded at random where `stochastic`, states always; `key` names the random numbers.
+    // States are always rounded at random, parameters only if `stochastic`; `key` seeds the random numbers.
     void step(const void* const* grads, const float* coefficients, std::uint32_t key, bool stochastic) const {
         const cpu::InstructionSet& isa = instruction_set();
         parallel(threads_for(total_, 16 * kBlock), [&](int thread, int threads) {
@@ -53,7 +53,8 @@ class PackedStepper {
         });
     }
 
-    // Of all gradients: each one's with the bits of core::sum_of_squares over its values in float.
+    // The sum over all gradients; each gradient contributes the bits of core::sum_of_squares of its values as
+    // float.
     double sum_of_squares(const void* const* grads) const {
         double sum = 0;
         for (std::size_t i = 0; i < arrays_.size(); ++i) {
@@ -75,10 +76,11 @@ class PackedStepper {
         return kernels<float>().sum_of_squares(end - begin, values);
     }
 
-    static constexpr std::size_t kBlock = cpu::kScaleBlock;  // all buffers fit in L1 with room to spare
+    static constexpr std::size_t kBlock =
+        cpu::kScaleBlock;  // small enough for all buffers to fit in the first-level cache
     struct Block {
         std::size_t array, begin;
-        std::size_t position;  // of its first element among those of all arrays
+        std::size_t position;  // the position of its first element among those of all arrays
     };
 
     std::size_t length(const Block& block) const {
@@ -86,8 +88,8 @@ class PackedStepper {
         return rest < kBlock ? rest : kBlock;
     }
 
-    // Decoding, updating and encoding a block leave memory idle in turn: what comes next is fetched
-    // meanwhile.
+    // While a block is decoded, updated and encoded, memory would be idle, so blocks that come later are
+    // fetched meanwhile.
     static constexpr std::size_t kAhead = 2;
     void prefetch(const Block& block, const void* const* grads) const {
         const Array& array = arrays_[block.array];

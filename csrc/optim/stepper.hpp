@@ -17,11 +17,11 @@ class Stepper {
   public:
     struct Array {
         int rule;                  // cpu::RuleId
-        std::size_t coefficients;  // where its row begins
+        std::size_t coefficients;  // where its row begins in the coefficients of a step
         T* param;
         T* state[cpu::kMaxStates];
         std::size_t size;
-        T* average;  // of the parameter over the steps; null: none is kept
+        T* average;  // running average of the parameter, or null
     };
 
     void add(const Array& array) {
@@ -57,7 +57,8 @@ class Stepper {
                                                                    array.param + begin, nullptr, toward);
                 };
                 if (head > 0) run(from, from + head);
-                // With an average, by pieces that the first cache holds when it is taken along.
+                // With an average the work goes in pieces that stay in the first-level cache from the update
+                // to the average.
                 const std::size_t piece = weight == 0 ? to - from : kPiece;
                 for (std::size_t at = from + head; at < to; at += piece) {
                     run(at, to - at < piece ? to : at + piece);
@@ -67,7 +68,8 @@ class Stepper {
     }
 
   private:
-    // Elements that pay for waking a thread, and the unit of the split: whole cache lines.
+    // A thread is woken for at least kGrain elements, and splits fall on multiples of kUnit: whole cache
+    // lines.
     static constexpr std::size_t kGrain = 16384, kUnit = 64;
     static constexpr std::size_t kPiece = 8192 / sizeof(T);
 
@@ -88,11 +90,11 @@ class Stepper {
     }
 
     std::vector<Array> arrays_;
-    std::vector<std::size_t> begin_;  // of each array, in elements of all arrays
+    std::vector<std::size_t> begin_;  // the position of each array's first element among those of all arrays
     std::size_t total_ = 0;
 };
 
-// The elements [begin, end) of an array and of its states.
+// The elements [begin, end) of an array and of its states, as an array of their own.
 template <class T>
 typename Stepper<T>::Array part_of(typename Stepper<T>::Array array, std::size_t begin, std::size_t end) {
     array.param += begin;

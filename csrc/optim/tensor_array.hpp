@@ -1,4 +1,4 @@
-// An array that a step looks at as a whole.
+// An array whose update depends on the array as a whole, such as on its norm.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,7 @@ struct TensorArray {
     std::size_t size;
     bool is_vector;
     struct {
-        std::size_t batch, rows, cols;  // a stack of matrices; of a vector, its elements are cols
+        std::size_t batch, rows, cols;  // a stack of `batch` matrices; the elements of a vector count as cols
     } shape;
 };
 

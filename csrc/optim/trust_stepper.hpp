@@ -1,6 +1,6 @@
 // Steps whose length the norms of each array set, layer by layer: LARS and LAMB. Every block of an array is
 // measured, and then every block is moved; blocks do not depend on the number of threads.
-// cuda/kernels/trust_kernels.cuh has the same on GPUs, pyoptim/backends/reference the twin.
+// cuda/kernels/trust_kernels.cuh has the same on GPUs; pyoptim/backends/reference/tensors.py is the twin.
 #pragma once
 
 #include <cstddef>
@@ -19,14 +19,14 @@ class TrustStepper {
   public:
     struct Array {
         int rule;
-        std::size_t group, coefficients;  // where its row begins
+        std::size_t group, coefficients;  // its group, and where its row begins in the coefficients of a step
         T* param;
         T* state[cpu::kMaxStates];
         std::size_t size;
     };
 
-    // LAMB: the rule writes a direction, along which the parameter then moves. Else LARS: the rule is
-    // momentum, which takes the gradients in at a rate of the array's own.
+    // directed (LAMB): the rule writes a direction, along which the parameter then moves. Otherwise (LARS)
+    // the rule is momentum, and each array has a rate of its own at which its gradient enters the momentum.
     explicit TrustStepper(bool directed) : directed_(directed) {}
 
     void add(const Array& array) {
@@ -60,14 +60,14 @@ class TrustStepper {
     }
 
   private:
-    static constexpr std::size_t kBlock = kSumBlock;  // the norms have sum_of_squares's bits
+    static constexpr std::size_t kBlock = kSumBlock;  // so the norms have the bits of sum_of_squares
     static constexpr std::size_t kCommon = Common::coefficient_count;
     struct Block {
         std::size_t array, begin;
-        std::size_t position;  // of its first element among those of all arrays
+        std::size_t position;  // the position of its first element among those of all arrays
     };
     struct Squares {
-        double param, other;  // of the gradient, or of the direction
+        double param, other;  // `other` is of the gradient (LARS) or of the direction (LAMB)
     };
 
     std::size_t length(const Block& block) const {
@@ -94,7 +94,7 @@ class TrustStepper {
         T* const direction = directions_.data() + block.position;
         for (std::size_t k = 0; k < n; ++k) direction[k] = 0;
         run_rule(table, block, direction, grad, coefficients + array.coefficients);
-        if (trust.weight_decay != 0) {  // the direction is downhill already
+        if (trust.weight_decay != 0) {  // positive: the direction points downhill already
             const T decay[] = {1, 0, 1, static_cast<T>(trust.weight_decay)};
             table.step[static_cast<int>(cpu::RuleId::sgd)](n, direction, param, nullptr, decay);
         }
@@ -132,10 +132,10 @@ class TrustStepper {
     bool directed_;
     std::vector<Array> arrays_;
     std::vector<Block> blocks_;
-    std::vector<std::size_t> first_block_;  // of each array
+    std::vector<std::size_t> first_block_;  // one per array
     std::size_t total_ = 0;
-    std::vector<T> directions_;     // of all arrays, end to end
-    std::vector<Squares> squares_;  // of each block, in the step that runs
+    std::vector<T> directions_;     // the directions of all arrays, end to end
+    std::vector<Squares> squares_;  // one per block, in the current step
 };
 
 }  // namespace pyoptim::core

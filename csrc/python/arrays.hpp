@@ -1,5 +1,5 @@
-// How NumPy arrays reach the kernels. The Python side validates what users pass and names the argument;
-// what is checked here keeps a mistake of our own from touching memory that is not there.
+// How NumPy arrays reach the kernels. The Python side validates what users pass and names the argument in its
+// message. The checks here keep a mistake in pyoptim itself from reading or writing outside the arrays.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -13,12 +13,14 @@ namespace pyoptim::python {
 
 namespace py = pybind11;
 
-// Contiguous, of exactly this element type.
+// An argument that must be a contiguous array of exactly this element type.
 template <class T>
 struct Array : py::array_t<T, py::array::c_style> {
     using Base = py::array_t<T, py::array::c_style>;
     using Base::Base;
-    Array() : Base(py::handle(), typename Base::borrowed_t{}) {}  // null, where Base makes an empty array
+    Array()
+        : Base(py::handle(), typename Base::borrowed_t{}) {
+    }  // null; the default of Base would make an empty array
 };
 template <class T>
 using MaybeArray = std::optional<Array<T>>;
@@ -60,8 +62,8 @@ namespace pybind11::detail {
 template <class T>
 struct handle_type_name<pyoptim::python::Array<T>> : handle_type_name<array_t<T, array::c_style>> {};
 
-// pybind11's own has NumPy make an empty array to begin with, then one like the one it has already: a dozen
-// arguments cost more than a microsecond.
+// This replaces pybind11's own caster, which has NumPy make an empty array first and then convert the
+// argument even if it fits already: a dozen arguments would cost more than a microsecond.
 template <class T>
 struct pyobject_caster<pyoptim::python::Array<T>> {
     using Base = typename pyoptim::python::Array<T>::Base;

@@ -1,4 +1,4 @@
-// Many tensors at a time: whether they are still what they were, and where they are.
+// Questions about many tensors at a time: whether they have changed, and where their memory is.
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
@@ -12,7 +12,7 @@ namespace pyoptim::python {
 
 namespace {
 
-// Memory, type, shape and strides of each, one after the other.
+// The address, type, shape and strides of each tensor as bytes, to be compared with those of another time.
 std::optional<py::bytes> tensor_layouts(const py::typing::List<py::object>& tensors) {
     std::string all;
     for (const py::handle tensor : tensors) {
@@ -33,15 +33,15 @@ std::optional<py::bytes> tensor_layouts(const py::typing::List<py::object>& tens
     return py::bytes(all);
 }
 
-// Finds the gradients of parameters on a device, where all are tensors as their parameters.
+// Finds the gradients of parameters on a GPU, if they are tensors of the same kind as their parameters.
 class TensorGradients {
   public:
-    // Its tensor (None where it is no tensor), address, shape, DLPack's code and bits.
+    // The tensor (None if it is none), address, shape, and DLPack's type code and bits of a parameter.
     using Param = std::tuple<py::object, std::uintptr_t, std::vector<std::int64_t>, int, int>;
     using Bytes = std::pair<std::uintptr_t, std::size_t>;
     using Found = std::pair<py::array_t<std::uint64_t>, std::uintptr_t>;
 
-    // written: what a step writes, of which no gradient may have a part.
+    // written: the memory that a step writes; no gradient may overlap it.
     TensorGradients(std::vector<Param> params, const std::vector<Bytes>& written,
                     std::pair<std::int32_t, std::int32_t> device)
         : params_(std::move(params)), device_(device) {
@@ -49,8 +49,8 @@ class TensorGradients {
         written_.sort();
     }
 
-    // Their addresses, and the stream that their owner works on; nothing where one is something else, or a
-    // parameter's tensor has got other memory.
+    // The addresses of the gradients, and the stream that PyTorch works on. Nothing if a gradient is
+    // something else, or if the tensor of a parameter has got other memory since.
     std::optional<Found> find(const py::typing::List<py::object>& grads) const {
         if (grads.empty() || grads.size() != params_.size()) return std::nullopt;
         for (const Param& param : params_) {
@@ -76,7 +76,7 @@ class TensorGradients {
     }
 
   private:
-    // 0 where it is not as the parameter.
+    // The address of a gradient, or 0 if its device, type or shape differs from the parameter's.
     std::uintptr_t address_of(PyObject* object, const Param& param) const {
         const auto& [tensor, at, shape, code, bits] = param;
         dlpack::Tensor t;
@@ -88,7 +88,7 @@ class TensorGradients {
     }
 
     std::vector<Param> params_;
-    std::pair<std::int32_t, std::int32_t> device_;  // DLPack's type, and which
+    std::pair<std::int32_t, std::int32_t> device_;  // DLPack's device type and index
     Intervals written_;
 };
 

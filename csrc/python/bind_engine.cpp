@@ -1,17 +1,16 @@
 // The training engine over arrays that Python owns.
 #include <pybind11/stl.h>
-#include <pybind11/typing.h>
 
 #include <map>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "api/layer_json.hpp"
+#include "engine/chain.hpp"
 #include "engine/engine.hpp"
 #include "engine/hogwild.hpp"
-#include "layers/activation_names.hpp"
-#include "layers/losses.hpp"
-#include "pyoptim/optimizer.hpp"
 #include "python/arrays.hpp"
 #include "python/penalized.hpp"
 #include "python/rule_info.hpp"
@@ -20,30 +19,13 @@ namespace pyoptim::python {
 
 namespace {
 
-using core::LayerKind;
-using Description = py::typing::Dict<py::str, py::object>;  // of a layer, or a loss
-
-// What a description holds under `name`; `otherwise` where it has no such entry.
-template <class Value>
-Value entry(const Description& layer, const char* name, Value otherwise) {
-    return layer.contains(name) ? layer[name].cast<Value>() : otherwise;
-}
-
-LayerKind kind_from(const std::string& name) {
-    if (name == "dense") return LayerKind::dense;
-    if (name == "activation") return LayerKind::activation;
-    if (name == "batch_norm") return LayerKind::batch_norm;
-    if (name == "layer_norm") return LayerKind::layer_norm;
-    if (name == "rescale") return LayerKind::rescale;
-    if (name == "dropout") return LayerKind::dropout;
-    if (name == "gaussian_noise") return LayerKind::gaussian_noise;
-    if (name == "residual") return LayerKind::residual;
-    throw py::value_error("there is no compiled layer named '" + name + "'");
-}
-
 template <class T>
 class Engine {
   public:
+    // The layers as a model's file describes them, the elements of an example and the length of its last
+    // dimension, all parameters, all gradients, and the buffers by their names in files.
+    using Model = std::tuple<std::string, std::pair<std::ptrdiff_t, std::ptrdiff_t>, Array<T>, Array<T>,
+                             std::map<std::string, py::array>>;
     // One tuple per group: the rule's name, and per parameter: itself, its gradient, its states.
     using Parameter = std::tuple<Array<T>, Array<T>, std::vector<Array<T>>>;
     using Group = std::tuple<std::string, std::vector<Parameter>>;
@@ -52,10 +34,14 @@ class Engine {
     // All parameters, and of their noise the standard deviation, the seed, and the next step.
     using Noise = std::optional<std::tuple<Array<T>, double, std::uint64_t, std::uint64_t>>;
 
-    Engine(const std::vector<Description>& layers, const Description& loss, std::size_t capacity,
+    // loss: as the JSON {"type": ..., ...}
+    Engine(const Model& model, const std::string& loss, std::size_t capacity,
            const std::vector<Group>& groups, bool hogwild, const Penalty& penalty)
-        : engine_(views(layers), view(loss, layers), capacity) {
-        if (hogwild) hogwild_.emplace(views(layers), view(loss, layers), capacity);
+        : chain_(core::layers_from(std::get<0>(model)),
+                 {std::get<1>(model).first, std::get<1>(model).second}),
+          engine_(views(model), core::loss_from(loss), capacity),
+          takes_labels_(core::loss_entry(core::loss_from(loss).type).classification) {
+        if (hogwild) hogwild_.emplace(chain_.views(), core::loss_from(loss), capacity);
         for (const auto& [name, parameters] : groups) {
             const int rule = rule_index(name);
             for (const auto& [parameter, gradient, states] : parameters) {
@@ -162,96 +148,36 @@ class Engine {
         return array.mutable_data();  // throws if read-only
     }
 
-    T* find(const Description& layer, const char* name, py::ssize_t size) {
-        if (!layer.contains(name)) return nullptr;
-        require(py::isinstance<Array<T>>(layer[name]), "an array of a layer is of another type");
-        auto array = layer[name].cast<Array<T>>();
-        require(array.size() == size, "an array of a layer");
-        return claim(array);
-    }
-
-    std::int64_t* counter(const Description& layer, const char* name) {
-        if (!layer.contains(name)) return nullptr;
-        auto array = layer[name].cast<Array<std::int64_t>>();
-        require(array.size() == 1, name);
-        kept_.push_back(array);
-        return array.mutable_data();
-    }
-
-    core::LossView<T> view(const Description& loss, const std::vector<Description>& layers) {
-        const auto outputs = layers.back()["out"].cast<py::ssize_t>();
-        const auto kind = loss["kind"].cast<std::string>();
-        takes_labels_ = kind == "cross_entropy";
-        if (takes_labels_) {
-            auto view = core::LossView<T>::of(core::LossKind::cross_entropy);
-            view.class_weight = find(loss, "class_weight", outputs);
-            view.smoothing = entry<double>(loss, "smoothing", 0);
-            return view;
+    // The views of the layers, once they have their memory.
+    const std::vector<core::LayerView<T>>& views(const Model& model) {
+        const auto& [layers, input, parameters, gradients, buffers] = model;
+        const auto size = static_cast<py::ssize_t>(chain_.parameter_count());
+        require(parameters.size() == size && gradients.size() == size, "layers and parameters");
+        chain_.bind(claim(parameters), claim(gradients));
+        for (core::LayerView<T>& view : chain_.views()) {
+            for (core::LayerArray<T>& array : view.arrays) {
+                if (array.role == core::Role::parameter) continue;
+                const auto found = buffers.find(view.name + array.name);
+                require(found != buffers.end() && found->second.size() == array.size(), "buffers of a layer");
+                if (array.role == core::Role::buffer) {
+                    require(py::isinstance<Array<T>>(found->second), "a buffer is of another type");
+                    array.value = claim(found->second.template cast<Array<T>>());
+                } else {
+                    using Counter = Array<std::int64_t>;
+                    require(py::isinstance<Counter>(found->second), "a counter is of another type");
+                    kept_.push_back(found->second);
+                    array.count = found->second.template cast<Counter>().mutable_data();
+                }
+            }
         }
-        if (kind == "kl_divergence") {
-            auto view = core::LossView<T>::of(core::LossKind::kl_divergence);
-            view.temperature = entry<double>(loss, "temperature", 1);
-            return view;
-        }
-        auto view = core::LossView<T>::of(core::LossKind::pointwise);
-        view.pointwise = {core::pointwise_named(kind), static_cast<T>(entry<double>(loss, "parameter", 1)),
-                          find(loss, "columns", outputs)};
-        return view;
-    }
-
-    std::vector<core::LayerView<T>> views(const std::vector<Description>& layers) {
-        require(!layers.empty(), "there are no layers");
-        std::vector<core::LayerView<T>> all;
-        for (const Description& layer : layers) {
-            core::LayerView<T> view;
-            view.kind = kind_from(layer["kind"].cast<std::string>());
-            view.in = layer["in"].cast<std::ptrdiff_t>();
-            view.out = layer["out"].cast<std::ptrdiff_t>();
-            require(view.in > 0 && view.out > 0 && (all.empty() || all.back().out == view.in), "layers");
-            const auto activation = entry<std::string>(layer, "activation", "");
-            view.activation = view.kind == LayerKind::activation ? core::any_activation_named(activation)
-                                                                 : core::activation_named(activation);
-            view.a = entry<double>(layer, "a", 0);
-            view.b = entry<double>(layer, "b", 0);
-            const bool dense = view.kind == LayerKind::dense;
-            require(dense || view.in == view.out, "inputs and outputs of a layer");
-            view.channels = entry<std::ptrdiff_t>(layer, "channels", 1);
-            require(view.channels > 0 && view.in % view.channels == 0, "channels");
-            const std::ptrdiff_t own = dense ? view.out : view.channels;
-            view.weight = find(layer, "weight", dense ? view.out * view.in : own);
-            view.dweight = find(layer, "dweight", dense ? view.out * view.in : own);
-            view.bias = find(layer, "bias", own);
-            view.dbias = find(layer, "dbias", own);
-            require(!dense || view.weight != nullptr, "a dense layer has a weight");
-            require(!view.weight == !view.dweight && !view.bias == !view.dbias, "gradients");
-            view.eps = entry<double>(layer, "eps", 0);
-            view.momentum = entry<double>(layer, "momentum", 0);
-            view.unbiased = entry<bool>(layer, "unbiased", true);
-            view.running_mean = find(layer, "running_mean", own);
-            view.running_var = find(layer, "running_var", own);
-            view.tracked = counter(layer, "tracked");
-            view.seed = counter(layer, "seed");
-            view.step = counter(layer, "step");
-            view.amount = entry<double>(layer, "amount", 0);
-            const bool is_random = view.kind == LayerKind::dropout || view.kind == LayerKind::gaussian_noise;
-            require(!is_random || (view.seed != nullptr && view.step != nullptr), "seed and step");
-            require(!view.running_mean == !view.tracked && !view.running_var == !view.tracked, "statistics");
-            view.scale = static_cast<T>(entry<double>(layer, "scale", 1));
-            view.shift = static_cast<T>(entry<double>(layer, "shift", 0));
-            view.trainable = entry<bool>(layer, "trainable", true);
-            view.begin = entry<std::size_t>(layer, "begin", 0);
-            require(view.begin <= all.size() && (view.kind != LayerKind::residual ||
-                                                 view.begin == all.size() || all[view.begin].in == view.in),
-                    "the block of a residual layer");
-            all.push_back(view);
-        }
-        return all;
+        return chain_.views();
     }
 
     std::vector<py::array> kept_;  // alive
     std::size_t row_ = 0;          // coefficients of a step
-    bool takes_labels_ = false;
+    core::Chain<T> chain_;
     core::Engine<T> engine_;
+    bool takes_labels_;
     std::optional<core::Hogwild<T>> hogwild_;  // trains instead
 };
 
@@ -260,9 +186,9 @@ void bind_for(py::module_& m, const char* name) {
     using E = Engine<T>;
     const auto outcome = [](auto member) { return [member](const E& self) { return self.outcome.*member; }; };
     py::class_<E>(m, name)
-        .def(py::init<const std::vector<Description>&, const Description&, std::size_t,
+        .def(py::init<const typename E::Model&, const std::string&, std::size_t,
                       const std::vector<typename E::Group>&, bool, const typename E::Penalty&>(),
-             py::arg("layers"), py::arg("loss"), py::arg("capacity"), py::arg("groups"), py::arg("hogwild"),
+             py::arg("model"), py::arg("loss"), py::arg("capacity"), py::arg("groups"), py::arg("hogwild"),
              py::arg("penalty").none(true))
         .def("begin_epoch", &E::begin_epoch, py::arg("loss"), py::arg("correct"), py::arg("noise").none(true))
         .def("train", &E::train, py::arg("x"), py::arg("target"), py::arg("order").noconvert().none(true),
@@ -281,20 +207,14 @@ void bind_engine(py::module_& m) {
     bind_for<float>(m, "Engine32");
     bind_for<double>(m, "Engine64");
     m.def(
-        "coefficients",
-        [](const std::string& name, const std::map<std::string, double>& options, int steps) {
-            const auto optimizer = make_optimizer<double>(name, 0);
-            for (const auto& [option, value] : options) optimizer->set(option, value);
-            std::vector<std::vector<double>> rows;
-            Progress progress;
-            for (int i = 0; i < steps; ++i) {
-                const Row row = optimizer->next(progress, progress);
-                rows.emplace_back(row.values, row.values + row.count);
-            }
-            return std::make_pair(std::string(optimizer->rule()), rows);
+        "compiled_kinds",
+        [] {
+            std::vector<std::string> layers, losses;
+            for (const core::LayerEntry& entry : core::layer_entries()) layers.emplace_back(entry.type);
+            for (const core::LossEntry& entry : core::loss_entries()) losses.emplace_back(entry.type);
+            return std::make_pair(layers, losses);
         },
-        py::arg("name"), py::arg("options"), py::arg("steps"),
-        "The rule of an optimizer of the C++ API, and its coefficients at the first steps.");
+        "The classes of layers and of losses that the engine and the C++ API know.");
 }
 
 }  // namespace pyoptim::python

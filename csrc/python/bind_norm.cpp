@@ -1,5 +1,8 @@
-// Normalisation. Every function takes its outputs as arguments; None skips one that is optional.
+// Normalisation. Every function takes its outputs as arguments; None in place of an array skips it.
 #include <pybind11/stl.h>
+
+#include <tuple>
+#include <utility>
 
 #include "layers/layer_norm.hpp"
 #include "layers/norm.hpp"
@@ -15,40 +18,66 @@ core::NormShape norm_shape(const Array<T>& x) {
     return {x.shape(0), x.shape(1), x.shape(2)};
 }
 
+// gamma and beta, or running statistics.
 template <class T>
-void norm_forward(const Array<T>& x, const MaybeArray<T>& gamma, const MaybeArray<T>& beta,
-                  MaybeArray<T> running_mean, MaybeArray<T> running_var, bool training, double momentum,
-                  double eps, bool unbiased, bool relu, Array<T> y, Array<T> mean, Array<T> inv_std) {
-    const auto shape = norm_shape(x);
-    require(has_size(gamma, shape.channels) && has_size(beta, shape.channels) &&
-                has_size(running_mean, shape.channels) && has_size(running_var, shape.channels) &&
-                running_mean.has_value() == running_var.has_value() && y.size() == x.size() &&
-                mean.size() == shape.channels && inv_std.size() == shape.channels,
-            "gamma, beta, running_mean, running_var, mean, inv_std (channels), y as x");
-    // In evaluation the running statistics may be read-only.
-    const auto writeable = [training](MaybeArray<T>& array) {
-        return training ? mutable_data_or_null(array) : const_cast<T*>(data_or_null(array));
-    };
-    const core::NormRunning<T> running{writeable(running_mean), writeable(running_var)};
-    T* out[] = {y.mutable_data(), mean.mutable_data(), inv_std.mutable_data()};
-    py::gil_scoped_release release;
-    core::norm_forward<T>(shape, x.data(), {data_or_null(gamma), data_or_null(beta)}, running,
-                          {momentum, eps, training, unbiased, relu}, out[0], out[1], out[2]);
+using Pair = std::pair<MaybeArray<T>, MaybeArray<T>>;
+// The mean and the inverse standard deviation.
+template <class T>
+using Saved = std::pair<Array<T>, Array<T>>;
+// dx, dgamma, dbeta.
+template <class T>
+using Gradients = std::tuple<MaybeArray<T>, Array<T>, Array<T>>;
+// pyoptim.formulas.norms.NormOptions: the fields of core::NormOptions, in its order.
+using Options = std::tuple<double, double, bool, bool, bool>;
+
+template <class T>
+bool have_size(const Pair<T>& pair, py::ssize_t size) {
+    return has_size(pair.first, size) && has_size(pair.second, size);
+}
+template <class T>
+bool have_size(const Saved<T>& pair, py::ssize_t size) {
+    return pair.first.size() == size && pair.second.size() == size;
+}
+template <class T>
+bool have_size(const Gradients<T>& all, py::ssize_t size, py::ssize_t parameters) {
+    const auto& [dx, dgamma, dbeta] = all;
+    return has_size(dx, size) && dgamma.size() == parameters && dbeta.size() == parameters;
 }
 
 template <class T>
-void norm_backward(const Array<T>& dy, const Array<T>& x, const MaybeArray<T>& gamma,
-                   const MaybeArray<T>& beta, const Array<T>& mean, const Array<T>& inv_std,
-                   bool of_this_batch, bool relu, MaybeArray<T> dx, Array<T> dgamma, Array<T> dbeta) {
+void norm_forward(const Array<T>& x, const Pair<T>& affine, Pair<T> running, const Options& options,
+                  Array<T> y, Saved<T> saved) {
     const auto shape = norm_shape(x);
-    require(dy.size() == x.size() && mean.size() == shape.channels && inv_std.size() == shape.channels &&
-                has_size(gamma, shape.channels) && has_size(beta, shape.channels) && has_size(dx, x.size()) &&
-                dgamma.size() == shape.channels && dbeta.size() == shape.channels,
-            "dy and dx as x; gamma, beta, mean, inv_std, dgamma, dbeta (channels)");
+    require(have_size(affine, shape.channels) && have_size(running, shape.channels) &&
+                running.first.has_value() == running.second.has_value() && y.size() == x.size() &&
+                have_size(saved, shape.channels),
+            "affine, running, saved (channels), y as x");
+    const auto it = std::apply([](auto... values) { return core::NormOptions{values...}; }, options);
+    // In evaluation the running statistics may be read-only.
+    const auto writeable = [&](MaybeArray<T>& array) {
+        return it.training ? mutable_data_or_null(array) : const_cast<T*>(data_or_null(array));
+    };
+    const core::NormAffine<T> of{data_or_null(affine.first), data_or_null(affine.second)};
+    const core::NormRunning<T> to{writeable(running.first), writeable(running.second)};
+    T* out[] = {y.mutable_data(), saved.first.mutable_data(), saved.second.mutable_data()};
+    py::gil_scoped_release release;
+    core::norm_forward<T>(shape, x.data(), of, to, it, out[0], out[1], out[2]);
+}
+
+template <class T>
+void norm_backward(const Array<T>& dy, const Array<T>& x, const Pair<T>& affine,
+                   const std::tuple<Array<T>, Array<T>, bool>& saved, bool relu, Gradients<T> gradients) {
+    const auto shape = norm_shape(x);
+    const auto& [mean, inv_std, of_this_batch] = saved;
+    require(dy.size() == x.size() && have_size(affine, shape.channels) && mean.size() == shape.channels &&
+                inv_std.size() == shape.channels && have_size(gradients, x.size(), shape.channels),
+            "dy and dx as x; affine, saved, dgamma, dbeta (channels)");
+    const core::NormAffine<T> of{data_or_null(affine.first), data_or_null(affine.second)};
+    const core::NormSaved<T> from{mean.data(), inv_std.data(), of_this_batch, relu};
+    auto& [dx, dgamma, dbeta] = gradients;
     T* out[] = {mutable_data_or_null(dx), dgamma.mutable_data(), dbeta.mutable_data()};
     py::gil_scoped_release release;
-    core::norm_backward<T>(shape, dy.data(), x.data(), {data_or_null(gamma), data_or_null(beta)},
-                           {mean.data(), inv_std.data(), of_this_batch, relu}, out[0], out[1], out[2]);
+    core::norm_backward<T>(shape, dy.data(), x.data(), of, from, out[0], out[1], out[2]);
 }
 
 template <class T>
@@ -58,47 +87,42 @@ core::LayerNormShape layer_shape(const Array<T>& x) {
 }
 
 template <class T>
-void layer_norm_forward(const Array<T>& x, const MaybeArray<T>& gamma, const MaybeArray<T>& beta, double eps,
-                        Array<T> y, Array<T> mean, Array<T> inv_std) {
+void layer_norm_forward(const Array<T>& x, const Pair<T>& affine, double eps, Array<T> y, Saved<T> saved) {
     const auto shape = layer_shape(x);
-    require(has_size(gamma, shape.features) && has_size(beta, shape.features) && y.size() == x.size() &&
-                mean.size() == shape.rows && inv_std.size() == shape.rows,
-            "gamma, beta (features), mean, inv_std (rows), y as x");
-    T* out[] = {y.mutable_data(), mean.mutable_data(), inv_std.mutable_data()};
+    require(have_size(affine, shape.features) && y.size() == x.size() && have_size(saved, shape.rows),
+            "affine (features), saved (rows), y as x");
+    const T *const gamma = data_or_null(affine.first), *const beta = data_or_null(affine.second);
+    T* out[] = {y.mutable_data(), saved.first.mutable_data(), saved.second.mutable_data()};
     py::gil_scoped_release release;
-    core::layer_norm_forward<T>(shape, x.data(), data_or_null(gamma), data_or_null(beta), eps, out[0], out[1],
-                                out[2]);
+    core::layer_norm_forward<T>(shape, x.data(), gamma, beta, eps, out[0], out[1], out[2]);
 }
 
 template <class T>
 void layer_norm_backward(const Array<T>& dy, const Array<T>& x, const MaybeArray<T>& gamma,
-                         const Array<T>& mean, const Array<T>& inv_std, MaybeArray<T> dx, Array<T> dgamma,
-                         Array<T> dbeta) {
+                         const Saved<T>& saved, Gradients<T> gradients) {
     const auto shape = layer_shape(x);
-    require(dy.size() == x.size() && mean.size() == shape.rows && inv_std.size() == shape.rows &&
-                has_size(gamma, shape.features) && has_size(dx, x.size()) &&
-                dgamma.size() == shape.features && dbeta.size() == shape.features,
-            "dy and dx as x; gamma, dgamma, dbeta (features); mean, inv_std (rows)");
+    require(dy.size() == x.size() && have_size(saved, shape.rows) && has_size(gamma, shape.features) &&
+                have_size(gradients, x.size(), shape.features),
+            "dy and dx as x; gamma, dgamma, dbeta (features); saved (rows)");
+    const cpu::LayerNormRows<T> rows{dy.data(), x.data(), saved.first.data(), saved.second.data()};
+    auto& [dx, dgamma, dbeta] = gradients;
     T* out[] = {mutable_data_or_null(dx), dgamma.mutable_data(), dbeta.mutable_data()};
     py::gil_scoped_release release;
-    core::layer_norm_backward<T>(shape, {dy.data(), x.data(), mean.data(), inv_std.data()},
-                                 data_or_null(gamma), out[0], out[1], out[2]);
+    core::layer_norm_backward<T>(shape, rows, data_or_null(gamma), out[0], out[1], out[2]);
 }
 
 // Arguments are never converted: a copy would swallow the output.
 template <class T>
 void bind_for(py::module_& m) {
     const auto a = [](const char* name) { return py::arg(name).noconvert(); };
-    m.def("norm_forward", &norm_forward<T>, a("x"), a("gamma").none(true), a("beta").none(true),
-          a("running_mean").none(true), a("running_var").none(true), py::arg("training"), py::arg("momentum"),
-          py::arg("eps"), py::arg("unbiased"), py::arg("relu"), a("y"), a("mean"), a("inv_std"));
-    m.def("norm_backward", &norm_backward<T>, a("dy"), a("x"), a("gamma").none(true), a("beta").none(true),
-          a("mean"), a("inv_std"), py::arg("of_this_batch"), py::arg("relu"), a("dx").none(true), a("dgamma"),
-          a("dbeta"));
-    m.def("layer_norm_forward", &layer_norm_forward<T>, a("x"), a("gamma").none(true), a("beta").none(true),
-          py::arg("eps"), a("y"), a("mean"), a("inv_std"));
-    m.def("layer_norm_backward", &layer_norm_backward<T>, a("dy"), a("x"), a("gamma").none(true), a("mean"),
-          a("inv_std"), a("dx").none(true), a("dgamma"), a("dbeta"));
+    m.def("norm_forward", &norm_forward<T>, a("x"), a("affine"), a("running"), py::arg("options"), a("y"),
+          a("saved"));
+    m.def("norm_backward", &norm_backward<T>, a("dy"), a("x"), a("affine"), a("saved"), py::arg("relu"),
+          a("gradients"));
+    m.def("layer_norm_forward", &layer_norm_forward<T>, a("x"), a("affine"), py::arg("eps"), a("y"),
+          a("saved"));
+    m.def("layer_norm_backward", &layer_norm_backward<T>, a("dy"), a("x"), a("gamma").none(true), a("saved"),
+          a("gradients"));
 }
 
 }  // namespace

@@ -2,9 +2,15 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "optim/stepper.hpp"
+#include "pyoptim/optimizer.hpp"
 #include "python/prepared.hpp"
 #include "runtime/reduce.hpp"
 
@@ -53,6 +59,31 @@ double sum_of_squares(const Array<T>& x) {
     return core::sum_of_squares(n, x.data());
 }
 
+// The value of a hyperparameter as Python has it; None is a negative number in C++.
+using Value = std::variant<bool, double, Pair, std::string, std::nullptr_t>;
+
+void set(Optimizer<double>& optimizer, const std::string& name, const Value& value) {
+    if (auto* const pair = std::get_if<Pair>(&value)) {
+        optimizer.set(name, (*pair)[0], (*pair)[1]);
+    } else if (auto* const word = std::get_if<std::string>(&value)) {
+        optimizer.set(name, *word);
+    } else if (auto* const number = std::get_if<double>(&value)) {
+        optimizer.set(name, *number);
+    } else if (auto* const flag = std::get_if<bool>(&value)) {
+        optimizer.set(name, *flag ? 1.0 : 0.0);
+    } else {
+        optimizer.set(name, -1.0);
+    }
+}
+
+std::map<std::string, std::variant<double, bool, Pair, std::string>> defaults(Optimizer<double>& optimizer) {
+    std::map<std::string, std::variant<double, bool, Pair, std::string>> all;
+    for (const Option& option : optimizer.options()) {
+        std::visit([&](auto* value) { all[option.name] = *value; }, option.value);
+    }
+    return all;
+}
+
 }  // namespace
 
 void bind_optimizers(py::module_& m) {
@@ -66,6 +97,31 @@ void bind_optimizers(py::module_& m) {
             return all;
         },
         "Every rule: its name -> (names of its states, names of its coefficients).");
+    m.def(
+        "optimizer_options",
+        [] {
+            std::map<std::string, decltype(defaults(std::declval<Optimizer<double>&>()))> all;
+#define X(Class) all[#Class] = defaults(*std::make_unique<Class<double>>(0));
+            PYOPTIM_FOR_EACH_OPTIMIZER(X)
+#undef X
+            return all;
+        },
+        "Every optimizer of the C++ API: its name -> its hyperparameters with their defaults.");
+    m.def(
+        "coefficients",
+        [](const std::string& name, const std::map<std::string, Value>& options, int steps) {
+            const auto optimizer = make_optimizer<double>(name, 0);
+            for (const auto& [option, value] : options) set(*optimizer, option, value);
+            std::vector<std::vector<double>> rows;
+            Progress progress;
+            for (int i = 0; i < steps; ++i) {
+                const Row row = optimizer->next(progress, progress);
+                rows.emplace_back(row.values, row.values + row.count);
+            }
+            return std::make_pair(std::string(optimizer->rule()), rows);
+        },
+        py::arg("name"), py::arg("options"), py::arg("steps"),
+        "The rule of an optimizer of the C++ API, and its coefficients at the first steps.");
     m.def("sum_of_squares", &sum_of_squares<float>, py::arg("x").noconvert());
     m.def("sum_of_squares", &sum_of_squares<double>, py::arg("x").noconvert());
     m.attr("common_coefficients") = Common::coefficient_names;

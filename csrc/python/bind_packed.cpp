@@ -15,7 +15,7 @@ using cpu::Storage;
 
 struct Kind {
     const char* name;
-    py::ssize_t width;  // bytes of an element
+    py::ssize_t width;  // of an element, in bytes
 };
 constexpr Kind kKinds[] = {{"float32", 4}, {"float16", 2}, {"bfloat16", 2}, {"signed8", 1}, {"unsigned8", 1}};
 static_assert(sizeof(kKinds) / sizeof(Kind) == static_cast<int>(Storage::count), "a kind per storage");
@@ -27,11 +27,11 @@ Storage storage_from(const std::string& name) {
     throw py::value_error("there is no storage named '" + name + "'");
 }
 
-// Prepared once for a set of arrays, which the caller has checked; a step checks the gradients and runs.
+// Is made once for a set of arrays, which the caller has checked; a step checks only its gradients.
 class PackedStepper : public Prepared {
   public:
     using Stored = std::tuple<std::string, py::array, MaybeArray<float>>;  // kind, data, scale
-    // The group, the parameter, its master copy, its states.
+    // Of each parameter: its group, the parameter, its master copy, its states.
     using Entry = std::tuple<std::size_t, Stored, MaybeArray<float>, std::vector<Stored>>;
 
     // rules: the name of each group's rule, in the order of the rows of coefficients.
@@ -64,7 +64,7 @@ class PackedStepper : public Prepared {
         gradients_.ready();
     }
 
-    // False, with nothing done, in the cases of Gradients::each: the caller then finds out which.
+    // Returns false, with nothing done, if Gradients::each does; the caller then finds out why.
     bool step(const Gradients::List& grads, const Rows& coefficients, std::uint32_t key,
               bool stochastic) const {
         std::vector<const void*> data;
@@ -74,7 +74,7 @@ class PackedStepper : public Prepared {
         return true;
     }
 
-    // As of Prepared, but of values in fewer bits.
+    // The same as that of Prepared, for gradients in fewer bits.
     std::optional<double> sum_of_squares(const Gradients::List& grads) const {
         std::vector<const void*> data;
         if (!addresses(grads, data)) return std::nullopt;

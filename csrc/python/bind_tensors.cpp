@@ -26,7 +26,7 @@ class TensorStepper : public PreparedByType<Steps> {
         });
     }
 
-    // False, with nothing done, in the cases of Gradients::each: the caller then finds out which.
+    // Returns false, with nothing done, if Gradients::each does; the caller then finds out why.
     bool step(const Gradients::List& grads, const std::vector<std::vector<double>>& coefficients) {
         require(coefficients.size() == rules_.size(), "coefficients and groups");
         std::vector<double> rows;

@@ -14,7 +14,7 @@ namespace {
 
 class TrustStepper : public PreparedByType<core::TrustStepper> {
   public:
-    using Trusts = std::vector<std::array<double, 5>>;  // the fields of Trust, of each group
+    using Trusts = std::vector<std::array<double, 5>>;  // the fields of Trust, for each group
 
     TrustStepper(const std::vector<Group>& groups, bool directed) : PreparedByType(directed) {
         prepare(groups, [&](auto& stepper, int rule, const py::array& param, const auto& states) {

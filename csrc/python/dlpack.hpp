@@ -1,6 +1,6 @@
-// Tensors that other libraries lend through DLPack's table of C functions, as PyTorch's do from 2.10 on: to
-// ask a few hundred of them from Python would cost more than a step. Declarations are those of dlpack.h 1.3
-// (https://github.com/dmlc/dlpack).
+// Tensors that other libraries lend through DLPack's table of C functions, as PyTorch does from 2.10 on. To
+// ask for a few hundred tensors from Python would cost more than a step. The declarations are those of
+// dlpack.h 1.3 (https://github.com/dmlc/dlpack).
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -23,9 +23,9 @@ struct Tensor {
     const std::int64_t *shape, *strides;
     std::uint64_t byte_offset;
 
-    // Where its elements are one after the other, aligned; null if they are not. Strides count for single
-    // elements too: PyTorch's imaginary part of a conjugate, which is to be negated and does not say so here,
-    // has other ones.
+    // The address of its elements, or null if they are not aligned and one after the other. The strides of
+    // dimensions of length 1 must fit too: they give away PyTorch's imaginary part of a conjugate, whose
+    // values are to be negated, which DLPack does not tell.
     const char* contiguous() const {
         std::int64_t step = 1;
         for (int i = ndim; strides != nullptr && i-- > 0;) {
@@ -44,10 +44,10 @@ struct Exchange {
     int (*current_stream)(std::int32_t device_type, std::int32_t device, void** stream);
 };
 
-// What a type exchanges by, or null; asked once for each of the types that came last.
+// The table of functions of a type, or null if it has none. The answer for the last type is remembered.
 inline const Exchange* exchange_of(PyTypeObject* type) {
     struct Known {
-        py::object type;  // kept, so that no other is where it was
+        py::object type;  // a reference, so that no other type gets the same address
         const Exchange* exchange = nullptr;
     };
     static Known& known = *new Known;  // never destroyed: Python may be gone by then
@@ -63,7 +63,7 @@ inline const Exchange* exchange_of(PyTypeObject* type) {
     return found;
 }
 
-// Fills `out` with what the object is; false where it is no such tensor, or has no memory to lend.
+// Describes the object in `out`; false if it is no such tensor or has no memory to lend.
 inline bool view(PyObject* object, Tensor& out) {
     const Exchange* const exchange = exchange_of(Py_TYPE(object));
     if (exchange == nullptr) return false;

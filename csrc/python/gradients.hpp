@@ -21,35 +21,36 @@ class Gradients {
     using List = py::typing::List<py::object>;
     struct Slot {
         py::array param;
-        const void* data;  // as it was when its address was taken
+        const void* data;  // its address when it was prepared
         py::ssize_t size;
         bool is_double;
-        std::uint8_t kind;  // as DLPack has it
+        std::uint8_t kind;  // the type code of DLPack
     };
 
-    // The next gradient is this parameter's.
+    // The next gradient in the list will be that of this parameter.
     void expect(const py::array& param) {
         const std::uint8_t kind = param.dtype().kind() == 'f' ? dlpack::kFloat : dlpack::kBfloat;
         slots_.push_back({param, param.data(), param.size(), param.itemsize() == sizeof(double), kind});
         doubles_ += slots_.back().is_double ? 1 : 0;
         large_ = large_ || param.size() > 16384;
     }
-    // The address of what every step writes; throws if read-only. No two may overlap.
+    // Registers an array that every step writes and returns its address; throws if it is read-only. No two
+    // may overlap.
     void* claim(py::array array) {
         void* const data = array.mutable_data();
         written_.add(reinterpret_cast<std::uintptr_t>(data), static_cast<std::size_t>(array.nbytes()));
         claimed_.push_back(array);
         return data;
     }
-    // All has been claimed.
+    // To be called when all arrays have been claimed.
     void ready() { written_.sort(); }
 
     std::size_t size() const { return slots_.size(); }
-    bool large() const { return large_; }  // worth letting other Python threads run
+    bool large() const { return large_; }  // whether a step takes long enough to let other Python threads run
 
-    // Calls found(slot, address) for each; false at the first that is not a contiguous array, or tensor in
-    // the processor's memory, of its parameter's shape and type, or overlaps what is written, or whose
-    // parameter has become read-only or has been resized.
+    // Calls found(slot, address) for each gradient. Returns false at the first one that is not a contiguous
+    // array, or tensor in the processor's memory, of its parameter's shape and type, that overlaps what is
+    // written, or whose parameter has become read-only or has been resized.
     template <class Found>
     bool each(const List& grads, Found found) const {
         if (grads.size() != slots_.size()) return false;
@@ -62,12 +63,12 @@ class Gradients {
         return true;
     }
 
-    // The addresses of gradients of float32 and of float64, each in order.
+    // The addresses of the float32 gradients and of the float64 gradients, each in order.
     struct ByType {
         std::vector<const float*> f32;
         std::vector<const double*> f64;
     };
-    // Nothing where each() is false.
+    // Nothing if each() is false.
     std::optional<ByType> by_type(const List& grads) const {
         ByType found;
         found.f32.reserve(slots_.size() - doubles_);
@@ -82,7 +83,7 @@ class Gradients {
         return all ? std::optional(std::move(found)) : std::nullopt;
     }
 
-    // Of float32 and float64; nothing where each() is false.
+    // For gradients of float32 and float64; nothing if each() is false.
     std::optional<double> sum_of_squares(const List& grads) const {
         std::vector<std::pair<const Slot*, const void*>> found;
         found.reserve(slots_.size());
@@ -131,7 +132,7 @@ class Gradients {
     }
 
     std::vector<Slot> slots_;
-    std::vector<py::array> claimed_;  // kept alive
+    std::vector<py::array> claimed_;  // references that keep the arrays alive
     Intervals written_;
     std::size_t doubles_ = 0;
     bool large_ = false;

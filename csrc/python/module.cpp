@@ -1,4 +1,4 @@
-// pyoptim._native: the table of contents of the compiled part.
+// The table of contents of pyoptim.runtime._native, the compiled part.
 #include "python/arrays.hpp"
 
 PYBIND11_MODULE(_native, m) {

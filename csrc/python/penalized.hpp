@@ -1,4 +1,4 @@
-// What a penalty counts, as Python says it.
+// Checks the arrays of a penalty and the runs [begin, end) of weights that it counts.
 #pragma once
 
 #include <utility>

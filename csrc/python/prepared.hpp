@@ -1,5 +1,5 @@
-// What the bindings of the steppers share: arrays prepared once, whose gradients a step checks before it
-// runs.
+// What the bindings of the steppers share: arrays are prepared once, and each step checks its gradients
+// against them before it runs.
 #pragma once
 
 #include <string>
@@ -13,19 +13,19 @@ namespace pyoptim::python {
 
 class Prepared {
   public:
-    // None where a step would return False.
+    // None if a step with these gradients would return False.
     std::optional<double> sum_of_squares(const Gradients::List& grads) const {
         return gradients_.sum_of_squares(grads);
     }
 
   protected:
-    // The next group has this rule, whose coefficients follow those of the groups before it.
+    // Begins a group with this rule. Its coefficients follow those of the groups before it.
     void add_group(int rule) {
         rules_.push_back(rule);
         coefficients_ += static_cast<std::size_t>(kRules[rule].coefficients);
     }
 
-    // Runs the function, without the GIL where the arrays are large.
+    // Calls the function, without the GIL if the arrays are large.
     template <class Run>
     auto unlocked(Run run) const {
         std::optional<py::gil_scoped_release> release;
@@ -33,12 +33,12 @@ class Prepared {
         return run();
     }
 
-    std::vector<int> rules_;        // of each group
-    std::size_t coefficients_ = 0;  // of all groups
+    std::vector<int> rules_;        // one per group
+    std::size_t coefficients_ = 0;  // their number, over all groups
     Gradients gradients_;
 };
 
-// Arrays of float32 and of float64, each type with a stepper of its own.
+// Arrays of float32 and of float64; each type has a stepper of its own.
 template <template <class> class Steps>
 class PreparedByType : public Prepared {
   public:
@@ -50,7 +50,7 @@ class PreparedByType : public Prepared {
     template <class... Options>
     explicit PreparedByType(Options... options) : f32_(options...), f64_(options...) {}
 
-    // Calls add(stepper, rule, parameter, states) for every array; the stepper is that of its type.
+    // Calls add(stepper, rule, parameter, states) for every array, with the stepper of its type.
     template <class Add>
     void prepare(const std::vector<Group>& groups, Add add) {
         for (const auto& [name, params, states] : groups) {
@@ -71,14 +71,14 @@ class PreparedByType : public Prepared {
         gradients_.ready();
     }
 
-    // The address of one of a parameter's own arrays, of `size` elements, that every step writes.
+    // Claims an array that belongs to a parameter, has `size` elements, and is written in every step.
     template <class T>
     T* claim(const py::array& array, py::ssize_t size, const char* what) {
         require(py::isinstance<Array<T>>(array) && array.size() == size, what);
         return static_cast<T*>(gradients_.claim(array));
     }
 
-    // Claims states like their parameter, as many as the rule has.
+    // Claims the states of a parameter, as many as its rule has, each of its size.
     template <class T>
     void claim_states(int rule, const py::array& param, const std::vector<py::array>& states, T** addresses) {
         require(static_cast<int>(states.size()) == kRules[rule].states, "states and the rule's names");
@@ -87,7 +87,7 @@ class PreparedByType : public Prepared {
         }
     }
 
-    // False, with nothing done, in the cases of Gradients::each: the caller then finds out which.
+    // Returns false, with nothing done, if Gradients::each does; the caller then finds out why.
     template <class... Options>
     bool step_all(const Gradients::List& grads, const Rows& rows, Options... options) {
         const std::optional<Gradients::ByType> found = gradients_.by_type(grads);

@@ -13,7 +13,7 @@ namespace pyoptim::python {
 
 struct RuleInfo {
     const char* name;
-    int states, coefficients;  // coefficients: Common's and the rule's own
+    int states, coefficients;  // numbers; coefficients counts those of Common too
     const char *state_names, *coefficient_names;
 };
 

@@ -1,4 +1,5 @@
-// The machine's memory bandwidth and peak, as the ceilings that benchmarks print beside their figures.
+// Measures the machine's memory bandwidth and peak speed, which benchmarks print beside their figures as
+// ceilings.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +10,8 @@ namespace pyoptim::core {
 // an optimizer update makes (what is written has been read).
 void stream_update(double* a, const double* b, double s, std::size_t n);
 
-// n rounds of multiply-adds in the registers of each thread; returns the number of operations of all.
+// Runs n rounds of multiply-adds in the registers of each thread; returns the number of operations of all
+// threads.
 template <class T>
 double multiply_add(std::size_t n);
 

@@ -10,7 +10,8 @@ namespace {
 
 bool has_baseline() { return true; }
 #if defined(__x86_64__)
-// Features as the x86-64-v3 and v4 levels have them; the check covers the operating system too.
+// The features of the levels x86-64-v3 and v4. The builtin also checks that the operating system supports
+// them.
 bool has_avx2() {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
@@ -23,7 +24,7 @@ bool has_avx512() {
 }
 #endif
 
-// Best first.
+// The best instruction set comes first.
 const cpu::InstructionSet kTable[] = {
 #define X(isa) {#isa, has_##isa, cpu::isa::kernels_f32, cpu::isa::kernels_f64, cpu::isa::storage},
     PYOPTIM_ISAS(X)

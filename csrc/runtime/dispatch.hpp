@@ -8,7 +8,7 @@
 
 namespace pyoptim::core {
 
-// The one in force. The first call chooses: PYOPTIM_FORCE_ISA, else the best this processor has.
+// The instruction set in force. The first call chooses: PYOPTIM_FORCE_ISA, else the best this processor has.
 // Throws std::invalid_argument when PYOPTIM_FORCE_ISA names one that does not exist or cannot run.
 const cpu::InstructionSet& instruction_set();
 void use_instruction_set(const std::string& name);   // throws std::invalid_argument

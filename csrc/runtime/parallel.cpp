@@ -18,15 +18,15 @@ std::atomic<int> g_limit{0}, g_version{0};
 
 #ifdef PYOPTIM_OPENMP
 std::atomic<bool> g_forked{false};
-// libgomp's pool does not survive fork: a child that asked for it would wait for ever.
+// The thread pool of libgomp does not survive a fork: a child that used it would wait for ever.
 const int g_registered = pthread_atfork(nullptr, nullptr, [] { g_forked = true; });
 #endif
 }  // namespace
 
 #ifdef PYOPTIM_OPENMP
 
-// OpenMP keeps the number for each of the program's threads: a new limit is carried to each as it comes by,
-// and what threadpoolctl sets afterwards holds.
+// OpenMP keeps one number per thread of the program. So each thread takes over a new limit when it next calls
+// this, and a number that threadpoolctl sets after that holds.
 int get_num_threads() {
     thread_local int seen = 0;
     if (seen != g_version) {

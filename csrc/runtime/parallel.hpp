@@ -8,11 +8,11 @@ namespace pyoptim::core {
 int get_num_threads();        // the limit in force for this thread
 void set_num_threads(int n);  // n >= 1, for every thread
 
-// How many threads are worth waking for `work` units of which `grain` pay for one thread. 1 inside
-// another parallel region and in a forked child, where OpenMP's pool no longer exists.
+// How many threads to use for `work` units, if each thread should have at least `grain` of them. It is 1
+// inside another parallel region and in a forked child, where the thread pool of OpenMP no longer exists.
 int threads_for(std::size_t work, std::size_t grain);
 
-// Waits until all threads of this region are here; called by each of them, if there are two or more.
+// Waits until all threads of this region have called it. Only for regions of two or more threads.
 void barrier();
 
 void run_parallel(int threads, void (*body)(int thread, int threads, void* context), void* context);

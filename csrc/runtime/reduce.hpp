@@ -30,7 +30,7 @@ double sum_of_blocks(std::size_t n, std::size_t block, std::size_t work, std::si
     return total;
 }
 
-// Of sums of squares: the block, and what pays for waking a thread.
+// For sums of squares: the elements of a block, and those that make waking a thread worth while.
 constexpr std::size_t kSumBlock = 16384, kSumGrain = 65536;
 
 template <class T>
@@ -48,7 +48,8 @@ bool all_finite(std::size_t n, const T* x) {
     return true;
 }
 
-// What gradients of this norm are multiplied by: 1, or less; NaN for NaN. pyoptim/gradients.py has its twin.
+// The factor, at most 1, that scales gradients of this norm to max_norm; NaN for NaN. Twin:
+// pyoptim/gradients.py.
 inline double clip_factor(double norm, double max_norm) {
     const double factor = max_norm / (norm + 1e-6);
     return factor >= 1 ? 1 : factor;

@@ -7,8 +7,9 @@
 
 namespace pyoptim::core {
 
-// n elements that begin on a cache line, of the calling thread's; the next call may give the same ones.
-// Nothing may throw where threads run: what they need is asked for before.
+// Returns n elements that begin on a cache line. The calling thread owns them, and its next call may return
+// the same ones. It may throw, and nothing may throw in a parallel region, so call it before the region
+// begins.
 template <class T>
 T* scratch(std::size_t n) {
     struct Free {

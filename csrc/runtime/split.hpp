@@ -7,8 +7,8 @@
 
 namespace pyoptim::core {
 
-// What pays for waking a thread: elements of a streaming kernel, elements with an exp.
-// About 20 us each: on a busy machine a woken thread may come late, and everyone waits for it.
+// How many elements make waking a thread worth while, in a streaming kernel and in one that computes an exp.
+// Either is about 20 us of work: on a busy machine a woken thread may come late, and all wait for it.
 constexpr std::size_t kGrain = 65536, kExpGrain = 16384;
 constexpr std::size_t kLine = 64;  // elements; splits fall on cache lines
 

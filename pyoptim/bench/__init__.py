@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         installed = libraries.installed(device)
         if arguments.plot:
-            check_image(arguments.plot)  # what is missing is said before the measurements, not after
+            check_image(arguments.plot)  # a missing package is an error before the measurements
         for peer in arguments.against or ():
             if peer not in installed:
                 raise ImportError(f"--against asks for {peer}, which is not installed for {device}")
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             except Mismatch as mismatch:
                 print(f"WRONG: {mismatch}", file=sys.stderr, flush=True)
                 wrong += 1
-            gc.collect()  # the arrays of one case make room for the next's
+            gc.collect()  # so that the arrays of one case make room for those of the next
     verdicts = report.judge(rows, [target for family in families for target in family.targets])
     report.print_footer(rows, verdicts)
     if arguments.json:
@@ -146,14 +146,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sizes(text: str) -> tuple[int, ...]:
-    sizes = tuple(int(float(part)) for part in text.split(","))  # a ValueError is argparse's to tell
+    sizes = tuple(int(float(part)) for part in text.split(","))  # argparse reports a ValueError
     if min(sizes) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} has a size below 1")
     return sizes
 
 
 def _some_of(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
-    """What reads a comma-separated list of known names, whatever their case."""
+    """A parser of a comma-separated list of these names, in upper or lower case."""
     by_key = {name.lower(): name for name in known}
 
     def read(text: str) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def _prepare(kind: str, dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[st
     a, b = _numbers(kind)
     y = KINDS[kind].value(x, a, b)
     dx = dy * KINDS[kind].slope(x if KINDS[kind].keeps_input else y, a, b)
-    # A dozen roundings, of values whose conditions are below 10 for arguments of this size
+    # A dozen roundings; for arguments of this size each is amplified by less than 10.
     eps = 128 * float(np.finfo(dtype).eps)
     expected = {"y": Expected(y, eps * (1 + np.abs(y))), "dx": Expected(dx, eps * (1 + np.abs(dx)))}
     makers: dict[str, Callable[[str, _Arrays], Competitor]]

@@ -1,4 +1,4 @@
-"""What a benchmark case is, and what is known of it once it has been measured."""
+"""A benchmark case, and the row that holds its measurement."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Mismatch(Exception):
 
 
 class Options(NamedTuple):
-    """What the command line asks of the cases."""
+    """The options of the command line that concern the cases."""
 
     sizes: Sequence[int]
     dtype: str
-    peers: tuple[str, ...]  # of "numpy", "torch", "jax" and "cupy"
-    names: Collection[str]  # of the cases
+    peers: tuple[str, ...]  # some of "numpy", "torch", "jax" and "cupy"
+    names: Collection[str]  # of the cases to run
     quick: bool = False
     device: str = "cpu"  # or "cuda"
 
@@ -34,9 +34,9 @@ class Case(NamedTuple):
     size: int
     traffic: int  # bytes that one run must read and write
     prepare: Callable[[], Mapping[str, Run]]
-    flops: int = 0  # where operations are the limit, not memory; 0: they are not
-    scale: float = 1  # of the times: where a run does only a part of the work
-    streams: bool = False  # measured against plain streaming although caches may keep a part
+    flops: int = 0  # operations of one run, if they and not memory are the limit; else 0
+    scale: float = 1  # factor of the times, for a run that does only a part of the work
+    streams: bool = False  # compared with plain streaming, although caches may keep a part
 
 
 class Row(NamedTuple):
@@ -47,13 +47,13 @@ class Row(NamedTuple):
     dtype: str
     traffic: int
     seconds: Mapping[str, float]  # of one run of each competitor
-    # Of plain streaming, in bytes per second, empty where caches hold the data; with flops: of multiply-adds
-    # in registers, in operations per second.
+    # Speeds of plain streaming in bytes per second, empty if caches hold the data. For cases with flops:
+    # speeds of multiply-adds in registers, in operations per second.
     ceiling: Mapping[str, float]
     flops: int = 0
 
     def faster_than(self, peer: str) -> float | None:
-        """How many times: than the fastest whose name begins with ``peer``."""
+        """How many times as fast as the fastest competitor whose name begins with ``peer``."""
         times = [t for name, t in self.seconds.items() if name.startswith(peer)]
         return min(times) / self.seconds["pyoptim"] if times else None
 
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Operations per second where there are flops, else bytes per second."""
+        """Operations per second if the case has flops, else bytes per second."""
         return self.flops / self.seconds["pyoptim"] if self.flops else self.bandwidth
 
     @property
@@ -72,7 +72,7 @@ class Row(NamedTuple):
 
 
 class Target(NamedTuple):
-    """The least that ``value`` must be in every row; where it is None the target is not about the row."""
+    """The least that ``value`` must be in every row that the target is about: where it is not None."""
 
     text: str
     bound: float

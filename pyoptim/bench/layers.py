@@ -20,14 +20,14 @@ from .timing import Run
 
 
 class Competitor(NamedTuple):
-    """What runs the work, and where its results are found after a run."""
+    """A function that does the work, and one that returns the results of its last run."""
 
     run: Run
     results: Callable[[], Mapping[str, Array]]
 
 
 class Expected(NamedTuple):
-    """A result in float64, and how far each of its elements may be off."""
+    """A result in float64, and the tolerance of each of its elements."""
 
     value: Array
     bound: Array
@@ -36,7 +36,7 @@ class Expected(NamedTuple):
 def checked(
     what: str, competitors: Mapping[str, Competitor], expected: Mapping[str, Expected]
 ) -> dict[str, Run]:
-    """What runs each competitor, after one run of each; `Mismatch` where a result is off."""
+    """The function to time for each competitor, after one run that is compared; `Mismatch` if it is wrong."""
     for who, (run, results) in competitors.items():
         run()
         found = results()
@@ -94,11 +94,11 @@ def _dense(shape: tuple[int, int, int], dtype: np.dtype[Any], peers: tuple[str, 
     rng = np.random.default_rng(0)
     forms = (batch, inputs), (outputs, inputs), (outputs,), (batch, outputs)
     x, weight, bias, dy = (rng.normal(size=s).astype(dtype).astype(np.float64) for s in forms)
-    # Of a sum of k terms in any order: k eps times the sum of their sizes (Higham 2002, 3.1).
+    # The error of a sum of k terms in any order: k eps times the sum of their sizes (Higham 2002, 3.1).
     eps = float(np.finfo(dtype).eps)
     z = x @ weight.T + bias
     bound = (inputs + 2) * eps * (np.abs(x) @ np.abs(weight).T + np.abs(bias))
-    dy[np.abs(z) <= bound] = 0  # where rounding decides the sign, and so the derivative
+    dy[np.abs(z) <= bound] = 0  # where rounding decides the sign, and so the slope of ReLU
     dz = np.where(z > 0, dy, 0)
     size = np.abs(dz)
     expected = {
@@ -217,7 +217,7 @@ def _cross_entropy(batch: int, classes: int, dtype: np.dtype[Any], peers: tuple[
     loss = -np.log(p[rows, labels]).mean()
     gradient = p / batch
     gradient[rows, labels] -= 1 / batch
-    # exp within 2 ulp, and the rounding of a sum of exponentials.
+    # The exp is within 2 ulp; the rest is the rounding of a sum of exponentials.
     off = (32 + classes / 16) * float(np.finfo(dtype).eps)
     expected = {
         "loss": Expected(loss, np.asarray(off * (1 + loss))),

@@ -17,21 +17,21 @@ from ..runtime.dtypes import Array
 
 
 class Library:
-    """NumPy: the processor's memory, which competitors on it share with the arrays that they are given."""
+    """NumPy. Competitors on the processor work on the arrays that they are given, without a copy."""
 
     def array(self, values: Array) -> Any:
-        """These values."""
+        """These values as an array of the library."""
         return values
 
     def split(self, array: Any, sizes: Sequence[int]) -> list[Any]:
-        """Consecutive pieces of a vector, the same memory."""
+        """Consecutive pieces of a vector, as views of it."""
         return list(views(array, [(n,) for n in sizes]))
 
     def write(self, array: Any, values: Array) -> None:
         array[...] = values
 
     def read(self, array: Any) -> Array:
-        """The values, on the processor."""
+        """The values as a NumPy array."""
         return np.asarray(array)
 
 
@@ -93,12 +93,12 @@ class OurDevice(Library):
         return values
 
     def wait(self) -> None:
-        """For all work that is queued on the default stream, by whomever."""
+        """Wait for all work that anybody has queued on the default stream."""
         self.queue.launcher.synchronize(LEGACY_STREAM)
 
 
 def of(who: str, device: str) -> Library:
-    """That of a competitor, on "cpu" or "cuda"."""
+    """The library of a competitor, on "cpu" or "cuda"."""
     if who.startswith("torch"):
         return Torch(device)
     if who == "cupy":
@@ -107,7 +107,7 @@ def of(who: str, device: str) -> Library:
 
 
 def of_users(device: str) -> Library:
-    """Where those who call pyoptim have their arrays: NumPy; on a GPU PyTorch, else CuPy, else pyoptim."""
+    """The library whose arrays pyoptim is given: NumPy; on a GPU PyTorch, else CuPy, else pyoptim itself."""
     return of(next(iter(installed(device)), "pyoptim") if device == "cuda" else "numpy", device)
 
 

@@ -16,12 +16,12 @@ from ..runtime import dispatch, threads
 from . import libraries
 from .timing import Run
 
-_GPU_CACHE = 64 << 20  # bytes: more than GPUs of today have
+_GPU_CACHE = 64 << 20  # bytes; no GPU of today has a larger cache
 _ELEMENTS = 25_000_000  # doubles in each array of the streaming kernels: 200 MB
 
 
 def describe(device: str) -> dict[str, Any]:
-    """What to print beside figures, and to know them by later; device: "cpu" or "cuda"."""
+    """The machine, to be printed and kept beside its figures; device: "cpu" or "cuda"."""
     names = ("backend", "instruction_set", "threads", "pyoptim", "python", "numpy", "torch", "platform")
     config = show_config()
     found = {
@@ -38,7 +38,7 @@ def describe(device: str) -> dict[str, Any]:
             "backend": backend.name,
         }
     if hasattr(os, "getloadavg"):
-        found["load_average"] = os.getloadavg()[0]  # of the last minute: what runs beside us disturbs
+        found["load_average"] = os.getloadavg()[0]  # of the last minute: other programs disturb the figures
     return found
 
 
@@ -51,7 +51,7 @@ def _cpu() -> str:
 
 
 def last_level_cache(device: str = "cpu") -> int:
-    """Bytes; 32 MiB where the system does not say."""
+    """The size in bytes; 32 MiB if the system does not tell it."""
     if device == "cuda":
         return _GPU_CACHE
     files = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
@@ -60,7 +60,7 @@ def last_level_cache(device: str = "cpu") -> int:
 
 @functools.cache
 def streaming_runs(peers: tuple[str, ...]) -> dict[str, tuple[int, Run]]:
-    """Kernels that do nothing but stream: the bytes that one run reads and writes, and what runs it.
+    """Kernels that only stream: the bytes that one run reads and writes, and the function that runs it.
 
     The bytes are those that a kernel asks for. A processor that reads what a copy is about to overwrite
     moves more, so a copy can look slower than an update in place.
@@ -83,7 +83,7 @@ _GPU_BYTES = 400_000_000
 
 @functools.cache
 def copy_runs(peers: tuple[str, ...]) -> dict[str, tuple[int, Run]]:
-    """Copies within a GPU's memory: the bytes that one run reads and writes, and what runs it."""
+    """Copies in a GPU's memory: the bytes that one run reads and writes, and the function that runs it."""
     values = np.zeros(_GPU_BYTES // 4, np.float32)
     ours = libraries.OurDevice()
     a, b = ours.array(values), ours.array(values)
@@ -94,11 +94,11 @@ def copy_runs(peers: tuple[str, ...]) -> dict[str, tuple[int, Run]]:
     return {name: (2 * values.nbytes, run) for name, run in runs.items()}
 
 
-_ROUNDS = 100_000  # of multiply-adds: some 300 microseconds
+_ROUNDS = 100_000  # of multiply-adds, about 300 microseconds
 
 
 def peak_runs(dtype: str) -> dict[str, tuple[int, Run]]:
-    """Multiply-adds in registers on all threads: the operations of one run, and what runs it."""
+    """Multiply-adds in registers on all threads: the operations of one run, and the function that runs it."""
     if threads._native is None:
         return {}
     run = functools.partial(threads._native.multiply_add, dtype, _ROUNDS)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..formulas.norms import NormOptions
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from . import libraries
@@ -31,8 +32,8 @@ _RESULTS = ("y", "dx", "dgamma", "dbeta")
 def _cases(options: Options) -> Iterator[Case]:
     dtype = np.dtype(options.dtype)
     for kind, shape in _CASES if options.device == "cpu" else _GPU_CASES:
-        # Forward reads x for the statistics and again, and writes y; backward reads x and dy twice, and
-        # writes dx. A row of layer norm is still in the first cache when it is read again.
+        # Forward reads x twice, for the statistics and for y, and writes y; backward reads x and dy twice and
+        # writes dx. A row of layer norm is still in the first-level cache when it is read again.
         passes = 5 if kind == "layer norm" else 8
         size = int(np.prod(shape))
         prepare = functools.partial(_prepare, kind, shape, dtype, options)
@@ -51,10 +52,10 @@ def _prepare(kind: str, shape: tuple[int, ...], dtype: np.dtype[Any], options: O
     inv_std = 1 / np.sqrt(x.var(axes, keepdims=True) + _EPS)
     z = (x - x.mean(axes, keepdims=True)) * inv_std
     y = z * gamma + beta
-    # A few roundings of what is of order 1; sums of n random terms grow as sqrt(n) at most.
+    # A few roundings of numbers of order 1; sums of n random terms grow at most as sqrt(n).
     unit = 64 * float(np.finfo(dtype).eps)
     if kind.endswith("ReLU"):
-        dy[np.abs(y) <= unit * 8] = 0  # where rounding decides the sign, and so the derivative
+        dy[np.abs(y) <= unit * 8] = 0  # where rounding decides the sign, and so the slope of ReLU
         dz, y = np.where(y > 0, dy, 0), np.maximum(y, 0)
     else:
         dz = dy
@@ -95,18 +96,18 @@ def _pyoptim(library: Library, kind: str, x: Any, dy: Any, gamma: Any, beta: Any
         mean, inv_std = some(x.shape[:1]), some(x.shape[:1])
 
         def run() -> None:
-            backend.layer_norm_forward(x2, gamma, beta, _EPS, y2, mean, inv_std)
-            backend.layer_norm_backward(dy2, x2, gamma, mean, inv_std, dx2, dgamma, dbeta)
+            backend.layer_norm_forward(x2, (gamma, beta), _EPS, y2, (mean, inv_std))
+            backend.layer_norm_backward(dy2, x2, gamma, (mean, inv_std), (dx2, dgamma, dbeta))
 
     else:
         mean, inv_std = some(gamma.shape), some(gamma.shape)
         running = some(gamma.shape), some(gamma.shape, 1)
+        options = NormOptions(eps=_EPS, relu=relu)
 
         def run() -> None:
-            backend.norm_forward(
-                x, gamma, beta, *running, True, 0.1, _EPS, True, relu, y, mean, inv_std
-            )  # fmt: skip
-            backend.norm_backward(dy, x, gamma, beta, mean, inv_std, True, relu, dx, dgamma, dbeta)
+            backend.norm_forward(x, (gamma, beta), running, options, y, (mean, inv_std))
+            saved = mean, inv_std, True
+            backend.norm_backward(dy, x, (gamma, beta), saved, relu, (dx, dgamma, dbeta))
 
     return Competitor(run, lambda: {name: library.read(a) for name, a in out.items()})
 

@@ -144,4 +144,4 @@ def asgd(t: int, p: Array, g: Array, mean: Array) -> None:
     eta = 1e-2 / (1 + 1e-4 * 1e-2 * (t - 1)) ** 0.75
     p *= 1 - 1e-4 * eta
     p -= eta * g
-    mean[...] = p  # until step 1e6
+    mean[...] = p  # the mean begins at step 1e6

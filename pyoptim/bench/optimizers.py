@@ -25,8 +25,8 @@ class Kind(NamedTuple):
 
     optimizer: type[Optimizer]
     numpy: Callable[..., None]
-    torch: str  # "": it has none
-    fused: bool  # torch has a fused kernel for CPUs
+    torch: str  # its name in torch.optim, or ""
+    fused: bool  # whether torch has a fused kernel for CPUs
     arguments: Mapping[str, Any] = {}
     torch_arguments: Mapping[str, Any] = {}
 
@@ -35,7 +35,7 @@ class Kind(NamedTuple):
         return len(inspect.signature(self.numpy).parameters) - 3
 
 
-KINDS = {
+OPTIMIZERS = {
     "SGD": Kind(elementwise.SGD, plain.sgd, "SGD", True),
     "SGD momentum": Kind(elementwise.SGD, plain.momentum, "SGD", True, {"momentum": 0.9}),
     "SGD Nesterov": Kind(elementwise.SGD, plain.nesterov, "SGD", True, {"momentum": 0.9, "nesterov": True}),
@@ -56,15 +56,15 @@ KINDS = {
     "ASGD": Kind(elementwise.ASGD, plain.asgd, "ASGD", False),
 }
 
-# Adam on several arrays at once; the sizes of a case are the arrays'.
+# Adam on several arrays at once: the sizes of the arrays.
 SEVERAL = {
     "Adam 6 arrays": (256 * 784, 256, 128 * 256, 128, 10 * 128, 10),  # an MLP 784-256-128-10
     "Adam 200 arrays": (1_000,) * 200,
 }
-NAMES = (*KINDS, *SEVERAL)
+NAMES = (*OPTIMIZERS, *SEVERAL)
 
-# The data is a block of random numbers, repeated: so the float64 reference need only work on the block,
-# and yet every element is checked. A prime, for threads and vectors not to see a whole number of blocks.
+# The data is a block of random numbers, repeated, so that the float64 reference need only work on the block
+# and yet every element is checked. Its length is a prime, so that no thread or vector gets whole blocks.
 _BLOCK = 99_991
 _STEPS = 3
 
@@ -73,8 +73,8 @@ def _cases(options: Options) -> Iterator[Case]:
     dtype = np.dtype(options.dtype)
     for name in options.names:
         kind = "Adam" if name in SEVERAL else name
-        # Read: parameter, gradient, states. Written: parameter, states.
-        bytes_each = dtype.itemsize * (3 + 2 * KINDS[kind].states)
+        # A step reads parameter, gradient and states, and writes parameter and states.
+        bytes_each = dtype.itemsize * (3 + 2 * OPTIMIZERS[kind].states)
         for sizes in [SEVERAL[name]] if name in SEVERAL else [(size,) for size in options.sizes]:
             prepare = functools.partial(_prepare, kind, sizes, dtype, options.peers, options.device)
             yield Case(name, sum(sizes), sum(sizes) * bytes_each, prepare)
@@ -84,7 +84,7 @@ Arrays = list[Any]
 
 
 class _Competitor:
-    """Parameters, gradients, and what updates the ones by the others."""
+    """Parameters, gradients, and the function that updates the parameters by the gradients."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ def _prepare(
 ) -> dict[str, Run]:
     size = sum(sizes)
     start, gradient = np.random.default_rng(0).uniform(-1, 1, (2, min(size, _BLOCK))).astype(dtype)
-    # Each has a gradient of its own, since torch foreach writes to it.
+    # Each competitor has a gradient of its own, since foreach of torch writes to it.
     competitors = {
         who: _Competitor(
             libraries.of_users(device) if who == "pyoptim" else libraries.of(who, device),
@@ -110,14 +110,14 @@ def _prepare(
             sizes,
             make,
         )
-        for who, make in _makers(KINDS[name], peers).items()
+        for who, make in _makers(OPTIMIZERS[name], peers).items()
     }
     expected = start.astype(np.float64)
-    states = [np.zeros_like(expected) for _ in range(KINDS[name].states)]
+    states = [np.zeros_like(expected) for _ in range(OPTIMIZERS[name].states)]
     for t in range(1, _STEPS + 1):
-        # The gradient changes: with a constant one Adam, for one, would hide mistakes in its states.
+        # The gradient changes, since a constant one would hide mistakes in the states, for instance of Adam.
         gradient *= dtype.type(-0.7)
-        KINDS[name].numpy(t, expected, gradient.astype(np.float64), *states)
+        OPTIMIZERS[name].numpy(t, expected, gradient.astype(np.float64), *states)
         for competitor in competitors.values():
             competitor.library.write(competitor.g, np.resize(gradient, size))
             competitor.run()
@@ -131,7 +131,7 @@ def _prepare(
 
 
 def _check(p: Array, expected: Array, moved: float) -> None:
-    # Rounding, of each step: of p, at most 1, by half an eps or twice that; of the update, in ten operations.
+    # Each step rounds p, which is at most 1, by at most an eps, and the update in about ten operations.
     tolerance = np.finfo(p.dtype).eps * (2 * _STEPS + 20 * _STEPS * moved)
     for begin in range(0, p.size, expected.size):
         piece = p[begin : begin + expected.size]
@@ -144,7 +144,7 @@ def _check(p: Array, expected: Array, moved: float) -> None:
 
 
 def _makers(kind: Kind, peers: tuple[str, ...]) -> dict[str, Callable[[Arrays, Arrays], Run]]:
-    """Of each competitor, what makes its run from parameters and gradients."""
+    """For each competitor, a function from parameters and gradients to the run that is timed."""
     makers: dict[str, Callable[[Arrays, Arrays], Run]] = {"pyoptim": functools.partial(_pyoptim_run, kind)}
     for library in {"numpy", "cupy"} & set(peers):  # the same expressions
         makers[library] = functools.partial(_numpy_run, kind)
@@ -187,10 +187,10 @@ def _torch_run(kind: Kind, way: Mapping[str, bool], p: Arrays, g: Arrays) -> Run
 
 
 def _times(peer: str, size: int, name: str = "") -> Callable[[Row], float | None]:
-    """How many times as fast as the peer, at this size: the optimizer of that name, or each."""
+    """How many times as fast as the peer at this size, for the optimizer of that name or for every one."""
 
     def value(row: Row) -> float | None:
-        is_meant = (row.name == name if name else row.name in KINDS) and row.size == size
+        is_meant = (row.name == name if name else row.name in OPTIMIZERS) and row.size == size
         return row.faster_than(peer) if is_meant and row.dtype == "float32" else None
 
     return value
@@ -221,10 +221,10 @@ FAMILY = Family(
 
 
 def _large_against(peers: str, fused: bool) -> Callable[[Row], float | None]:
-    """At 100M elements: times as fast as PyTorch, for optimizers that it has a fused kernel for, or not."""
+    """How many times as fast at 100M elements, for optimizers with (or without) a fused kernel in PyTorch."""
 
     def value(row: Row) -> float | None:
-        kind = KINDS.get(row.name)
+        kind = OPTIMIZERS.get(row.name)
         is_meant = kind is not None and kind.fused == fused and row.size == 100_000_000
         return row.faster_than(peers) if is_meant else None
 

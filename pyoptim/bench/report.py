@@ -48,7 +48,7 @@ def _number(value: float | None) -> str:
 
 
 def ceilings(rows: Iterable[Row]) -> dict[str, float]:
-    """Bytes, or operations, per second of each kernel that is a ceiling: the median over the rows."""
+    """The speed of each ceiling, in bytes or operations per second: the median over the rows."""
     measured: dict[str, list[float]] = {}
     for row in rows:
         for name, value in row.ceiling.items():
@@ -57,7 +57,7 @@ def ceilings(rows: Iterable[Row]) -> dict[str, float]:
 
 
 def judge(rows: Sequence[Row], targets: Iterable[Target]) -> list[dict[str, Any]]:
-    """The targets that some row is about, with their worst value."""
+    """The targets that concern a row, with the worst value of each."""
     verdicts = []
     for text, bound, value in targets:
         values = [v for v in map(value, rows) if v is not None]
@@ -78,14 +78,14 @@ def print_footer(rows: Sequence[Row], verdicts: Sequence[Mapping[str, Any]]) -> 
 
 
 def write_json(path: str, machine: Mapping[str, Any], rows: Sequence[Row], verdicts: Any) -> None:
-    """Everything measured; times in seconds, rates in bytes (of ceilings of flops: operations) per second."""
+    """Write all rows; times in seconds, rates in bytes (or, for ceilings of flops, operations) per second."""
     derived = [{**row._asdict(), "bandwidth": row.bandwidth, "of_ceiling": row.of_ceiling} for row in rows]
     report = {"machine": machine, "ceiling": ceilings(rows), "rows": derived, "targets": verdicts}
     Path(path).write_text(json.dumps(report, indent=1) + "\n")
 
 
 def draw(path: str, rows: Sequence[Row]) -> None:
-    """Time over size, a panel for each name."""
+    """Draw time over size, in a panel for each name."""
     names = list(dict.fromkeys(row.name for row in rows))
     columns = min(4, len(names))
     lines = -(-len(names) // columns)

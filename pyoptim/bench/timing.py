@@ -1,4 +1,4 @@
-"""Timing competitors in turn, so that what disturbs the machine disturbs all of them."""
+"""Times competitors in turn, so that a disturbance of the machine hits all of them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Run = Callable[[], object]
 class Effort(NamedTuple):
     """How long to measure, in seconds and in number of blocks."""
 
-    warm_up: float  # before each block: another library's threads go on spinning for a few milliseconds
+    warm_up: float  # before each block, since threads of the library before may spin for some milliseconds
     block: float
-    budget: float  # of one competitor, beyond the least number of blocks
+    budget: float  # for one competitor, beyond the least number of blocks
     least: int
     most: int
 
@@ -26,7 +26,7 @@ QUICK = Effort(warm_up=0.0, block=0.0005, budget=0.0, least=2, most=2)
 
 
 def nothing() -> None:
-    """What a run of the processor waits for."""
+    """Do nothing: a run on the processor has ended when it returns."""
 
 
 def in_turn(runs: Mapping[str, Run], effort: Effort, wait: Run = nothing) -> dict[str, float]:
@@ -60,7 +60,7 @@ def _block(run: Run, effort: Effort, earlier: list[float], wait: Run) -> float:
     """Seconds of one run, the mean of as many as fill a block."""
     count, elapsed = 0, 0.0
     one = min(earlier, default=0.0)
-    if one < 10 * effort.warm_up or not earlier:  # what runs longer is not disturbed
+    if one < 10 * effort.warm_up or not earlier:  # a longer run is not disturbed
         begin = time.perf_counter()
         while count == 0 or elapsed < effort.warm_up:
             run()

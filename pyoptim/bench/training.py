@@ -1,4 +1,4 @@
-"""Training: epochs over MNIST by the engine, by an eager loop of PyTorch, and by a compiled scan of JAX.
+"""Training: epochs over MNIST in the compiled engine, in an eager loop of PyTorch and in a scan of JAX.
 
 A run trains on as many examples as make a measurable time; what is reported is the time of 60,000. Every
 competitor visits the examples in a new order each run. Before, all train on the first examples in one
@@ -28,26 +28,26 @@ from .timing import Run
 _WIDTHS = (784, 256, 128, 10)
 _EPOCH = 60_000
 _LR = {"Adam": 1e-3, "SGD": 0.01}
-_CHECKED = 10  # steps
-# Batch sizes, and the examples of a run.
+_CHECKED = 10  # steps whose losses are compared
+# The examples of a run, by the size of a batch.
 _EXAMPLES = {1: 2_000, 10: 10_000, 32: 16_000, 128: 32_000, 1024: 30_720}
 _GPU_EXAMPLES = {32: 60_000, 128: 60_000, 1024: 60_000}
 _QUICK_EXAMPLES = {1: 100, 10: 200, 32: 320, 128: 1_280, 1024: 2_048}
-_NORMED = "pyoptim without"  # the same network without BatchNorm
+_NORMED = "pyoptim without"  # name of the same network without BatchNorm
 
 
 class _Work(NamedTuple):
-    """What all competitors do."""
+    """The work that all competitors do."""
 
     optimizer: str
     batch: int
     norm: bool
-    x: Array  # of a run: float32 from 0 to 1
+    x: Array  # the examples of a run: float32 from 0 to 1
     y: Array
     device: str
 
 
-# What trains on the examples in this order (None: in a new one), and returns the mean loss.
+# A function that trains on the examples in this order (None: in a random one) and returns the mean loss.
 _Epoch = Callable[[Array | None], float]
 
 
@@ -57,7 +57,7 @@ def _cases(options: Options) -> Iterator[Case]:
     wanted = [("Adam", batch, False) for batch in examples]
     wanted += [("SGD", 1, False)] * (not on_gpu) + [("Adam", 128 if 128 in examples else max(examples), True)]
     sizes = [m * n for m, n in itertools.pairwise(_WIDTHS)]
-    # forward, the gradient of the weights, and that of the inputs but for the first layer's
+    # forward, the gradients of the weights, and those of the inputs except in the first layer
     flops = 2 * (3 * sum(sizes) - sizes[0]) * _EPOCH
     for optimizer, batch, norm in wanted:
         name = f"epoch {optimizer}{' BatchNorm' if norm else ''}"
@@ -116,7 +116,7 @@ def _pyoptim(work: _Work) -> _Epoch:
     model = _model(work.norm).to(work.device)
     optimizer = {"Adam": Adam, "SGD": SGD}[work.optimizer](model.parameters(), lr=_LR[work.optimizer])
     trainer = Trainer(model, nn.CrossEntropy(), optimizer, seed=0)
-    data = libraries.of("pyoptim", work.device).array(work.x)  # on a GPU once, as PyTorch's
+    data = libraries.of("pyoptim", work.device).array(work.x)  # copied to a GPU once, as for PyTorch
 
     def epoch(order: Array | None) -> float:
         x, y = (data, work.y) if order is None else (work.x[order], work.y[order])
@@ -185,13 +185,13 @@ def _torch_graph(work: _Work) -> _Epoch:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3):  # as PyTorch's notes on CUDA graphs want it
+        for _ in range(3):  # warm-up that PyTorch's notes on CUDA graphs ask for
             it.step(rows)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         it.step(rows)
-    with torch.no_grad():  # begin anew
+    with torch.no_grad():  # back to the initial values
         for tensor, values in zip(it.model.state_dict().values(), before, strict=True):
             tensor.copy_(values)
         for state in it.optimizer.state.values():
@@ -267,7 +267,7 @@ def _graph(row: Row) -> float | None:
 
 
 def _eager(row: Row) -> float | None:
-    """Times as fast as the faster of PyTorch's fused and foreach steps."""
+    """How many times as fast as the faster of PyTorch's fused and foreach steps."""
     times = [ratio for way in ("fused", "foreach") if (ratio := row.faster_than(f"torch {way}"))]
     return min(times, default=None) if (row.name, row.size) == ("epoch Adam", 128) else None
 

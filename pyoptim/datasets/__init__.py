@@ -19,6 +19,11 @@ from ._sources import SOURCES
 
 __all__ = ["NAMES", "Dataset", "DatasetError", "load"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 NAMES = ("digits", *SOURCES)
 
 

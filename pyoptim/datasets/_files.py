@@ -13,8 +13,8 @@ from pathlib import Path
 from ._formats import Arrays
 from ._sources import SOURCES, Source
 
-_TIMEOUT = 30.0  # seconds without a byte
-_LIMIT = 256 * 2**20  # bytes; no file here has as many, and none may exhaust the memory
+_TIMEOUT = 30.0  # seconds in which no byte arrives
+_LIMIT = 256 * 2**20  # bytes, more than any file of these has: a larger one could exhaust the memory
 
 
 class DatasetError(RuntimeError):
@@ -43,7 +43,7 @@ def read(name: str) -> Arrays:
 
 
 def _folders(name: str) -> Iterator[Path]:
-    """Where the files may lie: the user's own folder, if there is one, and last the cache."""
+    """The folders that may hold the files: the user's own, if it is set, and then the cache."""
     if data := os.environ.get("PYOPTIM_DATA"):
         yield Path(data, name).expanduser()
     if cache := os.environ.get("PYOPTIM_CACHE"):
@@ -53,7 +53,7 @@ def _folders(name: str) -> Iterator[Path]:
 
 
 def _find(name: str, file: str) -> Path | None:
-    # Not for an archive: what proves it is the digest of the .tar.gz.
+    # An archive is not looked for uncompressed, since its digest is that of the .tar.gz.
     names = [file] if file.endswith(".tar.gz") else [file, file.removesuffix(".gz")]
     paths = (folder / each for folder in _folders(name) for each in names)
     return next((path for path in paths if path.is_file()), None)
@@ -62,7 +62,7 @@ def _find(name: str, file: str) -> Path | None:
 def _decode(data: bytes, source: Source, file: str) -> Arrays:
     """Verify, uncompress and parse the bytes of a file; ValueError says what is wrong with them."""
     proven = _matches(data, source.files[file])
-    if data[:2] == b"\x1f\x8b":  # not by the name: browsers uncompress and keep it
+    if data[:2] == b"\x1f\x8b":  # the name does not tell: browsers uncompress files and keep their names
         data = _gunzip(data)
     if not (proven or _matches(data, source.files[file])):
         raise ValueError(f"wrong checksum: it is damaged, or not the published {file}")
@@ -106,7 +106,7 @@ def _download(name: str, file: str) -> Arrays:
         else:
             _store(cache / file, data)
             return arrays
-    # All that is missing, not only this one: whoever copies files by hand wants to do so once.
+    # The message names all missing files, not only this one, for those who copy them by hand.
     missing = [each for each in source.files if _find(name, each) is None]
     raise DatasetError(
         f"{name}: {file} is neither in $PYOPTIM_DATA/{name} ({own[0] if own else 'not set'}) nor "
@@ -125,13 +125,13 @@ def _get(url: str) -> bytes:
     try:
         with urlopen(url, timeout=_TIMEOUT) as response:
             size = int(response.headers.get("Content-Length") or 0)
-            # disable=None: no bar where nobody watches. CIFAR-10 can take half an hour.
+            # disable=None shows no bar if the output is not a terminal. CIFAR-10 can take half an hour.
             with tqdm(desc=url, total=size, unit="B", unit_scale=True, disable=None) as bar:
                 while len(data) <= _LIMIT and (chunk := response.read(2**16)):
                     data += chunk
                     bar.update(len(chunk))
     except HTTPError as error:
-        error.close()  # it keeps the connection
+        error.close()  # it would keep the connection open
         raise
     if len(data) > _LIMIT:
         raise ValueError(f"more than {_LIMIT} bytes")
@@ -141,7 +141,7 @@ def _get(url: str) -> bytes:
 def _store(path: Path, data: bytes) -> None:
     import uuid
 
-    # Under a name of its own first, so that nobody ever finds half a file under the real one.
+    # The file is written under another name first, so that nobody ever finds half of it under its own.
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Which files each data set consists of, where they are published, and what proves them."""
+"""The files of each data set, where they are published, and the digests that prove them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Source(NamedTuple):
     Attributes
     ----------
     parse : callable
-        From the uncompressed bytes of one file to arrays. Those of all files, in order, are
-        x_train, y_train, x_test, y_test. Raises ValueError.
+        Turns the uncompressed bytes of one file into arrays, or raises ValueError. The arrays of all files,
+        in order, are x_train, y_train, x_test, y_test.
     mirrors : tuple of str
         Addresses, tried in this order; a file's name is appended.
     files : dict of str to str
@@ -35,14 +35,14 @@ _IDX = (
     "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
 )
-# Of the uncompressed files only: copies that were compressed again are in use.
+# Digests of the uncompressed files: copies that were compressed again are in use.
 _MNIST = (
     "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 )
-# Of the .gz file, which the authors publish, and of the file in it.
+# Digests of the .gz file, which the authors publish, and of the file in it.
 _FASHION_MNIST = (
     "8d4fb7e6c68d591d4c3dfef9ec88bf0d f4a8712d7a061bf5bd6d2ca38dc4d50a",
     "25c81989df183df01b3e8a0aad5dffbe 9018921c3c673c538a1fc5bad174d6f9",

@@ -1,4 +1,4 @@
-"""Every activation, once: the Python twin of ``csrc/formulas/activation_math.hpp``.
+"""Every activation, once: the Python twin of ``csrc/formulas/activations.hpp``.
 
 NumPy calls these functions with whole arrays, Numba with scalars. A value is a function of (x, a, b), a
 slope, by which the gradient is multiplied, of what the forward pass keeps and (a, b). Definitions are

@@ -17,9 +17,9 @@ from ..runtime.dtypes import Array
 from ..surfaces import SURFACES, Surface
 from . import compare_plots
 
-# Learning rates that suit. On a surface it is that of 1, 2, 5 x 10^k with which 500 steps bring the loss down
-# soonest, for good and within the window. Optimizers without a row here start from their own default.
-_COLUMNS = (*SURFACES, "digits")  # and larger data sets
+# Learning rates that suit the problems. On a surface it is the one of 1, 2, 5 x 10^k with which 500 steps
+# bring the loss down soonest, for good and within the window. An optimizer without a row has its own default.
+_COLUMNS = (*SURFACES, "digits")  # the last column serves the larger data sets too
 _RATES = {
     "sgd": (0.02, 0.002, 0.2, 0.01, 0.5, 0.2),
     "momentum": (0.002, 0.002, 0.1, 0.005, 0.1, 0.05),
@@ -74,7 +74,7 @@ def main(options: argparse.Namespace, choices: Sequence[Choice]) -> None:
 
 
 def check(options: argparse.Namespace, find: Callable[[str], type[Optimizer]]) -> list[Choice]:
-    """Say before the training what would fail after it, and fill in what was not given."""
+    """Raise now for what would fail after the training, and fill in what was not given."""
     from ..datasets import NAMES
 
     known = ("surfaces", *SURFACES, *NAMES)
@@ -95,7 +95,7 @@ def check(options: argparse.Namespace, find: Callable[[str], type[Optimizer]]) -
     choices = [_choice(text, find) for text in (options.optimizers or _USUAL).split(",")]
     if not on_data and not options.schedules:
         for choice in choices:
-            choice.on("beale", np.zeros(2))  # Muon, for one, needs matrices
+            choice.on("beale", np.zeros(2))  # raises for an optimizer that needs matrices, such as Muon
     return choices
 
 
@@ -126,7 +126,7 @@ def descend(surface: Surface, optimizer: Optimizer, p: Array, steps: int) -> tup
     """
     points = np.full((steps + 1, 2), np.nan)
     points[0] = p
-    with np.errstate(all="ignore"):  # one that diverges is shown as such
+    with np.errstate(all="ignore"):  # an optimizer that diverges is shown as such
         for t in range(1, steps + 1):
             optimizer.step(surface.gradient(p))
             if not np.isfinite(p).all():

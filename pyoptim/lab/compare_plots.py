@@ -17,7 +17,7 @@ from ..surfaces import SURFACES
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#8C510A", "#CC79A7", "#000000")
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 _Schedule = Callable[[int], float]
-_LEAST_SHOWN = 1e-8  # of the first loss
+_LEAST_SHOWN = 1e-8  # times the first loss
 
 
 class Descent(NamedTuple):
@@ -66,7 +66,7 @@ def animate_surfaces(path: str | Path, runs: Mapping[str, Sequence[Descent]], fr
         return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
     last = _steps(runs)
-    # One palette for all frames and no dithering: what keeps still costs nothing then.
+    # One palette for all frames and no dithering, so that what does not move costs no space.
     palette = frame(last).quantize(256)
     steps = np.unique(np.rint(last * np.linspace(0, 1, frames) ** 2).astype(int))
     images = [frame(step).quantize(palette=palette, dither=Image.Dither.NONE) for step in steps]
@@ -119,7 +119,7 @@ def draw_schedules(path: str | Path, examples: Mapping[str, Mapping[str, _Schedu
 
 
 def _surfaces(runs: Mapping[str, Sequence[Descent]]) -> tuple[Any, Callable[[int], None]]:
-    """A figure, and what makes it show the first t steps."""
+    """A figure, and a function that makes it show the first t steps."""
     pairs = min(len(runs), 2)
     rows = -(-len(runs) // 2)
     figure = new_figure(9.5 * pairs, 4.2 * rows + 0.6)

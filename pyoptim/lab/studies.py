@@ -20,7 +20,7 @@ from ..train.trainer import Trainer
 
 class Options(NamedTuple):
     dataset: str
-    epochs: int | None  # None: the study's own
+    epochs: int | None  # None: the number that suits the study
     seed: int
     verbose: bool
 
@@ -35,7 +35,7 @@ class Curve(NamedTuple):
 
 
 class Study(NamedTuple):
-    """``run`` trains; ``draw`` makes the figure of it, by default the test loss and accuracy."""
+    """``run`` trains; ``draw`` makes the figure, which by default shows the test loss and accuracy."""
 
     about: str
     epochs: int
@@ -59,7 +59,7 @@ def _train(
     if options.verbose:
         print(f"training: {name}", flush=True)
     chosen = callbacks(data)
-    with np.errstate(all="ignore"):  # some of these are meant to diverge
+    with np.errstate(all="ignore"):  # some of these trainings are meant to diverge
         history = trainer.fit(
             data.x_train,
             data.y_train,
@@ -185,7 +185,7 @@ STUDIES = {
 
 
 def table(curves: Sequence[Curve]) -> str:
-    """A line for each training."""
+    """Print a line for each training."""
     lines = [f"{'':<24}{'batch':>7}{'s/epoch':>10}{'loss':>10}{'test loss':>11}{'test acc':>10}{'best':>9}"]
     for curve in curves:
         h = curve.history
@@ -198,7 +198,7 @@ def table(curves: Sequence[Curve]) -> str:
 
 
 def draw(curves: list[Curve], over_time: bool = False) -> Any:
-    """Test loss and test accuracy."""
+    """Draw the test loss and the test accuracy."""
     figure = new_figure(11, 4)
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         _lines(axes, curves, f"val_{name}", f"test {name}", over_time)
@@ -226,7 +226,7 @@ def main(options: argparse.Namespace) -> int:
     study = STUDIES[options.study]
     chosen = Options(options.dataset, options.epochs, options.seed, True)
     print(f"{options.study}: {study.about}; {options.dataset}")
-    few = options.dataset == "digits"  # a fortieth of the others' examples
+    few = options.dataset == "digits"  # it has a fortieth of the examples that the others have
     curves = study.run(chosen, options.epochs or study.epochs * (5 if few else 1))
     print(table(curves))
     (study.draw or draw)(curves).savefig(options.plot, dpi=120)

@@ -2,23 +2,8 @@
 
 from __future__ import annotations
 
-from .activations import (
-    ELU,
-    GELU,
-    SELU,
-    Hardsigmoid,
-    Hardswish,
-    Hardtanh,
-    Identity,
-    LeakyReLU,
-    LogSoftmax,
-    ReLU,
-    Sigmoid,
-    SiLU,
-    Softmax,
-    Softplus,
-    Tanh,
-)
+from . import activations, losses
+from .activations import *  # noqa: F403
 from .initializers import (
     Constant,
     Glorot,
@@ -32,35 +17,15 @@ from .initializers import (
     Zeros,
 )
 from .layers import BatchNorm, Dense, Flatten, Layer, LayerNorm, Rescale
-from .losses import L1, MSE, BinaryCrossEntropy, CrossEntropy, Hinge, Huber, KLDiv, Loss
+from .losses import *  # noqa: F403
 from .noise import Dropout, GaussianNoise
 from .penalties import Penalty
 from .residual import Residual
 from .sequential import Sequential
 
 __all__ = [
-    "L1",
-    "BinaryCrossEntropy",
-    "Hinge",
-    "Huber",
-    "KLDiv",
-    "Penalty",
-    "Softplus",
-    "Softmax",
-    "SiLU",
-    "LogSoftmax",
-    "LeakyReLU",
-    "Identity",
-    "Hardtanh",
-    "Hardswish",
-    "Hardsigmoid",
-    "SELU",
-    "GELU",
-    "ELU",
-    "MSE",
     "BatchNorm",
     "Constant",
-    "CrossEntropy",
     "Dense",
     "Dropout",
     "Flatten",
@@ -71,16 +36,19 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "LeCun",
-    "Loss",
     "Normal",
     "Orthogonal",
-    "ReLU",
+    "Penalty",
     "Rescale",
     "Residual",
     "Sequential",
-    "Sigmoid",
-    "Tanh",
     "TruncatedNormal",
     "Uniform",
     "Zeros",
 ]
+__all__ += activations.__all__
+__all__ += losses.__all__
+
+
+def __dir__() -> list[str]:
+    return __all__

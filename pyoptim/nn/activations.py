@@ -11,6 +11,11 @@ from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from .layers import Layer
 
+__all__ = [
+    "ELU", "GELU", "SELU", "Hardsigmoid", "Hardswish", "Hardtanh", "Identity", "LeakyReLU", "LogSoftmax",
+    "ReLU", "Sigmoid", "SiLU", "Softmax", "Softplus", "Tanh",
+]  # fmt: skip
+
 
 class Activation(Layer):
     """What the layers of one elementwise activation share."""

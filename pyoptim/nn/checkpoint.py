@@ -4,65 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .. import nn
 from ..runtime.dtypes import FLOATS, Array
 from ..runtime.files import NONSENSE, read, write
+from .layers import Layer
+
+if TYPE_CHECKING:
+    from .sequential import Sequential
 
 _FORMAT = "pyoptim-model-1"
 
 
-def save_model(model: nn.Sequential, path: str | Path) -> None:
+def save_model(model: Sequential, path: str | Path) -> None:
     """Write a model; a file of that name is replaced only once the new one is complete."""
-    layers = _described("layers", model.layers)
+    layers = describe("layers", model.layers)
     write(path, {"format": _FORMAT, "layers": layers, "dtype": model.dtype.name}, model.state_dict())
 
 
-def _described(label: str, layers: Iterable[nn.Layer]) -> list[dict[str, Any]]:
+def describe(label: str, layers: Iterable[Layer]) -> list[dict[str, Any]]:
+    """Type, options and block of each layer; ``label`` is what messages call them."""
     described = []
     for i, layer in enumerate(layers):
-        if getattr(nn, type(layer).__name__, None) is not type(layer):
-            raise ValueError(f"{label}[{i}] is a {type(layer).__name__}, which is not one of pyoptim.nn's")
-        fields = {"type": type(layer).__name__, **{name: getattr(layer, name) for name in layer.arguments}}
-        if isinstance(layer, nn.Residual):
-            fields["block"] = _described(f"{label}[{i}].block", layer.block)
+        name = type(layer).__name__
+        if Layer.kinds.get(name) is not type(layer):
+            raise ValueError(f"{label}[{i}] is a {name}, which is not one of pyoptim.nn's")
+        fields = {"type": name, **{option: getattr(layer, option) for option in layer.arguments}}
+        if layer.block:
+            fields["block"] = describe(f"{label}[{i}].block", layer.block)
         elif not layer.trainable:
             fields["trainable"] = False
         described.append(fields)
     return described
 
 
-def load_model(path: str | Path) -> nn.Sequential:
-    """Read a model that `save_model` wrote; ValueError for anything else."""
+def load_model(kind: type[Sequential], path: str | Path) -> Sequential:
+    """Read a model of this class that `save_model` wrote; ValueError for anything else."""
     description, tensors = read(path, _FORMAT)
     try:
         if description["dtype"] not in [dtype.name for dtype in FLOATS]:
             raise ValueError(f"its dtype is {description['dtype']!r}")
         layers = [_layer(fields) for fields in description["layers"]]
         _check_sizes(layers, tensors)
-        model = nn.Sequential(*layers, dtype=description["dtype"])
+        model = kind(*layers, dtype=description["dtype"])
         model.load_state_dict(tensors)
     except NONSENSE as error:
         raise ValueError(f"{path} does not describe a model of this version's layers: {error}") from error
     return model.eval()
 
 
-def _layer(fields: dict[str, Any]) -> nn.Layer:
-    name = fields["type"]
-    cls = getattr(nn, name, None)
-    if not isinstance(cls, type) or not issubclass(cls, nn.Layer):
-        raise ValueError(f"{name!r} is no layer")
-    arguments = {name: value for name, value in fields.items() if name not in ("type", "trainable")}
-    if cls is nn.Residual:
-        arguments["block"] = [_layer(inner) for inner in arguments["block"]]
-    layer = cls(**arguments)
+def _layer(fields: dict[str, Any]) -> Layer:
+    options = {name: value for name, value in fields.items() if name not in ("type", "trainable")}
+    if fields["type"] not in Layer.kinds:
+        raise ValueError(f"{fields['type']!r} is no layer")
+    if "block" in options:
+        options["block"] = [_layer(inner) for inner in options["block"]]
+    layer = Layer.kinds[fields["type"]](**options)
     if "trainable" in fields:
         layer.trainable = fields["trainable"]
     return layer
 
 
-def _check_sizes(layers: Iterable[nn.Layer], tensors: dict[str, Array]) -> None:
+def _check_sizes(layers: Iterable[Layer], tensors: dict[str, Array]) -> None:
     """Refuse layers that do not fit the tensors before any memory is taken for them."""
     values = sum(tensor.size for tensor in tensors.values())
     leaves = {f"{i}.{name}": leaf for i, layer in enumerate(layers) for name, leaf in layer.leaves().items()}

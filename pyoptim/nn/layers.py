@@ -7,7 +7,7 @@ buffer. ``forward`` keeps what ``backward`` needs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from .. import ops
 from ..arrays import memory
 from ..arrays.memory import empty, empty_like, views
+from ..formulas.norms import NormOptions
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..runtime.numbers import check_count, is_number
@@ -38,6 +39,14 @@ class Layer:
     """
 
     arguments: ClassVar[tuple[str, ...]] = ()  # of __init__, kept as attributes of these names
+    block: tuple[Layer, ...] = ()  # the layers inside this one
+    # The layers of pyoptim.nn by their names, which files use; not those that users derive.
+    kinds: ClassVar[dict[str, type[Layer]]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__module__.rpartition(".")[0] == __package__:
+            Layer.kinds[cls.__name__] = cls
 
     def __init__(self) -> None:
         self.parameters: dict[str, Array] = {}
@@ -271,15 +280,11 @@ class BatchNorm(Layer):
             ops.check_count(x3)
         self._saved = ops.norm_forward(
             x3,
-            self.parameters.get("weight"),
-            self.parameters.get("bias"),
-            self.buffers.get("running_mean"),
-            self.buffers.get("running_var"),
-            training,
-            momentum,
-            self.eps,
-            self.running_var == "unbiased",
-            self.activation is not None,
+            self._affine(),
+            (self.buffers.get("running_mean"), self.buffers.get("running_var")),
+            NormOptions(
+                momentum, self.eps, training, self.running_var == "unbiased", self.activation is not None
+            ),
             y.reshape(x3.shape),
         )
         if training and tracked is not None:
@@ -294,20 +299,14 @@ class BatchNorm(Layer):
             dgamma, dbeta = self.gradients["weight"], self.gradients["bias"]
         else:
             dgamma, dbeta = empty((self.features,), x), empty((self.features,), x)
+        gradients = None if dx is None else dx.reshape(x.shape), dgamma, dbeta
         dispatch.of(dy).norm_backward(
-            dy.reshape(x.shape),
-            x,
-            self.parameters.get("weight"),
-            self.parameters.get("bias"),
-            saved.mean,
-            saved.inv_std,
-            saved.of_this_batch,
-            self.activation is not None,
-            None if dx is None else dx.reshape(x.shape),
-            dgamma,
-            dbeta,
+            dy.reshape(x.shape), x, self._affine(), saved, self.activation is not None, gradients
         )
         return dx
+
+    def _affine(self) -> tuple[Array | None, Array | None]:
+        return self.parameters.get("weight"), self.parameters.get("bias")
 
 
 class LayerNorm(Layer):
@@ -348,11 +347,9 @@ class LayerNorm(Layer):
         size = math.prod(self.features)
         rows = x.reshape(x.size // size, size)
         y: Array = empty_like(x)
-        self._mean, self._inv_std = empty((len(rows),), x), empty((len(rows),), x)
-        gamma, beta = self._flat(self.parameters)
-        dispatch.of(x).layer_norm_forward(
-            rows, gamma, beta, self.eps, y.reshape(rows.shape), self._mean, self._inv_std
-        )
+        self._saved = empty((len(rows),), x), empty((len(rows),), x)  # mean, inverse standard deviation
+        affine = self._flat(self.parameters)
+        dispatch.of(x).layer_norm_forward(rows, affine, self.eps, y.reshape(rows.shape), self._saved)
         self._x = rows
         return y
 
@@ -363,15 +360,9 @@ class LayerNorm(Layer):
             dgamma, dbeta = self._flat(self.gradients)
         else:
             dgamma, dbeta = empty(x.shape[1:], x), empty(x.shape[1:], x)
+        gradients = None if dx is None else dx.reshape(x.shape), dgamma, dbeta
         dispatch.of(dy).layer_norm_backward(
-            dy.reshape(x.shape),
-            x,
-            self._flat(self.parameters)[0],
-            self._mean,
-            self._inv_std,
-            None if dx is None else dx.reshape(x.shape),
-            dgamma,
-            dbeta,
+            dy.reshape(x.shape), x, self._flat(self.parameters)[0], self._saved, gradients
         )
         return dx
 
@@ -443,6 +434,15 @@ def check_layers(label: str, layers: Sequence[Any]) -> None:
             raise ValueError(f"{label}[{i}] ({layer!r}) already belongs to a model")
     if not layers:
         raise ValueError(f"{label} is empty, expected at least one layer")
+
+
+def walk(label: str, layers: Iterable[Layer]) -> Iterator[tuple[str, Layer]]:
+    """Layers and those in the blocks of `Residual` layers, with what messages call them."""
+    for i, layer in enumerate(layers):
+        if type(layer) is Layer.kinds["Residual"]:
+            yield from walk(f"{label}[{i}].block", layer.block)
+        else:
+            yield f"{label}[{i}]", layer
 
 
 def bind(layers: Sequence[Layer], parameters: Array, gradients: Array) -> None:

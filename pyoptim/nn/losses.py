@@ -14,6 +14,8 @@ from ..ops import losses
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 
+__all__ = ["L1", "MSE", "BinaryCrossEntropy", "CrossEntropy", "Hinge", "Huber", "KLDiv", "Loss"]
+
 
 class Loss:
     """What a trainer asks of a loss.
@@ -87,6 +89,12 @@ class Loss:
         gradient = empty_like(output)
         value = self.evaluate(output, place.upload(target), gradient, place.upload(weight))
         return float(value), gradient
+
+    def describe(self) -> dict[str, Any]:
+        """The class and the options of `compute`, as numbers, lists and strings."""
+        values = {name: getattr(self, name) for name in self.arguments}
+        lists = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in values.items()}
+        return {"type": type(self).__name__, **lists}
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.arguments)
@@ -175,6 +183,9 @@ class KLDiv(Loss):
         shares: Array = (e / e.sum(axis=1, keepdims=True)).astype(dtype)
         return shares
 
+    def describe(self) -> dict[str, Any]:
+        return {"type": "KLDiv", "temperature": self.temperature}  # `check_target` has used from_logits
+
     def compute(
         self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
     ) -> float:
@@ -185,7 +196,10 @@ class KLDiv(Loss):
 
 
 class _Pointwise(Loss):
-    """The mean over all elements. For one output per example, targets (batch,) will do."""
+    """The mean over all elements of a loss of `pyoptim.formulas.losses`.
+
+    Targets have the output's shape; for one output per example, (batch,) will do.
+    """
 
     takes_sample_weight = True
     kind: ClassVar[str]
@@ -201,7 +215,7 @@ class _Pointwise(Loss):
         return checked
 
     def parameter(self, dtype: np.dtype[Any]) -> Any:
-        """What the kernel takes beside outputs and targets."""
+        """The parameter a of the loss's formula: a number, or an array of one for each output."""
         return 1.0
 
     def compute(
@@ -285,3 +299,6 @@ class Hinge(_Pointwise):
     """``max(0, 1 - t x)`` for targets t = -1 or 1, the mean over all elements."""
 
     kind = "hinge"
+
+
+ELEMENTWISE = tuple(_Pointwise.__subclasses__())

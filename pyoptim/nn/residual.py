@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 from ..arrays.memory import add
 from ..backends.places import place_with
@@ -110,12 +110,3 @@ class Residual(Layer):
             return None
         dx: Array = add(dy, through)
         return dx
-
-
-def walk(label: str, layers: Iterable[Layer]) -> Iterator[tuple[str, Layer]]:
-    """Layers and those in blocks, with what messages call them."""
-    for i, layer in enumerate(layers):
-        if type(layer) is Residual:
-            yield from walk(f"{label}[{i}].block", layer.block)
-        else:
-            yield f"{label}[{i}]", layer

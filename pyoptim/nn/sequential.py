@@ -14,7 +14,7 @@ from ..arrays.checks import check_finite, check_like
 from ..arrays.memory import aligned_zeros
 from ..backends.places import HOST, Place, place_named
 from ..runtime.dtypes import FLOATS, Array
-from .layers import Layer, backward, bind, check_layers
+from .layers import Layer, backward, bind, check_layers, walk
 
 
 class Sequential:
@@ -349,7 +349,7 @@ class Sequential:
         """
         from . import checkpoint
 
-        return checkpoint.load_model(path)
+        return checkpoint.load_model(Sequential, path)
 
     def summary(self) -> str:
         """A line per layer, those in blocks too, and the number of parameters."""
@@ -365,21 +365,18 @@ class Sequential:
 
 
 def _check_layers(layers: Iterable[Layer]) -> None:
-    from .. import nn
-
-    for label, layer in nn.residual.walk("layers", layers):
-        kind = type(layer)
-        if getattr(nn, kind.__name__, None) is not kind:
-            raise TypeError(f"{label} is a {kind.__name__}, expected pyoptim.nn's on a GPU")
+    for label, layer in walk("layers", layers):
+        name = type(layer).__name__
+        if Layer.kinds.get(name) is not type(layer):
+            raise TypeError(f"{label} is a {name}, expected pyoptim.nn's on a GPU")
 
 
 def _rows(prefix: str, layers: Iterable[Layer]) -> list[tuple[str, str, int, str]]:
     """Of layers and those in their blocks: name, description, number of parameters, a note."""
     rows = []
     for i, layer in enumerate(layers):
-        block: tuple[Layer, ...] = getattr(layer, "block", ())
-        what = type(layer).__name__ if block else repr(layer)
+        what = type(layer).__name__ if layer.block else repr(layer)
         note = "" if layer.trainable else "  frozen"
         rows.append((f"{prefix}{i}", what, layer.parameter_count(), note))
-        rows += _rows(f"{prefix}{i}.block.", block)
+        rows += _rows(f"{prefix}{i}.block.", layer.block)
     return rows

@@ -96,3 +96,7 @@ __all__ = [
     "softmax_cross_entropy",
     "softmax_forward",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

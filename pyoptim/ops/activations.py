@@ -1,4 +1,4 @@
-"""What `ops` says of activations: checked, then run by the backend in force."""
+"""Activations on arrays: arguments are checked here, then the backend in force computes them."""
 
 from __future__ import annotations
 
@@ -43,11 +43,10 @@ def activation_forward(x: Array, activation: str, **parameters: float) -> Array:
     ----------
     x : array
     activation : str
-        A key of `activations.KINDS`: "identity", "relu", "sigmoid", "tanh", "leaky_relu", "elu", "selu",
-        "gelu" (exact), "gelu_tanh", "silu", "softplus", "hardtanh", "hardsigmoid" or "hardswish".
+        The name of a layer of `pyoptim.nn` in small letters, such as "relu", "leaky_relu" or "hardswish";
+        "gelu" is exact, "gelu_tanh" its approximation. An unknown name is answered by a list of all.
     **parameters : float
-        leaky_relu: slope (0.01, >= 0); elu: alpha (1, >= 0); softplus: beta (1, > 0); hardtanh: low (-1)
-        and high (1).
+        The layer's parameters, with its defaults.
 
     Raises
     ------
@@ -69,8 +68,8 @@ def activation_backward(dy: Array, kept: Array, activation: str, **parameters: f
     ----------
     dy : array
     kept : array like dy
-        The forward pass's input for "gelu", "gelu_tanh", "silu", "softplus", "hardtanh", "hardsigmoid"
-        and "hardswish", else its output (`activations.KINDS[activation].keeps_input`).
+        The forward pass's input where `formulas.activations.KINDS[activation].keeps_input`, else its
+        output.
     activation, **parameters
         As in the forward pass.
 

@@ -11,6 +11,7 @@ from ..arrays.checks import check_float_array, check_like
 from ..arrays.gpu import DeviceArray
 from ..arrays.gpu_checks import check_updated
 from ..arrays.memory import empty, empty_like, is_fast
+from ..formulas.norms import NormOptions
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from .either_memory import for_either_memory
@@ -92,9 +93,10 @@ def batch_norm_forward(
     if training or running_mean is None:
         check_count(x3)
     y = empty_like(x3)
-    relu = activation is not None
-    momentum, eps = float(momentum), float(eps)
-    saved = norm_forward(x3, gamma, beta, used_mean, used_var, training, momentum, eps, unbiased, relu, y)
+    options = NormOptions(
+        float(momentum), float(eps), bool(training), bool(unbiased), relu=activation is not None
+    )
+    saved = norm_forward(x3, (gamma, beta), (used_mean, used_var), options, y)
     if training and running_mean is not None and running_var is not None:
         if used_mean is not running_mean:
             running_mean[...] = used_mean  # it was not contiguous
@@ -120,24 +122,18 @@ def _check_updated(name: str, array: Any, **others: Any) -> None:
 
 def norm_forward(
     x: Array,
-    gamma: Array | None,
-    beta: Array | None,
-    running_mean: Array | None,
-    running_var: Array | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    unbiased: bool,
-    relu: bool,
+    affine: tuple[Array | None, Array | None],
+    running: tuple[Array | None, Array | None],
+    options: NormOptions,
     y: Array,
 ) -> SavedNorm:
-    """`batch_norm_forward` on checked, contiguous arrays; x and y are (N, C, space)."""
-    of_this_batch = training or running_mean is None
-    mean, inv_std = empty(x.shape[1:2], x), empty(x.shape[1:2], x)
-    dispatch.of(x).norm_forward(
-        x, gamma, beta, running_mean, running_var, training, momentum, eps, unbiased, relu, y, mean, inv_std
-    )
-    return SavedNorm(mean, inv_std, of_this_batch)
+    """`batch_norm_forward` on checked, contiguous arrays.
+
+    x and y are (N, C, space), ``affine`` is (gamma, beta), ``running`` (running_mean, running_var).
+    """
+    saved = empty(x.shape[1:2], x), empty(x.shape[1:2], x)
+    dispatch.of(x).norm_forward(x, affine, running, options, y, saved)
+    return SavedNorm(*saved, of_this_batch=options.training or running[0] is None)
 
 
 @for_either_memory
@@ -186,10 +182,9 @@ def batch_norm_backward(
     mean = check_like("saved.mean", saved.mean, x3.shape[1:2], x3.dtype, " as x's channels")
     inv_std = check_like("saved.inv_std", saved.inv_std, x3.shape[1:2], x3.dtype, " as x's channels")
     dx, dgamma, dbeta = empty_like(x3), empty(x3.shape[1:2], x3), empty(x3.shape[1:2], x3)
+    used = SavedNorm(mean, inv_std, bool(saved.of_this_batch))
     relu = activation is not None
-    dispatch.of(x3).norm_backward(
-        dy3, x3, gamma, beta, mean, inv_std, saved.of_this_batch, relu, dx, dgamma, dbeta
-    )
+    dispatch.of(x3).norm_backward(dy3, x3, (gamma, beta), used, relu, (dx, dgamma, dbeta))
     return _as_given(dx, x.shape, last), dgamma, dbeta
 
 

@@ -60,9 +60,9 @@ def layer_norm_forward(
     if beta is not None:
         beta = check_like("beta", beta, shape, x.dtype, " as features").reshape(-1)
     y = empty_like(x)
-    mean, inv_std = empty(x2.shape[:1], x), empty(x2.shape[:1], x)
-    dispatch.of(x).layer_norm_forward(x2, gamma, beta, float(eps), y.reshape(x2.shape), mean, inv_std)
-    return y, SavedLayerNorm(mean, inv_std)
+    saved = SavedLayerNorm(empty(x2.shape[:1], x), empty(x2.shape[:1], x))
+    dispatch.of(x).layer_norm_forward(x2, (gamma, beta), float(eps), y.reshape(x2.shape), saved)
+    return y, saved
 
 
 @for_either_memory
@@ -103,10 +103,8 @@ def layer_norm_backward(
     mean = check_like("saved.mean", saved.mean, x2.shape[:1], x.dtype, " for x")
     inv_std = check_like("saved.inv_std", saved.inv_std, x2.shape[:1], x.dtype, " for x")
     dx, dgamma, dbeta = empty_like(x), empty(shape, x), empty(shape, x)
-    dispatch.of(x).layer_norm_backward(
-        dy.reshape(x2.shape), x2, gamma, mean, inv_std, dx.reshape(x2.shape), dgamma.reshape(-1),
-        dbeta.reshape(-1),
-    )  # fmt: skip
+    gradients = dx.reshape(x2.shape), dgamma.reshape(-1), dbeta.reshape(-1)
+    dispatch.of(x).layer_norm_backward(dy.reshape(x2.shape), x2, gamma, (mean, inv_std), gradients)
     return dx, dgamma, dbeta
 
 

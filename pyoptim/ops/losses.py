@@ -1,4 +1,4 @@
-"""What `ops` says of losses: checked, then run by the backend in force."""
+"""Losses on arrays: arguments are checked here, then the backend in force computes them."""
 
 from __future__ import annotations
 
@@ -116,8 +116,10 @@ def pointwise_loss(
     check_delta(delta)
     batch = prediction.shape[0] if prediction.ndim else 1
     columns = prediction.shape[-1] if prediction.ndim > 1 else 1
-    parameter: Any = delta if kind == "huber" else 1.0
-    if kind == "binary" and pos_weight is not None:
+    parameter: Any = 1.0
+    if POINTWISE[kind].parameter == "delta":
+        parameter = delta
+    elif POINTWISE[kind].parameter == "pos_weight" and pos_weight is not None:
         parameter = check_pos_weight(pos_weight, columns, prediction.dtype)
     rows = check_sample_weight("sample_weight", sample_weight, batch, prediction.dtype)
     dprediction = empty_like(prediction)
@@ -128,7 +130,7 @@ def pointwise_loss(
 def run_pointwise(
     kind: str, prediction: Array, target: Array, dprediction: Array | None, rows: Array | None, parameter: Any
 ) -> float:
-    """On checked arrays; parameter is a number or an array along the last dimension."""
+    """`pointwise_loss` on checked arrays; parameter is a number, or an array along the last dimension."""
     shape = (prediction.shape[0] if prediction.ndim else 1, -1)
     if not isinstance(parameter, float | int):
         if prediction.ndim > 2:
@@ -142,7 +144,7 @@ def run_pointwise(
 
 
 def _tiled(row: Any, times: int) -> Any:
-    """A vector, so many times."""
+    """A vector of ``times`` copies of ``row``, one after the other."""
     if isinstance(row, np.ndarray):
         return np.tile(row, times)
     tiled, done = empty((times, row.size), row), min(1, times)
@@ -198,15 +200,15 @@ def is_soft(target: Any) -> bool:
 
 def check_labels(name: str, labels: Any, batch: int, classes: int) -> Array:
     """Class indices as contiguous int64; in a GPU's memory only their shape is looked at."""
-    there = isinstance(labels, Operand)
-    labels = labels if there else as_numpy(name, labels)
+    on_gpu = isinstance(labels, Operand)
+    labels = labels if on_gpu else as_numpy(name, labels)
     if labels.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {labels.dtype}, expected integers")
     if labels.shape != (batch,):
         raise ValueError(f"{name} has shape {labels.shape}, expected ({batch},): one per example")
     if batch == 0:
         raise ValueError(f"{name} is empty, expected at least one example")
-    if there:
+    if on_gpu:
         return cast(Array, labels)
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
@@ -224,9 +226,9 @@ def check_shares(name: str, target: Any, shape: tuple[int, ...], dtype: np.dtype
 
 
 def check_numbers(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Finite numbers of any dtype, as contiguous ones of this.
+    """Finite numbers of any dtype, converted to a contiguous array of ``dtype``.
 
-    In a GPU's memory they have it, and only their shape is looked at.
+    An array in a GPU's memory must have that dtype already; its values are not looked at.
     """
     if isinstance(value, Operand):
         return check_like(name, value, shape, dtype)
@@ -249,18 +251,16 @@ def _at_least_zero(name: str, value: Array) -> Array:
 
 
 def check_pointwise_target(name: str, target: Array, kind: str) -> None:
-    """Targets in [0, 1] for "binary", -1 or 1 for "hinge"; in a GPU's memory they are not looked at."""
+    """Refuse targets that the loss does not allow; those in a GPU's memory are not looked at."""
     if isinstance(target, Operand):
         return
-    if kind == "binary":
-        wrong, expected = ~((target >= 0) & (target <= 1)), "numbers in [0, 1]"
-    elif kind == "hinge":
-        wrong, expected = np.abs(target) != 1, "-1 or 1"
-    else:
+    loss = POINTWISE[kind]
+    if loss.allows is None:
         return
+    wrong = ~loss.allows(target)
     if wrong.any():
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(f"{name}{list(index)} is {target[index]}, expected {expected}")
+        raise ValueError(f"{name}{list(index)} is {target[index]}, expected {loss.targets}")
 
 
 def check_sample_weight(name: str, weight: Any, batch: int, dtype: np.dtype[Any]) -> Array | None:

@@ -20,7 +20,7 @@ _FORMAT = "pyoptim-optimizer-1"
 
 
 def save_optimizer(optimizer: Optimizer, path: str | Path) -> None:
-    """Write what `Optimizer.state_dict` returns, and its average; as `save_model`."""
+    """Write what `Optimizer.state_dict` returns, and the average that follows, to a safetensors file."""
     description, tensors = optimizer_state(optimizer)
     write(path, {"format": _FORMAT, **description}, tensors)
 
@@ -107,7 +107,7 @@ def restore_optimizer(optimizer: Optimizer, description: dict[str, Any], tensors
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A hyperparameter as JSON: tuples and our schedules by name."""
+    """A hyperparameter as JSON can hold it: tuples and our schedules become dicts."""
     if isinstance(value, tuple):
         return {"tuple": [_plain(name, v) for v in value]}
     if isinstance(value, list):
@@ -121,7 +121,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _revived(value: Any) -> Any:
-    """What `_plain` was made of."""
+    """The hyperparameter of which `_plain` made this."""
     if isinstance(value, list):
         return [_revived(v) for v in value]
     if not isinstance(value, dict):

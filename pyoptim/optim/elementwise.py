@@ -19,6 +19,22 @@ from ..formulas import storage
 from ..runtime.dtypes import Array
 from .optimizer import Group, Optimizer, Row, Schedule
 
+__all__ = [  # also what `pyoptim` shows of this file
+    "AMSGrad",
+    "ASGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SGD",
+]
+
 
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum.
@@ -64,7 +80,7 @@ class SGD(Optimizer):
             return (lr,)
         if self._looking_ahead:
             raise RuntimeError("step inside lookahead: take the gradient inside the block, step outside it")
-        # b = mu*b + grad_in*g, then p -= step_buffer*b, with nesterov + step_grad*g
+        # The rule: b = mu*b + grad_in*g; p -= step_buffer*b, with nesterov p -= step_grad*g + step_buffer*b
         if group["velocity"] == "classical":
             grad_in, unit = lr * (1 - group["dampening"]), 1.0
         else:
@@ -77,8 +93,8 @@ class SGD(Optimizer):
     def lookahead(self) -> Iterator[None]:
         """Inside the ``with`` block the parameters stand at the interim point ``p - momentum*v``.
 
-        Take the gradient there, then step outside it: Nesterov's method as he wrote it (1983; Goodfellow
-        et al. 2016, algorithm 8.3). ``nesterov=True`` is the same method, in the variable
+        Take the gradient inside the block, step outside it: Nesterov's method as he wrote it (1983;
+        Goodfellow et al. 2016, algorithm 8.3). ``nesterov=True`` is the same method, in the variable
         ``p - momentum*v``.
 
         Raises
@@ -446,7 +462,7 @@ class Rprop(Optimizer):
     """Resilient backpropagation (Riedmiller & Braun 1993), for full batches.
 
     Each element has a step size of its own, which grows by ``etas[1]`` while its gradient keeps its sign
-    and shrinks by ``etas[0]`` where it turns; there the element rests for one step. As PyTorch's.
+    and shrinks by ``etas[0]`` where it turns, and then the element rests for one step. As PyTorch's.
 
     Parameters
     ----------
@@ -479,7 +495,7 @@ class ASGD(Optimizer):
     """Averaged SGD (Polyak & Juditsky 1992), as PyTorch's: ``p = (1 - lambd*eta)*p - eta*g``.
 
     ``eta = lr/(1 + lambd*lr*(t-1))**alpha``, with the lr of this step. (PyTorch computes eta at the end of
-    a step for the next one, so that there a change of lr comes into force one step later.) The state
+    a step for the next one, so that in PyTorch a change of lr comes into force one step later.) The state
     ``ax`` is the latest point until step t0, and the mean of all points after it: `averages` copies it.
 
     Parameters

@@ -1,4 +1,7 @@
-"""What each hyperparameter may be, in one table."""
+"""What each hyperparameter may be, in one table.
+
+Its twin is the namespace `allowed` of ``csrc/include/pyoptim/optimizer.hpp``; a test holds the two together.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ def _at_least_zero(value: Any) -> bool:
     return is_number(value) and value >= 0
 
 
-def _fraction(value: Any) -> bool:  # a decay rate
+def _fraction(value: Any) -> bool:
     return is_number(value) and 0 <= value < 1
 
 
@@ -26,7 +29,7 @@ def _pair(value: Any) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2 and all(map(is_number, value))
 
 
-def _eps_pair(value: Any) -> bool:  # Adafactor's
+def _eps_pair(value: Any) -> bool:
     return (
         isinstance(value, tuple | list)
         and len(value) == 2
@@ -35,48 +38,30 @@ def _eps_pair(value: Any) -> bool:  # Adafactor's
     )
 
 
-_ZERO_UP = (_at_least_zero, "a finite number >= 0")
-_FRACTION = (_fraction, "a number in [0, 1)")
+_AT_LEAST_ZERO = (_at_least_zero, "a finite number >= 0")
+_NUMBER = (is_number, "a finite number")
 _SHARE = (lambda v: is_number(v) and 0 <= v <= 1, "a number in [0, 1]")
 _FLAG = (_flag, "True or False")
 
 
 def choice(*names: str | None) -> tuple[Callable[[Any], bool], str]:
-    """For the tables: one of these."""
+    """An entry of the table: the value is one of these names."""
     return (lambda v: (v is None or isinstance(v, str)) and v in names), " or ".join(map(repr, names))
 
 
+# A hyperparameter that is not listed is a flag if its default is one, else a finite number >= 0.
 _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lr": (lambda v: callable(v) or _at_least_zero(v), "a finite number >= 0 or a schedule"),
-    "momentum": _ZERO_UP,
-    "dampening": (is_number, "a finite number"),
-    "nesterov": _FLAG,
+    "dampening": _NUMBER,
     "velocity": choice("torch", "classical"),
-    "weight_decay": _ZERO_UP,
-    "decoupled_weight_decay": _FLAG,
-    "maximize": _FLAG,
-    "lr_decay": _ZERO_UP,
-    "initial_accumulator_value": _ZERO_UP,
-    "eps": _ZERO_UP,
     "eps_pair": (_eps_pair, "a pair of finite numbers >= 0, of which the first may be None"),
-    "eps_root": _ZERO_UP,
-    "eps_hat": _FLAG,
     "alpha": _SHARE,
-    "exponent": (is_number, "a finite number"),
+    "exponent": _NUMBER,
     "rho": _SHARE,
-    "centered": _FLAG,
-    "betas": (
-        lambda v: _pair(v) and all(map(_fraction, v)),
-        "two numbers in [0, 1)",
-    ),
-    "etas": (
-        lambda v: _pair(v) and 0 < v[0] < 1 < v[1],
-        "two numbers, in (0, 1) and above 1",
-    ),
+    "betas": (lambda v: _pair(v) and all(map(_fraction, v)), "two numbers in [0, 1)"),
+    "etas": (lambda v: _pair(v) and 0 < v[0] < 1 < v[1], "two numbers, in (0, 1) and above 1"),
     "step_sizes": (lambda v: _pair(v) and 0 <= v[0] <= v[1], "two numbers >= 0, the smaller first"),
-    "lambd": (is_number, "a finite number"),
-    "t0": _ZERO_UP,
-    "trust": _ZERO_UP,
+    "lambd": _NUMBER,
     "beta2_decay": (lambda v: is_number(v) and v <= 0, "a finite number <= 0"),
     "d": (lambda v: is_number(v) and v >= 1, "a finite number >= 1"),
     "ns_coefficients": (
@@ -85,18 +70,18 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "ns_steps": (is_count, "a positive integer"),
     "adjust_lr_fn": choice("original", "match_rms_adamw"),
-    "amsgrad": _FLAG,
     "amsgrad_max": choice("raw", "corrected"),
-    "bias_correction": _FLAG,
     "momentum_decay": (lambda v: v is None or _at_least_zero(v), "None or a finite number >= 0"),
 }
 
 
-def _kind(name: str, known: Mapping[str, Any]) -> str:
-    """The row of the table for a name: two of them mean something else to one optimizer."""
-    if name == "eps" and "beta2_decay" in known:
-        return "eps_pair"  # Adafactor's
-    return "exponent" if name == "alpha" and "lambd" in known else name  # ASGD's
+def _expected(name: str, known: Mapping[str, Any]) -> tuple[Callable[[Any], bool], str]:
+    """What a hyperparameter may be, among the others of its optimizer, and the same in words."""
+    if name == "eps" and "beta2_decay" in known:  # Adafactor has two
+        name = "eps_pair"
+    if name == "alpha" and "lambd" in known:  # ASGD's is an exponent, not a decay rate
+        name = "exponent"
+    return _EXPECTED.get(name) or (_FLAG if isinstance(known[name], bool) else _AT_LEAST_ZERO)
 
 
 def checked(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +97,7 @@ def checked(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, An
     for name, value in values.items():
         if name not in known:
             raise TypeError(f"{name!r} is no hyperparameter, expected one of {', '.join(known)}")
-        allowed, expected = _EXPECTED[_kind(name, known)]
+        allowed, expected = _expected(name, known)
         if not allowed(value):
             raise ValueError(f"{name} is {value!r}, expected {expected}")
     return {name: plain(value) for name, value in values.items()}
@@ -121,7 +106,7 @@ def checked(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, An
 class Checked:
     """An attribute that is checked whenever it is set.
 
-    Its value is in the attribute of that name after a ``_``, which costs less to read in every step.
+    Its value is also in the attribute of that name with a ``_`` before it, which costs a step less to read.
     """
 
     def __init__(self, allowed: Callable[[Any], bool], expected: str, fixed: bool = False) -> None:
@@ -151,18 +136,19 @@ class ParameterGroup(dict[str, Any]):
     Parameters
     ----------
     values : mapping
+        The hyperparameters, and the parameters under ``"params"``.
     known : mapping
-        The names that there are, with their defaults.
+        The names of all hyperparameters of the optimizer, with their defaults.
     owner : class
-        Of its optimizer: the rule that the options choose there must stay the same, as others need other
-        state.
+        The class of the optimizer. A change that would choose another of its rules is refused, since
+        another rule needs other states.
     """
 
     def __init__(self, values: Mapping[str, Any], known: Mapping[str, Any], owner: type[Any]) -> None:
         super().__init__(values)
         self._known, self._owner = known, owner
-        # A rule depends on the options alone, so any instance will do. The optimizer itself would be a
-        # cycle, which would keep its arrays until the next garbage collection.
+        # Which rule is chosen depends on the options alone, so any instance of the class can tell. A
+        # reference to the optimizer would be a cycle, which keeps its arrays until garbage is collected.
         self._rule = object.__new__(owner)._rule
 
     def update(self, *values: Any, **more: Any) -> None:

@@ -11,17 +11,19 @@ from ..formulas.rules import Common
 from . import stepping
 from .optimizer import Group, Optimizer, Row, Schedule
 
-_OWN = len(Common._fields)  # a row is Common's coefficients, then the rule's own
+__all__ = ["LAMB", "LARS", "Adafactor", "Muon"]
+
+_OWN = len(Common._fields)  # a row is the coefficients of Common, then those of the rule
 
 
 class _Trusting(Optimizer):
-    """The norms of each array set its rate, in one call of a backend's ``TrustStepper``."""
+    """Optimizers in which the norms of each array set its rate: steps of a backend's ``TrustStepper``."""
 
     _kind = "TrustStepper"
     directed: ClassVar[bool]
 
     def _trust(self, group: Group, row: Row) -> tuple[Row, Row]:
-        """The rule's coefficients, and the group's trust."""
+        """The coefficients of the rule, and the fields of the group's Trust (``csrc/formulas/trust.hpp``)."""
         raise NotImplementedError
 
     def _stepper_of(self, backend: Any) -> Any:
@@ -96,7 +98,7 @@ class LAMB(_Trusting):
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         b1, b2 = group["betas"]
         c1, c2 = (1 - b1**t, 1 - b2**t) if group["bias_correction"] else (1.0, 1.0)
-        return (lr, b1, 1 - b1, b2, 1 - b2, 1 / c1, 1 / c2, 0.0, group["eps"])  # lr before the rule's own
+        return (lr, b1, 1 - b1, b2, 1 - b2, 1 / c1, 1 / c2, 0.0, group["eps"])  # lr, then the row of the rule
 
     def _trust(self, group: Group, row: Row) -> tuple[Row, Row]:
         return (row[0], 0.0, 1.0, *row[_OWN + 1 :]), (row[_OWN], group["weight_decay"], 1.0, 1.0, 0.0)
@@ -145,7 +147,7 @@ class Adafactor(Optimizer):
 
     def _rule(self, group: Group) -> str:
         _check_decay(self, group, decoupled=True)
-        return "sgd"  # along a direction
+        return "sgd"  # a descent along the direction that the backend computes
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         eps, smallest = group["eps"]

@@ -1,1 +1,1 @@
-"""What everything else stands on: the choice of a backend, threads, files, dtypes, checks of numbers."""
+"""The lowest floor: the choice of a backend, threads, files, dtypes, checks of numbers."""

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'coefficients', 'common_coefficients', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'layer_norm_backward', 'layer_norm_forward', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'penalty', 'philox', 'pointwise_loss', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'tensor_layouts', 'use_instruction_set']
+__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'coefficients', 'common_coefficients', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'layer_norm_backward', 'layer_norm_forward', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'tensor_layouts', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
@@ -107,7 +107,7 @@ def activation_kinds() -> dict[str, bool]:
     """
     The name of each activation, and whether it keeps its input (else its output) for the backward pass.
     """
-def coefficients(name: str, options: collections.abc.Mapping[str, typing.SupportsFloat | typing.SupportsIndex], steps: typing.SupportsInt | typing.SupportsIndex) -> tuple[str, list[list[float]]]:
+def coefficients(name: str, options: collections.abc.Mapping[str, bool | typing.SupportsFloat | typing.SupportsIndex | typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(2)"] | str | None], steps: typing.SupportsInt | typing.SupportsIndex) -> tuple[str, list[list[float]]]:
     """
     The rule of an optimizer of the C++ API, and its coefficients at the first steps.
     """
@@ -160,33 +160,37 @@ def kl_divergence(logits: numpy.typing.NDArray[numpy.float32], target: numpy.typ
 def kl_divergence(logits: numpy.typing.NDArray[numpy.float64], target: numpy.typing.NDArray[numpy.float64], dlogits: numpy.typing.NDArray[numpy.float64] | None, sample_weight: numpy.typing.NDArray[numpy.float64] | None, temperature: typing.SupportsFloat | typing.SupportsIndex) -> float:
     ...
 @typing.overload
-def layer_norm_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], gamma: numpy.typing.NDArray[numpy.float32] | None, mean: numpy.typing.NDArray[numpy.float32], inv_std: numpy.typing.NDArray[numpy.float32], dx: numpy.typing.NDArray[numpy.float32] | None, dgamma: numpy.typing.NDArray[numpy.float32], dbeta: numpy.typing.NDArray[numpy.float32]) -> None:
+def layer_norm_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], gamma: numpy.typing.NDArray[numpy.float32] | None, saved: tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32]], gradients: tuple[numpy.typing.NDArray[numpy.float32] | None, numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32]]) -> None:
     ...
 @typing.overload
-def layer_norm_backward(dy: numpy.typing.NDArray[numpy.float64], x: numpy.typing.NDArray[numpy.float64], gamma: numpy.typing.NDArray[numpy.float64] | None, mean: numpy.typing.NDArray[numpy.float64], inv_std: numpy.typing.NDArray[numpy.float64], dx: numpy.typing.NDArray[numpy.float64] | None, dgamma: numpy.typing.NDArray[numpy.float64], dbeta: numpy.typing.NDArray[numpy.float64]) -> None:
+def layer_norm_backward(dy: numpy.typing.NDArray[numpy.float64], x: numpy.typing.NDArray[numpy.float64], gamma: numpy.typing.NDArray[numpy.float64] | None, saved: tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]], gradients: tuple[numpy.typing.NDArray[numpy.float64] | None, numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]) -> None:
     ...
 @typing.overload
-def layer_norm_forward(x: numpy.typing.NDArray[numpy.float32], gamma: numpy.typing.NDArray[numpy.float32] | None, beta: numpy.typing.NDArray[numpy.float32] | None, eps: typing.SupportsFloat | typing.SupportsIndex, y: numpy.typing.NDArray[numpy.float32], mean: numpy.typing.NDArray[numpy.float32], inv_std: numpy.typing.NDArray[numpy.float32]) -> None:
+def layer_norm_forward(x: numpy.typing.NDArray[numpy.float32], affine: tuple[numpy.typing.NDArray[numpy.float32] | None, numpy.typing.NDArray[numpy.float32] | None], eps: typing.SupportsFloat | typing.SupportsIndex, y: numpy.typing.NDArray[numpy.float32], saved: tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32]]) -> None:
     ...
 @typing.overload
-def layer_norm_forward(x: numpy.typing.NDArray[numpy.float64], gamma: numpy.typing.NDArray[numpy.float64] | None, beta: numpy.typing.NDArray[numpy.float64] | None, eps: typing.SupportsFloat | typing.SupportsIndex, y: numpy.typing.NDArray[numpy.float64], mean: numpy.typing.NDArray[numpy.float64], inv_std: numpy.typing.NDArray[numpy.float64]) -> None:
+def layer_norm_forward(x: numpy.typing.NDArray[numpy.float64], affine: tuple[numpy.typing.NDArray[numpy.float64] | None, numpy.typing.NDArray[numpy.float64] | None], eps: typing.SupportsFloat | typing.SupportsIndex, y: numpy.typing.NDArray[numpy.float64], saved: tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]) -> None:
     ...
 def multiply_add(dtype: str, n: typing.SupportsInt | typing.SupportsIndex) -> float:
     """
     n rounds of multiply-adds in the registers of all threads; returns the number of operations.
     """
 @typing.overload
-def norm_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], gamma: numpy.typing.NDArray[numpy.float32] | None, beta: numpy.typing.NDArray[numpy.float32] | None, mean: numpy.typing.NDArray[numpy.float32], inv_std: numpy.typing.NDArray[numpy.float32], of_this_batch: bool, relu: bool, dx: numpy.typing.NDArray[numpy.float32] | None, dgamma: numpy.typing.NDArray[numpy.float32], dbeta: numpy.typing.NDArray[numpy.float32]) -> None:
+def norm_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], affine: tuple[numpy.typing.NDArray[numpy.float32] | None, numpy.typing.NDArray[numpy.float32] | None], saved: tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32], bool], relu: bool, gradients: tuple[numpy.typing.NDArray[numpy.float32] | None, numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32]]) -> None:
     ...
 @typing.overload
-def norm_backward(dy: numpy.typing.NDArray[numpy.float64], x: numpy.typing.NDArray[numpy.float64], gamma: numpy.typing.NDArray[numpy.float64] | None, beta: numpy.typing.NDArray[numpy.float64] | None, mean: numpy.typing.NDArray[numpy.float64], inv_std: numpy.typing.NDArray[numpy.float64], of_this_batch: bool, relu: bool, dx: numpy.typing.NDArray[numpy.float64] | None, dgamma: numpy.typing.NDArray[numpy.float64], dbeta: numpy.typing.NDArray[numpy.float64]) -> None:
+def norm_backward(dy: numpy.typing.NDArray[numpy.float64], x: numpy.typing.NDArray[numpy.float64], affine: tuple[numpy.typing.NDArray[numpy.float64] | None, numpy.typing.NDArray[numpy.float64] | None], saved: tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64], bool], relu: bool, gradients: tuple[numpy.typing.NDArray[numpy.float64] | None, numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]) -> None:
     ...
 @typing.overload
-def norm_forward(x: numpy.typing.NDArray[numpy.float32], gamma: numpy.typing.NDArray[numpy.float32] | None, beta: numpy.typing.NDArray[numpy.float32] | None, running_mean: numpy.typing.NDArray[numpy.float32] | None, running_var: numpy.typing.NDArray[numpy.float32] | None, training: bool, momentum: typing.SupportsFloat | typing.SupportsIndex, eps: typing.SupportsFloat | typing.SupportsIndex, unbiased: bool, relu: bool, y: numpy.typing.NDArray[numpy.float32], mean: numpy.typing.NDArray[numpy.float32], inv_std: numpy.typing.NDArray[numpy.float32]) -> None:
+def norm_forward(x: numpy.typing.NDArray[numpy.float32], affine: tuple[numpy.typing.NDArray[numpy.float32] | None, numpy.typing.NDArray[numpy.float32] | None], running: tuple[numpy.typing.NDArray[numpy.float32] | None, numpy.typing.NDArray[numpy.float32] | None], options: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex, bool, bool, bool], y: numpy.typing.NDArray[numpy.float32], saved: tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32]]) -> None:
     ...
 @typing.overload
-def norm_forward(x: numpy.typing.NDArray[numpy.float64], gamma: numpy.typing.NDArray[numpy.float64] | None, beta: numpy.typing.NDArray[numpy.float64] | None, running_mean: numpy.typing.NDArray[numpy.float64] | None, running_var: numpy.typing.NDArray[numpy.float64] | None, training: bool, momentum: typing.SupportsFloat | typing.SupportsIndex, eps: typing.SupportsFloat | typing.SupportsIndex, unbiased: bool, relu: bool, y: numpy.typing.NDArray[numpy.float64], mean: numpy.typing.NDArray[numpy.float64], inv_std: numpy.typing.NDArray[numpy.float64]) -> None:
+def norm_forward(x: numpy.typing.NDArray[numpy.float64], affine: tuple[numpy.typing.NDArray[numpy.float64] | None, numpy.typing.NDArray[numpy.float64] | None], running: tuple[numpy.typing.NDArray[numpy.float64] | None, numpy.typing.NDArray[numpy.float64] | None], options: tuple[typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex, bool, bool, bool], y: numpy.typing.NDArray[numpy.float64], saved: tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]) -> None:
     ...
+def optimizer_options() -> dict[str, dict[str, float | bool | typing.Annotated[list[float], "FixedSize(2)"] | str]]:
+    """
+    Every optimizer of the C++ API: its name -> its hyperparameters with their defaults.
+    """
 @typing.overload
 def penalty(parameters: numpy.typing.NDArray[numpy.float32], gradients: numpy.typing.NDArray[numpy.float32], runs: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], l2: typing.SupportsFloat | typing.SupportsIndex, l1: typing.SupportsFloat | typing.SupportsIndex) -> float:
     ...

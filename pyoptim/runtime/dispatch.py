@@ -1,4 +1,4 @@
-"""Which backend runs: the one asked for by name, else the best that works here."""
+"""Which backend runs: the one asked for by name, else the best that works on this machine."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def available_backends() -> list[str]:
 
 
 def current() -> Any:
-    """The backend in force: of `use_backend`, else ``PYOPTIM_BACKEND``, else the best that runs here."""
+    """The backend that `use_backend` names, else ``PYOPTIM_BACKEND``, else the best that runs here."""
     global _default
     chosen = _chosen.get()
     if chosen is not None:
@@ -79,7 +79,7 @@ def _choose() -> Any:
             return get(wanted)
         except ValueError as error:
             raise ValueError(f"PYOPTIM_BACKEND: {error}") from None
-    for name in MODULES:  # not available_backends(), which imports Numba to be sure
+    for name in MODULES:  # available_backends() would also import Numba
         with suppress(BackendError):
             return get(name)
     raise BackendError("no backend runs here")

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A matplotlib figure, in inches; it needs no display and no global state."""
+    """A matplotlib figure of this size in inches, without a display or matplotlib's global state."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -25,7 +25,7 @@ def check_image(path: str | Path) -> None:
 
 
 def plot_history(history: Mapping[str, Sequence[float]], path: str | Path) -> None:
-    """Loss, and accuracy where it was measured, over the epochs."""
+    """Draw the loss, and the accuracy if it was measured, over the epochs."""
     if not history.get("loss"):
         raise ValueError("history holds no epoch to plot")
     panels = [name for name in ("loss", "accuracy") if name in history]

@@ -14,10 +14,10 @@ import numpy as np
 from . import dtypes
 from .dtypes import Array
 
-_KEY = "pyoptim"  # of the metadata, which safetensors writes in any order: so there is only one
+_KEY = "pyoptim"  # the one entry of the metadata: safetensors would write several in any order
 _DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "U8": "u1"}
 
-# What a description that makes no sense may raise, wherever it is used.
+# The exceptions that a description that makes no sense may cause, wherever it is used.
 NONSENSE = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
 
 
@@ -71,7 +71,7 @@ def _tensor(name: str, dtype: str, shape: list[int], data: Any) -> Array:
 
 
 def check_writable(path: str | Path) -> None:
-    """Refuse what is there and is no regular file."""
+    """ValueError if the path exists and is not a regular file."""
     if os.path.isdir(path):
         raise ValueError(f"{path} is a directory, expected a file")
     if os.path.exists(path) and not os.path.isfile(path):
@@ -84,12 +84,12 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     Raises
     ------
     ValueError
-        There is something at ``path`` that is no regular file.
+        ``path`` exists and is not a regular file.
     OSError
-        It cannot be written; the error names ``path``, and what was there is as it was.
+        It cannot be written. The error names ``path``, whose old content is unchanged.
     """
     check_writable(path)
-    target = Path(os.path.realpath(path))  # a link stays a link
+    target = Path(os.path.realpath(path))  # a symbolic link stays one
     try:
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
         try:
@@ -103,7 +103,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
-    except OSError as error:  # which names the temporary file
+    except OSError as error:  # it names the temporary file
         raise type(error)(error.errno, error.strerror, os.fspath(path)) from error
 
 

@@ -14,7 +14,7 @@ def is_number(value: Any) -> bool:
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
+    except OverflowError:  # an integer larger than any float
         return False
 
 
@@ -27,7 +27,7 @@ def is_count(value: Any) -> bool:
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
-    """An integer >= ``least``, which is 1 or 0, also beyond all floats; ValueError for anything else."""
+    """The value as an int if it is an integer >= ``least``, which is 0 or 1; else a ValueError."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         expected = "a positive integer" if least else "an integer >= 0"
         raise ValueError(f"{name} is {value!r}, expected {expected}")
@@ -35,11 +35,11 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 
 def plain(value: Any) -> Any:
-    """NumPy's numbers as Python's; lists and arrays as tuples."""
+    """The value with NumPy's numbers as Python's, and lists and arrays as tuples."""
     if isinstance(value, np.ndarray) and value.ndim:
         value = list(value)
     if isinstance(value, tuple | list):
         return tuple(map(plain, value))
-    if isinstance(value, np.floating):  # the item of a long double is one
+    if isinstance(value, np.floating):  # the item of a long double would be one again
         return float(value)
     return value.item() if isinstance(value, np.generic) else value

@@ -30,7 +30,7 @@ class _OldNames(MetaPathFinder, Loader):
         return ModuleSpec(name, self) if name in _NOW else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return None  # an ordinary, empty one
+        return None  # Python then makes an ordinary, empty module
 
     def exec_module(self, module: ModuleType) -> None:
         now = importlib.import_module(_NOW[module.__name__])

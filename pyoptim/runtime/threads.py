@@ -9,7 +9,7 @@ from types import ModuleType
 
 try:
     _native: ModuleType | None = importlib.import_module("pyoptim.runtime._native")
-except ModuleNotFoundError:  # the install without compiled kernels
+except ModuleNotFoundError:  # an installation without compiled kernels
     _native = None
 
 _limit: int | None = None

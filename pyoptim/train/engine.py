@@ -7,15 +7,18 @@ chunks, and the coefficients have one definition. The bits are those of `Trainer
 
 from __future__ import annotations
 
+import json
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .. import nn
 from ..arrays.memory import is_fast
-from ..nn.residual import walk
+from ..nn.checkpoint import describe
+from ..nn.layers import walk
 from ..optim.optimizer import Optimizer
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
@@ -25,7 +28,6 @@ from .weight_noise import WeightNoise
 
 _CHUNK = 0.02  # seconds of work between two looks at the outside world
 _HOGWILD_BATCH = 16  # beyond, threads do better to share one batch
-_LOSSES = {nn.CrossEntropy, nn.MSE, nn.L1, nn.Huber, nn.BinaryCrossEntropy, nn.Hinge, nn.KLDiv}
 
 
 def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
@@ -90,11 +92,15 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
     backend = dispatch.current().name
     if backend != "native":
         return f"the {backend} backend is in force"
-    for label, layer in walk("layers", model.layers):
-        if type(layer) not in _LAYERS:
-            return f"{label} is a {type(layer).__name__}, which has no compiled form"
-    if type(loss) not in _LOSSES:
-        return f"the loss is a {type(loss).__name__}, which has no compiled form"
+    from ..runtime import _native
+
+    layers, losses = _native.compiled_kinds()
+    parts = [*walk("layers", model.layers), ("the loss", loss)]
+    for label, part in parts:
+        name = type(part).__name__
+        known = losses if part is loss else layers
+        if name not in known or getattr(nn, name, None) is not type(part):
+            return f"{label} is a {name}, which has no compiled form"
     if not any(p.size for p in model.parameters().values()):
         return "the model has no parameters, or all are frozen"
     if optimizer._kind != "Stepper":
@@ -135,11 +141,9 @@ def why_no_hogwild(model: nn.Sequential, optimizer: Optimizer, batch_size: int) 
                 "may leave a mixture; expected at most one, as in SGD, Adagrad, RMSprop and Lion"
             )
     for label, layer in walk("layers", model.layers):
-        if type(layer) not in _STATELESS:
-            return (
-                f"{label} is a {type(layer).__name__}, expected no layers but Dense, Flatten, Rescale, "
-                "activations and Residual"
-            )
+        if layer.buffers:  # of which threads would make a mixture
+            kept = ", ".join(layer.buffers)
+            return f"{label} is a {type(layer).__name__}, which keeps {kept}; expected parameters alone"
     return None
 
 
@@ -174,14 +178,12 @@ class Engine:
                 optimizer._rules, optimizer.param_groups, optimizer._states, strict=True
             )
         ]
-        layers: list[dict[str, Any]] = []
-        _describe(model.layers, shape, layers)
-        kind = _native.Engine32 if model.dtype == np.float32 else _native.Engine64
-        described = _loss(loss, model.dtype, layers[-1]["out"])
         self._flat, added = model.flat_parameters, None
         if penalty is not None:
             added = (self._flat, model.flat_gradients, penalty._runs(model), penalty.l2, penalty.l1)
-        self._engine = kind(layers, described, batch_size, groups, hogwild, added)
+        kind = _native.Engine32 if model.dtype == np.float32 else _native.Engine64
+        described = _described(model, shape)
+        self._engine = kind(described, json.dumps(loss.describe()), batch_size, groups, hogwild, added)
         self._optimizer, self._batch_size = optimizer, batch_size
         self._chunk = 1  # batches
 
@@ -245,76 +247,12 @@ class Engine:
             )
 
 
-def _describe(layers: Iterable[nn.Layer], shape: tuple[int, ...], chain: list[dict[str, Any]]) -> None:
-    """Add the compiled layers to the chain: a residual one ends its block, and says where that begins."""
-    for layer in layers:
-        out = layer.output_shape(shape)
-        sizes = {"in": int(np.prod(shape)), "out": int(np.prod(out))}
-        if isinstance(layer, nn.Residual):
-            begin = len(chain)
-            _describe(layer.block, shape, chain)
-            chain.append({"kind": "residual", "begin": begin, **sizes})
-        else:
-            described = _LAYERS[type(layer)](layer)
-            if described is not None:
-                chain.append({**described, **sizes, "trainable": layer.trainable})
-        shape = out
-
-
-def _loss(loss: Any, dtype: np.dtype[Any], outputs: int) -> dict[str, Any]:
-    if isinstance(loss, nn.CrossEntropy):
-        weight = {} if loss.class_weight is None else {"class_weight": loss.class_weight.astype(dtype)}
-        return {"kind": "cross_entropy", "smoothing": loss.label_smoothing, **weight}
-    if isinstance(loss, nn.KLDiv):
-        return {"kind": "kl_divergence", "temperature": loss.temperature}
-    parameter = loss.parameter(dtype)
-    if isinstance(parameter, np.ndarray):  # along the last dimension
-        return {"kind": loss.kind, "columns": np.tile(parameter, outputs // parameter.size)}
-    return {"kind": loss.kind, "parameter": float(parameter)}
-
-
-def _dense(layer: Any) -> dict[str, Any]:
-    return {"kind": "dense", "activation": layer.activation or "", **_arrays_of(layer)}
-
-
-def _batch_norm(layer: Any) -> dict[str, Any]:
-    buffers = dict(layer.buffers)
-    tracked = {"tracked": buffers.pop("num_batches_tracked")} if buffers else {}
-    return {
-        "kind": "batch_norm",
-        "activation": layer.activation or "",
-        "channels": layer.features,
-        "eps": layer.eps,
-        "momentum": -1.0 if layer.momentum is None else layer.momentum,
-        "unbiased": layer.running_var == "unbiased",
-        **_arrays_of(layer),
-        **buffers,
-        **tracked,
+def _described(model: nn.Sequential, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """A model as the engine takes it: its layers as in a file, the shape of an example, and all arrays."""
+    buffers = {
+        prefix + name: value
+        for prefix, layer in model.leaves().items()
+        for name, value in layer.buffers.items()
     }
-
-
-def _layer_norm(layer: Any) -> dict[str, Any]:
-    size = int(np.prod(layer.features))
-    return {"kind": "layer_norm", "channels": size, "eps": layer.eps, **_arrays_of(layer)}
-
-
-def _activation(layer: Any) -> dict[str, Any]:
-    a, b = layer.numbers
-    return {"kind": "activation", "activation": layer.kind, "a": a, "b": b}
-
-
-def _arrays_of(layer: Any) -> dict[str, Array]:
-    return {**layer.parameters, **{f"d{name}": value for name, value in layer.gradients.items()}}
-
-
-_STATELESS = (nn.Dense, nn.Flatten, nn.Rescale, *nn.activations.ELEMENTWISE)
-_LAYERS: dict[type, Callable[[Any], dict[str, Any] | None]] = {
-    nn.Dense: _dense,
-    nn.BatchNorm: _batch_norm,
-    nn.LayerNorm: _layer_norm,
-    nn.Flatten: lambda layer: None,
-    nn.Rescale: lambda layer: {"kind": "rescale", "scale": layer.scale, "shift": layer.shift},
-    nn.Dropout: lambda layer: {"kind": "dropout", "amount": layer.p, **layer.buffers},
-    nn.GaussianNoise: lambda layer: {"kind": "gaussian_noise", "amount": layer.std, **layer.buffers},
-    **dict.fromkeys(nn.activations.ELEMENTWISE, _activation),
-}
+    layers = json.dumps(describe("layers", model.layers))
+    return layers, (math.prod(shape), shape[-1]), model.flat_parameters, model.flat_gradients, buffers

@@ -11,7 +11,7 @@ from oracles import optimizers as oracles
 import pyoptim as po
 from pyoptim import backends
 from pyoptim.backends import reference
-from pyoptim.backends.gpu import layers, products, steps
+from pyoptim.backends.gpu import products, steps
 from pyoptim.backends.gpu.constants import (
     CHUNK,
     ELEMENTS,
@@ -23,6 +23,7 @@ from pyoptim.backends.gpu.constants import (
     WARP,
 )
 from pyoptim.formulas import storage
+from pyoptim.formulas.losses import POINTWISE
 from pyoptim.formulas.rules import RULES, Common
 from pyoptim.optim import hyperparameters
 from pyoptim.runtime import dispatch
@@ -78,8 +79,10 @@ def test_constants_of_both_languages():
 
 
 def test_pointwise_losses_of_both_languages():
-    (losses,) = re.findall(r"define PYOPTIM_FOR_EACH_POINTWISE_LOSS\(X\) (.*)", source("losses.hpp"))
-    assert tuple(re.findall(r"X\((\w+)\)", losses)) == layers.POINTWISE
+    text = (Path(__file__).parents[2] / "csrc/formulas/losses.hpp").read_text()
+    (listed,) = re.findall(r"define PYOPTIM_FOR_EACH_POINTWISE_LOSS\(X\) (.*)", text)
+    names = re.findall(r"X\((\w+)\)", listed)
+    assert names == re.findall(r"^PYOPTIM_LOSS\((\w+),", text, re.MULTILINE) == list(POINTWISE)
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
@@ -141,7 +144,7 @@ def test_hyperparameters(name):
         if option == "params":
             continue
         assert re.search(rf"\b{option}\b", documents), f"{option} is not documented"
-        assert option in hyperparameters._EXPECTED
+        assert hyperparameters.checked({option: default}, made.param_groups[0]) == {option: default}
         shared = option in ("weight_decay", "decoupled_weight_decay", "maximize")
         assert default == oracle.get(option, 0 if shared else None), option
         if option in cls.defaults and option != "lr" and not (shared or name in ("AMSGrad", "AdamW")):

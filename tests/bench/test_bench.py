@@ -34,7 +34,7 @@ def test_a_quick_run_measures_every_optimizer_and_writes_json_and_plot(tmp_path,
     assert found["machine"]["threads"] == po.get_num_threads()
     assert found["machine"]["torch"] is None
     assert [(row["name"], row["size"]) for row in found["rows"]] == [
-        *((name, size) for name in optimizers.KINDS for size in (1000, 100_000)),
+        *((name, size) for name in optimizers.OPTIMIZERS for size in (1000, 100_000)),
         *((name, sum(sizes)) for name, sizes in optimizers.SEVERAL.items()),
     ]
     for row in found["rows"]:
@@ -45,7 +45,7 @@ def test_a_quick_run_measures_every_optimizer_and_writes_json_and_plot(tmp_path,
     assert {target["bound"] for target in found["targets"]} == {8}  # the others need torch or large arrays
     assert plot.read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert all(name in printed for name in (*optimizers.KINDS, "x numpy", "Targets"))
+    assert all(name in printed for name in (*optimizers.OPTIMIZERS, "x numpy", "Targets"))
 
 
 def test_beyond_the_caches_the_ceiling_is_measured_in_turn(monkeypatch, tmp_path):
@@ -80,7 +80,7 @@ def test_torch_is_checked_and_timed_too(tmp_path):
     data = tmp_path / "bench.json"
     assert bench.main(["--quick", "--parts", "optimizers", "--sizes", "1000", "--json", str(data)]) == 0
     for row in json.loads(data.read_text())["rows"]:
-        kind = optimizers.KINDS[row["name"].replace(" 6 arrays", "").replace(" 200 arrays", "")]
+        kind = optimizers.OPTIMIZERS[row["name"].replace(" 6 arrays", "").replace(" 200 arrays", "")]
         torch = {"torch default", "torch foreach"} | ({"torch fused"} if kind.fused else set())
         assert set(row["seconds"]) == {"pyoptim", "numpy"} | (torch if kind.torch else set())
 
@@ -174,12 +174,12 @@ def test_a_step_that_does_nothing_is_caught(monkeypatch, capsys):
     monkeypatch.setattr(po.Optimizer, "step", lambda self, grads: None)
     assert bench.main(QUICK) == 1
     captured = capsys.readouterr()
-    assert captured.err.count("WRONG") == 2 * len(optimizers.KINDS) + len(optimizers.SEVERAL)
+    assert captured.err.count("WRONG") == 2 * len(optimizers.OPTIMIZERS) + len(optimizers.SEVERAL)
     assert "of pyoptim on 1000 float32 values" in captured.err
     assert "Targets" not in captured.out  # nothing was timed
 
 
-@pytest.mark.parametrize("name", optimizers.KINDS)
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_one_wrong_element_is_caught(name, dtype, monkeypatch, capsys):
     right = po.Optimizer.step
@@ -198,7 +198,7 @@ def test_a_peer_that_computes_something_else_is_caught(monkeypatch, capsys):
     def half(t, p, g):
         p -= 5e-4 * g if p.dtype == np.float32 else 1e-3 * g
 
-    monkeypatch.setitem(optimizers.KINDS, "SGD", optimizers.KINDS["SGD"]._replace(numpy=half))
+    monkeypatch.setitem(optimizers.OPTIMIZERS, "SGD", optimizers.OPTIMIZERS["SGD"]._replace(numpy=half))
     assert bench.main([*QUICK, "--optimizers", "SGD"]) == 1
     assert "of numpy on" in capsys.readouterr().err
 
@@ -384,7 +384,7 @@ def test_a_library_that_cannot_be_imported_is_told(monkeypatch, capsys):
 
 
 def test_a_wrong_step_on_a_gpu_is_caught(emulated, monkeypatch, capsys):
-    monkeypatch.setattr(optimizers.KINDS["SGD"].optimizer, "_row", lambda *_: (1.0, 0.0, 1.0, 0.5))
+    monkeypatch.setattr(optimizers.OPTIMIZERS["SGD"].optimizer, "_row", lambda *_: (1.0, 0.0, 1.0, 0.5))
     assert (
         bench.main(
             ["--device", "cuda", "--quick", "--parts", "optimizers", "--sizes", "300", "--optimizers", "SGD"]

@@ -20,67 +20,6 @@ needs_tools = pytest.mark.skipif(
     not (shutil.which("cmake") and (shutil.which("c++") or shutil.which("g++"))),
     reason="needs cmake and a C++ compiler",
 )
-NAMES = {
-    "betas": ("beta1", "beta2"),
-    "etas": ("eta_minus", "eta_plus"),
-    "step_sizes": ("smallest", "largest"),
-}
-OPTIMIZERS = [
-    ("SGD", {}),
-    ("SGD", {"momentum": 0.9, "dampening": 0.3}),
-    ("SGD", {"momentum": 0.9, "nesterov": True, "maximize": True}),
-    ("SGD", {"momentum": 0.9, "velocity": "classical", "weight_decay": 0.1}),
-    ("Adagrad", {"lr_decay": 0.01, "eps_root": 1e-7}),
-    ("RMSprop", {"alpha": 0.95}),
-    ("RMSprop", {"centered": True, "momentum": 0.8}),
-    ("Adadelta", {"rho": 0.95}),
-    ("Adam", {"betas": (0.8, 0.99), "eps_root": 1e-9}),
-    ("Adam", {"eps_hat": True, "weight_decay": 0.1}),
-    ("Adam", {"bias_correction": False}),
-    ("Adam", {"amsgrad": True, "amsgrad_max": "corrected"}),
-    ("AdamW", {"lr": 0.3}),
-    ("AMSGrad", {}),
-    ("Adamax", {}),
-    ("NAdam", {}),
-    ("NAdam", {"momentum_decay": None}),
-    ("RAdam", {}),
-    ("Lion", {}),
-    ("Rprop", {"etas": (0.4, 1.3)}),
-    ("ASGD", {"t0": 5.0, "lambd": 0.01}),
-]
-
-
-def in_cpp(options):
-    """Hyperparameters by their names in C++."""
-    named = {}
-    for name, value in options.items():
-        if name in NAMES:
-            named.update(zip(NAMES[name], value, strict=True))
-        elif name == "velocity":
-            named["classical"] = value == "classical"
-        elif name == "amsgrad_max":
-            named["amsgrad_corrected"] = value == "corrected"
-        else:
-            named[name] = -1.0 if value is None else float(value)
-    return named
-
-
-@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
-def test_coefficients_are_python_s(name, options):
-    optimizer = getattr(po, name)(np.ones(1), **options)
-    rule, rows = native.coefficients(name.lower(), in_cpp(options), 300)
-    assert rule == optimizer._rules[0].name
-    scalars = optimizer._scalars
-    for row in rows:
-        scalars, (expected,) = optimizer._next_rows(scalars)
-        assert tuple(row) == expected
-
-
-def test_every_elementwise_optimizer_is_in_cpp():
-    tensor_optimizers = {"LARS", "LAMB", "Adafactor", "Muon", "Optimizer"}
-    classes = {name for name in po.__all__ if isinstance(getattr(po, name), type)}
-    names = {n for n in classes if issubclass(getattr(po, n), po.Optimizer)} - tensor_optimizers
-    assert names == {name for name, _ in OPTIMIZERS}
 
 
 def run(*command):
@@ -163,6 +102,112 @@ def runs(model):
             begin = end + layer.parameter_count()
         end += layer.parameter_count()
     return [piece for piece in [*pieces, model.flat_parameters[begin:end]] if piece.size]
+
+
+def of_every_kind(frozen=()):
+    """A model with every kind of layer that there is."""
+    activations = [
+        nn.Identity(), nn.ReLU(), nn.Sigmoid(), nn.Tanh(), nn.LeakyReLU(0.2), nn.ELU(0.7), nn.SELU(),
+        nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Softplus(2), nn.Hardtanh(-0.5, 2), nn.Hardsigmoid(),
+        nn.Hardswish(), nn.Softmax(), nn.LogSoftmax(),
+    ]  # fmt: skip
+    model = nn.Sequential(
+        nn.BatchNorm(2),
+        nn.LayerNorm((2, 3)),
+        nn.Flatten(),
+        nn.Rescale(1 / 3, 0.25),
+        nn.Dense(6, 8, activation="tanh"),
+        nn.Dropout(0.3),
+        *[nn.Residual([nn.Dense(8, 8), activation]) for activation in activations],
+        nn.GaussianNoise(0.1),
+        nn.LayerNorm(8, eps=1e-3, affine=False),
+        nn.Residual([nn.LayerNorm(8), nn.Residual([nn.Dropout(0.5), nn.Dense(8, 8, bias=False)])]),
+        nn.Dense(8, 3),
+        seed=3,
+    )
+    for name, layer in model.leaves().items():
+        layer.trainable = name not in frozen
+    return model
+
+
+def kinds_in(layers):
+    return {type(layer) for layer in layers}.union(*(kinds_in(layer.block) for layer in layers))
+
+
+LOSSES = {
+    "labels": nn.CrossEntropy([0.5, 1.25, 2.0], label_smoothing=0.1),
+    "CrossEntropy": nn.CrossEntropy([0.5, 1.25, 2.0], label_smoothing=0.1),
+    "KLDiv": nn.KLDiv(temperature=1.5),
+    "MSE": nn.MSE(),
+    "L1": nn.L1(),
+    "Huber": nn.Huber(0.75),
+    "BinaryCrossEntropy": nn.BinaryCrossEntropy([0.5, 2.0, 3.0]),
+    "Hinge": nn.Hinge(),
+}
+
+
+def targets_of(name, examples):
+    rng = np.random.default_rng(2)
+    if name == "labels":
+        return rng.integers(0, 3, examples)
+    if name == "Hinge":
+        return rng.choice([-1, 1], (examples, 3)).astype(np.float32)
+    shares = rng.random((examples, 3)).astype(np.float32)
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+@needs_tools
+@pytest.mark.parametrize("name", LOSSES)
+def test_cpp_has_every_layer_and_loss(built, tmp_path, name):
+    known, losses = native.compiled_kinds()
+    frozen = ("0.", "8.block.0.") if name in ("labels", "Huber") else ()
+    model, loss = of_every_kind(frozen), LOSSES[name]
+    assert {kind.__name__ for kind in kinds_in(model.layers)} == set(known)
+    assert {type(loss).__name__ for loss in LOSSES.values()} == set(losses)
+
+    x = np.random.default_rng(1).normal(size=(60, 2, 3)).astype(np.float32)
+    y = targets_of(name, len(x))
+    model.save(tmp_path / "model.safetensors")
+    x.tofile(tmp_path / "x")
+    y.tofile(tmp_path / "y")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYOPTIM_FORCE_ISA", native.instruction_set())
+        epochs = run(built["find_package"] / "kinds", tmp_path / "model.safetensors", tmp_path / "x",
+                     tmp_path / "y", name, tmp_path / "outputs", tmp_path / "result.safetensors")  # fmt: skip
+    trainer = po.Trainer(model, loss, po.Adam(runs(model)))
+    outputs = np.fromfile(tmp_path / "outputs", np.float32).reshape(len(x), 3)
+    assert np.array_equal(outputs, trainer.predict(x))
+    history = trainer.fit(x, y, epochs=2, batch_size=8, shuffle=False, verbose=False, engine="native")
+    measured = [tuple(map(float, line.split())) for line in epochs.splitlines()]
+    assert measured == list(zip(history["loss"], history.get("accuracy", [0, 0]), strict=True))
+    result = nn.Sequential.load(tmp_path / "result.safetensors")
+    assert repr(result) == repr(model)
+    assert list(result.parameters()) == list(model.parameters())
+    for array, value in model.state_dict().items():
+        assert np.array_equal(result.state_dict()[array], value), array
+
+
+@needs_tools
+def test_python_loads_what_cpp_made(built, tmp_path):
+    run(built["find_package"] / "kinds", tmp_path / "model.safetensors")
+    block = [nn.LayerNorm(5), nn.GELU("tanh"), nn.Dropout(0.25)]
+    expected = nn.Sequential(
+        nn.Flatten(),
+        nn.Rescale(0.1, 0.0),
+        nn.Dense(4, 5, activation="tanh"),
+        nn.BatchNorm(5, momentum=None, running_var="biased"),
+        nn.LeakyReLU(0.25),
+        nn.Residual(block),
+        nn.GaussianNoise(0.5),
+        nn.Dense(5, 3),
+        nn.LogSoftmax(),
+        dtype=np.float64,
+    )
+    model = nn.Sequential.load(tmp_path / "model.safetensors")
+    assert repr(model) == repr(expected)
+    assert [layer.trainable for layer in model.layers] == [i != 2 for i in range(9)]
+    seeds = {int(layer.buffers["seed"]) for layer in model.leaves().values() if "seed" in layer.buffers}
+    assert len(seeds) == 2
 
 
 @needs_tools

@@ -20,6 +20,8 @@ from pyoptim.backends.gpu.constants import POSITION
 from pyoptim.backends.gpu.packed import ARRAYS
 from pyoptim.backends.gpu.steps import chunks_of
 from pyoptim.formulas import storage
+from pyoptim.formulas.losses import POINTWISE
+from pyoptim.formulas.norms import NormOptions
 from pyoptim.formulas.rules import RULES, Common
 from pyoptim.runtime import dtypes
 
@@ -840,7 +842,8 @@ def test_batch_norm(run, cuda, dtype, shape, affine, relu, rng):
     run("norm_statistics", per_channel, *shape, x, None, 0.3, None, 1e-5, True, running[0], running[1],
         mean, inv_std, dtype=dtype)  # fmt: skip
     run("norm_apply", blocks, *shape, x, gamma, beta, mean, inv_std, relu, y, dtype=dtype)
-    _native.norm_forward(x, gamma, beta, *running, False, 0.3, 1e-5, True, relu, expected, *saved)
+    options = NormOptions(training=False, relu=relu)
+    _native.norm_forward(x, (gamma, beta), tuple(running), options, expected, tuple(saved))
     assert same(y, expected)
     assert same(mean, saved[0])
     assert same(inv_std, saved[1])
@@ -852,7 +855,7 @@ def test_batch_norm(run, cuda, dtype, shape, affine, relu, rng):
     )
     run("norm_gradient", blocks, *shape, dy, x, gamma, beta, mean, inv_std, None, relu, dx, dtype=dtype)
     cpu = np.empty((2, channels), dtype)
-    _native.norm_backward(dy, x, gamma, beta, *saved, False, relu, expected_dx, *cpu)
+    _native.norm_backward(dy, x, (gamma, beta), (*saved, False), relu, (expected_dx, *cpu))
     assert same(dx, expected_dx)
 
     run("norm_products", blocks, *shape, dy, x, gamma, beta, mean, inv_std, relu, partial, dtype=dtype)
@@ -1089,7 +1092,7 @@ def test_a_label_that_is_no_class_makes_nan_and_touches_nothing(run, rng):
 
 
 @pytest.mark.parametrize("weighted", [True, False])
-@pytest.mark.parametrize("kind", ["squared", "absolute", "huber", "binary", "hinge"])
+@pytest.mark.parametrize("kind", POINTWISE)
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (70, 61)], ids=str)
 def test_pointwise_losses(run, cuda, dtype, shape, kind, weighted, rng):
     x = rng.normal(size=shape).astype(dtype)
@@ -1098,7 +1101,7 @@ def test_pointwise_losses(run, cuda, dtype, shape, kind, weighted, rng):
     sample_weight = rng.uniform(1, 2, shape[0]).astype(dtype) if weighted else None
     blocks = blocks_of(x.size, cuda.chunk)
     partial, loss, dx = run.empty(blocks, float), run.empty(1, float), run.empty(shape, dtype)
-    index = ["squared", "absolute", "huber", "binary", "hinge"].index(kind)
+    index = list(POINTWISE).index(kind)
     for gradient in (dx, None):
         run("pointwise_loss", blocks, index, 0.75, columns, *shape, x, target, sample_weight, gradient,
             partial, dtype=dtype)  # fmt: skip

@@ -21,6 +21,8 @@ from pyoptim.arrays import gpu
 from pyoptim.arrays.queue import Queue
 from pyoptim.backends.gpu import muon, products
 from pyoptim.backends.gpu.cublaslt import Blas
+from pyoptim.formulas.losses import POINTWISE
+from pyoptim.formulas.norms import NormOptions
 from pyoptim.runtime import dispatch
 
 native = dispatch.get("native")
@@ -220,7 +222,7 @@ def test_kl_divergence(dev, dtype, shape, temperature, weighted, rng):
 
 
 @pytest.mark.parametrize("weighted", [True, False])
-@pytest.mark.parametrize("kind", ["squared", "absolute", "huber", "binary", "hinge"])
+@pytest.mark.parametrize("kind", POINTWISE)
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (70, 61)], ids=str)
 def test_pointwise_losses(dev, dtype, shape, kind, weighted, rng):
     x, target = rng.normal(size=shape).astype(dtype), rng.integers(0, 2, size=shape).astype(dtype)
@@ -250,19 +252,21 @@ def test_batch_norm_in_evaluation_has_the_cpu_s_bits(dev, dtype, shape, affine, 
         np.empty_like(x), np.empty((2, channels), dtype),
     )  # fmt: skip
     kept = [dev.put(row) for row in running]
-    numbers = False, 0.3, 1e-5, True, relu
-    dev.norm_forward(dev.put(x, 1), dev.put(gamma), dev.put(beta), *kept, *numbers, y, *saved)
-    native.norm_forward(x, gamma, beta, *running, *numbers, expected, *expected_saved)
+    options = NormOptions(training=False, relu=relu)
+    affine = dev.put(gamma), dev.put(beta)
+    dev.norm_forward(dev.put(x, 1), affine, kept, options, y, saved)
+    native.norm_forward(x, (gamma, beta), tuple(running), options, expected, tuple(expected_saved))
     assert same(y.numpy(), expected)
     for a, b in zip((*saved, *kept), (*expected_saved, *running), strict=True):
         assert same(a.numpy(), b)
     dx, expected_dx = dev.empty(shape, dtype), np.empty_like(x)
     sums, expected_sums = [dev.empty((channels,), dtype) for _ in range(2)], np.empty((2, channels), dtype)
-    given = dev.put(dy), dev.put(x), dev.put(gamma), dev.put(beta), *saved
-    dev.norm_backward(*given, False, relu, dx, *sums)
-    native.norm_backward(dy, x, gamma, beta, *expected_saved, False, relu, expected_dx, *expected_sums)
+    given = dev.put(dy), dev.put(x), affine, (*saved, False), relu
+    dev.norm_backward(*given, (dx, *sums))
+    expected_saved = *expected_saved, False
+    native.norm_backward(dy, x, (gamma, beta), expected_saved, relu, (expected_dx, *expected_sums))
     assert same(dx.numpy(), expected_dx)
-    dev.norm_backward(*given, False, relu, None, *sums)
+    dev.norm_backward(*given, (None, *sums))
     dz = np.where(expected > 0, dy, 0) if relu else dy
     centred = dz * (x - expected_saved[0][:, None]) * expected_saved[1][:, None]
     for got, terms in zip(sums, (centred, dz), strict=True):
@@ -279,8 +283,9 @@ def test_batch_norm_in_training(dev, dtype, shape, relu, running, rng):
     before = rng.uniform(1, 2, size=(2, channels)).astype(dtype)
     kept = [dev.put(row) for row in before] if running else [None, None]
     y, (mean, inv_std) = dev.empty(shape, dtype), (dev.empty((channels,), dtype) for _ in range(2))
-    given = dev.put(x), dev.put(gamma), dev.put(beta)
-    dev.norm_forward(*given, *kept, running, 0.3, 1e-5, True, relu, y, mean, inv_std)
+    given = dev.put(x), (dev.put(gamma), dev.put(beta))
+    options = NormOptions(momentum=0.3, training=running, relu=relu)
+    dev.norm_forward(*given, kept, options, y, (mean, inv_std))
     wide = x.astype(float)
     exact, variance, spread = wide.mean((0, 2)), wide.var((0, 2)), np.ptp(wide, (0, 2))
     m, s = mean.numpy(), inv_std.numpy()
@@ -295,7 +300,7 @@ def test_batch_norm_in_training(dev, dtype, shape, relu, running, rng):
     assert same(y.numpy(), np.where(z > 0, z, dtype(0)) if relu else z)
 
     dx, (dgamma, dbeta) = dev.empty(shape, dtype), (dev.empty((channels,), dtype) for _ in range(2))
-    dev.norm_backward(dev.put(dy), *given, mean, inv_std, True, relu, dx, dgamma, dbeta)
+    dev.norm_backward(dev.put(dy), *given, (mean, inv_std, True), relu, (dx, dgamma, dbeta))
     dz = np.where(z > 0, dy, 0) if relu else dy
     normal, scale = (x - m[:, None]) * s[:, None], (gamma * s)[:, None].astype(float)
     sums = [dgamma.numpy()[:, None], dbeta.numpy()[:, None]]
@@ -311,7 +316,7 @@ def test_layer_norm(dev, dtype, shape, affine, rng):
     x, dy = rng.normal(100, 2, size=shape).astype(dtype), rng.normal(size=shape).astype(dtype)
     gamma, beta = rng.normal(size=(2, cols)).astype(dtype) if affine else (None, None)
     y, (mean, inv_std) = dev.empty(shape, dtype), (dev.empty((rows,), dtype) for _ in range(2))
-    dev.layer_norm_forward(dev.put(x), dev.put(gamma), dev.put(beta), 1e-5, y, mean, inv_std)
+    dev.layer_norm_forward(dev.put(x), (dev.put(gamma), dev.put(beta)), 1e-5, y, (mean, inv_std))
     wide, eps = x.astype(float), np.finfo(dtype).eps
     spread, variance = np.ptp(wide, 1), wide.var(1)
     m, s = mean.numpy(), inv_std.numpy()
@@ -323,9 +328,9 @@ def test_layer_norm(dev, dtype, shape, affine, rng):
     assert same(y.numpy(), normal * g + b)
 
     dx, (dgamma, dbeta) = dev.empty(shape, dtype), (dev.empty((cols,), dtype) for _ in range(2))
-    given = dev.put(dy), dev.put(x), dev.put(gamma), mean, inv_std
-    dev.layer_norm_backward(*given, None, dgamma, dbeta)
-    dev.layer_norm_backward(*given, dx, dgamma, dbeta)
+    given = dev.put(dy), dev.put(x), dev.put(gamma), (mean, inv_std)
+    dev.layer_norm_backward(*given, (None, dgamma, dbeta))
+    dev.layer_norm_backward(*given, (dx, dgamma, dbeta))
     dz = dy.astype(float) * g
     means = [(dz * other).mean(1, keepdims=True) for other in (1, normal)]
     sizes = abs(dz) + abs(dz).mean(1, keepdims=True) + abs(normal) * abs(dz * normal).mean(1, keepdims=True)

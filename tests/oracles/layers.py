@@ -1,12 +1,27 @@
 """Layers and losses as the textbook has them, in float64 and one element at a time where that is clearer."""
 
+import math
+
 import numpy as np
+
+erfc = np.vectorize(math.erfc, otypes=[float])
 
 ACTIVATIONS = {
     None: lambda z: z,
     "relu": lambda z: np.where(z > 0, z, 0 * z),
     "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
     "tanh": np.tanh,
+    "identity": lambda z: z,
+    "leaky_relu": lambda z: np.where(z > 0, z, 0.01 * z),
+    "elu": lambda z: np.where(z > 0, z, np.expm1(z)),
+    "selu": lambda z: 1.0507009873554805 * np.where(z > 0, z, 1.6732632423543772 * np.expm1(z)),
+    "gelu": lambda z: z * erfc(-z / math.sqrt(2)) / 2,
+    "gelu_tanh": lambda z: z / (1 + np.exp(-math.sqrt(8 / math.pi) * (z + 0.044715 * z**3))),
+    "silu": lambda z: z / (1 + np.exp(-z)),
+    "softplus": lambda z: np.logaddexp(z, 0),
+    "hardtanh": lambda z: np.clip(z, -1, 1),
+    "hardsigmoid": lambda z: np.clip(z + 3, 0, 6) / 6,
+    "hardswish": lambda z: z * np.clip(z + 3, 0, 6) / 6,
 }
 
 

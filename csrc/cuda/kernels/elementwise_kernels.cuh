@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/kernels/device.cuh"
-#include "formulas/activation_math.hpp"
+#include "formulas/activations.hpp"
 #include "formulas/random.hpp"
 
 namespace pyoptim::cuda {

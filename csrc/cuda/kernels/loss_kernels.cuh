@@ -83,35 +83,35 @@ PYOPTIM_KERNEL cross_entropy(Index rows, Index classes, const T* logits, const l
         const bool valid = label >= 0 && label < classes;
         double weight = sample_weight == nullptr ? 1.0 : double(sample_weight[r]);
         if (!valid) weight = double(math::infinity<T>() - math::infinity<T>());
-        const double keep = weight * (1 - smoothing), spread = weight * smoothing / double(classes);
+        const math::SmoothedTarget of(weight, smoothing, double(classes));
         const T largest = largest_of(classes, x);
         const T inverse_temperature = math::inverse_temperature<T>(temperature);
         const double sum = sum_of_exponentials(classes, x, largest, inverse_temperature);
         const double log_sum = math::logarithm(sum);
         // The weight of class j: the loss is the sum over them of it times (log(sum exp x) - x).
         const auto share = [&](Index j) {
-            double q = spread;
+            double q = of.spread;
             if (labels == nullptr) {
-                q += keep * double(targets[r * classes + j]);
+                q += of.keep * double(targets[r * classes + j]);
             } else if (j == label || !valid) {
-                q += keep;
+                q += of.keep;
             }
             return class_weight != nullptr ? q * double(class_weight[j]) : q;
         };
         double all = 0, linear = 0;
         for (Index j = lane(); j < classes; j += kWarp) {
-            const double q = share(j), term = q * (double(largest) - double(x[j]));
+            const double q = share(j);
             all += q;
-            linear += q == 0 ? 0 : term;  // a logit of -infinity without a share costs nothing
+            linear += math::linear_cost(q, largest, x[j]);
             if (divergence) linear += temperature * math::surprise(q, targets[r * classes + j]);
         }
         all = warp_sum(all);
         linear = warp_sum(linear);
-        loss = lane() == 0 ? temperature * (temperature * all * log_sum + linear) : 0;
+        loss = lane() == 0 ? math::cross_entropy_of_row(all, linear, log_sum, temperature) : 0;
         const double slope = all * scale / sum;
         for (Index j = lane(); dx != nullptr && j < classes; j += kWarp) {
             const T e = math::exponential((x[j] - largest) * inverse_temperature);
-            dx[j] = T(double(e) * slope - share(j) * scale);
+            dx[j] = math::cross_entropy_slope(e, slope, share(j), scale);
         }
     }
     loss = block_sum(loss);

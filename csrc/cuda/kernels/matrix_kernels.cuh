@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/kernels/device.cuh"
+#include "formulas/norms.hpp"
 
 namespace pyoptim::cuda {
 
@@ -50,20 +51,18 @@ PYOPTIM_KERNEL layer_norm(Index rows, Index cols, const T* x, const T* gamma, co
         count += 1;
     }
     const double n = double(cols), apart = double(own) - double(shift);
-    const double sum = warp_sum(double(lane_sum) + count * apart);
-    const double squares = warp_sum(double(lane_squares) + apart * (2 * double(lane_sum) + count * apart));
+    math::ShiftedSums of = {count, double(lane_sum), double(lane_squares)};
+    of.move(apart);
+    const double sum = warp_sum(of.sum), squares = warp_sum(of.squares);
     double exact = double(shift) + sum / n, m2 = squares - sum * sum / n;
-    if (m2 - m2 != 0) {  // lanes overflowed, or met infinity: as two passes in double have it
-        double careful = 0;
-        for (Index j = lane(); j < cols; j += kWarp) careful += double(from[j]);
-        exact = warp_sum(careful) / n;
-        m2 = 0;
-        for (Index j = lane(); j < cols; j += kWarp) {
-            m2 += (double(from[j]) - exact) * (double(from[j]) - exact);
-        }
-        m2 = warp_sum(m2);
+    if (m2 - m2 != 0) {  // NaN or infinity
+        math::careful_moments(n, exact, m2, [&](auto term) {
+            double terms = 0;
+            for (Index j = lane(); j < cols; j += kWarp) terms += term(double(from[j]));
+            return warp_sum(terms);
+        });
     }
-    const T m = T(exact), scale = T(1 / square_root((m2 < 0 ? 0 : m2) / n + eps));
+    const T m = T(exact), scale = math::inverse_deviation<T>((m2 < 0 ? 0 : m2) / n, eps);
     if (lane() == 0) {
         mean[r] = m;
         inv_std[r] = scale;
@@ -71,8 +70,8 @@ PYOPTIM_KERNEL layer_norm(Index rows, Index cols, const T* x, const T* gamma, co
     each_ahead<4>(
         lane(), cols, kWarp, [&](Index j) { return from[j]; },
         [&](Index j, T value) {
-            y[r * cols + j] = (value - m) * scale * (gamma != nullptr ? gamma[j] : T(1)) +
-                              (beta != nullptr ? beta[j] : T(0));
+            y[r * cols + j] = math::layer_norm_value(value, m, scale, gamma != nullptr ? gamma[j] : T(1),
+                                                     beta != nullptr ? beta[j] : T(0));
         });
 }
 
@@ -95,7 +94,7 @@ PYOPTIM_KERNEL layer_norm_gradient(Index rows, Index cols, const T* dy, const T*
     const T slope = T(warp_sum(double(lane_product)) / double(cols));
     for (Index j = lane(); j < cols; j += kWarp) {
         const T g = gamma != nullptr ? dy[j] * gamma[j] : dy[j];
-        dx[r * cols + j] = scale * (g - ((x[j] - m) * scale * slope + offset));
+        dx[r * cols + j] = math::layer_norm_gradient(g, x[j], m, scale, slope, offset);
     }
 }
 
@@ -170,7 +169,7 @@ PYOPTIM_KERNEL product(Index m, Index n, Index k, const T* a_data, Index a_row, 
     const Index tiles = (n + kTile - 1) / kTile;
     const auto store = [&](Index i, Index j, T sum) {
         const T z = bias != nullptr ? sum + bias[j] : sum;
-        y[i * n + j] = relu && z <= T(0) ? T(0) : z;  // NaN stays NaN
+        y[i * n + j] = math::relu_if(relu, z);
     };
     product_tile(m, n, k, a, b, block() / tiles * kTile, block() % tiles * kTile, store);
 }

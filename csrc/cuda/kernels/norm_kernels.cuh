@@ -1,9 +1,9 @@
 // Batch normalisation of (batch, channels, space), in steps: sums of parts, which a warp per channel merges
-// in order, then a pass over the elements. What is a part follows from the shape alone. The formulas are
-// those of csrc/layers/norm.cpp.
+// in order, then a pass over the elements. What is a part follows from the shape alone.
 #pragma once
 
 #include "cuda/kernels/device.cuh"
+#include "formulas/norms.hpp"
 
 namespace pyoptim::cuda {
 
@@ -83,7 +83,7 @@ struct NormAffine {
     T mean, scale, shift;
     __device__ NormAffine(Index c, const T* gamma, const T* beta, const T* means, const T* inv_std)
         : mean(means[c]),
-          scale(gamma != nullptr ? gamma[c] * inv_std[c] : inv_std[c]),
+          scale(math::norm_scale(gamma, inv_std, c)),
           shift(beta != nullptr ? beta[c] : T(0)) {}
 };
 
@@ -103,23 +103,20 @@ PYOPTIM_KERNEL norm_moments(Index batch, Index channels, Index space, const T* x
         n += 1;
     };
     mine.each<8>([&](Index i) { return x[i]; }, visit);
-    const double apart = double(own) - double(shift);
-    double sum = double(lane_sum) + n * apart;
-    double squares = double(lane_squares) + apart * (2 * double(lane_sum) + n * apart);
-    if (!mine.add(sum, squares)) return;
-    partial[mine.sum] = double(shift) + sum / mine.values;
-    partial[shape.sums() + mine.sum] = squares - sum * sum / mine.values;
+    math::ShiftedSums of = {n, double(lane_sum), double(lane_squares)};
+    of.move(double(own) - double(shift));
+    if (!mine.add(of.sum, of.squares)) return;
+    partial[mine.sum] = double(shift) + of.sum / mine.values;
+    partial[shape.sums() + mine.sum] = of.squares - of.sum * of.sum / mine.values;
 }
 
-// How many values, their mean and the sum of squares about it (Chan, Golub & LeVeque 1979).
+// How many values, their mean and the sum of squares about it.
 struct Moments {
     double count = 0, mean = 0, m2 = 0;
     __device__ void merge(double n, double other_mean, double other_m2) {
         if (n == 0) return;
-        const double all = count + n, delta = other_mean - mean;
-        mean += delta * (n / all);
-        m2 += other_m2 + delta * delta * (count * (n / all));
-        count = all;
+        math::merge_moments(mean, m2, math::MergeWeights(count, n), other_mean, other_m2);
+        count += n;
     }
 };
 
@@ -135,7 +132,7 @@ PYOPTIM_KERNEL norm_statistics(Index batch, Index channels, Index space, const T
     if (partial == nullptr) {
         if (lane() > 0) return;
         mean[c] = running_mean[c];
-        inv_std[c] = T(1 / square_root(double(running_var[c]) + eps));
+        inv_std[c] = math::inverse_deviation<T>(double(running_var[c]), eps);
         return;
     }
     const NormShape shape = {batch, channels, space};
@@ -153,29 +150,25 @@ PYOPTIM_KERNEL norm_statistics(Index batch, Index channels, Index space, const T
     // All lanes go the way of the first, whose result counts.
     double m2 = __shfl_sync(0xFFFFFFFFu, all.m2, 0), exact = all.mean;
     const double count = double(batch * space);
-    if (m2 - m2 != 0) {  // sums overflowed, or met infinity: as two passes in double have it
-        double sum = 0;
-        for (Index i = lane(); i < batch * space; i += kWarp) {
-            sum += double(x[(i / space * channels + c) * space + i % space]);
-        }
-        exact = warp_sum(sum) / count;
-        m2 = 0;
-        for (Index i = lane(); i < batch * space; i += kWarp) {
-            const double d = double(x[(i / space * channels + c) * space + i % space]) - exact;
-            m2 += d * d;
-        }
-        m2 = warp_sum(m2);
+    if (m2 - m2 != 0) {  // NaN or infinity
+        math::careful_moments(count, exact, m2, [&](auto term) {
+            double sum = 0;
+            for (Index i = lane(); i < batch * space; i += kWarp) {
+                sum += term(double(x[(i / space * channels + c) * space + i % space]));
+            }
+            return warp_sum(sum);
+        });
     }
     if (lane() > 0) return;
     m2 = m2 < 0 ? 0 : m2;
     if (running_mean != nullptr) {
         if (momentum < 0) momentum = 1 / (double(steps_of(at)) - momentum);
         const double variance = m2 / (unbiased ? count - 1 : count);
-        running_mean[c] = T((1 - momentum) * double(running_mean[c]) + momentum * exact);
-        running_var[c] = T((1 - momentum) * double(running_var[c]) + momentum * variance);
+        running_mean[c] = math::running_statistic(running_mean[c], exact, momentum);
+        running_var[c] = math::running_statistic(running_var[c], variance, momentum);
     }
     mean[c] = T(exact);
-    inv_std[c] = T(1 / square_root(m2 / count + eps));
+    inv_std[c] = math::inverse_deviation<T>(m2 / count, eps);
 }
 
 // y = gamma (x - mean) inv_std + beta, then ReLU if wanted
@@ -185,8 +178,7 @@ PYOPTIM_KERNEL norm_apply(Index batch, Index channels, Index space, const T* x, 
     const NormThread mine({batch, channels, space});
     const NormAffine<T> k(mine.channel, gamma, beta, mean, inv_std);
     const auto visit = [&](Index i, T value) {
-        const T z = (value - k.mean) * k.scale + k.shift;
-        y[i] = relu && z <= T(0) ? T(0) : z;  // NaN stays NaN
+        y[i] = math::norm_value(relu, value, k.mean, k.scale, k.shift);
     };
     mine.each<8>([&](Index i) { return x[i]; }, visit);
 }
@@ -209,7 +201,7 @@ PYOPTIM_KERNEL norm_products(Index batch, Index channels, Index space, const T* 
     T lane_sum = 0, lane_product = 0;
     const auto visit = [&](Index, const NormPair<T>& of) {
         const T d = of.x - k.mean;
-        const T dz = !relu || d * k.scale + k.shift > T(0) ? of.dy : T(0);
+        const T dz = math::norm_before_relu(relu, of.dy, d, k.scale, k.shift);
         lane_sum += dz;
         lane_product += dz * d;
     };
@@ -238,10 +230,9 @@ PYOPTIM_KERNEL norm_slopes(Index batch, Index channels, Index space, const doubl
     if (lane() > 0) return;
     dgamma[c] = T(product);
     dbeta[c] = T(sum);
-    const T scale = gamma != nullptr ? gamma[c] * inv_std[c] : inv_std[c];
-    const double scaled = double(scale) / double(batch * space);
-    slope[c] = T(product * double(inv_std[c]) * scaled);
-    slope[channels + c] = T(sum * scaled);
+    const double share = double(math::norm_scale(gamma, inv_std, c)) / double(batch * space);
+    slope[c] = math::norm_slope(product, inv_std[c], share);
+    slope[channels + c] = math::norm_offset<T>(sum, share);
 }
 
 // dx = scale dz - ((x - mean) slope + offset); slope null, and no second term: the statistics were constants.
@@ -255,8 +246,8 @@ PYOPTIM_KERNEL norm_gradient(Index batch, Index channels, Index space, const T* 
     const T offset = slope != nullptr ? slope[channels + mine.channel] : T(0);
     const auto visit = [&](Index i, const NormPair<T>& of) {
         const T d = of.x - k.mean;
-        const T dz = !relu || d * k.scale + k.shift > T(0) ? of.dy : T(0);
-        dx[i] = slope != nullptr ? k.scale * dz - (d * by + offset) : k.scale * dz;
+        const T dz = math::norm_before_relu(relu, of.dy, d, k.scale, k.shift);
+        dx[i] = math::norm_gradient(slope != nullptr, dz, d, k.scale, by, offset);
     };
     mine.each<4>([&](Index i) { return NormPair<T>{dy[i], x[i]}; }, visit);
 }

@@ -25,33 +25,59 @@
 
 namespace pyoptim {
 
-/// A layer's description: what the functions below make.
+/// A layer's description: the functions below make one. A kind of layer reads the members that are named
+/// after it, with the meaning and the range of the Python class's arguments, and leaves the others alone.
 struct Layer {
-    std::string type;  ///< the Python class: "Dense", "BatchNorm", "Activation", "Flatten", "Rescale",
-                       ///< "Residual"
-    std::ptrdiff_t in = 0, out = 0;
-    bool bias = true;
-    std::string activation;  ///< "relu", "sigmoid", "tanh"; "": none. Of BatchNorm: "relu" or none
-    std::string init = "glorot";
-    double eps = 1e-5, momentum = 0.1;  ///< momentum < 0: the cumulative mean
-    bool affine = true, track_running_stats = true, unbiased = true;
-    double scale = 1, shift = 0;
-    std::vector<Layer> block;  ///< of Residual
+    std::string type;  ///< the Python class: "Dense", "BatchNorm", "ReLU", "Flatten", "Residual", …
+    std::ptrdiff_t in = 0, out = 0;     ///< Dense; of BatchNorm `in` is the number of features
+    bool bias = true;                   ///< Dense
+    std::string activation;             ///< Dense: "relu", "sigmoid", "tanh"; BatchNorm: "relu"; "": none
+    std::string init = "glorot";        ///< Dense: "glorot" or "he"
+    double eps = 1e-5, momentum = 0.1;  ///< BatchNorm; LayerNorm has eps. momentum < 0: the cumulative mean
+    bool affine = true;                 ///< BatchNorm, LayerNorm
+    bool track_running_stats = true, unbiased = true;  ///< BatchNorm
+    double scale = 1, shift = 0;                       ///< Rescale
+    std::vector<Layer> block;                          ///< Residual
     /// Without, fit() and step() leave the parameters as they are, and a BatchNorm normalises by its running
     /// statistics and does not change them. Of Residual: of all layers in its block.
     bool trainable = true;
+    std::vector<std::ptrdiff_t> features;  ///< LayerNorm: the last dimensions, which it normalises together
+    double p = 0.5;                        ///< Dropout: the probability that an element is dropped
+    double deviation = 0.1;                ///< GaussianNoise: the standard deviation
+    double slope = 0.01;                   ///< LeakyReLU
+    double alpha = 1;                      ///< ELU
+    double beta = 1;                       ///< Softplus
+    double low = -1, high = 1;             ///< Hardtanh
+    bool approximate = false;              ///< GELU: by the hyperbolic tangent
 };
 
 /// y = activation(x W^T + b), W of shape (out, in). init: "glorot" or "he"; the bias begins at 0.
 PYOPTIM_API Layer dense(std::ptrdiff_t in, std::ptrdiff_t out, const std::string& activation = "",
                         const std::string& init = "glorot");
 PYOPTIM_API Layer batch_norm(std::ptrdiff_t features);  ///< change the rest in the result
-PYOPTIM_API Layer activation(const std::string& name);
+PYOPTIM_API Layer layer_norm(std::ptrdiff_t features);
+PYOPTIM_API Layer dropout(double p);
+PYOPTIM_API Layer gaussian_noise(double deviation);
+PYOPTIM_API Layer activation(const std::string& name);  ///< by the formula's name: "relu", "leaky_relu", …
 PYOPTIM_API Layer rescale(double scale, double shift = 0);  ///< scale * x + shift
 PYOPTIM_API Layer residual(std::vector<Layer> block);       ///< x + block(x)
+PYOPTIM_API Layer layer(const std::string& type);  ///< any, e.g. "GELU"; change its options in the result
 
-/// Examples to learn from: inputs as T or as bytes, targets as labels (cross-entropy) or as T (mean
-/// squared error).
+/// What is minimised. A kind of loss reads the members that are named after it.
+struct Loss {
+    /// The Python class: "CrossEntropy", "KLDiv", "MSE", "L1", "Huber", "BinaryCrossEntropy" or "Hinge".
+    /// "": CrossEntropy for labels, MSE for targets.
+    std::string type;
+    std::vector<double> class_weight = {};  ///< CrossEntropy: of each class; empty: all are 1
+    double label_smoothing = 0;             ///< CrossEntropy
+    double temperature = 1;                 ///< KLDiv
+    double delta = 1;                       ///< Huber
+    double pos_weight = 1;                  ///< BinaryCrossEntropy
+    std::vector<double> pos_weights = {};  ///< BinaryCrossEntropy: instead of pos_weight, one for each output
+};
+
+/// Examples to learn from: inputs as T or as bytes; targets as labels, which CrossEntropy takes, or as T.
+/// CrossEntropy and KLDiv take each class's share as T.
 template <class T>
 struct Dataset {
     const T* x = nullptr;
@@ -70,7 +96,7 @@ struct Dataset {
 
 /// What an epoch measured, as the parameters moved.
 struct EpochResult {
-    double loss = 0, accuracy = 0;  ///< accuracy: of labels
+    double loss = 0, accuracy = 0;  ///< accuracy: of CrossEntropy
 };
 
 struct FitOptions {
@@ -78,6 +104,7 @@ struct FitOptions {
     std::size_t batch_size = 32;  ///< 0: the full batch
     bool shuffle = true;
     std::uint64_t seed = 0;
+    Loss loss;
     /// Called after each epoch (counted from 0); false ends the training.
     std::function<bool(int, const EpochResult&)> after_epoch;
 };
@@ -111,7 +138,7 @@ class PYOPTIM_API Network {
     EpochResult fit(const Dataset<T>& data, Optimizer<T>& optimizer, const FitOptions& options = {});
 
     /// One step on all of `data` as one batch; returns the loss before it.
-    double step(const Dataset<T>& data, Optimizer<T>& optimizer);
+    double step(const Dataset<T>& data, Optimizer<T>& optimizer, const Loss& loss = {});
 
     /// y (examples, outputs) for x (examples, inputs), in evaluation: logits, not probabilities.
     void predict(const T* x, std::size_t examples, T* y) const;

@@ -47,11 +47,20 @@ PYOPTIM_API float* pyoptim_network_parameters(pyoptim_network* network);
 PYOPTIM_API int pyoptim_network_set_trainable(pyoptim_network* network, size_t layer, int trainable,
                                               pyoptim_error* error);
 
-/* One epoch of cross-entropy on x (examples, inputs) and labels, in the order of `seed`; `loss`, unless
- * null, gets its mean. */
+/* What fits minimise from now on, e.g. {"type": "CrossEntropy", "label_smoothing": 0.1}: the Python class and
+ * its arguments. Until then it is CrossEntropy for labels and MSE for targets. */
+PYOPTIM_API int pyoptim_network_set_loss(pyoptim_network* network, const char* loss, pyoptim_error* error);
+
+/* One epoch on x (examples, inputs) and labels, in the order of `seed`; `loss`, unless null, gets the mean
+ * loss. */
 PYOPTIM_API int pyoptim_network_fit(pyoptim_network* network, pyoptim_optimizer* optimizer, const float* x,
                                     const int64_t* labels, size_t examples, size_t batch_size, uint64_t seed,
                                     double* loss, pyoptim_error* error);
+/* The same with targets (examples, outputs). */
+PYOPTIM_API int pyoptim_network_fit_targets(pyoptim_network* network, pyoptim_optimizer* optimizer,
+                                            const float* x, const float* targets, size_t examples,
+                                            size_t batch_size, uint64_t seed, double* loss,
+                                            pyoptim_error* error);
 /* y (examples, outputs): logits, in evaluation. */
 PYOPTIM_API int pyoptim_network_predict(const pyoptim_network* network, const float* x, size_t examples,
                                         float* y, pyoptim_error* error);

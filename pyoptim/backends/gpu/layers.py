@@ -14,6 +14,8 @@ import numpy as np
 
 from ...arrays.gpu import DeviceArray, empty
 from ...arrays.queue import Queue
+from ...formulas.losses import POINTWISE
+from ...formulas.norms import NormOptions
 from ...runtime import dispatch
 from ...runtime.dispatch import BackendError
 from .. import FUNCTIONS
@@ -23,7 +25,9 @@ from .steps import COLUMN_SPACE
 
 __all__ = ["add", "affine", *FUNCTIONS]
 
-POINTWISE = ("squared", "absolute", "huber", "binary", "hinge")  # by the numbers of losses.hpp
+_Pair = tuple[DeviceArray | None, DeviceArray | None]
+_Gradients = tuple[DeviceArray | None, DeviceArray, DeviceArray]
+_POINTWISE = tuple(POINTWISE)  # kernels know a loss by its place
 
 
 class _Launch:
@@ -47,7 +51,7 @@ class _Launch:
         return empty(self.queue, shape, dtype)
 
     def total(self, partial: DeviceArray, scale: float, divisor: DeviceArray | None = None) -> DeviceArray:
-        """The sum of all, times ``scale`` or by a divisor."""
+        """The sum of all partial sums, times ``scale`` and over the divisor if there is one."""
         out = self.scratch()
         by = None if divisor is None else divisor.address
         with self.queue.aside():
@@ -130,7 +134,7 @@ def softmax_cross_entropy(
     class_weight: DeviceArray | None,
     smoothing: float,
 ) -> DeviceArray:
-    """Labels have not been looked at: one that is no class makes NaN."""
+    """As the reference's. Labels have not been checked: one that is no class makes the loss NaN."""
     launch = _Launch("softmax_cross_entropy", logits)
     batch, classes = logits.shape
     labels, shares = (target, None) if target.ndim == 1 else (None, target)
@@ -151,9 +155,10 @@ def _cross_entropy(
     divisor: DeviceArray | None,
     dlogits: DeviceArray | None,
 ) -> DeviceArray:
-    """Target: labels, shares; weights: examples', classes'; options: smoothing, temperature, divergence.
+    """The mean loss, and its gradient into dlogits unless that is None.
 
-    The divisor is the batch where there is no other.
+    ``target`` is (labels, shares), one of them None; ``weights`` those of (examples, classes); ``options``
+    are (smoothing, temperature, divergence). Without a divisor the sum is divided by the batch.
     """
     batch = logits.shape[0]
     partial = launch.scratch(blocks_of(batch, WARPS))
@@ -184,8 +189,9 @@ def pointwise_loss(
     launch = _Launch("pointwise_loss", prediction)
     a, of_column = (1.0, parameter) if isinstance(parameter, DeviceArray) else (float(parameter), None)
     partial = launch.scratch(blocks_of(prediction.size, CHUNK))
-    launch("pointwise_loss", partial.size, POINTWISE.index(kind), a, of_column, *prediction.shape, prediction,
-           target, sample_weight, dprediction, partial)  # fmt: skip
+    index, shape = _POINTWISE.index(kind), prediction.shape
+    launch("pointwise_loss", partial.size, index, a, of_column, *shape, prediction, target, sample_weight,
+           dprediction, partial)  # fmt: skip
     return launch.total(partial, 1.0 / prediction.size)
 
 
@@ -228,12 +234,12 @@ def gaussian_noise(x: DeviceArray, std: float, seed: int, step: int, y: DeviceAr
 
 
 def _random_blocks(n: int) -> int:
-    """Of threads that have a counter each, of which 16 serve 64 positions."""
+    """How many blocks draw n numbers: each thread has a counter, and 16 counters serve 64 positions."""
     return blocks_of(blocks_of(n, 64) * 16, THREADS)
 
 
 def _norm_plan(batch: int, channels: int, space: int) -> tuple[int, int]:
-    """Blocks, and partial sums, as NormShape of norm_kernels.cuh has them."""
+    """How many blocks and how many partial sums there are: NormShape of norm_kernels.cuh has the same."""
     if space < COLUMN_SPACE:
         parts, cols = blocks_of(batch, PART_ROWS), channels * space
         return parts * blocks_of(cols, WARP), parts * cols
@@ -243,87 +249,67 @@ def _norm_plan(batch: int, channels: int, space: int) -> tuple[int, int]:
 
 def norm_forward(
     x: DeviceArray,
-    gamma: DeviceArray | None,
-    beta: DeviceArray | None,
-    running_mean: DeviceArray | None,
-    running_var: DeviceArray | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    unbiased: bool,
-    relu: bool,
+    affine: _Pair,
+    running: _Pair,
+    options: NormOptions,
     y: DeviceArray,
-    mean: DeviceArray,
-    inv_std: DeviceArray,
+    saved: tuple[DeviceArray, DeviceArray],
 ) -> None:
-    """Where momentum is below 0, it is 1/(steps repeated - momentum)."""
+    """A momentum below 0 stands for 1/(steps repeated - momentum)."""
     launch = _Launch("norm_forward", x)
-    shape = x.shape
+    shape, (running_mean, running_var) = x.shape, running
+    momentum, eps, training, unbiased, relu = options
     blocks, sums = _norm_plan(*shape)
     partial = None
     if training or running_mean is None:
         partial = launch.scratch(2, sums)
         launch("norm_moments", blocks, *shape, x, partial)
     launch("norm_statistics", blocks_of(shape[1], WARPS), *shape, x, partial, momentum,
-           launch.queue.position, eps, unbiased, running_mean, running_var, mean, inv_std)  # fmt: skip
-    launch("norm_apply", blocks, *shape, x, gamma, beta, mean, inv_std, relu, y)
+           launch.queue.position, eps, unbiased, running_mean, running_var, *saved)  # fmt: skip
+    launch("norm_apply", blocks, *shape, x, *affine, *saved, relu, y)
 
 
 def norm_backward(
     dy: DeviceArray,
     x: DeviceArray,
-    gamma: DeviceArray | None,
-    beta: DeviceArray | None,
-    mean: DeviceArray,
-    inv_std: DeviceArray,
-    of_this_batch: bool,
+    affine: _Pair,
+    saved: tuple[DeviceArray, DeviceArray, bool],
     relu: bool,
-    dx: DeviceArray | None,
-    dgamma: DeviceArray,
-    dbeta: DeviceArray,
+    gradients: _Gradients,
 ) -> None:
     launch = _Launch("norm_backward", dy)
-    shape = x.shape
+    shape, (gamma, _), (mean, inv_std, of_this_batch), (dx, *sums_of) = x.shape, affine, saved, gradients
     blocks, sums = _norm_plan(*shape)
     partial, slope = launch.scratch(2, sums), launch.scratch(2, shape[1], dtype=x.dtype)
-    launch("norm_products", blocks, *shape, dy, x, gamma, beta, mean, inv_std, relu, partial)
-    launch("norm_slopes", blocks_of(shape[1], WARPS), *shape, partial, gamma, inv_std, dgamma, dbeta, slope)
+    launch("norm_products", blocks, *shape, dy, x, *affine, mean, inv_std, relu, partial)
+    launch("norm_slopes", blocks_of(shape[1], WARPS), *shape, partial, gamma, inv_std, *sums_of, slope)
     if dx is not None:
         through = slope if of_this_batch else None
-        launch("norm_gradient", blocks, *shape, dy, x, gamma, beta, mean, inv_std, through, relu, dx)
+        launch("norm_gradient", blocks, *shape, dy, x, *affine, mean, inv_std, through, relu, dx)
 
 
 def layer_norm_forward(
-    x: DeviceArray,
-    gamma: DeviceArray | None,
-    beta: DeviceArray | None,
-    eps: float,
-    y: DeviceArray,
-    mean: DeviceArray,
-    inv_std: DeviceArray,
+    x: DeviceArray, affine: _Pair, eps: float, y: DeviceArray, saved: tuple[DeviceArray, DeviceArray]
 ) -> None:
     launch = _Launch("layer_norm_forward", x)
-    launch("layer_norm", blocks_of(x.shape[0], WARPS), *x.shape, x, gamma, beta, eps, y, mean, inv_std)
+    launch("layer_norm", blocks_of(x.shape[0], WARPS), *x.shape, x, *affine, eps, y, *saved)
 
 
 def layer_norm_backward(
     dy: DeviceArray,
     x: DeviceArray,
     gamma: DeviceArray | None,
-    mean: DeviceArray,
-    inv_std: DeviceArray,
-    dx: DeviceArray | None,
-    dgamma: DeviceArray,
-    dbeta: DeviceArray,
+    saved: tuple[DeviceArray, DeviceArray],
+    gradients: _Gradients,
 ) -> None:
     launch = _Launch("layer_norm_backward", dy)
-    rows, cols = x.shape
+    (rows, cols), (dx, dgamma, dbeta) = x.shape, gradients
     parts = blocks_of(rows, PART_ROWS)
     with launch.queue.aside() if dx is not None else nullcontext():
         partial = launch.scratch(2, parts, cols)
         blocks = parts * blocks_of(cols, WARP)
-        launch("layer_norm_products", blocks, rows, cols, dy, x, mean, inv_std, partial)
+        launch("layer_norm_products", blocks, rows, cols, dy, x, *saved, partial)
         for part, out in ((partial[:1], dgamma), (partial[1:], dbeta)):
             launch("sum_parts", blocks_of(cols, THREADS), parts, cols, part, out)
     if dx is not None:
-        launch("layer_norm_gradient", blocks_of(rows, WARPS), rows, cols, dy, x, gamma, mean, inv_std, dx)
+        launch("layer_norm_gradient", blocks_of(rows, WARPS), rows, cols, dy, x, gamma, *saved, dx)

@@ -12,9 +12,12 @@ import numba
 import numpy as np
 from numba.extending import overload
 
+from ...formulas import norms
 from ...formulas.activations import KINDS, upper_tail
+from ...formulas.norms import NormOptions
 from ...runtime.dtypes import Array
 from .. import reference
+from ..reference.layers import Gradients, Pair
 
 __all__ = [
     "activation_backward",
@@ -28,6 +31,8 @@ __all__ = [
 ]
 
 _jit = numba.njit(nogil=True, error_model="numpy")
+_running_statistic, _inverse_deviation = _jit(norms.running_statistic), _jit(norms.inverse_deviation)
+_norm_value, _norm_gradient = _jit(norms.value), _jit(norms.gradient)
 
 
 overload(upper_tail)(lambda x: upper_tail)  # so that compiled code may call it
@@ -82,10 +87,19 @@ def dense_backward(
     reference.dense_backward(dz, x, weight, None, None, dx, dweight, dbias)
 
 
+def norm_forward(
+    x: Array, affine: Pair, running: Pair, options: NormOptions, y: Array, saved: tuple[Array, Array]
+) -> None:
+    _norm_forward(x, *affine, *running, options, y, *saved)
+
+
+# Arrays that may be None are arguments of their own: Numba compiles what depends on them only if they are
+# arrays, which it does not see in a tuple.
 @_jit
-def norm_forward(  # type: ignore[no-untyped-def]
-    x, gamma, beta, running_mean, running_var, training, momentum, eps, unbiased, relu, y, mean, inv_std
+def _norm_forward(  # type: ignore[no-untyped-def]
+    x, gamma, beta, running_mean, running_var, options, y, mean, inv_std
 ):
+    momentum, eps, training, unbiased, relu = options
     batch, channels, space = x.shape
     count = batch * space
     for c in range(channels):
@@ -102,23 +116,29 @@ def norm_forward(  # type: ignore[no-untyped-def]
             var = squares / count
             if training and running_mean is not None and running_var is not None:
                 seen = squares / (count - 1) if unbiased else var
-                running_mean[c] = (1 - momentum) * np.float64(running_mean[c]) + momentum * m
-                running_var[c] = (1 - momentum) * np.float64(running_var[c]) + momentum * seen
+                running_mean[c] = _running_statistic(np.float64(running_mean[c]), m, momentum)
+                running_var[c] = _running_statistic(np.float64(running_var[c]), seen, momentum)
         else:
             m = np.float64(running_mean[c])
             var = np.float64(running_var[c])
         mean[c] = m
-        inv_std[c] = 1.0 / np.sqrt(var + eps)
+        inv_std[c] = _inverse_deviation(var, eps)
         scale = inv_std[c] if gamma is None else gamma[c] * inv_std[c]
+        shift = x.dtype.type(0) if beta is None else beta[c]
         for n in range(batch):
             for s in range(space):
-                z = (x[n, c, s] - mean[c]) * scale
-                z += x.dtype.type(0) if beta is None else beta[c]
+                z = _norm_value(x[n, c, s], mean[c], scale, shift)
                 y[n, c, s] = 0.0 if relu and z <= 0 else z  # NaN stays NaN
 
 
+def norm_backward(
+    dy: Array, x: Array, affine: Pair, saved: tuple[Array, Array, bool], relu: bool, gradients: Gradients
+) -> None:
+    _norm_backward(dy, x, *affine, *saved, relu, *gradients)
+
+
 @_jit
-def norm_backward(  # type: ignore[no-untyped-def]
+def _norm_backward(  # type: ignore[no-untyped-def]
     dy, x, gamma, beta, mean, inv_std, of_this_batch, relu, dx, dgamma, dbeta
 ):
     batch, channels, space = x.shape
@@ -142,11 +162,15 @@ def norm_backward(  # type: ignore[no-untyped-def]
                 for s in range(space):
                     d = x[n, c, s] - mean[c]
                     dz = dy[n, c, s] if not relu or d * scale + shift > 0 else 0.0
-                    dx[n, c, s] = scale * dz - (d * slope + offset) if of_this_batch else scale * dz
+                    dx[n, c, s] = _norm_gradient(dz, d, scale, slope, offset) if of_this_batch else scale * dz
+
+
+def layer_norm_forward(x: Array, affine: Pair, eps: float, y: Array, saved: tuple[Array, Array]) -> None:
+    _layer_norm_forward(x, *affine, eps, y, *saved)
 
 
 @_jit
-def layer_norm_forward(x, gamma, beta, eps, y, mean, inv_std):  # type: ignore[no-untyped-def]
+def _layer_norm_forward(x, gamma, beta, eps, y, mean, inv_std):  # type: ignore[no-untyped-def]
     rows, features = x.shape
     for r in range(rows):
         m = 0.0
@@ -157,7 +181,7 @@ def layer_norm_forward(x, gamma, beta, eps, y, mean, inv_std):  # type: ignore[n
         for j in range(features):
             squares += (x[r, j] - m) ** 2
         mean[r] = m
-        inv_std[r] = 1.0 / np.sqrt(squares / features + eps)
+        inv_std[r] = _inverse_deviation(squares / features, eps)
         for j in range(features):
             z = (x[r, j] - mean[r]) * inv_std[r]
             if gamma is not None:
@@ -167,8 +191,14 @@ def layer_norm_forward(x, gamma, beta, eps, y, mean, inv_std):  # type: ignore[n
             y[r, j] = z
 
 
+def layer_norm_backward(
+    dy: Array, x: Array, gamma: Array | None, saved: tuple[Array, Array], gradients: Gradients
+) -> None:
+    _layer_norm_backward(dy, x, gamma, *saved, *gradients)
+
+
 @_jit
-def layer_norm_backward(  # type: ignore[no-untyped-def]
+def _layer_norm_backward(  # type: ignore[no-untyped-def]
     dy, x, gamma, mean, inv_std, dx, dgamma, dbeta
 ):
     rows, features = x.shape

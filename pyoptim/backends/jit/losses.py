@@ -1,16 +1,19 @@
-"""Losses and penalties of the Numba backend: `reference_losses` and `reference` say what each computes."""
+"""Losses and penalties of the Numba backend: `reference` says what each computes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import numba
 import numpy as np
 
-from ...formulas.losses import POINTWISE
+from ...formulas.losses import POINTWISE, cross_entropy_of_row
 from ...runtime.dtypes import Array
 
 _jit = numba.njit(nogil=True, error_model="numpy")
+_of_row = _jit(cross_entropy_of_row)
 
 
 def softmax_cross_entropy(
@@ -68,7 +71,7 @@ def _cross_entropy(  # type: ignore[no-untyped-def]
                 if divergence and shares[i, j] != 0.0:
                     linear -= temperature * share * np.log(np.float64(shares[i, j]))
             q[j] = share
-        loss += temperature * (temperature * total * np.log(exponentials) - linear)
+        loss += _of_row(total, linear, exponentials, temperature)
         if dlogits is not None:
             for j in range(classes):
                 p = np.exp((np.float64(logits[i, j]) - largest) / temperature) / exponentials
@@ -85,22 +88,26 @@ def pointwise_loss(
     parameter: float | Array,
 ) -> float:
     columns = np.broadcast_to(np.asarray(parameter, np.float64), prediction.shape[1:]).copy()
-    index = POINTWISE.index(kind)
-    return float(_pointwise(index, prediction, target, dprediction, sample_weight, columns))
+    return float(_loop(kind)(prediction, target, dprediction, sample_weight, columns))
 
 
-@_jit
-def _pointwise(kind, prediction, target, dprediction, sample_weight, columns):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for i in range(prediction.shape[0]):
-        weight = 1.0 if sample_weight is None else np.float64(sample_weight[i])
-        for j in range(prediction.shape[1]):
-            x, t, a = np.float64(prediction[i, j]), np.float64(target[i, j]), columns[j]
-            value, slope = _element(kind, x, t, a)
-            total += value * weight
-            if dprediction is not None:
-                dprediction[i, j] = slope * (weight / prediction.size)
-    return total / prediction.size
+@cache
+def _loop(kind: str) -> Any:
+    value, slope = _jit(POINTWISE[kind].value), _jit(POINTWISE[kind].slope)
+
+    @_jit
+    def loop(prediction, target, dprediction, sample_weight, columns):  # type: ignore[no-untyped-def]
+        total = 0.0
+        for i in range(prediction.shape[0]):
+            weight = 1.0 if sample_weight is None else np.float64(sample_weight[i])
+            for j in range(prediction.shape[1]):
+                x, t, a = np.float64(prediction[i, j]), np.float64(target[i, j]), columns[j]
+                total += value(x, t, a) * weight
+                if dprediction is not None:
+                    dprediction[i, j] = slope(x, t, a) * (weight / prediction.size)
+        return total / prediction.size
+
+    return loop
 
 
 def penalty(
@@ -125,25 +132,3 @@ def _penalty(w, gradient, l2, l1, by_l2, by_l1):  # type: ignore[no-untyped-def]
             gradient[i] += by_l1 * (side + (side - side))  # + 0: Numba's sign of -0 is -0
             total += l1 * np.abs(value)
     return total
-
-
-@_jit
-def _element(kind, x, t, a):  # type: ignore[no-untyped-def]
-    d = x - t
-    size = np.abs(d)
-    if kind == 0:
-        return d * d, 2.0 * d
-    if kind == 1:
-        return size, np.sign(d)
-    if kind == 2:
-        near = np.minimum(size, a)
-        return near * (size - near / 2.0), np.maximum(np.minimum(d, a), -a)
-    if kind == 3:
-        e = np.exp(-np.abs(x))
-        both = 1.0 + (a - 1.0) * t
-        value = (1.0 - t) * x + both * (np.log1p(e) + np.maximum(-x, 0.0))
-        return value, (e if x < 0 else 1.0) / (1.0 + e) * both - a * t
-    margin = 1.0 - t * x
-    if margin <= 0.0:
-        return 0.0, 0.0
-    return margin, -t + 0.0 * margin

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...formulas import random
+from ...formulas import norms, random
 from ...formulas.activations import KINDS
+from ...formulas.norms import NormOptions
 from ...runtime.dtypes import Array
 from .steps import sum_of_squares
+
+Pair = tuple[Array | None, Array | None]
+Gradients = tuple[Array | None, Array, Array]
 
 
 def dense_forward(x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array) -> None:
@@ -113,24 +117,20 @@ def penalty(
 
 def norm_forward(
     x: Array,
-    gamma: Array | None,
-    beta: Array | None,
-    running_mean: Array | None,
-    running_var: Array | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    unbiased: bool,
-    relu: bool,
+    affine: Pair,
+    running: Pair,
+    options: NormOptions,
     y: Array,
-    mean: Array,
-    inv_std: Array,
+    saved: tuple[Array, Array],
 ) -> None:
-    """Batch normalisation of x (batch, channels, space), followed by ReLU where ``relu``.
+    """Batch normalisation of x (batch, channels, space), followed by a ReLU if asked for.
 
-    Statistics are the batch's where ``training`` or where there are no running ones, which training
-    updates. ``mean`` and ``inv_std`` (channels) are outputs: what was used.
+    ``affine`` is (gamma, beta), ``running`` (running mean, running variance). Statistics are the batch's in
+    training, or where there are no running ones; training updates the latter. ``saved`` (mean, inverse
+    standard deviation) is an output: the statistics that were used. All of these have shape (channels,).
     """
+    (gamma, beta), (running_mean, running_var), (mean, inv_std) = affine, running, saved
+    momentum, eps, training, unbiased, relu = options
     with np.errstate(all="ignore"):
         if training or running_mean is None or running_var is None:
             count = x.shape[0] * x.shape[2]
@@ -138,15 +138,14 @@ def norm_forward(
             var = np.asarray(np.mean((x - exact[:, None]) ** 2, axis=(0, 2), dtype=np.float64))
             if training and running_mean is not None and running_var is not None:
                 seen = var * (count / (count - 1)) if unbiased else var
-                running_mean[...] = (1 - momentum) * running_mean.astype(np.float64) + momentum * exact
-                running_var[...] = (1 - momentum) * running_var.astype(np.float64) + momentum * seen
+                for old, fresh in ((running_mean, exact), (running_var, seen)):
+                    old[...] = norms.running_statistic(old.astype(np.float64), fresh, momentum)
         else:
             exact, var = running_mean, running_var.astype(np.float64)
         mean[...] = exact
-        inv_std[...] = 1 / np.sqrt(var + eps)
-        np.subtract(x, mean[:, None], out=y)
-        y *= (inv_std if gamma is None else gamma * inv_std)[:, None]
-        y += 0 if beta is None else beta[:, None]
+        inv_std[...] = norms.inverse_deviation(var, eps)
+        scale = inv_std if gamma is None else gamma * inv_std
+        y[...] = norms.value(x, mean[:, None], scale[:, None], 0 if beta is None else beta[:, None])
         if relu:
             np.maximum(y, 0, out=y)
 
@@ -154,17 +153,17 @@ def norm_forward(
 def norm_backward(
     dy: Array,
     x: Array,
-    gamma: Array | None,
-    beta: Array | None,
-    mean: Array,
-    inv_std: Array,
-    of_this_batch: bool,
+    affine: Pair,
+    saved: tuple[Array, Array, bool],
     relu: bool,
-    dx: Array | None,
-    dgamma: Array,
-    dbeta: Array,
+    gradients: Gradients,
 ) -> None:
-    """Through the statistics where they are ``of_this_batch``, else they are constants."""
+    """The gradients (dx or None, dgamma, dbeta) of `norm_forward`.
+
+    ``saved`` is (mean, inverse standard deviation, whether they are of this batch): if not they are
+    constants, through which no gradient flows.
+    """
+    (gamma, beta), (mean, inv_std, of_this_batch), (dx, dgamma, dbeta) = affine, saved, gradients
     with np.errstate(all="ignore"):
         scale = inv_std if gamma is None else gamma * inv_std
         centred = x - mean[:, None]
@@ -177,28 +176,27 @@ def norm_backward(
         dgamma[...] = product * inv_std
         if dx is None:
             return
-        np.multiply(scale[:, None], dy, out=dx)
-        if of_this_batch:
-            share = scale.astype(np.float64) / (x.shape[0] * x.shape[2])
-            slope = (product * inv_std.astype(np.float64) ** 2 * share).astype(x.dtype)
-            dx -= centred * slope[:, None] + (total * share).astype(x.dtype)[:, None]
+        if not of_this_batch:
+            np.multiply(scale[:, None], dy, out=dx)
+            return
+        share = scale.astype(np.float64) / (x.shape[0] * x.shape[2])
+        slope = (product * inv_std.astype(np.float64) ** 2 * share).astype(x.dtype)
+        offset = (total * share).astype(x.dtype)
+        dx[...] = norms.gradient(dy, centred, scale[:, None], slope[:, None], offset[:, None])
 
 
-def layer_norm_forward(
-    x: Array,
-    gamma: Array | None,
-    beta: Array | None,
-    eps: float,
-    y: Array,
-    mean: Array,
-    inv_std: Array,
-) -> None:
-    """Each row of x (rows, features) by its own statistics; ``mean`` and ``inv_std`` (rows) are outputs."""
+def layer_norm_forward(x: Array, affine: Pair, eps: float, y: Array, saved: tuple[Array, Array]) -> None:
+    """Normalise each row of x (rows, features) by its own statistics.
+
+    ``affine`` is (gamma, beta), of shape (features,); ``saved`` (mean, inverse standard deviation), of shape
+    (rows,), is an output.
+    """
+    (gamma, beta), (mean, inv_std) = affine, saved
     with np.errstate(all="ignore"):
         exact = np.asarray(np.mean(x, axis=1, dtype=np.float64))
         var = np.mean((x - exact[:, None]) ** 2, axis=1, dtype=np.float64)
         mean[...] = exact
-        inv_std[...] = 1 / np.sqrt(var + eps)
+        inv_std[...] = norms.inverse_deviation(var, eps)
         np.subtract(x, mean[:, None], out=y)
         y *= inv_std[:, None]
         if gamma is not None:
@@ -208,16 +206,10 @@ def layer_norm_forward(
 
 
 def layer_norm_backward(
-    dy: Array,
-    x: Array,
-    gamma: Array | None,
-    mean: Array,
-    inv_std: Array,
-    dx: Array | None,
-    dgamma: Array,
-    dbeta: Array,
+    dy: Array, x: Array, gamma: Array | None, saved: tuple[Array, Array], gradients: Gradients
 ) -> None:
-    """dgamma and dbeta (features) are written without a gamma too."""
+    """The gradients (dx or None, dgamma, dbeta) of `layer_norm_forward`; the last two without a gamma too."""
+    (mean, inv_std), (dx, dgamma, dbeta) = saved, gradients
     with np.errstate(all="ignore"):
         normalised = (x - mean[:, None]) * inv_std[:, None]
         dgamma[...] = (dy * normalised).sum(axis=0, dtype=np.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...formulas.losses import POINTWISE, cross_entropy_of_row
 from ...runtime.dtypes import Array
 
 
@@ -62,7 +63,7 @@ def _of_rows(logits: Array, q: Array, dlogits: Array | None, divisor: float, tem
         dlogits[...] = (e * (total / sums)[:, None] - q) * temperature / divisor
     # A logit of -infinity without a share costs nothing.
     linear = np.where(q == 0, 0, q * shifted).sum(axis=1)
-    losses: Array = temperature * (temperature * total * np.log(sums) - linear)
+    losses: Array = cross_entropy_of_row(total, linear, sums, temperature)
     return losses
 
 
@@ -76,29 +77,12 @@ def pointwise_loss(
 ) -> float:
     """The mean over the elements (batch, columns) of a loss of each, and its gradient.
 
-    ``parameter`` is Huber's delta, or the weight of "binary"'s positive examples, which may be one per
-    column.
+    ``parameter`` is a of `pyoptim.formulas.losses`: a number, or one for each column.
     """
+    loss = POINTWISE[kind]
     with np.errstate(all="ignore"):
-        x, t = prediction.astype(np.float64), target.astype(np.float64)
-        d = x - t
-        a = np.asarray(parameter, np.float64)
-        if kind == "squared":
-            value, slope = d * d, 2 * d
-        elif kind == "absolute":
-            value, slope = np.abs(d), np.sign(d)
-        elif kind == "huber":
-            near = np.minimum(np.abs(d), a)
-            value, slope = near * (np.abs(d) - near / 2), np.clip(d, -a, a)
-        elif kind == "binary":
-            both = 1 + (a - 1) * t
-            value = (1 - t) * x + both * (np.log1p(np.exp(-np.abs(x))) + np.maximum(-x, 0))
-            e = np.exp(-np.abs(x))
-            slope = np.where(x < 0, e, 1) / (1 + e) * both - a * t
-        else:
-            margin = 1 - t * x
-            value, slope = np.maximum(margin, 0), np.where(margin <= 0, 0, -t + 0 * margin)
+        x, t, a = (np.asarray(value, np.float64) for value in (prediction, target, parameter))
         weight = 1.0 if sample_weight is None else sample_weight[:, None].astype(np.float64)
         if dprediction is not None:
-            dprediction[...] = slope * (weight / x.size)
-        return float((value * weight).sum() / x.size)
+            dprediction[...] = loss.slope(x, t, a) * (weight / x.size)
+        return float((loss.value(x, t, a) * weight).sum() / x.size)

@@ -57,6 +57,17 @@ int main(int argc, char** argv) {
         const float now = pyoptim_network_parameters(network)[i];
         CHECK((now == pyoptim_network_parameters(loaded)[i]) == (i < 8 * 3));
     }
+    CHECK(pyoptim_network_set_loss(network, "{\"type\": \"Huber\", \"delta\": -1}", &error) ==
+          PYOPTIM_INVALID);
+    CHECK(pyoptim_network_set_loss(network, "{\"type\": \"Huber\", \"delta\": 0.5}", &error) == PYOPTIM_OK);
+    CHECK(pyoptim_network_fit(network, optimizer, x, labels, 16, 4, 0, NULL, &error) == PYOPTIM_INVALID);
+    CHECK(strstr(error.message, "Huber") != NULL);
+    for (i = 0; i < 200; ++i) {
+        CHECK(pyoptim_network_fit_targets(network, optimizer, x, x, 16, 4, (uint64_t)i, &loss, &error) ==
+              PYOPTIM_OK);
+        if (i == 0) first = loss;
+    }
+    CHECK(loss < first);
     pyoptim_network_destroy(network);
     pyoptim_network_destroy(loaded);
     pyoptim_optimizer_destroy(optimizer);

@@ -1,0 +1,166 @@
+#include "api/layer_json.hpp"
+
+#include <stdexcept>
+#include <type_traits>
+
+#include "engine/layer.hpp"
+#include "engine/loss.hpp"
+
+namespace pyoptim::core {
+
+namespace {
+
+using Kind = Json::Kind;
+
+constexpr double kMostFeatures = 0x1p28;
+
+std::ptrdiff_t count_from(const Json& given, const std::string& name) {
+    if (given.kind != Kind::number || !(given.number >= 1 && given.number <= kMostFeatures)) {
+        throw std::runtime_error("it has no valid " + name);
+    }
+    return static_cast<std::ptrdiff_t>(given.number);
+}
+
+// Each of these reads a value into the member of that type, and says whether it was one.
+template <class Owner>
+bool read(const Json& given, const Option<Owner>& option, std::ptrdiff_t& to) {
+    to = count_from(given, option.name);
+    return true;
+}
+template <class Owner>
+bool read(const Json& given, const Option<Owner>& option, double& to) {
+    if (given.kind == Kind::null && option.nullable) {
+        to = -1;
+        return true;
+    }
+    to = given.number;
+    return given.kind == Kind::number && option.range.contains(to);
+}
+template <class Owner>
+bool read(const Json& given, const Option<Owner>& option, bool& to) {
+    if (option.yes == nullptr) {
+        to = given.boolean;
+        return given.kind == Kind::boolean;
+    }
+    to = given.text == option.yes;
+    return given.kind == Kind::text && (to || given.text == option.no);
+}
+template <class Owner>
+bool read(const Json& given, const Option<Owner>&, std::string& to) {
+    to = given.text;
+    return given.kind == Kind::null || (given.kind == Kind::text && !to.empty());
+}
+template <class Owner>
+bool read(const Json& given, const Option<Owner>& option, std::vector<std::ptrdiff_t>& to) {
+    to.clear();
+    if (given.kind != Kind::list) to.push_back(count_from(given, option.name));
+    for (const Json& item : given.items) to.push_back(count_from(item, option.name));
+    return !to.empty();
+}
+template <class Owner>
+bool read(const Json& given, const Option<Owner>&, std::vector<double>& to) {
+    to.clear();
+    for (const Json& item : given.items) {
+        if (item.kind != Kind::number) return false;
+        to.push_back(item.number);
+    }
+    return given.kind == Kind::null || given.kind == Kind::list;
+}
+
+// An option that is not one of ours would change what the layer or loss computes.
+template <class Owner>
+void read_options(const Json& given, const std::vector<Option<Owner>>& options, Owner& owner) {
+    for (const auto& [name, value] : given.entries) {
+        if (name == "type" || (std::is_same_v<Owner, Layer> && (name == "trainable" || name == "block")))
+            continue;
+        bool known = false, valid = false;
+        for (const Option<Owner>& option : options) {
+            if (name != option.name || valid) continue;
+            known = true;
+            Owner changed = owner;
+            valid =
+                std::visit([&](auto member) { return read(value, option, changed.*member); }, option.member);
+            if (valid) owner = changed;
+        }
+        if (!known) throw std::runtime_error("its " + owner.type + " has no argument named " + name);
+        if (!valid) throw std::runtime_error("it has no valid " + name);
+    }
+}
+
+Layer layer_from(const Json& given) {
+    Layer layer;
+    layer.type = given.at("type", Kind::text).text;
+    const LayerEntry* const entry = find_entry(layer.type);
+    if (entry == nullptr) throw std::runtime_error("its layer " + layer.type + " is none of the C++ API's");
+    read_options(given, entry->options, layer);
+    if (given.find("trainable") != nullptr) layer.trainable = given.at("trainable", Kind::boolean).boolean;
+    const bool is_residual = layer.type == "Residual";
+    if (!is_residual && given.find("block") != nullptr) {
+        throw std::runtime_error("its " + layer.type + " has no argument named block");
+    }
+    if (is_residual) layer.block = layers_from(given.at("block", Kind::list));
+    return layer;
+}
+
+std::string listed(const std::vector<std::string>& items) {
+    std::string text;
+    for (const std::string& item : items) text += (text.empty() ? "[" : ", ") + item;
+    return text.empty() ? "[]" : text + "]";
+}
+
+// The JSON of an option's value.
+template <class Value>
+std::string written(const Option<Layer>& option, const Value& value) {
+    if constexpr (std::is_same_v<Value, std::ptrdiff_t>) {
+        return std::to_string(value);
+    } else if constexpr (std::is_same_v<Value, double>) {
+        return option.nullable && value < 0 ? "null" : shortest(value);
+    } else if constexpr (std::is_same_v<Value, bool>) {
+        if (option.yes != nullptr) return quoted(value ? option.yes : option.no);
+        return value ? "true" : "false";
+    } else if constexpr (std::is_same_v<Value, std::string>) {
+        return value.empty() ? "null" : quoted(value);
+    } else {
+        std::vector<std::string> items;
+        for (const auto item : value) items.push_back(shortest(static_cast<double>(item)));
+        return listed(items);
+    }
+}
+
+std::string described(const Layer& layer) {
+    std::string text = R"({"type": )" + quoted(layer.type);
+    for (const Option<Layer>& option : find_entry(layer.type)->options) {
+        text += ", " + quoted(option.name) + ": ";
+        text += std::visit([&](auto member) { return written(option, layer.*member); }, option.member);
+    }
+    const bool is_residual = layer.type == "Residual";  // whose layers say themselves what is frozen
+    if (is_residual) text += R"(, "block": )" + core::described(layer.block);
+    if (!is_residual && !layer.trainable) text += R"(, "trainable": false)";
+    return text + "}";
+}
+
+}  // namespace
+
+std::vector<Layer> layers_from(const Json& list) {
+    std::vector<Layer> layers;
+    for (const Json& layer : list.items) layers.push_back(layer_from(layer));
+    return layers;
+}
+
+std::vector<Layer> layers_from(const std::string& json) { return layers_from(parse_json(json)); }
+
+Loss loss_from(const std::string& json) {
+    const Json given = parse_json(json);
+    Loss loss;
+    loss.type = given.at("type", Kind::text).text;
+    read_options(given, loss_entry(loss.type).options, loss);
+    return loss;
+}
+
+std::string described(const std::vector<Layer>& layers) {
+    std::vector<std::string> items;
+    for (const Layer& layer : layers) items.push_back(described(layer));
+    return listed(items);
+}
+
+}  // namespace pyoptim::core

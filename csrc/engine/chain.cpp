@@ -1,0 +1,130 @@
+#include "engine/chain.hpp"
+
+#include <stdexcept>
+#include <utility>
+
+namespace pyoptim::core {
+
+namespace {
+
+std::vector<LayerEntry> all_entries() {
+    std::vector<LayerEntry> all;
+    for (const auto& some : {dense_entries(), norm_entries(), activation_entries(), other_entries()}) {
+        all.insert(all.end(), some.begin(), some.end());
+    }
+    return all;
+}
+
+// What the layers say about their inputs.
+struct Known {
+    std::ptrdiff_t dense = 0;  // the inputs of the first Dense, which no layer before it changes
+    std::ptrdiff_t other = 0;  // the inputs of the first other layer that names any
+    bool flattened = false;    // whether a Flatten comes before a Dense
+};
+
+void look(const std::vector<Layer>& layers, Known& known) {
+    for (const Layer& layer : layers) {
+        if (known.dense > 0) return;
+        const LayerEntry* const entry = find_entry(layer.type);
+        const std::ptrdiff_t inputs = entry == nullptr ? 0 : entry->inputs(layer);
+        if (layer.type == "Dense") {
+            known.dense = inputs;
+        } else if (known.other == 0) {
+            known.other = inputs;
+        }
+        known.flattened = known.flattened || layer.type == "Flatten";
+        look(layer.block, known);
+    }
+}
+
+}  // namespace
+
+const std::vector<LayerEntry>& layer_entries() {
+    static const std::vector<LayerEntry> all = all_entries();
+    return all;
+}
+
+const LayerEntry* find_entry(const std::string& type) {
+    for (const LayerEntry& entry : layer_entries()) {
+        if (type == entry.type) return &entry;
+    }
+    return nullptr;
+}
+
+Width inputs_of(const std::vector<Layer>& layers) {
+    Known known;
+    look(layers, known);
+    const std::ptrdiff_t size = known.dense > 0 ? known.dense : known.other;
+    if (size <= 0) throw std::invalid_argument("layers: none of them says how many inputs it has");
+    return {size, known.flattened ? 0 : size};
+}
+
+void set_trainable(Layer& layer, bool trainable) {
+    layer.trainable = trainable;
+    for (Layer& inner : layer.block) set_trainable(inner, trainable);
+}
+
+template <class T>
+Chain<T>::Chain(std::vector<Layer> layers, const Width& input) : layers_(std::move(layers)) {
+    Width width = input;
+    for (std::size_t i = 0; i < layers_.size(); ++i) add(layers_[i], std::to_string(i), width);
+    for (const LayerView<T>& view : views_) {
+        for (const ArrayInfo& array : view.arrays) {
+            if (array.role == Role::parameter) parameters_ += static_cast<std::size_t>(array.size());
+        }
+    }
+    if (parameters_ == 0) throw std::invalid_argument("layers: there are no parameters to train");
+}
+
+// Checks a layer and adds its view. name: "3" or "3.block.0"; width: of its inputs, then of its outputs.
+template <class T>
+void Chain<T>::add(Layer& layer, const std::string& name, Width& width) {
+    const auto refuse = [&](const std::string& what) {
+        throw std::invalid_argument("layers[" + name + "] (" + layer.type + ") " + what);
+    };
+    LayerView<T> view{};
+    view.in = width;
+    view.begin = views_.size();
+    view.name = name + ".";
+    try {
+        if (layer.type == "Activation") resolve_activation(layer);
+        view.entry = find_entry(layer.type);
+        if (view.entry == nullptr) throw std::invalid_argument("is no layer of the C++ API");
+        check_numbers(layer, view.entry->options);
+        width = view.out = view.entry->output(layer, width);
+    } catch (const std::invalid_argument& error) {
+        refuse(error.what());
+    }
+    const bool is_residual = layer.type == "Residual";
+    if (is_residual && layer.block.empty()) refuse("has an empty block");
+    if (is_residual && !layer.trainable) set_trainable(layer, false);
+    for (std::size_t i = 0; i < layer.block.size(); ++i) {
+        add(layer.block[i], name + ".block." + std::to_string(i), width);
+    }
+    if (width.size != view.out.size) {
+        refuse("has a block that makes " + std::to_string(width.size) + " values of " +
+               std::to_string(view.in.size) + ", expected as many");
+    }
+    if (!is_residual && view.entry->make_float == nullptr) return;
+    view.layer = &layer;
+    for (ArrayInfo& info : view.entry->arrays(layer)) {
+        view.arrays.push_back({std::move(info), nullptr, nullptr, nullptr});
+    }
+    views_.push_back(std::move(view));
+}
+
+template <class T>
+void Chain<T>::bind(T* parameters, T* gradients) {
+    for (LayerView<T>& view : views_) {
+        for (LayerArray<T>& array : view.arrays) {
+            if (array.role != Role::parameter) continue;
+            array.value = std::exchange(parameters, parameters + array.size());
+            array.gradient = std::exchange(gradients, gradients + array.size());
+        }
+    }
+}
+
+template class Chain<float>;
+template class Chain<double>;
+
+}  // namespace pyoptim::core

@@ -1,0 +1,81 @@
+#include <algorithm>
+
+#include "engine/layer.hpp"
+#include "layers/activation_names.hpp"
+
+namespace pyoptim::core {
+
+namespace {
+
+constexpr std::ptrdiff_t kMost = 1 << 30;  // inputs or outputs of a layer
+
+template <class T>
+class DenseLayer final : public CompiledLayer<T> {
+  public:
+    DenseLayer(const LayerView<T>& of, std::size_t capacity)
+        : in_(of.in.size),
+          out_(of.out.size),
+          activation_(activation_named(of.layer->activation)),
+          trainable_(of.layer->trainable),
+          weight_(of.array("weight")),
+          bias_(of.array("bias")),
+          dz_(std::min(capacity, kFused) * static_cast<std::size_t>(out_)) {}
+
+    void forward(const Forward<T>& to) override {
+        dense_forward<T>(shape(to.n), to.x, weight_.value, bias_.value, activation_, to.y);
+    }
+
+    void backward(const Backward<T>& of) override {
+        const bool fused = of.fused_weight != nullptr;
+        T* const dz = fused ? dz_.data() : nullptr;
+        dense_backward<T>(shape(of.n), {of.dy, of.x, weight_.value, of.y, activation_},
+                          {of.dx, fused || !trainable_ ? nullptr : weight_.gradient,
+                           trainable_ ? bias_.gradient : nullptr, dz});
+        if (fused) of.updates->push_back({shape(of.n), dz, of.x, *of.fused_weight});
+    }
+
+    std::pair<T*, std::size_t> fusible_gradient() const override {
+        return {weight_.gradient, static_cast<std::size_t>(in_ * out_)};
+    }
+
+  private:
+    DenseShape shape(std::size_t n) const { return {static_cast<std::ptrdiff_t>(n), in_, out_}; }
+
+    std::ptrdiff_t in_, out_;
+    Activation activation_;
+    bool trainable_;
+    LayerArray<T> weight_, bias_;
+    std::vector<T> dz_;  // the gradient before the activation, which a fused update takes
+};
+
+Width output(Layer& layer, const Width& in) {
+    if (layer.in != in.size || layer.out <= 0 || layer.in > kMost || layer.out > kMost) {
+        throw std::invalid_argument("has " + std::to_string(layer.in) + " inputs and " +
+                                    std::to_string(layer.out) + " outputs, expected " +
+                                    std::to_string(in.size) +
+                                    " inputs and at least one output, of each at most 2^30");
+    }
+    activation_named(layer.activation);
+    return {layer.out, layer.out};
+}
+
+std::vector<ArrayInfo> arrays(const Layer& layer) {
+    std::vector<ArrayInfo> all = {{"weight", {layer.out, layer.in}, Role::parameter, Initial::weight}};
+    if (layer.bias) all.push_back({"bias", {layer.out}});
+    return all;
+}
+
+}  // namespace
+
+std::vector<LayerEntry> dense_entries() {
+    LayerEntry dense = entry_of<DenseLayer>("Dense", {{"in_features", &Layer::in},
+                                                      {"out_features", &Layer::out},
+                                                      {"bias", &Layer::bias},
+                                                      {"activation", &Layer::activation}});
+    dense.output = output;
+    dense.arrays = arrays;
+    dense.inputs = [](const Layer& layer) { return layer.in; };
+    return {dense};
+}
+
+}  // namespace pyoptim::core

@@ -1,0 +1,170 @@
+// What a kind of layer says about itself: one LayerEntry for each kind, and one class that computes it.
+// The engine, the C++ API, the files and the Python binding know layers by their entries alone.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/options.hpp"
+#include "layers/dense.hpp"
+#include "optim/stepper.hpp"
+#include "pyoptim/network.hpp"
+
+namespace pyoptim::core {
+
+// A counter is one int64; parameters and buffers hold the type of the network.
+enum class Role { parameter, buffer, counter };
+// `weight` is drawn as Layer::init says, `seed` is a random number of 63 bits.
+enum class Initial { zeros, ones, weight, seed };
+
+// A parameter, buffer or counter of a layer, with its name in files.
+struct ArrayInfo {
+    const char* name;
+    std::vector<std::ptrdiff_t> shape;
+    Role role = Role::parameter;
+    Initial initial = Initial::zeros;
+
+    std::ptrdiff_t size() const {
+        std::ptrdiff_t product = 1;
+        for (const std::ptrdiff_t n : shape) product *= n;
+        return product;
+    }
+};
+
+// An array with its memory, which the owner of the network provides before an engine is made.
+template <class T>
+struct LayerArray : ArrayInfo {
+    T *value = nullptr, *gradient = nullptr;  // only a parameter has a gradient
+    std::int64_t* count = nullptr;            // of a counter, instead of a value
+};
+
+// The shape of an example between two layers, as far as layers need it.
+struct Width {
+    std::ptrdiff_t size;  // the number of elements
+    std::ptrdiff_t last;  // the length of the last dimension, or 0 if it is not known
+};
+
+struct LayerEntry;
+
+// A layer in its place in a network. Entry and layer outlive the view.
+template <class T>
+struct LayerView {
+    const LayerEntry* entry;
+    const Layer* layer;
+    std::string name;  // what the names of its arrays begin with in files, e.g. "3.block.0."
+    Width in, out;
+    std::size_t begin = 0;  // of a Residual: the index of the first layer of its block
+    std::vector<LayerArray<T>> arrays;
+
+    // The array of this name; one without memory where the layer has none.
+    LayerArray<T> array(const char* wanted) const {
+        for (const LayerArray<T>& one : arrays) {
+            if (std::strcmp(one.name, wanted) == 0) return one;
+        }
+        return {};
+    }
+    bool learns() const {
+        bool any = false;
+        for (const ArrayInfo& one : arrays) any = any || one.role == Role::parameter;
+        return any && layer->trainable;
+    }
+};
+
+// Batches up to this have gradient and step of dense weights at once: from ten examples on, the products
+// are faster as a whole by as much as that saves.
+constexpr std::size_t kFused = 4;
+
+// A forward pass over n examples: y is written, and x stays as it is until the backward pass is done.
+template <class T>
+struct Forward {
+    std::size_t n;
+    const T* x;
+    T* y;
+    bool training;
+};
+
+// The backward pass of the last forward pass, which was one of training.
+template <class T>
+struct Backward {
+    std::size_t n;
+    const T *x, *y;  // as the forward pass had and left them
+    T* dy;
+    T* dx;  // null if nothing reads the gradient of x
+    // The weight that is updated with its gradient at once, which is then not written: what the update
+    // takes is added to `updates`. Null if all gradients are to be written.
+    const typename Stepper<T>::Array* fused_weight;
+    std::vector<DenseUpdate<T>>* updates;
+};
+
+// Computes one layer of a network. An object keeps what its backward pass needs besides x and y.
+template <class T>
+class CompiledLayer {
+  public:
+    virtual ~CompiledLayer() = default;
+    virtual void forward(const Forward<T>&) = 0;
+    // Writes the gradients of the parameters, unless the layer is frozen, and that of x.
+    virtual void backward(const Backward<T>&) = 0;
+    // Whether backward() leaves the gradient of x in dy; other layers write it to dx.
+    virtual bool works_in_place() const { return false; }
+    // The gradient of a weight that `fused_weight` may stand for, and its elements; null: there is none.
+    virtual std::pair<T*, std::size_t> fusible_gradient() const { return {nullptr, 0}; }
+};
+
+struct LayerEntry {
+    const char* type;  // the Python class
+    std::vector<Option<Layer>> options;
+    // The output for an input, where the layer can take it: else throws std::invalid_argument, with a message
+    // that goes on after the layer's name. Fills in what follows from the options.
+    Width (*output)(Layer&, const Width& in) = [](Layer&, const Width& in) { return in; };
+    // Reads nothing but the options.
+    std::vector<ArrayInfo> (*arrays)(const Layer&) = [](const Layer&) { return std::vector<ArrayInfo>(); };
+    // How many inputs the layer itself says it has; 0: it takes any number.
+    std::ptrdiff_t (*inputs)(const Layer&) = [](const Layer&) { return std::ptrdiff_t{0}; };
+    // How many values an example of `in` elements adds to each statistic that is taken over the batch;
+    // 0: none is.
+    std::ptrdiff_t (*statistics)(const Layer&, std::ptrdiff_t in, bool training) =
+        [](const Layer&, std::ptrdiff_t, bool) { return std::ptrdiff_t{0}; };
+    // Null: the layer computes nothing (Flatten), or the engine itself does (Residual).
+    std::unique_ptr<CompiledLayer<float>> (*make_float)(const LayerView<float>&, std::size_t) = nullptr;
+    std::unique_ptr<CompiledLayer<double>> (*make_double)(const LayerView<double>&, std::size_t) = nullptr;
+};
+
+// An entry whose layers a class template computes: Compiled<T>(view, the most examples of a batch).
+template <template <class> class Compiled>
+LayerEntry entry_of(const char* type, std::vector<Option<Layer>> options = {}) {
+    LayerEntry entry{type, std::move(options)};
+    entry.make_float = [](const LayerView<float>& view, std::size_t capacity) {
+        return std::unique_ptr<CompiledLayer<float>>(new Compiled<float>(view, capacity));
+    };
+    entry.make_double = [](const LayerView<double>& view, std::size_t capacity) {
+        return std::unique_ptr<CompiledLayer<double>>(new Compiled<double>(view, capacity));
+    };
+    return entry;
+}
+
+std::unique_ptr<CompiledLayer<float>> inline make(const LayerView<float>& view, std::size_t capacity) {
+    return view.entry->make_float(view, capacity);
+}
+std::unique_ptr<CompiledLayer<double>> inline make(const LayerView<double>& view, std::size_t capacity) {
+    return view.entry->make_double(view, capacity);
+}
+
+std::vector<LayerEntry> dense_entries();
+std::vector<LayerEntry> norm_entries();
+std::vector<LayerEntry> activation_entries();
+std::vector<LayerEntry> other_entries();
+
+// Every kind of layer.
+const std::vector<LayerEntry>& layer_entries();
+// The entry of a kind, or null.
+const LayerEntry* find_entry(const std::string& type);
+// Gives a layer of the type "Activation" the type of the activation that it names. Throws
+// std::invalid_argument.
+void resolve_activation(Layer&);
+
+}  // namespace pyoptim::core

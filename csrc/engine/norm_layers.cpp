@@ -1,0 +1,173 @@
+#include "engine/layer.hpp"
+#include "layers/layer_norm.hpp"
+#include "layers/norm.hpp"
+
+namespace pyoptim::core {
+
+namespace {
+
+// Gamma, beta and their gradients, or memory for gradients that nobody reads.
+template <class T>
+struct Affine {
+    Affine(const LayerView<T>& of, std::ptrdiff_t features)
+        : weight(of.array("weight").value),
+          bias(of.array("bias").value),
+          dweight(of.array("weight").gradient),
+          dbias(of.array("bias").gradient) {
+        if (of.learns()) return;
+        unread.resize(2 * static_cast<std::size_t>(features));
+        dweight = unread.data();
+        dbias = dweight + features;
+    }
+    const T *weight, *bias;
+    T *dweight, *dbias;
+    std::vector<T> unread;
+};
+
+template <class T>
+class BatchNormLayer final : public CompiledLayer<T> {
+  public:
+    BatchNormLayer(const LayerView<T>& of, std::size_t)
+        : channels_(of.layer->in),
+          space_(of.in.size / channels_),
+          momentum_(of.layer->momentum),
+          options_{0, of.layer->eps, false, of.layer->unbiased, !of.layer->activation.empty()},
+          trainable_(of.layer->trainable),
+          affine_(of, channels_),
+          running_{of.array("running_mean").value, of.array("running_var").value},
+          tracked_(of.array("num_batches_tracked").count),
+          mean_(static_cast<std::size_t>(channels_)),
+          inv_std_(static_cast<std::size_t>(channels_)) {}
+
+    void forward(const Forward<T>& to) override {
+        options_.training = to.training && trainable_;
+        options_.momentum = momentum_;
+        if (options_.training && tracked_ != nullptr) {
+            if (momentum_ < 0) options_.momentum = 1.0 / static_cast<double>(*tracked_ + 1);
+            ++*tracked_;
+        }
+        of_this_batch_ = options_.training || tracked_ == nullptr;
+        norm_forward<T>(shape(to.n), to.x, {affine_.weight, affine_.bias}, running_, options_, to.y,
+                        mean_.data(), inv_std_.data());
+    }
+
+    void backward(const Backward<T>& of) override {
+        norm_backward<T>(shape(of.n), of.dy, of.x, {affine_.weight, affine_.bias},
+                         {mean_.data(), inv_std_.data(), of_this_batch_, options_.relu}, of.dx,
+                         affine_.dweight, affine_.dbias);
+    }
+
+  private:
+    NormShape shape(std::size_t n) const { return {static_cast<std::ptrdiff_t>(n), channels_, space_}; }
+
+    std::ptrdiff_t channels_, space_;
+    double momentum_;  // negative: the cumulative mean
+    NormOptions options_;
+    bool trainable_;
+    Affine<T> affine_;
+    NormRunning<T> running_;
+    std::int64_t* tracked_;
+    std::vector<T> mean_, inv_std_;  // of the last forward pass
+    bool of_this_batch_ = false;     // whether these are statistics of its batch, not running ones
+};
+
+Width batch_norm_output(Layer& layer, const Width& in) {
+    if (layer.in <= 0 || in.size % layer.in != 0) {
+        throw std::invalid_argument("cannot normalise " + std::to_string(in.size) + " values");
+    }
+    if (!layer.activation.empty() && layer.activation != "relu") {
+        throw std::invalid_argument("has the activation '" + layer.activation + "', expected relu or none");
+    }
+    layer.out = layer.in;
+    return in;
+}
+
+std::vector<ArrayInfo> batch_norm_arrays(const Layer& layer) {
+    std::vector<ArrayInfo> all;
+    if (layer.affine) {
+        all.push_back({"weight", {layer.in}, Role::parameter, Initial::ones});
+        all.push_back({"bias", {layer.in}});
+    }
+    if (layer.track_running_stats) {
+        all.push_back({"running_mean", {layer.in}, Role::buffer});
+        all.push_back({"running_var", {layer.in}, Role::buffer, Initial::ones});
+        all.push_back({"num_batches_tracked", {}, Role::counter});
+    }
+    return all;
+}
+
+template <class T>
+class LayerNormLayer final : public CompiledLayer<T> {
+  public:
+    LayerNormLayer(const LayerView<T>& of, std::size_t capacity)
+        : features_(of.layer->in),
+          rows_(of.in.size / features_),
+          eps_(of.layer->eps),
+          affine_(of, features_),
+          mean_(capacity * static_cast<std::size_t>(rows_)),
+          inv_std_(mean_.size()) {}
+
+    void forward(const Forward<T>& to) override {
+        layer_norm_forward<T>(shape(to.n), to.x, affine_.weight, affine_.bias, eps_, to.y, mean_.data(),
+                              inv_std_.data());
+    }
+
+    void backward(const Backward<T>& of) override {
+        layer_norm_backward<T>(shape(of.n), {of.dy, of.x, mean_.data(), inv_std_.data()}, affine_.weight,
+                               of.dx, affine_.dweight, affine_.dbias);
+    }
+
+  private:
+    LayerNormShape shape(std::size_t n) const { return {static_cast<std::ptrdiff_t>(n) * rows_, features_}; }
+
+    std::ptrdiff_t features_, rows_;  // rows of an example
+    double eps_;
+    Affine<T> affine_;
+    std::vector<T> mean_, inv_std_;  // of the rows of the last forward pass
+};
+
+std::ptrdiff_t values_of(const Layer& layer) {
+    return layer.features.empty() ? 0 : ArrayInfo{"", layer.features}.size();
+}
+
+Width layer_norm_output(Layer& layer, const Width& in) {
+    layer.in = layer.out = values_of(layer);
+    if (layer.in <= 0 || in.size % layer.in != 0) {
+        throw std::invalid_argument("cannot normalise " + std::to_string(in.size) + " values");
+    }
+    return in;
+}
+
+std::vector<ArrayInfo> layer_norm_arrays(const Layer& layer) {
+    if (!layer.affine) return {};
+    return {{"weight", layer.features, Role::parameter, Initial::ones}, {"bias", layer.features}};
+}
+
+}  // namespace
+
+std::vector<LayerEntry> norm_entries() {
+    const Option<Layer> eps = {"eps", &Layer::eps, kNotNegative}, affine = {"affine", &Layer::affine};
+    LayerEntry batch_norm = entry_of<BatchNormLayer>(
+        "BatchNorm", {{"features", &Layer::in},
+                      eps,
+                      {"momentum", &Layer::momentum, kShare, true},
+                      affine,
+                      {"track_running_stats", &Layer::track_running_stats},
+                      {"running_var", &Layer::unbiased, kFinite, false, "unbiased", "biased"},
+                      {"activation", &Layer::activation}});
+    batch_norm.output = batch_norm_output;
+    batch_norm.arrays = batch_norm_arrays;
+    batch_norm.inputs = [](const Layer& layer) { return layer.in; };
+    batch_norm.statistics = [](const Layer& layer, std::ptrdiff_t in, bool training) {
+        const bool takes = (training && layer.trainable) || !layer.track_running_stats;
+        return takes ? in / layer.in : 0;
+    };
+    LayerEntry layer_norm =
+        entry_of<LayerNormLayer>("LayerNorm", {{"features", &Layer::features}, eps, affine});
+    layer_norm.output = layer_norm_output;
+    layer_norm.arrays = layer_norm_arrays;
+    layer_norm.inputs = values_of;
+    return {batch_norm, layer_norm};
+}
+
+}  // namespace pyoptim::core

@@ -1,0 +1,106 @@
+"""Optimizers of the C++ API have Python's hyperparameters: names, defaults, ranges, and what they compute."""
+
+import math
+
+import numpy as np
+import pytest
+from oracles import optimizers as oracles
+
+import pyoptim as po
+from pyoptim.optim import elementwise
+
+native = pytest.importorskip("pyoptim.runtime._native")
+CASES = [case for case in oracles.CASES if case[0] in elementwise.__all__ and not callable(case[1].get("lr"))]
+TINY = math.ulp(0.0)
+LARGEST = float(np.finfo(float).max)
+EDGES = [
+    -math.inf, -1.0, -TINY, 0.0, TINY, 0.5, 1 - 2**-53, 1.0, 1 + 2**-52, 50.0, LARGEST, math.inf, math.nan,
+]  # fmt: skip
+NUMBERS = [
+    (name, option)
+    for name in elementwise.__all__
+    for option, default in getattr(po, name)([]).param_groups[0].items()
+    if option != "params" and not isinstance(default, bool | str)
+]
+OLD_NAMES = [
+    ("Adam", {"beta1": 0.8, "beta2": 0.99}, {"betas": (0.8, 0.99)}),
+    ("Rprop", {"eta_minus": 0.4, "eta_plus": 1.3}, {"etas": (0.4, 1.3)}),
+    ("Rprop", {"smallest": 1e-3, "largest": 2.0}, {"step_sizes": (1e-3, 2.0)}),
+    ("SGD", {"momentum": 0.9, "classical": True}, {"momentum": 0.9, "velocity": "classical"}),
+    (
+        "Adam",
+        {"amsgrad": True, "amsgrad_corrected": True},
+        {"amsgrad": True, "amsgrad_max": "corrected"},
+    ),
+]
+
+
+def refusal_in_python(name, option, value):
+    """What a hyperparameter may be instead of this, or None if it may be this."""
+    try:
+        getattr(po, name)([], **{option: value})
+    except ValueError as error:
+        return str(error).partition(", expected ")[2]
+    return None
+
+
+def refusal_in_cpp(name, option, value):
+    try:
+        native.coefficients(name.lower(), {option: value}, 0)
+    except ValueError as error:
+        return str(error).partition(", expected ")[2]
+    return None
+
+
+def test_names_and_defaults():
+    options = native.optimizer_options()
+    assert set(options) == set(elementwise.__all__)
+    for name, own in options.items():
+        expected = {k: v for k, v in getattr(po, name)([]).param_groups[0].items() if k != "params"}
+        assert own.pop("max_grad_norm") == 0  # Python's None, an argument of the optimizer
+        assert {k: tuple(v) if isinstance(v, list) else v for k, v in own.items()} == expected, name
+        assert all(type(own[k]) is type(v) for k, v in expected.items() if not isinstance(v, tuple)), name
+
+
+@pytest.mark.parametrize(("name", "option"), NUMBERS)
+def test_ranges(name, option):
+    pair = isinstance(getattr(po, name).defaults.get(option), tuple)
+    for value in [(a, b) for a in EDGES for b in EDGES] if pair else EDGES:
+        python, cpp = refusal_in_python(name, option, value), refusal_in_cpp(name, option, value)
+        if option == "momentum_decay" and -math.inf < value < 0:  # None in C++
+            assert python is not None
+            assert cpp is None
+            continue
+        assert (python is None) == (cpp is None), value
+        if python is not None and option != "momentum_decay":
+            assert cpp in python
+
+
+def test_choices():
+    for name, options in native.optimizer_options().items():
+        for option, default in options.items():
+            if isinstance(default, str):
+                assert refusal_in_cpp(name, option, "x") == refusal_in_python(name, option, "x")
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=map(oracles.case_id, CASES))
+def test_coefficients_are_python_s(name, options):
+    optimizer = getattr(po, name)(np.ones(1), **options)
+    rule, rows = native.coefficients(name.lower(), options, 300)
+    assert rule == optimizer._rules[0].name
+    scalars = optimizer._scalars
+    for row in rows:
+        scalars, (expected,) = optimizer._next_rows(scalars)
+        assert tuple(row) == expected
+
+
+@pytest.mark.parametrize(("name", "old", "new"), OLD_NAMES)
+def test_older_names_in_cpp_still_work(name, old, new):
+    assert native.coefficients(name.lower(), old, 5) == native.coefficients(name.lower(), new, 5)
+    assert native.coefficients(name.lower(), old, 5) != native.coefficients(name.lower(), {}, 5)
+
+
+def test_unknown_names_are_refused():
+    for option, value in (("speed", 1.0), ("betas", 0.9), ("velocity", 1.0), ("momentum", "classical")):
+        with pytest.raises(ValueError, match=f"no hyperparameter named '{option}'"):
+            native.coefficients("sgd", {option: value}, 1)

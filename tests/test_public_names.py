@@ -1,0 +1,47 @@
+"""`dir` of a public module shows the names that it is for, and no others."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+import pyoptim as po
+from pyoptim.optim.optimizer import SHARED
+
+# A file directly in the package is a public name; these folders are too.
+PUBLIC = sorted(
+    {path.stem for path in Path(po.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
+    | {"datasets", "nn", "ops"}
+)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names(name):
+    if name == "torch":
+        pytest.importorskip("torch")
+    module = importlib.import_module(f"pyoptim.{name}")
+    assert dir(module) == sorted(set(module.__all__))
+    for public in module.__all__:
+        assert not public.startswith("_")
+        assert getattr(module, public) is not None
+
+
+def test_names_of_the_package():
+    assert len(po.__all__) == len(set(po.__all__))
+    assert dir(po) == sorted([*po.__all__, "torch"])  # not in __all__, since it needs PyTorch
+    assert "TYPE_CHECKING" not in dir(po)
+    assert {"schedules", "torch", "Adam", "Trainer"} <= set(dir(po))
+
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def test_every_optimizer_has_a_row_in_the_readme():
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", README.read_text("utf-8"), re.MULTILINE)
+    listed = {name: options for name, _, options in rows if hasattr(po, name)}
+    classes = [c for name in po.__all__ if isinstance(c := getattr(po, name), type)]
+    assert set(listed) == {c.__name__ for c in classes if issubclass(c, po.Optimizer)} - {"Optimizer"}
+    for name, options in listed.items():
+        own = [o for o in getattr(po, name).defaults if o not in {"lr", *SHARED}]
+        assert options == "as `Adam`" or set(own) == set(options.strip("`").split(", ")), name
