@@ -200,18 +200,19 @@ class Trainer:
         options = Options(
             epochs=epochs, batch_size=batch_size, shuffle=bool(shuffle), callbacks=callbacks,
             transform=transform, weight_noise=weight_noise, verbose=verbose, engine=engine,
-            parallel=parallel,
-            checkpoint=checkpoint, checkpoint_every=checkpoint_every,
+            parallel=parallel, checkpoint=checkpoint, checkpoint_every=checkpoint_every,
         )  # fmt: skip
         data = self._check_data(x, y, sample_weight)
         data, held_back = hold_back(self, data, validation_data, validation_split)
         run = prepare(self, data, held_back, options)
-        self._why_not(run)  # raises
-        return self._run(run.placed(self.model._place))
+        history = History()
+        history.reason = self._why_not(run)  # what cannot be is said before anything happens
+        self._run(run.placed(self.model._place), history)
+        return history
 
-    def _run(self, run: Run) -> History:
-        history, options, resume = History(), run.options, run.resume
-        history.reason = self._why_not(run)
+    def _run(self, run: Run, history: History) -> None:
+        """Go through the epochs, and fill the history."""
+        options, resume = run.options, run.resume
         epoch = self._begin(run, history)
         examples = len(run.data.x)
         progress = Progress(options.epochs, examples, enabled=options.verbose)
@@ -233,7 +234,6 @@ class Trainer:
             self.model.eval()
             if self._engine is not None:
                 self._engine.forget_data()
-        return history
 
     def _begin(self, run: Run, history: History) -> Epoch:
         """Where the training stands: at its beginning, or where a checkpoint was saved."""

@@ -840,7 +840,7 @@ def share_right(targets, outputs):
 
 
 def test_evaluation_of_several_batches(emulated, rng, monkeypatch):
-    monkeypatch.setattr(po.train.trainer, "_EVALUATION_BATCH", 7)
+    monkeypatch.setattr(po.train.evaluation, "_BATCH", 7)
     x, y = pixels(rng), labels(rng)
     metrics = [share_right]
     here, there = (trainer(every_layer(), where, metrics=metrics) for where in ("cpu", "cuda"))

@@ -149,12 +149,12 @@ def test_training_is_reproducible_for_every_number_of_threads(engine):
         assert all(np.array_equal(value, results[0][1][name]) for name, value in state.items())
 
 
-def test_an_epoch_visits_every_example_once(monkeypatch):
-    from pyoptim.train import trainer
+def test_an_epoch_visits_every_example_once():
+    from pyoptim.train.data import Data
 
-    x, y = np.arange(10.0)[:, None], np.arange(10)
+    data = Data(np.arange(10.0)[:, None], np.arange(10))
     rng = np.random.default_rng(0)
-    epochs = [list(trainer._batches(x, y, 3, x.dtype, rng.permutation(10))) for _ in range(2)]
+    epochs = [list(data.batches(3, data.x.dtype, rng.permutation(10))) for _ in range(2)]
     assert [len(b) for b, _, _ in epochs[0]] == [3, 3, 3, 1]
     orders = [np.concatenate([t for _, t, _ in epoch]) for epoch in epochs]
     assert all(sorted(order) == list(range(10)) for order in orders)
