@@ -1,4 +1,4 @@
-"""Every test that takes `engine` runs on each backend and instruction set.
+"""Every test that takes `backend` runs on each backend and instruction set.
 
 PYOPTIM_TEST_BACKENDS lists the backends that must run here (default: all), so that a suite that was
 meant to test the compiled kernels cannot pass without them.
@@ -13,19 +13,19 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:  # They share the cores; tests of threads set their number.
     os.environ.setdefault("PYOPTIM_NUM_THREADS", "1")
 
-import children
-import emulated
-import engines
 import filelock
 import numpy as np
 import pytest
+from support import backends, children, emulator
+from support.device import use_cuda
 
 import pyoptim as po
+from pyoptim.runtime import dispatch
 
 
 def pytest_configure():
     wanted = os.environ.get("PYOPTIM_TEST_BACKENDS", "native,numba,numpy").split(",")
-    reasons = [reason for name in filter(None, wanted) if (reason := engines.why_not(name))]
+    reasons = [reason for name in filter(None, wanted) if (reason := backends.why_not(name))]
     if reasons:
         raise pytest.UsageError(
             f"PYOPTIM_TEST_BACKENDS is {','.join(wanted)}, but: {'; '.join(reasons)}.\n"
@@ -39,24 +39,24 @@ def pytest_report_header():
         torch = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         torch = "not installed, its comparisons are skipped"
-    dead = [engine for engine in engines.ENGINES if engine not in engines.LIVE]
+    dead = [name for name in backends.BACKENDS if name not in backends.LIVE]
     return [
         f"pyoptim: {po.__version__} from {os.path.dirname(po.__file__)}, {po.get_num_threads()} threads",
-        f"engines: {', '.join(engines.LIVE)}" + (f"; SKIPPED: {', '.join(dead)}" if dead else ""),
+        f"backends: {', '.join(backends.LIVE)}" + (f"; SKIPPED: {', '.join(dead)}" if dead else ""),
         f"torch: {torch}",
     ]
 
 
 def pytest_collection_finish():
-    """The tests themselves are a million objects, through which no garbage collection need go again."""
+    """The tests that were collected are a million objects; garbage collections need not go through them."""
     gc.freeze()
 
 
-@pytest.fixture(params=engines.ENGINES)
-def engine(request):
-    if reason := engines.why_not(request.param):
+@pytest.fixture(params=backends.BACKENDS)
+def backend(request):
+    if reason := backends.why_not(request.param):
         pytest.skip(reason)
-    with engines.use_engine(request.param):
+    with backends.running_on(request.param):
         yield request.param
 
 
@@ -87,13 +87,28 @@ def build_once(tmp_path_factory):
 @pytest.fixture(scope="session")
 def cuda(build_once):
     """The CUDA module with an emulator in place of a GPU."""
-    if reason := emulated.why_not():
+    if reason := emulator.why_not():
         pytest.skip(reason)
-    (file,) = build_once("emulated", emulated.build).glob("_cuda*.so")
+    (file,) = build_once("emulated", emulator.build).glob("_cuda*.so")
     spec = importlib.util.spec_from_file_location("_cuda", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    """The package has not looked for a GPU yet, and forgets what it finds when the test is over."""
+    for name in dispatch.DEVICE_MODULES:
+        monkeypatch.delitem(dispatch._cache, name, raising=False)
+    monkeypatch.setattr(dispatch, "_device_default", None)
+    monkeypatch.setattr(dispatch, "_cache", dict(dispatch._cache))
+
+
+@pytest.fixture
+def emulated(cuda, no_gpu, monkeypatch):
+    """A machine with an emulated GPU."""
+    use_cuda(monkeypatch, cuda)
 
 
 @pytest.fixture(scope="session", autouse=True)

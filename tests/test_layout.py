@@ -1,4 +1,7 @@
-"""The house: which floor may see which. `lint-imports` holds the same for what Python imports."""
+"""The layout of the project: which C++ folder may include which, and that documents and files agree.
+
+`lint-imports` holds for Python what the first tests hold for C++.
+"""
 
 import re
 import subprocess
@@ -36,7 +39,7 @@ def included(file):
         elif (CSRC / name).is_file():
             yield Path(name)
         elif (file.parent / name).is_file():
-            yield (file.parent / name).relative_to(CSRC)
+            yield (file.parent / name).resolve().relative_to(CSRC)
 
 
 SOURCES = sorted(p for p in CSRC.rglob("*") if p.suffix in (".h", ".hpp", ".cpp", ".cu", ".cuh"))
@@ -78,13 +81,53 @@ def test_every_source_is_listed_in_a_cmake_file():
     assert not missing
 
 
-def test_the_top_level_is_what_it_should_be():
+@pytest.fixture(scope="module")
+def committed():
+    """The paths of the project's files, relative to the checkout."""
     if not (SOURCE / ".git").exists():
         pytest.skip("needs a git checkout, which tells the project's files from what was made beside them")
     done = subprocess.run(["git", "ls-files"], cwd=SOURCE, capture_output=True, text=True, check=True)
-    top = {name.split("/")[0] for name in done.stdout.splitlines()}
+    return [name for name in done.stdout.splitlines() if (SOURCE / name).is_file()]
+
+
+def test_the_top_level_is_what_it_should_be(committed):
+    top = {name.split("/")[0] for name in committed}
     fixed = {"pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", "csrc", "pyoptim", "tests"}
     assert {name for name in top if not name.startswith(".")} == fixed
+
+
+def test_contributors_are_told_of_every_folder(committed):
+    guide = (SOURCE / ".github" / "CONTRIBUTING.md").read_text("utf-8")
+    walk = guide.split("## A walk through the tree")[1].split("\n## ")[0]
+    first_columns = [
+        "".join(re.findall(r"^\| (`.*?) \|", half, re.MULTILINE)) for half in walk.split("In C++")
+    ]
+    told = [set(re.findall("`([^`]*?)/`", column)) for column in first_columns]
+    packages = {name.split("/")[1] for name in committed if re.match("pyoptim/.*/", name)}
+    folders = {str(Path(name).parent) for name in committed if name.startswith("csrc/")} - {"csrc"}
+    assert told == [packages, {folder.removeprefix("csrc/") for folder in folders}]
+
+
+def test_hooks_and_ci_use_the_same_versions(committed):
+    ci = (SOURCE / ".ci" / "run").read_text("utf-8")
+    hooks = (SOURCE / ".pre-commit-config.yaml").read_text("utf-8")
+    versions = dict(re.findall(r"/(?:mirrors-)?([\w-]+?)(?:-pre-commit)?\n    rev: v(\S+)", hooks))
+    assert versions.keys() == {"ruff", "clang-format"}
+    for tool, version in versions.items():
+        assert re.findall(rf"\b{tool}==(\S+)", ci) == [version]
+
+
+def test_lines_end_where_their_text_does(committed):
+    files = [SOURCE / name for name in committed if name.startswith(("csrc/", "pyoptim/", "tests/"))]
+    texts = {file: data for file in files if b"\0" not in (data := file.read_bytes())}
+    assert not [file for file, data in texts.items() if re.search(rb"[ \t\r]\n|\n\n\Z|[^\n]\Z", data)]
+
+
+def test_tests_share_by_way_of_support_alone():
+    files = list((SOURCE / "tests").rglob("*.py"))
+    names = "|".join(file.stem for file in files if file.stem.startswith("test_"))
+    sharing = re.compile(rf"^\s*(from|import) ({names})\b", re.MULTILINE)
+    assert not [file for file in files if sharing.search(file.read_text("utf-8"))]
 
 
 def test_oracles_share_no_code_with_the_package():

@@ -47,7 +47,7 @@ def test_states_of_consecutive_parameters_are_consecutive():
         assert [b - begins[0] for b in begins] == [0, 7 * 4, 30 * 4]
 
 
-def test_dense_layers_do_not_depend_on_alignment(engine):
+def test_dense_layers_do_not_depend_on_alignment(backend):
     rng = np.random.default_rng(0)
     shapes = (50, 37), (21, 37), (21,), (50, 21)
     values = [rng.normal(size=s).astype(np.float32) for s in shapes]

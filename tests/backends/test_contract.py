@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from engines import LIVE, _native
 from oracles import optimizers as oracles
+from support.backends import LIVE, _native
+from support.optimizers import OPTIMIZERS
 
 import pyoptim as po
 from pyoptim import backends
@@ -29,19 +30,12 @@ from pyoptim.optim import hyperparameters
 from pyoptim.runtime import dispatch
 
 native = pytest.mark.skipif(_native is None, reason="without the compiled kernels")
-OPTIMIZERS = {
-    name: cls
-    for name in po.__all__
-    if isinstance(cls := getattr(po, name), type)
-    and issubclass(cls, po.Optimizer)
-    and cls is not po.Optimizer
-}
 CONTRACT = {
     name
     for name, value in vars(reference).items()
     if getattr(value, "__module__", "").startswith(reference.__name__) and not name.startswith("_")
 }
-BACKENDS = sorted({engine.partition("-")[0] for engine in LIVE})
+BACKENDS = sorted({backend.partition("-")[0] for backend in LIVE})
 
 
 @native

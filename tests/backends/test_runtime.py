@@ -12,10 +12,10 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import children
 import numpy as np
 import pytest
-from engines import LIVE, _native, use_engine, use_threads, why_not
+from support import children
+from support.backends import LIVE, _native, running_on, use_threads, why_not
 
 import pyoptim as po
 
@@ -160,34 +160,34 @@ def test_import_is_light(run_python):
 # ---- choosing at run time --------------------------------------------------------------------------
 
 
-def backend():
+def current_backend():
     return po.show_config()["backend"]
 
 
 def test_use_backend_nests_and_restores():
-    outer = backend()
+    outer = current_backend()
     names = po.available_backends()
     for name in names:
         with po.use_backend(name):
             for inner in names:
                 with po.use_backend(inner):
-                    assert backend() == inner
-                assert backend() == name
+                    assert current_backend() == inner
+                assert current_backend() == name
             with pytest.raises(ZeroDivisionError), po.use_backend("numpy"):
                 1 / 0  # noqa: B018
             with pytest.raises(ValueError, match=r"'nonesuch'.*native.*numba.*numpy"):
                 po.use_backend("nonesuch").__enter__()
-            assert backend() == name
-    assert backend() == outer
+            assert current_backend() == name
+    assert current_backend() == outer
 
 
 def test_use_backend_is_of_one_thread():
     other = po.available_backends()[-1]
     with ThreadPoolExecutor(1) as pool:
-        default = pool.submit(backend).result()
+        default = pool.submit(current_backend).result()
         with po.use_backend(other):
-            assert pool.submit(backend).result() == default
-            assert backend() == other
+            assert pool.submit(current_backend).result() == default
+            assert current_backend() == other
 
 
 @native
@@ -299,11 +299,11 @@ def test_fork(run_python, name):
     assert statuses == ["0", "0"]
 
 
-def work(engine, seed, size, steps):
+def work(backend, seed, size, steps):
     rng = np.random.default_rng(seed)
     params = [rng.normal(size=size), rng.normal(size=7).astype(np.float32)]
     optimizer = po.Adam(params)
-    with use_engine(engine):
+    with running_on(backend):
         for t in range(steps):
             if t % 3 == 0:
                 with pytest.raises(ValueError, match="expected 2 arrays"):
@@ -312,8 +312,8 @@ def work(engine, seed, size, steps):
     return hashlib.sha256(params[0].tobytes() + params[1].tobytes()).hexdigest()
 
 
-def test_steps_from_several_threads_at_once(engine):
-    jobs = [(engine, seed, size, 6) for seed in range(4) for size in (5, 20_000, 150_000)]
+def test_steps_from_several_threads_at_once(backend):
+    jobs = [(backend, seed, size, 6) for seed in range(4) for size in (5, 20_000, 150_000)]
     with use_threads(2):
         alone = [work(*job) for job in jobs]
         with ThreadPoolExecutor(4) as pool:
@@ -324,7 +324,7 @@ def test_steps_from_several_threads_at_once(engine):
 # ---- memory ----------------------------------------------------------------------------------------
 
 
-def test_parameters_live_as_long_as_their_optimizer(engine):
+def test_parameters_live_as_long_as_their_optimizer(backend):
     p, strided = np.ones(1000), np.ones(2000)[::2]
     optimizer = po.Adam([p, strided])
     grads = [np.ones(1000), np.ones(1000)]
@@ -345,7 +345,7 @@ def test_parameters_live_as_long_as_their_optimizer(engine):
         gc.enable()
 
 
-def test_hundreds_of_steps_leak_nothing(engine):
+def test_hundreds_of_steps_leak_nothing(backend):
     p, g = [np.ones(10, np.float32), np.ones(10)[::2]], [np.ones(10, np.float32), np.ones(5)]
     optimizer = po.Adam(p)
 
@@ -372,7 +372,7 @@ def test_hundreds_of_steps_leak_nothing(engine):
     assert all(abs(b - a) < 100 for a, b in zip(references, after, strict=True))
 
 
-def test_a_deep_copy_is_an_optimizer_of_its_own(engine):
+def test_a_deep_copy_is_an_optimizer_of_its_own(backend):
     """Its parameters are copies too, and those are what it updates."""
     p = np.ones(3)
     optimizer = po.Adam(p, lr=0.1)

@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-import test_device
 
 import pyoptim as po
 from pyoptim import bench
@@ -14,7 +13,6 @@ from pyoptim.arrays.queue import Queue
 from pyoptim.bench import numpy_optimizers, optimizers, report, timing, training
 from pyoptim.bench.case import Case, Options, Row, Target
 
-no_gpu, emulated = test_device.no_gpu, test_device.emulated
 QUICK = ["--quick", "--against", "numpy", "--parts", "optimizers"]
 
 

@@ -1,23 +1,17 @@
-"""16-bit parameters, 16- and 8-bit states: rounding, and the same bits on every engine."""
+"""16-bit parameters, 16- and 8-bit states: rounding, and the same bits on every backend."""
 
 from functools import cache
 
 import numpy as np
 import pytest
-from engines import use_engine, use_threads
-from test_optimizers import assert_same_bits, hard_values, plain_gradients, states
+from support.backends import running_on, use_threads
+from support.optimizers import assert_same_bits, hard_values, plain_gradients, states, type_of
 
 import pyoptim as po
 from pyoptim.formulas import storage
 
 KINDS = ["float32", "float16", "bfloat16"]
 LENGTHS = [0, 1, 17, 255, 256, 257, 1000, 33_000, 16_001]  # together worth three threads
-
-
-def type_of(kind):
-    if kind == "bfloat16":
-        return np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
-    return np.dtype(kind)
 
 
 def same_bits(a, b, hint=""):
@@ -61,7 +55,7 @@ OPTIMIZERS = {
 
 @cache
 def expected_run(name, kind, **options):
-    with use_engine("numpy"):
+    with running_on("numpy"):
         return packed_run(name, kind, **options)
 
 
@@ -69,7 +63,7 @@ def expected_run(name, kind, **options):
 @pytest.mark.parametrize("state_dtype", [None, "bfloat16", "int8"])
 @pytest.mark.parametrize("rounding", ["master", "stochastic", "nearest"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_same_bits_on_every_engine(engine, kind, state_dtype, rounding, name):
+def test_same_bits_on_every_engine(backend, kind, state_dtype, rounding, name):
     if kind == "float32" and (state_dtype is None or rounding != "master"):
         return  # nothing is packed, or there is nothing to round
     if "bfloat16" in (kind, state_dtype):
@@ -87,7 +81,7 @@ def test_same_bits_on_every_engine(engine, kind, state_dtype, rounding, name):
 
 
 @pytest.mark.parametrize("place", [0, 15, 16, 127, 254, 255, 256, 298, 299])
-def test_the_largest_of_a_block_sets_its_scale(engine, place):
+def test_the_largest_of_a_block_sets_its_scale(backend, place):
     g = np.ones(300, np.float32)  # a block of 256, and a rest
     g[place] = -100
 
@@ -96,7 +90,7 @@ def test_the_largest_of_a_block_sets_its_scale(engine, place):
         optimizer.step(g)
         return unpacked(states(optimizer))[0, "momentum_buffer"]
 
-    with use_engine("numpy"):
+    with running_on("numpy"):
         expected = state()
     assert expected[place] == pytest.approx(-100, rel=1e-6)
     same_bits(state(), expected)
@@ -105,7 +99,7 @@ def test_the_largest_of_a_block_sets_its_scale(engine, place):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("state_dtype", [None, "bfloat16", "int8"])
 @pytest.mark.parametrize("rounding", ["master", "stochastic", "nearest"])
-def test_cutting_an_array_changes_no_bit(engine, kind, state_dtype, rounding):
+def test_cutting_an_array_changes_no_bit(backend, kind, state_dtype, rounding):
     """Anywhere; in 8 bits where a scale's 256 elements end, since they begin anew in every array."""
     if kind == "float32" and state_dtype is None:
         return  # see test_splitting_an_array_changes_no_bit
@@ -142,7 +136,7 @@ def test_positions_beyond_32_bits_wrap():
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
-def test_master_is_the_float32_run(engine, kind):
+def test_master_is_the_float32_run(backend, kind):
     """Bit for bit; the parameter is its rounding."""
     dtype = type_of(kind)
     grads = plain_gradients(np.float32)[:20].astype(dtype)
@@ -159,7 +153,7 @@ def test_master_is_the_float32_run(engine, kind):
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
-def test_small_updates_are_kept_on_average_or_lost(engine, kind):
+def test_small_updates_are_kept_on_average_or_lost(backend, kind):
     """Each update is an eighth of the spacing: nearest stands still, stochastic moves as float32 would."""
     dtype = type_of(kind)
     n, steps = 4096, 64
@@ -189,7 +183,7 @@ def test_small_updates_are_kept_on_average_or_lost(engine, kind):
 
 
 @pytest.mark.parametrize(("state_dtype", "share"), [("bfloat16", 0.015), ("int8", 0.2)])
-def test_packed_states_follow_the_float32_run(engine, state_dtype, share):
+def test_packed_states_follow_the_float32_run(backend, state_dtype, share):
     """Within a few spacings, 2^-7 and 2^-3, of the distance; sizes differ a thousandfold in a block."""
     if state_dtype == "bfloat16":
         type_of("bfloat16")
@@ -253,7 +247,7 @@ def test_a_restored_run_goes_on_with_the_same_bits(kind, state_dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_clipping_measures_the_gradients_in_float32(engine, kind):
+def test_clipping_measures_the_gradients_in_float32(backend, kind):
     """As the float32 run with the same gradients does, whether they are contiguous or not."""
     dtype = type_of(kind)
     rng = np.random.default_rng(3)
@@ -278,7 +272,7 @@ def test_clipping_measures_the_gradients_in_float32(engine, kind):
 
 
 @pytest.mark.parametrize("layout", ["strided", "one byte off"])
-def test_layouts(engine, layout):
+def test_layouts(backend, layout):
     g = np.linspace(1, 2, 300).astype(np.float16)
     plain = np.ones(300, np.float16)
     p = np.ones(600, np.float16)[::2] if layout == "strided" else np.zeros(601, np.uint8)[1:].view(np.float16)
@@ -308,7 +302,7 @@ def test_what_does_not_go_together():
         po.Adam(half).step(np.ones((2, 2), np.float32))
 
 
-def test_states_are_decoded_where_python_reads_them(engine):
+def test_states_are_decoded_where_python_reads_them(backend):
     p = np.ones(300, np.float32)
     optimizer = po.SGD(p, lr=0.1, momentum=0.5, velocity="classical", state_dtype="int8")
     optimizer.step(np.ones(300, np.float32))  # v = 0.1
@@ -319,7 +313,7 @@ def test_states_are_decoded_where_python_reads_them(engine):
     np.testing.assert_allclose(averaged.averages()[0], p, rtol=1 / 8)
 
 
-def test_float16_gradients_are_accumulated_in_float32(engine):
+def test_float16_gradients_are_accumulated_in_float32(backend):
     """Neither overflowing below the largest mean nor standing still where a gradient is half a spacing."""
     p = np.zeros(2, np.float16)
     optimizer = po.SGD(p, lr=1e-4, accumulate=2)

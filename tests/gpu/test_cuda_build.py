@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from support import emulator
 
 import pyoptim as po
 from pyoptim.backends.gpu import cublaslt, products
@@ -78,22 +79,8 @@ def names_of_kernels():
     ]
 
 
-def nvrtc():
-    """The library of the nvidia-cuda-nvrtc package, or the toolkit's; None without."""
-    spec = importlib.util.find_spec("nvidia")
-    folders = list(spec.submodule_search_locations) if spec is not None else []
-    for file in [str(file) for folder in folders for file in Path(folder).glob("*/lib/libnvrtc.so.*")] + [
-        "libnvrtc.so.13", "libnvrtc.so.12"
-    ]:  # fmt: skip
-        try:
-            return ctypes.CDLL(file)
-        except OSError:
-            continue
-    return None
-
-
 def test_nvrtc_compiles():
-    library = nvrtc()
+    library = emulator.nvrtc()
     if library is None:
         pytest.skip("needs NVRTC (pip install nvidia-cuda-nvrtc)")
     program = ctypes.c_void_p()

@@ -3,18 +3,16 @@
 With emulated kernels; see test_device_training.py.
 """
 
-import doubles
 import numpy as np
 import pytest
-import test_device
-from doubles import Capsule, OnDevice, There
-from test_device_training import assert_same, every_layer, fit, labels, pixels, small, state, trainer
+from support import doubles
+from support.doubles import Capsule, OnDevice, There
+from support.gpu_training import assert_same, every_layer, fit, labels, pixels, small, state, trainer
 
 import pyoptim as po
 from pyoptim import metrics, nn
 from pyoptim.arrays import gpu
 
-no_gpu, recorder, emulated = test_device.no_gpu, test_device.recorder, test_device.emulated
 INTEGERS = [np.int8, np.uint8, np.int32, np.uint64]
 
 

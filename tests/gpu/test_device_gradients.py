@@ -1,17 +1,12 @@
-"""Norms and clipping of gradients in a GPU's memory, with emulated kernels: see test_device.py."""
+"""Norms and clipping of gradients in a GPU's memory, with emulated kernels: see test_device_steps.py."""
 
-import doubles
 import numpy as np
 import pytest
-import test_device
-from doubles import Capsule, OnDevice, There
+from support import device, doubles
+from support.doubles import Capsule, OnDevice, There
 
 import pyoptim as po
 from pyoptim import gradients
-
-no_gpu, gpu, recorder, emulated = (
-    getattr(test_device, name) for name in ("no_gpu", "gpu", "recorder", "emulated")
-)
 
 
 @pytest.fixture
@@ -20,7 +15,7 @@ def rng():
 
 
 def arrays(rng, dtypes=(np.float32, np.float64)):
-    return test_device.arrays(rng, dtypes, [(5,), (4097,), (), (0, 3), (3, 4), (9000,)])
+    return device.arrays(rng, dtypes, [(5,), (4097,), (), (0, 3), (3, 4), (9000,)])
 
 
 def on_cpu(function, *arguments):

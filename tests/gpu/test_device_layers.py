@@ -1,20 +1,19 @@
 """Layers and losses on arrays in a GPU's memory: the functions of its backends, with emulated kernels.
 
 Against the compiled CPU kernels: elementwise results have their bits. Sums are held against float64, with
-the bounds of test_cuda_kernels.py, where the kernels are tested by themselves.
+the bounds of test_cuda_*.py, where the kernels are tested by themselves.
 """
 
 import ctypes
 import math
 import sys
 
-import emulated
 import numpy as np
 import pytest
-import test_device
 from oracles import layers as layer_oracles
 from oracles import losses as loss_oracles
-from test_cuda_kernels import KINDS, LANE, NORM_SHAPES, SIZES, bound, same, special
+from support import device, doubles, emulator
+from support.launcher import LANE, NORM_SHAPES, SIZES, bound, same, special
 
 import pyoptim as po
 from pyoptim.arrays import gpu
@@ -23,18 +22,18 @@ from pyoptim.backends.gpu import muon, products
 from pyoptim.backends.gpu.cublaslt import Blas
 from pyoptim.formulas.losses import POINTWISE
 from pyoptim.formulas.norms import NormOptions
-from pyoptim.runtime import dispatch
+from pyoptim.runtime import _native, dispatch
 
 native = dispatch.get("native")
-no_gpu = test_device.no_gpu
+KINDS = list(_native.activation_kinds())
 
 
 @pytest.fixture(scope="session")
 def cublaslt(tmp_path_factory):
     """The path of a libcublasLt that works on the host's memory."""
-    if reason := emulated.why_not():
+    if reason := emulator.why_not():
         pytest.skip(reason)
-    return str(emulated.build_cublaslt(tmp_path_factory.mktemp("cublaslt")))
+    return str(emulator.build_cublaslt(tmp_path_factory.mktemp("cublaslt")))
 
 
 class Device:
@@ -67,7 +66,7 @@ PRODUCTS = ["cuda", "cublaslt", "cupy"]
 @pytest.fixture(params=["cuda", "cupy"])
 def dev(request, cuda, no_gpu, monkeypatch):
     """The emulated device by either launcher; or with products by cuBLASLt."""
-    use = test_device.use_cupy if request.param == "cupy" else test_device.use_cuda
+    use = device.use_cupy if request.param == "cupy" else device.use_cuda
     backend = use(monkeypatch, cuda)
     if request.param == "cublaslt":
         monkeypatch.setenv("PYOPTIM_CUBLAS", request.getfixturevalue("cublaslt"))
@@ -345,8 +344,8 @@ def test_layer_norm(dev, dtype, shape, affine, rng):
 
 
 def test_nothing_waits_and_all_is_on_the_queue_s_stream(cuda, no_gpu, monkeypatch, cublaslt, rng):
-    recorder = test_device.doubles.Recorder(cuda)
-    dev = Device(test_device.use_cuda(monkeypatch, recorder))
+    recorder = doubles.Recorder(cuda)
+    dev = Device(device.use_cuda(monkeypatch, recorder))
     monkeypatch.setenv("PYOPTIM_CUBLAS", cublaslt)
     dev.queue.stream = 42
     x, weight = dev.put(rng.normal(size=(9, 4))), dev.put(rng.normal(size=(5, 4)))
@@ -393,30 +392,30 @@ def blas_of(dev):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_muon_by_both_products(cuda, no_gpu, monkeypatch, cublaslt, dtype, rng):
     """Large matrices go through cuBLASLt, small ones together through our own kernel, on one stream."""
-    recorder = test_device.doubles.Recorder(cuda)
-    test_device.use_cuda(monkeypatch, recorder)
+    recorder = doubles.Recorder(cuda)
+    device.use_cuda(monkeypatch, recorder)
     monkeypatch.setenv("PYOPTIM_CUBLAS", cublaslt)
     monkeypatch.setattr(muon, "_TOGETHER", 1000)
     shapes = [(5, 3), (9, 12), (40, 33), (3, 40), (12, 9), (10, 10)]
     here = [rng.normal(size=shape).astype(dtype) for shape in shapes]
     copies = [p.copy() for p in here]
     options = {"lr": 0.1, "eps": 0.5, "max_grad_norm": 1.0, "ns_steps": 3}
-    cpu, own = po.Muon(here, **options), po.Muon(test_device.there(copies), **options)
+    cpu, own = po.Muon(here, **options), po.Muon(device.there(copies), **options)
     for _ in range(2):
         grads = [rng.normal(size=shape).astype(dtype) for shape in shapes]
-        test_device.cpu_step(cpu, grads)
+        device.cpu_step(cpu, grads)
         recorder.log.clear()
-        own.step([test_device.There(g, 70) for g in grads])
+        own.step([device.There(g, 70) for g in grads])
         assert {stream for _, _, stream in recorder.all("launch")} == {70}
         kernels = [kernel.partition("<")[0] for _, kernel, _ in recorder.all("launch")]
         assert kernels.count("muon_product") == 3 * 3
         assert kernels.count("muon_blend") == 2 * 3  # of (40, 33) alone
     assert not recorder.all("synchronize")
-    test_device.assert_orthogonal_alike(copies, here, 2, 0.1)
+    device.assert_orthogonal_alike(copies, here, 2, 0.1)
 
 
 def test_which_library_multiplies(cuda, no_gpu, monkeypatch, cublaslt, tmp_path):
-    dev = Device(test_device.use_cuda(monkeypatch, cuda))
+    dev = Device(device.use_cuda(monkeypatch, cuda))
     assert blas_of(dev) is None  # PYOPTIM_CUBLAS=off
     monkeypatch.setenv("PYOPTIM_CUBLAS", cublaslt)
     assert blas_of(dev) is None  # decided
@@ -470,8 +469,8 @@ def test_our_own_kernel_does_what_cublaslt_cannot(
     cuda, no_gpu, monkeypatch, cublaslt, rng, dtype, batch, outside, activation
 ):
     """The stand-in has no algorithm for 77 columns of its own, and refuses 78 rows when it is called."""
-    recorder = test_device.doubles.Recorder(cuda)
-    dev = Device(test_device.use_cuda(monkeypatch, recorder))
+    recorder = doubles.Recorder(cuda)
+    dev = Device(device.use_cuda(monkeypatch, recorder))
     monkeypatch.setenv("PYOPTIM_CUBLAS", cublaslt)
     x, weight, bias = (rng.normal(size=s).astype(dtype) for s in ((batch, 5), (outside, 5), (outside,)))
     given, results = (dev.put(x), dev.put(weight), dev.put(bias)), []
@@ -488,7 +487,7 @@ def test_our_own_kernel_does_what_cublaslt_cannot(
 
 def test_a_bias_may_lie_anywhere(cuda, no_gpu, monkeypatch, cublaslt, rng):
     """An algorithm is chosen for arrays on 16 bytes, and another for those that are not."""
-    dev = Device(test_device.use_cuda(monkeypatch, cuda))
+    dev = Device(device.use_cuda(monkeypatch, cuda))
     monkeypatch.setenv("PYOPTIM_CUBLAS", cublaslt)
     x, weight = rng.normal(size=(8, 4)).astype("f4"), rng.normal(size=(4, 4)).astype("f4")
     bias = rng.normal(size=4).astype("f4")
@@ -500,7 +499,7 @@ def test_a_bias_may_lie_anywhere(cuda, no_gpu, monkeypatch, cublaslt, rng):
 
 def test_a_bias_may_lie_anywhere_where_others_are_not_on_16_bytes(cuda, no_gpu, monkeypatch, cublaslt, rng):
     """What the first bias lies on says nothing about the next."""
-    dev = Device(test_device.use_cuda(monkeypatch, cuda))
+    dev = Device(device.use_cuda(monkeypatch, cuda))
     monkeypatch.setenv("PYOPTIM_CUBLAS", cublaslt)
     x, weight = rng.normal(size=(8, 6)).astype("f4"), rng.normal(size=(4, 6)).astype("f4")
     bias = rng.normal(size=4).astype("f4")
@@ -511,7 +510,7 @@ def test_a_bias_may_lie_anywhere_where_others_are_not_on_16_bytes(cuda, no_gpu, 
 
 
 def test_products_are_on_the_queue_s_stream(cuda, no_gpu, monkeypatch, cublaslt):
-    dev = Device(test_device.use_cuda(monkeypatch, cuda))
+    dev = Device(device.use_cuda(monkeypatch, cuda))
     monkeypatch.setenv("PYOPTIM_CUBLAS", cublaslt)
     dev.queue.stream = 42
     x, last = dev.put(np.eye(3)), ctypes.c_uint64.in_dll(ctypes.CDLL(cublaslt), "last_stream")

@@ -1,18 +1,17 @@
 """`ops` on arrays in a GPU's memory: whose they are, on which stream, and what comes back.
 
-What is computed is tested in test_device_layers.py and test_cuda_kernels.py. Arrays are stand-ins
-(tests/cuda/doubles.py) and kernels emulated, but for the tests marked gpu.
+What is computed is tested in test_device_layers.py and test_cuda_*.py. Arrays are stand-ins
+(tests/support/doubles.py) and kernels emulated, but for the tests marked gpu.
 """
 
 import inspect
 import sys
 from collections import namedtuple
 
-import doubles
 import numpy as np
 import pytest
-import test_device
-from doubles import Capsule, OnDevice, There
+from support import device, doubles
+from support.doubles import Capsule, OnDevice, There
 
 import pyoptim as po
 from pyoptim import backends, ops
@@ -20,7 +19,6 @@ from pyoptim.arrays.gpu import DeviceArray, empty
 from pyoptim.runtime import dispatch
 
 pytest.importorskip("pyoptim.runtime._native", reason="what is compared with")
-no_gpu, gpu = test_device.no_gpu, test_device.gpu
 
 
 @pytest.fixture
@@ -31,7 +29,7 @@ def rng():
 @pytest.fixture
 def recorder(cuda, no_gpu, monkeypatch):
     made = doubles.Recorder(cuda)
-    monkeypatch.setattr(dispatch, "_device_default", test_device.use_cuda(monkeypatch, made))
+    monkeypatch.setattr(dispatch, "_device_default", device.use_cuda(monkeypatch, made))
     return made
 
 
@@ -42,9 +40,9 @@ Kind = namedtuple("Kind", "make, read, type")  # of a NumPy array; the NumPy arr
 def kind(request, cuda, no_gpu, monkeypatch):
     """Kinds of arrays, and what their results are. CuPy's with its launcher."""
     if request.param == "cupy":
-        backend = test_device.use_cupy(monkeypatch, cuda)
+        backend = device.use_cupy(monkeypatch, cuda)
     else:
-        backend = test_device.use_cuda(monkeypatch, cuda)
+        backend = device.use_cuda(monkeypatch, cuda)
     monkeypatch.setattr(dispatch, "_device_default", backend)
     ours = DeviceArray
 
@@ -430,7 +428,7 @@ def test_the_backend_asked_for_is_used_or_refuses(recorder):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("make", [test_device.cupy_array, test_device.torch_array])
+@pytest.mark.parametrize("make", [device.cupy_array, device.torch_array])
 @pytest.mark.parametrize("backend", ["cuda", "cupy"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_on_a_gpu(backend, make, dtype, rng):

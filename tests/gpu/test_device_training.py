@@ -1,8 +1,8 @@
 """Models and training on a GPU: what needs none, with emulated kernels, and what does.
 
-Kernels, layers and optimizers are tested by themselves (test_cuda_kernels.py, test_device_layers.py,
-test_device.py). Here training is compared with the processor's, and launches of graphs with the generic loop,
-whose bits they have.
+Kernels, layers and optimizers are tested by themselves (test_cuda_*.py, test_device_layers.py,
+test_device_steps.py). Here training is compared with the processor's, and launches of graphs with the generic
+loop, whose bits they have.
 """
 
 import contextlib
@@ -13,8 +13,20 @@ import weakref
 
 import numpy as np
 import pytest
-import test_device
-from doubles import OnDevice
+from support.device import use_cuda, use_cupy
+from support.doubles import OnDevice
+from support.gpu_training import (
+    assert_close,
+    assert_same,
+    every_layer,
+    fit,
+    labels,
+    pixels,
+    small,
+    state,
+    trainer,
+    without_seconds,
+)
 
 import pyoptim as po
 from pyoptim import nn
@@ -24,7 +36,6 @@ from pyoptim.backends.gpu.constants import PLAN
 from pyoptim.train import cuda_engine
 
 native = pytest.importorskip("pyoptim.backends.native", reason="what is compared with", exc_type=ImportError)
-no_gpu, recorder = test_device.no_gpu, test_device.recorder
 
 
 @pytest.fixture(autouse=True)
@@ -36,12 +47,7 @@ def own_products(monkeypatch):
 @pytest.fixture(params=["cuda", "cupy"])
 def gpu(request, cuda, no_gpu, monkeypatch):
     """The emulated device, by either launcher."""
-    {"cuda": test_device.use_cuda, "cupy": test_device.use_cupy}[request.param](monkeypatch, cuda)
-
-
-@pytest.fixture
-def emulated(cuda, no_gpu, monkeypatch):
-    test_device.use_cuda(monkeypatch, cuda)
+    {"cuda": use_cuda, "cupy": use_cupy}[request.param](monkeypatch, cuda)
 
 
 @pytest.fixture
@@ -55,21 +61,6 @@ def rng():
     return np.random.default_rng(23)
 
 
-def every_layer():
-    return nn.Sequential(
-        nn.Rescale(),
-        nn.Dense(6, 8, activation="tanh"),
-        nn.BatchNorm(8, momentum=None),
-        nn.Dropout(0.2),
-        nn.Residual([nn.Dense(8, 8), nn.BatchNorm(8, activation="relu"), nn.Residual(nn.SiLU())]),
-        nn.LayerNorm(8),
-        nn.GaussianNoise(0.05),
-        nn.Dense(8, 3),
-        seed=1,
-        dtype=np.float64,
-    )
-
-
 def images():
     """(channels, height, width), with a frozen layer below."""
     layers = nn.BatchNorm(2, affine=False), nn.Flatten(), nn.Dense(6, 5, bias=False), nn.GELU()
@@ -78,58 +69,10 @@ def images():
     return model
 
 
-def small(dtype=np.float64, seed=3):
-    return nn.Sequential(nn.Dense(6, 5), nn.Dropout(0.3), nn.ReLU(), nn.Dense(5, 3), seed=seed, dtype=dtype)
-
-
 def matrices(dtype=np.float64):
     """What Muon takes."""
     layers = nn.Dense(6, 5, bias=False), nn.Tanh(), nn.Dense(5, 3, bias=False)
     return nn.Sequential(*layers, seed=3, dtype=dtype)
-
-
-def pixels(rng, n=23):
-    return rng.integers(0, 256, (n, 6)).astype(np.uint8)
-
-
-def labels(rng, n=23):
-    return rng.integers(0, 3, n)
-
-
-def trainer(model, where="cpu", loss=None, make=po.Adam, **options):
-    """Its model is where it is told."""
-    model.to(where)
-    own = {name: options.pop(name) for name in ("metrics", "penalty") if name in options}
-    optimizer = make(model.parameters(), **{"lr": 0.01, **options})
-    return po.Trainer(model, loss or nn.CrossEntropy(), optimizer, seed=4, **own)
-
-
-def fit(trainer, x, y, **options):
-    return trainer.fit(x, y, **{"epochs": 3, "batch_size": 8, "verbose": False, **options})
-
-
-def state(trainer):
-    """All that training changes."""
-    optimizer = trainer.optimizer.state_dict()
-    arrays = {f"{i}.{name}": v for i, entry in optimizer["state"].items() for name, v in entry.items()}
-    return {**trainer.model.state_dict(), **arrays, "epoch": optimizer["epoch"]}
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        np.testing.assert_array_equal(value, b[name], err_msg=name)
-
-
-def assert_close(a, b, tolerance=1e-9):
-    """Sums differ in their order, some hundred of them between the first step and the last."""
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        np.testing.assert_allclose(value, b[name], rtol=tolerance, atol=tolerance, err_msg=name)
-
-
-def without_seconds(history):
-    return {name: values for name, values in history.items() if name != "seconds"}
 
 
 # ---- training --------------------------------------------------------------------------------------

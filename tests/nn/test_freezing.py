@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from engines import use_threads
 from oracles import layers as oracles
+from support.backends import use_threads
 
 import pyoptim as po
 from pyoptim import nn
@@ -153,7 +153,7 @@ def test_layers_on_a_frozen_one_learn_as_on_its_outputs(path, dtype):
 
 
 @pytest.mark.parametrize("which", FROZEN, ids=str)
-def test_gradients_before_and_behind_frozen_layers_by_central_differences(engine, which, rng):
+def test_gradients_before_and_behind_frozen_layers_by_central_differences(backend, which, rng):
     model = make(np.float64)
     x, dy = rng.normal(size=(9, 6)), rng.normal(size=(9, 3))
     model(x)
@@ -209,7 +209,7 @@ def test_backward_stops_at_the_first_layer_that_learns():
 
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("activation", [None, "relu"])
-def test_a_frozen_batch_norm_takes_its_running_statistics(engine, affine, activation, rng):
+def test_a_frozen_batch_norm_takes_its_running_statistics(backend, affine, activation, rng):
     layer = nn.BatchNorm(4, affine=affine, activation=activation)
     model = nn.Sequential(layer, seed=0, dtype=np.float64)
     for _ in range(3):
@@ -227,7 +227,7 @@ def test_a_frozen_batch_norm_takes_its_running_statistics(engine, affine, activa
     assert model.state_dict()["0.num_batches_tracked"] == 4
 
 
-def test_a_frozen_batch_norm_without_running_statistics_takes_the_batch_s(engine, rng):
+def test_a_frozen_batch_norm_without_running_statistics_takes_the_batch_s(backend, rng):
     layer = nn.BatchNorm(4, track_running_stats=False)
     model = nn.Sequential(layer, dtype=np.float64)
     x = rng.normal(2, 3, size=(20, 4))
@@ -251,7 +251,7 @@ def test_frozen_batch_norm_trains_by_single_examples_in_both_loops():
     assert results[0]["1.num_batches_tracked"] == 1
 
 
-def test_pytorch_trains_alike(engine, rng):
+def test_pytorch_trains_alike(backend, rng):
     """Where its frozen modules have no requires_grad, and its batch norm stands in evaluation."""
     torch = pytest.importorskip("torch")
     theirs = torch.nn.Sequential(

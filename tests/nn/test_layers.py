@@ -1,4 +1,4 @@
-"""Layer and loss kernels: float64 oracles, central differences, PyTorch, on every engine."""
+"""Layer and loss kernels: float64 oracles, central differences, PyTorch, on every backend."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def product_bound(x, w, terms, dtype):
 
 
 @pytest.mark.parametrize("shape", DENSE_SHAPES, ids=str)
-def test_dense_forward(engine, dtype, shape, rng):
+def test_dense_forward(backend, dtype, shape, rng):
     n, i, o = shape
     x, w, b = (rng.normal(size=s).astype(dtype) for s in ((n, i), (o, i), (o,)))
     exact = oracles.dense(*(a.astype(np.float64) for a in (x, w, b)))
@@ -57,7 +57,7 @@ def test_dense_forward(engine, dtype, shape, rng):
 
 
 @pytest.mark.parametrize("shape", DENSE_SHAPES, ids=str)
-def test_dense_backward(engine, dtype, shape, rng):
+def test_dense_backward(backend, dtype, shape, rng):
     n, i, o = shape
     x, w, dy = (rng.normal(size=s).astype(dtype) for s in ((n, i), (o, i), (n, o)))
     dx, dw, db = ops.dense_backward(dy, x, w)
@@ -69,7 +69,7 @@ def test_dense_backward(engine, dtype, shape, rng):
 
 @pytest.mark.parametrize("n", [1, 2, 13, 50])
 @pytest.mark.parametrize("i", [1, 5, 16, 19, 33])
-def test_dense_keeps_nan_and_infinity_where_they_are(engine, dtype, n, i, rng):
+def test_dense_keeps_nan_and_infinity_where_they_are(backend, dtype, n, i, rng):
     """Each result has the terms it should, 0 * NaN and 0 * infinity included, and no neighbour's."""
     o = 11
     x, w, dy = (rng.integers(-3, 4, size=s).astype(dtype) for s in ((n, i), (o, i), (n, o)))
@@ -88,7 +88,7 @@ def test_dense_keeps_nan_and_infinity_where_they_are(engine, dtype, n, i, rng):
 
 @pytest.mark.parametrize("activation", [None, *ops.ACTIVATIONS])
 @pytest.mark.parametrize("shape", [(1, 20, 30), (70, 20, 130)], ids=str)
-def test_dense_is_its_parts(engine, dtype, activation, shape, rng):
+def test_dense_is_its_parts(backend, dtype, activation, shape, rng):
     """The activation, its derivative and the bias's gradient are the same bits alone."""
     n, i, o = shape
     x, w, b, dy = (rng.normal(size=s).astype(dtype) for s in ((n, i), (o, i), (o,), (n, o)))
@@ -104,7 +104,7 @@ def test_dense_is_its_parts(engine, dtype, activation, shape, rng):
 
 
 @pytest.mark.parametrize("activation", [None, *ops.ACTIVATIONS])
-def test_dense_gradients_by_central_differences(engine, activation, rng):
+def test_dense_gradients_by_central_differences(backend, activation, rng):
     x, w, b, dy = (rng.normal(size=s) for s in ((5, 7), (4, 7), (4,), (5, 4)))
 
     def loss():
@@ -117,7 +117,7 @@ def test_dense_gradients_by_central_differences(engine, activation, rng):
 
 
 @pytest.mark.parametrize("shape", NORM_SHAPES, ids=str)
-def test_batch_norm_forward(engine, dtype, shape, rng):
+def test_batch_norm_forward(backend, dtype, shape, rng):
     c = shape[1]
     x = rng.normal(3, 2, size=shape).astype(dtype)
     gamma, beta = rng.normal(size=c).astype(dtype), rng.normal(size=c).astype(dtype)
@@ -135,7 +135,7 @@ def test_batch_norm_forward(engine, dtype, shape, rng):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("shape", [(6, 3), (3, 2, 5), (2, 3, 2, 17)], ids=str)
-def test_batch_norm_gradients_by_central_differences(engine, shape, affine, training, rng):
+def test_batch_norm_gradients_by_central_differences(backend, shape, affine, training, rng):
     c = shape[1]
     x, dy = rng.normal(1, 2, size=shape), rng.normal(size=shape)
     gamma, beta = (rng.normal(size=c), rng.normal(size=c)) if affine else (None, None)
@@ -155,7 +155,7 @@ def test_batch_norm_gradients_by_central_differences(engine, shape, affine, trai
         )
 
 
-def test_variance_of_a_large_mean(engine, rng):
+def test_variance_of_a_large_mean(backend, rng):
     """Mean 1e4 and std 1 in float32: squares lose all digits, differences do not."""
     x = rng.normal(1e4, 1, size=(4096, 5)).astype(np.float32)
     mean, var = np.zeros(5, np.float32), np.ones(5, np.float32)
@@ -164,7 +164,7 @@ def test_variance_of_a_large_mean(engine, rng):
 
 
 @pytest.mark.parametrize("kind", ops.ACTIVATIONS)
-def test_activations_propagate_nan_and_saturate(engine, kind):
+def test_activations_propagate_nan_and_saturate(backend, kind):
     limits = {"relu": (0, np.inf), "sigmoid": (0, 1), "tanh": (-1, 1)}[kind]
     y = ops.activation_forward(np.array([np.nan, -np.inf, np.inf], np.float32), kind)
     assert np.isnan(y[0])
@@ -172,7 +172,7 @@ def test_activations_propagate_nan_and_saturate(engine, kind):
 
 
 @pytest.mark.parametrize(("n", "classes"), [(1, 1), (1, 10), (63, 3), (64, 10), (65, 17), (300, 1000)])
-def test_softmax_cross_entropy(engine, dtype, n, classes, rng):
+def test_softmax_cross_entropy(backend, dtype, n, classes, rng):
     logits = rng.normal(0, 3, size=(n, classes)).astype(dtype)
     labels = rng.integers(0, classes, n)
     loss, gradient = ops.softmax_cross_entropy(logits, labels)
@@ -185,14 +185,14 @@ def test_softmax_cross_entropy(engine, dtype, n, classes, rng):
     np.testing.assert_allclose(gradient, expected, atol=8 * EPS[dtype] / n, rtol=1e2 * EPS[dtype])
 
 
-def test_cross_entropy_of_extreme_logits(engine, dtype):
+def test_cross_entropy_of_extreme_logits(backend, dtype):
     logits = np.array([[1e4, -1e4], [-1e4, 1e4]], dtype)
     loss, gradient = ops.softmax_cross_entropy(logits, np.array([0, 0]))
     assert loss == 1e4
     assert gradient.tolist() == [[0, 0], [-0.5, 0.5]]
 
 
-def test_loss_gradients_by_central_differences(engine, rng):
+def test_loss_gradients_by_central_differences(backend, rng):
     logits, labels = rng.normal(size=(5, 4)), np.array([0, 3, 1, 2, 2])
     _, gradient = ops.softmax_cross_entropy(logits, labels)
     numeric = oracles.numerical_gradient(lambda: ops.softmax_cross_entropy(logits, labels)[0], logits)
@@ -231,7 +231,7 @@ def run_everything(dtype):
     ]
 
 
-def test_same_bits_for_every_number_of_threads(engine, dtype):
+def test_same_bits_for_every_number_of_threads(backend, dtype):
     before = po.get_num_threads()
     results = []
     try:
@@ -244,7 +244,7 @@ def test_same_bits_for_every_number_of_threads(engine, dtype):
         assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_strided_inputs_give_the_same_bits(engine, dtype, rng):
+def test_strided_inputs_give_the_same_bits(backend, dtype, rng):
     x, w, dy = (rng.normal(size=s).astype(dtype) for s in ((9, 20), (6, 20), (9, 6)))
 
     def awkward(a):
@@ -264,7 +264,7 @@ def test_strided_inputs_give_the_same_bits(engine, dtype, rng):
     assert np.array_equal(saved.inv_std, saved2.inv_std)
 
 
-def test_empty_batches(engine, dtype):
+def test_empty_batches(backend, dtype):
     x, w = np.empty((0, 3), dtype), np.ones((2, 3), dtype)
     assert ops.dense_forward(x, w, np.ones(2, dtype)).shape == (0, 2)
     dx, dw, db = ops.dense_backward(np.empty((0, 2), dtype), x, w)
@@ -310,12 +310,12 @@ BAD_CALLS = [
 
 
 @pytest.mark.parametrize(("call", "error", "message"), BAD_CALLS, ids=[m for _, _, m in BAD_CALLS])
-def test_bad_input(engine, call, error, message):
+def test_bad_input(backend, call, error, message):
     with pytest.raises(error, match=message):
         call()
 
 
-def test_refused_batch_norm_leaves_running_statistics(engine):
+def test_refused_batch_norm_leaves_running_statistics(backend):
     mean, var = np.zeros(3), np.ones(3)
     var.flags.writeable = False
     with pytest.raises(ValueError, match="running_var is read-only"):
@@ -324,7 +324,7 @@ def test_refused_batch_norm_leaves_running_statistics(engine):
 
 
 @pytest.mark.parametrize("shape", [(128, 784, 256), (1, 64, 10), (33, 17, 65)], ids=str)
-def test_dense_against_torch(engine, shape, rng):
+def test_dense_against_torch(backend, shape, rng):
     torch = pytest.importorskip("torch")
     n, i, o = shape
     x, w, b, dy = (rng.normal(size=s).astype(np.float32) for s in ((n, i), (o, i), (o,), (n, o)))
@@ -340,7 +340,7 @@ def test_dense_against_torch(engine, shape, rng):
 
 @pytest.mark.parametrize("shape", [(16, 5), (4, 3, 7, 6)], ids=str)
 @pytest.mark.parametrize("momentum", [0.1, None])
-def test_batch_norm_layer_against_torch(engine, shape, momentum, rng):
+def test_batch_norm_layer_against_torch(backend, shape, momentum, rng):
     torch = pytest.importorskip("torch")
     c = shape[1]
     layer = po.nn.BatchNorm(c, momentum=momentum)

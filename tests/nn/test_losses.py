@@ -2,11 +2,11 @@
 
 import itertools
 
-import engines
 import numpy as np
 import pytest
 from oracles import layers as layer_oracles
 from oracles import losses as oracles
+from support import backends
 
 import pyoptim as po
 from pyoptim import nn, ops
@@ -51,7 +51,7 @@ def exact(logits, target, class_weight=None, label_smoothing=0.0, sample_weight=
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_cross_entropy_values(engine, dtype, shape, rng):
+def test_cross_entropy_values(backend, dtype, shape, rng):
     n, classes = shape
     logits = rng.normal(0, 3, size=shape).astype(dtype)
     for target in targets(rng, n, classes, dtype):
@@ -67,7 +67,7 @@ def test_cross_entropy_values(engine, dtype, shape, rng):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (17, 4), (4, 40)])
-def test_cross_entropy_gradients_by_central_differences(engine, shape, rng):
+def test_cross_entropy_gradients_by_central_differences(backend, shape, rng):
     n, classes = shape
     logits = rng.normal(0, 2, size=shape)
     for target in targets(rng, n, classes, np.float64):
@@ -81,7 +81,7 @@ def test_cross_entropy_gradients_by_central_differences(engine, shape, rng):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_cross_entropy_against_torch(engine, dtype, shape, rng):
+def test_cross_entropy_against_torch(backend, dtype, shape, rng):
     torch = pytest.importorskip("torch")
     n, classes = shape
     logits = rng.normal(0, 3, size=shape).astype(dtype)
@@ -106,7 +106,7 @@ def test_cross_entropy_against_torch(engine, dtype, shape, rng):
 
 
 @pytest.mark.parametrize("classes", [2, 40])
-def test_cross_entropy_of_extreme_logits(engine, dtype, classes):
+def test_cross_entropy_of_extreme_logits(backend, dtype, classes):
     big = {np.float32: 3e38, np.float64: 2e307}[dtype]
     for size in (1e4, big):
         logits = np.full((2, classes), -size, dtype)
@@ -122,7 +122,7 @@ def test_cross_entropy_of_extreme_logits(engine, dtype, classes):
 
 
 @pytest.mark.parametrize("classes", [3, 40])
-def test_cross_entropy_of_masked_logits(engine, dtype, classes):
+def test_cross_entropy_of_masked_logits(backend, dtype, classes):
     """A class at -infinity without a share has probability 0 and costs nothing."""
     logits = np.zeros((1, classes), dtype)
     logits[0, -1] = -np.inf
@@ -133,7 +133,7 @@ def test_cross_entropy_of_masked_logits(engine, dtype, classes):
 
 
 @pytest.mark.parametrize("classes", [3, 32, 40, 600])
-def test_cross_entropy_propagates_nan(engine, dtype, classes):
+def test_cross_entropy_propagates_nan(backend, dtype, classes):
     for at in (0, classes // 2, classes - 1):
         logits = np.zeros((3, classes), dtype)
         logits[1, at] = np.nan
@@ -144,7 +144,7 @@ def test_cross_entropy_propagates_nan(engine, dtype, classes):
             assert np.isfinite(gradient[[0, 2]]).all()
 
 
-def test_weights_that_are_all_zero_give_zero(engine, dtype):
+def test_weights_that_are_all_zero_give_zero(backend, dtype):
     logits = np.arange(6, dtype=dtype).reshape(2, 3)
     loss, gradient = ops.softmax_cross_entropy(logits, np.array([0, 0]), class_weight=[0, 1, 1])
     assert loss == 0
@@ -163,7 +163,7 @@ def pointwise_data(rng, kind, shape, dtype):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(1, 1), (7, 1), (3, 5), (2, 257), (33, 17), (4, 3, 2)])
-def test_pointwise_values_and_gradients(engine, dtype, kind, shape, rng):
+def test_pointwise_values_and_gradients(backend, dtype, kind, shape, rng):
     x, t = pointwise_data(rng, kind, shape, dtype)
     s = rng.random(shape[0]).astype(dtype)
     parameters = [({}, 1.0)]
@@ -187,7 +187,7 @@ def test_pointwise_values_and_gradients(engine, dtype, kind, shape, rng):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pointwise_against_torch(engine, dtype, kind, rng):
+def test_pointwise_against_torch(backend, dtype, kind, rng):
     torch = pytest.importorskip("torch")
     f = torch.nn.functional
     x, t = pointwise_data(rng, kind, (31, 9), dtype)
@@ -212,7 +212,7 @@ def test_pointwise_against_torch(engine, dtype, kind, rng):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pointwise_extremes(engine, dtype, kind):
+def test_pointwise_extremes(backend, dtype, kind):
     x = np.array([[1e4, -1e4, 1e4, -1e4, np.nan]], dtype)
     t = np.array([[1, 1, 0, 0, 1]], dtype) if kind == "binary" else np.array([[1, 1, -1, -1, 1]], dtype)
     loss, gradient = ops.pointwise_loss(x[:, :4].copy(), t[:, :4].copy(), kind)
@@ -231,7 +231,7 @@ TEMPERATURES = [1.0, 0.5, 4.0]
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_kl_divergence_values(engine, dtype, shape, temperature, rng):
+def test_kl_divergence_values(backend, dtype, shape, temperature, rng):
     logits = rng.normal(0, 2, size=shape).astype(dtype)
     target = shares(rng, shape).astype(dtype)
     target[0] = np.eye(shape[1])[-1]  # 0 log 0 = 0
@@ -250,7 +250,7 @@ def test_kl_divergence_values(engine, dtype, shape, temperature, rng):
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (17, 4), (4, 40)])
-def test_kl_divergence_gradients_by_central_differences(engine, shape, temperature, rng):
+def test_kl_divergence_gradients_by_central_differences(backend, shape, temperature, rng):
     logits, target = rng.normal(0, 2, size=shape), shares(rng, shape)
     target[0] = np.eye(shape[1])[-1]
     for weight in (None, rng.random(shape[0])):
@@ -263,7 +263,7 @@ def test_kl_divergence_gradients_by_central_differences(engine, shape, temperatu
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_kl_divergence_against_torch(engine, dtype, shape, temperature, rng):
+def test_kl_divergence_against_torch(backend, dtype, shape, temperature, rng):
     torch = pytest.importorskip("torch")
     logits, teacher = rng.normal(0, 3, size=(2, *shape)).astype(dtype)
     target = torch.softmax(torch.tensor(teacher) / temperature, 1)
@@ -278,7 +278,7 @@ def test_kl_divergence_against_torch(engine, dtype, shape, temperature, rng):
     np.testing.assert_allclose(gradient, x.grad.numpy(), rtol=512 * EPS[dtype], atol=atol)
 
 
-def test_kl_divergence_takes_the_teachers_logits(engine, rng):
+def test_kl_divergence_takes_the_teachers_logits(backend, rng):
     torch = pytest.importorskip("torch")
     logits, teacher = rng.normal(size=(2, 9, 6))
     theirs = 9 * torch.nn.functional.kl_div(
@@ -292,7 +292,7 @@ def test_kl_divergence_takes_the_teachers_logits(engine, rng):
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("classes", [2, 40])
-def test_kl_divergence_of_extreme_logits(engine, dtype, classes, temperature):
+def test_kl_divergence_of_extreme_logits(backend, dtype, classes, temperature):
     logits = np.full((2, classes), -1e4, dtype)
     logits[0, 0] = logits[1, 1] = 1e4
     target = np.zeros((2, classes), dtype)
@@ -305,7 +305,7 @@ def test_kl_divergence_of_extreme_logits(engine, dtype, classes, temperature):
 
 @pytest.mark.parametrize("classes", [2, 40])
 @pytest.mark.parametrize("temperature", [1e-60, 1e60])
-def test_kl_divergence_at_temperatures_beyond_float32(engine, dtype, classes, temperature):
+def test_kl_divergence_at_temperatures_beyond_float32(backend, dtype, classes, temperature):
     logits = np.zeros((3, classes), dtype)
     logits[1, 0] = 1
     logits[2, 0] = -np.inf
@@ -324,7 +324,7 @@ def test_kl_divergence_at_temperatures_beyond_float32(engine, dtype, classes, te
 
 
 @pytest.mark.parametrize("classes", [3, 40, 600])
-def test_kl_divergence_propagates_what_is_not_finite(engine, dtype, classes):
+def test_kl_divergence_propagates_what_is_not_finite(backend, dtype, classes):
     target = np.zeros((3, classes), dtype)
     target[:, :2] = 0.5
     for bad in (np.nan, np.inf):
@@ -363,16 +363,16 @@ def everything(dtype):
     return results
 
 
-def test_same_bits_for_every_number_of_threads(engine, dtype):
+def test_same_bits_for_every_number_of_threads(backend, dtype):
     results = []
     for n in (1, 2, 3, 7):
-        with engines.use_threads(n):
+        with backends.use_threads(n):
             results.append(everything(dtype))
     for other in results[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_what_the_classes_compute(engine, rng):
+def test_what_the_classes_compute(backend, rng):
     x = rng.normal(size=(6, 3))
     t, signs, p = rng.normal(size=(6, 3)), np.sign(rng.normal(size=(6, 3))), rng.random((6, 3))
     taught = shares(rng, (6, 3))
@@ -464,7 +464,7 @@ def plain(loss, penalty=None, lr=0.1):
     return po.Trainer(model, loss, po.SGD(model.parameters(), lr=lr), seed=0, penalty=penalty)
 
 
-def test_sample_weights_are_like_repeated_examples(engine, rng):
+def test_sample_weights_are_like_repeated_examples(backend, rng):
     """Weights 0 and 2 against leaving out and doubling, in one batch of the same size."""
     x, y = data(rng)
     weight = np.array([2.0, 0] * 6)
@@ -490,7 +490,7 @@ def test_sample_weights_follow_their_examples(rng):
         trainer.fit(x, y, sample_weight=weight[:5])
 
 
-def test_soft_targets_in_training(engine, rng):
+def test_soft_targets_in_training(backend, rng):
     x, y = data(rng)
     soft, hard = make(nn.CrossEntropy()), make(nn.CrossEntropy())
     one = soft.fit(x, np.eye(3)[y], epochs=2, batch_size=4, verbose=False)
@@ -500,7 +500,7 @@ def test_soft_targets_in_training(engine, rng):
     np.testing.assert_allclose(soft.model.flat_parameters, hard.model.flat_parameters, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.skipif(engines.why_not("native") is not None, reason="no native backend")
+@pytest.mark.skipif(backends.why_not("native") is not None, reason="no native backend")
 def test_which_losses_the_engine_knows(rng):
     x, y = data(rng)
     for loss in (
@@ -570,7 +570,7 @@ def test_a_loss_of_ones_own(rng):
 
 
 @pytest.mark.parametrize("flags", [{}, {"biases": True}, {"batch_norm": True}])
-def test_penalty(engine, flags, rng):
+def test_penalty(backend, flags, rng):
     x, y = data(rng)
     penalty = nn.Penalty(l2=0.3, l1=0.2, **flags)
     trainer, without = make(nn.CrossEntropy(), penalty=penalty), make(nn.CrossEntropy())

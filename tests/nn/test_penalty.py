@@ -3,9 +3,9 @@
 import itertools
 import math
 
-import engines
 import numpy as np
 import pytest
+from support import backends
 
 import pyoptim as po
 from pyoptim import nn
@@ -14,7 +14,7 @@ from pyoptim.runtime import dispatch
 FACTORS = [(0.3, 0.2), (0.3, 0.0), (0.0, 0.2)]
 # Around lanes (32), blocks of sums (16384), and what several threads share.
 SIZES = [0, 1, 31, 32, 33, 1000, 16383, 16384, 16385, 140_001]
-native_only = pytest.mark.skipif(engines.why_not("native") is not None, reason="of the native backend")
+native_only = pytest.mark.skipif(backends.why_not("native") is not None, reason="of the native backend")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def exact(w, l2, l1):
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize(("l2", "l1"), FACTORS)
-def test_runs_against_an_oracle(engine, dtype, n, l2, l1, rng):
+def test_runs_against_an_oracle(backend, dtype, n, l2, l1, rng):
     w, before = rng.normal(size=n + 60).astype(dtype), rng.normal(size=n + 60).astype(dtype)
     g, runs = before.copy(), [(3, 3 + n), (n + 10, n + 51)]
     value = dispatch.current().penalty(w, g, runs, l2, l1)
@@ -64,7 +64,7 @@ def test_runs_against_an_oracle(engine, dtype, n, l2, l1, rng):
 
 
 @pytest.mark.parametrize(("l2", "l1"), [*FACTORS, (0.0, 0.0), (1e-50, 1e300)])
-def test_gradients_have_the_bits_of_these_expressions(engine, dtype, l2, l1, rng):
+def test_gradients_have_the_bits_of_these_expressions(backend, dtype, l2, l1, rng):
     w, g = special(rng, 5001, dtype), special(rng, 5001, dtype)[::-1].copy()
     g[:6] = -0.0
     with np.errstate(all="ignore"):
@@ -79,7 +79,7 @@ def test_gradients_have_the_bits_of_these_expressions(engine, dtype, l2, l1, rng
 
 
 @pytest.mark.parametrize(("l2", "l1"), FACTORS)
-def test_what_is_not_finite(engine, dtype, l2, l1, rng):
+def test_what_is_not_finite(backend, dtype, l2, l1, rng):
     for bad, expected in ((math.nan, math.isnan), (math.inf, math.isinf), (-math.inf, math.isinf)):
         w, g = rng.normal(size=70).astype(dtype), np.zeros(70, dtype)
         w[40] = bad
@@ -93,9 +93,9 @@ def test_what_is_not_finite(engine, dtype, l2, l1, rng):
 def test_threads_and_instruction_sets_change_no_bit(dtype, rng):
     w, before = rng.normal(size=200_003).astype(dtype), rng.normal(size=200_003).astype(dtype)
     results = []
-    for engine, threads in itertools.product(engines.LIVE, (1, 2, 3)):
-        if engine.startswith("native"):
-            with engines.use_engine(engine), engines.use_threads(threads):
+    for backend, threads in itertools.product(backends.LIVE, (1, 2, 3)):
+        if backend.startswith("native"):
+            with backends.running_on(backend), backends.use_threads(threads):
                 g = before.copy()
                 value = dispatch.current().penalty(w, g, [(1, 200_000), (200_000, 200_003)], 0.3, 0.2)
                 results.append((value, g))
@@ -142,7 +142,7 @@ COUNTED[True, True] = set.union(*COUNTED.values())
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize(("biases", "batch_norm"), COUNTED)
-def test_what_is_counted_by_finite_differences(engine, biases, batch_norm, frozen):
+def test_what_is_counted_by_finite_differences(backend, biases, batch_norm, frozen):
     model, penalty = every_kind(), nn.Penalty(0.3, 0.2, biases=biases, batch_norm=batch_norm)
     model.layers[0].trainable = not frozen
     model.flat_gradients[...] = 0
@@ -252,7 +252,7 @@ def test_penalties_may_change_between_epochs():
     assert results[0][0][1] > results[0][0][0]
 
 
-def test_partial_fit_counts_the_penalty(engine):
+def test_partial_fit_counts_the_penalty(backend):
     x, y = np.ones((4, 4)), np.zeros((4, 3))
     values = []
     for penalty in (None, nn.Penalty(0.3, 0.2)):
@@ -282,7 +282,7 @@ class Sees(nn.Loss):
         return 0.0
 
 
-def test_noise_is_normal_anew_for_each_batch_and_off_afterwards(engine):
+def test_noise_is_normal_anew_for_each_batch_and_off_afterwards(backend):
     loss, model = Sees(), nn.Sequential(nn.Dense(40, 50, bias=False), seed=0, dtype=np.float64)
     start, x = model.flat_parameters.copy(), np.tile(np.eye(40), (2, 1))
     trainer = po.Trainer(model, loss, po.SGD(model.parameters(), lr=0.0), seed=0)
@@ -294,7 +294,7 @@ def test_noise_is_normal_anew_for_each_batch_and_off_afterwards(engine):
     assert abs(noise.std() / 0.5 - 1) < 4 / math.sqrt(2 * noise.size)
 
 
-def test_noise_is_a_function_of_the_trainer_s_seed(engine):
+def test_noise_is_a_function_of_the_trainer_s_seed(backend):
     def run(seed, order):
         loss, model = Sees(), nn.Sequential(nn.Dense(5, 4, bias=False), seed=0)
         trainer = po.Trainer(model, loss, po.SGD(model.parameters(), lr=0.0), seed=seed)

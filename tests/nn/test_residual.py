@@ -6,8 +6,8 @@ import pickle
 
 import numpy as np
 import pytest
-from engines import use_threads
 from oracles import layers as oracles
+from support.backends import use_threads
 
 import pyoptim as po
 from pyoptim import nn
@@ -34,7 +34,7 @@ def nested(norm=True, dtype=np.float64, features=6):
     )  # fmt: skip
 
 
-def test_the_output_is_the_input_and_what_the_block_makes_of_it(engine, rng):
+def test_the_output_is_the_input_and_what_the_block_makes_of_it(backend, rng):
     block = [nn.Dense(7, 9, activation="relu"), nn.Dense(9, 7)]
     model = nn.Sequential(nn.Residual(block), dtype=np.float64, seed=0)
     x, dy = rng.normal(size=(2, 11, 7))
@@ -56,7 +56,7 @@ def test_the_output_is_the_input_and_what_the_block_makes_of_it(engine, rng):
 
 
 @pytest.mark.parametrize("need_dx", [False, True])
-def test_gradients_by_central_differences(engine, need_dx, rng):
+def test_gradients_by_central_differences(backend, need_dx, rng):
     model = nested()
     x, dy = rng.normal(size=(8, 5)), rng.normal(size=(8, 3))
 
@@ -74,7 +74,7 @@ def test_gradients_by_central_differences(engine, need_dx, rng):
         np.testing.assert_allclose(dx, oracles.numerical_gradient(loss, x), rtol=1e-5, atol=1e-7)
 
 
-def test_pytorch_trains_alike_under_the_same_names(engine, rng):
+def test_pytorch_trains_alike_under_the_same_names(backend, rng):
     torch = pytest.importorskip("torch")
 
     class Residual(torch.nn.Module):

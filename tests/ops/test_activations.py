@@ -1,9 +1,9 @@
-"""Activations: float64 oracles, central differences, PyTorch, the errors of exp and tanh, on every engine."""
+"""Activations on every backend: float64 oracles, central differences, PyTorch, the errors of exp and tanh."""
 
-import engines
 import numpy as np
 import pytest
 from oracles import layers as oracles
+from support import backends
 
 from pyoptim import nn, ops
 from pyoptim.formulas.activations import KINDS
@@ -23,7 +23,7 @@ def rng():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 4097])
-def test_values(engine, dtype, kind, n, rng):
+def test_values(backend, dtype, kind, n, rng):
     x = rng.normal(0, 4, size=n).astype(dtype)
     y = ops.activation_forward(x, kind)
     exact = ORACLES[kind](x.astype(np.float64))
@@ -34,7 +34,7 @@ def test_values(engine, dtype, kind, n, rng):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_by_central_differences(engine, kind, rng):
+def test_gradients_by_central_differences(backend, kind, rng):
     x, dy = rng.normal(0, 3, size=64), rng.normal(size=64)
     y = ops.activation_forward(x, kind)
     dx = ops.activation_backward(dy, kept(kind, x, y), kind)
@@ -55,7 +55,7 @@ PARAMETERS = [
 
 
 @pytest.mark.parametrize(("kind", "parameters", "theirs"), PARAMETERS, ids=[p[0] for p in PARAMETERS])
-def test_against_torch(engine, dtype, kind, parameters, theirs, rng):
+def test_against_torch(backend, dtype, kind, parameters, theirs, rng):
     torch = pytest.importorskip("torch")
     special = [0.0, -3, 3, -1, 1, 6, np.nan, np.inf, -np.inf, 1e4, -1e4]
     x = np.concatenate([rng.normal(0, 4, size=1000), special]).astype(dtype)
@@ -86,12 +86,12 @@ def ulps(computed, exact):
     return (np.abs(computed[finite].astype(exact.dtype) - exact[finite]) / unit[finite]).max()
 
 
-NATIVE = [e for e in engines.LIVE if e.startswith("native")]
+NATIVE = [e for e in backends.LIVE if e.startswith("native")]
 
 
 def exp_of(x):
     y = np.empty_like(x)
-    engines._native.exponential(x, y)
+    backends._native.exponential(x, y)
     return y
 
 
@@ -100,7 +100,7 @@ def test_exp_and_tanh_are_within_2_ulp(isa):
     """Every 509th float32, of either sign, against float64: subnormal results and infinity too."""
     bits = np.arange(0, 0x7F800000, 509, dtype=np.uint32)
     magnitude = bits.view(np.float32)
-    with engines.use_engine(isa), np.errstate(over="ignore"):
+    with backends.running_on(isa), np.errstate(over="ignore"):
         for x in (magnitude, -magnitude, np.linspace(-104, 89, 1_000_003, dtype=np.float32)):
             assert ulps(ops.activation_forward(x, "tanh"), np.tanh(x.astype(np.float64))) <= 2
             assert ulps(exp_of(x), np.exp(x.astype(np.float64))) <= 2
@@ -112,7 +112,7 @@ def test_exp_and_tanh_are_within_2_ulp(isa):
 @pytest.mark.parametrize("isa", NATIVE)
 def test_exp_of_doubles_is_within_2_ulp(isa, rng):
     x = np.concatenate([rng.uniform(-746, 710, 300_000), rng.normal(size=100_000)])
-    with engines.use_engine(isa), np.errstate(over="ignore"):
+    with backends.running_on(isa), np.errstate(over="ignore"):
         assert ulps(exp_of(x), np.exp(x.astype(np.longdouble))) <= 2
         assert exp_of(np.array([-np.inf, np.inf, -800, 800])).tolist() == [0, np.inf, 0, np.inf]
 
@@ -130,13 +130,13 @@ def everything(dtype):
 
 
 def test_same_bits_for_every_instruction_set_and_number_of_threads(dtype):
-    native = [e for e in engines.LIVE if e.startswith("native")]
+    native = [e for e in backends.LIVE if e.startswith("native")]
     if not native:
         pytest.skip("no compiled kernels")
     results = []
     for e in native:
         for threads in (1, 2, 3):
-            with engines.use_engine(e), engines.use_threads(threads):
+            with backends.running_on(e), backends.use_threads(threads):
                 results.append(everything(dtype))
     for other in results[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
@@ -144,7 +144,7 @@ def test_same_bits_for_every_instruction_set_and_number_of_threads(dtype):
 
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (3, 16), (4, 17), (2, 1000), (2, 3, 40), (7,)], ids=str)
-def test_softmax(engine, dtype, log, shape, rng):
+def test_softmax(backend, dtype, log, shape, rng):
     x = rng.normal(0, 3, size=shape).astype(dtype)
     e = np.exp(x.astype(np.float64))
     exact = e / e.sum(-1, keepdims=True)
@@ -162,7 +162,7 @@ def test_softmax(engine, dtype, log, shape, rng):
     )
 
 
-def test_softmax_of_extreme_logits(engine, dtype):
+def test_softmax_of_extreme_logits(backend, dtype):
     x = np.array([[1e4, -1e4, 1e4], [-3e38, 3e38, 0]], dtype)
     assert ops.softmax_forward(x).tolist() == [[0.5, 0, 0.5], [0, 1, 0]]
 
@@ -174,7 +174,7 @@ LAYERS = [
 
 
 @pytest.mark.parametrize("make", LAYERS)
-def test_layers_by_central_differences(engine, make, rng):
+def test_layers_by_central_differences(backend, make, rng):
     model = nn.Sequential(make(), dtype=np.float64)
     x, dy = rng.normal(size=(3, 4)), rng.normal(size=(3, 4))
     y = model(x)
@@ -239,12 +239,12 @@ BAD_CALLS = [
 
 
 @pytest.mark.parametrize(("call", "error", "message"), BAD_CALLS, ids=[m for _, _, m in BAD_CALLS])
-def test_bad_input(engine, call, error, message):
+def test_bad_input(backend, call, error, message):
     with pytest.raises(error, match=message):
         call()
 
 
-def test_unaligned_and_strided(engine, dtype, rng):
+def test_unaligned_and_strided(backend, dtype, rng):
     wide = rng.normal(size=2 * 99 + 1).astype(dtype)
     for kind in KINDS:
         expected = ops.activation_forward(wide[1::2].copy(), kind)

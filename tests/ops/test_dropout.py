@@ -3,10 +3,10 @@
 import copy
 import math
 
-import engines
 import numpy as np
 import pytest
 from oracles import layers as oracles
+from support import backends
 
 import pyoptim as po
 from pyoptim import nn, ops
@@ -46,7 +46,7 @@ SEED, STEP = 0x123456789ABCDEF0, 0xFEDCBA9876543210
 
 
 @pytest.mark.parametrize("n", [0, 1, 15, 63, 64, 65, 1000])
-def test_masks(engine, dtype, n):
+def test_masks(backend, dtype, n):
     x = np.arange(1, n + 1).astype(dtype)
     y = ops.dropout_forward(x, 0.3, SEED, STEP)
     expected = np.where(by_hand(SEED, STEP, 0.3, n), 0, x * dtype(1 / (1 - 0.3)))
@@ -54,7 +54,7 @@ def test_masks(engine, dtype, n):
     assert np.array_equal(ops.dropout_backward(x, 0.3, SEED, STEP), y)
 
 
-def test_each_stream_is_another(engine):
+def test_each_stream_is_another(backend):
     x = np.ones(4096)
     masks = [ops.dropout_forward(x, 0.5, seed, step) for seed, step in
              [(0, 0), (0, 1), (1, 0), (1 << 32, 0), (0, 1 << 32)]]  # fmt: skip
@@ -64,14 +64,14 @@ def test_each_stream_is_another(engine):
 
 
 @pytest.mark.parametrize("p", [0.0, 1e-3, 0.1, 0.5, 0.9, 1 - 1e-12])
-def test_the_share_that_is_dropped(engine, p):
+def test_the_share_that_is_dropped(backend, p):
     n = 100_003
     y = ops.dropout_forward(np.ones(n), p, 7, 0)
     assert abs((y == 0).mean() - p) <= 5 * math.sqrt(max(p * (1 - p), 1e-9) / n)
     assert np.isin(y, [0, 1 / (1 - p)]).all()
 
 
-def test_noise_is_normal(engine, dtype):
+def test_noise_is_normal(backend, dtype):
     n = 200_003
     x = np.full(n, 3, dtype)
     z = (ops.gaussian_noise(x, 2.0, 5, 1).astype(float) - 3) / 2
@@ -86,7 +86,7 @@ def test_noise_is_normal(engine, dtype):
     assert np.array_equal(ops.gaussian_noise(x, 0.0, 5, 1), x)
 
 
-def test_noise_agrees_between_backends(engine, dtype):
+def test_noise_agrees_between_backends(backend, dtype):
     x = np.zeros(10_001, dtype)
     y = ops.gaussian_noise(x, 1.0, SEED, STEP)
     with po.use_backend("numpy"):
@@ -98,15 +98,15 @@ def test_same_bits_for_every_instruction_set_and_number_of_threads(dtype):
     x = np.random.default_rng(0).normal(size=300_007).astype(dtype)
     for function in (ops.dropout_forward, ops.gaussian_noise):
         results = []
-        for e in engines.LIVE:
+        for e in backends.LIVE:
             if e.startswith("native"):
                 for threads in (1, 2, 3):
-                    with engines.use_engine(e), engines.use_threads(threads):
+                    with backends.running_on(e), backends.use_threads(threads):
                         results.append(function(x, 0.4, 11, 12))
         assert all(np.array_equal(results[0], other) for other in results[1:])
 
 
-def test_nan_passes_where_it_is_kept(engine):
+def test_nan_passes_where_it_is_kept(backend):
     x = np.full(1000, np.nan)
     dropped = by_hand(1, 2, 0.5, 1000)
     assert np.array_equal(np.isnan(ops.dropout_forward(x, 0.5, 1, 2)), ~dropped)
@@ -117,7 +117,7 @@ def model(dtype=np.float32):
     return nn.Sequential(*layers, seed=4, dtype=dtype)
 
 
-def test_layers_by_central_differences(engine):
+def test_layers_by_central_differences(backend):
     m = model(np.float64)
     rng = np.random.default_rng(0)
     x, dy = rng.normal(size=(5, 6)), rng.normal(size=(5, 3))
@@ -135,7 +135,7 @@ def test_layers_by_central_differences(engine):
     np.testing.assert_allclose(gradient, numeric, rtol=1e-6, atol=1e-8)
 
 
-def test_training_is_random_and_evaluation_is_not(engine):
+def test_training_is_random_and_evaluation_is_not(backend):
     m = model()
     x = np.ones((7, 6), np.float32)
     assert not np.array_equal(m(x), m(x))
@@ -189,6 +189,6 @@ BAD_CALLS = [
 
 
 @pytest.mark.parametrize(("call", "error", "message"), BAD_CALLS, ids=[m for _, _, m in BAD_CALLS])
-def test_bad_input(engine, call, error, message):
+def test_bad_input(backend, call, error, message):
     with pytest.raises(error, match=message):
         call()

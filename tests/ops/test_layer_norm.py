@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from engines import use_threads
 from oracles import layers as oracles
+from support.backends import use_threads
 
 import pyoptim as po
 from pyoptim import ops
@@ -26,7 +26,7 @@ def arrays(rng, shape, dims, dtype, mean=2):
 
 
 @pytest.mark.parametrize(("shape", "dims"), CASES, ids=str)
-def test_forward(engine, dtype, shape, dims, rng):
+def test_forward(backend, dtype, shape, dims, rng):
     features, x, _, gamma, beta = arrays(rng, shape, dims, dtype)
     y, saved = ops.layer_norm_forward(x, features, gamma, beta)
     exact = oracles.layer_norm(x.astype(np.float64), gamma.astype(np.float64), beta.astype(np.float64), 1e-5)
@@ -37,7 +37,7 @@ def test_forward(engine, dtype, shape, dims, rng):
 
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize(("shape", "dims"), CASES, ids=str)
-def test_against_torch(engine, dtype, shape, dims, affine, rng):
+def test_against_torch(backend, dtype, shape, dims, affine, rng):
     torch = pytest.importorskip("torch")
     features, x, dy, gamma, beta = arrays(rng, shape, dims, dtype)
     layer = po.nn.LayerNorm(features, 1e-3, affine)
@@ -60,7 +60,7 @@ def test_against_torch(engine, dtype, shape, dims, affine, rng):
 
 
 @pytest.mark.parametrize("affine", [True, False])
-def test_gradients_by_central_differences(engine, affine, rng):
+def test_gradients_by_central_differences(backend, affine, rng):
     features, x, dy, gamma, beta = arrays(rng, (3, 2, 3), 2, np.float64)
     if not affine:
         gamma = beta = None
@@ -76,7 +76,7 @@ def test_gradients_by_central_differences(engine, affine, rng):
             np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=1e-6)
 
 
-def test_same_bits_for_every_number_of_threads(engine, dtype, rng):
+def test_same_bits_for_every_number_of_threads(backend, dtype, rng):
     _, x, dy, gamma, beta = arrays(rng, (4099, 70), 1, dtype)
     results = []
     for n in (1, 2, 3):
@@ -87,7 +87,7 @@ def test_same_bits_for_every_number_of_threads(engine, dtype, rng):
         assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_a_large_mean_and_large_values(engine, rng):
+def test_a_large_mean_and_large_values(backend, rng):
     x = rng.normal(1e4, 1, size=(5, 300)).astype(np.float32)
     y, _ = ops.layer_norm_forward(x, 300, eps=0.0)
     x64 = x.astype(np.float64)
@@ -99,7 +99,7 @@ def test_a_large_mean_and_large_values(engine, rng):
     np.testing.assert_allclose(huge, ops.layer_norm_forward(small, 300, eps=0.0)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_not_finite_stays_in_its_row(engine, rng):
+def test_what_is_not_finite_stays_in_its_row(backend, rng):
     x = rng.normal(size=(4, 40)).astype(np.float32)
     clean, _ = ops.layer_norm_forward(x, 40)
     x[1, 0], x[3, 39] = np.nan, np.inf
@@ -108,7 +108,7 @@ def test_what_is_not_finite_stays_in_its_row(engine, rng):
     assert np.array_equal(y[::2], clean[::2])
 
 
-def test_no_rows_and_strided_memory(engine, dtype, rng):
+def test_no_rows_and_strided_memory(backend, dtype, rng):
     y, saved = ops.layer_norm_forward(np.empty((0, 3), dtype), 3)
     _, dgamma, dbeta = ops.layer_norm_backward(y, y, 3, None, saved)
     assert y.shape == (0, 3)
@@ -141,6 +141,6 @@ BAD_CALLS = [
 
 
 @pytest.mark.parametrize(("call", "error", "message"), BAD_CALLS, ids=[m for _, _, m in BAD_CALLS])
-def test_bad_input(engine, call, error, message):
+def test_bad_input(backend, call, error, message):
     with pytest.raises(error, match=message):
         call()

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from engines import use_threads
 from oracles import layers as oracles
+from support.backends import use_threads
 
 import pyoptim as po
 from pyoptim import ops
@@ -25,7 +25,7 @@ def rng():
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_against_torch(engine, dtype, shape, affine, training, activation, rng):
+def test_against_torch(backend, dtype, shape, affine, training, activation, rng):
     torch = pytest.importorskip("torch")
     c = shape[1]
     x, dy = rng.normal(2, 3, size=shape).astype(dtype), rng.normal(size=shape).astype(dtype)
@@ -58,7 +58,7 @@ def test_against_torch(engine, dtype, shape, affine, training, activation, rng):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", [(7, 3), (4, 3, 17)], ids=str)
-def test_fused_relu_by_central_differences(engine, shape, training, rng):
+def test_fused_relu_by_central_differences(backend, shape, training, rng):
     c = shape[1]
     x, dy, gamma, beta = (rng.normal(size=s) for s in (shape, shape, (c,), (c,)))
 
@@ -75,7 +75,7 @@ def test_fused_relu_by_central_differences(engine, shape, training, rng):
 
 
 @pytest.mark.parametrize("shape", [(4096, 5), (64, 3, 8, 8), (4, 3, 64, 64)], ids=str)
-def test_variance_of_a_large_mean(engine, shape, rng):
+def test_variance_of_a_large_mean(backend, shape, rng):
     x = rng.normal(1e4, 1, size=shape).astype(np.float32)
     x[0, 0] = -1e4  # what a block begins with need not be like the rest
     mean, var = np.zeros(shape[1], np.float32), np.ones(shape[1], np.float32)
@@ -86,7 +86,7 @@ def test_variance_of_a_large_mean(engine, shape, rng):
 
 
 @pytest.mark.parametrize("shape", [(40, 3), (40, 3, 4), (4, 3, 100)], ids=str)
-def test_what_is_not_finite_stays_in_its_channel(engine, shape, rng):
+def test_what_is_not_finite_stays_in_its_channel(backend, shape, rng):
     x = rng.normal(size=shape).astype(np.float32)
     clean, _ = ops.batch_norm_forward(x[:, 2:], None, None, None, None, activation="relu")
     x[1, 0], x[3, 1] = np.nan, np.inf
@@ -95,7 +95,7 @@ def test_what_is_not_finite_stays_in_its_channel(engine, shape, rng):
     np.testing.assert_allclose(y[:, 2:], clean, rtol=1e-6)
 
 
-def test_squares_beyond_float32(engine, rng):
+def test_squares_beyond_float32(backend, rng):
     x = rng.normal(size=(50, 3)).astype(np.float32)
     y, _ = ops.batch_norm_forward(x, None, None, None, None, eps=0.0)
     huge, _ = ops.batch_norm_forward(x * np.float32(2.0**100), None, None, None, None, eps=0.0)
@@ -110,7 +110,7 @@ def layouts(a):
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 4, 6), (3, 17, 9)], ids=str)
-def test_layouts(engine, dtype, shape, rng):
+def test_layouts(backend, dtype, shape, rng):
     x, dy = rng.normal(size=shape).astype(dtype), rng.normal(size=shape).astype(dtype)
     gamma, beta = np.linspace(1, 2, 2 * shape[1]).astype(dtype)[::2], np.zeros(shape[1], dtype)
     y, saved = ops.batch_norm_forward(x, gamma, beta, None, None, activation="relu")
@@ -126,7 +126,7 @@ def test_layouts(engine, dtype, shape, rng):
                 assert got[0].strides == view.strides == got[1].strides
 
 
-def test_running_statistics_need_not_be_contiguous(engine, rng):
+def test_running_statistics_need_not_be_contiguous(backend, rng):
     x = rng.normal(3, 2, size=(9, 4))
     both = np.zeros((4, 2))
     ops.batch_norm_forward(x, None, None, both[:, 0], both[:, 1], momentum=1.0)
@@ -134,7 +134,7 @@ def test_running_statistics_need_not_be_contiguous(engine, rng):
 
 
 @pytest.mark.parametrize("activation", [None, "relu"])
-def test_same_bits_for_every_number_of_threads(engine, dtype, activation, rng):
+def test_same_bits_for_every_number_of_threads(backend, dtype, activation, rng):
     for shape in ((4099, 70), (130, 70, 5, 5), (33, 9, 31, 30)):
         x, dy = rng.normal(size=shape).astype(dtype), rng.normal(size=shape).astype(dtype)
         results = []
@@ -147,7 +147,7 @@ def test_same_bits_for_every_number_of_threads(engine, dtype, activation, rng):
 
 
 @pytest.mark.parametrize("other", ["x", "gamma", "beta", "running_var"])
-def test_overlap_with_what_is_updated(engine, other):
+def test_overlap_with_what_is_updated(backend, other):
     arrays = {"x": np.ones((3, 4)), "gamma": np.ones(4), "beta": np.ones(4), "running_var": np.ones(4)}
     arrays["running_mean"] = arrays[other].reshape(-1)[:4]
     with pytest.raises(ValueError, match="overlaps"):
@@ -155,7 +155,7 @@ def test_overlap_with_what_is_updated(engine, other):
     ops.batch_norm_forward(**arrays, training=False)  # nothing is written
 
 
-def test_an_unknown_activation(engine):
+def test_an_unknown_activation(backend):
     for call in (
         lambda: ops.batch_norm_forward(np.ones((2, 3)), None, None, None, None, activation="tanh"),
         lambda: po.nn.BatchNorm(3, activation="tanh"),
@@ -164,7 +164,7 @@ def test_an_unknown_activation(engine):
             call()
 
 
-def test_layer_with_relu_is_the_two_layers(engine, dtype, rng):
+def test_layer_with_relu_is_the_two_layers(backend, dtype, rng):
     x, dy = rng.normal(size=(9, 5)).astype(dtype), rng.normal(size=(9, 5)).astype(dtype)
     fused = po.nn.Sequential(po.nn.BatchNorm(5, activation="relu"), dtype=dtype)
     apart = po.nn.Sequential(po.nn.BatchNorm(5), po.nn.ReLU(), dtype=dtype)
@@ -173,7 +173,7 @@ def test_layer_with_relu_is_the_two_layers(engine, dtype, rng):
     assert np.array_equal(fused.flat_gradients, apart.flat_gradients)
 
 
-def test_evaluation_by_the_batchs_statistics_takes_all_examples_at_once(engine, rng):
+def test_evaluation_by_the_batchs_statistics_takes_all_examples_at_once(backend, rng):
     model = po.nn.Sequential(po.nn.BatchNorm(3, track_running_stats=False), po.nn.Dense(3, 2), seed=0)
     trainer = po.Trainer(model, po.nn.CrossEntropy(), po.SGD(model.parameters()))
     x = rng.normal(size=(1025, 3)).astype(np.float32)
@@ -191,7 +191,7 @@ def at_offset(a, offset):
 
 
 @pytest.mark.parametrize("shape", [(40, 3), (40, 33), (3, 4, 70)], ids=str)
-def test_alignment_changes_nothing(engine, dtype, shape, rng):
+def test_alignment_changes_nothing(backend, dtype, shape, rng):
     values = [rng.normal(size=s).astype(dtype) for s in (shape, shape, shape[1:2], shape[1:2])]
     results = []
     for offset in (0, 8, 3):  # whole elements, and bytes

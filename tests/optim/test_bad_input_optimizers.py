@@ -8,26 +8,12 @@ import weakref
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
-from test_contract import OPTIMIZERS
+from support.optimizers import NO_STATE_DICTS, OPTIMIZERS, snapshot
 
 import pyoptim as po
 
 NAN, INF = float("nan"), float("inf")
 WRONG = (TypeError, ValueError)
-
-
-def snapshot(optimizer, *arrays):
-    """All that a failed call could have changed, as comparable bytes."""
-
-    def frozen(value):
-        if isinstance(value, np.ndarray):
-            return value.dtype.str, value.shape, value.tobytes()
-        if isinstance(value, dict):
-            return {key: frozen(v) for key, v in value.items()}
-        return [frozen(v) for v in value] if isinstance(value, list) else value
-
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    return frozen([optimizer.state_dict(), params, list(arrays), optimizer.skipped])
 
 
 def refused(optimizer, call, error, match, *arrays):
@@ -84,7 +70,7 @@ KINDS = [po.Adam, packed_adam, po.LARS, po.LAMB]  # each prepares its arrays in 
 
 @pytest.mark.parametrize("make", KINDS)
 @pytest.mark.parametrize("layout", ["contiguous", "strided"])
-def test_gradients(engine, layout, make):
+def test_gradients(backend, layout, make):
     params, memory = two_params(layout)
     optimizer = make(params)
     optimizer.step(gradients())
@@ -118,7 +104,7 @@ def test_gradients(engine, layout, make):
 
 @pytest.mark.parametrize("make", KINDS)
 @pytest.mark.parametrize("layout", ["contiguous", "strided"])
-def test_gradients_that_overlap_what_is_written(engine, layout, make):
+def test_gradients_that_overlap_what_is_written(backend, layout, make):
     params, memory = two_params(layout)
     optimizer = make(params)
     optimizer.step(gradients())
@@ -155,7 +141,7 @@ def test_gradients_that_overlap_what_is_written(engine, layout, make):
 
 
 @pytest.mark.parametrize("make", KINDS)
-def test_parameters_that_have_become_read_only_or_another_size(engine, make):
+def test_parameters_that_have_become_read_only_or_another_size(backend, make):
     p, q = np.ones(5, np.float32), np.ones(3, np.float32)
     optimizer = make([p, q])
     grads = [np.ones(5, np.float32), np.ones(3, np.float32)]
@@ -169,7 +155,7 @@ def test_parameters_that_have_become_read_only_or_another_size(engine, make):
     refused(optimizer, lambda: optimizer.step(grads), ValueError, r"params\[1\] has been resized or reshaped")
 
 
-def test_structures_of_gradients(engine):
+def test_structures_of_gradients(backend):
     g = np.ones(2)
     cases = [
         (g, [g], TypeError, "grads is a list, expected a NumPy array"),
@@ -251,7 +237,7 @@ def test_parameters(params):
     assert not BASE.any()
 
 
-def test_parameters_side_by_side_are_allowed(engine):
+def test_parameters_side_by_side_are_allowed(backend):
     base = np.zeros((4, 6))
     parts = [base[:, 0], base[:, 1::2], base[::2, 2::2], base[1::2, 2:6:2], base[:0]]
     po.SGD(parts, lr=1).step([np.full(p.shape, -1.0) for p in parts])
@@ -342,7 +328,7 @@ def fail(k):
     ],
     ids=lambda v: repr(v)[:16],
 )
-def test_schedules_that_fail(engine, value, error, match):
+def test_schedules_that_fail(backend, value, error, match):
     """In the last of the groups, when the others have been computed."""
     lr = (lambda k: fail(k) if k else 0.1) if value is fail else (lambda k: value if k else 0.1)
     p = [np.ones(3), np.ones(3)]
@@ -364,7 +350,7 @@ def test_schedules_that_fail(engine, value, error, match):
     ],
     ids=str,
 )
-def test_options_that_need_another_state_are_fixed(engine, name, options, changed):
+def test_options_that_need_another_state_are_fixed(backend, name, options, changed):
     p = np.ones(3)
     optimizer = OPTIMIZERS[name](p, **options)
     group = optimizer.param_groups[0]
@@ -441,7 +427,7 @@ def test_attributes_are_checked_when_they_are_set():
 
 
 @pytest.mark.parametrize("lowered", [1, 2, 3])
-def test_accumulate_can_be_lowered_half_way(engine, lowered):
+def test_accumulate_can_be_lowered_half_way(backend, lowered):
     p = np.ones(2)
     optimizer = po.SGD(p, lr=1.0, accumulate=4)
     for g in (1.0, 2.0):
@@ -451,7 +437,7 @@ def test_accumulate_can_be_lowered_half_way(engine, lowered):
     assert (p == 1 - 3.0).all()  # the mean of all three
 
 
-def test_a_refused_step_keeps_what_was_accumulated(engine):
+def test_a_refused_step_keeps_what_was_accumulated(backend):
     def half_way(**options):
         p = np.ones(2)
         optimizer = po.SGD(p, lr=1, accumulate=2, **options)
@@ -555,18 +541,6 @@ def test_state_dicts(change):
     group(saved)["lr"] = 7.0
     alter(saved)
     refused(optimizer, lambda: optimizer.load_state_dict(saved), error, match, memory)
-
-
-# Also for PyTorch's: see test_torch.py.
-NO_STATE_DICTS = [
-    *(None, [], 3, "state", {}, {"foo": 1}, {"state": {}}, {"param_groups": []}),
-    *({"state": {}, "param_groups": groups} for groups in (None, 3, {}, "x", [1], [{}], [{"params": None}])),
-    *({"state": {}, "param_groups": [{"params": keys}]} for keys in ("0", ["0"], [[0]], [0.0], 0)),
-    *(
-        {"state": state, "param_groups": [{"params": [0]}]}
-        for state in (None, 3, [], [{}], {0: None}, {0: 1})
-    ),
-]
 
 
 @pytest.mark.parametrize("value", NO_STATE_DICTS, ids=repr)

@@ -11,7 +11,7 @@ from pyoptim import averages, gradients
 
 
 @pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 16384, 16385, 100_003])
-def test_global_norm(engine, dtype, n):
+def test_global_norm(backend, dtype, n):
     x = np.random.default_rng(n).normal(size=n).astype(dtype)
     exact = np.linalg.norm(x.astype(np.float64))
     assert gradients.global_norm(x) == pytest.approx(exact, rel=1e-12)
@@ -20,7 +20,7 @@ def test_global_norm(engine, dtype, n):
     )
 
 
-def test_the_norm_is_the_same_for_every_number_of_threads(engine):
+def test_the_norm_is_the_same_for_every_number_of_threads(backend):
     x = np.random.default_rng(0).normal(size=300_001)
     before, norms = po.get_num_threads(), set()
     try:
@@ -32,7 +32,7 @@ def test_the_norm_is_the_same_for_every_number_of_threads(engine):
     assert len(norms) == 1
 
 
-def test_clip_grad_norm_is_torchs(engine, dtype):
+def test_clip_grad_norm_is_torchs(backend, dtype):
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     for scale in (0.01, 10.0):
@@ -81,7 +81,7 @@ def test_bad_input_changes_nothing(call, error, message):
     assert (g == 5).all()
 
 
-def test_averages(engine, dtype):
+def test_averages(backend, dtype):
     rng = np.random.default_rng(0)
     points = rng.normal(size=(30, 4, 6)).astype(dtype)
     p, odd = points[0].copy(), np.zeros((8, 12), dtype)[::2, ::2]
@@ -107,7 +107,7 @@ def test_averages(engine, dtype):
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 @pytest.mark.parametrize("rounding", ["master", "stochastic"])
-def test_16_bit_parameters_are_averaged_in_float32(engine, kind, rounding):
+def test_16_bit_parameters_are_averaged_in_float32(backend, kind, rounding):
     dtype = np.float16 if kind == "float16" else pytest.importorskip("ml_dtypes").bfloat16
     params = [np.linspace(1, 2, 7).astype(dtype), np.ones((4, 6), dtype)[::2, ::3]]
     optimizer = po.Adam(params, lr=0.1, rounding=rounding)
@@ -149,7 +149,7 @@ def small_parameters(dtype):
 
 @pytest.mark.parametrize("make", [po.Adam, po.SGD, po.LARS, po.LAMB])
 @pytest.mark.parametrize("average", [averages.EMA, averages.SWA])
-def test_an_average_of_an_optimizer_follows_its_steps(engine, dtype, make, average):
+def test_an_average_of_an_optimizer_follows_its_steps(backend, dtype, make, average):
     params = small_parameters(dtype)
     followed, alone = ({k: p.copy() for k, p in params.items()} for _ in range(2))
     optimizer, other = make(followed, lr=0.1), make(alone, lr=0.1)
@@ -164,7 +164,7 @@ def test_an_average_of_an_optimizer_follows_its_steps(engine, dtype, make, avera
         assert np.array_equal(followed[name], alone[name])
 
 
-def test_an_average_follows_strided_parameters_and_skips_with_the_step(engine):
+def test_an_average_follows_strided_parameters_and_skips_with_the_step(backend):
     base = np.ones((6, 8), np.float32)
     optimizer = po.SGD([base[::2, ::2]], lr=1.0, nonfinite="skip")
     ema = averages.EMA(optimizer, 0.5)
@@ -206,7 +206,7 @@ def test_an_average_is_resumed_and_copied():
 
 
 @pytest.mark.parametrize("overlap", [lambda p: p[0], lambda p: p[1], lambda p: p[1][:0:-1], lambda p: p[2]])
-def test_a_gradient_that_is_a_parameter_is_found_among_many(engine, overlap):
+def test_a_gradient_that_is_a_parameter_is_found_among_many(backend, overlap):
     base = np.zeros((4, 6))
     params = [np.zeros(6), base[:2].reshape(-1)[:7], base[3, ::2], *(np.zeros(3) for _ in range(50))]
     optimizer = po.SGD(params, max_grad_norm=1.0)
@@ -219,7 +219,7 @@ def test_a_gradient_that_is_a_parameter_is_found_among_many(engine, overlap):
     optimizer.step([*(np.ones(p.shape) for p in params[:2]), base[3, 1::2], *grads[3:]])  # between, not on
 
 
-def test_clipping_of_many_arrays_is_that_of_one(engine, dtype):
+def test_clipping_of_many_arrays_is_that_of_one(backend, dtype):
     params = small_parameters(dtype)
     grads = {k: 3 * p for k, p in params.items()}
     norm = gradients.global_norm(grads)
@@ -240,7 +240,7 @@ def test_a_refused_average_leaves_the_optimizer_as_it_was():
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
-def test_copies_find_overlaps_too(engine, copied):
+def test_copies_find_overlaps_too(backend, copied):
     optimizer = copied(po.SGD([np.ones(3)], momentum=0.9))
     ema = averages.EMA(optimizer)
     for overlapping in (optimizer.param_groups[0]["params"][0], ema.averages[0]):
@@ -248,7 +248,7 @@ def test_copies_find_overlaps_too(engine, copied):
             optimizer.step([overlapping])
 
 
-def test_a_gradient_that_is_nan_does_not_switch_clipping_off(engine):
+def test_a_gradient_that_is_nan_does_not_switch_clipping_off(backend):
     a, b = np.zeros(2), np.zeros(2)
     po.SGD([a, b], lr=1.0, max_grad_norm=1.0).step([np.array([np.nan, 1]), np.full(2, 1e6)])
     assert np.isnan(a).all()

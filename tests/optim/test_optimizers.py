@@ -1,4 +1,4 @@
-"""Updates: against the float64 oracles, against PyTorch, and bit for bit between engines and layouts."""
+"""Updates: against the float64 oracles, against PyTorch, and bit for bit between backends and layouts."""
 
 import inspect
 import itertools
@@ -8,46 +8,19 @@ from functools import cache
 
 import numpy as np
 import pytest
-from engines import LIVE, use_engine, use_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.optimizers import CASES, ORACLES, case_id, trajectory
+from support.backends import LIVE, running_on, use_threads
+from support.optimizers import STEPS, assert_same_bits, hard_values, make, plain_gradients, rule_of, states
 
 import pyoptim as po
 from pyoptim.formulas.rules import RULES
-
-
-def make(case, params):
-    name, options = case
-    return getattr(po, name)(params, **options)
-
-
-def rule_of(case):
-    return make(case, np.ones((1, 1)))._rules[0].name
-
 
 RULE_CASES = list({rule_of(case): case for case in reversed(CASES)}.values())[::-1]  # the first of each
 
 every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
 every_rule = pytest.mark.parametrize("case", RULE_CASES, ids=rule_of)
-
-
-def states(optimizer):
-    """name -> array, of all parameters; scalars too."""
-    entries = optimizer.state_dict()["state"].items()
-    return {(i, name): value for i, entry in entries for name, value in entry.items()}
-
-
-def assert_same_bits(actual, expected, hint=""):
-    """Equal as bits, -0 apart from 0, except that any NaN is as good as another."""
-    actual, expected = np.asarray(actual), np.asarray(expected)
-    assert actual.dtype == expected.dtype, hint
-    assert actual.shape == expected.shape, hint
-    if actual.tobytes() == expected.tobytes():
-        return
-    wrong = (actual != expected) & ~(np.isnan(actual) & np.isnan(expected))
-    wrong |= (actual == 0) & (expected == 0) & (np.signbit(actual) != np.signbit(expected))
-    assert not wrong.any(), f"{hint}: {np.argwhere(wrong)[:5].tolist()}, {actual[wrong]}, {expected[wrong]}"
 
 
 def test_every_rule_has_a_case():
@@ -56,19 +29,9 @@ def test_every_rule_has_a_case():
 
 # ---- formulas --------------------------------------------------------------------------------------
 
-STEPS = 50
-
-
-@cache
-def plain_gradients(dtype):
-    """Never near 0, and turning every seventh step, so that the updates are well conditioned."""
-    rng = np.random.default_rng(1)
-    size = rng.uniform(0.5, 1.5, (STEPS, 3, 7)) * rng.choice([-1, 1], (3, 7))
-    return (size * np.where(np.arange(STEPS) % 7 == 3, -1, 1)[:, None, None]).astype(dtype)
-
 
 @every_case
-def test_fifty_steps_against_the_oracle(engine, dtype, case):
+def test_fifty_steps_against_the_oracle(backend, dtype, case):
     grads = plain_gradients(dtype)
     p = np.random.default_rng(2).normal(size=grads[0].shape).astype(dtype)
     points, expected = trajectory(*case, p, grads)
@@ -205,22 +168,6 @@ def test_every_torch_keyword_is_compared(name):
 LARGEST = 200_003  # pays for three threads of Numba's
 
 
-@cache
-def hard_values(seed, dtype, count):
-    """Normal numbers, both zeros, subnormals, huge ones whose squares overflow, infinities and NaN."""
-    rng, info = np.random.default_rng(seed), np.finfo(dtype)
-    x = rng.normal(size=count).astype(dtype)
-    kind = np.random.default_rng(0).integers(0, 20, count)  # that of an element stays over all seeds
-    x[kind == 0] = rng.choice([0.0, -0.0], (kind == 0).sum())
-    x[kind == 1] *= info.tiny  # subnormal
-    x[kind == 2] *= np.sqrt(info.tiny)  # squares are subnormal
-    x[kind == 3] *= info.max / 8
-    rare = rng.random(count) < 1e-3
-    x[rare] = rng.choice([np.inf, -np.inf, np.nan], rare.sum())
-    x.setflags(write=False)
-    return x
-
-
 def hard_run(case, dtype, lengths, steps=20):
     """Parameters and states (as one long array each) after steps on arrays of these lengths."""
     name, options = case
@@ -238,7 +185,7 @@ def hard_run(case, dtype, lengths, steps=20):
 
 @cache
 def expected_bits(name, options, dtype):
-    with use_engine("numpy"):
+    with running_on("numpy"):
         return hard_run((name, dict(options)), dtype, [LARGEST])[0]
 
 
@@ -253,12 +200,12 @@ RUNS = {
 
 
 @every_rule
-def test_same_bits_on_every_engine(engine, dtype, case):
+def test_same_bits_on_every_engine(backend, dtype, case):
     name, options = case
     expected = expected_bits(name, tuple(options.items()), dtype)
     assert np.isfinite(expected["param"]).mean() > 0.8  # not a comparison of NaN with NaN
     for threads, runs in RUNS.items():
-        for lengths in [*runs, [LARGEST]] if threads == 3 and engine == "numba" else runs:
+        for lengths in [*runs, [LARGEST]] if threads == 3 and backend == "numba" else runs:
             with use_threads(threads):
                 run = hard_run(case, dtype, lengths)
             for n, got in zip(lengths, run, strict=True):
@@ -310,7 +257,7 @@ LAYOUTS = [
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("of", ["param", "grad", "both"])
-def test_layouts(engine, dtype, layout, of):
+def test_layouts(backend, dtype, layout, of):
     x, grads = np.arange(15.0).reshape(3, 5).astype(dtype), plain_gradients(dtype)[:5, :, :5]
     plain = x.copy()
     reference = po.AdamW(plain, lr=0.1)
@@ -326,7 +273,7 @@ def test_layouts(engine, dtype, layout, of):
         assert_same_bits(np.reshape(value, np.shape(states(reference)[0, name])), states(reference)[0, name])
 
 
-def test_gradients_are_only_read(engine, dtype):
+def test_gradients_are_only_read(backend, dtype):
     p = np.ones((3, 4), dtype)
     optimizer = po.Adam(p, lr=0.5, weight_decay=0.1, maximize=True)
     g = np.full((3, 4), 2, dtype)
@@ -343,7 +290,7 @@ def test_gradients_are_only_read(engine, dtype):
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1), (0,), (3, 0, 2), (2, 3, 4, 5)], ids=str)
-def test_shapes(engine, dtype, shape):
+def test_shapes(backend, dtype, shape):
     p, g = np.ones(shape, dtype), np.full(shape, 0.5, dtype)
     optimizer = po.Adam({"w": p}, lr=0.25)
     optimizer.step({"w": g})
@@ -351,7 +298,7 @@ def test_shapes(engine, dtype, shape):
     assert states(optimizer)[0, "exp_avg"].shape == shape
 
 
-def test_subclasses_of_ndarray_are_plain_arrays(engine):
+def test_subclasses_of_ndarray_are_plain_arrays(backend):
     """A mask or a matrix product must not change what an update is."""
     x, g = np.ones((2, 2)), np.array([[1.0, 2.0], [3.0, 4.0]])
     expected, masked_param, masked_grad = x.copy(), x.copy(), x.copy()
@@ -378,7 +325,7 @@ def views(draw, dims):
     return shape, lambda base: base[(*(slice(None, None, step) for step in steps), ...)].transpose(axes)
 
 
-@pytest.mark.skipif(not LIVE, reason="no engine")
+@pytest.mark.skipif(not LIVE, reason="no backend")
 @pytest.mark.parametrize("case", LAYOUT_CASES, ids=case_id)
 @settings(max_examples=20, deadline=None, database=None)
 @given(data=st.data())
@@ -401,8 +348,8 @@ def test_layouts_and_splits_change_no_bit(case, data):
     base, *grads = np.random.default_rng(5).normal(size=(4, *shape)).astype(dtype)
     base, grads = np.asarray(base), [np.asarray(g) for g in grads]  # of a 0-d one they are scalars
     bits = []
-    for engine in LIVE:
-        with use_engine(engine):
+    for backend in LIVE:
+        with running_on(backend):
             whole = np.array(view(base), order="C")
             parts = split(view(base.copy()))
             one, many = make(case, whole), make(case, parts)
@@ -410,15 +357,15 @@ def test_layouts_and_splits_change_no_bit(case, data):
                 g = view(g) if strided_gradients else np.array(view(g), order="C")
                 one.step(np.array(g, order="C"))
                 many.step(split(g))
-        assert_same_bits(joined(parts), whole, engine)
+        assert_same_bits(joined(parts), whole, backend)
         arrays = {key: value for (_, key), value in states(one).items() if np.ndim(value) or not shape}
         for key, value in arrays.items():
             pieces = [states(many)[i, key] for i in range(len(parts))]
-            assert_same_bits(joined(pieces), value, f"{engine}: {key}")
+            assert_same_bits(joined(pieces), value, f"{backend}: {key}")
         assert whole.size == 0 or (whole != view(base)).any()
-        if name not in OF_WHOLE_TENSORS:  # those add up, in each engine's own order
+        if name not in OF_WHOLE_TENSORS:  # those add up, in each backend's own order
             bits.append(whole)
-            assert_same_bits(whole, bits[0], f"{engine} and {LIVE[0]}")
+            assert_same_bits(whole, bits[0], f"{backend} and {LIVE[0]}")
 
 
 @pytest.mark.parametrize("name", ORACLES)
@@ -428,13 +375,13 @@ def test_changing_the_backend_between_steps_changes_nothing(name):
     points, _ = trajectory(name, {"lr": 0.1}, p, grads)
     optimizer = getattr(po, name)(p, lr=0.1)
     for t, (g, expected) in enumerate(zip(grads, points, strict=True)):
-        with use_engine(LIVE[t % len(LIVE)]):  # each of them again and again
+        with running_on(LIVE[t % len(LIVE)]):  # each of them again and again
             optimizer.step(g)
         np.testing.assert_allclose(p, expected, rtol=1e-9, atol=1e-11, err_msg=f"{LIVE[t % len(LIVE)]}, {t}")
 
 
 @pytest.mark.parametrize("name", ["LARS", "LAMB", "Adafactor", "Muon"])
-def test_same_bits_for_every_number_of_threads(engine, dtype, name):
+def test_same_bits_for_every_number_of_threads(backend, dtype, name):
     """What looks at a whole tensor adds up: in an order that the threads do not change."""
     rng = np.random.default_rng(9)
     start, *grads = rng.normal(size=(3, 64, 3100)).astype(dtype)  # worth three threads
@@ -456,7 +403,7 @@ STACKS = [(), (5,), (0,), (40_000,), (500, 3, 3), (2, 3, 100, 90), (3, 0, 2), (2
 
 
 @pytest.mark.parametrize("name", ["Adafactor", "Muon"])
-def test_many_tensors_at_once(engine, dtype, name):
+def test_many_tensors_at_once(backend, dtype, name):
     """The bits of each alone, for every number of threads; NumPy's up to rounding."""
     rng = np.random.default_rng(4)
     shapes = MIXED if name == "Muon" else [*MIXED, *STACKS]
@@ -477,7 +424,7 @@ def test_many_tensors_at_once(engine, dtype, name):
             assert_same_bits(a, b)
     for i in everything:
         assert_same_bits(stepped([i])[0][0], expected[i], str(shapes[i]))
-    with use_engine("numpy"):
+    with running_on("numpy"):
         twins, others = stepped(everything)
     eps = np.finfo(dtype).eps
     allowed = 5e4 * eps if name == "Muon" else 64 * eps  # products amplify what rounding does: oracles.py
@@ -489,7 +436,7 @@ def test_many_tensors_at_once(engine, dtype, name):
 
 @pytest.mark.parametrize("name", ORACLES)
 @pytest.mark.parametrize("value", [np.inf, np.nan, 1e30, 1e-30, 0.0])
-def test_extremes_pass_without_a_warning(engine, name, value):
+def test_extremes_pass_without_a_warning(backend, name, value):
     """As in PyTorch; pytest makes errors of warnings. And they stay in their own parameter."""
     g = np.full((3, 4), value, np.float32)
     g[0, 0] = 1
@@ -518,7 +465,7 @@ def test_extremes_pass_without_a_warning(engine, name, value):
     ],
     ids=["list", "tuple", "dict", "other order", "odd keys"],
 )
-def test_structures(engine, wrap):
+def test_structures(backend, wrap):
     def arrays(value):
         return [np.full(3, value, np.float32), np.full((2, 2), 10.0 * value)]
 
@@ -531,13 +478,13 @@ def test_structures(engine, wrap):
     assert (params[1] == 7.5).all()
 
 
-def test_one_gradient_may_serve_two_parameters(engine):
+def test_one_gradient_may_serve_two_parameters(backend):
     p, g = [np.ones(3), np.ones(3)], np.full(3, 0.5)
     po.SGD(p, lr=1).step([g, g])
     assert (np.array(p) == 0.5).all()
 
 
-def test_groups_have_their_own_hyperparameters(engine):
+def test_groups_have_their_own_hyperparameters(backend):
     """Each group as an optimizer of its own: other rules, types, structures, schedules, in one step."""
     rng = np.random.default_rng(6)
     shapes = [[(3,)], [(70,), (2, 2)], [(5,)], [(4, 4)]]
@@ -570,7 +517,7 @@ def test_groups_have_their_own_hyperparameters(engine):
     assert optimizer.param_groups[0]["lr"] == 0.01
 
 
-def test_lr_may_be_changed_and_kinds_of_numbers_are_equal(engine):
+def test_lr_may_be_changed_and_kinds_of_numbers_are_equal(backend):
     """Coefficients are computed in double, whatever type of number a hyperparameter or schedule is."""
     p, q = np.ones(3), np.ones(3)
     one, other = po.AdamW(p), po.AdamW(q)
@@ -587,7 +534,7 @@ def test_lr_may_be_changed_and_kinds_of_numbers_are_equal(engine):
     assert_same_bits(p, q)
 
 
-def test_coefficients_beyond_float32_become_infinite_silently(engine):
+def test_coefficients_beyond_float32_become_infinite_silently(backend):
     p = np.ones(2, np.float32)
     po.SGD(p, lr=1e39).step(np.ones(2, np.float32))
     assert (p == -np.inf).all()
@@ -641,7 +588,7 @@ def test_state_dict_is_a_copy():
 # ---- options of every optimizer: clipping, accumulation, what is not finite --------------------------
 
 
-def test_max_grad_norm(engine, dtype):
+def test_max_grad_norm(backend, dtype):
     """As scaling the gradients beforehand, within a rounding; the gradients are not written."""
     p, q = np.ones(5, dtype), np.ones(5, dtype)
     one, other = po.Adam(p, max_grad_norm=0.5), po.Adam(q)
@@ -659,7 +606,7 @@ def test_max_grad_norm(engine, dtype):
     assert_same_bits(small, r)
 
 
-def test_accumulate_steps_with_the_mean(engine, dtype):
+def test_accumulate_steps_with_the_mean(backend, dtype):
     p, q = np.ones(4, dtype), np.ones(4, dtype)
     one, other = po.Adam(p, accumulate=2), po.Adam(q)
     for a, b in ((1, 3), (2, -4)):
@@ -672,7 +619,7 @@ def test_accumulate_steps_with_the_mean(engine, dtype):
     assert states(one)[0, "step"] == 2
 
 
-def test_accumulate_lets_infinities_through_silently(engine):
+def test_accumulate_lets_infinities_through_silently(backend):
     p = np.ones(2)
     optimizer = po.SGD(p, accumulate=2)
     optimizer.step(np.array([np.inf, 1]))
@@ -682,7 +629,7 @@ def test_accumulate_lets_infinities_through_silently(engine):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_nonfinite(engine, dtype, bad):
+def test_nonfinite(backend, dtype, bad):
     for policy in ("ignore", "raise", "skip"):
         p = {"w": np.ones(3, dtype), "b": np.ones(2, dtype)}
         optimizer = po.Adam(p, nonfinite=policy)
@@ -708,7 +655,7 @@ def test_nonfinite(engine, dtype, bad):
     assert (p < 0).all()
 
 
-def test_lookahead_agrees_with_nesterov(engine):
+def test_lookahead_agrees_with_nesterov(backend):
     """In the variable p - momentum*v, the reformulated method takes the same path."""
 
     def gradient(x):

@@ -8,18 +8,13 @@ import sys
 import numpy as np
 import pytest
 from oracles.optimizers import CASES, case_id
-from test_bad_input_optimizers import snapshot
-from test_optimizers import assert_same_bits, make, states
+from support.optimizers import assert_same_bits, make, snapshot, states, type_of
 
 import pyoptim as po
 from pyoptim import nn, schedules
 from pyoptim.runtime import files
 
 SHAPES = [(3, 4), (40, 20)]
-
-
-def type_of(name):
-    return np.dtype(pytest.importorskip("ml_dtypes").bfloat16) if name == "bfloat16" else np.dtype(name)
 
 
 def gradients(dtype, steps):

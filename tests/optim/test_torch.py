@@ -6,9 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from test_bad_input_optimizers import NO_STATE_DICTS, snapshot
-from test_contract import OPTIMIZERS
-from test_optimizers import assert_same_bits
+from support.optimizers import NO_STATE_DICTS, OPTIMIZERS, assert_same_bits, snapshot
 
 import pyoptim as po
 
@@ -34,7 +32,7 @@ STRUCTURES = {
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("leaf", [False, True])
-def test_tensors_are_arrays(engine, structure, dtype, leaf):
+def test_tensors_are_arrays(backend, structure, dtype, leaf):
     """The same bits as on NumPy arrays, in the tensors' own memory."""
     if dtype == "bfloat16":
         kind, numpy_type = torch.bfloat16, np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
@@ -502,7 +500,7 @@ def test_the_trajectory_is_torchs(name, options):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_runs_as_itself(engine, name):
+def test_every_optimizer_runs_as_itself(backend, name):
     """The bits of ours on the same gradients."""
     params = [torch.nn.Parameter(torch.tensor(values(shape))) for shape in [(4, 3), (2, 6)]]
     arrays = [p.detach().numpy().copy() for p in params]

@@ -185,8 +185,8 @@ def test_every_activation_and_noise(dtype):
         assert results[0][1]["3.step"] == results[0][1]["6.step"] == 14
 
 
-def test_instruction_sets_and_threads(engine):
-    if not engine.startswith("native"):
+def test_instruction_sets_and_threads(backend):
+    if not backend.startswith("native"):
         pytest.skip("of the native backend")
     before, results = po.get_num_threads(), []
     try:

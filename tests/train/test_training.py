@@ -33,7 +33,7 @@ def digits(n=600):
     return data.x_train[:n], data.y_train[:n]
 
 
-def test_worked_example(engine):
+def test_worked_example(backend):
     """A linear unit on (n6, n7), squared error averaged over three examples."""
     x = np.array([[0.69657858, 0.51114952], [0.859582, 0.56898564], [0.543156, 0.90834304]])
     target = np.array([7.0, 12.0, 40.0])
@@ -51,7 +51,7 @@ def test_worked_example(engine):
 
 
 @pytest.mark.parametrize("loss", [nn.CrossEntropy(), nn.MSE()], ids=repr)
-def test_gradients_of_a_whole_model(engine, loss):
+def test_gradients_of_a_whole_model(backend, loss):
     model, rng = small_model(), np.random.default_rng(0)
     x = rng.normal(size=(7, 4))
     target = rng.integers(0, 3, 7) if loss.classification else rng.normal(size=(7, 3))
@@ -119,7 +119,7 @@ def test_initialisers(init, std):
 
 
 @pytest.mark.parametrize("batch_size", [1, 32, None])
-def test_training_learns_digits(engine, batch_size):
+def test_training_learns_digits(backend, batch_size):
     x, y = digits(200 if batch_size == 1 else 600)
     model = nn.Sequential(nn.Dense(64, 32, activation="relu", init="he"), nn.Dense(32, 10), seed=0)
     trainer = po.Trainer(model, nn.CrossEntropy(), po.Adam(model.parameters(), lr=3e-3), seed=0)
@@ -131,7 +131,7 @@ def test_training_learns_digits(engine, batch_size):
     assert trainer.evaluate(x, y)["accuracy"] == np.mean(trainer.predict(x).argmax(1) == y)
 
 
-def test_training_is_reproducible_for_every_number_of_threads(engine):
+def test_training_is_reproducible_for_every_number_of_threads(backend):
     x, y = digits()
     before, results = po.get_num_threads(), []
     try:
@@ -162,7 +162,7 @@ def test_an_epoch_visits_every_example_once():
     assert all((b[:, 0] == t).all() for epoch in epochs for b, t, _ in epoch)
 
 
-def test_a_trained_model_survives_saving(engine, tmp_path):
+def test_a_trained_model_survives_saving(backend, tmp_path):
     x, y = digits()
     model = nn.Sequential(
         nn.Dense(64, 20), nn.BatchNorm(20, momentum=None), nn.ReLU(), nn.Dense(20, 10), seed=0

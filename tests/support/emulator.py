@@ -1,5 +1,7 @@
 """The CUDA module built for the host: the same kernels and bindings, with the emulator in place of a GPU."""
 
+import ctypes
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -7,8 +9,8 @@ import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-SOURCE = HERE.parents[2]
+SOURCE = Path(__file__).resolve().parents[2]
+HERE = SOURCE / "tests" / "gpu" / "emulator"
 FILES = [
     "module.cpp",
     "bind_launch.cpp",
@@ -76,3 +78,17 @@ def run(*command):
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def nvrtc():
+    """The library of the nvidia-cuda-nvrtc package, or the toolkit's; None without."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = list(spec.submodule_search_locations) if spec is not None else []
+    for file in [str(file) for folder in folders for file in Path(folder).glob("*/lib/libnvrtc.so.*")] + [
+        "libnvrtc.so.13", "libnvrtc.so.12"
+    ]:  # fmt: skip
+        try:
+            return ctypes.CDLL(file)
+        except OSError:
+            continue
+    return None

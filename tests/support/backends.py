@@ -1,4 +1,4 @@
-"""What tests run on: the backends and, for the compiled one, its instruction sets."""
+"""The backends that tests run on; the compiled one counts once for each of its instruction sets."""
 
 from contextlib import contextmanager
 
@@ -10,14 +10,14 @@ try:
 except ImportError:
     _native = None
 
-ENGINES = ("numpy", "numba", "native-avx512", "native-avx2", "native-baseline")
+BACKENDS = ("numpy", "numba", "native-avx512", "native-avx2", "native-baseline")
 
 
-def why_not(engine):
-    """Why an engine cannot run here, or None."""
-    backend, _, isa = engine.partition("-")
+def why_not(backend):
+    """Why a backend cannot run here, or None if it can."""
+    name, _, isa = backend.partition("-")
     try:
-        dispatch.get(backend)
+        dispatch.get(name)
     except (dispatch.BackendError, ValueError) as error:
         return str(error)
     if isa and isa not in _native.instruction_sets():
@@ -25,18 +25,19 @@ def why_not(engine):
     return None
 
 
-LIVE = [engine for engine in ENGINES if why_not(engine) is None]
+LIVE = [backend for backend in BACKENDS if why_not(backend) is None]
 
 
 @contextmanager
-def use_engine(engine):
-    backend, _, isa = engine.partition("-")
+def running_on(backend):
+    """Run a block on a backend, with its instruction set."""
+    name, _, isa = backend.partition("-")
     before = _native.instruction_set() if isa else None
     if isa:
         _native.use_instruction_set(isa)
         assert _native.instruction_set() == isa
     try:
-        with po.use_backend(backend):
+        with po.use_backend(name):
             yield
     finally:
         if isa:
@@ -45,6 +46,7 @@ def use_engine(engine):
 
 @contextmanager
 def use_threads(n):
+    """Run a block on so many threads."""
     before = po.get_num_threads()
     po.set_num_threads(n)
     try:
