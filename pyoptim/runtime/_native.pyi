@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'coefficients', 'common_coefficients', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'layer_norm_backward', 'layer_norm_forward', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'tensor_layouts', 'use_instruction_set']
+__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'coefficients', 'common_coefficients', 'compiled_kinds', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'layer_norm_backward', 'layer_norm_forward', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'tensor_layouts', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
@@ -43,7 +43,7 @@ class MuonStepper:
     def sum_of_squares(self, grads: list[typing.Any]) -> float | None:
         ...
 class Engine32:
-    def __init__(self, layers: collections.abc.Sequence[dict[str, typing.Any]], loss: dict[str, typing.Any], capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float32], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float32]]]]]], hogwild: bool, penalty: tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float32], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] | None) -> None:
+    def __init__(self, model: tuple[str, tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], collections.abc.Mapping[str, numpy.ndarray]], loss: str, capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float32], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float32]]]]]], hogwild: bool, penalty: tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float32], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] | None) -> None:
         ...
     def begin_epoch(self, loss: typing.SupportsFloat | typing.SupportsIndex, correct: typing.SupportsInt | typing.SupportsIndex, noise: tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float32], typing.SupportsFloat | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex] | None) -> None:
         ...
@@ -65,7 +65,7 @@ class Engine32:
     def wrong(self) -> int:
         ...
 class Engine64:
-    def __init__(self, layers: collections.abc.Sequence[dict[str, typing.Any]], loss: dict[str, typing.Any], capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float64], typing.Annotated[numpy.typing.ArrayLike, numpy.float64], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]]]]]], hogwild: bool, penalty: tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float64], typing.Annotated[numpy.typing.ArrayLike, numpy.float64], collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] | None) -> None:
+    def __init__(self, model: tuple[str, tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], typing.Annotated[numpy.typing.ArrayLike, numpy.float64], typing.Annotated[numpy.typing.ArrayLike, numpy.float64], collections.abc.Mapping[str, numpy.ndarray]], loss: str, capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float64], typing.Annotated[numpy.typing.ArrayLike, numpy.float64], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float64]]]]]], hogwild: bool, penalty: tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float64], typing.Annotated[numpy.typing.ArrayLike, numpy.float64], collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] | None) -> None:
         ...
     def begin_epoch(self, loss: typing.SupportsFloat | typing.SupportsIndex, correct: typing.SupportsInt | typing.SupportsIndex, noise: tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float64], typing.SupportsFloat | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex] | None) -> None:
         ...
@@ -110,6 +110,10 @@ def activation_kinds() -> dict[str, bool]:
 def coefficients(name: str, options: collections.abc.Mapping[str, bool | typing.SupportsFloat | typing.SupportsIndex | typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(2)"] | str | None], steps: typing.SupportsInt | typing.SupportsIndex) -> tuple[str, list[list[float]]]:
     """
     The rule of an optimizer of the C++ API, and its coefficients at the first steps.
+    """
+def compiled_kinds() -> tuple[list[str], list[str]]:
+    """
+    The classes of layers and of losses that the engine and the C++ API know.
     """
 @typing.overload
 def dense_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32] | None, activation: str | None, dx: numpy.typing.NDArray[numpy.float32] | None, dweight: numpy.typing.NDArray[numpy.float32] | None, dbias: numpy.typing.NDArray[numpy.float32] | None) -> None:
