@@ -10,27 +10,40 @@ namespace {
 
 // A kind of layer that applies a formula to each element, with the options that are the formula's a and b.
 struct Elementwise {
-    const char* type;
+    std::string type;
     Activation formula;
-    std::vector<Option<Layer>> options;
+    std::vector<Option<Layer>> options = {};
 };
 
-const std::vector<Elementwise>& elementwise() {
-    static const std::vector<Elementwise> all = {
-        {"Identity", Activation::identity, {}},
-        {"ReLU", Activation::relu, {}},
-        {"Sigmoid", Activation::sigmoid, {}},
-        {"Tanh", Activation::tanh, {}},
+// "hardsigmoid" is Hardsigmoid.
+std::string capitalized(std::string name) {
+    if (name[0] >= 'a' && name[0] <= 'z') name[0] = static_cast<char>(name[0] - 'a' + 'A');
+    return name;
+}
+
+// Formulas without options, whose layer is named after them with a capital letter, need no line here.
+std::vector<Elementwise> all_elementwise() {
+    std::vector<Elementwise> all = {
+        {"ReLU", Activation::relu},
         {"LeakyReLU", Activation::leaky_relu, {{"slope", &Layer::slope, kNotNegative}}},
         {"ELU", Activation::elu, {{"alpha", &Layer::alpha, kNotNegative}}},
-        {"SELU", Activation::selu, {}},
-        {"SiLU", Activation::silu, {}},
+        {"SELU", Activation::selu},
+        {"SiLU", Activation::silu},
         {"Softplus", Activation::softplus, {{"beta", &Layer::beta, kPositive}}},
         {"Hardtanh", Activation::hardtanh, {{"low", &Layer::low}, {"high", &Layer::high}}},
-        {"Hardsigmoid", Activation::hardsigmoid, {}},
-        {"Hardswish", Activation::hardswish, {}},
         {"GELU", Activation::gelu, {{"approximate", &Layer::approximate, kFinite, false, "tanh", "none"}}},
     };
+    const std::size_t listed = all.size();
+    for (int i = 0; i < static_cast<int>(Activation::count); ++i) {
+        bool known = static_cast<Activation>(i) == Activation::gelu_tanh;  // which GELU has as an option
+        for (std::size_t k = 0; k < listed; ++k) known = known || static_cast<int>(all[k].formula) == i;
+        if (!known) all.push_back({capitalized(kActivationNames[i]), static_cast<Activation>(i)});
+    }
+    return all;
+}
+
+const std::vector<Elementwise>& elementwise() {
+    static const std::vector<Elementwise> all = all_elementwise();
     return all;
 }
 
@@ -98,7 +111,7 @@ class SoftmaxLayer final : public CompiledLayer<T> {
 std::vector<LayerEntry> activation_entries() {
     std::vector<LayerEntry> all;
     for (const Elementwise& kind : elementwise()) {
-        all.push_back(entry_of<ElementwiseLayer>(kind.type, kind.options));
+        all.push_back(entry_of<ElementwiseLayer>(kind.type.c_str(), kind.options));
         if (kind.formula != Activation::hardtanh) continue;
         all.back().output = [](Layer& layer, const Width& in) {
             if (!(layer.low < layer.high))

@@ -22,20 +22,14 @@ inline Activation any_activation_named(const std::string& name) {
     throw std::invalid_argument("there is no activation named '" + name + "'");
 }
 
-// An activation that other layers apply themselves, and its class in pyoptim/nn/activations.py.
-struct FusedActivation {
-    Activation kind;
-    const char* layer;
-    const char* name() const { return kActivationNames[static_cast<int>(kind)]; }
-};
-inline constexpr FusedActivation kFusedActivations[] = {
-    {Activation::relu, "ReLU"}, {Activation::sigmoid, "Sigmoid"}, {Activation::tanh, "Tanh"}};
+// The activations that other layers apply themselves.
+inline constexpr Activation kFusedActivations[] = {Activation::relu, Activation::sigmoid, Activation::tanh};
 
 // One of the fused activations; "" is the identity. Throws std::invalid_argument.
 inline Activation activation_named(const std::string& name) {
     if (name.empty()) return Activation::identity;
-    for (const FusedActivation& fused : kFusedActivations) {
-        if (name == fused.name()) return fused.kind;
+    for (const Activation fused : kFusedActivations) {
+        if (name == kActivationNames[static_cast<int>(fused)]) return fused;
     }
     throw std::invalid_argument("there is no activation named '" + name + "'");
 }

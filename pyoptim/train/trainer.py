@@ -170,8 +170,8 @@ class Trainer:
             are not reproducible: they depend on which thread comes first. They converge alike (Niu et al.,
             2011). It needs what ``engine="native"`` needs, an optimizer with one state a parameter at most
             (SGD, also with momentum, Adagrad, RMSprop, Lion: the two of Adam would come apart), no
-            clipping, no look for gradients that are not finite, no penalty, no weight_noise, and of layers
-            Dense, Flatten, Rescale and activations alone.
+            clipping, no look for gradients that are not finite, no penalty, no weight_noise, and layers
+            that keep nothing but parameters: no BatchNorm, Dropout or GaussianNoise.
 
         Returns
         -------

@@ -166,12 +166,25 @@ ACTIVATIONS = [
 ]  # fmt: skip
 
 
+def test_every_layer_and_loss_has_a_compiled_form():
+    """One that were forgotten would train slowly, and would be no layer of the C++ API."""
+    from pyoptim.runtime import _native
+
+    def public(base):
+        kinds = [getattr(nn, name) for name in nn.__all__]
+        return {kind.__name__ for kind in kinds if isinstance(kind, type) and issubclass(kind, base)}
+
+    layers, losses = _native.compiled_kinds()
+    assert sorted(layers) == sorted(public(nn.Layer) - {"Layer"})
+    assert sorted(losses) == sorted(public(nn.Loss) - {"Loss"})
+
+
 def test_every_activation_and_noise(dtype):
     """Each between dense layers, first in the chain too: those that keep their input read the batch's."""
     assert {type(layer) for layer in ACTIVATIONS} == set(nn.activations.ELEMENTWISE)
     x, y = data(nn.CrossEntropy())
     x = (x.reshape(len(x), -1) / 100 - 1).astype(dtype)
-    for chosen in ACTIVATIONS:
+    for chosen in [*ACTIVATIONS, nn.Softmax(), nn.LogSoftmax()]:
         results = []
         for engine in ("native", "python"):
             made = [copy.deepcopy(chosen) for _ in range(3)]
