@@ -217,11 +217,6 @@ def constant(queue: Queue, array: Array) -> DeviceArray:
     return queue.constants[key]  # type: ignore[no-any-return]
 
 
-def placed(queue: Queue | None, array: Any) -> Any:
-    """Data of the processor in the memory of a queue's GPU; without a queue, and other data, as they are."""
-    return array if queue is None or not isinstance(array, np.ndarray) else uploaded(queue, array)
-
-
 def queue_on(device: str) -> Queue | None:
     """A queue for what a device's name says, None for "cpu".
 
