@@ -15,6 +15,12 @@ from pyoptim.formulas.losses import POINTWISE
 from pyoptim.runtime import _native
 
 
+@pytest.fixture
+def rng():
+    """Targets leave no gradient of cross-entropy near 0 by cancellation, which no tolerance allows for."""
+    return np.random.default_rng(11)
+
+
 @pytest.mark.parametrize("log", [True, False])
 @pytest.mark.parametrize("shape", [(1, 1), (9, 10), (8, 33), (3, 300)], ids=str)
 def test_softmax(run, dtype, shape, log, rng):

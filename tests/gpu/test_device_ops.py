@@ -14,8 +14,9 @@ from support import device, doubles
 from support.doubles import Capsule, OnDevice, There
 
 import pyoptim as po
-from pyoptim import backends, ops
+from pyoptim import ops
 from pyoptim.arrays.gpu import DeviceArray, empty
+from pyoptim.arrays.queue import Queue
 from pyoptim.runtime import dispatch
 
 pytest.importorskip("pyoptim.runtime._native", reason="what is compared with")
@@ -59,7 +60,7 @@ def kind(request, cuda, no_gpu, monkeypatch):
         plain = torch.Tensor
         return Kind(doubles.tensor, lambda result: result.as_subclass(plain).numpy(), plain)
     if request.param == "ours":
-        queue = backends.device.Queue(backend.launcher, 0)
+        queue = Queue(backend.launcher, 0)
 
         def upload(array):
             made = empty(queue, array.shape, array.dtype)
@@ -312,7 +313,7 @@ def test_all_calls_have_one_order_and_one_pool(recorder):
 
 
 def test_arrays_of_our_own_bring_their_order(recorder):
-    queue = backends.device.Queue(recorder, 0)
+    queue = Queue(recorder, 0)
     queue.stream = 90
     x = empty(queue, (3,), np.float64)
     x[...] = 1
