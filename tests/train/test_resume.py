@@ -24,7 +24,7 @@ def trainer(**options):
     return po.Trainer(model, nn.CrossEntropy(), optimizer, seed=2, penalty=nn.Penalty(0.01, 0.001))
 
 
-WRITE = resume.checkpoint.write
+WRITE = resume.files.write
 
 
 class Killed(BaseException):
@@ -66,7 +66,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(engine_name, written, m
     history = whole.fit(X, Y, validation_data=(X, Y), **options)
     path = tmp_path / "run.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr(resume.checkpoint, "write", After(written))
+        patch.setattr(resume.files, "write", After(written))
         # One batch a chunk, so that there is something to save between them.
         patch.setattr("pyoptim.train.engine._CHUNK", 0.0)
         with pytest.raises(Killed):
@@ -100,7 +100,7 @@ def test_random_transforms_noise_and_callbacks_go_on_too(tmp_path, monkeypatch):
     history, stop, watch = fit(whole)
     path = tmp_path / "run.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr(resume.checkpoint, "write", After(16))
+        patch.setattr(resume.files, "write", After(16))
         with pytest.raises(Killed):
             fit(trainer(), checkpoint=path, checkpoint_every=0)
     resumed = trainer()
@@ -182,7 +182,7 @@ def test_epochs_of_one_batch_are_saved_between_them(tmp_path, monkeypatch):
     path, whole = tmp_path / "run.safetensors", trainer()
     whole.fit(X, Y, epochs=6, batch_size=None, verbose=False)
     with monkeypatch.context() as patch:
-        patch.setattr(resume.checkpoint, "write", After(3))
+        patch.setattr(resume.files, "write", After(3))
         with pytest.raises(Killed):
             trainer().fit(X, Y, epochs=6, batch_size=None, checkpoint=path, checkpoint_every=0, verbose=False)
     resumed = trainer()
@@ -213,17 +213,17 @@ def test_an_average_and_a_log_go_on(old, tmp_path, monkeypatch):
     path, whole, resumed = tmp_path / "run.safetensors", trainer(), trainer()
     ema = fit(whole, tmp_path / "a.csv")
     with monkeypatch.context() as patch:
-        patch.setattr(resume.checkpoint, "write", After(15))
+        patch.setattr(resume.files, "write", After(15))
         with pytest.raises(Killed):
             fit(trainer(), tmp_path / "b.csv", checkpoint=path, checkpoint_every=0)
     log = [callbacks.CSVLogger(tmp_path / "b.csv")]
     with pytest.raises(ValueError, match="with the average EMA"):
         trainer().fit(X, Y, batch_size=16, checkpoint=path, callbacks=log, verbose=False)
     if old:  # files used to have the average beside the optimizer's state
-        description, tensors = resume.checkpoint.read(path, resume._FORMAT)
+        description, tensors = resume.files.read(path, resume._FORMAT)
         description["average"] = description["optimizer"].pop("average")
         moved = {name.replace("optimizer.average", "average"): tensor for name, tensor in tensors.items()}
-        resume.checkpoint.write(path, description, moved)
+        resume.files.write(path, description, moved)
     again = fit(resumed, tmp_path / "b.csv", checkpoint=path)
     assert_same(whole, resumed)
     assert again.count == ema.count == 30
