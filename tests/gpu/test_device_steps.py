@@ -307,7 +307,8 @@ def found(monkeypatch):
     """Which gradients are found without a look at each: CPU tensors pass for a GPU's."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("pyoptim.runtime._native")
-    monkeypatch.setattr(gpu_views, "_CUDA", (1, 13))
+    for module in (gpu_checks, gpu_views):
+        monkeypatch.setattr(module, "_CUDA", (1, 13))
     stream = types.SimpleNamespace(cuda_stream=0)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     calls, find = [], gpu_checks.TensorFinder.find
