@@ -1,4 +1,4 @@
-"""Steps on arrays in a GPU's memory some of which are kept in 16 or 8 bits; see `pyoptim.storage`."""
+"""Steps on arrays on a GPU some of which are kept in 16 or 8 bits; see `pyoptim.formulas.storage`."""
 
 from __future__ import annotations
 
