@@ -15,10 +15,12 @@ using Kind = Json::Kind;
 constexpr double kMostFeatures = 0x1p28;
 
 std::ptrdiff_t count_from(const Json& given, const std::string& name) {
-    if (given.kind != Kind::number || !(given.number >= 1 && given.number <= kMostFeatures)) {
+    const bool in_range = given.kind == Kind::number && given.number >= 1 && given.number <= kMostFeatures;
+    const auto count = in_range ? static_cast<std::ptrdiff_t>(given.number) : 0;
+    if (!in_range || static_cast<double>(count) != given.number) {
         throw std::runtime_error("it has no valid " + name);
     }
-    return static_cast<std::ptrdiff_t>(given.number);
+    return count;
 }
 
 // Each of these reads a value into the member of that type, and says whether it was one.
@@ -142,6 +144,7 @@ std::string described(const Layer& layer) {
 }  // namespace
 
 std::vector<Layer> layers_from(const Json& list) {
+    if (list.kind != Kind::list) throw std::runtime_error("the layers are no list");
     std::vector<Layer> layers;
     for (const Json& layer : list.items) layers.push_back(layer_from(layer));
     return layers;

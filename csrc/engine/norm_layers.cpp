@@ -1,3 +1,5 @@
+#include <limits>
+
 #include "engine/layer.hpp"
 #include "layers/layer_norm.hpp"
 #include "layers/norm.hpp"
@@ -126,8 +128,14 @@ class LayerNormLayer final : public CompiledLayer<T> {
     std::vector<T> mean_, inv_std_;  // of the rows of the last forward pass
 };
 
+// How many values are normalised together; 0 for features that no example can have.
 std::ptrdiff_t values_of(const Layer& layer) {
-    return layer.features.empty() ? 0 : ArrayInfo{"", layer.features}.size();
+    std::ptrdiff_t values = layer.features.empty() ? 0 : 1;
+    for (const std::ptrdiff_t n : layer.features) {
+        if (n <= 0 || values > std::numeric_limits<std::ptrdiff_t>::max() / n) return 0;
+        values *= n;
+    }
+    return values;
 }
 
 Width layer_norm_output(Layer& layer, const Width& in) {

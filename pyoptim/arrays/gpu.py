@@ -183,7 +183,7 @@ def works_of(arrays: Sequence[DeviceArray]) -> tuple[list[int], list[Queue]]:
 def zeros_beside(
     queue: Queue, arrays: Sequence[DeviceArray], shapes: Sequence[tuple[int, ...]], dtype: Any
 ) -> list[DeviceArray]:
-    """As `_arrays.zeros_beside`, in a GPU's memory."""
+    """As `memory.zeros_beside`, in a GPU's memory."""
     dtype = np.dtype(dtype)
     begins, end = places_beside([a.address for a in arrays], shapes, dtype.itemsize)
     memory = queue.allocate(end * dtype.itemsize)

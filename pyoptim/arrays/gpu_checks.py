@@ -61,7 +61,7 @@ def check_updated(name: str, array: DeviceArray, others: Mapping[str, DeviceArra
 
 
 class Memory:
-    """As `_arrays.Memory`, of a GPU: arrays that do not overlap."""
+    """As `arrays.memory.Memory`, for arrays on a GPU, none of which overlap."""
 
     def __init__(self, arrays: Sequence[DeviceArray]) -> None:
         bounds = sorted((a.address, a.address + a.nbytes) for a in arrays if a.size)

@@ -2,8 +2,8 @@
 
 Whole-array expressions: in place where that is natural, one temporary per operation elsewhere. They are
 what pyoptim is timed against and, in float64, what results are checked against, so they share nothing
-with `pyoptim.rules`. All take the step t from 1, the parameter p, the gradient g and the states, which
-begin at 0, and change p and the states.
+with `pyoptim.formulas.rules`. All take the step t from 1, the parameter p, the gradient g and the states,
+which begin at 0, and change p and the states.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 
 def for_either_memory(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function that checks its arrays by `_arrays`, and takes new ones from there, do so on GPUs."""
+    """Let a function that checks and makes arrays by `pyoptim.arrays` take those on a GPU too."""
     signature = inspect.signature(function)
 
     @wraps(function)

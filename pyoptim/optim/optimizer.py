@@ -73,7 +73,8 @@ class Optimizer:
         loses them).
     state_dtype : {None, "bfloat16", "int8"}
         Keep the states of float32 and 16-bit parameters in fewer bits, rounded stochastically; "int8" is
-        8 bits with a scale for every 256 elements (after Dettmers et al. 2022). See `pyoptim.storage`.
+        8 bits with a scale for every 256 elements (after Dettmers et al. 2022). See
+        `pyoptim.formulas.storage`.
     seed : int, default 0
         Of the random rounding; both are saved with the state, and loaded. An element's random numbers go by
         the seed, the step and its position among the elements of all parameters (modulo 2^32), so the bits do

@@ -41,7 +41,7 @@ def assert_kept_alike(a, b):
 
 def entry(packed):
     scale = 0 if packed.scale is None else packed.scale.ctypes.data
-    return packed.data.ctypes.data, scale, packed_steps.KINDS.index(packed.kind)
+    return packed.data.ctypes.data, scale, packed_steps.STORAGE_NAMES.index(packed.kind)
 
 
 def packed_table(entries):
@@ -121,8 +121,9 @@ def test_conversions(run, cuda, source, to, rng):
         packed, own = stored(run, special(rng, size, np.float32), source, i % 3)
         expected, made = stored(run, np.zeros(size), to, (i + 1) % 3)
         for scale in (1.0, 1 / 3):
-            run("convert", blocks_of(size, cuda.chunk), size, packed_steps.KINDS.index(source), own.data,
-                packed_steps.KINDS.index(to), made.data, scale, dtype=np.float32)  # fmt: skip
+            kinds = [packed_steps.STORAGE_NAMES.index(name) for name in (source, to)]
+            run("convert", blocks_of(size, cuda.chunk), size, kinds[0], own.data, kinds[1], made.data, scale,
+                dtype=np.float32)  # fmt: skip
             with np.errstate(all="ignore"):
                 storage.encode(expected, storage.decode(packed) * np.float32(scale), 0, False)
             assert_kept_alike(made, expected)

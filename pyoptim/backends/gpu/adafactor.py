@@ -14,7 +14,7 @@ import numpy as np
 from ...arrays.queue import Queue
 from ...formulas.rules import Rule
 from .constants import CHUNK, PART_ROWS, THREADS, WARPS, blocks_of
-from .steps import Launch, Stepper, chunks_of, uploaded
+from .steps import Launch, Stepper, chunks_of, copied_to_gpu
 
 if TYPE_CHECKING:
     from ...arrays.gpu import DeviceArray
@@ -40,7 +40,7 @@ class _AdafactorLaunch(Launch):
             entries.append((batch, rows, cols, columns, means, end))
             end = means + batch
         shapes = np.array(entries, _SHAPES)
-        self._shapes, self._shared = uploaded(queue, shapes), queue.allocate(8 * end)
+        self._shapes, self._shared = copied_to_gpu(queue, shapes), queue.allocate(8 * end)
         of_rows, of_cols = shapes["batch"] * shapes["rows"], shapes["batch"] * shapes["cols"]
         work = {
             "adafactor_rows": (of_rows, WARPS),
@@ -51,7 +51,7 @@ class _AdafactorLaunch(Launch):
         some = np.array([param.size > 0 for _, _, param, _ in members], np.int64)
         chunks = {kernel: chunks_of(some * count, length) for kernel, (count, length) in work.items()}
         self._moments = [
-            (f"{kernel}<{self._type}>", len(table), uploaded(queue, table))
+            (f"{kernel}<{self._type}>", len(table), copied_to_gpu(queue, table))
             for kernel, table in chunks.items()
             if len(table)
         ]

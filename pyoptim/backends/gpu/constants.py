@@ -8,7 +8,7 @@ import numpy as np
 
 from ...runtime.dtypes import Array
 
-# As in launch.hpp and cuda.cuh: tests/test_contract.py compares them.
+# As in launch.hpp: tests/backends/test_contract.py compares them.
 THREADS, ELEMENTS, CHUNK, SUM_BLOCK, PART_ROWS, STEP_ROWS, ROW_LENGTH = 256, 1024, 4096, 16384, 128, 8, 16
 
 

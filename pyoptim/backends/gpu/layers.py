@@ -20,7 +20,7 @@ from ...runtime import dispatch
 from ...runtime.dispatch import BackendError
 from .. import FUNCTIONS
 from .constants import CHUNK, ELEMENTS, PART_ROWS, THREADS, TYPES, WARP, WARPS, blocks_of
-from .products import ACTIVATIONS, product
+from .products import ACTIVATION_NAMES, product
 from .steps import COLUMN_SPACE
 
 __all__ = ["add", "affine", *FUNCTIONS]
@@ -105,14 +105,16 @@ def _column_sums(launch: _Launch, x: DeviceArray, out: DeviceArray) -> None:
 
 def activation_forward(kind: str, x: DeviceArray, y: DeviceArray, a: float = 0.0, b: float = 0.0) -> None:
     launch = _Launch("activation_forward", x)
-    launch("activation_forward", blocks_of(x.size, ELEMENTS), ACTIVATIONS.index(kind), a, b, x.size, x, y)
+    launch(
+        "activation_forward", blocks_of(x.size, ELEMENTS), ACTIVATION_NAMES.index(kind), a, b, x.size, x, y
+    )
 
 
 def activation_backward(
     kind: str, dy: DeviceArray, kept: DeviceArray, dx: DeviceArray, a: float = 0.0, b: float = 0.0
 ) -> None:
     launch = _Launch("activation_backward", dy)
-    index = ACTIVATIONS.index(kind)
+    index = ACTIVATION_NAMES.index(kind)
     launch("activation_backward", blocks_of(dy.size, ELEMENTS), index, a, b, dy.size, dy, kept, dx)
 
 

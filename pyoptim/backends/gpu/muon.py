@@ -16,7 +16,7 @@ from ...arrays.queue import Queue
 from ...formulas.rules import Rule
 from .constants import CHUNK, ROW_LENGTH, blocks_of
 from .products import TILE, library_of, product
-from .steps import Launch, Stepper, Table, chunks_of, tables, uploaded
+from .steps import Launch, Stepper, Table, chunks_of, copied_to_gpu, tables
 
 Row = tuple[float, ...]
 _MATRICES = np.dtype([(n, "u8") for n in ("x", "next", "gram", "update")] + [("rows", "i8"), ("cols", "i8")])
@@ -43,7 +43,7 @@ class _MuonLaunch(Launch):
         self._members = [self._groups.index(group) for _, group, _, _ in members]
         arrays, chunks = tables(params, [()] * len(params), range(len(params)))
         begins = np.searchsorted(chunks["array"], np.arange(len(params) + 1)).astype(np.int64)
-        self._params, self._begins = uploaded(queue, arrays), uploaded(queue, begins)
+        self._params, self._begins = copied_to_gpu(queue, arrays), copied_to_gpu(queue, begins)
         self._partial = queue.allocate(8 * len(chunks))
         self._rows_of_arrays = queue.allocate(len(params) * ROW_LENGTH * dtype.itemsize)
         self._along = Table(queue)
@@ -67,11 +67,13 @@ class _MuonLaunch(Launch):
         matrices["rows"], matrices["cols"] = rows, cols
         # Where x is after an even and after an odd number of iterations.
         self._ends = np.array([matrices["x"], np.where(together, matrices["next"], matrices["x"])])
-        self._begin = uploaded(queue, self._ends[0])
+        self._begin = copied_to_gpu(queue, self._ends[0])
         squares = together * blocks_of(small, TILE) ** 2
         results = together * blocks_of(rows, TILE) * blocks_of(cols, TILE)
-        self._matrices = uploaded(queue, matrices)
-        self._tiles = [(len(t), uploaded(queue, t)) for t in (chunks_of(squares, 1), chunks_of(results, 1))]
+        self._matrices = copied_to_gpu(queue, matrices)
+        self._tiles = [
+            (len(t), copied_to_gpu(queue, t)) for t in (chunks_of(squares, 1), chunks_of(results, 1))
+        ]
 
     def plan(self, steps: Sequence[Sequence[Row]]) -> None:
         super().plan(steps)

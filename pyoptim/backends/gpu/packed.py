@@ -1,4 +1,4 @@
-"""Steps on arrays in a GPU's memory some of which are kept in 16 or 8 bits; see `pyoptim.storage`."""
+"""Steps on arrays on a GPU some of which are kept in 16 or 8 bits; see `pyoptim.formulas.storage`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ...arrays.gpu import DeviceArray
 
 
-KINDS = ("float32", "float16", "bfloat16", "signed8", "unsigned8")  # as the Storage of storage.hpp
+STORAGE_NAMES = ("float32", "float16", "bfloat16", "signed8", "unsigned8")  # as the Storage of storage.hpp
 # As in launch.hpp.
 _VALUES = np.dtype([("data", "u8"), ("scale", "u8"), ("kind", "i8")])
 ARRAYS = np.dtype(
@@ -30,7 +30,7 @@ ARRAYS = np.dtype(
 def _values(packed: Packed) -> tuple[int, int, int]:
     scale: Any = packed.scale
     data: Any = packed.data
-    return data.address, 0 if scale is None else scale.address, KINDS.index(packed.kind)
+    return data.address, 0 if scale is None else scale.address, STORAGE_NAMES.index(packed.kind)
 
 
 class _PackedLaunch(Launch):
@@ -77,7 +77,7 @@ class PackedStepper(Stepper):
 
 def convert(queue: Queue, to: DeviceArray, source: DeviceArray, stream: int, scale: float = 1.0) -> None:
     """``to = source * scale``, of floats of at most 32 bits, rounded to nearest; queued on the stream."""
-    kinds = KINDS.index(source.dtype.name), KINDS.index(to.dtype.name)
+    kinds = STORAGE_NAMES.index(source.dtype.name), STORAGE_NAMES.index(to.dtype.name)
     arguments = (source.size, kinds[0], source.address, kinds[1], to.address, scale)
     with queue.on(stream):
         queue.launcher.launch("convert<float>", blocks_of(source.size, CHUNK), arguments, stream)

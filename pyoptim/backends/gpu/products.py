@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ...arrays.gpu import DeviceArray
 
 
-ACTIVATIONS = list(KINDS)  # by the numbers that kernels know them by
+ACTIVATION_NAMES = list(KINDS)  # by the numbers that kernels know them by
 TILE = 32  # of our own kernels: kTile of launch.hpp
 
 
@@ -41,7 +41,7 @@ def product(
     if y.size == 0:
         return
     library = None if k == 0 else library_of(queue)
-    kind, name = ACTIVATIONS.index(activation), TYPES[y.dtype]
+    kind, name = ACTIVATION_NAMES.index(activation), TYPES[y.dtype]
     fused = bias if name == "float" else None  # in double it has none
     done = False
     if library is not None:

@@ -84,7 +84,7 @@ def coefficient_rows(rows: Sequence[tuple[float, ...]], dtype: Any) -> Array:
         return values.astype(dtype)
 
 
-def uploaded(queue: Queue, table: Array) -> Any:
+def copied_to_gpu(queue: Queue, table: Array) -> Any:
     """Memory with a copy of a host array."""
     memory = queue.allocate(table.nbytes)
     queue.upload(memory.address, table)
@@ -105,7 +105,7 @@ class Launch:
         self._groups = list(dict.fromkeys(group for _, group, _, _ in members))
         arrays, chunks = self._made_tables(members)
         self.blocks = len(chunks)
-        self._tables = [uploaded(queue, table) for table in (arrays, chunks)]
+        self._tables = [copied_to_gpu(queue, table) for table in (arrays, chunks)]
         self._grads, self._rows = Table(queue), Table(queue)
         self._scaled = queue.allocate(8 * max(len(self._groups), STEP_ROWS) * ROW_LENGTH)
         self._no_rows = bytes(STEP_ROWS * ROW_LENGTH * dtype.itemsize)  # by value, where they lie in memory

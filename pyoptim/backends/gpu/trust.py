@@ -12,7 +12,7 @@ from ...arrays.queue import Queue
 from ...formulas.rules import Rule
 from .. import StepGroup
 from .constants import ROW_LENGTH, SUM_BLOCK
-from .steps import Launch, Stepper, Table, chunks_of, tables, uploaded
+from .steps import Launch, Stepper, Table, chunks_of, copied_to_gpu, tables
 
 Row = tuple[float, ...]
 
@@ -31,7 +31,7 @@ class _TrustLaunch(Launch):
         blocks = chunks_of(np.array([param.size for param in params], np.int64), SUM_BLOCK)
         firsts = np.searchsorted(blocks["array"], np.arange(len(params) + 1)).astype(np.int64)
         arrays, _ = tables(params, states, range(len(params)))
-        self._arrays, self._blocks, self._begins = (uploaded(queue, t) for t in (arrays, blocks, firsts))
+        self._arrays, self._blocks, self._begins = (copied_to_gpu(queue, t) for t in (arrays, blocks, firsts))
         self._count, self._sums = len(params), len(blocks)
         self._squares = queue.allocate(16 * len(blocks))
         self._trusts = Table(queue)
@@ -39,7 +39,7 @@ class _TrustLaunch(Launch):
         self._last = f"step<rule_named::{'sgd' if directed else rule.name}, {self._type}>"
         if directed:
             self._beside = zeros_beside(queue, params, [param.shape for param in params], dtype)
-            self._directions = uploaded(queue, np.array([d.address for d in self._beside], np.uint64))
+            self._directions = copied_to_gpu(queue, np.array([d.address for d in self._beside], np.uint64))
 
     def step(  # type: ignore[override]
         self, coefficients: Sequence[Row], factor: int | None, stream: int, trusts: Sequence[Row]

@@ -74,6 +74,9 @@ int main(int argc, char** argv) {
 
     CHECK(pyoptim_network_load("no such file", &network, &error) == PYOPTIM_FAILED);
     CHECK(pyoptim_network_create("[{\"type\": \"Conv\"}]", 0, &network, NULL) == PYOPTIM_INVALID);
+    CHECK(pyoptim_network_create("[{\"type\": \"Dense\", \"in_features\": 2.5, \"out_features\": 1}]", 0,
+                                 &network, NULL) == PYOPTIM_INVALID);
+    CHECK(pyoptim_network_create("{}", 0, &network, NULL) == PYOPTIM_INVALID);
     CHECK(pyoptim_optimizer_create("adamant", 1, &optimizer, &error) == PYOPTIM_INVALID);
     CHECK(pyoptim_optimizer_create("sgd", 1, &optimizer, &error) == PYOPTIM_OK);
     CHECK(pyoptim_optimizer_set(optimizer, "lr", 0.25, &error) == PYOPTIM_OK);

@@ -52,6 +52,20 @@ int main(int argc, char** argv) {
     frozen.trainable = false;
     if (Network({frozen, dense(2, 1)}).layers()[0].block[0].trainable) return 4;
 
+    // Sizes that do not fit: 16 times 2^60 parameters would add up to 0, and -2 times -2 to 4.
+    std::vector<pyoptim::Layer> huge(16, dense(1 << 30, 1 << 30));
+    for (pyoptim::Layer& layer : huge) layer.bias = false;
+    huge.push_back(pyoptim::layer_norm(1 << 10));
+    pyoptim::Layer negative = pyoptim::layer("LayerNorm");
+    negative.features = {-2, -2};
+    for (const auto& layers : {huge, {dense(4, 4), negative}}) {
+        try {
+            Network made(layers);
+            return 5;
+        } catch (const std::invalid_argument&) {
+        }
+    }
+
     fails([&] { network.set_trainable(3, false); });
     for (std::size_t i = 0; i < 3; ++i) network.set_trainable(i, false);
     fails([&] { network.fit({x.data(), y.data(), 64}, optimizer, options); });
