@@ -93,9 +93,7 @@ def batch_norm_forward(
     if training or running_mean is None:
         check_count(x3)
     y = empty_like(x3)
-    options = NormOptions(
-        float(momentum), float(eps), bool(training), bool(unbiased), relu=activation is not None
-    )
+    options = NormOptions(float(momentum), float(eps), bool(training), bool(unbiased), activation is not None)
     saved = norm_forward(x3, (gamma, beta), (used_mean, used_var), options, y)
     if training and running_mean is not None and running_var is not None:
         if used_mean is not running_mean:
@@ -131,9 +129,9 @@ def norm_forward(
 
     x and y are (N, C, space), ``affine`` is (gamma, beta), ``running`` (running_mean, running_var).
     """
-    saved = empty(x.shape[1:2], x), empty(x.shape[1:2], x)
-    dispatch.of(x).norm_forward(x, affine, running, options, y, saved)
-    return SavedNorm(*saved, of_this_batch=options.training or running[0] is None)
+    mean, inv_std = empty(x.shape[1:2], x), empty(x.shape[1:2], x)
+    dispatch.of(x).norm_forward(x, affine, running, options, y, (mean, inv_std))
+    return SavedNorm(mean, inv_std, options.training or running[0] is None)
 
 
 @for_either_memory
