@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .. import ops
 from ..arrays.memory import empty_like
 from ..formulas.activations import KINDS
+from ..ops.activations import check_parameters
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from .layers import Layer
@@ -24,7 +24,7 @@ class Activation(Layer):
 
     def __init__(self, **parameters: float) -> None:
         super().__init__()
-        self.numbers = ops.check_parameters(self.kind, parameters)
+        self.numbers = check_parameters(self.kind, parameters)
         self.__dict__.update({name: float(value) for name, value in parameters.items()})
 
     def forward(self, x: Array, training: bool) -> Array:

@@ -12,10 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import ops
 from ..arrays import memory
 from ..arrays.memory import empty, empty_like, views
 from ..formulas.norms import NormOptions
+from ..ops.batch_norm import as_channels, check_norm_activation, check_values_per_channel, norm_forward
+from ..ops.dense import check_activation
+from ..ops.layer_norm import check_features
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..runtime.numbers import check_count, is_number
@@ -142,7 +144,7 @@ class Dense(Layer):
         super().__init__()
         check_count("in_features", in_features)
         check_count("out_features", out_features)
-        ops.check_activation(activation)
+        check_activation(activation)
         self.in_features, self.out_features = int(in_features), int(out_features)
         self.bias, self.activation = bool(bias), activation
         self._init = initializers.get("init", init)
@@ -239,7 +241,7 @@ class BatchNorm(Layer):
         self.features, self.eps = int(features), float(eps)
         self.momentum = None if momentum is None else float(momentum)
         self.affine, self.track_running_stats = bool(affine), bool(track_running_stats)
-        ops.check_norm_activation(activation)
+        check_norm_activation(activation)
         self.running_var, self.activation = running_var, activation
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -270,15 +272,15 @@ class BatchNorm(Layer):
 
     def forward(self, x: Array, training: bool) -> Array:
         training = training and self.trainable
-        x3 = ops.as_channels(x)
+        x3 = as_channels(x)
         y: Array = empty_like(x)
         momentum = self.momentum
         tracked = self.buffers.get("num_batches_tracked")
         if momentum is None:
             momentum = 0.0 if tracked is None else _share(int(tracked) + 1, x)
         if self.takes_statistics(training):
-            ops.check_count(x3)
-        self._saved = ops.norm_forward(
+            check_values_per_channel(x3)
+        self._saved = norm_forward(
             x3,
             self._affine(),
             (self.buffers.get("running_mean"), self.buffers.get("running_var")),
@@ -327,7 +329,7 @@ class LayerNorm(Layer):
         super().__init__()
         if not eps >= 0:
             raise ValueError(f"eps is {eps!r}, expected a number >= 0")
-        self.features, self.eps, self.affine = ops.check_features(features), float(eps), bool(affine)
+        self.features, self.eps, self.affine = check_features(features), float(eps), bool(affine)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight": self.features, "bias": self.features} if self.affine else {}

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import ops
 from ..arrays.memory import empty_like
+from ..ops.dropout import check_deviation, check_drop_probability
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from .layers import Layer
@@ -44,7 +44,7 @@ class Dropout(_Random):
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
-        self.p = ops.check_drop_probability(p)
+        self.p = check_drop_probability(p)
         self._stream: tuple[int, int] | None = None  # of the last forward; None: evaluation
 
     def forward(self, x: Array, training: bool) -> Array:
@@ -74,7 +74,7 @@ class GaussianNoise(_Random):
 
     def __init__(self, std: float = 0.1) -> None:
         super().__init__()
-        self.std = ops.check_deviation(std)
+        self.std = check_deviation(std)
 
     def forward(self, x: Array, training: bool) -> Array:
         if not training:

@@ -11,48 +11,12 @@ weights are not checked there: a label that is no class makes NaN. PyTorch's aut
 functions.
 """
 
-from .activations import (
-    activation_backward,
-    activation_forward,
-    check_parameters,
-    softmax_backward,
-    softmax_forward,
-)
-from .batch_norm import (
-    SavedNorm,
-    as_channels,
-    batch_norm_backward,
-    batch_norm_forward,
-    check_count,
-    check_norm_activation,
-    norm_forward,
-)
-from .dense import ACTIVATIONS, check_activation, dense_backward, dense_forward
-from .dropout import (
-    check_deviation,
-    check_drop_probability,
-    dropout_backward,
-    dropout_forward,
-    gaussian_noise,
-)
-from .layer_norm import SavedLayerNorm, check_features, layer_norm_backward, layer_norm_forward
-from .losses import (
-    check_class_weight,
-    check_delta,
-    check_labels,
-    check_numbers,
-    check_pointwise_target,
-    check_pos_weight,
-    check_sample_weight,
-    check_shares,
-    check_smoothing,
-    check_temperature,
-    is_soft,
-    kl_divergence,
-    pointwise_loss,
-    run_pointwise,
-    softmax_cross_entropy,
-)
+from .activations import activation_backward, activation_forward, softmax_backward, softmax_forward
+from .batch_norm import SavedNorm, batch_norm_backward, batch_norm_forward
+from .dense import ACTIVATIONS, dense_backward, dense_forward
+from .dropout import dropout_backward, dropout_forward, gaussian_noise
+from .layer_norm import SavedLayerNorm, layer_norm_backward, layer_norm_forward
+from .losses import kl_divergence, pointwise_loss, softmax_cross_entropy
 
 __all__ = [
     "ACTIVATIONS",
@@ -60,38 +24,17 @@ __all__ = [
     "SavedNorm",
     "activation_backward",
     "activation_forward",
-    "as_channels",
     "batch_norm_backward",
     "batch_norm_forward",
-    "check_activation",
-    "check_class_weight",
-    "check_count",
-    "check_delta",
-    "check_deviation",
-    "check_drop_probability",
-    "check_features",
-    "check_labels",
-    "check_norm_activation",
-    "check_numbers",
-    "check_parameters",
-    "check_pointwise_target",
-    "check_pos_weight",
-    "check_sample_weight",
-    "check_shares",
-    "check_smoothing",
-    "check_temperature",
     "dense_backward",
     "dense_forward",
     "dropout_backward",
     "dropout_forward",
     "gaussian_noise",
-    "is_soft",
     "kl_divergence",
     "layer_norm_backward",
     "layer_norm_forward",
-    "norm_forward",
     "pointwise_loss",
-    "run_pointwise",
     "softmax_backward",
     "softmax_cross_entropy",
     "softmax_forward",

@@ -91,7 +91,7 @@ def batch_norm_forward(
             _check_updated("running_mean", running_mean, x=x, gamma=gamma, beta=beta)
             _check_updated("running_var", running_var, x=x, gamma=gamma, beta=beta, running_mean=running_mean)
     if training or running_mean is None:
-        check_count(x3)
+        check_values_per_channel(x3)
     y = empty_like(x3)
     options = NormOptions(float(momentum), float(eps), bool(training), bool(unbiased), activation is not None)
     saved = norm_forward(x3, (gamma, beta), (used_mean, used_var), options, y)
@@ -191,7 +191,7 @@ def check_norm_activation(activation: str | None) -> None:
         raise ValueError(f"activation is {activation!r}, expected None or 'relu'")
 
 
-def check_count(x: Array) -> None:
+def check_values_per_channel(x: Array) -> None:
     """More than one value per channel of x (N, C, space)."""
     count = x.shape[0] * x.shape[2]
     if count < 2:
