@@ -1,5 +1,5 @@
-// What csrc/cpu compiles once per instruction set: serial kernels over raw pointers, in one table per
-// element type. runtime/ chooses a table and splits the work over threads.
+// The interface of csrc/cpu: serial kernels over raw pointers, compiled once per instruction set, in one
+// table per element type. runtime/ chooses a table and splits the work over threads.
 //
 // Nothing in csrc/cpu may emit an inline function with external linkage (std:: templates included): the
 // linker keeps one copy for all instruction sets, and that copy could be the AVX-512 one.
@@ -16,7 +16,8 @@
 #include "formulas/rules.hpp"
 #include "formulas/storage.hpp"
 
-// Before a loop: its arrays do not overlap. Callers have checked that, and this tells the vectoriser.
+// PYOPTIM_NO_OVERLAP before a loop tells the vectoriser that its arrays do not overlap, as callers have
+// checked.
 #if defined(__clang__)
 #define PYOPTIM_NO_OVERLAP _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -63,7 +64,8 @@ struct NormMatrix {
     ptrdiff_t rows, cols, channels;
 };
 
-// Per channel: y = (x - mean) scale + shift, and backward dx = scale dy - ((x - mean) slope + offset).
+// Batch normalisation per channel: y = (x - mean) scale + shift, and backward dx = scale dy - ((x - mean)
+// slope + offset).
 template <class T>
 struct NormCoefficients {
     const T *mean, *scale, *shift, *slope, *offset;
@@ -110,7 +112,7 @@ struct FactoredRows {
     double mean, least;
 };
 
-// A loss of single outputs with its parameter: huber's delta, binary's weight of positive examples.
+// A loss of single outputs and its parameter: delta for huber, the weight of positive examples for binary.
 template <class T>
 struct Pointwise {
     PointwiseKind kind;
@@ -172,9 +174,10 @@ struct Kernels {
     void (*layer_norm_backward)(const LayerNorm<T>&, const LayerNormRows<T>&, ptrdiff_t begin, ptrdiff_t end,
                                 T* dx, T* waiting, double* dgamma, double* dbeta);
 
-    // The sum of the losses of the rows [begin, end).
+    // Returns the sum of the losses of the rows [begin, end).
     double (*cross_entropy)(const CrossEntropy<T>&, ptrdiff_t begin, ptrdiff_t end);
-    // The sum of the losses of n elements. Their gradient, times `scale`, goes into dx unless that is null.
+    // Returns the sum of the losses of n elements. Writes their gradient, times `scale`, into dx unless dx is
+    // null.
     double (*pointwise_loss)(const Pointwise<T>&, ptrdiff_t n, T scale, const T* x, const T* target, T* dx);
 
     void (*adafactor_moments)(ptrdiff_t rows, ptrdiff_t cols, const T* grad, T scale, double fresh,
@@ -184,7 +187,7 @@ struct Kernels {
 
     void (*exponential)(size_t n, const T* x, T* y);
 
-    // n rounds of multiply-adds in registers; returns the number of operations.
+    // Runs n rounds of multiply-adds in registers and returns the number of operations.
     double (*multiply_add)(size_t n, T x);
 };
 

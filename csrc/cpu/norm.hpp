@@ -17,7 +17,7 @@ struct Norm {
     using Vector = cpu::PYOPTIM_ISA::Vector<T>;
     using Wide = typename Widened<T>::Vector;
 };
-// How many rows are summed in T before the sums are added up in double, and how many columns at a time.
+// The number of rows summed in T before the sums are added up in double, and the number of columns at a time.
 constexpr ptrdiff_t kNormRows = 64;
 template <class T>
 constexpr ptrdiff_t kNormCols = 4096 / ptrdiff_t(sizeof(T));
@@ -338,7 +338,7 @@ void norm_products(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t begi
     (relu ? norm_products_as<true, T> : norm_products_as<false, T>)(it, dy, x, begin, end, k, sum, product);
 }
 
-// kStatistics says whether mean and variance are the batch's; if not, no gradient flows through them.
+// kStatistics says whether mean and variance are those of the batch; if not, no gradient flows through them.
 template <bool kRelu, bool kStatistics, class T>
 void norm_gradient_as(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
                       const NormCoefficients<T>& k, T* dx) {

@@ -45,7 +45,7 @@ struct Count<0, i...> {
     typedef Indices<i...> Type;
 };
 
-// The sums of neighbours, a's before b's.
+// Adds neighbouring lanes; the sums of a come before those of b.
 template <class V, ptrdiff_t... i>
 V add_neighbours(V a, V b, Indices<i...>) {
     return __builtin_shufflevector(a, b, (2 * i)...) + __builtin_shufflevector(a, b, (2 * i + 1)...);
@@ -247,7 +247,7 @@ ptrdiff_t whole_panels(const Panel<T>& block, ptrdiff_t rows, ptrdiff_t begin, p
     return begin;
 }
 
-// Fewer columns than a vector has lanes: computed beside the result, then copied.
+// Handles fewer columns than a vector has lanes: they are computed in scratch memory, then copied.
 template <class T>
 void last_columns(const Product<T>& it, const Panel<T>& block, ptrdiff_t rows, ptrdiff_t live, T* scratch) {
     constexpr ptrdiff_t lanes = Tile<T>::lanes;
@@ -341,8 +341,8 @@ void column_sum(const T* x, ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t begin, ptr
     }
 }
 
-// n times a multiply-add on each lane of as many registers as a product's sums take; returns how many
-// operations that is. What it costs is the processor's peak.
+// Runs n multiply-adds on each lane of as many registers as the sums of a product take, and returns the
+// number of operations. Their rate is the peak of the processor.
 template <class T>
 double multiply_add(size_t n, T x) {
     constexpr ptrdiff_t count = Tile<T>::rows * Tile<T>::vectors;

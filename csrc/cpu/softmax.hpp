@@ -16,7 +16,8 @@ PYOPTIM_INLINE void take_larger(Vector<T>& most, const T* x) {
     most = most > other ? most : other;
 }
 
-// The largest of n >= 1 elements. If there is NaN, some element: the exponentials make the sum NaN again.
+// Returns the largest of n >= 1 elements. If one is NaN, it returns any element: the exponentials then make
+// the sum NaN again.
 template <class T>
 PYOPTIM_INLINE T largest_of(ptrdiff_t n, const T* x) {
     constexpr ptrdiff_t lanes = PYOPTIM_VECTOR_BYTES / sizeof(T), chains = 4;

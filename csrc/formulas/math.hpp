@@ -70,7 +70,7 @@ PYOPTIM_FN T infinity() {
     return from_bits<T>(typename F::Bits(2 * F::bias + 1) << F::fraction);
 }
 
-// NaN stays NaN.
+// Both return NaN if x is NaN.
 template <class T>
 PYOPTIM_FN T at_least(T least, T x) {
     return x < least ? least : x;
@@ -193,7 +193,7 @@ PYOPTIM_FN T hyperbolic_tangent(T x) {
     return from_bits<T>((bits_of(y) & ~kSign) | (bits_of(x) & kSign));
 }
 
-// 1 + exp(-x); of NaN, some number
+// 1 + exp(-x); for NaN it returns an arbitrary number.
 template <class T>
 PYOPTIM_FN T one_and_exponential_of_minus(T x) {
     return T(1) + exponential_of_minus(bounded(x));
@@ -263,7 +263,8 @@ PYOPTIM_FN double normal_tail(double z) {
     return polynomial((z - 5) * t, c) * (5 * t);
 }
 
-// The distribution function P(Z <= x) and density of a standard normal variable; of NaN, some numbers.
+// The distribution function P(Z <= x) and the density of a standard normal variable; for NaN, arbitrary
+// numbers.
 template <class T>
 struct Normal {
     T distribution, density;

@@ -90,7 +90,7 @@ struct Block8 {
     // Magnitudes order as these do, and NaN above all: it makes the block NaN.
     static PYOPTIM_FN int magnitude(float x) { return int(bits_of(x) & 0x7FFFFFFFu); }
 
-    // Of a block whose largest magnitude is that of `top`.
+    // The scale of a block whose largest magnitude is that of `top`.
     static PYOPTIM_FN float scale(float top) {
         return top > 0x1p-100f || top != top ? top / top_value : 0.0f;
     }
