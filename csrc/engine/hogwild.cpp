@@ -10,7 +10,7 @@
 
 namespace pyoptim::core {
 
-// Elements that a worker updates at a stretch.
+// The number of elements that a worker updates before it moves to the next piece.
 constexpr std::size_t kPiece = 4096;
 
 template <class T>

@@ -30,7 +30,7 @@ class Hogwild {
 
     void add(const typename Stepper<T>::Array& array, const T* gradient);
 
-    // As Engine's, without clipping or a look at what is not finite.
+    // Trains like Engine::train, but neither clips gradients nor checks whether they are finite.
     void train(const Examples<T>&, std::size_t begin, std::size_t end, std::size_t batch, const T* rows,
                std::size_t row, Outcome&);
 

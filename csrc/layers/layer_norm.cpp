@@ -19,7 +19,7 @@ constexpr ptrdiff_t kMostParts = 32;  // each costs a merge of all columns
 
 size_t volume(const LayerNormShape& s) { return static_cast<size_t>(s.rows * s.features); }
 
-// gamma and beta in n elements each of `memory` where there are none.
+// Takes ones for gamma and zeros for beta if they are null; the n elements of each are written to `memory`.
 template <class T>
 cpu::LayerNorm<T> filled(const LayerNormShape& s, const T* gamma, const T* beta, T* memory) {
     if (gamma == nullptr) std::fill_n(memory, s.features, T(1));

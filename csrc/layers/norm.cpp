@@ -56,7 +56,7 @@ struct Plan {
     }
 
     bool by_columns() const { return matrix.channels == 0; }
-    // How many values a partial sum of this part is over.
+    // The number of values that a partial sum of this part covers.
     double count(ptrdiff_t part) const {
         if (!by_columns()) return static_cast<double>(matrix.cols);
         return static_cast<double>(std::min(part_rows, matrix.rows - part * part_rows));
@@ -146,7 +146,7 @@ void careful_moments(const NormShape& s, const T* x, ptrdiff_t channel, double& 
     });
 }
 
-// Leaves the channels' mean and sum of squares about it in the first of these.
+// Writes the mean of each channel and the sum of squares about it to the first elements of mean and m2.
 template <class T>
 void moments(const NormShape& s, const Plan& plan, const Coefficients<T>& k, const T* x, double* mean,
              double* m2) {

@@ -22,7 +22,7 @@ constexpr int kWarp = 32, kWarps = kThreads / kWarp;
 
 __device__ inline Index thread() { return Index(threadIdx.x); }
 __device__ inline Index block() { return Index(blockIdx.x); }
-// Warps take rows: this one's.
+// The row of this warp, in kernels that give each warp a row.
 __device__ inline Index warp_row() { return block() * kWarps + thread() / kWarp; }
 __device__ inline int lane() { return int(threadIdx.x) % kWarp; }
 
@@ -39,7 +39,7 @@ __device__ inline T warp_sum(T x) {
     for (int mask = kWarp / 2; mask > 0; mask /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, mask);
     return x;
 }
-// Where there is NaN, any of them.
+// The largest value of all lanes. If a lane has NaN, any of the values.
 template <class T>
 __device__ inline T warp_largest(T x) {
     for (int mask = kWarp / 2; mask > 0; mask /= 2) {
@@ -72,7 +72,7 @@ struct ColumnTile {
         end = column < cols ? smaller(rows, (part + 1) * part_rows) : 0;
     }
 };
-// The sum of a column's threads, for those of the first warp.
+// The sum over all threads of a column, returned to the threads of the first warp.
 __device__ inline double column_total(double x) {
     __shared__ double sums[kThreads];
     sums[thread()] = x;
@@ -118,7 +118,7 @@ template <class T>
 __device__ inline bool is_aligned(const T* p) {
     return reinterpret_cast<unsigned long long>(p) % 16 == 0;
 }
-// How many elements are before the next 16 bytes.
+// The number of elements before the next address that is a multiple of 16 bytes.
 template <class T>
 __device__ inline Index to_aligned(const T* p) {
     return Index((16 - reinterpret_cast<unsigned long long>(p) % 16) % 16 / sizeof(T));
@@ -129,7 +129,7 @@ struct Width {
     static constexpr int value = width;
 };
 
-// How many of n elements are this block's, of elementwise kernels.
+// The number of elements, of n in all, that this block of an elementwise kernel works on.
 __device__ inline Index own_elements(Index n) { return smaller(kElements, n - block() * kElements); }
 // The n elements of this block: visit(i, Width) for Width::value of them from i on. Which width it is depends
 // on alignment alone: all run the same expression. `aligned` tells whether every array is on 16 bytes after

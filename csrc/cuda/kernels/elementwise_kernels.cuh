@@ -1,4 +1,4 @@
-// Activations, dropout and noise: the CPU's formulas, hence its bits.
+// Activations, dropout and noise by the formulas of the CPU, so results have the same bits.
 #pragma once
 
 #include "cuda/kernels/device.cuh"
@@ -98,8 +98,8 @@ __device__ inline void biased(Index n, Index cols, Index begin, T a, T b, const 
     });
 }
 
-// What comes after a matrix product: y = activation(y + bias), for n elements in rows of `cols`. A block per
-// kElements.
+// The epilogue of a matrix product: y = activation(y + bias), for n elements in rows of `cols`. The grid has
+// a block per kElements.
 template <class T>
 PYOPTIM_KERNEL bias_activation(Index kind, double a, double b, Index n, Index cols, const T* bias, T* y) {
     const Index begin = block() * kElements;
@@ -115,7 +115,7 @@ PYOPTIM_KERNEL bias_activation(Index kind, double a, double b, Index n, Index co
     }
 }
 
-// The four words of a counter, of which a warp's half has 16 neighbours: see RandomStream.
+// The four words of a counter. Half a warp has 16 neighbouring counters: see RandomStream.
 __device__ inline Words words_of(const RandomStream& stream, Index counter) {
     return philox(
         {{unsigned(counter), unsigned(counter >> 32), unsigned(stream.step), unsigned(stream.step >> 32)}},

@@ -1,4 +1,4 @@
-// How kernels are launched: what both they and the host must know.
+// The constants and tables that both the kernels and the host need for a launch.
 #pragma once
 
 namespace pyoptim::cuda {
@@ -11,13 +11,13 @@ constexpr int kTile = 32;                // rows and columns of a matrix product
 constexpr long long kPartRows = 128;     // rows of a matrix whose columns are summed together
 constexpr long long kColumnSpace = 256;  // norms of fewer values per example and channel work on columns
 
-// A parameter with its states; `row` says which coefficients are its.
+// A parameter with its states; `row` is the index of its row of coefficients.
 struct StepArray {
     unsigned long long param, state[4];  // addresses
     long long size, row;
 };
 
-// What one block works on: the elements of an array from kChunk * chunk on.
+// The work of one block: the elements of an array from kChunk * chunk on.
 struct StepChunk {
     int array, chunk;
 };

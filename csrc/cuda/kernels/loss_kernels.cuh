@@ -6,7 +6,7 @@
 
 namespace pyoptim::cuda {
 
-// Where there is NaN, any element: it comes back with the exponentials.
+// The largest of n elements. If one is NaN, any element: the exponentials make the sum NaN again.
 template <class T>
 __device__ inline T largest_of(Index n, const T* x) {
     T largest = x[0];
@@ -22,7 +22,7 @@ __device__ inline double sum_of_exponentials(Index n, const T* x, T largest, T i
     return warp_sum(sum);
 }
 
-// Of each row, or its logarithm. A warp per row.
+// Softmax of each row, or its logarithm. A warp per row.
 template <class T>
 PYOPTIM_KERNEL softmax_forward(bool log, Index rows, Index classes, const T* x, T* y) {
     const Index r = warp_row();

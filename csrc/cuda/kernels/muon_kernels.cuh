@@ -8,7 +8,8 @@
 
 namespace pyoptim::cuda {
 
-// An array's row, for the step that is left, a descent along x; and for the way there.
+// The numbers of one array: `common` and `rate` for the final step, a descent along x; the rest for the
+// iteration.
 template <class T>
 struct MuonRow {
     T common[Common::coefficient_count], rate;
@@ -19,8 +20,9 @@ __device__ inline const MuonRow<T>& muon_row(const T* own, Index array) {
     return reinterpret_cast<const MuonRow<T>&>(own[array * kRowLength]);
 }
 
-// Makes these rows, from the sums of squares of each chunk. begins: where those of each array begin and,
-// last, where all end. rows: of each group; where there is a position, of many steps. A block per array.
+// Writes the MuonRow of each array from the sums of squares of its chunks. begins holds the first sum of each
+// array and, last, the end of all. rows has a row per group; if `at` is not null, it holds the rows of many
+// steps. A block per array.
 template <class T>
 PYOPTIM_KERNEL muon_rows(Index groups, const StepArray* arrays, const MuonMatrix* matrices,
                          const Index* begins, const double* squares, const double* rows, const Position* at,

@@ -110,7 +110,7 @@ PYOPTIM_KERNEL norm_moments(Index batch, Index channels, Index space, const T* x
     partial[shape.sums() + mine.sum] = of.squares - of.sum * of.sum / mine.values;
 }
 
-// How many values, their mean and the sum of squares about it.
+// The number of values, their mean and the sum of squares about it.
 struct Moments {
     double count = 0, mean = 0, m2 = 0;
     __device__ void merge(double n, double other_mean, double other_m2) {
@@ -147,7 +147,7 @@ PYOPTIM_KERNEL norm_statistics(Index batch, Index channels, Index space, const T
         const double other_m2 = __shfl_xor_sync(0xFFFFFFFFu, all.m2, mask);
         all.merge(n, other_mean, other_m2);
     }
-    // All lanes go the way of the first, whose result counts.
+    // All lanes take the branch of the first lane, whose result counts.
     double m2 = __shfl_sync(0xFFFFFFFFu, all.m2, 0), exact = all.mean;
     const double count = double(batch * space);
     if (m2 - m2 != 0) {  // NaN or infinity
@@ -183,7 +183,7 @@ PYOPTIM_KERNEL norm_apply(Index batch, Index channels, Index space, const T* x, 
     mine.each<8>([&](Index i) { return x[i]; }, visit);
 }
 
-// What the backward pass reads of an element.
+// The inputs of the backward pass for one element.
 template <class T>
 struct NormPair {
     T dy, x;

@@ -68,7 +68,7 @@ __device__ inline void encode16(void* data, Piece piece, const float* x, Numbers
     });
 }
 
-// All lanes of a warp must come here.
+// All lanes of a warp must call this function.
 template <class Format>
 __device__ inline void encode8(const StoredValues& to, Piece piece, const float* x, Numbers numbers) {
     int largest = 0;

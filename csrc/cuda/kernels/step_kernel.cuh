@@ -5,7 +5,7 @@
 
 namespace pyoptim::cuda {
 
-// What a rule does to one element.
+// The update of one element by a rule.
 template <class Rule, class T>
 struct Update {
     typename Common::Coefficients<T> shared;

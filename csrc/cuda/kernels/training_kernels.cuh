@@ -1,5 +1,5 @@
-// What a training step needs around its layers, loss and optimizer: batches, a penalty, and what an epoch
-// measures.
+// The kernels of a training step besides its layers, loss and optimizer: batches, a penalty, and the measures
+// of an epoch.
 #pragma once
 
 #include "cuda/kernels/device.cuh"
@@ -7,8 +7,8 @@
 
 namespace pyoptim::cuda {
 
-// What an address says, or, in a captured step, what the address says that lies there: so one capture serves
-// data wherever they are.
+// Returns p, or in a captured step the address stored at p, so that one capture serves data anywhere in
+// memory.
 template <class T>
 __device__ inline const T* found(const T* p, const Position* at) {
     return at != nullptr && p != nullptr ? *reinterpret_cast<const T* const*>(p) : p;
@@ -89,7 +89,7 @@ PYOPTIM_KERNEL count_right(Index rows, Index classes, const T* output, const Ind
     if (thread() == 0) atomicAdd(&at->right, static_cast<unsigned long long>(right));  // exact in any order
 }
 
-// What ends a step on so many examples: adds their loss, and moves on. T is double. One block.
+// Ends a step on a number of examples: adds their loss and moves the position on. T is double. One block.
 template <class T>
 PYOPTIM_KERNEL finish_step(Index batch, const T* loss, Position* at) {
     if (thread() > 0) return;
