@@ -44,10 +44,10 @@ struct Dots {
     ptrdiff_t n, k;
     const T *x, *w, *bias;  // bias may be null
     T* y;
-    bool relu;  // whether y is the ReLU of that
+    bool relu;  // whether y is the ReLU of that sum
 };
 
-// y (m, n) = a (m, k) * b (k, n), y row-major; a has any strides, b those of its rows.
+// y (m, n) = a (m, k) * b (k, n), y row-major; a may have any strides, b any distance between its rows.
 template <class T>
 struct Product {
     ptrdiff_t n, k;

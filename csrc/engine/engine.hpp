@@ -59,7 +59,7 @@ class Engine {
     // Throws std::invalid_argument for a loss that does not suit the last layer.
     Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_t capacity);
 
-    void clear();  // of what add() added
+    void clear();  // removes the arrays that add() added
     // Adds an array to update with the gradient at `gradient`; its `coefficients` is the offset of its row.
     void add(const typename Stepper<T>::Array& array, const T* gradient);
 
@@ -104,13 +104,13 @@ class Engine {
     WeightNoise<T> noise_{};
     std::vector<T> kept_;  // the parameters without noise
 
-    // Gradient and step at once: the weights of layers with a fusible gradient, and the rest of what add()
-    // added.
+    // Fused updates compute a gradient and its step at once. They serve the weights of layers with a fusible
+    // gradient; rest_ updates the other arrays that add() added.
     std::vector<typename Stepper<T>::Array> weights_;  // by layer; empty where it is among the rest
     Stepper<T> rest_;
     std::vector<const T*> rest_gradients_;
     std::vector<DenseUpdate<T>> updates_;
-    bool zeroed_ = false;     // the gradients that are not written
+    bool zeroed_ = false;     // whether the gradients that fused updates skip are 0
     std::vector<T> clipped_;  // a row of coefficients
 };
 

@@ -24,8 +24,8 @@ namespace pyoptim::core {
 template <class T>
 class Hogwild {
   public:
-    // The layers have no buffers or counters, and their gradients lie in one block of memory, which is not
-    // written to. Throws std::invalid_argument.
+    // The layers must have no buffers or counters, and their gradients must lie in one block of memory, which
+    // is never written to. Else throws std::invalid_argument.
     Hogwild(std::vector<LayerView<T>> layers, const Loss& loss, std::size_t capacity);
 
     void add(const typename Stepper<T>::Array& array, const T* gradient);
@@ -36,12 +36,12 @@ class Hogwild {
 
   private:
     struct Worker {
-        std::vector<T> gradients;  // in the place of the block
+        std::vector<T> gradients;  // replaces the block of gradients
         std::unique_ptr<Engine<T>> engine;
         Outcome outcome;
         std::exception_ptr failure;
     };
-    const T* first_ = nullptr;  // of the block
+    const T* first_ = nullptr;  // the first element of the block of gradients
     std::vector<Worker> workers_;
 };
 

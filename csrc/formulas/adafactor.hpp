@@ -6,14 +6,14 @@
 
 namespace pyoptim {
 
-// A group's row of coefficients, in double: Common's, then
+// The coefficients of a group, in double: first those of Common, then those of Adafactor.
 struct Adafactor {
     double scale, weight_decay, param_scale;  // the decay is 0: it is in param_scale
-    double rate;                              // the largest relative step
-    double fresh;                             // the share of the new moments
-    double eps;                               // below 0: the type's own
-    double smallest;                          // a parameter's least size
-    double threshold;                         // of clipping
+    double rate;                              // upper bound of the relative step
+    double fresh;                             // weight of the new moments
+    double eps;                               // negative: the epsilon of the type
+    double smallest;                          // lower bound of the size of a parameter
+    double threshold;                         // threshold of clipping
 };
 constexpr int kAdafactorLength = sizeof(Adafactor) / sizeof(double);
 

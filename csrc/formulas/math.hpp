@@ -80,7 +80,7 @@ PYOPTIM_FN T at_most(T most, T x) {
     return x > most ? most : x;
 }
 
-// c[0] x^(N-1) + ... + c[N-1]
+// The polynomial c[0] x^(N-1) + ... + c[N-1].
 template <class T, int N>
 PYOPTIM_FN T polynomial(T x, const T (&c)[N]) {
     T y = c[0];
@@ -150,8 +150,8 @@ PYOPTIM_FN T bounded(T x) {  // to [lowest, highest]
     return from_bits<T>(below < least ? below : least);
 }
 
-// exp(-x) of x in [lowest, highest]. Cheaper, since what is not normal becomes 0 or infinity; and of -x,
-// which is what most functions need: the sign goes into the constants.
+// exp(-x) for x in [lowest, highest]. It is cheaper than exp, since results that are not normal numbers
+// become 0 or infinity. It negates x, as most callers need, by the sign of its constants.
 template <class T>
 PYOPTIM_FN T exponential_of_minus(T x) {
     using F = Format<T>;
@@ -172,7 +172,8 @@ PYOPTIM_FN T exponential_minus_1(T x) {
     return power * y + (power - T(1));
 }
 
-// Of x >= 0. In float, below 5/8, the polynomial of S. L. Moshier's Cephes: 1 - 2/(exp(2x) + 1) cancels.
+// tanh(x) for x >= 0. In float, below 5/8, it is the polynomial of S. L. Moshier's Cephes, since 1 -
+// 2/(exp(2x) + 1) cancels.
 PYOPTIM_FN float tangent_of_positive(float x) {
     constexpr float c[] = {-5.70498872745e-3f, 2.06390887954e-2f, -5.37397155531e-2f, 1.33314422036e-1f,
                            -3.33332819422e-1f};
@@ -287,7 +288,7 @@ struct NormalPair {
     double first, second;
 };
 PYOPTIM_FN NormalPair box_muller(unsigned u, unsigned v) {
-    // Taylor's: of sin(t)/t and cos(t) in t^2 <= (pi/4)^2, to 1e-16
+    // Taylor coefficients of sin(t)/t and cos(t) in t^2 <= (pi/4)^2, accurate to 1e-16.
     constexpr double sine[] = {-7.6471637318198164759e-13, 1.6059043836821614599e-10,
                                -2.5052108385441718775e-8,  2.7557319223985890653e-6,
                                -1.9841269841269841270e-4,  8.3333333333333333333e-3,
@@ -303,7 +304,7 @@ PYOPTIM_FN NormalPair box_muller(unsigned u, unsigned v) {
                                  1.0};
     const double uniform = (double(int(u ^ 0x80000000u)) + 2147483649.0) * 0x1p-32;  // in (0, 1]
     const double radius = square_root(-2 * logarithm(uniform));
-    // The angle is 2 pi v/2^32: some quarters, and a rest in [-pi/4, pi/4).
+    // The angle 2 pi v/2^32 is a number of quarter turns and a rest in [-pi/4, pi/4).
     const unsigned quarter = (v + 0x20000000u) >> 30;
     const double t = double(int(v - (quarter << 30))) * 1.4629180792671596e-9;  // 2 pi/2^32
     const double s = t * polynomial(t * t, sine), c = polynomial(t * t, cosine);

@@ -28,15 +28,15 @@ PYOPTIM_FN void merge_moments(D& mean, D& m2, const MergeWeights& by, const D& o
 // The sum of n values less a fixed number, and the sum of the squares of these differences.
 struct ShiftedSums {
     double n, sum, squares;
-    // Makes them those of the values less another number, which is `apart` below the first.
+    // Replaces the sums by those about another number, which is `apart` below the first.
     PYOPTIM_FN void move(double apart) {
         squares += apart * (2 * sum + n * apart);
         sum += n * apart;
     }
 };
 
-// The moments of n values in two passes in double: for where sums in T overflowed, or met infinity.
-// sum_of(term) is the sum of term(x) over the values x.
+// The moments of n values in two passes in double, used where sums in T overflowed or met infinity.
+// sum_of(term) returns the sum of term(x) over the values x.
 template <class SumOf>
 PYOPTIM_FN void careful_moments(double n, double& mean, double& m2, SumOf sum_of) {
     mean = sum_of([](double x) { return x; }) / n;
@@ -89,7 +89,8 @@ PYOPTIM_FN V norm_before_relu(bool relu, V dy, V centred, C scale, C shift) {
     return relu ? (centred * scale + shift > V{} ? dy : V{}) : dy;
 }
 
-// dx of batch normalisation from dz, the gradient before the ReLU. Constant statistics have no second term.
+// dx of batch normalisation from dz, the gradient before the ReLU. The second term is 0 for constant
+// statistics.
 template <class V, class C>
 PYOPTIM_FN V norm_gradient(bool statistics, V dz, V centred, C scale, C slope, C offset) {
     return statistics ? scale * dz - (centred * slope + offset) : scale * dz;

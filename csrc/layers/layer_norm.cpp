@@ -15,7 +15,7 @@ using std::size_t;
 
 constexpr size_t kGrain = 65536;      // elements that pay for waking a thread
 constexpr ptrdiff_t kPartRows = 32;   // parts are multiples of a kernel's block
-constexpr ptrdiff_t kMostParts = 32;  // each costs a merge of all columns
+constexpr ptrdiff_t kMostParts = 32;  // each part costs a merge of all columns
 
 size_t volume(const LayerNormShape& s) { return static_cast<size_t>(s.rows * s.features); }
 

@@ -19,7 +19,7 @@ using std::size_t;
 
 constexpr size_t kGrain = 65536;      // elements that pay for waking a thread
 constexpr ptrdiff_t kPartRows = 64;   // parts of columns are multiples of a kernel's block
-constexpr ptrdiff_t kMostParts = 32;  // each costs a merge of all columns
+constexpr ptrdiff_t kMostParts = 32;  // each part costs a merge of all columns
 constexpr ptrdiff_t kNarrow = 64;     // columns that are worth folding rows for, and what they become
 constexpr ptrdiff_t kFolded = 256;
 

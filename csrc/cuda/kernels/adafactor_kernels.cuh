@@ -31,7 +31,7 @@ struct FactoredArray {
 
     __device__ T at(Index i) const { return T(0) - scale * grad[i]; }  // downhill
     __device__ double square(Index i) const { return double(at(i)) * double(at(i)); }
-    // at(i) divided by the root of its variance.
+    // Returns at(i) divided by the root of its variance.
     __device__ T direction(Index i, const double* means) const {
         const double least = least_root<T>(c);
         double variance = 0;
@@ -120,7 +120,7 @@ PYOPTIM_KERNEL adafactor_squares(const FactoredTables tables, const StepChunk* c
     out[1] = u;
 }
 
-// The rate of each array, in place of its first sum. A block per array.
+// Writes the rate of each array in place of its first sum. A block per array.
 template <class T>
 PYOPTIM_KERNEL adafactor_rates(const FactoredTables tables) {
     const FactoredArray<T> d(tables, block());

@@ -33,7 +33,7 @@ __device__ inline T smaller(T a, T b) {
 
 __device__ inline Index steps_of(const Position* at) { return at != nullptr ? at->steps : 0; }
 
-// The sum of all lanes, in every lane: the same bits, since a + b is b + a.
+// The sum of all lanes, returned to every lane with the same bits, since a + b is b + a.
 template <class T>
 __device__ inline T warp_sum(T x) {
     for (int mask = kWarp / 2; mask > 0; mask /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, mask);
@@ -48,7 +48,7 @@ __device__ inline T warp_largest(T x) {
     }
     return x;
 }
-// The sum of all threads of a block, for its first thread.
+// The sum of all threads of a block, returned to its first thread.
 __device__ inline double block_sum(double x) {
     __shared__ double sums[kWarps];
     x = warp_sum(x);
@@ -56,7 +56,7 @@ __device__ inline double block_sum(double x) {
     __syncthreads();
     double total = 0;
     for (int warp = 0; warp < kWarps; ++warp) total += sums[warp];
-    __syncthreads();  // sums may be used again
+    __syncthreads();  // the next call writes to the shared memory again
     return total;
 }
 
@@ -79,11 +79,11 @@ __device__ inline double column_total(double x) {
     __syncthreads();
     double total = sums[lane()];
     for (int warp = 1; warp < kWarps; ++warp) total += sums[warp * kWarp + lane()];
-    __syncthreads();  // sums may be used again
+    __syncthreads();  // the next call writes to the shared memory again
     return total;
 }
-// visit(i, value(i)) for every stride-th i from begin on. So many values are asked of memory before the first
-// is used: a thread that waits for each alone leaves most of the bandwidth unused.
+// Calls visit(i, value(i)) for every stride-th i from begin on. It loads several values before it uses the
+// first, since a thread that waits for each load alone leaves most of the bandwidth unused.
 template <int ahead, class Value, class Visit>
 __device__ inline void each_ahead(Index begin, Index end, Index stride, Value value, Visit visit) {
     PYOPTIM_NO_UNROLL

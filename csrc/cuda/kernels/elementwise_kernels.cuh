@@ -122,14 +122,14 @@ __device__ inline Words words_of(const RandomStream& stream, Index counter) {
         unsigned(stream.seed), unsigned(stream.seed >> 32));
 }
 
-// Of the step that is so many after `step`.
+// The random stream of the step at position `at`, which counts from `step`.
 __device__ inline RandomStream stream_of(unsigned long long seed, unsigned long long step,
                                          const Position* at) {
     return {seed, step + static_cast<unsigned long long>(steps_of(at))};
 }
 
-// Those whose random word is below `threshold` become 0, the others are scaled. x may be y. A thread per
-// counter, which has words for 4 positions that are 16 apart; kThreads counters a block.
+// Elements whose random word is below `threshold` become 0, the others are scaled. x may be y. Each thread
+// has one counter, whose words serve 4 positions that are 16 apart; a block has kThreads counters.
 template <class T>
 PYOPTIM_KERNEL dropout(unsigned long long seed, unsigned long long step, const Position* at, Index n,
                        unsigned threshold, double scale, const T* x, T* y) {
@@ -143,7 +143,7 @@ PYOPTIM_KERNEL dropout(unsigned long long seed, unsigned long long step, const P
     });
 }
 
-// y = x + deviation z, z standard normal; otherwise as dropout.
+// y = x + deviation z, with z standard normal. Threads and blocks are as for dropout.
 template <class T>
 PYOPTIM_KERNEL gaussian_noise(unsigned long long seed, unsigned long long step, const Position* at, Index n,
                               double deviation, const T* x, T* y) {

@@ -22,14 +22,15 @@ struct StepChunk {
     int array, chunk;
 };
 
-// Values as they are kept: the Storage, and a scale per block where that is of 8 bits.
+// Stored values: their Storage, and a scale per block if the storage has 8 bits.
 struct StoredValues {
     unsigned long long data, scale;  // addresses
     long long storage;
 };
 
-// A parameter some of which is kept in fewer bits; `position` is that of its first element among those of all
-// arrays. Gradients are other memory at every step: of `grad` only the scale and the storage count.
+// A parameter of which some arrays are stored in fewer bits; `position` is the index of its first element
+// among the elements of all parameters. Gradients have other addresses at every step, so only the scale and
+// the storage of `grad` are read.
 struct PackedArray {
     StoredValues param, grad, state[4];
     unsigned long long master;  // null: param itself is updated
@@ -64,14 +65,14 @@ struct StepRows {
     T value[kStepRows * kRowLength];
 };
 
-// Where a training is. The kernels of a captured step read it, and its last one moves it on, so that the same
-// launches are every step; kernels that take none (null) are at 0.
+// The progress of a training. The kernels of a captured step read it and the last one advances it, so that
+// the same launches serve every step. Kernels without a position (null) start at 0.
 struct Position {
     long long steps;           // since the capture
     long long example;         // the batch's first, in the epoch's order
     long long row;             // of the coefficients
     double loss;               // summed over the examples so far
-    unsigned long long right;  // how many of them were classified so
+    unsigned long long right;  // number of examples classified correctly so far
 };
 
 }  // namespace pyoptim::cuda

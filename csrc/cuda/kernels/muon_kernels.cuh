@@ -54,8 +54,8 @@ PYOPTIM_KERNEL muon_normalize(const StepArray* arrays, const StepChunk* chunks, 
     for (Index i = begin + thread(); i < end; i += kThreads) x[i] = x[i] / by;
 }
 
-// Of iteration `turn` the product number `part`: gram = S; update = b S + c S S; next = a x + update x. A
-// block per tile of the result, which is the chunk.
+// Computes product number `part` of iteration `turn`: 0: gram = S; 1: update = b S + c S S; 2: next = a x +
+// update x. A block per tile of the result; a chunk of the table is a tile.
 template <class T>
 PYOPTIM_KERNEL muon_product(int part, int turn, const MuonMatrix* matrices, const StepChunk* chunks,
                             const T* own) {
@@ -96,7 +96,7 @@ PYOPTIM_KERNEL muon_product(int part, int turn, const MuonMatrix* matrices, cons
     product_tile(height, width, k, a, b, at.chunk / tiles * kTile, at.chunk % tiles * kTile, store);
 }
 
-// x = a x + b y, of one array; b may be null: 1. A block per kChunk elements.
+// x = a x + b y, for one array; b may be null, which means 1. A block per kChunk elements.
 template <class T>
 PYOPTIM_KERNEL muon_blend(Index n, const T* a, T* x, const T* b, const T* y) {
     const T by_x = *a, by_y = b != nullptr ? *b : T(1);

@@ -18,7 +18,7 @@ struct NormShape {
     __device__ Index slices() const { return (space + kChunk - 1) / kChunk; }
     __device__ Index sums_of_channel() const { return by_columns() ? parts() * space : batch * slices(); }
     __device__ Index sums() const { return sums_of_channel() * channels; }
-    // The k-th partial sum of a channel: where it is, and over how many values.
+    // The k-th partial sum of a channel: its index, and the number of values that it covers.
     __device__ Index place(Index channel, Index k) const {
         const Index inner = by_columns() ? space : slices();
         return (k / inner * channels + channel) * inner + k % inner;
@@ -59,12 +59,12 @@ struct NormThread {
             values = double(end - first);
         }
     }
-    // visit(i, value(i)) for each.
+    // Calls visit(i, value(i)) for each of this thread's elements.
     template <int ahead, class Value, class Visit>
     __device__ void each(Value value, Visit visit) const {
         each_ahead<ahead>(begin, end, stride, value, visit);
     }
-    // Adds up what the threads of a sum have; true for the one that is to write it.
+    // Adds up the values of the threads that share a sum; returns true in the thread that is to write it.
     __device__ bool add(double& x, double& y) const {
         if (by_columns) {
             x = column_total(x);
@@ -212,7 +212,7 @@ PYOPTIM_KERNEL norm_products(Index batch, Index channels, Index space, const T* 
     partial[shape.sums() + mine.sum] = product;
 }
 
-// dgamma and dbeta; slope (2, channels): what norm_gradient needs. A warp per channel.
+// Writes dgamma, dbeta and slope (2, channels), which norm_gradient reads. A warp per channel.
 template <class T>
 PYOPTIM_KERNEL norm_slopes(Index batch, Index channels, Index space, const double* partial, const T* gamma,
                            const T* inv_std, T* dgamma, T* dbeta, T* slope) {
@@ -235,7 +235,7 @@ PYOPTIM_KERNEL norm_slopes(Index batch, Index channels, Index space, const doubl
     slope[channels + c] = math::norm_offset<T>(sum, share);
 }
 
-// dx. slope is null if the statistics were constants.
+// Writes dx. slope is null if the statistics were constants.
 template <class T>
 PYOPTIM_KERNEL norm_gradient(Index batch, Index channels, Index space, const T* dy, const T* x,
                              const T* gamma, const T* beta, const T* mean, const T* inv_std, const T* slope,

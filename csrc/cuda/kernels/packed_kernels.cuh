@@ -103,7 +103,8 @@ __device__ inline void encode(const StoredValues& to, Piece piece, const float* 
     }
 }
 
-// This block's chunk of n elements from `begin` on, a piece at a time for each warp.
+// Cuts this block's chunk, the n elements from `begin` on, into pieces, and visits one at a time with each
+// warp.
 template <class Visit>
 __device__ inline void each_piece(Index begin, Index n, Visit visit) {
     for (Index i = thread() / kWarp * kScaleBlock; i < n; i += kWarps * kScaleBlock) {
@@ -111,8 +112,8 @@ __device__ inline void each_piece(Index begin, Index n, Visit visit) {
     }
 }
 
-// As `step`: parameters are rounded at random where `stochastic`, states always; `key` names the random
-// numbers. T is float. A block per chunk.
+// The optimizer step over packed arrays. Parameters are rounded at random if `stochastic`, states always;
+// `key` names the stream of random numbers. T is float. A block per chunk.
 template <class Rule, class T>
 PYOPTIM_KERNEL packed_step(const PackedArray* arrays, const StepChunk* chunks, const void* const* grads,
                            const T* rows, const StepRows<T> by_value, unsigned key, bool stochastic) {
@@ -155,7 +156,7 @@ PYOPTIM_KERNEL packed_step(const PackedArray* arrays, const StepChunk* chunks, c
     });
 }
 
-// As `sum_of_squares`. T is float.
+// The sum of squares of each chunk of packed gradients, like sum_of_squares. T is float.
 template <class T>
 PYOPTIM_KERNEL packed_sum_of_squares(const PackedArray* arrays, const StepChunk* chunks,
                                      const void* const* grads, double* partial) {

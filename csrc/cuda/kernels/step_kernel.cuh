@@ -16,7 +16,7 @@ struct Update {
         Rule::apply(own, p, g, state);
     }
 
-    // Common's coefficients are first in a row.
+    // The coefficients of Common come first in a row.
     static __device__ Update of_row(const T* row) {
         Update made;
         T* const shared = reinterpret_cast<T*>(&made.shared);

@@ -34,7 +34,7 @@ __device__ inline void two_sums_of_squares(Index n, Visit visit, double* out) {
     out[thread()] = total;
 }
 
-// squares (blocks, 2): of the parameters and of the gradients. A block per chunk.
+// squares (blocks, 2) receives the sums of squares of the parameters and of the gradients. A block per chunk.
 template <class T>
 PYOPTIM_KERNEL lars_squares(const StepArray* arrays, const StepChunk* chunks, const T* const* grads,
                             double* squares) {
