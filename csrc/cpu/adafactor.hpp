@@ -41,7 +41,7 @@ void adafactor_moments(ptrdiff_t rows, ptrdiff_t cols, const T* grad, T scale, d
     }
 }
 
-// out = -scale grad / sqrt(V), where V of row i and column j is row_var[i] / mean * col_var[j].
+// Writes out = -scale grad / sqrt(V), where V of row i and column j is row_var[i] / mean * col_var[j].
 template <class T>
 void adafactor_directions(const FactoredRows<T>& of, const T* grad, T scale, T* out) {
     const double least = of.least * of.least;

@@ -100,7 +100,7 @@ PYOPTIM_INLINE void load_tile(ptrdiff_t classes, ptrdiff_t rows, const T* x, Til
 template <class T>
 PYOPTIM_INLINE void largest_of_tile(ptrdiff_t classes, const Tile<T>& tile, T* largest) {
     for (ptrdiff_t r = 0; r < kLanes; ++r) largest[r] = T(-__builtin_inf());
-    for (ptrdiff_t c = 0; c < classes; ++c) {  // NaN may be lost here, it comes with the sum
+    for (ptrdiff_t c = 0; c < classes; ++c) {  // NaN may be lost here; the sum of exponentials brings it back
         for (ptrdiff_t r = 0; r < kLanes; ++r) {
             largest[r] = tile[c][r] <= largest[r] ? largest[r] : tile[c][r];
         }

@@ -58,7 +58,7 @@ struct Product {
     T* y;
 };
 
-// A row-major matrix to normalise. If `channels` is 0, each column is a channel; else row r belongs to
+// A row-major matrix to normalise. If `channels` is 0, each column is a channel. Else row r belongs to
 // channel r % channels.
 struct NormMatrix {
     ptrdiff_t rows, cols, channels;
@@ -78,7 +78,7 @@ struct LayerNorm {
     const T *gamma, *beta;
 };
 
-// What the backward pass of layer normalisation reads: the gradient dy of the result, the input x, and the
+// The inputs of the backward pass of layer normalisation: the gradient dy of the result, the input x, and the
 // statistics of each row that the forward pass kept.
 template <class T>
 struct LayerNormRows {
@@ -126,7 +126,7 @@ struct Kernels {
     // Common, then those of the rule.
     void (*step[kRuleCount])(size_t n, T* param, const T* grad, T* const* state, const T* coefficients);
 
-    // Both compute the rows [row_begin, row_end) and columns [col_begin, col_end) of y.
+    // Both functions compute the rows [row_begin, row_end) and columns [col_begin, col_end) of y.
     void (*dots)(const Dots<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
                  ptrdiff_t col_end);
     void (*product)(const Product<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
@@ -152,16 +152,17 @@ struct Kernels {
                     T* y);
     void (*gaussian_noise)(const RandomStream&, uint64_t first, size_t n, T deviation, const T* x, T* y);
 
-    // The mean and the sum of squares about it (m2) over the rows [begin, end): of each column, or of each
-    // row.
+    // Computes the mean and the sum of squares about it (m2) over the rows [begin, end), for each column or
+    // for each row.
     void (*norm_moments)(const NormMatrix&, const T* x, ptrdiff_t begin, ptrdiff_t end, double* mean,
                          double* m2);
-    // Merges n pairs of moments: those of `more` values are taken into those of `seen` values.
+    // Merges n pairs of moments: mean and m2 of `seen` values absorb those of `more` values.
     void (*norm_merge)(ptrdiff_t n, double seen, double* mean, double* m2, double more,
                        const double* other_mean, const double* other_m2);
     void (*norm_apply)(const NormMatrix&, const T* x, ptrdiff_t begin, ptrdiff_t end,
                        const NormCoefficients<T>&, bool relu, T* y);
-    // The sums of dz, the gradient before the ReLU, and of dz (x - mean): of each column, or of each row.
+    // Computes the sums of dz, the gradient before the ReLU, and of dz (x - mean), for each column or for
+    // each row.
     void (*norm_products)(const NormMatrix&, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
                           const NormCoefficients<T>&, bool relu, double* sum, double* product);
     void (*norm_gradient)(const NormMatrix&, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,

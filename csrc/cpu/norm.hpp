@@ -52,7 +52,7 @@ inline __attribute__((always_inline)) void put_lanes(T* to, const V& v) {
 
 // Sums two values of each element down the columns: visit(row, column, live, sums, squares) adds `live`
 // lanes; flush(rows, row, column, sums, squares) takes the sums of a block of `rows` that begins at `row`.
-// kGroup rows are visited together where there are as many, which spares the sums a way to the cache.
+// Where possible, kGroup rows are visited together, so that sums are loaded and stored less often.
 template <class T, ptrdiff_t kGroup, class Visit, class Flush>
 inline __attribute__((always_inline)) void column_blocks(ptrdiff_t begin, ptrdiff_t end, ptrdiff_t cols,
                                                          Visit visit, Flush flush) {
@@ -249,7 +249,7 @@ void norm_apply(const NormMatrix& it, const T* x, ptrdiff_t begin, ptrdiff_t end
     (relu ? norm_apply_as<true, T> : norm_apply_as<false, T>)(it, x, begin, end, k, y);
 }
 
-// The sums of dz and of dz (x - mean) of each column, or of each row.
+// The sums of dz and of dz (x - mean), for each column or for each row.
 template <bool kRelu, class T>
 void norm_products_as(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
                       const NormCoefficients<T>& k, double* sum, double* product) {

@@ -213,7 +213,7 @@ void outer_tile_of(ptrdiff_t count, const Panel<T>& it) {
     }
 }
 
-// Copies depth rows of b of `live` columns into a panel of `cols`, the rest zeros.
+// Copies `depth` rows of b with `live` columns into a panel of `cols` columns; the other columns become 0.
 template <ptrdiff_t cols, class T>
 void pack(const T* b, ptrdiff_t b_row, ptrdiff_t depth, ptrdiff_t live, T* out) {
     for (ptrdiff_t p = 0; p < depth; ++p, b += b_row, out += cols) {
@@ -225,7 +225,8 @@ void pack(const T* b, ptrdiff_t b_row, ptrdiff_t depth, ptrdiff_t live, T* out) 
     }
 }
 
-// The columns of y from `begin` on, as many as whole panels of `vectors` cover; returns where they end.
+// Computes the columns of y from `begin` on that whole panels of `vectors` cover, and returns the end of that
+// range.
 template <ptrdiff_t vectors, class T>
 ptrdiff_t whole_panels(const Panel<T>& block, ptrdiff_t rows, ptrdiff_t begin, ptrdiff_t end, T* packed) {
     constexpr ptrdiff_t cols = vectors * Tile<T>::lanes;
@@ -327,7 +328,7 @@ void product(const Product<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdi
     }
 }
 
-// Columns in blocks that a few registers hold; rows in order. Summed in double.
+// Sums the columns in blocks that a few registers hold, rows in order, in double.
 template <class T>
 void column_sum(const T* x, ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t begin, ptrdiff_t end, T* out) {
     constexpr ptrdiff_t kBlock = 64;

@@ -33,7 +33,7 @@ PYOPTIM_INLINE T largest_of(ptrdiff_t n, const T* x) {
         for (ptrdiff_t k = 0; k < chains; ++k) take_larger<T>(most[k], x + i + k * lanes);
     }
     for (; i + lanes <= n; i += lanes) take_larger<T>(most[0], x + i);
-    take_larger<T>(most[1], x + n - lanes);  // the last elements, some of them a second time
+    take_larger<T>(most[1], x + n - lanes);  // the last elements; some are compared twice
     for (ptrdiff_t k = 1; k < chains; ++k) most[0] = most[0] > most[k] ? most[0] : most[k];
     T of_lane[lanes];
     __builtin_memcpy(of_lane, &most[0], sizeof of_lane);

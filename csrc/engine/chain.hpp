@@ -22,7 +22,8 @@ class Chain {
     Chain(const Chain&) = delete;  // views refer to its layers
     Chain& operator=(const Chain&) = delete;
 
-    // Gives the parameters and their gradients their memory: each layer's follow those of the layer before.
+    // Assigns the memory of parameters and gradients: each layer's arrays follow those of the layer before.
+    // The caller owns both.
     void bind(T* parameters, T* gradients);
 
     std::vector<Layer>& layers() { return layers_; }

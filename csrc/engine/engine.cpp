@@ -16,7 +16,7 @@ namespace {
 // The number of copied or converted elements that pays for waking a thread.
 constexpr std::size_t kGatherGrain = 65536;
 
-// out = a + b, where out may be either.
+// out = a + b; out may be a or b.
 template <class T>
 void add_arrays(std::size_t n, const T* a, const T* b, T* out) {
     parallel(threads_for(n, kGatherGrain), [&](int thread, int threads) {

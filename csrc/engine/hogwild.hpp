@@ -10,9 +10,9 @@
 
 namespace pyoptim::core {
 
-// An engine of its own for each thread, on the same parameters. Each takes the next mini-batch of the order,
-// with its row of coefficients, from one counter, so a batch is trained on once and a step counted once;
-// which thread has it, and what others have written by then, is different each time.
+// Gives each thread an engine of its own, on the same parameters. A shared counter hands out the mini-batches
+// with their rows of coefficients, so each batch is trained on once and each step is counted once. The thread
+// that gets a batch, and the writes of others that it sees, differ from run to run.
 //
 // Threads read and write the same parameters and states with plain loads and stores. For C++ that is a data
 // race, whose behaviour is undefined. The stores are those of the step kernels, into memory that a

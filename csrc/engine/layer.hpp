@@ -166,7 +166,7 @@ const std::vector<LayerEntry>& layer_entries();
 // The entry of a kind, or null.
 const LayerEntry* find_entry(const std::string& type);
 // Gives a layer of the type "Activation" the type of the activation that it names. Throws
-// std::invalid_argument.
+// std::invalid_argument for an unknown name.
 void resolve_activation(Layer&);
 
 }  // namespace pyoptim::core

@@ -103,7 +103,7 @@ PYOPTIM_FN double exp_tail(double r) {
     return polynomial(r, c);
 }
 
-// x = n log(2) + r, for x in [least, most]; n is returned with twice the exponent's bias added.
+// Splits x = n log(2) + r, for x in [least, most]; n is returned with twice the exponent's bias added.
 template <class T>
 struct Reduced {
     T r;
@@ -135,8 +135,9 @@ PYOPTIM_FN T scaled_exponential(T r, T shifted) {
     return ((T(1) + r) + r * r * exp_tail(r)) * from_bits<T>(bits_of(shifted) << Format<T>::fraction);
 }
 
-// Bits are ordered as their floats are, those of negative ones the other way: a minimum of integers is one
-// instruction where that of floats, which heeds NaN, is two or more. Of NaN these make some number.
+// The smaller of abs(x) and `most`. Bits of positive floats have the same order as the floats, and those of
+// negative ones the reverse. The minimum of integers is one instruction; that of floats, which handles NaN,
+// takes two or more. For NaN, these functions return an arbitrary number.
 template <class T>
 PYOPTIM_FN T lesser_size(T x, T most) {
     const auto bits = bits_of(x) & (~typename Format<T>::Bits(0) >> 1), limit = bits_of(most);

@@ -17,7 +17,7 @@ using math::bits_of;
 PYOPTIM_FN float float_of(unsigned bits) { return math::from_bits<float>(bits); }
 
 struct Nearest {
-    // What is added before the low bits are cut off; `odd`: the lowest bit that stays.
+    // The number added before the low bits are cut off; `odd` is the lowest bit that is kept.
     static PYOPTIM_FN unsigned below(unsigned half, unsigned odd, unsigned, unsigned) {
         return half - 1 + odd;
     }
@@ -59,7 +59,7 @@ struct Float16 {
         const int whole = int(steps);
         const float rest = (steps - float(whole)) * 0x1p20f;
         const int kept = int(rest);
-        const unsigned part = unsigned(kept) | (rest > float(kept) ? 1u : 0u);  // what is cut off counts
+        const unsigned part = unsigned(kept) | (rest > float(kept) ? 1u : 0u);  // the cut-off rest counts
         const unsigned lift = Rounding::below(0x80000u, unsigned(whole) & 1u, index, key);
         const unsigned subnormal = unsigned(whole) + ((part + lift) >> 20);
         // Masks select the result, since GCC would compile ?: to branches, which it cannot vectorise.

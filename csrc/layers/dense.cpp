@@ -12,7 +12,8 @@ namespace {
 
 // The number of multiply-adds that pay for waking a thread.
 constexpr std::size_t kGrain = 1 << 16;
-// Gradients up to this many elements are prepared by the calling thread, which saves the others a wait.
+// Gradients of up to this many elements are prepared by the calling thread alone, which saves a wait of the
+// others.
 constexpr std::ptrdiff_t kAlone = 8192;
 
 struct Span {

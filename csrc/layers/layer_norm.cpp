@@ -48,7 +48,7 @@ void layer_norm_backward(const LayerNormShape& s, const cpu::LayerNormRows<T>& r
     const ptrdiff_t blocks = (s.rows + kPartRows - 1) / kPartRows;
     const ptrdiff_t part_rows = std::max<ptrdiff_t>(1, (blocks + wanted - 1) / wanted) * kPartRows;
     const ptrdiff_t parts = (s.rows + part_rows - 1) / part_rows;
-    // Of each part: two vectors of sums in double, and as many in T, with room for whole lanes.
+    // Each part has two vectors of sums in double and two in T, with room for whole lanes.
     const ptrdiff_t width = (s.features + 15) / 16 * 16, of_part = 4 * width;
     double* const sums = scratch<double>(static_cast<size_t>(parts * of_part + 2 * width));
     const auto it = filled<T>(s, gamma, nullptr, reinterpret_cast<T*>(sums + parts * of_part));

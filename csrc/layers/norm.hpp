@@ -6,7 +6,8 @@
 
 namespace pyoptim::core {
 
-// Statistics are over `batch` and `space`; memory is (batch, channels, space), row-major.
+// The shape of a normalisation in memory: (batch, channels, space), row-major. Statistics are over `batch`
+// and `space`.
 struct NormShape {
     std::ptrdiff_t batch, channels, space;
 };

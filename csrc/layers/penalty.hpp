@@ -9,7 +9,7 @@
 
 namespace pyoptim::core {
 
-// The parameters that a penalty counts, as runs [begin, end).
+// The parameters that a penalty counts, as runs [begin, end) of memory.
 template <class T>
 struct Penalized {
     Penalty penalty;

@@ -1,6 +1,7 @@
-// Adafactor on the tables of step_kernel.cuh: second moments of stacks of matrices (batch, rows, cols) as
-// rows and columns, those of a vector whole. One launch of each kernel serves all arrays; csrc/optim has
-// the same for processors. Sums are in double, in an order of an array's own shape.
+// Adafactor on the tables of step_kernel.cuh. The second moments of stacks of matrices (batch, rows, cols)
+// are kept as rows and columns, those of a vector for each element. One launch of each kernel serves all
+// arrays; csrc/optim has the same for processors. Sums are in double, in an order that depends only on the
+// shape of the array.
 #pragma once
 
 #include "cuda/kernels/step_kernel.cuh"
@@ -8,8 +9,8 @@
 
 namespace pyoptim::cuda {
 
-// One of the arrays, as a block sees it. The states of a matrix are row_var (batch rows) and col_var (batch
-// cols), that of a vector the variance of each element.
+// The view that a block has of one array. The states of a matrix are row_var (batch rows) and col_var (batch
+// cols); a vector has the variance of each element in row_var.
 template <class T>
 struct FactoredArray {
     const Factored& shape;

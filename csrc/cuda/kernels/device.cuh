@@ -1,5 +1,5 @@
-// What the CUDA kernels share. nvcc and NVRTC compile these headers, and the tests compile them as C++ for
-// the host (tests/cuda), so nothing is included but each other.
+// Helpers that all CUDA kernels share. nvcc and NVRTC compile these headers, and the tests compile them as
+// C++ for the host (tests/gpu), so they include nothing but each other.
 //
 // Every kernel runs in blocks of kThreads threads, in a grid that follows from the shape alone: sums have the
 // same bits on every device. Compile with --fmad=false, so that elementwise results are the CPU's.
@@ -60,8 +60,9 @@ __device__ inline double block_sum(double x) {
     return total;
 }
 
-// Blocks that take a matrix by tiles: of kWarp columns, and of `part_rows` rows at most, each warp every
-// kWarps-th of them. This thread's column and rows; an empty range where the column is beyond the last.
+// The part of a matrix that a thread has when each block takes a tile of kWarp columns and at most
+// `part_rows` rows: one column, and every kWarps-th row of [begin, end). The range is empty if the column is
+// beyond the last.
 struct ColumnTile {
     Index column, part, begin, end;
     __device__ ColumnTile(Index rows, Index cols, Index part_rows) {
@@ -97,7 +98,7 @@ __device__ inline void each_ahead(Index begin, Index end, Index stride, Value va
         }
     }
 }
-// `width` neighbours: one, or the 16 bytes that memory gives at once.
+// A number of neighbouring elements that one instruction loads: one element, or 16 bytes.
 template <class T, int width>
 struct alignas(width * sizeof(T)) Pack {
     T value[width];

@@ -5,7 +5,7 @@
 
 namespace pyoptim::cuda {
 
-// The sum of squares of each chunk; a block per chunk.
+// Writes the sum of squares of each chunk. A block per chunk.
 template <class T>
 PYOPTIM_KERNEL sum_of_squares(const StepArray* arrays, const StepChunk* chunks, const T* const* grads,
                               double* partial) {

@@ -75,7 +75,7 @@ PYOPTIM_KERNEL layer_norm(Index rows, Index cols, const T* x, const T* gamma, co
         });
 }
 
-// dx of layer_norm. A warp per row.
+// Writes dx of layer_norm. A warp per row.
 template <class T>
 PYOPTIM_KERNEL layer_norm_gradient(Index rows, Index cols, const T* dy, const T* x, const T* gamma,
                                    const T* mean, const T* inv_std, T* dx) {
@@ -160,8 +160,8 @@ __device__ inline void product_tile(Index m, Index n, Index k, const Matrix<T>& 
     }
 }
 
-// y (m, n) = a (m, k) b (k, n) + bias (n), then ReLU if wanted; y row-major, bias may be null. For where
-// cuBLASLt cannot. A block per tile.
+// y (m, n) = a (m, k) b (k, n) + bias (n), then ReLU if wanted; y is row-major, bias may be null. It is used
+// where cuBLASLt cannot be. A block per tile.
 template <class T>
 PYOPTIM_KERNEL product(Index m, Index n, Index k, const T* a_data, Index a_row, Index a_column,
                        const T* b_data, Index b_row, Index b_column, const T* bias, bool relu, T* y) {

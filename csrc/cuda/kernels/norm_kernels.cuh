@@ -87,7 +87,7 @@ struct NormAffine {
           shift(beta != nullptr ? beta[c] : T(0)) {}
 };
 
-// The mean of each part, and the sum of squares about it: partial has 2 sums() values.
+// Writes the mean of each part and the sum of squares about it to partial, which has 2 sums() elements.
 template <class T>
 PYOPTIM_KERNEL norm_moments(Index batch, Index channels, Index space, const T* x, double* partial) {
     const NormShape shape = {batch, channels, space};

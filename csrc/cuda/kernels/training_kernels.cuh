@@ -48,8 +48,8 @@ PYOPTIM_KERNEL penalty(Index n, double l2, double l1, const T* w, T* gradient, d
     if (thread() == 0) partial[block()] = sum;
 }
 
-// Where the largest value of a row is, the first if there are several; NaN is larger than any number, as it
-// is to NumPy's argmax.
+// The largest value met so far and its index, the first if several are equal; NaN is larger than any number,
+// as in NumPy's argmax.
 template <class T>
 struct Largest {
     T value;
@@ -61,7 +61,7 @@ struct Largest {
         if (larger) value = other, at = where;
     }
 };
-// Of the lanes of a warp together, known to all.
+// The index of the largest of n elements, searched by a warp and returned to all its lanes.
 template <class T>
 __device__ inline Index place_of_largest(Index n, const T* x) {
     Largest<T> largest = {x[0], 0};
