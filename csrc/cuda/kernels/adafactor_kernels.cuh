@@ -46,7 +46,7 @@ struct FactoredArray {
     }
 };
 
-// row_var moves towards the mean of each row's squares. A warp per row, a chunk per kWarps of them.
+// row_var moves towards the mean square of each row. A warp per row, a chunk per kWarps rows.
 template <class T>
 PYOPTIM_KERNEL adafactor_rows(const FactoredTables tables, const StepChunk* chunks) {
     const FactoredArray<T> d(tables, chunks[block()].array);
@@ -58,8 +58,8 @@ PYOPTIM_KERNEL adafactor_rows(const FactoredTables tables, const StepChunk* chun
     if (lane() == 0) d.row_var[r] = moved_towards(d.row_var[r], d.c.fresh, sum / double(cols));
 }
 
-// Sums of squares of the columns of each part of kPartRows rows: (parts, batch, cols). A thread each, a chunk
-// per kThreads of them.
+// Writes the sums of squares of the columns of each part of kPartRows rows: (parts, batch, cols). A thread
+// per column and part, a chunk per kThreads of them.
 template <class T>
 PYOPTIM_KERNEL adafactor_columns(const FactoredTables tables, const StepChunk* chunks) {
     const FactoredArray<T> d(tables, chunks[block()].array);
@@ -73,7 +73,7 @@ PYOPTIM_KERNEL adafactor_columns(const FactoredTables tables, const StepChunk* c
     tables.shared[columns + i] = sum;
 }
 
-// col_var moves towards the means of the columns. A thread each, a chunk per kThreads of them.
+// col_var moves towards the mean square of each column. A thread per column, a chunk per kThreads columns.
 template <class T>
 PYOPTIM_KERNEL adafactor_col_var(const FactoredTables tables, const StepChunk* chunks) {
     const FactoredArray<T> d(tables, chunks[block()].array);
@@ -97,8 +97,8 @@ PYOPTIM_KERNEL adafactor_means(const FactoredTables tables, const StepChunk* chu
     if (lane() == 0) tables.shared[d.shape.means + b] = maximum(sum / double(rows), least_root<T>(d.c));
 }
 
-// The sums of squares of the parameters and of the directions of each chunk, of kChunk elements; before that
-// the variance of vectors, in T.
+// Updates the variance of vectors, in T, and writes the sums of squares of the parameters and of the
+// directions of each chunk of kChunk elements.
 template <class T>
 PYOPTIM_KERNEL adafactor_squares(const FactoredTables tables, const StepChunk* chunks) {
     const FactoredArray<T> d(tables, chunks[block()].array);
@@ -136,7 +136,7 @@ PYOPTIM_KERNEL adafactor_rates(const FactoredTables tables) {
     if (thread() == 0 && d.size > 0) *sums = adafactor_rate(d.c, double(d.size), p, u);
 }
 
-// The parameters move along the directions. A block per chunk, as adafactor_squares.
+// Moves the parameters along the directions. A block per chunk, as in adafactor_squares.
 template <class T>
 PYOPTIM_KERNEL adafactor_step(const FactoredTables tables, const StepChunk* chunks) {
     const FactoredArray<T> d(tables, chunks[block()].array);

@@ -37,13 +37,14 @@ struct PackedArray {
     long long size, row, position;
 };
 
-// An array as Adafactor sees it: a stack of matrices, whose second moments are kept as rows and columns, or a
-// vector, whose batch is 0. columns, means and sums: where its own begin in the memory that all share.
+// An array of Adafactor: a stack of matrices, whose second moments are kept as rows and columns, or a vector,
+// whose batch is 0. columns, means and sums are the offsets of its own values in the memory that all arrays
+// share.
 struct Factored {
     long long batch, rows, cols, columns, means, sums;
 };
 
-// All arrays of Adafactor; rows in double, kRowLength apart.
+// All arrays of Adafactor. rows are coefficients in double, kRowLength apart.
 struct FactoredTables {
     const StepArray* arrays;
     const Factored* shapes;
@@ -52,13 +53,14 @@ struct FactoredTables {
     double* shared;
 };
 
-// A matrix that Muon makes orthogonal: x and the next x, in turn, and two squares of its smaller side.
+// A matrix that Muon makes orthogonal: x and next hold the iterates in turn; gram and update are square
+// matrices of its smaller side.
 struct MuonMatrix {
-    unsigned long long x, next, gram, update;  // addresses; next is 0 where it is not for our own products
+    unsigned long long x, next, gram, update;  // addresses; next is 0 if muon_product does not serve it
     long long rows, cols;
 };
 
-// Coefficients by value: Common's, then the rule's, of up to kStepRows groups.
+// Coefficients passed by value: those of Common, then those of the rule, for up to kStepRows groups.
 constexpr int kStepRows = 8, kRowLength = 16;
 template <class T>
 struct StepRows {
@@ -69,8 +71,8 @@ struct StepRows {
 // the same launches serve every step. Kernels without a position (null) start at 0.
 struct Position {
     long long steps;           // since the capture
-    long long example;         // the batch's first, in the epoch's order
-    long long row;             // of the coefficients
+    long long example;         // index of the batch's first example in the epoch's order
+    long long row;             // index of the step in the coefficients
     double loss;               // summed over the examples so far
     unsigned long long right;  // number of examples classified correctly so far
 };

@@ -1,4 +1,5 @@
-// Steps over arrays some of which are kept in fewer bits: csrc/optim/packed_stepper.hpp's, bit for bit.
+// Optimizer steps over arrays some of which are kept in fewer bits; they have the same bits as
+// csrc/optim/packed_stepper.hpp.
 #pragma once
 
 #include "cuda/kernels/step_kernel.cuh"
@@ -52,7 +53,8 @@ __device__ inline void decode(const StoredValues& from, const void* data, Piece 
     }
 }
 
-// `first` is the number of the piece's first element in the stream of random numbers that `key` names.
+// The random numbers of a piece: `key` names the stream, `first` is the index of the piece's first element in
+// it.
 struct Numbers {
     unsigned first, key;
 };
@@ -173,7 +175,8 @@ PYOPTIM_KERNEL packed_sum_of_squares(const PackedArray* arrays, const StepChunk*
     if (thread() == 0) partial[block()] = sum;
 }
 
-// to = from times `scale`, rounded to nearest; neither of 8 bits. T is float. A block per kChunk elements.
+// Writes from times `scale` to `to`, rounded to nearest; neither may be of 8 bits. T is float. A block per
+// kChunk elements.
 template <class T>
 PYOPTIM_KERNEL convert(Index n, Index from, const void* x, Index to, void* y, double scale) {
     const Index begin = block() * kChunk;

@@ -14,8 +14,9 @@ __device__ inline const T* found(const T* p, const Position* at) {
     return at != nullptr && p != nullptr ? *reinterpret_cast<const T* const*>(p) : p;
 }
 
-// out (batch, cols) = the rows of x, or of bytes, from the position on (null: from the first), in this order
-// (null: their own). With a position, order and x or bytes are where their addresses lie. A block per row.
+// Copies to out (batch, cols) the rows of x, or of bytes, from the position on (null: from the first), in the
+// order given by `order` (null: as stored). With a position, order, x and bytes are addresses of addresses,
+// as in found(). A block per row.
 template <class T>
 PYOPTIM_KERNEL gather_rows(const Position* at, const Index* order, Index cols, const T* x,
                            const unsigned char* bytes, T* out) {
@@ -28,8 +29,8 @@ PYOPTIM_KERNEL gather_rows(const Position* at, const Index* order, Index cols, c
     each_ahead<4>(thread(), cols, kThreads, value, [&](Index j, T it) { out[block() * cols + j] = it; });
 }
 
-// Adds to the gradient of n weights that of their penalty, which for each chunk goes to `partial`. A block
-// per kChunk elements.
+// Adds the gradient of the penalty of n weights to their gradient, and writes the penalty of each chunk to
+// `partial`. A block per kChunk elements.
 template <class T>
 PYOPTIM_KERNEL penalty(Index n, double l2, double l1, const T* w, T* gradient, double* partial) {
     const Penalty by = {l2, l1};
@@ -73,8 +74,8 @@ __device__ inline Index place_of_largest(Index n, const T* x) {
     return largest.at;
 }
 
-// Counts rows whose largest output is that of the label, or that with the largest share (labels null). A warp
-// per row.
+// Counts the rows whose largest output belongs to the label or, if labels is null, to the largest share. A
+// warp per row.
 template <class T>
 PYOPTIM_KERNEL count_right(Index rows, Index classes, const T* output, const Index* labels, const T* shares,
                            Position* at) {
