@@ -16,7 +16,7 @@ struct pyoptim_optimizer {
 
 namespace {
 
-// No exception leaves this file.
+// Runs the body and turns exceptions into error codes, since no exception may leave this file.
 template <class Body>
 int guarded(pyoptim_error* error, Body body) {
     int code = PYOPTIM_FAILED;
@@ -44,7 +44,7 @@ void need(bool condition, const char* what) {
     if (!condition) throw std::invalid_argument(what);
 }
 
-// What `read` makes of JSON that a caller wrote.
+// Applies `read` to JSON that a caller wrote.
 template <class Read>
 auto from_json(Read read, const char* json) {
     try {

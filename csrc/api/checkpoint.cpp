@@ -1,5 +1,5 @@
-// Models as pyoptim/nn/checkpoint.py writes them: a safetensors file (8 bytes of length, a JSON header, the
-// data) with the layers in its metadata.
+// Models in the format of pyoptim/nn/checkpoint.py: a safetensors file (8 bytes of length, a JSON header, the
+// data) whose metadata describes the layers.
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -35,7 +35,7 @@ constexpr const char* kDtype = sizeof(T) == 4 ? "F32" : "F64";
 template <class T>
 constexpr const char* kDtypeName = sizeof(T) == 4 ? "float32" : "float64";
 
-// Every array of a network, those of 8 bytes first, so that all lie as their type wants.
+// Every array of a network, those with 8-byte elements first, so that every array is aligned in the file.
 template <class T, class Impl>
 std::vector<Tensor> tensors(Impl& impl) {
     std::vector<Tensor> counts, all;
@@ -65,7 +65,7 @@ std::string no_spaces(const Json& shape) {
     return out + "]";
 }
 
-// Whether no array of a layer has more than `most` elements: asked before memory is taken for them.
+// Whether no array of a layer has more than `most` elements. It is checked before memory is allocated.
 bool hold(const std::vector<Layer>& layers, std::ptrdiff_t most) {
     for (const Layer& layer : layers) {
         for (const core::ArrayInfo& array : core::find_entry(layer.type)->arrays(layer)) {

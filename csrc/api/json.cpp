@@ -75,7 +75,7 @@ class Parser {
             value.kind = Json::Kind::number;
             const std::size_t end = text_.find_first_not_of("+-.0123456789eE", at_);
             std::istringstream digits(text_.substr(at_, end - at_));
-            digits.imbue(std::locale::classic());  // whatever the program's decimal point is
+            digits.imbue(std::locale::classic());  // the program may have another decimal point
             if (!(digits >> value.number) || digits.peek() != std::char_traits<char>::eof()) fail();
             at_ = end < text_.size() ? end : text_.size();
         }

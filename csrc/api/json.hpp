@@ -1,4 +1,4 @@
-// As much JSON as the headers of safetensors files need.
+// The subset of JSON that the headers of safetensors files need.
 #pragma once
 
 #include <string>

@@ -23,7 +23,8 @@ std::ptrdiff_t count_from(const Json& given, const std::string& name) {
     return count;
 }
 
-// Each of these reads a value into the member of that type, and says whether it was one.
+// Each of these functions reads a value into a member of its type, and returns whether the value had that
+// type.
 template <class Owner>
 bool read(const Json& given, const Option<Owner>& option, std::ptrdiff_t& to) {
     to = count_from(given, option.name);
@@ -69,7 +70,7 @@ bool read(const Json& given, const Option<Owner>&, std::vector<double>& to) {
     return given.kind == Kind::null || given.kind == Kind::list;
 }
 
-// An option that is not one of ours would change what the layer or loss computes.
+// Refuses an unknown option, since it could change what the layer or loss computes.
 template <class Owner>
 void read_options(const Json& given, const std::vector<Option<Owner>>& options, Owner& owner) {
     for (const auto& [name, value] : given.entries) {

@@ -1,4 +1,4 @@
-// Layers and losses as JSON: what a model's file holds, and what Python says to the engine.
+// Layers and losses as JSON: the form in which files store them and Python passes them to the engine.
 #pragma once
 
 #include <string>
@@ -9,8 +9,8 @@
 
 namespace pyoptim::core {
 
-// Each reads descriptions like {"type": "Dropout", "p": 0.3}; an option that is missing has its default.
-// They throw std::runtime_error for what is not of ours.
+// Each function reads descriptions like {"type": "Dropout", "p": 0.3}; a missing option has its default. They
+// throw std::runtime_error for unknown types and options.
 std::vector<Layer> layers_from(const Json& list);
 std::vector<Layer> layers_from(const std::string& json);
 Loss loss_from(const std::string& json);

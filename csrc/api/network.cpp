@@ -28,7 +28,7 @@ double normal(std::mt19937_64& rng) {  // Box & Muller 1958
     return radius * std::cos(6.283185307179586 * uniform(rng));
 }
 
-// A weight of a Dense layer, as its init says.
+// Draws a weight of a Dense layer, as its init says.
 template <class T>
 void draw_weight(const Layer& layer, std::mt19937_64& rng, T* weight, std::ptrdiff_t size) {
     if (layer.init != "glorot" && layer.init != "he") {
@@ -111,7 +111,7 @@ Layer rescale(double scale, double shift) {
     return made;
 }
 
-// Parameters, gradients and buffers get their memory here.
+// Allocates the memory of parameters, gradients and buffers.
 template <class T>
 Network<T>::Impl::Impl(const std::vector<Layer>& given)
     : chain(given, core::inputs_of(given)),
@@ -150,7 +150,7 @@ void Network<T>::Impl::initialize(std::uint64_t seed) {
     }
 }
 
-// Refuses what cannot be trained on before anything is done.
+// Refuses arguments that cannot be trained on, before anything changes.
 template <class T>
 void Network<T>::Impl::check(const Dataset<T>& data, const Optimizer<T>& optimizer, std::size_t batch) const {
     if ((data.x == nullptr) == (data.bytes == nullptr)) refuse("data: expected either x or bytes");
@@ -301,7 +301,7 @@ void Network<T>::set_trainable(std::size_t layer, bool trainable) {
     }
     const typename Impl::Busy busy(*impl_);
     core::set_trainable(layers[layer], trainable);
-    impl_->engine.reset();  // which asks only when it is made
+    impl_->engine.reset();  // the engine reads `trainable` only when it is made
 }
 
 template <class T>

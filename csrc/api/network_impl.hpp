@@ -1,4 +1,4 @@
-// What a Network of the C++ API holds.
+// The private part of a Network of the C++ API.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,8 @@ namespace pyoptim {
 
 template <class T>
 struct Network<T>::Impl {
-    // While it lives the engine is in use: what after_epoch does must not replace it.
+    // Marks the engine as in use while the object lives: the callback after_epoch must not replace the
+    // engine.
     struct Busy {
         explicit Busy(Impl& of) : impl(of) {
             if (impl.busy)

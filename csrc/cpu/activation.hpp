@@ -35,7 +35,7 @@ void activate(const ActivationSpec& it, size_t n, const T* x, T* y) {  // x may 
     }
 }
 
-// dx may be dy.
+// The arrays dx and dy may be the same.
 template <class T>
 void activation_backward(const ActivationSpec& it, size_t n, const T* dy, const T* kept, T* dx) {
     switch (it.kind) {

@@ -1,5 +1,5 @@
-// Adafactor's passes over the rows of a matrix, and over a vector. Sums are in double, of a fixed number of
-// lanes, so they depend on the shape alone.
+// The passes of Adafactor over the rows of a matrix, and over a vector. They sum in double, in a fixed number
+// of lanes, so the sums depend on the shape alone.
 #pragma once
 
 #include "cpu/kernels.hpp"
@@ -13,7 +13,7 @@ double square(T scale, T grad) {
     return double(d) * double(d);
 }
 
-// row_var moves towards the means of the rows' squares; columns gets the sums of the columns'.
+// row_var moves towards the mean square of each row; columns receives the sum of squares of each column.
 template <class T>
 void adafactor_moments(ptrdiff_t rows, ptrdiff_t cols, const T* grad, T scale, double fresh, T* row_var,
                        double* columns) {
@@ -41,7 +41,7 @@ void adafactor_moments(ptrdiff_t rows, ptrdiff_t cols, const T* grad, T scale, d
     }
 }
 
-// out = -scale grad / sqrt(V), where V of row i and column j is row_var[i] / mean * col_var[j].
+// Writes out = -scale grad / sqrt(V), where V of row i and column j is row_var[i] / mean * col_var[j].
 template <class T>
 void adafactor_directions(const FactoredRows<T>& of, const T* grad, T scale, T* out) {
     const double least = of.least * of.least;
@@ -55,7 +55,7 @@ void adafactor_directions(const FactoredRows<T>& of, const T* grad, T scale, T* 
     }
 }
 
-// The same of a vector, whose variance first moves.
+// The same direction for a vector, after its variance has moved towards the new squares.
 template <class T>
 void adafactor_vector(size_t n, const T* grad, T scale, T fresh, double least, T* variance, T* out) {
     PYOPTIM_NO_OVERLAP

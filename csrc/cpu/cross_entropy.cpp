@@ -11,7 +11,7 @@ constexpr ptrdiff_t kLanes = 16;      // rows of a tile, and partial sums of a l
 constexpr ptrdiff_t kChunk = 256;     // elements of a long row that are summed in T
 constexpr ptrdiff_t kMostTiled = 32;  // the most classes of rows that are worked on as a tile
 
-// exp((x - largest)/temperature) into e, unless that is null; their sum.
+// Writes exp((x - largest)/temperature) into e, unless e is null, and returns the sum of these values.
 template <class T>
 PYOPTIM_INLINE double row_of_exponentials(ptrdiff_t classes, const T* x, T largest, T inverse_temperature,
                                           T* e) {
@@ -50,14 +50,14 @@ PYOPTIM_INLINE double row_of_exponentials(ptrdiff_t classes, const T* x, T large
     return sum;
 }
 
-// The factor of a row's loss if the target is its label alone.
+// The factor that multiplies the loss of a row whose only target is its label.
 template <class T>
 PYOPTIM_INLINE double weight_of_row(const CrossEntropy<T>& it, ptrdiff_t i) {
     const double weight = it.sample_weight == nullptr ? 1.0 : double(it.sample_weight[i]);
     return it.class_weight == nullptr ? weight : weight * double(it.class_weight[it.labels[i]]);
 }
 
-// The loss of at most kLanes rows of many classes, whose targets are labels.
+// The loss of at most kLanes rows that have many classes and labels as targets.
 template <class T>
 double labelled_rows(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) {
     double sum[kLanes], weight[kLanes], above[kLanes];
@@ -81,7 +81,7 @@ double labelled_rows(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows)
     return total;
 }
 
-// kLanes rows of few classes, column by column: every operation is on one class of all of them.
+// A tile of kLanes rows with few classes, stored by column: each operation works on one class of all rows.
 template <class T>
 using Tile = T[kMostTiled][kLanes];
 
@@ -100,14 +100,14 @@ PYOPTIM_INLINE void load_tile(ptrdiff_t classes, ptrdiff_t rows, const T* x, Til
 template <class T>
 PYOPTIM_INLINE void largest_of_tile(ptrdiff_t classes, const Tile<T>& tile, T* largest) {
     for (ptrdiff_t r = 0; r < kLanes; ++r) largest[r] = T(-__builtin_inf());
-    for (ptrdiff_t c = 0; c < classes; ++c) {  // NaN may be lost here, it comes with the sum
+    for (ptrdiff_t c = 0; c < classes; ++c) {  // NaN may be lost here; the sum of exponentials brings it back
         for (ptrdiff_t r = 0; r < kLanes; ++r) {
             largest[r] = tile[c][r] <= largest[r] ? largest[r] : tile[c][r];
         }
     }
 }
 
-// exp((x - largest)/temperature) in place of x; their sums.
+// Replaces x by exp((x - largest)/temperature) and returns the sums of these values.
 template <class T>
 PYOPTIM_INLINE void tile_of_exponentials(ptrdiff_t classes, const T* largest, T inverse_temperature,
                                          Tile<T>& tile, T* sum) {
@@ -151,8 +151,8 @@ double labelled_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows)
     return total;
 }
 
-// Any target: the sum over the classes of q (log(sum exp x) - x), with q >= 0 of each class; x is divided by
-// the temperature, and the sum is multiplied by its square.
+// The loss for any target: the sum over the classes of q (log(sum exp x) - x), where q >= 0 is the weight of
+// a class. Logits x are divided by the temperature, and the sum is multiplied by its square.
 template <class T>
 double general_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) {
     const ptrdiff_t classes = it.classes;
@@ -212,7 +212,7 @@ double general_tile(const CrossEntropy<T>& it, ptrdiff_t begin, ptrdiff_t rows) 
     return loss;
 }
 
-// The same as general_tile for one row of many classes.
+// The loss that general_tile computes, for one row of many classes.
 template <class T>
 double general_row(const CrossEntropy<T>& it, ptrdiff_t i) {
     const T* x = it.logits + i * it.classes;

@@ -1,4 +1,4 @@
-// Softmax cross-entropy from logits; cross_entropy.cpp has it, compiled with contraction.
+// Softmax cross-entropy from logits, implemented in cross_entropy.cpp, which is compiled with contraction.
 #pragma once
 
 #include "cpu/kernels.hpp"

@@ -1,5 +1,5 @@
-// Dropout and Gaussian noise: the random numbers of an element depend on the stream and on its position, so
-// the backward pass makes them again. Elementwise: the same bits on every instruction set.
+// Dropout and Gaussian noise. The random numbers of an element depend only on the stream and on its position,
+// so the backward pass can generate them again. Results have the same bits on every instruction set.
 #pragma once
 
 #include "cpu/kernels.hpp"
@@ -9,7 +9,8 @@
 namespace pyoptim::cpu::PYOPTIM_ISA {
 namespace {
 
-// The words of the positions [position, position + kStreamBlock), position a multiple of that.
+// Generates the words of the positions [position, position + kStreamBlock); position is a multiple of
+// kStreamBlock.
 PYOPTIM_INLINE void stream_words(const RandomStream& stream, uint64_t position, uint32_t* words) {
     constexpr int kLanes = kStreamBlock / 4;
     const uint64_t first = position / 4;
@@ -24,7 +25,7 @@ PYOPTIM_INLINE void stream_words(const RandomStream& stream, uint64_t position, 
     }
 }
 
-// x may be y.
+// The arrays x and y may be the same.
 template <class T>
 void dropout(const RandomStream& stream, uint64_t first, size_t n, uint32_t threshold, T scale, const T* x,
              T* y) {

@@ -1,5 +1,5 @@
-// What csrc/cpu compiles once per instruction set: serial kernels over raw pointers, in one table per
-// element type. runtime/ chooses a table and splits the work over threads.
+// The interface of csrc/cpu: serial kernels over raw pointers, compiled once per instruction set, in one
+// table per element type. runtime/ chooses a table and splits the work over threads.
 //
 // Nothing in csrc/cpu may emit an inline function with external linkage (std:: templates included): the
 // linker keeps one copy for all instruction sets, and that copy could be the AVX-512 one.
@@ -16,7 +16,8 @@
 #include "formulas/rules.hpp"
 #include "formulas/storage.hpp"
 
-// Before a loop: its arrays do not overlap. Callers have checked that, and this tells the vectoriser.
+// PYOPTIM_NO_OVERLAP before a loop tells the vectoriser that its arrays do not overlap, as callers have
+// checked.
 #if defined(__clang__)
 #define PYOPTIM_NO_OVERLAP _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -43,10 +44,10 @@ struct Dots {
     ptrdiff_t n, k;
     const T *x, *w, *bias;  // bias may be null
     T* y;
-    bool relu;  // whether y is the ReLU of that
+    bool relu;  // whether y is the ReLU of that sum
 };
 
-// y (m, n) = a (m, k) * b (k, n), y row-major; a has any strides, b those of its rows.
+// y (m, n) = a (m, k) * b (k, n), y row-major; a may have any strides, b any distance between its rows.
 template <class T>
 struct Product {
     ptrdiff_t n, k;
@@ -57,13 +58,14 @@ struct Product {
     T* y;
 };
 
-// A row-major matrix to normalise. If `channels` is 0, each column is a channel; else row r belongs to
+// A row-major matrix to normalise. If `channels` is 0, each column is a channel. Else row r belongs to
 // channel r % channels.
 struct NormMatrix {
     ptrdiff_t rows, cols, channels;
 };
 
-// Per channel: y = (x - mean) scale + shift, and backward dx = scale dy - ((x - mean) slope + offset).
+// Batch normalisation per channel: y = (x - mean) scale + shift, and backward dx = scale dy - ((x - mean)
+// slope + offset).
 template <class T>
 struct NormCoefficients {
     const T *mean, *scale, *shift, *slope, *offset;
@@ -76,7 +78,7 @@ struct LayerNorm {
     const T *gamma, *beta;
 };
 
-// What the backward pass of layer normalisation reads: the gradient dy of the result, the input x, and the
+// The inputs of the backward pass of layer normalisation: the gradient dy of the result, the input x, and the
 // statistics of each row that the forward pass kept.
 template <class T>
 struct LayerNormRows {
@@ -110,7 +112,7 @@ struct FactoredRows {
     double mean, least;
 };
 
-// A loss of single outputs with its parameter: huber's delta, binary's weight of positive examples.
+// A loss of single outputs and its parameter: delta for huber, the weight of positive examples for binary.
 template <class T>
 struct Pointwise {
     PointwiseKind kind;
@@ -124,7 +126,7 @@ struct Kernels {
     // Common, then those of the rule.
     void (*step[kRuleCount])(size_t n, T* param, const T* grad, T* const* state, const T* coefficients);
 
-    // Both compute the rows [row_begin, row_end) and columns [col_begin, col_end) of y.
+    // Both functions compute the rows [row_begin, row_end) and columns [col_begin, col_end) of y.
     void (*dots)(const Dots<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
                  ptrdiff_t col_end);
     void (*product)(const Product<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
@@ -150,16 +152,17 @@ struct Kernels {
                     T* y);
     void (*gaussian_noise)(const RandomStream&, uint64_t first, size_t n, T deviation, const T* x, T* y);
 
-    // The mean and the sum of squares about it (m2) over the rows [begin, end): of each column, or of each
-    // row.
+    // Computes the mean and the sum of squares about it (m2) over the rows [begin, end), for each column or
+    // for each row.
     void (*norm_moments)(const NormMatrix&, const T* x, ptrdiff_t begin, ptrdiff_t end, double* mean,
                          double* m2);
-    // Merges n pairs of moments: those of `more` values are taken into those of `seen` values.
+    // Merges n pairs of moments: mean and m2 of `seen` values absorb those of `more` values.
     void (*norm_merge)(ptrdiff_t n, double seen, double* mean, double* m2, double more,
                        const double* other_mean, const double* other_m2);
     void (*norm_apply)(const NormMatrix&, const T* x, ptrdiff_t begin, ptrdiff_t end,
                        const NormCoefficients<T>&, bool relu, T* y);
-    // The sums of dz, the gradient before the ReLU, and of dz (x - mean): of each column, or of each row.
+    // Computes the sums of dz, the gradient before the ReLU, and of dz (x - mean), for each column or for
+    // each row.
     void (*norm_products)(const NormMatrix&, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
                           const NormCoefficients<T>&, bool relu, double* sum, double* product);
     void (*norm_gradient)(const NormMatrix&, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
@@ -172,9 +175,10 @@ struct Kernels {
     void (*layer_norm_backward)(const LayerNorm<T>&, const LayerNormRows<T>&, ptrdiff_t begin, ptrdiff_t end,
                                 T* dx, T* waiting, double* dgamma, double* dbeta);
 
-    // The sum of the losses of the rows [begin, end).
+    // Returns the sum of the losses of the rows [begin, end).
     double (*cross_entropy)(const CrossEntropy<T>&, ptrdiff_t begin, ptrdiff_t end);
-    // The sum of the losses of n elements. Their gradient, times `scale`, goes into dx unless that is null.
+    // Returns the sum of the losses of n elements. Writes their gradient, times `scale`, into dx unless dx is
+    // null.
     double (*pointwise_loss)(const Pointwise<T>&, ptrdiff_t n, T scale, const T* x, const T* target, T* dx);
 
     void (*adafactor_moments)(ptrdiff_t rows, ptrdiff_t cols, const T* grad, T scale, double fresh,
@@ -184,7 +188,7 @@ struct Kernels {
 
     void (*exponential)(size_t n, const T* x, T* y);
 
-    // n rounds of multiply-adds in registers; returns the number of operations.
+    // Runs n rounds of multiply-adds in registers and returns the number of operations.
     double (*multiply_add)(size_t n, T x);
 };
 

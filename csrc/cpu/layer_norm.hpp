@@ -1,4 +1,5 @@
-// Layer normalisation: each row by its own statistics, in passes that find it in the L1 cache.
+// Layer normalisation: each row is normalised by its own statistics, in passes that find the row in the L1
+// cache.
 #pragma once
 
 #include "cpu/norm.hpp"

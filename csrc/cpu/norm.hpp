@@ -17,7 +17,7 @@ struct Norm {
     using Vector = cpu::PYOPTIM_ISA::Vector<T>;
     using Wide = typename Widened<T>::Vector;
 };
-// How many rows are summed in T before the sums are added up in double, and how many columns at a time.
+// The number of rows summed in T before the sums are added up in double, and the number of columns at a time.
 constexpr ptrdiff_t kNormRows = 64;
 template <class T>
 constexpr ptrdiff_t kNormCols = 4096 / ptrdiff_t(sizeof(T));
@@ -52,7 +52,7 @@ inline __attribute__((always_inline)) void put_lanes(T* to, const V& v) {
 
 // Sums two values of each element down the columns: visit(row, column, live, sums, squares) adds `live`
 // lanes; flush(rows, row, column, sums, squares) takes the sums of a block of `rows` that begins at `row`.
-// kGroup rows are visited together where there are as many, which spares the sums a way to the cache.
+// Where possible, kGroup rows are visited together, so that sums are loaded and stored less often.
 template <class T, ptrdiff_t kGroup, class Visit, class Flush>
 inline __attribute__((always_inline)) void column_blocks(ptrdiff_t begin, ptrdiff_t end, ptrdiff_t cols,
                                                          Visit visit, Flush flush) {
@@ -249,7 +249,7 @@ void norm_apply(const NormMatrix& it, const T* x, ptrdiff_t begin, ptrdiff_t end
     (relu ? norm_apply_as<true, T> : norm_apply_as<false, T>)(it, x, begin, end, k, y);
 }
 
-// The sums of dz and of dz (x - mean) of each column, or of each row.
+// The sums of dz and of dz (x - mean), for each column or for each row.
 template <bool kRelu, class T>
 void norm_products_as(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
                       const NormCoefficients<T>& k, double* sum, double* product) {
@@ -338,7 +338,7 @@ void norm_products(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t begi
     (relu ? norm_products_as<true, T> : norm_products_as<false, T>)(it, dy, x, begin, end, k, sum, product);
 }
 
-// kStatistics says whether mean and variance are the batch's; if not, no gradient flows through them.
+// kStatistics says whether mean and variance are those of the batch; if not, no gradient flows through them.
 template <bool kRelu, bool kStatistics, class T>
 void norm_gradient_as(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
                       const NormCoefficients<T>& k, T* dx) {

@@ -1,4 +1,4 @@
-// A penalty in one pass over weights and gradients. The order of a sum depends on the length alone, as in
+// A penalty in one pass over weights and gradients. The order of the sum depends only on the length, as in
 // reduce.hpp.
 #pragma once
 

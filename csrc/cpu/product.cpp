@@ -45,7 +45,7 @@ struct Count<0, i...> {
     typedef Indices<i...> Type;
 };
 
-// The sums of neighbours, a's before b's.
+// Adds neighbouring lanes; the sums of a come before those of b.
 template <class V, ptrdiff_t... i>
 V add_neighbours(V a, V b, Indices<i...>) {
     return __builtin_shufflevector(a, b, (2 * i)...) + __builtin_shufflevector(a, b, (2 * i + 1)...);
@@ -213,7 +213,7 @@ void outer_tile_of(ptrdiff_t count, const Panel<T>& it) {
     }
 }
 
-// Copies depth rows of b of `live` columns into a panel of `cols`, the rest zeros.
+// Copies `depth` rows of b with `live` columns into a panel of `cols` columns; the other columns become 0.
 template <ptrdiff_t cols, class T>
 void pack(const T* b, ptrdiff_t b_row, ptrdiff_t depth, ptrdiff_t live, T* out) {
     for (ptrdiff_t p = 0; p < depth; ++p, b += b_row, out += cols) {
@@ -225,7 +225,8 @@ void pack(const T* b, ptrdiff_t b_row, ptrdiff_t depth, ptrdiff_t live, T* out) 
     }
 }
 
-// The columns of y from `begin` on, as many as whole panels of `vectors` cover; returns where they end.
+// Computes the columns of y from `begin` on that whole panels of `vectors` cover, and returns the end of that
+// range.
 template <ptrdiff_t vectors, class T>
 ptrdiff_t whole_panels(const Panel<T>& block, ptrdiff_t rows, ptrdiff_t begin, ptrdiff_t end, T* packed) {
     constexpr ptrdiff_t cols = vectors * Tile<T>::lanes;
@@ -247,7 +248,7 @@ ptrdiff_t whole_panels(const Panel<T>& block, ptrdiff_t rows, ptrdiff_t begin, p
     return begin;
 }
 
-// Fewer columns than a vector has lanes: computed beside the result, then copied.
+// Handles fewer columns than a vector has lanes: they are computed in scratch memory, then copied.
 template <class T>
 void last_columns(const Product<T>& it, const Panel<T>& block, ptrdiff_t rows, ptrdiff_t live, T* scratch) {
     constexpr ptrdiff_t lanes = Tile<T>::lanes;
@@ -327,7 +328,7 @@ void product(const Product<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdi
     }
 }
 
-// Columns in blocks that a few registers hold; rows in order. Summed in double.
+// Sums the columns in blocks that a few registers hold, rows in order, in double.
 template <class T>
 void column_sum(const T* x, ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t begin, ptrdiff_t end, T* out) {
     constexpr ptrdiff_t kBlock = 64;
@@ -341,8 +342,8 @@ void column_sum(const T* x, ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t begin, ptr
     }
 }
 
-// n times a multiply-add on each lane of as many registers as a product's sums take; returns how many
-// operations that is. What it costs is the processor's peak.
+// Runs n multiply-adds on each lane of as many registers as the sums of a product take, and returns the
+// number of operations. Their rate is the peak of the processor.
 template <class T>
 double multiply_add(size_t n, T x) {
     constexpr ptrdiff_t count = Tile<T>::rows * Tile<T>::vectors;

@@ -1,4 +1,4 @@
-// The kernels of dense layers; product.cpp has them, compiled with contraction.
+// The kernels of dense layers, implemented in product.cpp, which is compiled with contraction.
 #pragma once
 
 #include "cpu/kernels.hpp"

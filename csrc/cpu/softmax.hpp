@@ -16,7 +16,8 @@ PYOPTIM_INLINE void take_larger(Vector<T>& most, const T* x) {
     most = most > other ? most : other;
 }
 
-// The largest of n >= 1 elements. If there is NaN, some element: the exponentials make the sum NaN again.
+// Returns the largest of n >= 1 elements. If one is NaN, it returns any element: the exponentials then make
+// the sum NaN again.
 template <class T>
 PYOPTIM_INLINE T largest_of(ptrdiff_t n, const T* x) {
     constexpr ptrdiff_t lanes = PYOPTIM_VECTOR_BYTES / sizeof(T), chains = 4;
@@ -32,7 +33,7 @@ PYOPTIM_INLINE T largest_of(ptrdiff_t n, const T* x) {
         for (ptrdiff_t k = 0; k < chains; ++k) take_larger<T>(most[k], x + i + k * lanes);
     }
     for (; i + lanes <= n; i += lanes) take_larger<T>(most[0], x + i);
-    take_larger<T>(most[1], x + n - lanes);  // the last elements, some of them a second time
+    take_larger<T>(most[1], x + n - lanes);  // the last elements; some are compared twice
     for (ptrdiff_t k = 1; k < chains; ++k) most[0] = most[0] > most[k] ? most[0] : most[k];
     T of_lane[lanes];
     __builtin_memcpy(of_lane, &most[0], sizeof of_lane);

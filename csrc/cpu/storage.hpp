@@ -1,4 +1,4 @@
-// Arrays kept in fewer bits than they are computed in: the loops over the formulas of formulas/storage.hpp.
+// Arrays stored in fewer bits than they are computed in: loops over the formulas of formulas/storage.hpp.
 #pragma once
 
 #include "cpu/kernels.hpp"

@@ -1,4 +1,5 @@
-// The table of one instruction set: PYOPTIM_ISA names it, PYOPTIM_VECTOR_BYTES is its vector's width.
+// The kernel table of one instruction set: PYOPTIM_ISA is its name, PYOPTIM_VECTOR_BYTES the width of its
+// vectors.
 #include "cpu/activation.hpp"
 #include "cpu/adafactor.hpp"
 #include "cpu/cross_entropy.hpp"

@@ -54,8 +54,9 @@ int get_device() {
     return index;
 }
 
-// While it lives, this thread may take and give back memory although another thread captures a graph. PyTorch
-// by default captures in the mode that ends the capture when any thread does so.
+// While an object of this class lives, its thread may allocate and free memory although another thread
+// captures a graph. PyTorch by default captures in a mode in which an allocation by any thread ends the
+// capture.
 class WhoeverCaptures {
   public:
     WhoeverCaptures() { cudaThreadExchangeStreamCaptureMode(&other_); }

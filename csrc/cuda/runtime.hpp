@@ -1,4 +1,4 @@
-// What the bindings share: errors of the CUDA runtime become exceptions, and Python's integers addresses.
+// Helpers of the bindings: errors of the CUDA runtime become exceptions, and Python's integers addresses.
 #pragma once
 
 #include <cuda_runtime_api.h>

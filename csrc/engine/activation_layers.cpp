@@ -8,14 +8,15 @@ namespace pyoptim::core {
 
 namespace {
 
-// A kind of layer that applies a formula to each element, with the options that are the formula's a and b.
+// A kind of layer that applies a formula to each element; its options are the parameters a and b of the
+// formula.
 struct Elementwise {
     std::string type;
     Activation formula;
     std::vector<Option<Layer>> options = {};
 };
 
-// "hardsigmoid" is Hardsigmoid.
+// Capitalizes a name: "hardsigmoid" becomes "Hardsigmoid".
 std::string capitalized(std::string name) {
     if (name[0] >= 'a' && name[0] <= 'z') name[0] = static_cast<char>(name[0] - 'a' + 'A');
     return name;

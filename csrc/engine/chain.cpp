@@ -16,7 +16,7 @@ std::vector<LayerEntry> all_entries() {
     return all;
 }
 
-// What the layers say about their inputs.
+// The facts about the input of a network that its layers state.
 struct Known {
     std::ptrdiff_t dense = 0;  // the inputs of the first Dense, which no layer before it changes
     std::ptrdiff_t other = 0;  // the inputs of the first other layer that names any
@@ -81,7 +81,8 @@ Chain<T>::Chain(std::vector<Layer> layers, const Width& input) : layers_(std::mo
     if (parameters_ == 0) throw std::invalid_argument("layers: there are no parameters to train");
 }
 
-// Checks a layer and adds its view. name: "3" or "3.block.0"; width: of its inputs, then of its outputs.
+// Checks a layer and adds its view. `name` is for example "3" or "3.block.0"; `width` is the shape of the
+// layer's input, and is replaced by that of its output.
 template <class T>
 void Chain<T>::add(Layer& layer, const std::string& name, Width& width) {
     const auto refuse = [&](const std::string& what) {

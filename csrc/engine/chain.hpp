@@ -1,4 +1,5 @@
-// The layers of a network, each in its place. A chain is built from what the C++ API, a file or Python says.
+// The layers of a network in order. A chain is built from the layers that the C++ API, a file or Python
+// describes.
 #pragma once
 
 #include <cstddef>
@@ -10,18 +11,19 @@
 
 namespace pyoptim::core {
 
-// The shape of an example as the layers themselves say it. Throws std::invalid_argument where none does.
+// The shape of an example, as stated by the layers. Throws std::invalid_argument if no layer states it.
 Width inputs_of(const std::vector<Layer>& layers);
 
 template <class T>
 class Chain {
   public:
-    // Throws std::invalid_argument for layers that cannot follow each other, or that have no parameters.
+    // Throws std::invalid_argument for layers that cannot follow each other, or if no layer has parameters.
     Chain(std::vector<Layer> layers, const Width& input);
     Chain(const Chain&) = delete;  // views refer to its layers
     Chain& operator=(const Chain&) = delete;
 
-    // Gives the parameters and their gradients their memory: each layer's follow those of the layer before.
+    // Assigns the memory of parameters and gradients: each layer's arrays follow those of the layer before.
+    // The caller owns both.
     void bind(T* parameters, T* gradients);
 
     std::vector<Layer>& layers() { return layers_; }

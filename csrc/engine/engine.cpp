@@ -13,10 +13,10 @@ namespace pyoptim::core {
 
 namespace {
 
-// Copies or converts that pay for waking a thread, in elements.
+// The number of copied or converted elements that pays for waking a thread.
 constexpr std::size_t kGatherGrain = 65536;
 
-// out = a + b, where out may be either.
+// out = a + b; out may be a or b.
 template <class T>
 void add_arrays(std::size_t n, const T* a, const T* b, T* out) {
     parallel(threads_for(n, kGatherGrain), [&](int thread, int threads) {
@@ -25,7 +25,7 @@ void add_arrays(std::size_t n, const T* a, const T* b, T* out) {
     });
 }
 
-// The first of the largest, where NaN is larger than all: numpy.argmax.
+// The index of the first largest element, where NaN counts as largest, like numpy.argmax.
 template <class T>
 std::ptrdiff_t argmax(const T* x, std::ptrdiff_t n) {
     std::ptrdiff_t best = 0;
@@ -89,7 +89,7 @@ void Engine<T>::add(const typename Stepper<T>::Array& array, const T* gradient) 
         rest_.add(part_of<T>(array, begin, end));
         rest_gradients_.push_back(gradient + begin);
     };
-    // The weights that lie in the array as a whole, in the order of their gradients.
+    // The weights that lie in the array as a whole, in the order of their gradients in memory.
     const auto address = [](const T* p) { return reinterpret_cast<std::uintptr_t>(p); };
     std::size_t done = 0;
     while (done < array.size) {
@@ -159,8 +159,8 @@ void Engine<T>::forward(const T* x, std::size_t n, bool training) {
     }
 }
 
-// From the gradient of the output in gradient_, which is overwritten. Fused: without those of the weights
-// that are updated by themselves; what they take is left in updates_.
+// Starts from the gradient of the output in gradient_, which is overwritten. If `fused`, the gradients of the
+// weights that are updated separately are not written; the inputs of those updates are left in updates_.
 template <class T>
 void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
     updates_.clear();
@@ -204,7 +204,7 @@ double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, 
                                     targets_.data(), weight, gradient_.data()});
 }
 
-// False where the gradients are not finite and that ends the run.
+// Returns false if the gradients are not finite and the options end the run for that.
 template <class T>
 bool Engine<T>::update(const T* row, std::size_t length, const StepOptions& options, Outcome& outcome) {
     if (options.max_grad_norm > 0 || options.nonfinite != NonFinite::ignore) {
@@ -253,8 +253,8 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
     if (of.labels != nullptr) labels_.resize(capacity_);
     if (of.targets != nullptr) targets_.resize(capacity_ * outputs());
     if (of.weight != nullptr) weight_.resize(capacity_);
-    // Clipping and finding what is not finite look at all gradients before the first update; a penalty adds
-    // to them.
+    // Clipping and the search for non-finite values need all gradients before the first update, and a penalty
+    // adds to them, so none of these allows a fused update.
     const bool fused = batch <= kFused && !options.keep_gradients && options.max_grad_norm <= 0 &&
                        options.nonfinite == NonFinite::ignore && penalty_.runs.empty();
     for (std::size_t i = 0; i < layers_.size() && fused && !zeroed_; ++i) {  // nothing stale remains

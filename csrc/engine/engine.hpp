@@ -44,7 +44,7 @@ struct StepOptions {
     bool keep_gradients = false;  // where they lie; else fusible ones may be 0 after a run
 };
 
-// What ran: adds up over calls, but for `wrong`.
+// The totals of what ran, which add up over calls, except for `wrong`.
 struct Outcome {
     std::size_t steps = 0, skipped = 0;
     std::ptrdiff_t wrong = -1;  // the array whose gradient is not finite, where that ended the run
@@ -55,23 +55,23 @@ struct Outcome {
 template <class T>
 class Engine {
   public:
-    // No batch will be larger than `capacity`. What the views refer to outlives the engine. Throws
-    // std::invalid_argument for a loss that does not suit the last layer.
+    // No batch may be larger than `capacity`. The objects that the views refer to must outlive the engine.
+    // Throws std::invalid_argument for a loss that does not suit the last layer.
     Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_t capacity);
 
-    void clear();  // of what add() added
-    // `array` is updated with the gradient at `gradient`. coefficients: where its row begins.
+    void clear();  // removes the arrays that add() added
+    // Adds an array to update with the gradient at `gradient`; its `coefficients` is the offset of its row.
     void add(const typename Stepper<T>::Array& array, const T* gradient);
 
     void set_penalty(Penalized<T> penalty) { penalty_ = std::move(penalty); }
     void set_noise(const WeightNoise<T>&);
 
-    // Trains on the examples [begin, end) of the order, in batches. rows: the coefficients of each step,
-    // `row` elements each, with the factor 1 on the gradient.
+    // Trains on the examples [begin, end) of the order, in batches. `rows` holds the coefficients of each
+    // step, `row` elements per step, with a factor of 1 on the gradient.
     void train(const Examples<T>&, std::size_t begin, std::size_t end, std::size_t batch, const T* rows,
                std::size_t row, const StepOptions&, Outcome&);
 
-    // Outputs for n <= capacity examples, in evaluation.
+    // Returns the outputs for n <= capacity examples, in evaluation mode. The engine owns the memory.
     const T* predict(const T* x, std::size_t n);
 
     std::size_t inputs() const { return static_cast<std::size_t>(layers_.front().in.size); }
@@ -104,13 +104,13 @@ class Engine {
     WeightNoise<T> noise_{};
     std::vector<T> kept_;  // the parameters without noise
 
-    // Gradient and step at once: the weights of layers with a fusible gradient, and the rest of what add()
-    // added.
+    // Fused updates compute a gradient and its step at once. They serve the weights of layers with a fusible
+    // gradient; rest_ updates the other arrays that add() added.
     std::vector<typename Stepper<T>::Array> weights_;  // by layer; empty where it is among the rest
     Stepper<T> rest_;
     std::vector<const T*> rest_gradients_;
     std::vector<DenseUpdate<T>> updates_;
-    bool zeroed_ = false;     // the gradients that are not written
+    bool zeroed_ = false;     // whether the gradients that fused updates skip are 0
     std::vector<T> clipped_;  // a row of coefficients
 };
 

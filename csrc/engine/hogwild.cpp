@@ -10,7 +10,7 @@
 
 namespace pyoptim::core {
 
-// Elements that a worker updates at a stretch.
+// The number of elements that a worker updates before it moves to the next piece.
 constexpr std::size_t kPiece = 4096;
 
 template <class T>
@@ -47,9 +47,9 @@ Hogwild<T>::Hogwild(std::vector<LayerView<T>> layers, const Loss& loss, std::siz
 
 template <class T>
 void Hogwild<T>::add(const typename Stepper<T>::Array& array, const T* gradient) {
-    // Workers that update in one order fall into step, each on the cache lines that the other has just
-    // taken: slow, and half of the updates are lost. So every worker begins elsewhere, and every other
-    // one goes backwards.
+    // Workers that update in the same order fall into step, and each needs the cache lines that the other has
+    // just written. That is slow and loses half of the updates, so every worker starts at another place, and
+    // every other worker goes backwards.
     const std::size_t pieces = (array.size + kPiece - 1) / kPiece;
     for (std::size_t w = 0; w < workers_.size(); ++w) {
         Worker& worker = workers_[w];

@@ -10,9 +10,9 @@
 
 namespace pyoptim::core {
 
-// An engine of its own for each thread, on the same parameters. Each takes the next mini-batch of the order,
-// with its row of coefficients, from one counter, so a batch is trained on once and a step counted once;
-// which thread has it, and what others have written by then, is different each time.
+// Gives each thread an engine of its own, on the same parameters. A shared counter hands out the mini-batches
+// with their rows of coefficients, so each batch is trained on once and each step is counted once. The thread
+// that gets a batch, and the writes of others that it sees, differ from run to run.
 //
 // Threads read and write the same parameters and states with plain loads and stores. For C++ that is a data
 // race, whose behaviour is undefined. The stores are those of the step kernels, into memory that a
@@ -24,24 +24,24 @@ namespace pyoptim::core {
 template <class T>
 class Hogwild {
   public:
-    // The layers have no buffers or counters, and their gradients lie in one block of memory, which is not
-    // written to. Throws std::invalid_argument.
+    // The layers must have no buffers or counters, and their gradients must lie in one block of memory, which
+    // is never written to. Else throws std::invalid_argument.
     Hogwild(std::vector<LayerView<T>> layers, const Loss& loss, std::size_t capacity);
 
     void add(const typename Stepper<T>::Array& array, const T* gradient);
 
-    // As Engine's, without clipping or a look at what is not finite.
+    // Trains like Engine::train, but neither clips gradients nor checks whether they are finite.
     void train(const Examples<T>&, std::size_t begin, std::size_t end, std::size_t batch, const T* rows,
                std::size_t row, Outcome&);
 
   private:
     struct Worker {
-        std::vector<T> gradients;  // in the place of the block
+        std::vector<T> gradients;  // replaces the block of gradients
         std::unique_ptr<Engine<T>> engine;
         Outcome outcome;
         std::exception_ptr failure;
     };
-    const T* first_ = nullptr;  // of the block
+    const T* first_ = nullptr;  // the first element of the block of gradients
     std::vector<Worker> workers_;
 };
 

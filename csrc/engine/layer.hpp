@@ -1,5 +1,5 @@
-// What a kind of layer says about itself: one LayerEntry for each kind, and one class that computes it.
-// The engine, the C++ API, the files and the Python binding know layers by their entries alone.
+// The description of a kind of layer: one LayerEntry, and one class that computes it. The engine, the C++
+// API, the files and the Python binding know layers by their entries alone.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,7 @@ namespace pyoptim::core {
 
 // A counter is one int64; parameters and buffers hold the type of the network.
 enum class Role { parameter, buffer, counter };
-// `weight` is drawn as Layer::init says, `seed` is a random number of 63 bits.
+// The first value of an array: `weight` is drawn as Layer::init says, `seed` is a random number of 63 bits.
 enum class Initial { zeros, ones, weight, seed };
 
 // A parameter, buffer or counter of a layer, with its name in files.
@@ -61,7 +61,7 @@ struct LayerView {
     std::size_t begin = 0;  // of a Residual: the index of the first layer of its block
     std::vector<LayerArray<T>> arrays;
 
-    // The array of this name; one without memory where the layer has none.
+    // The array of this name, or an array without memory if the layer has none of that name.
     LayerArray<T> array(const char* wanted) const {
         for (const LayerArray<T>& one : arrays) {
             if (std::strcmp(one.name, wanted) == 0) return one;
@@ -75,8 +75,8 @@ struct LayerView {
     }
 };
 
-// Batches up to this have gradient and step of dense weights at once: from ten examples on, the products
-// are faster as a whole by as much as that saves.
+// The largest batch for which the gradient and the step of dense weights are computed together: from ten
+// examples on, separate products are faster by as much as that saves.
 constexpr std::size_t kFused = 4;
 
 // A forward pass over n examples: y is written, and x stays as it is until the backward pass is done.
@@ -88,7 +88,7 @@ struct Forward {
     bool training;
 };
 
-// The backward pass of the last forward pass, which was one of training.
+// The backward pass that belongs to the last forward pass in training mode.
 template <class T>
 struct Backward {
     std::size_t n;
@@ -111,25 +111,27 @@ class CompiledLayer {
     virtual void backward(const Backward<T>&) = 0;
     // Whether backward() leaves the gradient of x in dy; other layers write it to dx.
     virtual bool works_in_place() const { return false; }
-    // The gradient of a weight that `fused_weight` may stand for, and its elements; null: there is none.
+    // The gradient that `fused_weight` may replace and its number of elements; null if the layer has none.
     virtual std::pair<T*, std::size_t> fusible_gradient() const { return {nullptr, 0}; }
 };
 
 struct LayerEntry {
     const char* type;  // the Python class
     std::vector<Option<Layer>> options;
-    // The output for an input, where the layer can take it: else throws std::invalid_argument, with a message
-    // that goes on after the layer's name. Fills in what follows from the options.
+    // Returns the shape of the output for an input. Throws std::invalid_argument if the layer cannot take the
+    // input, with a message that continues after the layer's name. Fills in the fields that follow from the
+    // options.
     Width (*output)(Layer&, const Width& in) = [](Layer&, const Width& in) { return in; };
-    // Reads nothing but the options.
+    // The arrays of a layer; this function reads only the layer's options.
     std::vector<ArrayInfo> (*arrays)(const Layer&) = [](const Layer&) { return std::vector<ArrayInfo>(); };
-    // How many inputs the layer itself says it has; 0: it takes any number.
+    // The number of inputs that the layer's options state, or 0 if it takes any number.
     std::ptrdiff_t (*inputs)(const Layer&) = [](const Layer&) { return std::ptrdiff_t{0}; };
-    // How many values an example of `in` elements adds to each statistic that is taken over the batch;
-    // 0: none is.
+    // The number of values that an example of `in` elements adds to each statistic taken over the batch, or 0
+    // if the layer takes no such statistic.
     std::ptrdiff_t (*statistics)(const Layer&, std::ptrdiff_t in, bool training) =
         [](const Layer&, std::ptrdiff_t, bool) { return std::ptrdiff_t{0}; };
-    // Null: the layer computes nothing (Flatten), or the engine itself does (Residual).
+    // Creates the object that computes the layer. Null if the layer computes nothing (Flatten), or if the
+    // engine itself computes it (Residual).
     std::unique_ptr<CompiledLayer<float>> (*make_float)(const LayerView<float>&, std::size_t) = nullptr;
     std::unique_ptr<CompiledLayer<double>> (*make_double)(const LayerView<double>&, std::size_t) = nullptr;
 };
@@ -164,7 +166,7 @@ const std::vector<LayerEntry>& layer_entries();
 // The entry of a kind, or null.
 const LayerEntry* find_entry(const std::string& type);
 // Gives a layer of the type "Activation" the type of the activation that it names. Throws
-// std::invalid_argument.
+// std::invalid_argument for an unknown name.
 void resolve_activation(Layer&);
 
 }  // namespace pyoptim::core

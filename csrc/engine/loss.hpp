@@ -1,4 +1,4 @@
-// What a kind of loss says about itself: one LossEntry for each kind, and one class that computes it.
+// The description of a kind of loss: one LossEntry, and one class that computes it.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 
 namespace pyoptim::core {
 
-// The outputs of a batch (rows, columns) and what they should be: labels (rows), or else targets (rows,
+// The outputs of a batch (rows, columns) and their expected values: labels (rows), or targets (rows,
 // columns).
 template <class T>
 struct LossBatch {
@@ -35,9 +35,9 @@ struct LossEntry {
     const char* type;  // the Python class
     std::vector<Option<Loss>> options;
     bool classification = false;  // whether labels will do for targets, and the right ones are counted
-    // Which targets make sense.
+    // The range of valid targets.
     Interval targets = kFinite;
-    // Whether targets are at one of the ends of that range.
+    // Whether only the two ends of that range are valid targets.
     bool only_ends = false;
     // Throws std::invalid_argument unless the loss suits this many outputs.
     void (*check)(const Loss&, std::size_t outputs) = [](const Loss&, std::size_t) {};
@@ -47,10 +47,10 @@ struct LossEntry {
 
 // Every kind of loss.
 const std::vector<LossEntry>& loss_entries();
-// Throws std::invalid_argument for a type that there is not.
+// The entry of a type. Throws std::invalid_argument for an unknown type.
 const LossEntry& loss_entry(const std::string& type);
 
-// The loss over outputs of this number of columns. Throws std::invalid_argument for one that cannot be.
+// Creates the loss for this number of output columns. Throws std::invalid_argument for invalid options.
 template <class T>
 std::unique_ptr<CompiledLoss<T>> make_loss(const Loss&, std::size_t outputs);
 

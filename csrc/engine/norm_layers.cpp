@@ -8,7 +8,7 @@ namespace pyoptim::core {
 
 namespace {
 
-// Gamma, beta and their gradients, or memory for gradients that nobody reads.
+// Gamma, beta and their gradients. If nobody reads the gradients, the object provides memory for them.
 template <class T>
 struct Affine {
     Affine(const LayerView<T>& of, std::ptrdiff_t features)

@@ -11,7 +11,7 @@
 
 namespace pyoptim::core {
 
-// Which numbers an option may be; both ends belong to the range.
+// The range of numbers that an option may have; both ends belong to the range.
 struct Interval {
     double low, high;
     const char* expected;  // how an error message describes the range
@@ -34,7 +34,7 @@ struct Option {
     const char* name;
     Member member;
     Interval range = kFinite;  // of one number
-    // Whether a number may be null in a file, which is a negative number in memory.
+    // Whether a number may be null in a file; in memory, null is a negative number.
     bool nullable = false;
     // The words that stand for true and false in a file; without words a flag is true or false there.
     const char *yes = nullptr, *no = nullptr;

@@ -1,4 +1,4 @@
-// Layers without parameters that are no activations.
+// Layers that have no parameters and are not activations.
 #include <cstring>
 
 #include "engine/layer.hpp"
@@ -38,7 +38,7 @@ class RescaleLayer final : public CompiledLayer<T> {
     std::size_t width_;
 };
 
-// What layers share that are random in training: a seed, and a step that counts the training passes.
+// The common state of layers that are random in training: a seed, and a step that counts the training passes.
 template <class T>
 class RandomLayer : public CompiledLayer<T> {
   public:

@@ -66,14 +66,14 @@ PYOPTIM_FN T elu_value(T x, T alpha) {
     const T below = alpha * exponential_minus_1(x > T(0) ? T(0) : x);
     return x > T(0) ? x : below;
 }
-// GELU's approximation by tanh takes the tanh of this.
+// The argument of tanh in the approximation of GELU by tanh.
 template <class T>
 PYOPTIM_FN T gelu_inner(T x) {
     return T(0.79788456080286535588) * (x + T(0.044715) * (x * x * x));
 }
 
 PYOPTIM_ACTIVATION(identity, y, return x, static_cast<void>(y); return dy)
-// T{}, not T(0), so that T may be a vector of neighbours too.
+// T{} stands instead of T(0), so that T may also be a vector of neighbouring elements.
 PYOPTIM_ACTIVATION(relu, y, return x <= T{} ? T{} : x, return y <= T{} ? T{} : dy)
 PYOPTIM_ACTIVATION(sigmoid, y, return logistic(x), return dy * (y * (T(1) - y)))
 PYOPTIM_ACTIVATION(tanh, y, return hyperbolic_tangent(x), return dy * (T(1) - y * y))

@@ -1,18 +1,19 @@
-// Adafactor's numbers, the same on processors and GPUs. Freestanding, as rules.hpp.
+// The coefficients and scalars of Adafactor, the same on processors and GPUs. Includes nothing, like
+// rules.hpp.
 #pragma once
 
 #include "formulas/rules.hpp"
 
 namespace pyoptim {
 
-// A group's row of coefficients, in double: Common's, then
+// The coefficients of a group, in double: first those of Common, then those of Adafactor.
 struct Adafactor {
     double scale, weight_decay, param_scale;  // the decay is 0: it is in param_scale
-    double rate;                              // the largest relative step
-    double fresh;                             // the share of the new moments
-    double eps;                               // below 0: the type's own
-    double smallest;                          // a parameter's least size
-    double threshold;                         // of clipping
+    double rate;                              // upper bound of the relative step
+    double fresh;                             // weight of the new moments
+    double eps;                               // negative: the epsilon of the type
+    double smallest;                          // lower bound of the size of a parameter
+    double threshold;                         // threshold of clipping
 };
 constexpr int kAdafactorLength = sizeof(Adafactor) / sizeof(double);
 
@@ -22,13 +23,14 @@ PYOPTIM_FN double least_root(const Adafactor& c) {
     return c.eps >= 0 ? c.eps : sizeof(T) == sizeof(float) ? 1.0 / (1 << 23) : 1.0 / (1LL << 52);
 }
 
-// `old` moved towards what is measured now.
+// Moves `old` towards the newly measured value.
 template <class T>
 PYOPTIM_FN T moved_towards(T old, double fresh, double now) {
     return T(double(old) + fresh * (now - double(old)));
 }
 
-// What the direction of n elements is multiplied by, from its sum of squares and the parameter's.
+// The factor that multiplies the direction of n elements, from the sums of squares of the direction and the
+// parameter.
 PYOPTIM_FN double adafactor_rate(const Adafactor& c, double n, double param, double direction) {
     const double root = square_root(n);
     const double size = square_root(param) / root, length = square_root(direction) / (root * c.threshold);

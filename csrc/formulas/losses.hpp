@@ -70,14 +70,14 @@ struct SmoothedTarget {
         : keep(weight * (1 - smoothing)), spread(weight * smoothing / classes) {}
 };
 
-// -q z of a class. A logit of -infinity whose q is 0 costs nothing.
+// The term -q z of one class. A logit of -infinity whose q is 0 costs nothing.
 template <class T>
 PYOPTIM_FN double linear_cost(double q, T largest, T x) {
     const double term = q * (double(largest) - double(x));
     return q == 0 ? 0 : term;
 }
 
-// The loss of a row; `total` is the sum of q, `linear` that of linear_cost.
+// The loss of a row; `total` is the sum of q, and `linear` is the sum of linear_cost.
 PYOPTIM_FN double cross_entropy_of_row(double total, double linear, double log_sum, double temperature) {
     return temperature * (temperature * total * log_sum + linear);
 }
@@ -91,7 +91,7 @@ PYOPTIM_FN T inverse_temperature(double temperature) {
     return T(at_most(most, at_least(least, 1 / temperature)));
 }
 
-// q log(t) of a class, for the divergence from shares t whose q is t times some weight: 0 log 0 = 0.
+// The term q log(t) of one class in the divergence from shares t, whose q is t times a weight: 0 log 0 = 0.
 template <class T>
 PYOPTIM_FN double surprise(double q, T t) {
     const double term = q * logarithm(double(t));

@@ -70,7 +70,7 @@ PYOPTIM_FN T infinity() {
     return from_bits<T>(typename F::Bits(2 * F::bias + 1) << F::fraction);
 }
 
-// NaN stays NaN.
+// Both return NaN if x is NaN.
 template <class T>
 PYOPTIM_FN T at_least(T least, T x) {
     return x < least ? least : x;
@@ -80,7 +80,7 @@ PYOPTIM_FN T at_most(T most, T x) {
     return x > most ? most : x;
 }
 
-// c[0] x^(N-1) + ... + c[N-1]
+// The polynomial c[0] x^(N-1) + ... + c[N-1].
 template <class T, int N>
 PYOPTIM_FN T polynomial(T x, const T (&c)[N]) {
     T y = c[0];
@@ -103,7 +103,7 @@ PYOPTIM_FN double exp_tail(double r) {
     return polynomial(r, c);
 }
 
-// x = n log(2) + r, for x in [least, most]; n is returned with twice the exponent's bias added.
+// Splits x = n log(2) + r, for x in [least, most]; n is returned with twice the exponent's bias added.
 template <class T>
 struct Reduced {
     T r;
@@ -135,8 +135,9 @@ PYOPTIM_FN T scaled_exponential(T r, T shifted) {
     return ((T(1) + r) + r * r * exp_tail(r)) * from_bits<T>(bits_of(shifted) << Format<T>::fraction);
 }
 
-// Bits are ordered as their floats are, those of negative ones the other way: a minimum of integers is one
-// instruction where that of floats, which heeds NaN, is two or more. Of NaN these make some number.
+// The smaller of abs(x) and `most`. Bits of positive floats have the same order as the floats, and those of
+// negative ones the reverse. The minimum of integers is one instruction; that of floats, which handles NaN,
+// takes two or more. For NaN, these functions return an arbitrary number.
 template <class T>
 PYOPTIM_FN T lesser_size(T x, T most) {
     const auto bits = bits_of(x) & (~typename Format<T>::Bits(0) >> 1), limit = bits_of(most);
@@ -150,8 +151,8 @@ PYOPTIM_FN T bounded(T x) {  // to [lowest, highest]
     return from_bits<T>(below < least ? below : least);
 }
 
-// exp(-x) of x in [lowest, highest]. Cheaper, since what is not normal becomes 0 or infinity; and of -x,
-// which is what most functions need: the sign goes into the constants.
+// exp(-x) for x in [lowest, highest]. It is cheaper than exp, since results that are not normal numbers
+// become 0 or infinity. It negates x, as most callers need, by the sign of its constants.
 template <class T>
 PYOPTIM_FN T exponential_of_minus(T x) {
     using F = Format<T>;
@@ -172,7 +173,8 @@ PYOPTIM_FN T exponential_minus_1(T x) {
     return power * y + (power - T(1));
 }
 
-// Of x >= 0. In float, below 5/8, the polynomial of S. L. Moshier's Cephes: 1 - 2/(exp(2x) + 1) cancels.
+// tanh(x) for x >= 0. In float, below 5/8, it is the polynomial of S. L. Moshier's Cephes, since 1 -
+// 2/(exp(2x) + 1) cancels.
 PYOPTIM_FN float tangent_of_positive(float x) {
     constexpr float c[] = {-5.70498872745e-3f, 2.06390887954e-2f, -5.37397155531e-2f, 1.33314422036e-1f,
                            -3.33332819422e-1f};
@@ -193,7 +195,7 @@ PYOPTIM_FN T hyperbolic_tangent(T x) {
     return from_bits<T>((bits_of(y) & ~kSign) | (bits_of(x) & kSign));
 }
 
-// 1 + exp(-x); of NaN, some number
+// 1 + exp(-x); for NaN it returns an arbitrary number.
 template <class T>
 PYOPTIM_FN T one_and_exponential_of_minus(T x) {
     return T(1) + exponential_of_minus(bounded(x));
@@ -263,7 +265,8 @@ PYOPTIM_FN double normal_tail(double z) {
     return polynomial((z - 5) * t, c) * (5 * t);
 }
 
-// The distribution function P(Z <= x) and density of a standard normal variable; of NaN, some numbers.
+// The distribution function P(Z <= x) and the density of a standard normal variable; for NaN, arbitrary
+// numbers.
 template <class T>
 struct Normal {
     T distribution, density;
@@ -286,7 +289,7 @@ struct NormalPair {
     double first, second;
 };
 PYOPTIM_FN NormalPair box_muller(unsigned u, unsigned v) {
-    // Taylor's: of sin(t)/t and cos(t) in t^2 <= (pi/4)^2, to 1e-16
+    // Taylor coefficients of sin(t)/t and cos(t) in t^2 <= (pi/4)^2, accurate to 1e-16.
     constexpr double sine[] = {-7.6471637318198164759e-13, 1.6059043836821614599e-10,
                                -2.5052108385441718775e-8,  2.7557319223985890653e-6,
                                -1.9841269841269841270e-4,  8.3333333333333333333e-3,
@@ -302,7 +305,7 @@ PYOPTIM_FN NormalPair box_muller(unsigned u, unsigned v) {
                                  1.0};
     const double uniform = (double(int(u ^ 0x80000000u)) + 2147483649.0) * 0x1p-32;  // in (0, 1]
     const double radius = square_root(-2 * logarithm(uniform));
-    // The angle is 2 pi v/2^32: some quarters, and a rest in [-pi/4, pi/4).
+    // The angle 2 pi v/2^32 is a number of quarter turns and a rest in [-pi/4, pi/4).
     const unsigned quarter = (v + 0x20000000u) >> 30;
     const double t = double(int(v - (quarter << 30))) * 1.4629180792671596e-9;  // 2 pi/2^32
     const double s = t * polynomial(t * t, sine), c = polynomial(t * t, cosine);

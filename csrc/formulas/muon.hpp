@@ -1,4 +1,4 @@
-// Muon's numbers, the same on processors and GPUs. Freestanding, as rules.hpp.
+// The coefficients and scalars of Muon, the same on processors and GPUs. Includes nothing, like rules.hpp.
 #pragma once
 
 #include "formulas/rules.hpp"
@@ -22,7 +22,7 @@ PYOPTIM_FN double muon_rate(const Muon& c, double rows, double cols) {
     return c.lr * square_root(ratio > 1 ? ratio : 1);
 }
 
-// What a matrix of this norm is divided by first; NaN for NaN.
+// The divisor applied first to a matrix of this norm; NaN for NaN.
 PYOPTIM_FN double muon_divisor(const Muon& c, double sum_of_squares) {
     const double norm = square_root(sum_of_squares);
     return norm < c.eps ? c.eps : norm;

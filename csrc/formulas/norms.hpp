@@ -9,13 +9,14 @@ namespace pyoptim::math {
 
 // ---- moments: a mean, and m2, the sum of squares about it ------------------------------------------
 
-// How much the moments of `n` more values weigh beside those of `seen` (Chan, Golub & LeVeque 1979).
+// The weights with which the moments of `n` more values join those of `seen` values (Chan, Golub & LeVeque
+// 1979).
 struct MergeWeights {
     double mean, square;
     PYOPTIM_FN MergeWeights(double seen, double n) : mean(n / (seen + n)), square(seen * mean) {}
 };
 
-// Takes the moments of more values into `mean` and `m2`. D is double, or a vector of it.
+// Merges the moments of more values into `mean` and `m2`. D is double, or a vector of doubles.
 template <class D>
 PYOPTIM_FN void merge_moments(D& mean, D& m2, const MergeWeights& by, const D& other_mean,
                               const D& other_m2) {
@@ -24,18 +25,18 @@ PYOPTIM_FN void merge_moments(D& mean, D& m2, const MergeWeights& by, const D& o
     m2 += other_m2 + delta * delta * by.square;
 }
 
-// The sum of n values less some number, and the sum of the squares of that.
+// The sum of n values less a fixed number, and the sum of the squares of these differences.
 struct ShiftedSums {
     double n, sum, squares;
-    // Makes them those of the values less another number, which is `apart` below the first.
+    // Replaces the sums by those about another number, which is `apart` below the first.
     PYOPTIM_FN void move(double apart) {
         squares += apart * (2 * sum + n * apart);
         sum += n * apart;
     }
 };
 
-// The moments of n values in two passes in double: for where sums in T overflowed, or met infinity.
-// sum_of(term) is the sum of term(x) over the values x.
+// The moments of n values in two passes in double, used where sums in T overflowed or met infinity.
+// sum_of(term) returns the sum of term(x) over the values x.
 template <class SumOf>
 PYOPTIM_FN void careful_moments(double n, double& mean, double& m2, SumOf sum_of) {
     mean = sum_of([](double x) { return x; }) / n;
@@ -50,13 +51,13 @@ PYOPTIM_FN T inverse_deviation(double variance, double eps) {
     return T(1 / square_root(variance + eps));
 }
 
-// A running statistic once it has seen that of a batch. Momentum weighs the new value.
+// The running statistic after it has seen that of a batch. Momentum weighs the new value.
 template <class T>
 PYOPTIM_FN T running_statistic(T old, double fresh, double momentum) {
     return T((1 - momentum) * double(old) + momentum * fresh);
 }
 
-// What channel c is multiplied by; gamma may be null: 1.
+// The factor that multiplies channel c; gamma may be null, which means 1.
 template <class T, class Index>
 PYOPTIM_FN T norm_scale(const T* gamma, const T* inv_std, Index c) {
     return gamma != nullptr ? gamma[c] * inv_std[c] : inv_std[c];
@@ -81,13 +82,15 @@ PYOPTIM_FN V norm_value(bool relu, V x, C mean, C scale, C shift) {
     return relu_if(relu, (x - mean) * scale + shift);
 }
 
-// The gradient before the fused ReLU: dy where its input was positive. NaN is not.
+// The gradient before the fused ReLU, if any: dy where the input of the ReLU was positive, and 0 elsewhere,
+// also for NaN.
 template <class V, class C>
 PYOPTIM_FN V norm_before_relu(bool relu, V dy, V centred, C scale, C shift) {
     return relu ? (centred * scale + shift > V{} ? dy : V{}) : dy;
 }
 
-// dx of batch normalisation from dz, the gradient before the ReLU. Constant statistics have no second term.
+// dx of batch normalisation from dz, the gradient before the ReLU. The second term is 0 for constant
+// statistics.
 template <class V, class C>
 PYOPTIM_FN V norm_gradient(bool statistics, V dz, V centred, C scale, C slope, C offset) {
     return statistics ? scale * dz - (centred * slope + offset) : scale * dz;

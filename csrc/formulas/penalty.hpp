@@ -1,5 +1,5 @@
-// What a training adds to the loss to keep weights small, once: the CPU's kernels, CUDA's and NVRTC's compile
-// these lines. `penalty` of pyoptim/backends/reference has the same in Python.
+// The penalty that training adds to the loss to keep weights small, defined once: the kernels of the CPU, of
+// CUDA and of NVRTC compile these lines. `penalty` of pyoptim/backends/reference is the same in Python.
 #pragma once
 
 #include "formulas/rules.hpp"
@@ -10,7 +10,8 @@ namespace pyoptim {
 struct Penalty {
     double l2, l1;
 
-    // g and what a weight adds to it; elementwise, so the same bits everywhere.
+    // Returns g plus the gradient of the penalty of one weight; elementwise, so the bits are the same
+    // everywhere.
     template <class T>
     PYOPTIM_FN T gradient(T w, T g) const {
         if (l2 != 0) g = g + T(l2) * w;

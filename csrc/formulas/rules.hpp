@@ -263,7 +263,7 @@ struct NAdam {
     }
 };
 
-// While the variance is not tractable the divisor is held at 1 by smallest and largest, else let be.
+// While the variance is not tractable, smallest and largest hold the divisor at 1; else they have no effect.
 struct RAdam {
     PYOPTIM_COEFFICIENTS(beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, eps_root, eps, smallest,
                          largest)
@@ -322,7 +322,7 @@ struct ASGD {
 }  // namespace rules
 }  // namespace pyoptim
 
-// The list of all rules: X(name, struct in pyoptim::rules)
+// The list of all rules: X(name, struct in pyoptim::rules).
 #define PYOPTIM_FOR_EACH_RULE(X)                          \
     X(sgd, SGD)                                           \
     X(momentum, Momentum)                                 \

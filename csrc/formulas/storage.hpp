@@ -17,7 +17,7 @@ using math::bits_of;
 PYOPTIM_FN float float_of(unsigned bits) { return math::from_bits<float>(bits); }
 
 struct Nearest {
-    // What is added before the low bits are cut off; `odd`: the lowest bit that stays.
+    // The number added before the low bits are cut off; `odd` is the lowest bit that is kept.
     static PYOPTIM_FN unsigned below(unsigned half, unsigned odd, unsigned, unsigned) {
         return half - 1 + odd;
     }
@@ -59,10 +59,10 @@ struct Float16 {
         const int whole = int(steps);
         const float rest = (steps - float(whole)) * 0x1p20f;
         const int kept = int(rest);
-        const unsigned part = unsigned(kept) | (rest > float(kept) ? 1u : 0u);  // what is cut off counts
+        const unsigned part = unsigned(kept) | (rest > float(kept) ? 1u : 0u);  // the cut-off rest counts
         const unsigned lift = Rounding::below(0x80000u, unsigned(whole) & 1u, index, key);
         const unsigned subnormal = unsigned(whole) + ((part + lift) >> 20);
-        // By masks: GCC would make branches of ?:, and no vectors of branches.
+        // Masks select the result, since GCC would compile ?: to branches, which it cannot vectorise.
         const unsigned small = 0u - unsigned(bits < 0x38800000u), nan = 0u - unsigned(bits > 0x7F800000u);
         unsigned code = (subnormal & small) | (normal & ~small);
         code = code > 0x7C00u ? 0x7C00u : code;
@@ -87,16 +87,18 @@ struct Block8 {
         return float_of(bits_of(magnitude) ^ sign);
     }
 
-    // Magnitudes order as these do, and NaN above all: it makes the block NaN.
+    // Magnitudes have the same order as these integers, and NaN is the largest, so it makes the whole block
+    // NaN.
     static PYOPTIM_FN int magnitude(float x) { return int(bits_of(x) & 0x7FFFFFFFu); }
 
-    // Of a block whose largest magnitude is that of `top`.
+    // The scale of a block whose largest magnitude is that of `top`.
     static PYOPTIM_FN float scale(float top) {
         return top > 0x1p-100f || top != top ? top / top_value : 0.0f;
     }
     static PYOPTIM_FN float inverse(float top) { return top > 0x1p-100f ? top_value / top : 0.0f; }
 
-    // Always stochastic: a moving average changes by less than a code at a step, and would stand still.
+    // Rounding is always stochastic: a moving average changes by less than one code in a step, so rounding to
+    // nearest would stop it.
     static PYOPTIM_FN unsigned char encode(float x, float inverse, unsigned index, unsigned key) {
         const unsigned bits = bits_of(x);
         const float y = float_of(bits & 0x7FFFFFFFu) * inverse + offset;

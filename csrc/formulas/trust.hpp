@@ -1,11 +1,11 @@
-// Rates that the norms of an array set: LARS and LAMB. Freestanding, as rules.hpp.
+// The rates of LARS and LAMB, which follow from the norms of an array. Includes nothing, like rules.hpp.
 #pragma once
 
 #include "formulas/rules.hpp"
 
 namespace pyoptim {
 
-// Of a group, beside its rule's coefficients.
+// The coefficients of a group, beside those of its rule.
 struct Trust {
     double lr, weight_decay;
     double grad_scale, trust, eps;  // LARS only

@@ -10,9 +10,10 @@ namespace pyoptim::core {
 
 namespace {
 
-// Multiply-adds that pay for waking a thread.
+// The number of multiply-adds that pay for waking a thread.
 constexpr std::size_t kGrain = 1 << 16;
-// Gradients up to this many elements are prepared by the calling thread, which saves the others a wait.
+// Gradients of up to this many elements are prepared by the calling thread alone, which saves a wait of the
+// others.
 constexpr std::ptrdiff_t kAlone = 8192;
 
 struct Span {
@@ -23,7 +24,7 @@ Span part(std::ptrdiff_t n, std::ptrdiff_t unit, int thread, int threads) {
     return {static_cast<std::ptrdiff_t>(mine.begin), static_cast<std::ptrdiff_t>(mine.end)};
 }
 
-// The part of an (m, n) result that falls to a thread: of its rows where there are enough of them, in units.
+// The part of an (m, n) result that one thread computes: a range of its rows, or a range of its columns.
 struct Area {
     Span rows, cols;
 };
@@ -64,7 +65,7 @@ void dense_backward(const DenseShape& s, const DenseInputs<T>& of, const DenseGr
     const bool has_activation = of.activation != Activation::identity;
     const std::size_t products = (to.dx != nullptr) + (to.dweight != nullptr);
     const int most = threads_for(products * multiply_adds(s), kGrain);
-    // All threads' memory is asked for here: nothing may throw where they run.
+    // The scratch memory of all threads is reserved here, because nothing may throw in a parallel region.
     const bool keeps = to.dz != nullptr;
     T* const own = scratch<T>(table.product_scratch * static_cast<std::size_t>(most) +
                               (has_activation && !keeps ? static_cast<std::size_t>(size) : 0));
@@ -122,7 +123,7 @@ void dense_update(const std::vector<DenseUpdate<T>>& updates, const T* coefficie
         T* const gradient = memory + table.product_scratch;
         for (const auto& it : updates) {
             const auto [batch, in, out] = it.shape;
-            // The rows that this thread has in the forward pass, so that they are in its caches.
+            // These are the rows that this thread has in the forward pass, so they are in its caches.
             const Span mine = part(out, table.dot_cols, thread, threads);
             const std::ptrdiff_t tall = batch == 1 ? 1 : table.tile_rows;
             const std::ptrdiff_t wide = std::min(in, kBlock / tall / table.tile_cols * table.tile_cols);

@@ -36,7 +36,7 @@ struct DenseGradients {
 template <class T>
 void dense_backward(const DenseShape&, const DenseInputs<T>&, const DenseGradients<T>&);
 
-// A weight with its states, and the factors of its gradient, dz^T x.
+// A weight with its optimizer states, and dz and x, whose product dz^T x is its gradient.
 template <class T>
 struct DenseUpdate {
     DenseShape shape;
@@ -44,8 +44,8 @@ struct DenseUpdate {
     typename Stepper<T>::Array weight;
 };
 
-// An optimizer step on each weight, with the bits of dense_backward and Stepper. A block of the gradient is
-// used while it is in the first cache, and none is ever written to memory.
+// Takes an optimizer step on each weight, with the same bits as dense_backward followed by Stepper. Each
+// block of the gradient is used while it is in the first cache, and the gradient is never written to memory.
 template <class T>
 void dense_update(const std::vector<DenseUpdate<T>>&, const T* coefficients);
 

@@ -7,8 +7,8 @@
 
 namespace pyoptim::core {
 
-// Drops each element with probability p, in [0, 1), and divides the others by 1 - p; the same elements for
-// the same stream, so the backward pass is this too. y may be x.
+// Drops each element with probability p, in [0, 1), and divides the others by 1 - p. The same stream drops
+// the same elements, so this function is also the backward pass. y may be x.
 template <class T>
 void dropout(const RandomStream&, double p, std::size_t n, const T* x, T* y);
 

@@ -15,11 +15,11 @@ using std::size_t;
 
 constexpr size_t kGrain = 65536;      // elements that pay for waking a thread
 constexpr ptrdiff_t kPartRows = 32;   // parts are multiples of a kernel's block
-constexpr ptrdiff_t kMostParts = 32;  // each costs a merge of all columns
+constexpr ptrdiff_t kMostParts = 32;  // each part costs a merge of all columns
 
 size_t volume(const LayerNormShape& s) { return static_cast<size_t>(s.rows * s.features); }
 
-// gamma and beta in n elements each of `memory` where there are none.
+// Takes ones for gamma and zeros for beta if they are null; the n elements of each are written to `memory`.
 template <class T>
 cpu::LayerNorm<T> filled(const LayerNormShape& s, const T* gamma, const T* beta, T* memory) {
     if (gamma == nullptr) std::fill_n(memory, s.features, T(1));
@@ -48,7 +48,7 @@ void layer_norm_backward(const LayerNormShape& s, const cpu::LayerNormRows<T>& r
     const ptrdiff_t blocks = (s.rows + kPartRows - 1) / kPartRows;
     const ptrdiff_t part_rows = std::max<ptrdiff_t>(1, (blocks + wanted - 1) / wanted) * kPartRows;
     const ptrdiff_t parts = (s.rows + part_rows - 1) / part_rows;
-    // Of each part: two vectors of sums in double, and as many in T, with room for whole lanes.
+    // Each part has two vectors of sums in double and two in T, with room for whole lanes.
     const ptrdiff_t width = (s.features + 15) / 16 * 16, of_part = 4 * width;
     double* const sums = scratch<double>(static_cast<size_t>(parts * of_part + 2 * width));
     const auto it = filled<T>(s, gamma, nullptr, reinterpret_cast<T*>(sums + parts * of_part));

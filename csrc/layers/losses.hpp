@@ -24,11 +24,11 @@ struct Predictions {
     const T *x, *target, *sample_weight;
     T* dx;
 };
-// The mean over all elements.
+// The mean of the loss over all elements.
 template <class T>
 double pointwise_loss(const cpu::Pointwise<T>&, const Predictions<T>&);
 
-// The loss of this name. Throws std::invalid_argument if there is none.
+// The pointwise loss of this name. Throws std::invalid_argument for an unknown name.
 cpu::PointwiseKind pointwise_named(const std::string& name);
 
 }  // namespace pyoptim::core

@@ -19,16 +19,17 @@ using std::size_t;
 
 constexpr size_t kGrain = 65536;      // elements that pay for waking a thread
 constexpr ptrdiff_t kPartRows = 64;   // parts of columns are multiples of a kernel's block
-constexpr ptrdiff_t kMostParts = 32;  // each costs a merge of all columns
+constexpr ptrdiff_t kMostParts = 32;  // each part costs a merge of all columns
 constexpr ptrdiff_t kNarrow = 64;     // columns that are worth folding rows for, and what they become
 constexpr ptrdiff_t kFolded = 256;
 
-// How a shape is worked on, whatever the number of threads: as rows of whole columns, of which parts are
-// summed apart, or, where a channel's run within an example is long, by runs. Examples of few values are
-// taken several to a row, if their number allows.
+// The way in which a shape is divided, which does not depend on the number of threads. If the run of a
+// channel within an example is short, the matrix has whole columns, and its parts are summed separately. If
+// it is long, each run is a row. Several examples with few values may share a row, if their number is
+// divisible.
 struct Plan {
     NormMatrix matrix;
-    ptrdiff_t parts;      // how many parts have partial sums of their own
+    ptrdiff_t parts;      // number of parts that have partial sums of their own
     ptrdiff_t part_rows;  // rows that are worked on together
     ptrdiff_t width;      // partial sums of a part, with room for whole vectors
     ptrdiff_t folds = 1;  // examples in a row of columns
@@ -56,7 +57,7 @@ struct Plan {
     }
 
     bool by_columns() const { return matrix.channels == 0; }
-    // How many values a partial sum of this part is over.
+    // The number of values that a partial sum of this part covers.
     double count(ptrdiff_t part) const {
         if (!by_columns()) return static_cast<double>(matrix.cols);
         return static_cast<double>(std::min(part_rows, matrix.rows - part * part_rows));
@@ -66,8 +67,8 @@ struct Plan {
         return static_cast<size_t>(by_columns() ? row / part_rows * width : row);
     }
 
-    // body(begin, end) on all rows: each thread its own share, in the order given, so that what it saw last
-    // is still in its caches when it comes back.
+    // Calls body(begin, end) for all rows. Each thread visits its own share in the given order; in the
+    // reverse order of the previous pass, it begins with the rows that are still in its caches.
     template <class Body>
     void each(bool ascending, Body body) const {
         const size_t groups = static_cast<size_t>((matrix.rows + part_rows - 1) / part_rows);
@@ -82,7 +83,7 @@ struct Plan {
     }
 };
 
-// The kernels' coefficients, one for each column of the matrix, or for each channel if it is worked on by
+// The coefficients of the kernels: one for each column of the matrix, or one for each channel if rows are
 // runs.
 template <class T>
 struct Coefficients {
@@ -146,7 +147,7 @@ void careful_moments(const NormShape& s, const T* x, ptrdiff_t channel, double& 
     });
 }
 
-// Leaves the channels' mean and sum of squares about it in the first of these.
+// Writes the mean of each channel and the sum of squares about it to the first elements of mean and m2.
 template <class T>
 void moments(const NormShape& s, const Plan& plan, const Coefficients<T>& k, const T* x, double* mean,
              double* m2) {

@@ -6,7 +6,8 @@
 
 namespace pyoptim::core {
 
-// Statistics are over `batch` and `space`; memory is (batch, channels, space), row-major.
+// The shape of a normalisation in memory: (batch, channels, space), row-major. Statistics are over `batch`
+// and `space`.
 struct NormShape {
     std::ptrdiff_t batch, channels, space;
 };
@@ -23,7 +24,7 @@ struct NormRunning {
     T *mean, *var;
 };
 
-// pyoptim/formulas/norms.py has the same fields in the same order.
+// The options of batch normalisation; pyoptim/formulas/norms.py has the same fields in the same order.
 struct NormOptions {
     double momentum, eps;
     bool training, unbiased, relu;
@@ -35,8 +36,8 @@ template <class T>
 void norm_forward(const NormShape&, const T* x, const NormAffine<T>&, const NormRunning<T>&,
                   const NormOptions&, T* y, T* mean, T* inv_std);
 
-// What the forward pass kept. If they are not of this batch they are running statistics: constants, through
-// which no gradient flows.
+// The statistics that the forward pass kept. If they are not those of the batch, they are running statistics:
+// constants through which no gradient flows.
 template <class T>
 struct NormSaved {
     const T *mean, *inv_std;

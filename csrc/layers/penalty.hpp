@@ -9,7 +9,7 @@
 
 namespace pyoptim::core {
 
-// The parameters that a penalty counts, as runs [begin, end).
+// The parameters that a penalty counts, as index ranges [begin, end).
 template <class T>
 struct Penalized {
     Penalty penalty;

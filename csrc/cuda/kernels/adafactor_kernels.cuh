@@ -1,6 +1,7 @@
-// Adafactor on the tables of step_kernel.cuh: second moments of stacks of matrices (batch, rows, cols) as
-// rows and columns, those of a vector whole. One launch of each kernel serves all arrays; csrc/optim has
-// the same for processors. Sums are in double, in an order of an array's own shape.
+// Adafactor on the tables of step_kernel.cuh. The second moments of stacks of matrices (batch, rows, cols)
+// are kept as rows and columns, those of a vector for each element. One launch of each kernel serves all
+// arrays; csrc/optim has the same for processors. Sums are in double, in an order that depends only on the
+// shape of the array.
 #pragma once
 
 #include "cuda/kernels/step_kernel.cuh"
@@ -8,8 +9,8 @@
 
 namespace pyoptim::cuda {
 
-// One of the arrays, as a block sees it. The states of a matrix are row_var (batch rows) and col_var (batch
-// cols), that of a vector the variance of each element.
+// The view that a block has of one array. The states of a matrix are row_var (batch rows) and col_var (batch
+// cols); a vector has the variance of each element in row_var.
 template <class T>
 struct FactoredArray {
     const Factored& shape;
@@ -31,7 +32,7 @@ struct FactoredArray {
 
     __device__ T at(Index i) const { return T(0) - scale * grad[i]; }  // downhill
     __device__ double square(Index i) const { return double(at(i)) * double(at(i)); }
-    // at(i) divided by the root of its variance.
+    // Returns at(i) divided by the root of its variance.
     __device__ T direction(Index i, const double* means) const {
         const double least = least_root<T>(c);
         double variance = 0;
@@ -45,7 +46,7 @@ struct FactoredArray {
     }
 };
 
-// row_var moves towards the mean of each row's squares. A warp per row, a chunk per kWarps of them.
+// row_var moves towards the mean square of each row. A warp per row, a chunk per kWarps rows.
 template <class T>
 PYOPTIM_KERNEL adafactor_rows(const FactoredTables tables, const StepChunk* chunks) {
     const FactoredArray<T> d(tables, chunks[block()].array);
@@ -57,8 +58,8 @@ PYOPTIM_KERNEL adafactor_rows(const FactoredTables tables, const StepChunk* chun
     if (lane() == 0) d.row_var[r] = moved_towards(d.row_var[r], d.c.fresh, sum / double(cols));
 }
 
-// Sums of squares of the columns of each part of kPartRows rows: (parts, batch, cols). A thread each, a chunk
-// per kThreads of them.
+// Writes the sums of squares of the columns of each part of kPartRows rows: (parts, batch, cols). A thread
+// per column and part, a chunk per kThreads of them.
 template <class T>
 PYOPTIM_KERNEL adafactor_columns(const FactoredTables tables, const StepChunk* chunks) {
     const FactoredArray<T> d(tables, chunks[block()].array);
@@ -72,7 +73,7 @@ PYOPTIM_KERNEL adafactor_columns(const FactoredTables tables, const StepChunk* c
     tables.shared[columns + i] = sum;
 }
 
-// col_var moves towards the means of the columns. A thread each, a chunk per kThreads of them.
+// col_var moves towards the mean square of each column. A thread per column, a chunk per kThreads columns.
 template <class T>
 PYOPTIM_KERNEL adafactor_col_var(const FactoredTables tables, const StepChunk* chunks) {
     const FactoredArray<T> d(tables, chunks[block()].array);
@@ -96,8 +97,8 @@ PYOPTIM_KERNEL adafactor_means(const FactoredTables tables, const StepChunk* chu
     if (lane() == 0) tables.shared[d.shape.means + b] = maximum(sum / double(rows), least_root<T>(d.c));
 }
 
-// The sums of squares of the parameters and of the directions of each chunk, of kChunk elements; before that
-// the variance of vectors, in T.
+// Updates the variance of vectors, in T, and writes the sums of squares of the parameters and of the
+// directions of each chunk of kChunk elements.
 template <class T>
 PYOPTIM_KERNEL adafactor_squares(const FactoredTables tables, const StepChunk* chunks) {
     const FactoredArray<T> d(tables, chunks[block()].array);
@@ -120,7 +121,7 @@ PYOPTIM_KERNEL adafactor_squares(const FactoredTables tables, const StepChunk* c
     out[1] = u;
 }
 
-// The rate of each array, in place of its first sum. A block per array.
+// Writes the rate of each array in place of its first sum. A block per array.
 template <class T>
 PYOPTIM_KERNEL adafactor_rates(const FactoredTables tables) {
     const FactoredArray<T> d(tables, block());
@@ -135,7 +136,7 @@ PYOPTIM_KERNEL adafactor_rates(const FactoredTables tables) {
     if (thread() == 0 && d.size > 0) *sums = adafactor_rate(d.c, double(d.size), p, u);
 }
 
-// The parameters move along the directions. A block per chunk, as adafactor_squares.
+// Moves the parameters along the directions. A block per chunk, as in adafactor_squares.
 template <class T>
 PYOPTIM_KERNEL adafactor_step(const FactoredTables tables, const StepChunk* chunks) {
     const FactoredArray<T> d(tables, chunks[block()].array);

@@ -1,5 +1,5 @@
-// What the CUDA kernels share. nvcc and NVRTC compile these headers, and the tests compile them as C++ for
-// the host (tests/cuda), so nothing is included but each other.
+// Helpers that all CUDA kernels share. nvcc and NVRTC compile these headers, and the tests compile them as
+// C++ for the host (tests/gpu), so they include nothing but each other.
 //
 // Every kernel runs in blocks of kThreads threads, in a grid that follows from the shape alone: sums have the
 // same bits on every device. Compile with --fmad=false, so that elementwise results are the CPU's.
@@ -22,7 +22,7 @@ constexpr int kWarp = 32, kWarps = kThreads / kWarp;
 
 __device__ inline Index thread() { return Index(threadIdx.x); }
 __device__ inline Index block() { return Index(blockIdx.x); }
-// Warps take rows: this one's.
+// The row of this warp, in kernels that give each warp a row.
 __device__ inline Index warp_row() { return block() * kWarps + thread() / kWarp; }
 __device__ inline int lane() { return int(threadIdx.x) % kWarp; }
 
@@ -33,13 +33,13 @@ __device__ inline T smaller(T a, T b) {
 
 __device__ inline Index steps_of(const Position* at) { return at != nullptr ? at->steps : 0; }
 
-// The sum of all lanes, in every lane: the same bits, since a + b is b + a.
+// The sum of all lanes, returned to every lane with the same bits, since a + b is b + a.
 template <class T>
 __device__ inline T warp_sum(T x) {
     for (int mask = kWarp / 2; mask > 0; mask /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, mask);
     return x;
 }
-// Where there is NaN, any of them.
+// The largest value of all lanes. If a lane has NaN, any of the values.
 template <class T>
 __device__ inline T warp_largest(T x) {
     for (int mask = kWarp / 2; mask > 0; mask /= 2) {
@@ -48,7 +48,7 @@ __device__ inline T warp_largest(T x) {
     }
     return x;
 }
-// The sum of all threads of a block, for its first thread.
+// The sum of all threads of a block, returned to its first thread.
 __device__ inline double block_sum(double x) {
     __shared__ double sums[kWarps];
     x = warp_sum(x);
@@ -56,12 +56,13 @@ __device__ inline double block_sum(double x) {
     __syncthreads();
     double total = 0;
     for (int warp = 0; warp < kWarps; ++warp) total += sums[warp];
-    __syncthreads();  // sums may be used again
+    __syncthreads();  // the next call writes to the shared memory again
     return total;
 }
 
-// Blocks that take a matrix by tiles: of kWarp columns, and of `part_rows` rows at most, each warp every
-// kWarps-th of them. This thread's column and rows; an empty range where the column is beyond the last.
+// The part of a matrix that a thread has when each block takes a tile of kWarp columns and at most
+// `part_rows` rows: one column, and every kWarps-th row of [begin, end). The range is empty if the column is
+// beyond the last.
 struct ColumnTile {
     Index column, part, begin, end;
     __device__ ColumnTile(Index rows, Index cols, Index part_rows) {
@@ -72,18 +73,18 @@ struct ColumnTile {
         end = column < cols ? smaller(rows, (part + 1) * part_rows) : 0;
     }
 };
-// The sum of a column's threads, for those of the first warp.
+// The sum over all threads of a column, returned to the threads of the first warp.
 __device__ inline double column_total(double x) {
     __shared__ double sums[kThreads];
     sums[thread()] = x;
     __syncthreads();
     double total = sums[lane()];
     for (int warp = 1; warp < kWarps; ++warp) total += sums[warp * kWarp + lane()];
-    __syncthreads();  // sums may be used again
+    __syncthreads();  // the next call writes to the shared memory again
     return total;
 }
-// visit(i, value(i)) for every stride-th i from begin on. So many values are asked of memory before the first
-// is used: a thread that waits for each alone leaves most of the bandwidth unused.
+// Calls visit(i, value(i)) for every stride-th i from begin on. It loads several values before it uses the
+// first, since a thread that waits for each load alone leaves most of the bandwidth unused.
 template <int ahead, class Value, class Visit>
 __device__ inline void each_ahead(Index begin, Index end, Index stride, Value value, Visit visit) {
     PYOPTIM_NO_UNROLL
@@ -97,7 +98,7 @@ __device__ inline void each_ahead(Index begin, Index end, Index stride, Value va
         }
     }
 }
-// `width` neighbours: one, or the 16 bytes that memory gives at once.
+// A number of neighbouring elements that one instruction loads: one element, or 16 bytes.
 template <class T, int width>
 struct alignas(width * sizeof(T)) Pack {
     T value[width];
@@ -118,7 +119,7 @@ template <class T>
 __device__ inline bool is_aligned(const T* p) {
     return reinterpret_cast<unsigned long long>(p) % 16 == 0;
 }
-// How many elements are before the next 16 bytes.
+// The number of elements before the next address that is a multiple of 16 bytes.
 template <class T>
 __device__ inline Index to_aligned(const T* p) {
     return Index((16 - reinterpret_cast<unsigned long long>(p) % 16) % 16 / sizeof(T));
@@ -129,7 +130,7 @@ struct Width {
     static constexpr int value = width;
 };
 
-// How many of n elements are this block's, of elementwise kernels.
+// The number of elements, of n in all, that this block of an elementwise kernel works on.
 __device__ inline Index own_elements(Index n) { return smaller(kElements, n - block() * kElements); }
 // The n elements of this block: visit(i, Width) for Width::value of them from i on. Which width it is depends
 // on alignment alone: all run the same expression. `aligned` tells whether every array is on 16 bytes after

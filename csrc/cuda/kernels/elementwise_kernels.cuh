@@ -1,4 +1,4 @@
-// Activations, dropout and noise: the CPU's formulas, hence its bits.
+// Activations, dropout and noise by the formulas of the CPU, so results have the same bits.
 #pragma once
 
 #include "cuda/kernels/device.cuh"
@@ -98,8 +98,8 @@ __device__ inline void biased(Index n, Index cols, Index begin, T a, T b, const 
     });
 }
 
-// What comes after a matrix product: y = activation(y + bias), for n elements in rows of `cols`. A block per
-// kElements.
+// The epilogue of a matrix product: y = activation(y + bias), for n elements in rows of `cols`. The grid has
+// a block per kElements.
 template <class T>
 PYOPTIM_KERNEL bias_activation(Index kind, double a, double b, Index n, Index cols, const T* bias, T* y) {
     const Index begin = block() * kElements;
@@ -115,21 +115,21 @@ PYOPTIM_KERNEL bias_activation(Index kind, double a, double b, Index n, Index co
     }
 }
 
-// The four words of a counter, of which a warp's half has 16 neighbours: see RandomStream.
+// The four words of a counter. Half a warp has 16 neighbouring counters: see RandomStream.
 __device__ inline Words words_of(const RandomStream& stream, Index counter) {
     return philox(
         {{unsigned(counter), unsigned(counter >> 32), unsigned(stream.step), unsigned(stream.step >> 32)}},
         unsigned(stream.seed), unsigned(stream.seed >> 32));
 }
 
-// Of the step that is so many after `step`.
+// The random stream of the step at position `at`, which counts from `step`.
 __device__ inline RandomStream stream_of(unsigned long long seed, unsigned long long step,
                                          const Position* at) {
     return {seed, step + static_cast<unsigned long long>(steps_of(at))};
 }
 
-// Those whose random word is below `threshold` become 0, the others are scaled. x may be y. A thread per
-// counter, which has words for 4 positions that are 16 apart; kThreads counters a block.
+// Elements whose random word is below `threshold` become 0, the others are scaled. x may be y. Each thread
+// has one counter, whose words serve 4 positions that are 16 apart; a block has kThreads counters.
 template <class T>
 PYOPTIM_KERNEL dropout(unsigned long long seed, unsigned long long step, const Position* at, Index n,
                        unsigned threshold, double scale, const T* x, T* y) {
@@ -143,7 +143,7 @@ PYOPTIM_KERNEL dropout(unsigned long long seed, unsigned long long step, const P
     });
 }
 
-// y = x + deviation z, z standard normal; otherwise as dropout.
+// y = x + deviation z, with z standard normal. Threads and blocks are as for dropout.
 template <class T>
 PYOPTIM_KERNEL gaussian_noise(unsigned long long seed, unsigned long long step, const Position* at, Index n,
                               double deviation, const T* x, T* y) {

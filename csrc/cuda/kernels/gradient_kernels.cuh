@@ -5,7 +5,7 @@
 
 namespace pyoptim::cuda {
 
-// The sum of squares of each chunk; a block per chunk.
+// Writes the sum of squares of each chunk. A block per chunk.
 template <class T>
 PYOPTIM_KERNEL sum_of_squares(const StepArray* arrays, const StepChunk* chunks, const T* const* grads,
                               double* partial) {
@@ -18,7 +18,7 @@ PYOPTIM_KERNEL sum_of_squares(const StepArray* arrays, const StepChunk* chunks, 
     if (thread() == 0) partial[block()] = sum;
 }
 
-// The same of one array of n elements; a block per kChunk of them.
+// The sums of squares of one array of n elements; a block per kChunk elements.
 template <class T>
 PYOPTIM_KERNEL chunk_squares(Index n, const T* x, double* partial) {
     const Index begin = block() * kChunk, end = smaller(n, begin + kChunk);
@@ -37,8 +37,8 @@ PYOPTIM_KERNEL total(Index n, const T* partial, double scale, const double* divi
     if (thread() == 0) *out = divisor != nullptr ? scale * sum / *divisor : scale * sum;
 }
 
-// What gradients are multiplied by so that their norm is at most max_norm: pyoptim/gradients.py has its twin.
-// T is double. One block.
+// The factor that brings the norm of the gradients to at most max_norm; pyoptim/gradients.py has the same
+// formula. T is double. The grid has one block.
 template <class T>
 PYOPTIM_KERNEL clip_factor(const T* sum_of_squares, double max_norm, T* factor) {
     if (thread() > 0) return;
@@ -46,7 +46,7 @@ PYOPTIM_KERNEL clip_factor(const T* sum_of_squares, double max_norm, T* factor) 
     *factor = ratio >= 1 ? 1 : ratio;  // NaN stays NaN
 }
 
-// Multiplies gradients in place; by 1 they are left alone. A block per chunk.
+// Multiplies gradients in place; a factor of 1 leaves memory untouched. A block per chunk.
 template <class T>
 PYOPTIM_KERNEL scale(const StepArray* arrays, const StepChunk* chunks, T* const* grads,
                      const double* factor) {

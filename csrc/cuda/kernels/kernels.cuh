@@ -21,7 +21,7 @@ PYOPTIM_FOR_EACH_RULE(X)
 #undef X
 }  // namespace pyoptim::cuda::rule_named
 
-// Of float and of double.
+// Kernels that exist for float and for double.
 #define PYOPTIM_FOR_EACH_KERNEL(X) \
     X(scale_rows)                  \
     X(sum_of_squares)              \
@@ -68,14 +68,14 @@ PYOPTIM_FOR_EACH_RULE(X)
     X(gather_rows)                 \
     X(penalty)                     \
     X(count_right)
-// Of double alone.
+// Kernels that exist for double alone.
 #define PYOPTIM_FOR_EACH_DOUBLE_KERNEL(X) \
     X(total)                              \
     X(clip_factor)                        \
     X(finish_step)
-// Of float alone.
+// Kernels that exist for float alone.
 #define PYOPTIM_FOR_EACH_FLOAT_KERNEL(X) \
     X(packed_sum_of_squares)             \
     X(convert)
-// Of labels.
+// Kernels that also exist for the type of labels.
 #define PYOPTIM_FOR_EACH_LABEL_KERNEL(X) X(gather_rows)

@@ -1,4 +1,4 @@
-// How kernels are launched: what both they and the host must know.
+// The constants and tables that both the kernels and the host need for a launch.
 #pragma once
 
 namespace pyoptim::cuda {
@@ -11,38 +11,40 @@ constexpr int kTile = 32;                // rows and columns of a matrix product
 constexpr long long kPartRows = 128;     // rows of a matrix whose columns are summed together
 constexpr long long kColumnSpace = 256;  // norms of fewer values per example and channel work on columns
 
-// A parameter with its states; `row` says which coefficients are its.
+// A parameter with its states; `row` is the index of its row of coefficients.
 struct StepArray {
     unsigned long long param, state[4];  // addresses
     long long size, row;
 };
 
-// What one block works on: the elements of an array from kChunk * chunk on.
+// The work of one block: the elements of an array from kChunk * chunk on.
 struct StepChunk {
     int array, chunk;
 };
 
-// Values as they are kept: the Storage, and a scale per block where that is of 8 bits.
+// Stored values: their Storage, and a scale per block if the storage has 8 bits.
 struct StoredValues {
     unsigned long long data, scale;  // addresses
     long long storage;
 };
 
-// A parameter some of which is kept in fewer bits; `position` is that of its first element among those of all
-// arrays. Gradients are other memory at every step: of `grad` only the scale and the storage count.
+// A parameter of which some arrays are stored in fewer bits; `position` is the index of its first element
+// among the elements of all parameters. Gradients have other addresses at every step, so only the scale and
+// the storage of `grad` are read.
 struct PackedArray {
     StoredValues param, grad, state[4];
     unsigned long long master;  // null: param itself is updated
     long long size, row, position;
 };
 
-// An array as Adafactor sees it: a stack of matrices, whose second moments are kept as rows and columns, or a
-// vector, whose batch is 0. columns, means and sums: where its own begin in the memory that all share.
+// An array of Adafactor: a stack of matrices, whose second moments are kept as rows and columns, or a vector,
+// whose batch is 0. columns, means and sums are the offsets of its own values in the memory that all arrays
+// share.
 struct Factored {
     long long batch, rows, cols, columns, means, sums;
 };
 
-// All arrays of Adafactor; rows in double, kRowLength apart.
+// All arrays of Adafactor. rows are coefficients in double, kRowLength apart.
 struct FactoredTables {
     const StepArray* arrays;
     const Factored* shapes;
@@ -51,27 +53,28 @@ struct FactoredTables {
     double* shared;
 };
 
-// A matrix that Muon makes orthogonal: x and the next x, in turn, and two squares of its smaller side.
+// A matrix that Muon makes orthogonal: x and next hold the iterates in turn; gram and update are square
+// matrices of its smaller side.
 struct MuonMatrix {
-    unsigned long long x, next, gram, update;  // addresses; next is 0 where it is not for our own products
+    unsigned long long x, next, gram, update;  // addresses; next is 0 if muon_product does not serve it
     long long rows, cols;
 };
 
-// Coefficients by value: Common's, then the rule's, of up to kStepRows groups.
+// Coefficients passed by value: those of Common, then those of the rule, for up to kStepRows groups.
 constexpr int kStepRows = 8, kRowLength = 16;
 template <class T>
 struct StepRows {
     T value[kStepRows * kRowLength];
 };
 
-// Where a training is. The kernels of a captured step read it, and its last one moves it on, so that the same
-// launches are every step; kernels that take none (null) are at 0.
+// The progress of a training. The kernels of a captured step read it and the last one advances it, so that
+// the same launches serve every step. Kernels without a position (null) start at 0.
 struct Position {
     long long steps;           // since the capture
-    long long example;         // the batch's first, in the epoch's order
-    long long row;             // of the coefficients
+    long long example;         // index of the batch's first example in the epoch's order
+    long long row;             // index of the step in the coefficients
     double loss;               // summed over the examples so far
-    unsigned long long right;  // how many of them were classified so
+    unsigned long long right;  // number of examples classified correctly so far
 };
 
 }  // namespace pyoptim::cuda

@@ -6,7 +6,7 @@
 
 namespace pyoptim::cuda {
 
-// Where there is NaN, any element: it comes back with the exponentials.
+// The largest of n elements. If one is NaN, any element: the exponentials make the sum NaN again.
 template <class T>
 __device__ inline T largest_of(Index n, const T* x) {
     T largest = x[0];
@@ -22,7 +22,7 @@ __device__ inline double sum_of_exponentials(Index n, const T* x, T largest, T i
     return warp_sum(sum);
 }
 
-// Of each row, or its logarithm. A warp per row.
+// Softmax of each row, or its logarithm. A warp per row.
 template <class T>
 PYOPTIM_KERNEL softmax_forward(bool log, Index rows, Index classes, const T* x, T* y) {
     const Index r = warp_row();
@@ -52,7 +52,8 @@ PYOPTIM_KERNEL softmax_backward(bool log, Index rows, Index classes, const T* dy
     }
 }
 
-// *out = the sum of the labels' class weights, by which cross_entropy divides; 1 where that is 0. One block.
+// *out = the sum of the class weights of the labels, by which cross_entropy divides, or 1 if that sum is 0.
+// One block.
 template <class T>
 PYOPTIM_KERNEL label_weights(Index rows, Index classes, const long long* labels, const T* class_weight,
                              double* out) {
@@ -65,9 +66,9 @@ PYOPTIM_KERNEL label_weights(Index rows, Index classes, const long long* labels,
     if (thread() == 0) *out = sum == 0 ? 1 : sum;
 }
 
-// The summed losses of kWarps rows; their gradient, unless dlogits is null. A label that is not a class makes
-// loss and gradient NaN. With a temperature the logits are divided by it, and the loss is multiplied by its
-// square; divergence: less the entropy of the targets, which are not smoothed then. A warp per row.
+// Sums the losses of kWarps rows, and writes their gradient unless dlogits is null. A label that is not a
+// class makes loss and gradient NaN. A temperature divides the logits, and its square multiplies the loss. If
+// `divergence`, the entropy of the targets, which are then not smoothed, is subtracted. A warp per row.
 template <class T>
 PYOPTIM_KERNEL cross_entropy(Index rows, Index classes, const T* logits, const long long* labels,
                              const T* targets, const T* sample_weight, const T* class_weight,
@@ -88,7 +89,7 @@ PYOPTIM_KERNEL cross_entropy(Index rows, Index classes, const T* logits, const l
         const T inverse_temperature = math::inverse_temperature<T>(temperature);
         const double sum = sum_of_exponentials(classes, x, largest, inverse_temperature);
         const double log_sum = math::logarithm(sum);
-        // The weight of class j: the loss is the sum over them of it times (log(sum exp x) - x).
+        // The weight q of class j: the loss is the sum over the classes of q (log(sum exp x) - x).
         const auto share = [&](Index j) {
             double q = of.spread;
             if (labels == nullptr) {
@@ -118,13 +119,13 @@ PYOPTIM_KERNEL cross_entropy(Index rows, Index classes, const T* logits, const l
     if (thread() == 0) partial[block()] = loss;
 }
 
-// Rows of predictions with their targets; what is optional is null.
+// Rows of predictions with their targets; optional arrays are null if absent.
 template <class T>
 struct Predictions {
     Index rows, columns;
     const T *x, *target, *sample_weight;
     T a;                 // the loss's parameter
-    const T* of_column;  // or that of each column
+    const T* of_column;  // the parameter of each column, or null
     T* dx;
 };
 
@@ -143,9 +144,9 @@ __device__ inline double pointwise(const Predictions<T>& it) {
     return sum;
 }
 
-// The summed losses of kChunk elements, not yet divided by their number; the gradient is. kind: a
-// PointwiseKind; its parameter is `a`, or of_column (columns). Optional, hence null: sample_weight (rows),
-// of_column, dx.
+// Sums the losses of kChunk elements without dividing by their number, by which the gradient is divided. kind
+// is a PointwiseKind; its parameter is `a`, or of_column (columns). sample_weight (rows), of_column and dx
+// are optional, hence may be null.
 template <class T>
 PYOPTIM_KERNEL pointwise_loss(Index kind, double a, const T* of_column, Index rows, Index columns, const T* x,
                               const T* target, const T* sample_weight, T* dx, double* partial) {

@@ -75,7 +75,7 @@ PYOPTIM_KERNEL layer_norm(Index rows, Index cols, const T* x, const T* gamma, co
         });
 }
 
-// dx of layer_norm. A warp per row.
+// Writes dx of layer_norm. A warp per row.
 template <class T>
 PYOPTIM_KERNEL layer_norm_gradient(Index rows, Index cols, const T* dy, const T* x, const T* gamma,
                                    const T* mean, const T* inv_std, T* dx) {
@@ -98,7 +98,8 @@ PYOPTIM_KERNEL layer_norm_gradient(Index rows, Index cols, const T* dy, const T*
     }
 }
 
-// The parts of dgamma and of dbeta: partial (2, parts, cols), for sum_parts. A block as column_sum's.
+// Writes the partial sums of dgamma and of dbeta: partial (2, parts, cols), which sum_parts adds up. Blocks
+// are as for column_sum.
 template <class T>
 PYOPTIM_KERNEL layer_norm_products(Index rows, Index cols, const T* dy, const T* x, const T* mean,
                                    const T* inv_std, double* partial) {
@@ -116,7 +117,7 @@ PYOPTIM_KERNEL layer_norm_products(Index rows, Index cols, const T* dy, const T*
     partial[(parts + mine.part) * cols + mine.column] = betas;
 }
 
-// a b + c, rounded once: products are sums, whose bits differ from the CPU's anyway.
+// a b + c, rounded once; products may use it, since the bits of their sums differ from the CPU's anyway.
 __device__ inline float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 __device__ inline double multiply_add(double a, double b, double c) { return fma(a, b, c); }
 
@@ -128,7 +129,8 @@ struct Matrix {
     __device__ T at(Index i, Index j) const { return data[i * row + j * column]; }
 };
 
-// A tile of 32 by 32 of a (m, k) b (k, n), from (i0, j0) on; store(i, j, sum) gets its elements.
+// Computes the 32 by 32 tile of a (m, k) b (k, n) from (i0, j0) on, and calls store(i, j, sum) for each
+// element.
 template <class T, class Store>
 __device__ inline void product_tile(Index m, Index n, Index k, const Matrix<T>& a, const Matrix<T>& b,
                                     Index i0, Index j0, Store store) {
@@ -160,8 +162,8 @@ __device__ inline void product_tile(Index m, Index n, Index k, const Matrix<T>& 
     }
 }
 
-// y (m, n) = a (m, k) b (k, n) + bias (n), then ReLU if wanted; y row-major, bias may be null. For where
-// cuBLASLt cannot. A block per tile.
+// y (m, n) = a (m, k) b (k, n) + bias (n), then ReLU if wanted; y is row-major, bias may be null. It is used
+// where cuBLASLt cannot be. A block per tile.
 template <class T>
 PYOPTIM_KERNEL product(Index m, Index n, Index k, const T* a_data, Index a_row, Index a_column,
                        const T* b_data, Index b_row, Index b_column, const T* bias, bool relu, T* y) {

@@ -8,7 +8,8 @@
 
 namespace pyoptim::cuda {
 
-// An array's row, for the step that is left, a descent along x; and for the way there.
+// The numbers of one array: `common` and `rate` for the final step, a descent along x; the rest for the
+// iteration.
 template <class T>
 struct MuonRow {
     T common[Common::coefficient_count], rate;
@@ -19,8 +20,9 @@ __device__ inline const MuonRow<T>& muon_row(const T* own, Index array) {
     return reinterpret_cast<const MuonRow<T>&>(own[array * kRowLength]);
 }
 
-// Makes these rows, from the sums of squares of each chunk. begins: where those of each array begin and,
-// last, where all end. rows: of each group; where there is a position, of many steps. A block per array.
+// Writes the MuonRow of each array from the sums of squares of its chunks. begins holds the first sum of each
+// array and, last, the end of all. rows has a row per group; if `at` is not null, it holds the rows of many
+// steps. A block per array.
 template <class T>
 PYOPTIM_KERNEL muon_rows(Index groups, const StepArray* arrays, const MuonMatrix* matrices,
                          const Index* begins, const double* squares, const double* rows, const Position* at,
@@ -52,8 +54,8 @@ PYOPTIM_KERNEL muon_normalize(const StepArray* arrays, const StepChunk* chunks, 
     for (Index i = begin + thread(); i < end; i += kThreads) x[i] = x[i] / by;
 }
 
-// Of iteration `turn` the product number `part`: gram = S; update = b S + c S S; next = a x + update x. A
-// block per tile of the result, which is the chunk.
+// Computes product number `part` of iteration `turn`: 0: gram = S; 1: update = b S + c S S; 2: next = a x +
+// update x. A block per tile of the result; a chunk of the table is a tile.
 template <class T>
 PYOPTIM_KERNEL muon_product(int part, int turn, const MuonMatrix* matrices, const StepChunk* chunks,
                             const T* own) {
@@ -94,7 +96,7 @@ PYOPTIM_KERNEL muon_product(int part, int turn, const MuonMatrix* matrices, cons
     product_tile(height, width, k, a, b, at.chunk / tiles * kTile, at.chunk % tiles * kTile, store);
 }
 
-// x = a x + b y, of one array; b may be null: 1. A block per kChunk elements.
+// x = a x + b y, for one array; b may be null, which means 1. A block per kChunk elements.
 template <class T>
 PYOPTIM_KERNEL muon_blend(Index n, const T* a, T* x, const T* b, const T* y) {
     const T by_x = *a, by_y = b != nullptr ? *b : T(1);

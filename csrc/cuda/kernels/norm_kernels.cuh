@@ -18,7 +18,7 @@ struct NormShape {
     __device__ Index slices() const { return (space + kChunk - 1) / kChunk; }
     __device__ Index sums_of_channel() const { return by_columns() ? parts() * space : batch * slices(); }
     __device__ Index sums() const { return sums_of_channel() * channels; }
-    // The k-th partial sum of a channel: where it is, and over how many values.
+    // The k-th partial sum of a channel: its index, and the number of values that it covers.
     __device__ Index place(Index channel, Index k) const {
         const Index inner = by_columns() ? space : slices();
         return (k / inner * channels + channel) * inner + k % inner;
@@ -59,12 +59,12 @@ struct NormThread {
             values = double(end - first);
         }
     }
-    // visit(i, value(i)) for each.
+    // Calls visit(i, value(i)) for each of this thread's elements.
     template <int ahead, class Value, class Visit>
     __device__ void each(Value value, Visit visit) const {
         each_ahead<ahead>(begin, end, stride, value, visit);
     }
-    // Adds up what the threads of a sum have; true for the one that is to write it.
+    // Adds up the values of the threads that share a sum; returns true in the thread that is to write it.
     __device__ bool add(double& x, double& y) const {
         if (by_columns) {
             x = column_total(x);
@@ -87,7 +87,7 @@ struct NormAffine {
           shift(beta != nullptr ? beta[c] : T(0)) {}
 };
 
-// The mean of each part, and the sum of squares about it: partial has 2 sums() values.
+// Writes the mean of each part and the sum of squares about it to partial, which has 2 sums() elements.
 template <class T>
 PYOPTIM_KERNEL norm_moments(Index batch, Index channels, Index space, const T* x, double* partial) {
     const NormShape shape = {batch, channels, space};
@@ -110,7 +110,7 @@ PYOPTIM_KERNEL norm_moments(Index batch, Index channels, Index space, const T* x
     partial[shape.sums() + mine.sum] = of.squares - of.sum * of.sum / mine.values;
 }
 
-// How many values, their mean and the sum of squares about it.
+// The number of values, their mean and the sum of squares about it.
 struct Moments {
     double count = 0, mean = 0, m2 = 0;
     __device__ void merge(double n, double other_mean, double other_m2) {
@@ -147,7 +147,7 @@ PYOPTIM_KERNEL norm_statistics(Index batch, Index channels, Index space, const T
         const double other_m2 = __shfl_xor_sync(0xFFFFFFFFu, all.m2, mask);
         all.merge(n, other_mean, other_m2);
     }
-    // All lanes go the way of the first, whose result counts.
+    // All lanes take the branch of the first lane, whose result counts.
     double m2 = __shfl_sync(0xFFFFFFFFu, all.m2, 0), exact = all.mean;
     const double count = double(batch * space);
     if (m2 - m2 != 0) {  // NaN or infinity
@@ -183,7 +183,7 @@ PYOPTIM_KERNEL norm_apply(Index batch, Index channels, Index space, const T* x, 
     mine.each<8>([&](Index i) { return x[i]; }, visit);
 }
 
-// What the backward pass reads of an element.
+// The inputs of the backward pass for one element.
 template <class T>
 struct NormPair {
     T dy, x;
@@ -212,7 +212,7 @@ PYOPTIM_KERNEL norm_products(Index batch, Index channels, Index space, const T* 
     partial[shape.sums() + mine.sum] = product;
 }
 
-// dgamma and dbeta; slope (2, channels): what norm_gradient needs. A warp per channel.
+// Writes dgamma, dbeta and slope (2, channels), which norm_gradient reads. A warp per channel.
 template <class T>
 PYOPTIM_KERNEL norm_slopes(Index batch, Index channels, Index space, const double* partial, const T* gamma,
                            const T* inv_std, T* dgamma, T* dbeta, T* slope) {
@@ -235,7 +235,7 @@ PYOPTIM_KERNEL norm_slopes(Index batch, Index channels, Index space, const doubl
     slope[channels + c] = math::norm_offset<T>(sum, share);
 }
 
-// dx. slope is null if the statistics were constants.
+// Writes dx. slope is null if the statistics were constants.
 template <class T>
 PYOPTIM_KERNEL norm_gradient(Index batch, Index channels, Index space, const T* dy, const T* x,
                              const T* gamma, const T* beta, const T* mean, const T* inv_std, const T* slope,

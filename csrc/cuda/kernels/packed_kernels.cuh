@@ -1,4 +1,5 @@
-// Steps over arrays some of which are kept in fewer bits: csrc/optim/packed_stepper.hpp's, bit for bit.
+// Optimizer steps over arrays some of which are kept in fewer bits; they have the same bits as
+// csrc/optim/packed_stepper.hpp.
 #pragma once
 
 #include "cuda/kernels/step_kernel.cuh"
@@ -52,7 +53,8 @@ __device__ inline void decode(const StoredValues& from, const void* data, Piece 
     }
 }
 
-// `first` is the number of the piece's first element in the stream of random numbers that `key` names.
+// The random numbers of a piece: `key` names the stream, `first` is the index of the piece's first element in
+// it.
 struct Numbers {
     unsigned first, key;
 };
@@ -68,7 +70,7 @@ __device__ inline void encode16(void* data, Piece piece, const float* x, Numbers
     });
 }
 
-// All lanes of a warp must come here.
+// All lanes of a warp must call this function.
 template <class Format>
 __device__ inline void encode8(const StoredValues& to, Piece piece, const float* x, Numbers numbers) {
     int largest = 0;
@@ -103,7 +105,8 @@ __device__ inline void encode(const StoredValues& to, Piece piece, const float* 
     }
 }
 
-// This block's chunk of n elements from `begin` on, a piece at a time for each warp.
+// Cuts this block's chunk, the n elements from `begin` on, into pieces, and visits one at a time with each
+// warp.
 template <class Visit>
 __device__ inline void each_piece(Index begin, Index n, Visit visit) {
     for (Index i = thread() / kWarp * kScaleBlock; i < n; i += kWarps * kScaleBlock) {
@@ -111,8 +114,8 @@ __device__ inline void each_piece(Index begin, Index n, Visit visit) {
     }
 }
 
-// As `step`: parameters are rounded at random where `stochastic`, states always; `key` names the random
-// numbers. T is float. A block per chunk.
+// The optimizer step over packed arrays. Parameters are rounded at random if `stochastic`, states always;
+// `key` names the stream of random numbers. T is float. A block per chunk.
 template <class Rule, class T>
 PYOPTIM_KERNEL packed_step(const PackedArray* arrays, const StepChunk* chunks, const void* const* grads,
                            const T* rows, const StepRows<T> by_value, unsigned key, bool stochastic) {
@@ -155,7 +158,7 @@ PYOPTIM_KERNEL packed_step(const PackedArray* arrays, const StepChunk* chunks, c
     });
 }
 
-// As `sum_of_squares`. T is float.
+// The sum of squares of each chunk of packed gradients, like sum_of_squares. T is float.
 template <class T>
 PYOPTIM_KERNEL packed_sum_of_squares(const PackedArray* arrays, const StepChunk* chunks,
                                      const void* const* grads, double* partial) {
@@ -172,7 +175,8 @@ PYOPTIM_KERNEL packed_sum_of_squares(const PackedArray* arrays, const StepChunk*
     if (thread() == 0) partial[block()] = sum;
 }
 
-// to = from times `scale`, rounded to nearest; neither of 8 bits. T is float. A block per kChunk elements.
+// Writes from times `scale` to `to`, rounded to nearest; neither may be of 8 bits. T is float. A block per
+// kChunk elements.
 template <class T>
 PYOPTIM_KERNEL convert(Index n, Index from, const void* x, Index to, void* y, double scale) {
     const Index begin = block() * kChunk;

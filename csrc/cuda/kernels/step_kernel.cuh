@@ -5,7 +5,7 @@
 
 namespace pyoptim::cuda {
 
-// What a rule does to one element.
+// The update of one element by a rule.
 template <class Rule, class T>
 struct Update {
     typename Common::Coefficients<T> shared;
@@ -16,7 +16,7 @@ struct Update {
         Rule::apply(own, p, g, state);
     }
 
-    // Common's coefficients are first in a row.
+    // The coefficients of Common come first in a row.
     static __device__ Update of_row(const T* row) {
         Update made;
         T* const shared = reinterpret_cast<T*>(&made.shared);
@@ -77,8 +77,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 4 : 1)
     });
 }
 
-// rows (in double) with their first coefficient, the gradient's scale, multiplied by *factor unless that is
-// null; cast once. Where there is a position, rows are those of many steps. One block.
+// Casts rows from double to T, after their first coefficient, the scale of the gradient, is multiplied by
+// *factor, unless factor is null. If `at` is not null, rows holds those of many steps. One block.
 template <class T>
 PYOPTIM_KERNEL scale_rows(Index count, const double* rows, const Position* at, const double* factor, T* out) {
     if (at != nullptr) rows += at->row * count * kRowLength;

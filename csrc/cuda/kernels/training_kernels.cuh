@@ -1,5 +1,5 @@
-// What a training step needs around its layers, loss and optimizer: batches, a penalty, and what an epoch
-// measures.
+// The kernels of a training step besides its layers, loss and optimizer: batches, a penalty, and the measures
+// of an epoch.
 #pragma once
 
 #include "cuda/kernels/device.cuh"
@@ -7,15 +7,16 @@
 
 namespace pyoptim::cuda {
 
-// What an address says, or, in a captured step, what the address says that lies there: so one capture serves
-// data wherever they are.
+// Returns p, or in a captured step the address stored at p, so that one capture serves data anywhere in
+// memory.
 template <class T>
 __device__ inline const T* found(const T* p, const Position* at) {
     return at != nullptr && p != nullptr ? *reinterpret_cast<const T* const*>(p) : p;
 }
 
-// out (batch, cols) = the rows of x, or of bytes, from the position on (null: from the first), in this order
-// (null: their own). With a position, order and x or bytes are where their addresses lie. A block per row.
+// Copies to out (batch, cols) the rows of x, or of bytes, from the position on (null: from the first), in the
+// order given by `order` (null: as stored). With a position, order, x and bytes are addresses of addresses,
+// as in found(). A block per row.
 template <class T>
 PYOPTIM_KERNEL gather_rows(const Position* at, const Index* order, Index cols, const T* x,
                            const unsigned char* bytes, T* out) {
@@ -28,8 +29,8 @@ PYOPTIM_KERNEL gather_rows(const Position* at, const Index* order, Index cols, c
     each_ahead<4>(thread(), cols, kThreads, value, [&](Index j, T it) { out[block() * cols + j] = it; });
 }
 
-// Adds to the gradient of n weights that of their penalty, which for each chunk goes to `partial`. A block
-// per kChunk elements.
+// Adds the gradient of the penalty of n weights to their gradient, and writes the penalty of each chunk to
+// `partial`. A block per kChunk elements.
 template <class T>
 PYOPTIM_KERNEL penalty(Index n, double l2, double l1, const T* w, T* gradient, double* partial) {
     const Penalty by = {l2, l1};
@@ -48,8 +49,8 @@ PYOPTIM_KERNEL penalty(Index n, double l2, double l1, const T* w, T* gradient, d
     if (thread() == 0) partial[block()] = sum;
 }
 
-// Where the largest value of a row is, the first if there are several; NaN is larger than any number, as it
-// is to NumPy's argmax.
+// The largest value met so far and its index, the first if several are equal; NaN is larger than any number,
+// as in NumPy's argmax.
 template <class T>
 struct Largest {
     T value;
@@ -61,7 +62,7 @@ struct Largest {
         if (larger) value = other, at = where;
     }
 };
-// Of the lanes of a warp together, known to all.
+// The index of the largest of n elements, searched by a warp and returned to all its lanes.
 template <class T>
 __device__ inline Index place_of_largest(Index n, const T* x) {
     Largest<T> largest = {x[0], 0};
@@ -73,8 +74,8 @@ __device__ inline Index place_of_largest(Index n, const T* x) {
     return largest.at;
 }
 
-// Counts rows whose largest output is that of the label, or that with the largest share (labels null). A warp
-// per row.
+// Counts the rows whose largest output belongs to the label or, if labels is null, to the largest share. A
+// warp per row.
 template <class T>
 PYOPTIM_KERNEL count_right(Index rows, Index classes, const T* output, const Index* labels, const T* shares,
                            Position* at) {
@@ -89,7 +90,7 @@ PYOPTIM_KERNEL count_right(Index rows, Index classes, const T* output, const Ind
     if (thread() == 0) atomicAdd(&at->right, static_cast<unsigned long long>(right));  // exact in any order
 }
 
-// What ends a step on so many examples: adds their loss, and moves on. T is double. One block.
+// Ends a step on a number of examples: adds their loss and moves the position on. T is double. One block.
 template <class T>
 PYOPTIM_KERNEL finish_step(Index batch, const T* loss, Position* at) {
     if (thread() > 0) return;

@@ -34,7 +34,7 @@ __device__ inline void two_sums_of_squares(Index n, Visit visit, double* out) {
     out[thread()] = total;
 }
 
-// squares (blocks, 2): of the parameters and of the gradients. A block per chunk.
+// squares (blocks, 2) receives the sums of squares of the parameters and of the gradients. A block per chunk.
 template <class T>
 PYOPTIM_KERNEL lars_squares(const StepArray* arrays, const StepChunk* chunks, const T* const* grads,
                             double* squares) {
@@ -49,8 +49,9 @@ PYOPTIM_KERNEL lars_squares(const StepArray* arrays, const StepChunk* chunks, co
     two_sums_of_squares<T>(n, visit, squares + 2 * block());
 }
 
-// The direction of each array: what Adam does to 0, with the decay. squares (blocks, 2): of the parameters
-// and of the directions. rows: of each group, kRowLength apart. A block per chunk.
+// Writes the direction of each array: the step that Adam takes from 0, with the decay. squares (blocks, 2)
+// receives the sums of squares of the parameters and of the directions. rows has a row per group, kRowLength
+// apart. A block per chunk.
 template <class T>
 PYOPTIM_KERNEL lamb_direction(const StepArray* arrays, const StepChunk* chunks, const T* const* grads,
                               const T* rows, const Trust* trusts, T* const* directions, double* squares) {
@@ -83,9 +84,9 @@ PYOPTIM_KERNEL lamb_direction(const StepArray* arrays, const StepChunk* chunks, 
     two_sums_of_squares<T>(n, visit, squares + 2 * block());
 }
 
-// The coefficients of the step that is left, of each array: of momentum, or of a descent along the direction
-// where `directed`. begins: where the squares of each array begin and, last, where all end. rows, trusts: of
-// each group; *factor, unless that is null, multiplies the gradients as well. A block per array.
+// Writes the coefficients of the final step of each array: a step of momentum, or, if `directed`, a descent
+// along the direction. begins holds the first square of each array and, last, the end of all. rows and trusts
+// have an entry per group; *factor, unless factor is null, also multiplies the gradients. A block per array.
 template <class T>
 PYOPTIM_KERNEL trust_rows(bool directed, const StepArray* arrays, const Index* begins, const double* squares,
                           const double* rows, const Trust* trusts, const double* factor, T* out) {
