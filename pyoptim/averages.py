@@ -108,7 +108,7 @@ class WeightAverage:
         self.count = count
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_follower": None, "_tensors": []}  # of other memory than the copy's
+        return {**self.__dict__, "_follower": None, "_tensors": []}  # a copy has other memory
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({"_place": HOST, "_follower": None, **state})  # version 0.1 had neither

@@ -117,7 +117,7 @@ def _named(grads: Any) -> list[tuple[str, Any]]:
 
 
 class _HostKernels:
-    """What `pyoptim.ops.gpu_gradients` has for a GPU, for NumPy's arrays."""
+    """The functions of `pyoptim.ops.gpu_gradients`, for NumPy's arrays."""
 
     check_parameters = staticmethod(checks.check_parameters)
     norm = staticmethod(HOST.norm)
@@ -135,13 +135,13 @@ class _HostKernels:
 
     @staticmethod
     def scale(arrays: Sequence[Array], factor: float) -> None:
-        """Multiply them, in place."""
+        """Multiply the arrays by a factor, in place."""
         for g in arrays:
             g *= g.dtype.type(factor)
 
     @staticmethod
     def clamp(arrays: Sequence[Array], limit: float) -> None:
-        """To ``[-limit, limit]``, in place; NaN stays NaN."""
+        """Clamp the arrays to ``[-limit, limit]``, in place; NaN stays NaN."""
         for g in arrays:
             np.clip(g, -limit, limit, out=g)
 
@@ -150,7 +150,7 @@ def _kernels_for(named: Sequence[tuple[str, Any]]) -> Any:
     """The functions for arrays in a GPU's memory if there is any among these, else for NumPy's."""
     if not any(gpu_views.is_there(g) for _, g in named):
         return _HostKernels
-    from .ops import gpu_gradients  # costs what `import pyoptim` need not
+    from .ops import gpu_gradients  # imported late, so that `import pyoptim` stays fast
 
     return gpu_gradients
 

@@ -18,14 +18,14 @@ from .tensors import in_place
 
 
 def check_operand(name: str, value: Any) -> None:
-    """TypeError unless what is no NumPy array is one in a GPU's memory that a function of `ops` works on."""
+    """Raise TypeError unless the value is a NumPy array or an `Operand` in a GPU's memory."""
     if not isinstance(value, Operand):
         where = " in a GPU's memory" if is_there(value) else ""
         raise TypeError(f"{name} is a {type(value).__name__}{where}, expected a NumPy array")
 
 
 def as_numpy(name: str, value: Any) -> Array:
-    """What NumPy makes an array of; our own of a GPU's memory are copied, TypeError for others there."""
+    """Convert a value to a NumPy array; our own GPU arrays are downloaded, others' are a TypeError."""
     if isinstance(value, ndarray):
         return np.asarray(value)
     if not isinstance(value, DeviceArray) and is_there(value):
@@ -34,7 +34,7 @@ def as_numpy(name: str, value: Any) -> Array:
 
 
 def check_float_array(name: str, value: Any, ndim: int | tuple[int, ...] | None = None) -> Array:
-    """A float32 or float64 array of the wanted number of dimensions, made contiguous."""
+    """Return a float32 or float64 array of the wanted number of dimensions, made contiguous."""
     here = isinstance(value, ndarray)
     if not here:
         check_operand(name, value)
@@ -48,7 +48,7 @@ def check_float_array(name: str, value: Any, ndim: int | tuple[int, ...] | None 
 
 
 def check_like(name: str, value: Any, shape: tuple[int, ...], dtype: DTypeLike, why: str = "") -> Array:
-    """A contiguous array of exactly this shape and dtype."""
+    """Return the value as a contiguous array, which must have exactly this shape and dtype."""
     here = isinstance(value, ndarray)
     if not here:
         check_operand(name, value)
@@ -73,7 +73,7 @@ def _overlaps_itself(array: Array) -> bool:
 
 
 def check_parameters(names: Sequence[str], params: Sequence[Any]) -> None:
-    """Parameters: writeable float arrays that share no memory.
+    """Check that parameters are writeable float arrays that share no memory.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def check_parameters(names: Sequence[str], params: Sequence[Any]) -> None:
 def check_gradients(
     names: Sequence[str], grads: Sequence[Any], params: Sequence[Array], written: Memory
 ) -> list[Array]:
-    """Gradients as their parameters, contiguous: what already is is passed through.
+    """Return contiguous gradients of their parameters' shapes and dtypes; contiguous ones are not copied.
 
     ``written`` is all memory that the step writes; a gradient must not share any of it.
 

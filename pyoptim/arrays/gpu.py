@@ -15,20 +15,20 @@ from .queue import Queue
 
 
 class DeviceArray:
-    """Contiguous memory of a GPU, that of somebody's array or our own.
+    """A contiguous array in a GPU's memory, which either a user's array or this object owns.
 
     Attributes
     ----------
-    address, shape, dtype, size, nbytes : as NumPy's
+    address, shape, dtype, size, nbytes : as those of a NumPy array
     device : int
         Index of the GPU.
     stream : int or None
-        What the array's owner has queued its work on; None where that does not matter.
+        The CUDA stream on which the array's owner queues its work; None where that does not matter.
     readonly : bool
     owner : object
-        What keeps the memory.
+        The object that keeps the memory alive.
     queue : Queue or None
-        Of our own memory: the order of the work on it.
+        The queue that orders the work on memory of our own; None for a user's.
     """
 
     __slots__ = (
@@ -76,7 +76,7 @@ class DeviceArray:
         )  # fmt: skip
 
     def reshape(self, *shape: Any) -> DeviceArray:
-        """The same memory in another shape; -1 once, as NumPy's."""
+        """Return the same memory in another shape, in which one dimension may be -1, as in NumPy."""
         wanted = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
         known = math.prod(n for n in wanted if n != -1)
         wanted = tuple(self.size // max(known, 1) if n == -1 else int(n) for n in wanted)
@@ -85,7 +85,7 @@ class DeviceArray:
         return self._part(0, wanted)
 
     def __getitem__(self, where: slice) -> DeviceArray:
-        """A run of rows, the same memory."""
+        """Return consecutive rows as a view of the same memory."""
         if not isinstance(where, slice):
             raise TypeError(f"index is {where!r}, expected a slice along the first dimension")
         begin, end, step = where.indices(len(self))
@@ -95,36 +95,36 @@ class DeviceArray:
         return self._part(begin * math.prod(self.shape[1:]), (rows, *self.shape[1:]))
 
     def empty(self, shape: tuple[int, ...]) -> DeviceArray:
-        """An array beside one of our own, of its dtype, with any values."""
+        """Return an uninitialised array of the same dtype on the same queue; for arrays of our own."""
         assert self.queue is not None
         return empty(self.queue, shape, self.dtype)
 
     def constant(self, array: Array) -> DeviceArray:
-        """See the function of that name."""
+        """Return the GPU's copy of a small array that never changes: see `constant` of this module."""
         assert self.queue is not None
         return constant(self.queue, array)
 
     def copy(self) -> DeviceArray:
-        """Other memory with the same values; of our own arrays."""
+        """Return a copy in new memory; for arrays of our own."""
         assert self.queue is not None
         made = empty(self.queue, self.shape, self.dtype)
         self.queue.copy(made.address, self.address, self.nbytes)
         return made
 
     def numpy(self) -> Array:
-        """A copy as a NumPy array; waits for it. Of our own arrays."""
+        """Return a copy as a NumPy array, for which the host waits; for arrays of our own."""
         assert self.queue is not None
         return self.download(self.queue)
 
     def __float__(self) -> float:
-        """Of no dimension, as a loss; waits for it."""
+        """Return the value of an array without dimensions, such as a loss; the host waits for it."""
         if self.ndim:
             raise TypeError(f"an array of shape {self.shape} is no number")
         return float(self.numpy())
 
     @property
     def works_on(self) -> int | None:
-        """The stream that work on it is queued on; None where that does not matter."""
+        """The stream on which work on this array is queued; None where that does not matter."""
         return self.stream if self.stream is not None or self.queue is None else self.queue.stream
 
     @property
@@ -139,7 +139,7 @@ class DeviceArray:
         }
 
     def download(self, queue: Queue) -> Array:
-        """A copy as a NumPy array."""
+        """Return a copy as a NumPy array, for which the host waits."""
         return queue.download(self.address, np.empty(self.shape, self.dtype), self.works_on)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -148,7 +148,7 @@ class DeviceArray:
         return self.download(self.queue).astype(dtype or self.dtype, copy=False)
 
     def __setitem__(self, where: Any, value: Any) -> None:
-        """``array[...] = value``, or of a run of rows; of our own memory."""
+        """Assign to the whole array or to consecutive rows; for memory of our own."""
         assert self.queue is not None
         if where is not Ellipsis:
             self[where][...] = value
@@ -174,7 +174,7 @@ class DeviceArray:
 
 
 def works_of(arrays: Sequence[DeviceArray]) -> tuple[list[int], list[Queue]]:
-    """The streams that work on these is queued on, and the queues of those that are our own."""
+    """Return the streams on which work on these arrays is queued, and the queues of our own ones."""
     streams = dict.fromkeys(array.works_on for array in arrays)
     queues = {id(array.queue): array.queue for array in arrays if array.queue is not None}
     return [stream for stream in streams if stream is not None], list(queues.values())
@@ -183,7 +183,7 @@ def works_of(arrays: Sequence[DeviceArray]) -> tuple[list[int], list[Queue]]:
 def zeros_beside(
     queue: Queue, arrays: Sequence[DeviceArray], shapes: Sequence[tuple[int, ...]], dtype: Any
 ) -> list[DeviceArray]:
-    """As `memory.zeros_beside`, in a GPU's memory."""
+    """Do in a GPU's memory what `memory.zeros_beside` does in the processor's."""
     dtype = np.dtype(dtype)
     begins, end = places_beside([a.address for a in arrays], shapes, dtype.itemsize)
     memory = queue.allocate(end * dtype.itemsize)
@@ -195,14 +195,14 @@ def zeros_beside(
 
 
 def empty(queue: Queue, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
-    """An array of our own with any values."""
+    """Return an uninitialised array of our own."""
     dtype = np.dtype(dtype)
     memory = queue.pool.take(math.prod(shape) * dtype.itemsize)
     return DeviceArray(memory.address, shape, dtype, queue.device, memory, queue=queue)
 
 
 def uploaded(queue: Queue, array: Array) -> DeviceArray:
-    """A NumPy array's copy in a GPU's memory; waits for it."""
+    """Copy a NumPy array to a GPU's memory and wait until that is done."""
     array = np.ascontiguousarray(array).reshape(array.shape)
     made = empty(queue, array.shape, array.dtype)
     queue.upload(made.address, array)
@@ -210,7 +210,7 @@ def uploaded(queue: Queue, array: Array) -> DeviceArray:
 
 
 def constant(queue: Queue, array: Array) -> DeviceArray:
-    """The copy of a small array that never changes, made once for each queue."""
+    """Return the GPU's copy of a small array that never changes; each queue makes it once."""
     key = (array.dtype.str, array.shape, array.tobytes())
     if key not in queue.constants:
         queue.constants[key] = uploaded(queue, array)
@@ -218,12 +218,12 @@ def constant(queue: Queue, array: Array) -> DeviceArray:
 
 
 def queue_on(device: str) -> Queue | None:
-    """A queue for what a device's name says, None for "cpu".
+    """Return a queue on the device of this name, or None for "cpu".
 
     Raises
     ------
     ValueError
-        It is no device's name, or there is no such GPU.
+        The string is not the name of a device, or this machine has no such GPU.
     BackendError
         No backend for GPUs runs here.
     """
@@ -241,7 +241,7 @@ def queue_on(device: str) -> Queue | None:
 
 
 def queue_of(params: Sequence[DeviceArray]) -> Queue:
-    """A queue for the GPU that these are on: that of our own arrays where all have one."""
+    """Return a queue on the GPU of these arrays: their own where all of them share one."""
     queues = {id(p.queue): p.queue for p in params}
     if len(queues) == 1 and params[0].queue is not None:
         return params[0].queue

@@ -1,4 +1,4 @@
-"""Checks of arrays in a GPU's memory, as `checks` has them for NumPy's."""
+"""Checks of arrays in a GPU's memory; `checks` has those of NumPy arrays."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .tensors import _is_tensor
 
 
 def check_together(names: Sequence[str], params: Sequence[Any], written: bool = False) -> None:
-    """All of one GPU, and writeable where that is asked for.
+    """Check that all arrays are on one GPU, and are writeable if they will be ``written``.
 
     Raises
     ------
     TypeError
-        Arrays of the processor among them.
+        Some array is in the processor's memory.
     ValueError
-        Read-only, or on different GPUs.
+        An array is read-only, or they are on different GPUs.
     """
     first = next(i for i, p in enumerate(params) if isinstance(p, DeviceArray))
     for name, p in zip(names, params, strict=True):
@@ -43,7 +43,7 @@ def check_together(names: Sequence[str], params: Sequence[Any], written: bool = 
 
 
 def check_parameters(names: Sequence[str], params: Sequence[Any]) -> None:
-    """As `check_together`, writeable, and ValueError where they overlap."""
+    """Check that arrays are writeable, on one GPU, and do not overlap."""
     check_together(names, params, True)
     order = sorted((i for i, p in enumerate(params) if p.size), key=lambda i: params[i].address)
     for i, j in pairwise(order):
@@ -52,7 +52,7 @@ def check_parameters(names: Sequence[str], params: Sequence[Any]) -> None:
 
 
 def check_updated(name: str, array: DeviceArray, others: Mapping[str, DeviceArray | None]) -> None:
-    """ValueError where an array cannot be written, or shares memory with another."""
+    """Raise ValueError if an array cannot be written, or shares memory with another."""
     if array.readonly:
         raise ValueError(f"{name} is read-only, expected a writeable array")
     for other, memory in others.items():
@@ -61,7 +61,7 @@ def check_updated(name: str, array: DeviceArray, others: Mapping[str, DeviceArra
 
 
 class Memory:
-    """As `arrays.memory.Memory`, for arrays on a GPU, none of which overlap."""
+    """The address ranges of arrays on a GPU that do not overlap; `memory.Memory` is the processor's."""
 
     def __init__(self, arrays: Sequence[DeviceArray]) -> None:
         bounds = sorted((a.address, a.address + a.nbytes) for a in arrays if a.size)
@@ -69,7 +69,7 @@ class Memory:
 
     @property
     def pieces(self) -> list[tuple[int, int]]:
-        """Where each begins, and how many bytes it has."""
+        """Return each array's address and its size in bytes."""
         return [(begin, end - begin) for begin, end in zip(self._begins, self._ends, strict=True)]
 
     def overlaps(self, array: DeviceArray) -> bool:
@@ -78,10 +78,10 @@ class Memory:
 
 
 class Gradients(NamedTuple):
-    """Gradients that have been checked, as steppers take them."""
+    """Checked gradients in the form that steppers take."""
 
     addresses: Array
-    streams: Sequence[int]  # as `works_of` has them
+    streams: Sequence[int]  # as `works_of` returns them
     queues: Sequence[Queue] = ()
 
     @classmethod
@@ -110,7 +110,7 @@ class TensorFinder:
             self._found = _native.TensorGradients(described, written.pieces, device)
 
     def find(self, grads: Sequence[Any]) -> Gradients | None:
-        """None where `check_gradients` is to look at them."""
+        """Return the gradients, or None if `check_gradients` has to look at them."""
         found = None if self._found is None or not _is_tensor(grads[0]) else self._found.find(list(grads))
         if found is None:
             return None
@@ -121,7 +121,7 @@ class TensorFinder:
 def check_gradients(
     names: Sequence[str], grads: Sequence[Any], params: Sequence[DeviceArray], written: Memory
 ) -> list[DeviceArray]:
-    """Gradients as their parameters.
+    """Return gradients of their parameters' shapes, dtypes and GPU.
 
     Raises
     ------
@@ -151,7 +151,7 @@ def check_gradients(
 
 
 def check_memory(names: Sequence[str], params: Sequence[DeviceArray]) -> None:
-    """ValueError where a parameter's owner has got other memory, as PyTorch's tensors may."""
+    """Raise ValueError if a parameter has moved to other memory, as a PyTorch tensor may."""
     for name, p in zip(names, params, strict=True):
         if _is_tensor(p.owner) and (p.owner.data_ptr() != p.address or p.owner.shape != p.shape):
             raise ValueError(f"{name} has been resized or reshaped: make a new optimizer for it")

@@ -1,4 +1,4 @@
-"""Data that users keep in a GPU's memory: taken over without a copy, and given back."""
+"""Users' data in a GPU's memory, which are used without a copy and then released."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def adopted(
     *,
     or_bytes: bool = False,
 ) -> DeviceArray:
-    """Somebody's array as one of ours, without a copy: work on the queue comes after its owner's.
+    """Return a user's array as one of ours, without a copy; our queue waits for the owner's work on it.
 
-    `release` makes the owner's come after ours. ``or_bytes``: whether it may be of uint8 instead.
+    `release` makes the owner's later work wait for ours. ``or_bytes`` allows uint8 as well.
 
     Raises
     ------
     TypeError, ValueError
-        Another GPU, dtype or shape.
+        The array is on another GPU, or has another dtype or shape.
     """
     array = view(name, value, also=_BYTES if or_bytes else ())
     _check_device(name, array, queue)
@@ -41,7 +41,7 @@ def adopted(
         queue.chain(array.works_on, queue.stream)
     else:
         with array.queue.on(queue.stream):
-            pass  # after all work on its memory, on whatever stream
+            pass  # the queue now waits for all work on that memory, on whatever stream
     return DeviceArray(array.address, array.shape, array.dtype, array.device, array, queue=queue)
 
 
@@ -51,39 +51,39 @@ def _check_device(name: str, array: DeviceArray, queue: Queue) -> None:
 
 
 def renewed(array: DeviceArray, streams: dict[int, int] | None = None) -> DeviceArray:
-    """The same array, with what its owner now queues its work on."""
+    """Return the same array with the stream on which its owner queues work now."""
     if array.queue is not None or isinstance(array.owner, tuple):
         return array
     return view("", array.owner, streams, (array.dtype.name,))
 
 
 def release(array: DeviceArray) -> None:
-    """Let what the owner of an adopted array queues from here on come after our work."""
-    if isinstance(array.owner, DeviceArray):  # not where bytes have been converted: they were released then
+    """Make the work that an adopted array's owner queues from here on wait for ours."""
+    if isinstance(array.owner, DeviceArray):  # converted bytes have none, and were released earlier
         assert array.queue is not None
         owner = renewed(array.owner)
         array.queue.chain(array.queue.stream, owner.works_on)
         if owner.queue not in (None, array.queue):
             with owner.queue.on(array.queue.stream):
-                pass  # its memory may be used again on any stream after that
+                pass  # afterwards its memory may be used again on any stream
 
 
 def downloaded(name: str, value: Any, queue: Queue | None) -> Any:
-    """Data in the memory of a queue's GPU as a NumPy array, when their owner's work is done; others as is.
+    """Copy data from the queue's GPU to a NumPy array, after their owner's work; return other data unchanged.
 
-    So they are checked as all data are; that costs little where they are one number per example.
+    The copy is checked like any other data. It costs little for data of one number per example.
 
     Raises
     ------
     TypeError, ValueError
-        Somebody's array without a queue, or on another GPU; one of no numbers.
+        A user's GPU array without a queue or on another GPU, or an array that does not hold numbers.
     """
     if not is_there(value):
         return value
     if isinstance(value, DeviceArray) and value.queue is not None:
         return value.numpy()
     if queue is None:
-        return checks.as_numpy(name, value)  # which refuses it
+        return checks.as_numpy(name, value)  # `as_numpy` refuses it
     array = view(name, _made_contiguous(value), also=_NUMBERS)
     _check_device(name, array, queue)
     return array.download(queue)

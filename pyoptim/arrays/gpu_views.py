@@ -1,4 +1,4 @@
-"""Somebody's arrays in a GPU's memory, seen without a copy."""
+"""Views of users' arrays in a GPU's memory, without a copy."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .tensors import _is_tensor
 
 _CUDA = (2, 13)  # DLPack's numbers for memory of a GPU, and for memory shared with it
 
-# What some arrays may have beside float32 and float64.
+# Dtypes that some arrays may have beside float32 and float64.
 HALF = ("float16", "bfloat16")
 INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 _BYTES = ("uint8",)
-_NUMBERS = ("float16", "bool", *INTEGERS)  # all that NumPy's targets may have
+_NUMBERS = ("float16", "bool", *INTEGERS)  # the dtypes that targets in NumPy arrays may have
 _TYPESTRS = {np.dtype(name).str: name for name in ("float32", "float64", *_NUMBERS)}
 
 
 def is_there(value: Any) -> bool:
-    """Whether this is an array in a GPU's memory."""
+    """Return whether this is an array in a GPU's memory."""
     if isinstance(value, np.ndarray):
         return False
     if isinstance(value, DeviceArray):
@@ -43,14 +43,15 @@ def view(
     streams: dict[int, int] | None = None,
     also: tuple[str, ...] = (),
 ) -> DeviceArray:
-    """The memory of an array for which `is_there`; ``streams``: PyTorch's current ones, as far as known.
+    """Return a view of an array for which `is_there` is true.
 
-    ``also``: the dtypes that it may have beside float32 and float64.
+    ``streams`` caches PyTorch's current stream of each GPU. ``also`` names the dtypes that the array may have
+    beside float32 and float64.
 
     Raises
     ------
     TypeError
-        A dtype, layout or protocol that the kernels do not know.
+        The kernels do not know the array's dtype, layout or protocol.
     """
     if isinstance(value, DeviceArray):
         return value
@@ -62,7 +63,7 @@ def view(
 
 
 def view_of_parameter(name: str, value: Any) -> DeviceArray:
-    """As `view`, of an array that is updated or averaged: a tensor that needs a gradient, or 16 bits too."""
+    """Return a view of an array to update or average; it may require a gradient or have 16-bit floats."""
     return view(name, value.detach() if hasattr(value, "detach") else value, also=HALF)
 
 
@@ -70,7 +71,7 @@ _tensor_dtypes: dict[Any, np.dtype[Any]] = {}
 
 
 def _of_tensor(name: str, tensor: Any, streams: dict[int, int], also: tuple[str, ...]) -> DeviceArray:
-    # Of hundreds of gradients a step, so written for speed.
+    # This runs for each of hundreds of gradients in a step, so it is written for speed.
     torch: Any = sys.modules["torch"]
     if tensor.layout is not torch.strided or tensor.is_neg():
         raise TypeError(f"{name} is a tensor that is not dense in memory ({tensor.layout}), expected one")
@@ -88,7 +89,7 @@ def _of_tensor(name: str, tensor: Any, streams: dict[int, int], also: tuple[str,
 
 
 def _of_interface(name: str, value: Any, also: tuple[str, ...]) -> DeviceArray:
-    """https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html, versions 2 and 3."""
+    """Read versions 2 and 3 of https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html."""
     told = value.__cuda_array_interface__
     if told.get("mask") is not None:
         raise TypeError(f"{name} is masked, expected an array without a mask")
@@ -172,13 +173,13 @@ def _require_contiguous(name: str, contiguous: bool, strides: Any) -> None:
 
 
 def _require_aligned(name: str, address: int, dtype: np.dtype[Any]) -> None:
-    # A GPU that reads across stops, and nothing of the process can use it any more.
+    # A GPU faults on a misaligned read, and the process cannot use it any more.
     if address % dtype.itemsize:
         raise ValueError(f"{name} is at the address {address:#x}, expected a multiple of {dtype.itemsize}")
 
 
 def _made_contiguous(value: Any) -> Any:
-    """PyTorch's and CuPy's arrays, copied where they must be; others as they are."""
+    """Return PyTorch's and CuPy's arrays contiguous, copied if need be; return others as they are."""
     if _is_tensor(value):
         dense = value.layout is sys.modules["torch"].strided
         if not dense or (value.is_contiguous() and not value.is_neg()):

@@ -26,27 +26,27 @@ def aligned_zeros(size: int, dtype: DTypeLike) -> Array:
 
 
 def empty(shape: tuple[int, ...], like: Any) -> Array:
-    """An array with any values, of the dtype and in the memory (the processor's or a GPU's) of another."""
+    """Return an uninitialised array in the memory (processor or GPU) and of the dtype of ``like``."""
     if isinstance(like, ndarray):
         return new(shape, like.dtype)
     return cast(Array, like.empty(shape))
 
 
 def empty_like(array: Any) -> Array:
-    """As `empty`, of the same shape; contiguous."""
+    """Return an uninitialised contiguous array of another's shape and dtype, in the same memory."""
     if isinstance(array, ndarray):
         return new(array.shape, array.dtype)
     return cast(Array, array.empty(array.shape))
 
 
 def constant(array: Any, like: Any) -> Any:
-    """A small array that never changes, in the memory of another."""
+    """Return a small array that never changes, in the memory of another."""
     here = isinstance(like, ndarray) or not isinstance(array, ndarray)
     return array if here else like.constant(array)
 
 
 def add(a: Any, b: Any) -> Any:
-    """``a + b``, in either memory."""
+    """Return ``a + b`` of arrays in the processor's or in a GPU's memory."""
     if isinstance(a, ndarray):
         return a + b
     y = a.empty(a.shape)
@@ -55,20 +55,20 @@ def add(a: Any, b: Any) -> Any:
 
 
 def affine(x: Any, scale: float, shift: float | None = None) -> Any:
-    """``scale * x + shift``, in either memory."""
+    """Return ``scale * x + shift`` of an array in the processor's or in a GPU's memory."""
     if isinstance(x, ndarray):
         y = x * x.dtype.type(scale)
         return y if shift is None else y + x.dtype.type(shift)
     y = x.empty(x.shape)
-    dispatch.of(x).affine(x, scale, -0.0 if shift is None else shift, y)  # -0: what changes no bit
+    dispatch.of(x).affine(x, scale, -0.0 if shift is None else shift, y)  # adding -0 changes no bit
     return y
 
 
 def zeros_beside(arrays: Sequence[Array], shapes: Sequence[tuple[int, ...]], dtype: DTypeLike) -> list[Array]:
-    """Zeroed arrays of these shapes, in one buffer, each as far into a cache line as the array beside it.
+    """Return zeroed arrays in one buffer, each at the same offset into a cache line as its counterpart.
 
-    So vector stores to both can avoid crossing lines. Arrays that are consecutive in memory get
-    consecutive ones.
+    Vector stores to both arrays can then avoid crossing cache lines. Arrays that are consecutive in memory
+    get consecutive counterparts.
     """
     dtype = np.dtype(dtype)
     begins, end = places_beside([array.ctypes.data for array in arrays], shapes, dtype.itemsize)
@@ -82,7 +82,7 @@ def zeros_beside(arrays: Sequence[Array], shapes: Sequence[tuple[int, ...]], dty
 def places_beside(
     addresses: Sequence[int], shapes: Sequence[tuple[int, ...]], itemsize: int
 ) -> tuple[list[int], int]:
-    """Where `zeros_beside` puts each array in its buffer, and how long that is; in elements."""
+    """Return where `zeros_beside` puts each array in its buffer, and the buffer's length, in elements."""
     begins, end = [], 0
     for address, shape in zip(addresses, shapes, strict=True):
         end += (address // itemsize - end) % (64 // itemsize)
@@ -102,18 +102,18 @@ def views(buffer: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
 
 
 def is_fast(array: Array) -> bool:
-    """Whether the kernels can read this memory as it is."""
+    """Return whether the kernels can read this memory as it is."""
     return bool(array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative)
 
 
 class Memory:
-    """Where some arrays lie: finds those that another overlaps without asking each."""
+    """The address ranges of some arrays, sorted, so that overlaps are found without comparing each."""
 
     def __init__(self, arrays: Sequence[Array]) -> None:
         self._arrays = sorted((a for a in arrays if a.size), key=np.lib.array_utils.byte_bounds)
         bounds = [np.lib.array_utils.byte_bounds(a) for a in self._arrays]
         self._begins = [begin for begin, _ in bounds]
-        self._reach = list(accumulate((end for _, end in bounds), max))  # of all up to here
+        self._reach = list(accumulate((end for _, end in bounds), max))  # running maxima
 
     def overlaps(self, array: Array) -> bool:
         begin, end = np.lib.array_utils.byte_bounds(array)

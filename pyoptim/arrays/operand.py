@@ -11,14 +11,14 @@ from .queue import Queue
 
 
 class Operand(DeviceArray):
-    """An array that a function of `ops` works on: new ones beside it are of the kind that the user gave."""
+    """An array that a function of `ops` works on; new arrays beside it are of the kind that the user gave."""
 
     __slots__ = ("make",)
     make: Callable[..., Any] | None
 
     @classmethod
     def of(cls, array: DeviceArray, queue: Queue, make: Callable[..., Any] | None) -> Operand:
-        """``make``: of a shape, an array of the user's kind; None: our own."""
+        """Wrap an array. ``make`` creates an array of the user's kind from a shape; None creates our own."""
         operand = cls(
             array.address, array.shape, array.dtype, array.device, array.owner,
             readonly=array.readonly, queue=queue,
@@ -39,7 +39,7 @@ class Operand(DeviceArray):
         return Operand.of(made, self.queue, self.make)
 
     def result(self) -> Any:
-        """What the user gets."""
+        """Return the array that the user gets."""
         if self.make is None:
             return DeviceArray(
                 self.address, self.shape, self.dtype, self.device, self.owner, queue=self.queue

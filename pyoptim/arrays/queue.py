@@ -15,33 +15,33 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 _SOURCES = 64  # host arrays that are kept before the host waits
 _SIDES = 2  # a product of matrices and sums of columns beside the chain of layers
-LEGACY_STREAM = 1  # what CUDA and __cuda_array_interface__ call the default stream
+LEGACY_STREAM = 1  # the default stream's number in CUDA and __cuda_array_interface__
 
 
 class Launcher(Protocol):
-    """What a GPU is driven by. Addresses and streams are ints; work is queued, not waited for."""
+    """The functions that drive a GPU. Addresses and streams are ints; calls queue work without waiting."""
 
     Memory: Any  # Memory(bytes), with its .address
     Event: Any  # Event(), with record(stream) and hold(stream): later work on the stream waits for it
     Stream: Any  # Stream(), with its .address
-    Graph: Any  # Graph(stream): what was captured there, to launch(stream) many times
+    Graph: Any  # Graph(stream): what the stream captured, to launch(stream) many times
 
     def why_not(self) -> str | None:
-        """Why no device can be used, or None."""
+        """Return why no GPU can be used, or None."""
 
     def launch(self, kernel: str, blocks: int, arguments: tuple[Any, ...], stream: int) -> None:
-        """Run a kernel; None is a null pointer, bytes are a struct."""
+        """Queue a kernel; an argument of None is a null pointer, and bytes are a struct."""
 
     def copy(self, to: int, source: int, bytes: int, stream: int) -> None:
-        """Between any two of host and device."""
+        """Copy bytes within the GPU's memory, or between it and the processor's."""
 
     def fill(self, to: int, byte: int, bytes: int, stream: int) -> None: ...
     def synchronize(self, stream: int) -> None: ...
     def begin_capture(self, stream: int) -> None:
-        """What is queued on the stream from here on is recorded, not run."""
+        """Record the work that is queued on the stream from here on, instead of running it."""
 
     def is_capturing(self, stream: int) -> bool:
-        """Whether somebody, ourselves or others, captures what is queued there."""
+        """Return whether anybody, we or other code, captures what is queued on the stream."""
 
     def device_count(self) -> int: ...
     def set_device(self, index: int) -> None: ...
@@ -50,10 +50,10 @@ class Launcher(Protocol):
 
 
 class Pool:
-    """Memory that is given back and taken again, since the device's own calls wait for all work.
+    """A pool that reuses GPU memory, since the driver's own calls to free memory wait for all work.
 
-    What is taken again at once may still be read by work queued before: so all work on a pool's memory is
-    on one `Queue`, in order. While other work goes on aside, what is given back is held.
+    Memory that is reused at once may still be read by work queued earlier, so all work on a pool's memory
+    goes through one `Queue`, in order. While other work runs beside it, returned memory is held back.
     """
 
     def __init__(self, allocate: Callable[[int], Any]) -> None:
@@ -64,25 +64,25 @@ class Pool:
         self._workspace: Block | None = None
 
     def take(self, size: int) -> Block:
-        """At least so many bytes, until the block's last reference goes."""
+        """Return a block of at least ``size`` bytes, which is reused once nothing refers to it."""
         rounded = max(512, 1 << (size - 1).bit_length() if size < _MIB else -(-size // _MIB) * _MIB)
         free = self._free.setdefault(rounded, [])
         return Block(free.pop() if free else self._allocate(rounded), self, rounded)
 
     def workspace(self, size: int) -> Block:
-        """What every work may write, one after the other."""
+        """Return a block of scratch memory that all work on the queue shares, one after the other."""
         if self._workspace is None:
             self._workspace = self.take(size)
         return self._workspace
 
     def side(self, index: int) -> Pool:
-        """Of work that goes on beside that on this pool's memory."""
+        """Return a pool for work that runs beside the work on this pool's memory."""
         while len(self._sides) <= index:
             self._sides.append(Pool(self._allocate))
         return self._sides[index]
 
     def hold(self) -> None:
-        """Keep what is given back from others until `release`."""
+        """Hold back returned memory from reuse until `release`."""
         if self._held is None:
             self._held = []
 
@@ -98,7 +98,7 @@ class Pool:
             self._held.append((size, memory))
 
     def give_back(self) -> bool:
-        """Let the device have what nobody uses, when its work is done; whether there was any."""
+        """Free unused memory once the GPU's work is done; return whether there was any."""
         self._workspace = None
         some = any(self._free.values())
         for free in self._free.values():
@@ -107,7 +107,7 @@ class Pool:
 
 
 class Block:
-    """Memory of a `Pool`."""
+    """A piece of a `Pool`'s memory, which returns to the pool with its last reference."""
 
     __slots__ = ("_memory", "_pool", "_size", "address")
 
@@ -119,17 +119,17 @@ class Block:
 
 
 class Queue:
-    """The order of all work on some arrays of one device, whatever streams it comes on.
+    """The order of all work on some arrays of one GPU, whatever streams it comes on.
 
     Attributes
     ----------
     stream : int
-        What work on our own arrays is queued on.
+        The stream on which work on our own arrays is queued.
     pool : Pool
     position : int or None
         The address of the `POSITION` that kernels of a training step read, while one is queued.
     products : tuple or None
-        What multiplies matrices (`device_products`), once that is known.
+        The library that multiplies matrices, once `pyoptim.backends.gpu.products` has looked for it.
     """
 
     def __init__(self, launcher: Launcher, device: int) -> None:
@@ -138,9 +138,9 @@ class Queue:
         self.position: int | None = None
         self._capturing = False
         self._sides: list[Any] = []  # streams beside that of a capture
-        self._aside: list[int] = []  # those that have been used since `join`, by their indices
+        self._aside: list[int] = []  # indices of the side streams used since the last `join`
         self._holding: Pool | None = None
-        self._sources: list[Array] = []  # what copies may still read
+        self._sources: list[Array] = []  # host arrays that queued copies may still read
         self.constants: dict[Any, Any] = {}  # copies that `gpu.constant` has made
         self.products: tuple[Any] | None = None
         with self._device():
@@ -160,8 +160,8 @@ class Queue:
 
     @contextmanager
     def on(self, stream: int) -> Iterator[None]:
-        """What is queued on the stream in the ``with`` block comes after what was queued here before."""
-        if self._capturing:  # all on one stream, and nothing outside may be waited for
+        """Make the work queued on the stream in the ``with`` block wait for this queue's earlier work."""
+        if self._capturing:  # a capture has one stream, and may not wait for work outside it
             assert stream == self.stream
             yield
             return
@@ -177,9 +177,9 @@ class Queue:
     def among(
         self, streams: Sequence[int], queues: Sequence[Queue], stream: int | None = None
     ) -> Iterator[int]:
-        """`on` the stream, after all work on arrays whose `works_of` these are, and before what comes.
+        """Queue work between all earlier and all later work on some arrays, whose `works_of` these are.
 
-        By default the first of theirs; what memory of other queues is used for next comes later too.
+        The default stream is the arrays' first. Later work on memory of other queues waits too.
         """
         if stream is None:
             stream = streams[0] if streams else self.stream
@@ -191,12 +191,12 @@ class Queue:
                 self.chain(other, stream)
             try:
                 yield stream
-            finally:  # what has been queued reads them
+            finally:  # queued work reads the arrays, so their streams wait for it
                 for other in streams:
                     self.chain(stream, other)
 
     def chain(self, first: int | None, then: int | None) -> None:
-        """What is queued on the second stream from here on comes after what has been on the first."""
+        """Make the work queued on the second stream from here on wait for all earlier work on the first."""
         if first is None or then is None or first == then:
             return
         with self._device():
@@ -207,7 +207,7 @@ class Queue:
             event.hold(then)
 
     def _refuse_capture(self, stream: int) -> None:
-        # Nothing has been queued, and the capture goes on.
+        # At this point nothing has been queued, and the user's capture goes on.
         if self.launcher.is_capturing(stream):
             raise RuntimeError(
                 f"a CUDA graph is being captured on the stream {stream:#x}, which would repeat one step for "
@@ -215,12 +215,12 @@ class Queue:
             )
 
     def capture(self, body: Callable[[], object]) -> Any:
-        """The graph of what ``body`` queues, of which nothing is run.
+        """Return the graph of the work that ``body`` queues; none of it is run.
 
-        Memory that it takes from `pool` must be nobody else's as long as the graph is launched.
+        Memory that ``body`` takes from `pool` must belong to nobody else as long as the graph is launched.
         """
         with self._device():
-            # The default one cannot capture.
+            # The default stream cannot capture, so these are new ones.
             own, *sides = (self.launcher.Stream() for _ in range(1 + _SIDES))
             self.launcher.begin_capture(own.address)
             before, self.stream, self._capturing, self._sides = self.stream, own.address, True, sides
@@ -238,13 +238,13 @@ class Queue:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """What is captured in the ``with`` block may run beside what comes after it, up to `join`.
+        """Let the work captured in the ``with`` block run beside the work that follows it, up to `join`.
 
-        Without a capture all is in order, as ever. What is taken from the pool in the block is used there
-        only, or after `join` and up to the capture's end.
+        Outside a capture all work stays in order. Memory taken from the pool in the block is used only in the
+        block, or between `join` and the capture's end.
         """
         main, pool = self.stream, self.pool
-        if not self._sides or pool is not (self._holding or pool):  # in such a block already
+        if not self._sides or pool is not (self._holding or pool):  # this is inside such a block already
             yield
             return
         index = len(self._aside) % _SIDES
@@ -259,7 +259,7 @@ class Queue:
             self.stream, self.pool = main, pool
 
     def join(self) -> None:
-        """What is queued from here on comes after all that was captured aside."""
+        """Make the work queued from here on wait for all work that was captured `aside`."""
         for index in sorted(set(self._aside)):
             self.chain(self._sides[index].address, self.stream)
         self._forget_aside()
@@ -271,33 +271,33 @@ class Queue:
             self._holding = None
 
     def allocate(self, size: int) -> Any:
-        """Memory of so many bytes."""
+        """Allocate ``size`` bytes of the GPU's memory."""
         with self._device():
             try:
                 return self.launcher.Memory(size)
             except RuntimeError:
-                # Not what another pool has: graphs use it.
+                # Only this pool's spare memory is freed: graphs still use that of other pools.
                 if self._capturing or not self._spare.give_back():
                     raise
             return self.launcher.Memory(size)
 
     def launch(self, kernel: str, blocks: int, *arguments: Any) -> None:
-        """Run a kernel on `stream`, after all that was queued before."""
+        """Queue a kernel on `stream`, after all work queued earlier."""
         with self.on(self.stream):
             self.launcher.launch(kernel, blocks, arguments, self.stream)
 
     def copy(self, to: int, source: int, size: int) -> None:
-        """So many bytes, within the device."""
+        """Copy ``size`` bytes within the GPU's memory."""
         with self.on(self.stream):
             self.launcher.copy(to, source, size, self.stream)
 
     def clear(self, address: int, size: int) -> None:
-        """Zero so many bytes."""
+        """Set ``size`` bytes to zero."""
         with self.on(self.stream):
             self.launcher.fill(address, 0, size, self.stream)
 
     def download(self, address: int, into: Array, stream: int | None = None) -> Array:
-        """Fill a contiguous array from the device, and wait for it."""
+        """Fill a contiguous NumPy array from the GPU's memory, and wait for that."""
         stream = self.stream if stream is None else stream
         with self.on(stream):
             self.launcher.copy(into.ctypes.data, address, into.nbytes, stream)
@@ -305,21 +305,21 @@ class Queue:
         return into
 
     def put(self, address: int, source: Array) -> None:
-        """Fill the device's memory from a contiguous array, which nobody may write any more."""
+        """Fill the GPU's memory from a contiguous NumPy array, which nobody may write any more."""
         with self.on(self.stream):
             self.copy_from(source, address, self.stream)
 
     def upload(self, address: int, source: Array) -> None:
-        """Fill the device's memory from a contiguous array, and wait for it."""
+        """Fill the GPU's memory from a contiguous NumPy array, and wait for that."""
         with self.on(self.stream):
             self.launcher.copy(address, source.ctypes.data, source.nbytes, self.stream)
             self._wait(self.stream)
 
     def copy_from(self, source: Array, address: int, stream: int) -> None:
-        """As `put`, on a stream that is `on`.
+        """Do what `put` does, on a stream inside an `on` block.
 
-        Most GPUs have then read what is not pinned; those that share the processor's page tables, as Grace
-        Hopper's, need not have. So it is kept until there has been a wait.
+        Most GPUs have read pageable memory when the call returns, but those that share the processor's page
+        tables, as Grace Hopper does, may not have. So the source is kept alive until the host has waited.
         """
         self.launcher.copy(address, source.ctypes.data, source.nbytes, stream)
         self._sources.append(source)
@@ -327,6 +327,6 @@ class Queue:
             self._wait(stream)
 
     def _wait(self, stream: int) -> None:
-        """For all that has been queued here, on a stream that is `on`."""
+        """Wait for all work queued so far, on a stream inside an `on` block."""
         self.launcher.synchronize(stream)
         self._sources.clear()

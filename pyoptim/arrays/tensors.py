@@ -15,12 +15,12 @@ def _is_tensor(value: Any) -> bool:
 
 
 def in_place(name: str, value: Any) -> Any:
-    """The memory of a tensor that speaks DLPack, as a NumPy array; all else as it is.
+    """Return a tensor that speaks DLPack as a NumPy array of the same memory, and all else as it is.
 
     Raises
     ------
     TypeError
-        A tensor that is not in the processor's memory, or not dense.
+        The tensor is not in the processor's memory, or is not dense.
     """
     if isinstance(value, np.ndarray):
         return np.asarray(value)
@@ -35,7 +35,8 @@ def in_place(name: str, value: Any) -> Any:
         torch: Any = sys.modules.get("torch")
         if torch is None or not isinstance(value, torch.Tensor):
             return np.from_dlpack(value)
-        # numpy() and no capsule: PyTorch then refuses to resize the memory under us, and lazy signs too.
+        # We call numpy() instead of taking a DLPack capsule, because PyTorch then refuses to resize memory
+        # that we use, and refuses tensors whose negation is still pending.
         if value.dtype != torch.bfloat16:
             return value.numpy()
         # NumPy has no bfloat16 of its own: its bits travel as integers.
@@ -50,7 +51,7 @@ def in_place(name: str, value: Any) -> Any:
 
 
 def tensors_among(params: Any) -> list[Any]:
-    """PyTorch's tensors among an array, or a sequence or mapping of arrays."""
+    """Return PyTorch's tensors among an array, or a sequence or mapping of arrays."""
     torch: Any = sys.modules.get("torch")
     if torch is None or isinstance(params, np.ndarray):
         return []

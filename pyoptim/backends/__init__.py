@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ..formulas.rules import Rule
 
-# What every backend has; those for the processor's memory also `sum_of_squares`.
+# Names that every backend has; backends for the processor's memory also have `sum_of_squares`.
 STEPPERS = ("AdafactorStepper", "MuonStepper", "PackedStepper", "Stepper", "TrustStepper")
 FUNCTIONS = (
     "activation_backward", "activation_forward", "dense_backward", "dense_forward", "dropout",
@@ -24,7 +24,7 @@ FUNCTIONS = (
 
 
 class StepGroup(NamedTuple):
-    """Arrays that one rule updates with the same coefficients; contiguous, checked, not overlapping."""
+    """Arrays that one rule updates with the same coefficients; they are checked, contiguous and separate."""
 
     rule: Rule
     params: Sequence[Any]
@@ -32,7 +32,7 @@ class StepGroup(NamedTuple):
 
 
 def one_each(groups: Sequence[StepGroup]) -> list[StepGroup]:
-    """A step group for every array, so that each has coefficients of its own."""
+    """Return a step group for every array, so that each has coefficients of its own."""
     return [
         StepGroup(group.rule, [p], [states])
         for group in groups
@@ -48,11 +48,11 @@ class Stepper(Protocol):
     def __init__(self, groups: Sequence[StepGroup]) -> None: ...
 
     def step(self, grads: list[Any], coefficients: list[tuple[float, ...]]) -> bool:
-        """One row of coefficients per group: those of ``common``, then the rule's.
+        """Update the arrays. ``coefficients`` has a row for each group: those of ``common``, then the rule's.
 
-        Where ``checks``, returns False and does nothing unless every gradient is a contiguous array
-        like its parameter that overlaps nothing written. Elsewhere the caller has seen to that.
+        If ``checks`` is true, `step` returns False and does nothing unless every gradient is a contiguous
+        array like its parameter that overlaps nothing written. If it is false, the caller has checked that.
 
-        Only where ``checks``: ``sum_of_squares(grads)``, or None in the same cases; averages, one per
-        parameter, that are given to the constructor and that a step takes along by the share ``weight``.
+        A stepper that checks also has ``sum_of_squares(grads)``, which returns None in the same cases. Its
+        constructor takes averages, one per parameter, which a step moves by the share ``weight``.
         """

@@ -30,11 +30,11 @@ class Host:
     Attributes
     ----------
     name : str
-        What `Sequential.device` says.
+        The value of `Sequential.device`.
     queue : Queue or None
         The order of the work on arrays in a GPU's memory.
     queues : tuple
-        What the steppers of this place's backends take beside their groups.
+        The arguments that steppers of this place's backends take beside their groups.
     clips : bool
         Whether a step clips the gradients by itself, so that it takes the limit of their norm.
     runs_python : bool
@@ -58,50 +58,50 @@ class Host:
     # Parameters and gradients.
 
     def addresses(self, params: Sequence[Any]) -> list[Any]:
-        """What `check_memory` compares with."""
+        """Return the addresses with which `check_memory` compares later ones."""
         return [(p.ctypes.data, p.shape) for p in params]
 
     def check_memory(self, names: Sequence[str], params: Sequence[Any], addresses: Sequence[Any]) -> None:
-        """ValueError where a parameter has become read-only or has been resized."""
+        """Raise ValueError if a parameter has become read-only or has been resized."""
         self.check_writeable(names, params)
         for name, p, address in zip(names, params, addresses, strict=True):
             if (p.ctypes.data, p.shape) != address:
                 raise ValueError(f"{name} has been resized or reshaped: make a new optimizer for it")
 
     def check_writeable(self, names: Sequence[str], params: Sequence[Any]) -> None:
-        """ValueError where an array cannot be written."""
+        """Raise ValueError if an array cannot be written."""
         for name, p in zip(names, params, strict=True):
             if not p.flags.writeable:
                 raise ValueError(f"{name} is read-only, expected a writeable array")
 
     def staged(self, params: Sequence[Any]) -> dict[int, Any]:
-        """By index, contiguous copies of the parameters that kernels cannot read as they are."""
+        """Return contiguous copies of the parameters that kernels cannot read as they are, by index."""
         return {i: np.array(p, order="C") for i, p in enumerate(params) if not memory.is_fast(p)}
 
     def gradient_finder(self, params: Sequence[Any], written: Any) -> None:
-        """What finds gradients without `check_gradients`, or None."""
+        """Return an object that finds gradients faster than `check_gradients`, or None."""
 
     def norm(self, grads: Sequence[Any], stepper: Any = None) -> float:
-        """The L2 norm of checked gradients as one vector; ``stepper`` is of their parameters."""
+        """Return the L2 norm of checked gradients as one vector; ``stepper`` updates their parameters."""
         sum_of_squares = dispatch.current().sum_of_squares
         return math.sqrt(sum(sum_of_squares(storage.widened(g)) for g in grads))
 
     # Memory.
 
     def values(self, array: Any) -> Any:
-        """The values of an array as a NumPy array."""
+        """Return the values of an array as a NumPy array."""
         return array
 
     def zeros(self, shape: tuple[int, ...], dtype: Any, beside: Any) -> Any:
-        """A zeroed array, in the memory of another."""
+        """Return a zeroed array in the memory of another."""
         return memory.aligned_zeros(math.prod(shape), dtype).reshape(shape)
 
     def copies(self, arrays: Sequence[Any]) -> list[Any]:
-        """Other arrays with the same values."""
+        """Return copies of the arrays in new memory."""
         return [a.copy() for a in arrays]
 
     def wide_copies(self, arrays: Sequence[Any]) -> list[Any]:
-        """Contiguous copies, in float32 of those of 16 bits."""
+        """Return contiguous copies; arrays of 16-bit floats become float32."""
         return [np.array(storage.widened(a), order="C") for a in arrays]
 
     def assign(self, to: Sequence[Any], values: Sequence[Any]) -> None:
@@ -110,41 +110,41 @@ class Host:
             array[...] = value
 
     def moved(self, array: Any) -> Any:
-        """A copy, here, of an array that may be elsewhere."""
+        """Return a copy in this memory of an array that may be in another."""
         made = memory.aligned_zeros(array.size, array.dtype).reshape(array.shape)
         made[...] = array
         return made
 
-    # What users pass, and get.
+    # Arrays that users pass and get.
 
     def upload(self, array: Any) -> Any:
-        """Data of the processor in this memory; None and what is here already as it is."""
+        """Copy data from the processor to this memory; None and arrays already in it stay as they are."""
         return array
 
     def download(self, name: str, value: Any) -> Any:
-        """Data as a NumPy array if they are in a GPU's memory, which must be this place."""
+        """Return data as a NumPy array if they are in a GPU's memory, which must be this place's."""
         return gpu_data.downloaded(name, value, None)
 
     def adopt(self, name: str, value: Any, *_: Any, **__: Any) -> NoReturn:
-        """TypeError: an array in a GPU's memory is not for a model on the processor."""
+        """Raise TypeError, since a model on the processor takes no array in a GPU's memory."""
         raise TypeError(f"{name} is in a GPU's memory, but the model is not: see Sequential.to")
 
     def result(self, array: Any, given: Any) -> Any:
-        """A copy of what a model has worked out, in the memory of what the user gave."""
+        """Return a copy of a model's result, in the memory of the array that the user gave."""
         return array.copy()
 
     # Steps made of several kernels.
 
     def accumulator(self, params: Sequence[Any], averaged: bool) -> Accumulator:
-        """What sums up gradients of these; ``averaged``: give their mean instead of a factor."""
+        """Return an object that sums up gradients; if ``averaged``, it gives their mean and no factor."""
         return Accumulator(averaged)
 
     def mover(self, params: Sequence[Any], directions: Sequence[storage.Packed]) -> Mover:
-        """What moves parameters along directions."""
+        """Return an object that moves parameters along directions."""
         return Mover(params, directions)
 
     def follower(self, names: Sequence[str], averages: Sequence[Any], params: Sequence[Any]) -> Follower:
-        """What moves averages towards parameters."""
+        """Return an object that moves averages towards parameters."""
         return Follower(names, averages, params)
 
 
@@ -163,19 +163,19 @@ class Accumulator:
     def add(
         self, sums: list[Any], count: int, grads: Sequence[Any], last: bool
     ) -> tuple[list[Any], int, list[Any], float]:
-        """Add gradients to the sums of ``count`` others; ``last`` makes a step of it.
+        """Add gradients to the sums of ``count`` others; with ``last`` a step is made of them.
 
         Returns
         -------
         sums, count
-            What to hold: unchanged by the last, so that it can be repeated if the step fails.
+            The sums to keep. The last call does not change them, so it can be repeated if the step fails.
         grads, factor
-            What to step with, and what that has to be multiplied by. No gradients before the last.
+            The gradients to step with, and their factor. There are no gradients before the last call.
         """
         with np.errstate(all="ignore"):
-            # In float32 at least: sums of 16 bits would overflow, or stand still.
+            # Sums are float32 at least, since those of 16 bits would overflow, or stand still.
             wide = [storage.widened(g) for g in grads]
-            if count:  # np.asarray: a sum of arrays without dimensions is a scalar
+            if count:  # NumPy's sum of arrays without dimensions is a scalar
                 wide = [np.asarray(a + g) for a, g in zip(sums, wide, strict=True)]
             if not last:
                 return (wide if count else [g.copy() for g in wide]), count + 1, [], 1.0
@@ -186,13 +186,13 @@ class Accumulator:
 
 
 class Mover:
-    """Moves parameters along directions that are kept in whatever type."""
+    """Moves parameters along directions, which may be stored in any type."""
 
     def __init__(self, params: Sequence[Any], directions: Sequence[storage.Packed]) -> None:
         self._params, self._directions = params, directions
 
     def move(self, rates: Sequence[float]) -> None:
-        """``p -= rate * direction``, in the type of each parameter."""
+        """Compute ``p -= rate * direction`` in the type of each parameter."""
         for p, direction, rate in zip(self._params, self._directions, rates, strict=True):
             is_plain = direction.kind in ("float32", "float64")
             values = direction.data if is_plain else storage.decode(direction).reshape(p.shape)
@@ -207,14 +207,14 @@ class Follower:
         self._steppers: dict[str, Any] = {}  # by backend
 
     def follow(self, weight: float) -> None:
-        """``average -= weight * (average - parameter)``."""
+        """Compute ``average -= weight * (average - parameter)``."""
         backend = dispatch.current()
         stepper = self._steppers.get(backend.name)
         if stepper is None:
             group = StepGroup(RULES["sgd"], self._averages, [()] * len(self._averages))
             stepper = self._steppers[backend.name] = backend.Stepper([group])
         points = [storage.widened(p) for p in self._params]
-        # That is a step of gradient descent along the parameters, with decay 1 and sign -1.
+        # This update is a step of gradient descent along the parameters, with decay 1 and sign -1.
         rows: list[Row] = [(-1.0, 1.0, 1.0, weight)]
         if not (stepper.checks and stepper.step(points, rows)):
             written = memory.Memory(self._averages)
@@ -222,12 +222,12 @@ class Follower:
 
 
 def place_of(names: Sequence[str], params: Sequence[Any]) -> Place:
-    """Where parameters are, which are found to be writeable, separate, and all in one memory.
+    """Return the place of parameters, which must be writeable, separate, and all in one memory.
 
     Raises
     ------
     TypeError, ValueError
-        They are not; the message has the name.
+        The parameters are not so; the message names the one at fault.
     """
     if not any(isinstance(p, gpu.DeviceArray) for p in params):
         checks.check_parameters(names, params)
@@ -237,18 +237,18 @@ def place_of(names: Sequence[str], params: Sequence[Any]) -> Place:
 
 
 def place_with(array: Any) -> Place:
-    """Where an array of our own is."""
+    """Return the place of an array of our own."""
     return _on(getattr(array, "queue", None))
 
 
 def place_named(device: str) -> Place:
-    """What a device's name says: "cpu", "cuda", or a GPU's number as in "cuda:1"; see `gpu.queue_on`."""
+    """Return the place named "cpu", "cuda", or by a GPU's number as in "cuda:1"; see `gpu.queue_on`."""
     return _on(gpu.queue_on(device))
 
 
 def _on(queue: Any) -> Place:
     if queue is None:
         return HOST
-    from .gpu.place import Gpu  # `import pyoptim` does without
+    from .gpu.place import Gpu  # `import pyoptim` does not pay for it
 
     return Gpu(queue)

@@ -1,8 +1,8 @@
 """Every activation, once: the Python twin of ``csrc/formulas/activations.hpp``.
 
-NumPy calls these functions with whole arrays, Numba with scalars. A value is a function of (x, a, b), a
-slope, by which the gradient is multiplied, of what the forward pass keeps and (a, b). Definitions are
-PyTorch's, derivatives at kinks included.
+NumPy calls these functions with whole arrays, Numba with scalars. A value is a function of (x, a, b). A
+slope, by which the gradient is multiplied, is a function of (x or y, a, b), whichever the forward pass keeps.
+Definitions are PyTorch's, derivatives at kinks included.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _selu_slope(y, a, b):  # type: ignore[no-untyped-def]
     return np.where(y > 0, _SELU_SCALE + 0 * a, y + _SELU_SCALE * _SELU_ALPHA)
 
 
-# exp(z^2/2) P(Z > z) (z + 5)/5 of (z - 5)/(z + 5): see csrc/formulas/math.hpp.
+# Coefficients of exp(z^2/2) P(Z > z) (z + 5)/5 as a polynomial in (z - 5)/(z + 5): see math.hpp.
 _TAIL = (
     -4.7869080574614953e-12,
     -8.6952964681643348e-11,

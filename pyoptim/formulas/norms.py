@@ -1,4 +1,4 @@
-"""The algebra of batch normalisation, once: the Python twin of ``csrc/formulas/norms.hpp``.
+"""The algebra of batch normalisation: the Python twin of ``csrc/formulas/norms.hpp``.
 
 NumPy calls these functions with whole arrays, Numba with scalars. How sums are taken is each backend's own.
 """
@@ -11,17 +11,17 @@ import numpy as np
 
 
 class NormOptions(NamedTuple):
-    """What batch normalisation is asked to do, as all backends take it: `NormOptions` of csrc/layers."""
+    """The options of batch normalisation that all backends take: the twin of `NormOptions` of csrc/layers."""
 
     momentum: float = 0.1  # of running statistics; weighs the new value
     eps: float = 1e-5
-    training: bool = True  # whether running statistics are updated, and those of the batch used
-    unbiased: bool = True  # whether the running variance is
+    training: bool = True  # whether to use the batch's statistics and update the running ones
+    unbiased: bool = True  # whether the running variance averages the unbiased one
     relu: bool = False  # whether a ReLU follows in the same pass
 
 
 def running_statistic(old: Any, fresh: Any, momentum: Any) -> Any:
-    """A running statistic, in float64, once it has seen that of a batch."""
+    """Return a running statistic, in float64, updated with that of a batch."""
     return (1 - momentum) * old + momentum * fresh
 
 
@@ -30,10 +30,10 @@ def inverse_deviation(variance: Any, eps: Any) -> Any:
 
 
 def value(x: Any, mean: Any, scale: Any, shift: Any) -> Any:
-    """y, before the ReLU if there is one."""
+    """Return the output y, before the ReLU if there is one."""
     return (x - mean) * scale + shift
 
 
 def gradient(dz: Any, centred: Any, scale: Any, slope: Any, offset: Any) -> Any:
-    """dx through the statistics, from the gradient dz before the ReLU and x less its mean."""
+    """Return dx through the statistics, from the gradient dz before the ReLU and x less its mean."""
     return scale * dz - (centred * slope + offset)

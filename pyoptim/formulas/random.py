@@ -34,7 +34,7 @@ def philox(counter: Array, key: tuple[int, int]) -> Array:
 
 
 def stream_words(seed: int, step: int, n: int) -> Array:
-    """A uint32 for each of n positions, in the order (blocks, 4, 16); n is rounded up to whole blocks."""
+    """Return a uint32 for each of n positions, in the order (blocks, 4, 16); n is rounded up to blocks."""
     blocks = -(-n // _BLOCK)
     first = np.arange(blocks * _BLOCK // 4, dtype=np.uint64)
     counter = np.empty((4, first.size), np.uint32)
@@ -45,7 +45,7 @@ def stream_words(seed: int, step: int, n: int) -> Array:
 
 
 def dropped(seed: int, step: int, p: float, n: int) -> Array:
-    """Which of n positions dropout drops."""
+    """Return a mask of the n positions that is true where dropout drops an element."""
     threshold = np.uint32(min(np.rint(p * 2.0**32), 2.0**32 - 1))
     mask: Array = stream_words(seed, step, n).reshape(-1)[:n] < threshold
     return mask

@@ -50,12 +50,12 @@ def _named(name: str) -> Rule:
     return RULES[name]
 
 
-# What every update shares: see Common in rules.hpp.
+# Coefficients that every update shares: see Common in rules.hpp.
 Common = namedtuple("Common", "grad_scale weight_decay param_scale")
 
 
 def common(c: Any, p: Any, g: Any) -> Any:
-    """Scale and decay, before the rule sees the gradient: ``-> (p, g)``."""
+    """Scale and decay, before the rule sees the gradient; return ``(p, g)``."""
     g = c.grad_scale * g + c.weight_decay * p
     return c.param_scale * p, g
 

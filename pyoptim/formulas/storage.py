@@ -1,4 +1,4 @@
-"""Arrays kept in fewer bits than they are computed in: twin of ``csrc/formulas/storage.hpp``.
+"""Arrays stored in fewer bits than they are computed in: the twin of ``csrc/formulas/storage.hpp``.
 
 ``float16`` and ``bfloat16`` are IEEE's and the upper half of a float32. The 8-bit kinds hold, for every
 block of 256 elements, a float32 scale and tiny floats: 3 bits of mantissa, 4 bits of exponent beside a sign
@@ -22,7 +22,7 @@ _UNSIGNED = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf", "ac
 
 
 class Packed(NamedTuple):
-    """An array as it is kept: contiguous data, and a scale per block in 8 bits."""
+    """An array in storage: contiguous data, and, if they have 8 bits, a scale for each block."""
 
     kind: str  # float32, float16, bfloat16, signed8 or unsigned8
     data: Array
@@ -34,7 +34,7 @@ class PackedArray(NamedTuple):
 
     group: int
     param: Packed
-    master: Array | None  # float32: what is updated, where param is only its rounding
+    master: Array | None  # float32 values that are updated, if param is only their rounding
     states: list[Packed]
 
 
@@ -51,7 +51,7 @@ def widened(array: Array) -> Array:
 def state_arrays(
     name: str, shape: tuple[int, ...], kind: str | None
 ) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Names, shapes and dtypes of what a state is kept in, for ``state_dtype`` kind."""
+    """Return names, shapes and dtypes of the arrays that store a state, for ``state_dtype`` kind."""
     if kind == "bfloat16":
         return {name: (shape, bfloat16())}
     if kind == "int8":
@@ -61,7 +61,7 @@ def state_arrays(
 
 
 def pack_state(name: str, arrays: dict[str, Array]) -> Packed:
-    """The state ``name`` out of a parameter's arrays."""
+    """Return the state ``name`` from a parameter's arrays."""
     data = arrays[name]
     if data.dtype == np.uint8:
         return Packed("unsigned8" if name in _UNSIGNED else "signed8", data, arrays[f"{name}_scale"])
@@ -77,7 +77,7 @@ def read_state(name: str, arrays: dict[str, Array]) -> Array:
 
 
 def random_bits(index: Array, key: int) -> Array:
-    """A uint32 for each uint32 index: see ``random.hpp``."""
+    """Return a random uint32 for each uint32 index: see ``random.hpp``."""
     with np.errstate(over="ignore"):
         x = index * np.uint32(0x9E3779B1) + np.uint32(key)
         x ^= x >> np.uint32(16)

@@ -267,7 +267,7 @@ class BatchNorm(Layer):
         return shape
 
     def takes_statistics(self, training: bool) -> bool:
-        """Whether it normalises by the batch's statistics, not by running ones."""
+        """Return whether the layer normalises by the batch's statistics instead of running ones."""
         return (training and self.trainable) or not self.track_running_stats
 
     def forward(self, x: Array, training: bool) -> Array:

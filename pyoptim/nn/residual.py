@@ -50,7 +50,7 @@ class Residual(Layer):
 
     def __init__(self, block: Layer | Sequential | Sequence[Layer]) -> None:
         super().__init__()
-        self._model: Sequential | None = None  # that the layers came in
+        self._model: Sequential | None = None  # the model that brought the layers
         if isinstance(block, Sequential):
             self.block, self._model = block.give_layers("block"), block
         elif isinstance(block, Layer | list | tuple):

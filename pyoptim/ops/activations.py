@@ -12,7 +12,7 @@ from .either_memory import for_either_memory
 
 
 def check_parameters(activation: str, parameters: dict[str, float]) -> tuple[float, float]:
-    """The two numbers that kernels take, from a known activation's parameters."""
+    """Return the two numbers that kernels take for an activation's parameters."""
     if activation not in KINDS:
         raise ValueError(f"activation is {activation!r}, expected one of {', '.join(KINDS)}")
     known = KINDS[activation].defaults

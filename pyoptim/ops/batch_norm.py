@@ -18,7 +18,7 @@ from .either_memory import for_either_memory
 
 
 class SavedNorm(NamedTuple):
-    """What `batch_norm_forward` keeps for `batch_norm_backward`: per channel, shape (C,)."""
+    """Statistics that `batch_norm_forward` keeps for `batch_norm_backward`, one per channel: shape (C,)."""
 
     mean: Array
     inv_std: Array
@@ -97,7 +97,7 @@ def batch_norm_forward(
     saved = norm_forward(x3, (gamma, beta), (used_mean, used_var), options, y)
     if training and running_mean is not None and running_var is not None:
         if used_mean is not running_mean:
-            running_mean[...] = used_mean  # it was not contiguous
+            running_mean[...] = used_mean  # the kernel updated a contiguous copy
         if used_var is not running_var:
             running_var[...] = used_var
     return _as_given(y, x.shape, last), saved
@@ -111,7 +111,7 @@ def _check_updated(name: str, array: Any, **others: Any) -> None:
     if not flags.writeable:
         raise ValueError(f"{name} is read-only, expected a writeable array")
     for other, memory in others.items():
-        # Two arrays that own their memory share none: the common case, told without a search.
+        # Two arrays that own their memory share none. This common case needs no search.
         if memory is None or (flags.owndata and memory is not array and memory.flags.owndata):
             continue
         if np.shares_memory(array, memory):
@@ -192,14 +192,14 @@ def check_norm_activation(activation: str | None) -> None:
 
 
 def check_values_per_channel(x: Array) -> None:
-    """More than one value per channel of x (N, C, space)."""
+    """Check that x (N, C, space) has more than one value per channel."""
     count = x.shape[0] * x.shape[2]
     if count < 2:
         raise ValueError(f"x has {count} values per channel, expected more than 1 to take statistics of")
 
 
 def _check_norm(name: str, x: Any) -> tuple[Array, bool]:
-    """x as (N, C, space), or as (N*space, C, 1) and True where its memory is channels-last."""
+    """Return x as (N, C, space), or as (N*space, C, 1) and True if its memory is channels-last."""
     if isinstance(x, np.ndarray) and x.ndim > 2 and not x.flags.c_contiguous:
         moved = np.moveaxis(x, 1, -1)
         if is_fast(moved):

@@ -1,4 +1,4 @@
-"""What lets the functions of `ops` take arrays in a GPU's memory: they run as they are, on `Operand`s."""
+"""A decorator by which functions of `ops` take arrays in a GPU's memory too, wrapped as `Operand`s."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 
 def for_either_memory(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function that checks and makes arrays by `pyoptim.arrays` take those on a GPU too."""
+    """Let a function that checks and makes arrays by `pyoptim.arrays` work on a GPU's arrays too."""
     signature = inspect.signature(function)
 
     @wraps(function)
@@ -36,7 +36,7 @@ def for_either_memory(function: Callable[P, R]) -> Callable[P, R]:
         try:
             given = signature.bind(*args, **kwargs)
         except TypeError:
-            return function(*args, **kwargs)  # which says so
+            return function(*args, **kwargs)  # the function raises the error
         given.apply_defaults()
         arrays = dict(_arrays_of(given.arguments))
         there = {name: value for name, value in arrays.items() if gpu_views.is_there(value)}
@@ -55,7 +55,7 @@ def for_either_memory(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _arrays_of(arguments: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Names and values of what are arrays, or should be."""
+    """Yield names and values of the arguments that are arrays, or should be."""
     for name, value in arguments.items():
         if hasattr(value, "_fields"):
             yield from _arrays_of({f"{name}.{field}": v for field, v in value._asdict().items()})
@@ -113,7 +113,7 @@ def _given_back(result: Any) -> Any:
 
 
 def _maker(value: Any) -> Callable[..., Any] | None:
-    """What makes arrays of its kind, beside it."""
+    """Return a function that makes arrays of the same kind on the same GPU."""
     if tensors._is_tensor(value):
         torch: Any = sys.modules["torch"]
         return lambda shape, dtype: value.new_empty(shape, dtype=getattr(torch, dtype.name))
@@ -123,9 +123,9 @@ def _maker(value: Any) -> Callable[..., Any] | None:
     return None
 
 
-# One of each device, shared, and with each stream that it is used on: all have one order and one pool.
+# Queues by GPU and stream; those of one GPU share one order of work and one memory pool.
 _queues: dict[tuple[Any, int, int], Queue] = {}
-_lock = threading.RLock()  # what a thread queues is a piece of that order
+_lock = threading.RLock()  # one thread at a time queues its work
 
 
 def _queue(device: int, stream: int) -> Queue:

@@ -1,4 +1,4 @@
-"""Norms and clipping of gradients in a GPU's memory, on the stream that they say they are on.
+"""Norms and clipping of gradients in a GPU's memory, on the gradients' own stream.
 
 `pyoptim.gradients` has the same functions for the processor's.
 """
@@ -24,7 +24,7 @@ __all__ = ["check_parameters", "clamp", "norm", "scale", "viewed"]
 
 
 def viewed(named: Sequence[tuple[str, Any]], *, written: bool) -> list[tuple[str, Any]]:
-    """Their memory, all of one GPU; writeable, or copied where it is not contiguous."""
+    """Return views of arrays on one GPU; arrays to be written must be writeable, others may be copied."""
     streams: dict[int, int] = {}
     views: list[Any] = []
     for name, g in named:
@@ -37,7 +37,7 @@ def viewed(named: Sequence[tuple[str, Any]], *, written: bool) -> list[tuple[str
 
 
 def norm(arrays: Sequence[DeviceArray]) -> float:
-    """Of all as one vector; waits. The bits are those of an optimizer's ``max_grad_norm``."""
+    """Return the norm of all as one vector, with the bits of ``max_grad_norm``; the host waits for it."""
     with either_memory.ordered(arrays) as queue:
         # By dtype, then in order, as the step of one rule has them.
         dtypes = dict.fromkeys(a.dtype for a in arrays)
@@ -53,15 +53,15 @@ def norm(arrays: Sequence[DeviceArray]) -> float:
 
 
 def scale(arrays: Sequence[DeviceArray], factor: float) -> None:
-    """Multiply them, in place."""
+    """Multiply the arrays by a factor, in place."""
     with either_memory.ordered(arrays) as queue:
         for g in _operands(arrays, queue):
-            dispatch.of(g).affine(g, factor, -0.0, g)  # -0: what changes no bit
+            dispatch.of(g).affine(g, factor, -0.0, g)  # adding -0 changes no bit
     _tell_autograd(arrays)
 
 
 def clamp(arrays: Sequence[DeviceArray], limit: float) -> None:
-    """To ``[-limit, limit]``, in place."""
+    """Clamp the arrays to ``[-limit, limit]``, in place."""
     with either_memory.ordered(arrays) as queue:
         for g in _operands(arrays, queue):
             with np.errstate(over="ignore"):  # beyond float32 is infinity

@@ -14,7 +14,7 @@ from .either_memory import for_either_memory
 
 
 class SavedLayerNorm(NamedTuple):
-    """What `layer_norm_forward` keeps for `layer_norm_backward`: per normalised piece."""
+    """Statistics that `layer_norm_forward` keeps for `layer_norm_backward`, one per normalised piece."""
 
     mean: Array
     inv_std: Array

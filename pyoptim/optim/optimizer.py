@@ -73,8 +73,7 @@ class Optimizer:
         loses them).
     state_dtype : {None, "bfloat16", "int8"}
         Keep the states of float32 and 16-bit parameters in fewer bits, rounded stochastically; "int8" is
-        8 bits with a scale for every 256 elements (after Dettmers et al. 2022). See
-        `pyoptim.formulas.storage`.
+        8 bits with a scale for every 256 elements (Dettmers et al. 2022): see `pyoptim.formulas.storage`.
     seed : int, default 0
         Of the random rounding; both are saved with the state, and loaded. An element's random numbers go by
         the seed, the step and its position among the elements of all parameters (modulo 2^32), so the bits do
@@ -149,7 +148,7 @@ class Optimizer:
         # Kernels want contiguous memory: a parameter that is not goes through a copy of its own.
         self._staged = self._place.staged(self._params)
         self.average: Any = None  # a `WeightAverage` that follows the steps
-        self._sums: list[Any] = []  # of gradients being accumulated
+        self._sums: list[Any] = []  # sums of the gradients being accumulated
         self._summed = 0
         self._derive()
 
@@ -175,10 +174,10 @@ class Optimizer:
         states: list[Any] = [a for group in self._states for own in group for a in own.values()]
         self._written: Any = self._place.overlap_finder(
             [*self._params, *states, *averages]
-        )  # all that a step writes
+        )  # all memory that a step writes
         self._finder: Any = self._place.gradient_finder(self._params, self._written)
 
-    # What each optimizer says of itself.
+    # Methods that each optimizer overrides to describe itself.
 
     def _rule(self, group: Group) -> str:
         """The name of the rule that the group's options choose."""
@@ -189,7 +188,7 @@ class Optimizer:
         raise NotImplementedError
 
     def _initial(self, group: Group) -> dict[str, float]:
-        """What state arrays begin with, where it is not 0."""
+        """Return the first values of state arrays that do not begin at 0."""
         return {}
 
     def _layout(self, group: Group, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -312,7 +311,7 @@ class Optimizer:
         return stepping.step_groups(self)
 
     def _checked(self, flat: list[Any]) -> list[Any]:
-        """Gradients that steppers can take."""
+        """Return the gradients checked, in the form that steppers take."""
         self.check_memory()
         names = self._gradient_names()
         return list(self._place.check_gradients(names, flat, self._params, self._written))
@@ -384,7 +383,7 @@ class Optimizer:
     def __getstate__(self) -> dict[str, Any]:
         derived = {"_addresses", "_accumulator", "_steppers", "_written", "_finder"}
         own = {name: value for name, value in self.__dict__.items() if name not in derived}
-        return {**own, "_tensors": []}  # a copy is no view of them
+        return {**own, "_tensors": []}  # a copy does not share the tensors' memory
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

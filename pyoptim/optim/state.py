@@ -66,7 +66,7 @@ def allocate_packed(optimizer: Optimizer, group: Group) -> list[State]:
 
 
 def check_packable(optimizer: Optimizer) -> None:
-    """TypeError unless everything can be kept in 32 bits or fewer."""
+    """Raise TypeError unless the rules are elementwise and no parameter is float64."""
     if optimizer._kind != "Stepper":
         raise TypeError(
             f"{type(optimizer).__name__} updates float32 and float64 parameters with states of their own "

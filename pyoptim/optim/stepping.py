@@ -1,4 +1,4 @@
-"""What an optimizer's step does around the kernels: coefficients, clipping, accumulating, looking for NaN."""
+"""The parts of an optimizer's step around the kernels: coefficients, clipping, accumulating, NaN checks."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def run(optimizer: Optimizer, stepper: Any, flat: list[Any], *args: Any) -> None
 
 
 def prepare(optimizer: Optimizer, grads: list[Any]) -> tuple[list[Array], float]:
-    """What to step with, and its factor; no gradients where this call makes no step."""
-    clips_itself = optimizer._place.clips  # then the processor learns no norm
+    """Return the gradients to step with and their factor; no gradients if this call makes no step."""
+    clips_itself = optimizer._place.clips  # on a GPU the host does not learn the norm
     limit = None if clips_itself else optimizer._max_grad_norm
     accumulating = optimizer._accumulate > 1 or optimizer._summed > 0
     if optimizer._nonfinite != "ignore" or not (accumulating or clips_itself):
@@ -128,7 +128,7 @@ def prepare(optimizer: Optimizer, grads: list[Any]) -> tuple[list[Array], float]
 
 
 def _normed(optimizer: Optimizer, grads: list[Any]) -> tuple[list[Any], float]:
-    """The gradients, found to be right, and their norm."""
+    """Return the checked gradients and their norm."""
     stepper = optimizer._stepper()
     if not optimizer._staged and stepper.checks:
         squares = stepper.sum_of_squares(grads)
@@ -139,7 +139,7 @@ def _normed(optimizer: Optimizer, grads: list[Any]) -> tuple[list[Any], float]:
 
 
 def _accumulated(optimizer: Optimizer, grads: list[Array]) -> tuple[list[Array], float]:
-    """What the gathered gradients make, and its factor; no gradients before the last."""
+    """Return the accumulated gradients and their factor; no gradients before the last call."""
     last = optimizer._summed + 1 >= optimizer._accumulate
     if optimizer._accumulator is None:
         optimizer._accumulator = optimizer._place.accumulator(optimizer._params, optimizer._is_packed)

@@ -45,7 +45,7 @@ def _parameter(name: str, value: Any) -> Any:
     if getattr(value, "requires_grad", False) and not value.is_leaf:
         raise ValueError(f"{name} is computed from other tensors, expected a leaf or a detached tensor")
     if gpu_views.is_there(value):
-        dispatch.for_device()  # where there is none, its message
+        dispatch.for_device()  # raises if no backend for GPUs runs
         return gpu_views.view_of_parameter(name, value)
     return tensors.in_place(name, value)
 

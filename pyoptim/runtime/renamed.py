@@ -1,4 +1,4 @@
-"""Modules under the names that they had once, so that what was pickled then still loads.
+"""Modules under the names that they had once, so that old pickles load and old imports of classes work.
 
 Nothing in the package imports the old names. Python asks this finder only when it finds no such module.
 """
@@ -12,14 +12,16 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+# Where the contents of each old module are now.
 _NOW = {
-    "pyoptim._arrays": "pyoptim.arrays.memory",
-    "pyoptim._hyperparameters": "pyoptim.optim.hyperparameters",
-    "pyoptim.optimizer": "pyoptim.optim.optimizer",
-    "pyoptim.optimizers": "pyoptim.optim.elementwise",
-    "pyoptim.rules": "pyoptim.formulas.rules",
-    "pyoptim.tensor_optimizers": "pyoptim.optim.tensors",
-    "pyoptim.trainer": "pyoptim.train.history",
+    "pyoptim._arrays": ("pyoptim.arrays.memory",),
+    "pyoptim._hyperparameters": ("pyoptim.optim.hyperparameters",),
+    "pyoptim.optimizer": ("pyoptim.optim.optimizer",),
+    "pyoptim.optimizers": ("pyoptim.optim.elementwise",),
+    "pyoptim.rules": ("pyoptim.formulas.rules",),
+    "pyoptim.tensor_optimizers": ("pyoptim.optim.tensors",),
+    "pyoptim.threads": ("pyoptim.runtime.threads",),
+    "pyoptim.trainer": ("pyoptim.train.history", "pyoptim.train.trainer"),
 }
 
 
@@ -36,10 +38,9 @@ class _OldNames:
         return None  # Python then makes an ordinary, empty module
 
     def exec_module(self, module: ModuleType) -> None:
-        now = importlib.import_module(_NOW[module.__name__])
-        module.__dict__.update(
-            {name: value for name, value in vars(now).items() if not name.startswith("__")}
-        )
+        for name in _NOW[module.__name__]:
+            now = vars(importlib.import_module(name))
+            module.__dict__.update({key: value for key, value in now.items() if not key.startswith("__")})
 
 
 sys.meta_path.append(_OldNames())

@@ -72,16 +72,16 @@ class Sums:
         self.begin()
 
     def begin(self, steps: int = 0, example: int = 0, loss: float = 0.0, right: int = 0) -> None:
-        """Go on from these."""
+        """Start from these counts and sums."""
         self._queue.put(self.address, np.array([(steps, example, 0, loss, right)], POSITION))
 
     def add(self, output: Any, target: Any, loss: Any) -> None:
-        """A batch; nothing waits."""
+        """Add a batch; the host does not wait."""
         self.count(output, target)
         self.finish(len(output), loss)
 
     def count(self, output: Any, target: Any) -> None:
-        """Those of a batch that are right."""
+        """Count the examples of a batch that were classified right."""
         if self._classification:
             labels, shares = (target.address, None) if target.ndim == 1 else (None, target.address)
             kernel, blocks = f"count_right<{TYPES[output.dtype]}>", blocks_of(len(output), WARPS)
@@ -91,11 +91,11 @@ class Sums:
                 )
 
     def finish(self, examples: int, loss: Any) -> None:
-        """The loss of a batch that has been counted; on to the next."""
+        """Add the loss of a batch that has been counted, and advance to the next."""
         self._queue.launch("finish_step<double>", 1, examples, loss.address, self.address)
 
     def read(self) -> Any:
-        """All of it, as `POSITION`; waits."""
+        """Return the sums and counts as a `POSITION`; the host waits for them."""
         return self._there.numpy()[0]
 
 
@@ -128,10 +128,10 @@ class Engine:
         self._model, self._loss, self._optimizer = model, loss, optimizer
         self._batch_size, self._chunk = batch_size, 1
         self.penalty: nn.Penalty | None = None
-        self._noise: WeightNoise | None = None  # of the first batch
+        self._noise: WeightNoise | None = None  # the noise of the next step
         self._noise_step = np.zeros((), np.int64)
         self._sums = Sums(self._queue, loss.classification)
-        # Of the steps alone: what a graph writes must be nobody else's.
+        # This pool serves the steps alone, since memory that a graph writes must have no other user.
         self._pool = Pool(self._queue.allocate)
         self._arrays: tuple[DeviceArray | None, ...] = ()
         self._order: DeviceArray | None = None
@@ -139,14 +139,14 @@ class Engine:
         self._recipe: Any = None
 
     def is_of(self, model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, batch_size: int) -> bool:
-        """Whether it was made of these, the model where it is now."""
+        """Return whether this was made of these parts, with the model in its present memory."""
         own = (self._model, self._queue, self._loss, self._optimizer)
         given = (model, model._place.queue, loss, optimizer)
         same = all(a is b for a, b in zip(own, given, strict=True))
         return same and batch_size == self._batch_size
 
     def forget_data(self) -> None:
-        """Hold their memory no longer."""
+        """Drop the references to the data, so that their memory can be freed."""
         self._arrays, self._order = (), None
 
     def run_epoch(
@@ -159,7 +159,7 @@ class Engine:
         epoch: Epoch,
         advance: Callable[[int], None],
     ) -> None:
-        """As the compiled engine's; data are in the GPU's memory."""
+        """Do what the compiled engine's method does; data are in the GPU's memory."""
         self._begin((x, y, weight), order, noise)
         while epoch.done < len(x):
             left = len(x) - epoch.done
@@ -169,7 +169,7 @@ class Engine:
             advance(steps * size)
 
     def _begin(self, arrays: tuple[Any, ...], order: Array | None, noise: WeightNoise | None) -> None:
-        """Take the epoch's data, and forget the graphs of what is no longer so."""
+        """Take the epoch's data, and drop graphs that no longer suit the model, the optimizer or the data."""
         if order is None:
             self._order = None
         elif self._order is None:
@@ -225,7 +225,7 @@ class Engine:
         self._stepper.plan(self._gradients, self._rows[:steps])
         self._sums.begin(ahead or 0, epoch.done, epoch.loss, epoch.correct)
         try:
-            if graph is None:  # real work, and all that is made at first use is made
+            if graph is None:  # this step trains, and makes all that is made at first use
                 self._step(size)
                 self._seen.add(size)
             else:
@@ -292,7 +292,7 @@ class Engine:
             queue.position, queue.pool = None, pool
 
     def _batch(self, which: int, size: int) -> Any:
-        """Of x, y or weight, wherever they are then."""
+        """Return a batch of x, y or weight, wherever they are when the step runs."""
         array, first = self._arrays[which], self._where.address
         if array is None:
             return None
@@ -301,7 +301,7 @@ class Engine:
 
 
 def _recipe_of(part: Any) -> tuple[Any, ...]:
-    """What a layer or a loss is made of, as far as a graph holds it."""
+    """Return the options and arrays of a layer or a loss that a graph depends on."""
     values = [getattr(part, name) for name in part.arguments]
     values = [(v.tobytes(), v.dtype.str) if isinstance(v, np.ndarray) else v for v in values]
     seed = getattr(part, "buffers", {}).get("seed")

@@ -21,13 +21,13 @@ class Data(NamedTuple):
     weight: Any = None
 
     def cut(self, count: int) -> tuple[Data, Data]:
-        """The first examples, and the others."""
+        """Split the data into the first ``count`` examples and the others."""
         rest = None if self.weight is None else self.weight[count:]
         first = None if self.weight is None else self.weight[:count]
         return Data(self.x[:count], self.y[:count], first), Data(self.x[count:], self.y[count:], rest)
 
     def at(self, place: Place) -> Data:
-        """The same in another memory."""
+        """Return the same data in another memory."""
         return Data(*map(place.upload, self))
 
     def batches(
@@ -70,7 +70,7 @@ def checked(
 
 
 def check_batches(model: nn.Sequential, x: Array, size: int) -> None:
-    """ValueError where a batch holds too little for a layer that takes statistics of it."""
+    """Raise ValueError if a batch has too few examples for a layer that takes statistics of it."""
     smallest = len(x) % size or size
     shape = x.shape[1:]
     for layer in model.leaves().values():

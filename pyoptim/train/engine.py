@@ -27,7 +27,7 @@ from .resume import Epoch
 from .weight_noise import WeightNoise
 
 _CHUNK = 0.02  # seconds of work between two looks at the outside world
-_HOGWILD_BATCH = 16  # beyond, threads do better to share one batch
+_HOGWILD_BATCH = 16  # larger batches train faster when threads share one
 
 
 def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
@@ -141,7 +141,7 @@ def why_no_hogwild(model: nn.Sequential, optimizer: Optimizer, batch_size: int) 
                 "may leave a mixture; expected at most one, as in SGD, Adagrad, RMSprop and Lion"
             )
     for label, layer in walk("layers", model.layers):
-        if layer.buffers:  # of which threads would make a mixture
+        if layer.buffers:  # threads would mix their updates of the buffers
             kept = ", ".join(layer.buffers)
             return f"{label} is a {type(layer).__name__}, which keeps {kept}; expected parameters alone"
     return None
@@ -150,7 +150,7 @@ def why_no_hogwild(model: nn.Sequential, optimizer: Optimizer, batch_size: int) 
 class Engine:
     """A model, its loss and its optimizer, ready to run epochs; `why_not` has said None.
 
-    ``hogwild``: by threads that do not wait for each other; `why_no_hogwild` has said None.
+    With ``hogwild`` threads do not wait for each other; `why_no_hogwild` has then said None.
     """
 
     def __init__(
@@ -202,16 +202,16 @@ class Engine:
         Parameters
         ----------
         x, y
-            Checked; x may be of bytes.
+            Checked data; x may be of uint8.
         weight : array (examples,) or None
-            Of the examples in the loss; checked.
+            Checked weights of the examples in the loss.
         order : int64 array (examples,) or None
         noise : WeightNoise or None
-            Of the first batch.
+            The noise of the first batch.
         epoch : Epoch
-            Brought up to date before each call of advance.
+            The position, updated before each call of advance.
         advance : callable
-            Told of so many examples done.
+            Called with the number of examples done.
         """
         engine, size = self._engine, self._batch_size
         examples = len(x)

@@ -60,7 +60,7 @@ def predict(model: nn.Sequential, x: Any) -> Array:
 
 
 def _batch_size(model: nn.Sequential, x: Array) -> int:
-    """All examples at once where a layer takes statistics of what it evaluates."""
+    """Return the batch size: all examples if a layer takes statistics of the evaluated batch."""
     takes = any(
         isinstance(layer, nn.BatchNorm) and layer.takes_statistics(False) for layer in model.leaves().values()
     )
@@ -68,7 +68,7 @@ def _batch_size(model: nn.Sequential, x: Array) -> int:
 
 
 def name_of(metric: Any) -> str:
-    """What a history calls a metric."""
+    """Return the name of a metric in a history."""
     return str(getattr(metric, "__name__", type(metric).__name__))
 
 
@@ -79,7 +79,7 @@ class Sums:
         self._classification, self._loss, self._right = classification, 0.0, 0
 
     def add(self, output: Array, target: Array, loss: float) -> None:
-        """A batch."""
+        """Add a batch."""
         self._loss += loss * len(output)
         if self._classification:
             self._right += count_right(output, target)

@@ -36,7 +36,7 @@ class Trainer:
         Made on all of ``model.parameters()``, in any structure and groups, or, where no layer is frozen, on
         ``model.flat_parameters``.
     seed : int, optional
-        Of the order in which examples are visited.
+        Seed of the order in which examples are visited.
     metrics : sequence of callable
         ``(targets, outputs) -> number``, which `evaluate` and validation measure too: see `metrics`.
     penalty : nn.Penalty, optional
@@ -250,7 +250,7 @@ class Trainer:
         return epoch
 
     def _run_epoch(self, run: Run, epoch: Epoch, history: History, progress: Progress) -> None:
-        """What is left of an epoch, with its callbacks and its validation."""
+        """Run the rest of an epoch, with its callbacks and its validation."""
         done, callbacks = self.optimizer.epoch, run.options.callbacks
         if epoch.done == 0:
             for callback in callbacks:
@@ -358,7 +358,7 @@ class Trainer:
         history: History,
         progress: Progress,
     ) -> dict[str, float]:
-        """Train on the examples that the epoch has left; what it measured."""
+        """Train on the rest of the epoch's examples, and return the measurements."""
         self.model.train()
         started = time.perf_counter() - epoch.seconds
         order, noise = self._draw(run, epoch)
@@ -437,7 +437,7 @@ class Trainer:
             model._backward(doutput)
             if self.penalty is not None:
                 value = self.penalty._added(model, value)
-        value = float(value)  # of a GPU's: waits
+        value = float(value)  # the host waits for a loss on the GPU
         right = evaluation.count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
         self.optimizer.step(self._gradients)
         return value, right

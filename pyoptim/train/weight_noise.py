@@ -20,7 +20,7 @@ class WeightNoise(NamedTuple):
 
 @contextmanager
 def noisy(model: nn.Sequential, noise: WeightNoise | None) -> Iterator[None]:
-    """Add it to all parameters, frozen ones too, inside the ``with`` block; None: nothing."""
+    """Add noise to all parameters, frozen ones too, inside the ``with`` block; None adds nothing."""
     if noise is None:
         yield
         return

@@ -34,6 +34,13 @@ def trainer():
     return po.Trainer(net, nn.CrossEntropy(label_smoothing=0.1), adam, penalty=nn.Penalty(l2=1e-3))
 
 
+def test_old_addresses_of_classes():
+    from pyoptim.optimizers import Adam
+    from pyoptim.trainer import History, Trainer
+
+    assert (Adam, History, Trainer) == (po.Adam, po.History, po.Trainer)
+
+
 def test_a_pickled_model():
     close(pickle.loads(PICKLES["model"]).eval()(X), EXPECTED["model"])
 

@@ -1,6 +1,6 @@
-"""Adafactor on arrays in a GPU's memory: each launch serves all of a dtype, and the host does not wait.
+"""Adafactor on arrays in a GPU's memory: a launch serves all arrays of a dtype, and the host does not wait.
 
-Sums are in double, in another order than the processor's: results are the same up to rounding.
+Sums are taken in double, in another order than on the processor, so results agree up to rounding.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 Row = tuple[float, ...]
-# As in launch.hpp.
+# This is the layout of the struct in launch.hpp.
 _SHAPES = np.dtype([(name, "i8") for name in ("batch", "rows", "cols", "columns", "means", "sums")])
-_LENGTH = 8  # of a row: see adafactor.hpp
+_LENGTH = 8  # coefficients in a row: see adafactor.hpp
 
 
 class _AdafactorLaunch(Launch):
-    """All arrays of one dtype; the rule's name counts for nothing."""
+    """All arrays of one dtype; the rule's name is not used."""
 
     def __init__(self, queue: Queue, rule: Rule, dtype: np.dtype[Any], members: Sequence[Any]) -> None:
         super().__init__(queue, rule, dtype, members)
@@ -57,7 +57,7 @@ class _AdafactorLaunch(Launch):
         ]
 
     def step(self, coefficients: Sequence[Row] | None, factor: int | None, stream: int, *more: Any) -> None:
-        """As `Launch.step`."""
+        """Make a step; the arguments are those of `Launch.step`."""
         rows = self._scale(self._exact_rows(coefficients, stream), factor, stream, "double")
         arrays, chunks, grads = self._at
         addresses = (arrays, self._shapes.address, grads, rows, self._shared.address)
@@ -77,7 +77,7 @@ class AdafactorStepper(Stepper):
 
 
 def _matrices(p: DeviceArray) -> tuple[int, int, int]:
-    """How many, their rows, their columns; of a vector, nothing is factored."""
+    """Return how many matrices an array holds, their rows and their columns; a vector is not factored."""
     if len(p.shape) < 2:
         return 0, 0, 0
     return math.prod(p.shape[:-2]), p.shape[-2], p.shape[-1]

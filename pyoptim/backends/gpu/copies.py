@@ -20,13 +20,13 @@ from .steps import Stepper
 
 
 def renewed(arrays: Sequence[DeviceArray]) -> list[DeviceArray]:
-    """The same arrays, with what their owners now queue their work on."""
+    """Return the same arrays with the streams on which their owners queue work now."""
     streams: dict[int, int] = {}
     return [gpu_data.renewed(a, streams) for a in arrays]
 
 
 def on_streams_of(arrays: Sequence[Any], others: Sequence[DeviceArray]) -> list[DeviceArray]:
-    """Our own arrays as if they were on the streams of others."""
+    """Return our own arrays as if work on them were queued on the streams of others."""
     return [
         DeviceArray(a.address, a.shape, a.dtype, a.device, a.owner, stream=other.stream, queue=a.queue)
         for a, other in zip(arrays, others, strict=True)
@@ -36,9 +36,9 @@ def on_streams_of(arrays: Sequence[Any], others: Sequence[DeviceArray]) -> list[
 def assign(
     queue: Queue, to: Sequence[DeviceArray], source: Sequence[DeviceArray], scale: float = 1.0
 ) -> None:
-    """Copy the values of arrays of the same shapes; one of each pair is our own.
+    """Copy values between arrays of the same shapes; one array of each pair is our own.
 
-    To and from 16 bits too, rounded to nearest; there ``scale`` multiplies them.
+    Arrays may have 16-bit floats, which are rounded to nearest; only then ``scale`` multiplies the values.
     """
     for a, b in zip(renewed(to), renewed(source), strict=True):
         stream = next((x.stream for x in (a, b) if x.stream is not None), queue.stream)
@@ -50,19 +50,19 @@ def assign(
 
 
 def widened(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """float32 for 16-bit floats."""
+    """Return float32 for a dtype of 16-bit floats, and any other dtype as it is."""
     return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
 
 def copies(queue: Queue, arrays: Sequence[DeviceArray]) -> list[DeviceArray]:
-    """Arrays of our own with the same values, from the queue's pool: for a while."""
+    """Return short-lived copies of arrays, in memory of the queue's pool."""
     made = [gpu.empty(queue, a.shape, a.dtype) for a in arrays]
     assign(queue, made, arrays)
     return made
 
 
 def zeros(queue: Queue, arrays: Sequence[DeviceArray], dtypes: Sequence[np.dtype[Any]]) -> list[DeviceArray]:
-    """Zeroed arrays of our own beside others."""
+    """Return zeroed arrays of our own, of the shapes of others."""
     made: list[Any] = [None] * len(arrays)
     for dtype in dict.fromkeys(dtypes):
         members = [i for i, own in enumerate(dtypes) if own == dtype]
@@ -74,14 +74,14 @@ def zeros(queue: Queue, arrays: Sequence[DeviceArray], dtypes: Sequence[np.dtype
 
 
 class Descent:
-    """Steps of plain gradient descent, prepared once, where gradients may be kept otherwise than arrays.
+    """Steps of plain gradient descent, prepared once; gradients may be stored in another type than arrays.
 
     Parameters
     ----------
     grads : sequence of DeviceArray or Packed
-        How they are kept; `step` gets arrays of the same kinds.
+        Examples of the gradients' storage; `step` gets arrays of the same kinds.
     rows : sequence of int, optional
-        Which row of coefficients each array has; default: all the first.
+        Index of each array's row of coefficients; by default all take the first row.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Descent:
         self._packed_stepper = PackedStepper([sgd] * count, packed, queue, [kept[i] for i in self._packed])
 
     def step(self, grads: Sequence[DeviceArray], rows: Sequence[tuple[float, ...]]) -> None:
-        """One row of coefficients for each number in ``rows``; 16-bit arrays are rounded to nearest."""
+        """Make a step, with a row of coefficients for each index in ``rows``; 16 bits round to nearest."""
         if self._plain:
             self._stepper.step([grads[i] for i in self._plain], rows)
         if self._packed:
@@ -123,10 +123,10 @@ def rows_of(
     order: DeviceArray | None = None,
     where: tuple[Any, Any] | None = None,
 ) -> DeviceArray:
-    """A copy of the first rows, in this order; bytes become ``dtype``.
+    """Return a copy of an array's rows, in the given order; bytes are converted to ``dtype``.
 
-    ``where``: in a step to be captured, the addresses of what holds the array's address and the order's; the
-    rows are those from the queue's position on.
+    In a step to be captured, ``where`` has the addresses of the pointers to the array and to the order, and
+    the rows begin at the queue's position.
     """
     queue, is_bytes = array.queue, array.dtype == np.uint8
     assert queue is not None

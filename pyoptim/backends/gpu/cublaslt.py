@@ -1,4 +1,4 @@
-"""cuBLASLt through ctypes, for both launchers: CuPy's own products cannot be captured into CUDA graphs.
+"""cuBLASLt through ctypes, for both launchers, since CuPy's own products cannot be captured into CUDA graphs.
 
 Numbers and signatures are those of cublasLt.h (CUDA 12 and 13), which do not change between versions.
 """
@@ -34,7 +34,7 @@ class _Heuristic(ctypes.Structure):
     )
 
 
-_SET = (c_void_p, c_int, c_void_p, c_size_t)  # what, attribute, value, its size
+_SET = (c_void_p, c_int, c_void_p, c_size_t)  # object, attribute, value, size of the value
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cublasLtCreate": (POINTER(c_void_p),),
     "cublasLtMatmulDescCreate": (POINTER(c_void_p), c_int, c_int),
@@ -51,7 +51,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 
 
 class _Plan(NamedTuple):
-    """A kind of product: an algorithm is chosen once, so that results repeat."""
+    """A kind of product, whose algorithm is chosen once, so that results repeat."""
 
     description: c_void_p
     first: c_void_p
@@ -63,14 +63,14 @@ class _Plan(NamedTuple):
 
 
 class Blas:
-    """cuBLASLt of a file, for the device in use. It lives as long as the process, and so do its plans.
+    """cuBLASLt loaded from a file, for the GPU in use. It and its plans live as long as the process.
 
     Raises
     ------
     OSError
-        The file cannot be loaded, or is something else.
+        The file cannot be loaded, or is not cuBLASLt.
     RuntimeError
-        It does not work with the driver.
+        The library does not work with the driver.
     """
 
     workspace_bytes = 32 << 20
@@ -102,11 +102,12 @@ class Blas:
         workspace: int,
         stream: int,
     ) -> bool:
-        """y (m, n) = a (m, k) b (k, n) + bias (n; 0: none), queued on the stream.
+        """Queue y (m, n) = a (m, k) b (k, n) + bias on the stream; bias has n elements, address 0 means none.
 
-        False, and nothing queued, where cuBLASLt has no algorithm for such a product: then it never has.
-        All is row-major. shape is (m, n, k), none of them 0; a and b are with whether they are stored
-        transposed; workspace is ``workspace_bytes`` of device memory. There is no bias in double.
+        The result is False, and nothing is queued, if cuBLASLt has no algorithm for this kind of product, and
+        it stays so. Matrices are row-major. shape is (m, n, k), none of them 0; a and b are pairs of an
+        address and whether the matrix is stored transposed; workspace is ``workspace_bytes`` of GPU memory.
+        Products in double take no bias.
         """
         # An algorithm may need arrays that lie on 16 bytes; the bias is one of them.
         aligned = (a[0] | b[0] | bias | y) % 16 == 0
@@ -150,7 +151,7 @@ class Blas:
         alignment = c_uint32(16 if aligned else ctypes.sizeof(number))
         if has_bias:
             self._set(description, _EPILOGUE, c_int(_EPILOGUE_BIAS))
-            # Of the address only the alignment counts in the choice, which is made for every bias to come.
+            # Only the alignment of this address counts, since the algorithm will serve every later bias.
             self._set(description, _BIAS_POINTER, c_void_p(alignment.value))
 
         def layout(rows: int, cols: int) -> c_void_p:
@@ -189,7 +190,7 @@ class Blas:
             raise RuntimeError(f"{function} failed: it is not supported")
 
     def _can(self, function: str, *arguments: Any) -> bool:
-        """Call it; False where it says that it does not support this."""
+        """Call a function of the library; return False if it answers that the request is not supported."""
         status = getattr(self._library, function)(*arguments)
         if status and status != _NOT_SUPPORTED:
             raise RuntimeError(f"{function} failed with status {status}")

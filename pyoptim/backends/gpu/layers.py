@@ -1,4 +1,4 @@
-"""Layers and losses on arrays in a GPU's memory: the functions that `reference` spells out.
+"""Layers and losses on arrays in a GPU's memory: the functions that `reference` defines.
 
 Arrays are `pyoptim.arrays.gpu.DeviceArray`s of one queue, on which kernels are queued: nothing waits.
 Losses are arrays of no dimension for the same reason.
@@ -27,11 +27,11 @@ __all__ = ["add", "affine", *FUNCTIONS]
 
 _Pair = tuple[DeviceArray | None, DeviceArray | None]
 _Gradients = tuple[DeviceArray | None, DeviceArray, DeviceArray]
-_POINTWISE = tuple(POINTWISE)  # kernels know a loss by its place
+_POINTWISE = tuple(POINTWISE)  # kernels know a loss by its index in this tuple
 
 
 class _Launch:
-    """Queues kernels of an array's type."""
+    """Queues the kernels that are compiled for an array's dtype."""
 
     def __init__(self, function: str, array: Any) -> None:
         if not isinstance(array, DeviceArray):
@@ -51,7 +51,7 @@ class _Launch:
         return empty(self.queue, shape, dtype)
 
     def total(self, partial: DeviceArray, scale: float, divisor: DeviceArray | None = None) -> DeviceArray:
-        """The sum of all partial sums, times ``scale`` and over the divisor if there is one."""
+        """Return the sum of all partial sums, times ``scale``, divided by ``divisor`` if that is given."""
         out = self.scratch()
         by = None if divisor is None else divisor.address
         with self.queue.aside():
@@ -88,7 +88,7 @@ def dense_backward(
     if dweight is not None:
         with queue.aside() if dx is not None else nullcontext():
             product(queue, (dz, True), (x, False), dweight)
-    if dx is not None:  # what the layers before wait for
+    if dx is not None:  # dx goes first, since the earlier layers wait for it
         product(queue, (dz, False), (weight, False), dx)
 
 
@@ -136,7 +136,7 @@ def softmax_cross_entropy(
     class_weight: DeviceArray | None,
     smoothing: float,
 ) -> DeviceArray:
-    """As the reference's. Labels have not been checked: one that is no class makes the loss NaN."""
+    """Do what the reference does; labels are not checked, and one that is not a class makes the loss NaN."""
     launch = _Launch("softmax_cross_entropy", logits)
     batch, classes = logits.shape
     labels, shares = (target, None) if target.ndim == 1 else (None, target)
@@ -157,10 +157,10 @@ def _cross_entropy(
     divisor: DeviceArray | None,
     dlogits: DeviceArray | None,
 ) -> DeviceArray:
-    """The mean loss, and its gradient into dlogits unless that is None.
+    """Return the mean loss, and write its gradient into dlogits unless that is None.
 
-    ``target`` is (labels, shares), one of them None; ``weights`` those of (examples, classes); ``options``
-    are (smoothing, temperature, divergence). Without a divisor the sum is divided by the batch.
+    ``target`` is (labels, shares), one of them None; ``weights`` is (sample weights, class weights);
+    ``options`` is (smoothing, temperature, divergence). Without a divisor the sum is divided by the batch.
     """
     batch = logits.shape[0]
     partial = launch.scratch(blocks_of(batch, WARPS))
@@ -203,7 +203,7 @@ def penalty(
     launch = _Launch("penalty", parameters)
     blocks = [blocks_of(end - begin, CHUNK) for begin, end in runs]
     left = partial = launch.scratch(sum(blocks))
-    launch.queue.join()  # gradients may be captured aside
+    launch.queue.join()  # the gradients may have been captured on a side stream
     for (begin, end), own in zip(runs, blocks, strict=True):
         with launch.queue.aside():
             launch("penalty", own, end - begin, l2, l1, parameters[begin:end], gradients[begin:end], left)
@@ -213,12 +213,12 @@ def penalty(
 
 
 def add(a: DeviceArray, b: DeviceArray, y: DeviceArray) -> None:
-    """y = a + b."""
+    """Compute y = a + b."""
     _Launch("add", a)("add", blocks_of(a.size, ELEMENTS), a.size, a, b, y)
 
 
 def affine(x: DeviceArray, scale: float, shift: float, y: DeviceArray) -> None:
-    """y = scale * x + shift."""
+    """Compute y = scale * x + shift."""
     _Launch("affine", x)("affine", blocks_of(x.size, ELEMENTS), x.size, scale, shift, x, y)
 
 
@@ -236,12 +236,12 @@ def gaussian_noise(x: DeviceArray, std: float, seed: int, step: int, y: DeviceAr
 
 
 def _random_blocks(n: int) -> int:
-    """How many blocks draw n numbers: each thread has a counter, and 16 counters serve 64 positions."""
+    """Return how many blocks draw n numbers: each thread has a counter, 16 of which serve 64 positions."""
     return blocks_of(blocks_of(n, 64) * 16, THREADS)
 
 
 def _norm_plan(batch: int, channels: int, space: int) -> tuple[int, int]:
-    """How many blocks and how many partial sums there are: NormShape of norm_kernels.cuh has the same."""
+    """Return how many blocks and partial sums there are, as NormShape of norm_kernels.cuh computes them."""
     if space < COLUMN_SPACE:
         parts, cols = blocks_of(batch, PART_ROWS), channels * space
         return parts * blocks_of(cols, WARP), parts * cols
@@ -257,7 +257,7 @@ def norm_forward(
     y: DeviceArray,
     saved: tuple[DeviceArray, DeviceArray],
 ) -> None:
-    """A momentum below 0 stands for 1/(steps repeated - momentum)."""
+    """Normalise a batch; a momentum below 0 stands for 1/(steps repeated - momentum)."""
     launch = _Launch("norm_forward", x)
     shape, (running_mean, running_var) = x.shape, running
     momentum, eps, training, unbiased, relu = options

@@ -1,7 +1,7 @@
 """Muon on matrices in a GPU's memory: momentum, made orthogonal by matrix products, and a descent along it.
 
-The host queues and does not wait. Products are sums, whose order is not the processor's, so results are the
-processor's up to rounding.
+The host queues work and does not wait. Matrix products sum in another order than the processor's, so results
+agree with the processor's up to rounding.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .steps import Launch, Stepper, Table, chunks_of, copied_to_gpu, tables
 
 Row = tuple[float, ...]
 _MATRICES = np.dtype([(n, "u8") for n in ("x", "next", "gram", "update")] + [("rows", "i8"), ("cols", "i8")])
-_LENGTH, _STEPS = 14, 9  # of a row, and where it has how many iterations: see muon.hpp
-_FACTORS = 4  # where an array's own row has a, b and c: see muon_kernels.cuh
+_LENGTH, _STEPS = 14, 9  # coefficients in a row, and the index of the number of iterations: see muon.hpp
+_FACTORS = 4  # index of the coefficients a, b and c in an array's own row: see muon_kernels.cuh
 # The multiply-adds of a product up to which matrices go together through our own kernel, and beyond which
 # each goes through cuBLASLt: for so many our kernel needs, at an assumed 5 TFLOP/s in float32, about the 3 us
 # that a launch costs by itself. A square matrix of 203 rows has as many.
@@ -29,7 +29,7 @@ _TOGETHER = 1 << 23
 
 
 class _MuonLaunch(Launch):
-    """All matrices of one dtype: momentum into directions, which are made orthogonal; then a descent."""
+    """All matrices of one dtype: their momentum is made orthogonal, then they descend along it."""
 
     def __init__(self, queue: Queue, rule: Rule, dtype: np.dtype[Any], members: Sequence[Any]) -> None:
         from ...arrays.gpu import zeros_beside
@@ -55,7 +55,7 @@ class _MuonLaunch(Launch):
         small = np.minimum(rows, cols)
         together = np.full(len(shapes), True) if library is None else small * rows * cols <= _TOGETHER
         self._together, self._alone = together, np.flatnonzero(~together).tolist()
-        # Of those that go together x is followed by the next x, the gram matrix and what moves x.
+        # A matrix of our own kernel has four buffers in a row: x, the next x, the Gram matrix and the update.
         sizes = np.where(together, rows * cols + 2 * small * small, 0) * self._dtype.itemsize
         sizes += -sizes % 16
         self._memory = queue.allocate(int(sizes.sum()))
@@ -65,7 +65,7 @@ class _MuonLaunch(Launch):
         matrices["gram"] = matrices["next"] + rows * cols * self._dtype.itemsize
         matrices["update"] = matrices["gram"] + small * small * self._dtype.itemsize
         matrices["rows"], matrices["cols"] = rows, cols
-        # Where x is after an even and after an odd number of iterations.
+        # The addresses of x after an even and after an odd number of iterations.
         self._ends = np.array([matrices["x"], np.where(together, matrices["next"], matrices["x"])])
         self._begin = copied_to_gpu(queue, self._ends[0])
         squares = together * blocks_of(small, TILE) ** 2
@@ -80,13 +80,13 @@ class _MuonLaunch(Launch):
         self._iterate(steps[0], self._queue.stream)
 
     def _iterate(self, coefficients: Sequence[Row], stream: int) -> None:
-        """Note how many iterations each matrix has, and where it then is."""
+        """Store how many iterations each matrix takes, and the address of x after them."""
         turns = [int(row[_STEPS]) for row in self._rows_of(coefficients)]
         self._turns = np.array([turns[group] for group in self._members])
         self._at_end = self._along.put(self._ends[self._turns % 2, np.arange(len(self._turns))], stream)
 
     def step(self, coefficients: Sequence[Row] | None, factor: int | None, stream: int, *more: Any) -> None:
-        """As `Launch.step`."""
+        """Make a step; the arguments are those of `Launch.step`."""
         if coefficients is not None:
             self._iterate(coefficients, stream)
 
@@ -115,7 +115,7 @@ class _MuonLaunch(Launch):
         self._launcher.launch(f"step<rule_named::sgd, {self._type}>", self.blocks, descent, stream)
 
     def _iterate_alone(self, i: int, factors: int) -> None:
-        """As muon_product, by cuBLASLt; the addresses of a, b and c are from ``factors`` on."""
+        """Make matrix i orthogonal by cuBLASLt; ``factors`` is the address of the coefficients a, b and c."""
         d, queue = self._directions[i], self._queue
         rows, columns = d.shape
         wide, n = rows <= columns, min(rows, columns)
@@ -139,7 +139,7 @@ class _MuonLaunch(Launch):
 
 @contextmanager
 def _all_on(queue: Queue, stream: int) -> Iterator[None]:
-    """What the queue launches goes on this stream, on which work has begun."""
+    """Make the queue launch kernels on this stream inside the ``with`` block."""
     before, queue.stream = queue.stream, stream
     try:
         yield

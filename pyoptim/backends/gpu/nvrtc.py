@@ -1,6 +1,6 @@
 """The CuPy backend: the same CUDA kernels, compiled at run time from the headers in the package.
 
-For installs without the compiled module. It has the same functions as that, on CuPy's bindings of CUDA.
+It serves installs without the compiled module, and has the same functions, on CuPy's bindings of CUDA.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ __all__ = ["launcher", "name", *STEPPERS, *layers.__all__]
 
 name = "cupy"
 PROGRAM = '#include "cuda/kernels/kernels.cuh"\nusing namespace pyoptim::cuda;\n'
-# No contraction: the same bits as the other backends. Division and roots are IEEE's by default.
+# Multiply-adds are not contracted, for the same bits as the other backends. Division and roots are IEEE's by
+# default.
 OPTIONS = ("--std=c++17", "--fmad=false")
 
 
 def why_not() -> str | None:
-    """Why no device can be used, or None."""
+    """Return why no GPU can be used, or None."""
     if runtime.is_hip:
         return "this CuPy is built for ROCm"
     try:
@@ -52,7 +53,7 @@ def why_not() -> str | None:
 
 
 def headers() -> Path:
-    """The folder that ``#include "cuda/kernels/kernels.cuh"`` is relative to."""
+    """Return the folder that ``#include "cuda/kernels/kernels.cuh"`` is relative to."""
     folder = Path(__file__).with_name("csrc")
     if not (folder / "cuda" / "kernels" / "kernels.cuh").is_file():
         raise ImportError(f"this install has no CUDA headers: there is no folder {str(folder)!r}")
@@ -60,24 +61,24 @@ def headers() -> Path:
 
 
 def options(folder: Path) -> tuple[str, ...]:
-    """Of the compiler; CuPy adds the device's architecture."""
+    """Return the compiler's options; CuPy adds the GPU's architecture."""
     return (*OPTIONS, f"-I{folder}")
 
 
 @cache
 def _function(kernel: str, device: int) -> Any:
-    """A kernel compiled by itself, for what a device can run: the ones that are not used cost nothing.
+    """Compile one kernel for a GPU's architecture, so that kernels that are not used cost nothing.
 
-    Not by CuPy's RawModule, which makes 0 of subnormal numbers (its last option is -ftz=true).
+    CuPy's RawModule is avoided: it flushes subnormal numbers to 0 (its last option is -ftz=true).
     """
     code, names = compiler.compile_using_nvrtc(PROGRAM, options(headers()), name_expressions=(kernel,))
     module = Module()
     module.load(code)
-    return module.get_function(names[kernel])  # which keeps its module
+    return module.get_function(names[kernel])  # the function keeps its module alive
 
 
 def _packed(value: Any) -> Any:
-    """An argument as memory that is at least as long as the kernel's parameter."""
+    """Return an argument as memory that is at least as long as the kernel's parameter."""
     if isinstance(value, bytes):
         return ctypes.create_string_buffer(value, len(value))
     if isinstance(value, float):
@@ -86,7 +87,7 @@ def _packed(value: Any) -> Any:
 
 
 def launch(kernel: str, blocks: int, arguments: tuple[Any, ...], stream: int) -> None:
-    """As the compiled module's: by addresses of the arguments, as CUDA takes them."""
+    """Launch a kernel with the addresses of its arguments, as CUDA takes them."""
     if blocks == 0:
         return
     function = _function(kernel, runtime.getDevice())
@@ -96,7 +97,7 @@ def launch(kernel: str, blocks: int, arguments: tuple[Any, ...], stream: int) ->
 
 
 class Memory:
-    """Device memory, freed with the object: not CuPy's pool's, which gives it on before streams are done."""
+    """GPU memory, freed with the object. CuPy's pool would reuse it before the streams are done."""
 
     def __init__(self, size: int) -> None:
         self._memory = cupy.cuda.Memory(size)
@@ -104,7 +105,7 @@ class Memory:
 
 
 class Event:
-    """A point in time of a stream."""
+    """A point in the order of a stream's work."""
 
     def __init__(self) -> None:
         self._event = cupy.cuda.Event(disable_timing=True)
@@ -113,12 +114,12 @@ class Event:
         runtime.eventRecord(self._event.ptr, stream)
 
     def hold(self, stream: int) -> None:
-        """Later work on the stream waits for this."""
+        """Make later work on the stream wait for this event."""
         runtime.streamWaitEvent(stream, self._event.ptr)
 
 
 class Stream:
-    """An order of work that waits for no default stream."""
+    """A CUDA stream that does not wait for the default stream."""
 
     def __init__(self) -> None:
         self._stream = cupy.cuda.Stream(non_blocking=True)
@@ -126,17 +127,17 @@ class Stream:
 
 
 def begin_capture(stream: int) -> None:
-    """What is queued on the stream from here on is recorded, not run; not the default stream."""
+    """Record the work queued on the stream, which is not the default one, instead of running it."""
     runtime.streamBeginCapture(stream, runtime.streamCaptureModeRelaxed)
 
 
 def is_capturing(stream: int) -> bool:
-    """Whether somebody captures what is queued there."""
+    """Return whether anybody captures the work that is queued on the stream."""
     return bool(runtime.streamIsCapturing(stream))
 
 
 class Graph:
-    """What was queued on the stream since begin_capture."""
+    """A graph of the work queued on the stream since begin_capture."""
 
     def __init__(self, stream: int) -> None:
         try:
@@ -150,7 +151,7 @@ class Graph:
 
     def __del__(self) -> None:
         if hasattr(self, "_graph"):
-            with suppress(runtime.CUDARuntimeError):  # at exit the driver may have gone before
+            with suppress(runtime.CUDARuntimeError):  # at exit the driver may have shut down already
                 runtime.graphExecDestroy(self._graph)
 
     def launch(self, stream: int) -> None:
@@ -158,39 +159,39 @@ class Graph:
 
 
 def copy(to: int, source: int, bytes: int, stream: int) -> None:
-    """Between any two of host and device, in the stream's order."""
+    """Copy bytes within the GPU's memory or between it and the processor's, in the stream's order."""
     if bytes:
         runtime.memcpyAsync(to, source, bytes, runtime.memcpyDefault, stream)
 
 
 def fill(to: int, byte: int, bytes: int, stream: int) -> None:
-    """Set bytes, in the stream's order."""
+    """Set ``bytes`` bytes to one value, in the stream's order."""
     if bytes:
         runtime.memsetAsync(to, byte, bytes, stream)
 
 
 def synchronize(stream: int) -> None:
-    """Wait for the stream."""
+    """Wait for all work queued on the stream."""
     runtime.streamSynchronize(stream)
 
 
 def set_device(index: int) -> None:
-    """Use another device, in this thread."""
+    """Make this thread use another GPU."""
     runtime.setDevice(index)
 
 
 def get_device() -> int:
-    """The device that this thread uses."""
+    """Return the index of the GPU that this thread uses."""
     return int(runtime.getDevice())
 
 
 def device_count() -> int:
-    """0 where there is no device or driver: why_not() has the reason."""
+    """Return the number of GPUs: 0 without a GPU or a driver, for which why_not() has the reason."""
     return int(runtime.getDeviceCount()) if why_not() is None else 0
 
 
 def device(index: int) -> dict[str, Any]:
-    """Name, compute capability, memory in bytes, multiprocessors."""
+    """Return a GPU's name, compute capability, memory in bytes, and number of multiprocessors."""
     properties = runtime.getDeviceProperties(index)
     return {
         "name": properties["name"].decode(),

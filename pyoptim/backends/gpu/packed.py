@@ -1,4 +1,4 @@
-"""Steps on arrays on a GPU some of which are kept in 16 or 8 bits; see `pyoptim.formulas.storage`."""
+"""Steps on arrays in a GPU's memory, some of them in 16 or 8 bits; see `pyoptim.formulas.storage`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ...arrays.gpu import DeviceArray
 
 
-STORAGE_NAMES = ("float32", "float16", "bfloat16", "signed8", "unsigned8")  # as the Storage of storage.hpp
-# As in launch.hpp.
+STORAGE_NAMES = ("float32", "float16", "bfloat16", "signed8", "unsigned8")  # in the order of Storage in storage.hpp
+# These are the layouts of structs in launch.hpp.
 _VALUES = np.dtype([("data", "u8"), ("scale", "u8"), ("kind", "i8")])
 ARRAYS = np.dtype(
     [("param", _VALUES), ("grad", _VALUES), ("state", _VALUES, (4,)), ("master", "u8"), ("size", "i8"),
@@ -34,7 +34,7 @@ def _values(packed: Packed) -> tuple[int, int, int]:
 
 
 class _PackedLaunch(Launch):
-    """All arrays of one rule."""
+    """All arrays that one rule updates."""
 
     prefix = "packed_"
 
@@ -52,8 +52,8 @@ class _PackedLaunch(Launch):
 class PackedStepper(Stepper):
     """See `pyoptim.backends.reference.PackedStepper`; arrays are `pyoptim.arrays.gpu.DeviceArray`.
 
-    ``grads`` tells how gradients are kept where that is not as their parameters; where a scale belongs to
-    them, it is that of the array given here. A step takes a key and whether it is stochastic, too.
+    ``grads`` says how gradients are stored if not as their parameters are; a scale, if any, is that of the
+    array given here. A step also takes a key of random numbers and whether it rounds stochastically.
     """
 
     _launch = _PackedLaunch
@@ -76,7 +76,7 @@ class PackedStepper(Stepper):
 
 
 def convert(queue: Queue, to: DeviceArray, source: DeviceArray, stream: int, scale: float = 1.0) -> None:
-    """``to = source * scale``, of floats of at most 32 bits, rounded to nearest; queued on the stream."""
+    """Queue ``to = source * scale`` of floats of at most 32 bits, rounded to nearest, on the stream."""
     kinds = STORAGE_NAMES.index(source.dtype.name), STORAGE_NAMES.index(to.dtype.name)
     arguments = (source.size, kinds[0], source.address, kinds[1], to.address, scale)
     with queue.on(stream):

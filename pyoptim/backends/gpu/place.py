@@ -39,7 +39,7 @@ class Gpu:
     # Parameters and gradients.
 
     def addresses(self, params: Sequence[Any]) -> list[Any]:
-        return []  # their owners know
+        return []  # their owners know the addresses
 
     def check_memory(self, names: Sequence[str], params: Sequence[Any], addresses: Any) -> None:
         gpu_checks.check_memory(names, params)
@@ -80,7 +80,7 @@ class Gpu:
     def moved(self, array: Any) -> Any:
         return gpu.uploaded(self.queue, np.asarray(array))
 
-    # What users pass, and get.
+    # Arrays that users pass and get.
 
     def upload(self, array: Any) -> Any:
         return gpu.uploaded(self.queue, array) if isinstance(array, np.ndarray) else array
@@ -89,7 +89,7 @@ class Gpu:
         return gpu_data.downloaded(name, value, self.queue)
 
     def adopt(self, name: str, value: Any, dtype: Any, shape: Any = None, *, or_bytes: bool = False) -> Any:
-        """Somebody's array in this GPU's memory, as one of ours, without a copy; see `gpu_data.adopted`."""
+        """Return a user's array in this GPU's memory as one of ours, not copied; see `gpu_data.adopted`."""
         return gpu_data.adopted(name, value, self.queue, dtype, shape, or_bytes=or_bytes)
 
     def result(self, array: Any, given: Any) -> Any:
@@ -126,10 +126,10 @@ class Accumulator:
     def add(
         self, sums: Sequence[Any], count: int, grads: Sequence[Any], last: bool
     ) -> tuple[list[Any], int, list[Any], float]:
-        """As on the processor; but the last has been added too when the step is made."""
+        """Add gradients as on the processor, but the sums include the last ones even if the step fails."""
         for buffer in () if count else self._buffers:
             self._queue.clear(buffer.address, buffer.nbytes)
-        if count and sums is not self._buffers:  # loaded
+        if count and sums is not self._buffers:  # the sums have been loaded from a file
             for buffer, values in zip(self._buffers, sums, strict=True):
                 buffer[...] = values
         self._adder.step(grads, [(1.0, 0.0, 1.0, -1.0)])  # a descent at rate -1: sums + g
@@ -145,7 +145,7 @@ class Accumulator:
 
 
 class Mover:
-    """Moves parameters along directions that are kept in whatever type."""
+    """Moves parameters along directions, which may be stored in any type."""
 
     def __init__(self, queue: Queue, params: Sequence[Any], directions: Sequence[Packed]) -> None:
         self._params = params
@@ -154,7 +154,7 @@ class Mover:
 
     def move(self, rates: Sequence[float]) -> None:
         directions = copies.on_streams_of(self._directions, copies.renewed(self._params))
-        # Rates in the parameter's type, as on the processor.
+        # The rates are rounded to the parameter's type, as on the processor.
         rows = [(1.0, 0.0, 1.0, float(p.dtype.type(r))) for p, r in zip(self._params, rates, strict=True)]
         self._descent.step(directions, rows)
 
@@ -173,6 +173,6 @@ class Follower:
         self._descent = copies.Descent(queue, averages, params)
 
     def follow(self, weight: float) -> None:
-        dispatch.for_device()  # refuses where a backend of the processor was asked for
+        dispatch.for_device()  # raises if a backend of the processor is in force
         gpu_checks.check_memory(self._names, self._params)
         self._descent.step(copies.renewed(self._params), [(-1.0, 1.0, 1.0, weight)])

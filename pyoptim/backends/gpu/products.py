@@ -1,7 +1,7 @@
-"""Matrix products in a GPU's memory: by cuBLASLt, or by our own kernel where that cannot.
+"""Matrix products in a GPU's memory, by cuBLASLt, or by our own kernel where cuBLASLt cannot.
 
-The environment variable ``PYOPTIM_CUBLAS`` is "off" for our own kernel, or the path of libcublasLt. By
-default that is the package nvidia-cublas's, else the CUDA toolkit's (``CUDA_PATH``), else the system's.
+The environment variable ``PYOPTIM_CUBLAS`` is "off" for our own kernel, or the path of libcublasLt. The
+default library is the package nvidia-cublas's, else the CUDA toolkit's (``CUDA_PATH``), else the system's.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ...arrays.gpu import DeviceArray
 
 
-ACTIVATION_NAMES = list(KINDS)  # by the numbers that kernels know them by
-TILE = 32  # of our own kernels: kTile of launch.hpp
+ACTIVATION_NAMES = list(KINDS)  # kernels know an activation by its index in this list
+TILE = 32  # rows and columns of a tile of our own kernel: kTile of launch.hpp
 
 
 def product(
@@ -35,14 +35,14 @@ def product(
     bias: DeviceArray | None = None,
     activation: str = "identity",
 ) -> None:
-    """``y = activation(a b + bias)``, row-major; a and b are with whether they are stored transposed."""
+    """Queue ``y = activation(a b + bias)``, row-major; a and b say whether they are stored transposed."""
     m, n = y.shape
     k = a[0].shape[0 if a[1] else 1]
     if y.size == 0:
         return
     library = None if k == 0 else library_of(queue)
     kind, name = ACTIVATION_NAMES.index(activation), TYPES[y.dtype]
-    fused = bias if name == "float" else None  # in double it has none
+    fused = bias if name == "float" else None  # cuBLASLt takes no bias in double
     done = False
     if library is not None:
         workspace = queue.pool.workspace(library.workspace_bytes)
@@ -70,7 +70,7 @@ def product(
 
 
 def what_multiplies(launcher: Launcher) -> str:
-    """For people: of the device in use."""
+    """Describe, for people to read, the library that multiplies matrices on the GPU in use."""
     library = library_of(Queue(launcher, launcher.get_device()))
     if library is None:
         return "own kernel"
@@ -79,9 +79,9 @@ def what_multiplies(launcher: Launcher) -> str:
 
 
 def library_of(queue: Queue) -> Blas | None:
-    """What multiplies, or None for our own kernel; looked for once."""
+    """Return cuBLASLt, or None for our own kernel; the library is looked for once."""
     if queue.products is None:
-        with queue.on(queue.stream):  # a handle belongs to a device
+        with queue.on(queue.stream):  # a handle of cuBLASLt belongs to one GPU
             queue.products = (_find(queue.device, os.environ.get("PYOPTIM_CUBLAS", "")),)
     library: Blas | None = queue.products[0]
     return library
@@ -97,13 +97,13 @@ def _find(device: int, setting: str) -> Blas | None:
         except (OSError, RuntimeError) as error:
             raise BackendError(f"PYOPTIM_CUBLAS is {setting!r}, expected 'off' or a path: {error}") from error
     for path in _candidates():
-        with suppress(OSError, RuntimeError):  # there is none, or it is not for this driver
+        with suppress(OSError, RuntimeError):  # the file is missing, or does not suit the driver
             return Blas(path)
     return None
 
 
 def _candidates() -> list[str]:
-    """Where libcublasLt may be, newest first."""
+    """Return the paths where libcublasLt may be, newest first."""
     spec = importlib.util.find_spec("nvidia")
     folders = [] if spec is None else spec.submodule_search_locations or []
     found = [file for folder in folders for file in Path(folder).glob("*/lib/libcublasLt.so.*")]

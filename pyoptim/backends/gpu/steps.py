@@ -23,7 +23,7 @@ COLUMN_SPACE = 256
 
 
 def host_functions(name: str) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a backend that has no kernels for the processor's memory."""
+    """Return the ``__getattr__`` of a backend that has no kernels for the processor's memory."""
 
     def missing(function: str) -> Any:
         if function.startswith("_"):
@@ -37,19 +37,19 @@ def host_functions(name: str) -> Callable[[str], Any]:
 
 
 class Table:
-    """A host array's copy on the device, renewed when it changes."""
+    """A copy of a NumPy array in the GPU's memory, renewed when the array changes."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue, self._held = queue, b""
         self._memory: Any = None
 
     def put(self, array: Array, stream: int) -> int:
-        """Its address; nobody may write the array any more."""
+        """Return the address of the array's copy; nobody may write the array any more."""
         held = array.tobytes()
         if held != self._held:
             if len(held) != len(self._held):
                 self._memory = self._queue.allocate(len(held))
-            self._held = b""  # should the next line fail
+            self._held = b""  # in case the next line fails
             self._queue.copy_from(array, self._memory.address, stream)
             self._held = held
         return int(self._memory.address) if held else 0
@@ -58,7 +58,7 @@ class Table:
 def tables(
     params: Sequence[DeviceArray], states: Sequence[Sequence[DeviceArray]], rows: Sequence[int]
 ) -> tuple[Array, Array]:
-    """What a launch works on, as step_kernel.cuh takes it: arrays, and the chunks that blocks take."""
+    """Return the tables that step_kernel.cuh reads: the arrays, and the chunks of them that blocks take."""
     arrays = np.zeros(len(params), ARRAYS)
     for entry, param, own, row in zip(arrays, params, states, rows, strict=True):
         entry["param"], entry["size"], entry["row"] = param.address, param.size, row
@@ -67,7 +67,7 @@ def tables(
 
 
 def chunks_of(sizes: Array, length: int) -> Array:
-    """The chunks of so many elements, at most, that arrays are cut into."""
+    """Cut arrays of these sizes into chunks of at most ``length`` elements."""
     counts = blocks_of(sizes, length)
     chunks = np.empty(counts.sum(), CHUNKS)
     chunks["array"] = np.repeat(np.arange(len(sizes)), counts)
@@ -76,7 +76,7 @@ def chunks_of(sizes: Array, length: int) -> Array:
 
 
 def coefficient_rows(rows: Sequence[tuple[float, ...]], dtype: Any) -> Array:
-    """Rows of coefficients, cast once, as StepRows has them."""
+    """Return rows of coefficients, cast once, in the layout of StepRows."""
     values = np.zeros((max(len(rows), STEP_ROWS), ROW_LENGTH))
     for i, row in enumerate(rows):
         values[i, : len(row)] = row
@@ -85,16 +85,16 @@ def coefficient_rows(rows: Sequence[tuple[float, ...]], dtype: Any) -> Array:
 
 
 def copied_to_gpu(queue: Queue, table: Array) -> Any:
-    """Memory with a copy of a host array."""
+    """Return GPU memory that holds a copy of a NumPy array."""
     memory = queue.allocate(table.nbytes)
     queue.upload(memory.address, table)
     return memory
 
 
 class Launch:
-    """All arrays of one rule and dtype: one launch a step."""
+    """All arrays of one rule and dtype, which one launch updates."""
 
-    prefix = ""  # of the kernels' names
+    prefix = ""  # the first part of the kernels' names
 
     def __init__(self, queue: Queue, rule: Rule, dtype: np.dtype[Any], members: Sequence[Any]) -> None:
         self._queue, self._launcher, self._dtype, self._type = queue, queue.launcher, dtype, TYPES[dtype]
@@ -108,7 +108,7 @@ class Launch:
         self._tables = [copied_to_gpu(queue, table) for table in (arrays, chunks)]
         self._grads, self._rows = Table(queue), Table(queue)
         self._scaled = queue.allocate(8 * max(len(self._groups), STEP_ROWS) * ROW_LENGTH)
-        self._no_rows = bytes(STEP_ROWS * ROW_LENGTH * dtype.itemsize)  # by value, where they lie in memory
+        self._no_rows = bytes(STEP_ROWS * ROW_LENGTH * dtype.itemsize)  # passed if GPU memory holds the rows
 
     def _made_tables(self, members: Sequence[Any]) -> tuple[Array, Array]:
         return tables(
@@ -127,30 +127,30 @@ class Launch:
         self._queue.put(self._plan.address, rows)
 
     def point_at(self, addresses: Array, stream: int) -> None:
-        """Take the gradients that are there."""
+        """Use the gradients at these addresses."""
         at = self._grads.put(addresses[self._which], stream)
         self._at = (*(table.address for table in self._tables), at)
 
     def sum_of_squares(self, partial: int, stream: int) -> None:
-        """Of each chunk, to ``partial``."""
+        """Write the sum of the squares of each chunk to the address ``partial``."""
         kernel = f"{self.prefix}sum_of_squares<{self._type}>"
         self._launcher.launch(kernel, self.blocks, (*self._at, partial), stream)
 
     def _rows_of(self, coefficients: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
-        """Of the groups that have arrays here."""
+        """Return the rows of the groups that have arrays in this launch."""
         rows = [coefficients[group] for group in self._groups]
         if any(len(row) != self._length for row in rows):
             raise ValueError(f"{self._kernel} takes rows of {self._length} coefficients, {rows} were given")
         return rows
 
     def _exact_rows(self, coefficients: Sequence[tuple[float, ...]] | None, stream: int) -> Any:
-        """The addresses of the rows in double and of the position they are at: None, without a plan."""
+        """Return the addresses of the rows in double and of the step's position; None without a plan."""
         if coefficients is None:
             return self._plan.address, self._queue.position
         return self._rows.put(coefficient_rows(self._rows_of(coefficients), np.float64), stream), None
 
     def _scale(self, exact: Any, factor: int | None, stream: int, kind: str) -> int:
-        """The address of the rows as a kernel takes them: ``kind`` is "float" or "double"."""
+        """Return the address of the rows as a kernel takes them; ``kind`` is "float" or "double"."""
         at: int = self._scaled.address
         arguments = (len(self._groups), *exact, factor, at)
         self._launcher.launch(f"scale_rows<{kind}>", 1, arguments, stream)
@@ -163,9 +163,10 @@ class Launch:
         stream: int,
         *more: Any,
     ) -> None:
-        """``factor``: the address of what the gradients are multiplied by as well; ``more``: arguments.
+        """Queue the kernel. ``factor`` is the address of a number that multiplies the gradients too, or None.
 
-        Without coefficients, with the row of the plan that the queue's position is at.
+        Without coefficients the step takes the plan's row at the queue's position. ``more`` are further
+        arguments of the kernel.
         """
         at, by_value = None, self._no_rows
         if coefficients is None or factor is not None:
@@ -182,7 +183,7 @@ class Launch:
 class Stepper:
     """See `pyoptim.backends.Stepper`; arrays are `pyoptim.arrays.gpu.DeviceArray`.
 
-    The work is queued on the stream that the gradients say they are on, and the host does not wait.
+    Work is queued on the stream of the gradients, and the host does not wait.
     """
 
     checks = False
@@ -198,7 +199,7 @@ class Stepper:
         self._prepare(members, queue)
 
     def _prepare(self, members: dict[Any, list[Any]], queue: Queue | None) -> None:
-        """``members``: by rule's name and dtype, each array's index, group, rule, parameter and states."""
+        """Prepare launches; ``members`` has each array's index, group, rule, parameter and states."""
         if queue is None:
             raise BackendError(
                 "the 'cuda' and 'cupy' backends step arrays in a GPU's memory, and these are in the "
@@ -211,7 +212,7 @@ class Stepper:
         ]
         self._blocks = sum(launch.blocks for launch in self._launches)
         self._partial = queue.allocate(8 * self._blocks)
-        self._scalars = queue.allocate(16)  # a sum of squares, a factor
+        self._scalars = queue.allocate(16)  # room for a sum of squares and a factor, 8 bytes each
 
     def step(
         self,
@@ -220,10 +221,10 @@ class Stepper:
         max_norm: float | None = None,
         *more: Any,
     ) -> bool:
-        """``max_norm``: of the gradients multiplied by the first coefficient, up to its sign.
+        """Queue a step. ``max_norm`` limits the norm of the gradients times the first coefficient's size.
 
-        Without coefficients, by those of `plan`: nothing then differs between steps but the device's memory.
-        ``more`` is what steps of this kind take beside the coefficients.
+        Without coefficients the step takes those of `plan`, so that only the GPU's memory differs between
+        steps. ``more`` are arguments that steps of this kind take beside the coefficients.
         """
         with self._ordered(grads) as stream:
             factor = self._clip(coefficients, max_norm, stream)
@@ -232,7 +233,7 @@ class Stepper:
         return True
 
     def plan(self, grads: Sequence[DeviceArray], steps: Sequence[Sequence[tuple[float, ...]]]) -> None:
-        """Coefficients of up to `PLAN` steps to come with these gradients; the first of a row is 1 or -1."""
+        """Store coefficients of up to `PLAN` later steps on these gradients; a row begins with 1 or -1."""
         with self._ordered(grads):
             for launch in self._launches:
                 launch.plan(steps)
@@ -240,7 +241,7 @@ class Stepper:
     def _clip(
         self, coefficients: Sequence[tuple[float, ...]] | None, max_norm: float | None, stream: int
     ) -> int | None:
-        """The address of what the gradients are multiplied by as well, if by anything."""
+        """Return the address of a factor that clips the gradients, or None."""
         if max_norm is None or not self._launches:
             return None
         self._squares(1.0 if coefficients is None else coefficients[0][0] ** 2, stream)
@@ -250,7 +251,7 @@ class Stepper:
         return squares + 8
 
     def sum_of_squares(self, grads: Sequence[DeviceArray]) -> float:
-        """Of all gradients, in double; waits for it."""
+        """Return the sum of the squares of all gradients, in double; the host waits for it."""
         with self._ordered(grads) as stream:
             self._squares(1.0, stream)
         return float(self._queue.download(self._scalars.address, np.empty(1), stream)[0])
@@ -265,7 +266,7 @@ class Stepper:
 
     @contextmanager
     def _ordered(self, grads: Sequence[DeviceArray]) -> Iterator[int]:
-        """The stream to use: it waits for the gradients' own, and they wait for it."""
+        """Give a stream that waits for the gradients' streams, and for which those wait afterwards."""
         from ...arrays.gpu_checks import Gradients
 
         found = grads if isinstance(grads, Gradients) else Gradients.of(grads)

@@ -1,4 +1,4 @@
-"""LARS and LAMB on arrays in a GPU's memory: norms and rates stay there, and the host does not wait."""
+"""LARS and LAMB on arrays in a GPU's memory: norms and rates stay on the GPU; the host does not wait."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = tuple[float, ...]
 
 
 class _TrustLaunch(Launch):
-    """All arrays of one dtype. Their norms give each coefficients of its own, with which it then steps."""
+    """All arrays of one dtype; each is updated with coefficients that its own norms determine."""
 
     def __init__(
         self, directed: bool, queue: Queue, rule: Rule, dtype: np.dtype[Any], members: Sequence[Any]
@@ -44,7 +44,7 @@ class _TrustLaunch(Launch):
     def step(  # type: ignore[override]
         self, coefficients: Sequence[Row], factor: int | None, stream: int, trusts: Sequence[Row]
     ) -> None:
-        """``factor``: as `Launch.step`'s."""
+        """Make a step; ``factor`` is as in `Launch.step`."""
 
         def launch(kernel: str, blocks: int, *arguments: Any) -> None:
             self._launcher.launch(f"{kernel}<{self._type}>", blocks, arguments, stream)

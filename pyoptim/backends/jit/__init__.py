@@ -41,7 +41,7 @@ __all__ = ["name", "sum_of_squares", *STEPPERS, *FUNCTIONS]
 
 name = "numba"
 
-# No contraction and no reassociation (fastmath stays off): the same bits as the other backends.
+# fastmath stays off, so nothing is contracted or reassociated, and bits are those of the other backends.
 _jit = numba.njit(nogil=True, error_model="numpy")
 _common = _jit(common)
 
@@ -59,7 +59,7 @@ os.register_at_fork(after_in_child=_forget_pool)
 
 @cache
 def _loop(rule: Rule) -> Callable[..., None]:
-    """``loop(begin, end, shared, own, param, grad, *states)``, which applies the rule in place."""
+    """Return ``loop(begin, end, shared, own, param, grad, *states)``, which applies the rule in place."""
     states = [f"s{k}" for k in range(len(rule.states))]
     elements = ", ".join(["p", "g", *(f"{s}[i]" for s in states)])
     targets = ", ".join(["param[i]", *(f"{s}[i]" for s in states)])

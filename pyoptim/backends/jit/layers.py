@@ -35,7 +35,7 @@ _running_statistic, _inverse_deviation = _jit(norms.running_statistic), _jit(nor
 _norm_value, _norm_gradient = _jit(norms.value), _jit(norms.gradient)
 
 
-overload(upper_tail)(lambda x: upper_tail)  # so that compiled code may call it
+overload(upper_tail)(lambda x: upper_tail)  # compiled code may call it now
 
 
 @cache

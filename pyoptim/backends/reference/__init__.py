@@ -1,4 +1,4 @@
-"""The NumPy backend: whole-array code that needs no compiler, and spells out what a backend provides.
+"""The NumPy backend: whole-array code that needs no compiler, and defines what a backend provides.
 
 Arguments have been validated: arrays are contiguous, of one float dtype, and match. Outputs are
 arguments; ``None`` skips one that is optional.

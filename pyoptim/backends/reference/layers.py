@@ -59,7 +59,7 @@ def activation_forward(kind: str, x: Array, y: Array, a: float = 0.0, b: float =
 
 
 def activation_backward(kind: str, dy: Array, kept: Array, dx: Array, a: float = 0.0, b: float = 0.0) -> None:
-    """``dx = dy * kind'(x)``; dx may be dy. ``kept`` is the input or the output, as `KINDS` says."""
+    """``dx = dy * kind'(x)``; dx may be dy. ``kept`` is x or y, whichever the kind keeps: see `KINDS`."""
     number = kept.dtype.type
     with np.errstate(all="ignore"):
         slope = KINDS[kind].slope(kept, number(a), number(b))
@@ -88,7 +88,7 @@ def softmax_backward(log: bool, dy: Array, y: Array, dx: Array) -> None:
 def dropout(x: Array, p: float, seed: int, step: int, y: Array) -> None:
     """Drop elements with probability p, in [0, 1), and divide the others by 1 - p; y may be x.
 
-    Which ones depends on seed, step and position: a backward pass is this on the gradient.
+    Seed, step and position decide which are dropped, so the backward pass is the same call on the gradient.
     """
     number = x.dtype.type
     kept = x * number(1 / (1 - p))
@@ -106,7 +106,7 @@ def penalty(
 ) -> float:
     """``l2/2 sum(w^2) + l1 sum(|w|)`` over the runs [begin, end) of ``parameters``.
 
-    Its gradient is added to ``gradients``.
+    The penalty's gradient is added to ``gradients``.
     """
     number, total = parameters.dtype.type, 0.0
     with np.errstate(all="ignore"):

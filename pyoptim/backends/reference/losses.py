@@ -61,7 +61,7 @@ def _of_rows(logits: Array, q: Array, dlogits: Array | None, divisor: float, tem
     total = q.sum(axis=1)
     if dlogits is not None:
         dlogits[...] = (e * (total / sums)[:, None] - q) * temperature / divisor
-    # A logit of -infinity without a share costs nothing.
+    # A logit of -infinity whose class has no share costs nothing, where 0 * infinity would be NaN.
     linear = np.where(q == 0, 0, q * shifted).sum(axis=1)
     losses: Array = cross_entropy_of_row(total, linear, sums, temperature)
     return losses
@@ -75,7 +75,7 @@ def pointwise_loss(
     sample_weight: Array | None,
     parameter: float | Array,
 ) -> float:
-    """The mean over the elements (batch, columns) of a loss of each, and its gradient.
+    """The mean of a pointwise loss over the elements (batch, columns), and its gradient.
 
     ``parameter`` is a of `pyoptim.formulas.losses`: a number, or one for each column.
     """

@@ -25,7 +25,7 @@ class Stepper:
 
     def step(self, grads: list[Array], coefficients: list[tuple[float, ...]]) -> bool:
         remaining = iter(grads)
-        with np.errstate(all="ignore"):  # as the other backends: NaN and infinity propagate silently
+        with np.errstate(all="ignore"):  # NaN and infinity propagate silently, as in the other backends
             for (rule, params, states), row in zip(self._groups, coefficients, strict=True):
                 for param, state in zip(params, states, strict=True):
                     shared, own = split_coefficients(rule, row, param.dtype.type)
@@ -61,11 +61,11 @@ class TrustStepper:
         coefficients: list[tuple[float, ...]],
         trusts: list[tuple[float, float, float, float, float]],
     ) -> bool:
-        """``trusts`` are each group's lr, weight_decay, scale of the gradient, trust and eps.
+        """Make a step; ``trusts`` has each group's lr, weight_decay, gradient scale, trust and eps.
 
-        LAMB: the rule writes a direction, to which the decay is added, and the parameter moves along it at
-        the rate ``lr*||p||/||d||``. LARS: the rule is momentum, which takes the gradients in at the rate
-        ``lr*trust*||p||/(||g|| + weight_decay*||p|| + eps)``. Where a norm is 0 or NaN the rate is lr.
+        In LAMB the rule writes a direction d, to which the decay is added, and the parameter moves along d at
+        the rate ``lr*||p||/||d||``. In LARS the rule is momentum, which takes the gradients in at the rate
+        ``lr*trust*||p||/(||g|| + weight_decay*||p|| + eps)``. If a norm is 0 or NaN the rate is lr.
         """
         rows = [row for row, n in zip(coefficients, self._sizes, strict=True) for _ in range(n)]
         given = [trust for trust, n in zip(trusts, self._sizes, strict=True) for _ in range(n)]
@@ -73,7 +73,7 @@ class TrustStepper:
             for i, (lr, decay, scale, trust, eps) in enumerate(given):
                 p, g = _norm(self._params[i]), scale * _norm(grads[i])
                 rate = lr * (trust * p / (g + decay * p + eps)) if p > 0 and g > 0 else lr
-                at = len(Common._fields) + 1  # momentum's grad_in
+                at = len(Common._fields) + 1  # the index of momentum's grad_in
                 rows[i] = (*rows[i][:at], rate, *rows[i][at + 1 :])
             return self._rule.step(grads, rows)
         for direction in self._directions:
@@ -94,7 +94,7 @@ def _norm(x: Array) -> float:
 
 
 class PackedStepper:
-    """Updates arrays some of which are kept in 16 or 8 bits, prepared once.
+    """Updates arrays, some of which are stored in 16 or 8 bits; prepared once.
 
     ``checks`` and what ``step`` returns are as in `pyoptim.backends.Stepper`.
     """
@@ -107,10 +107,11 @@ class PackedStepper:
     def step(
         self, grads: list[Array], coefficients: list[tuple[float, ...]], key: int, stochastic: bool
     ) -> bool:
-        """Parameters are rounded at random where ``stochastic``; ``key`` names the random numbers.
+        """Make a step. Parameters round at random if ``stochastic``; ``key`` names the random numbers.
 
-        The parameters have one stream of them, the k-th states of all another. An element's number in it
-        is its position among those of all arrays, so that it does not matter how these are cut.
+        The parameters use one stream of random numbers, and the k-th states of all of them another. An
+        element's number in its stream is its position among the elements of all arrays, so that it does not
+        matter how a model is cut into arrays.
         """
         first = 0
         for (group, param, master, states), grad in zip(self._arrays, grads, strict=True):

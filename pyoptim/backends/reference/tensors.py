@@ -12,11 +12,11 @@ from ...runtime.dtypes import Array
 from .. import StepGroup
 
 Row = tuple[float, ...]
-_OWN = len(Common._fields)  # what follows Common's coefficients in a row
+_OWN = len(Common._fields)  # the index in a row of the first coefficient after Common's
 
 
 class AdafactorStepper:
-    """States are ``row_var`` and ``col_var`` of a stack of matrices, ``variance`` of a vector.
+    """Adafactor: a stack of matrices has the states ``row_var`` and ``col_var``, a vector ``variance``.
 
     ``checks`` and what ``step`` returns are as in `pyoptim.backends.Stepper`.
     """
@@ -27,10 +27,10 @@ class AdafactorStepper:
         self._groups = groups
 
     def step(self, grads: list[Array], coefficients: list[Row]) -> bool:
-        """After Common's, a row has the largest relative step, the share of the new moments, eps[0] or -1
-        for the dtype's own, eps[1] and the threshold of clipping."""
+        """Make a step. After Common's coefficients a row has the largest relative step, the share of the new
+        moments, eps[0] (or -1 for the dtype's own), eps[1] and the threshold of clipping."""
         remaining = iter(grads)
-        with np.errstate(all="ignore"):  # NaN and infinity pass, as through the kernels
+        with np.errstate(all="ignore"):  # NaN and infinity propagate silently, as in the kernels
             for (_, params, states), row in zip(self._groups, coefficients, strict=True):
                 for p, state in zip(params, states, strict=True):
                     g = next(remaining)
@@ -45,7 +45,7 @@ class AdafactorStepper:
 
 def _factored(p: Array, state: Sequence[Array], d: Array, largest: float, fresh: float, eps: float,
               smallest: float, threshold: float) -> float:  # fmt: skip
-    """Divide d by the root of the variance; return the rate."""
+    """Divide d by the root of the factored variance, and return the rate."""
     least = float(np.finfo(p.dtype).eps) if eps < 0 else eps
     if len(state) == 1:
         variance = _blend(state[0], np.square(d), fresh)
@@ -61,7 +61,7 @@ def _factored(p: Array, state: Sequence[Array], d: Array, largest: float, fresh:
 
 
 def _blend(old: Array, new: Array, fresh: float) -> Array:
-    """``old`` moved towards ``new`` in place, returned in double."""
+    """Move ``old`` towards ``new`` in place by the share ``fresh``, and return it in double."""
     old += fresh * (new - old)
     return old.astype(np.float64)
 
@@ -71,7 +71,7 @@ def _norm(x: Array) -> float:
 
 
 class MuonStepper:
-    """Momentum, made orthogonal by Newton-Schulz iterations, and a descent along it.
+    """Muon: momentum is made orthogonal by Newton-Schulz iterations, and parameters descend along it.
 
     ``checks`` and what ``step`` returns are as in `pyoptim.backends.Stepper`.
     """
@@ -82,8 +82,8 @@ class MuonStepper:
         self._groups = groups
 
     def step(self, grads: list[Array], coefficients: list[Row]) -> bool:
-        """After the rule's coefficients, of which there are four with a 0, a row has lr, 1 for AdamW's scale
-        of it, the number of iterations, eps and the polynomial's three coefficients."""
+        """Make a step. After the rule's coefficients, padded with a 0 to four, a row has lr, 1 if it is
+        scaled as AdamW's, the number of iterations, eps and the polynomial's three coefficients."""
         remaining = iter(grads)
         with np.errstate(all="ignore"):
             for (rule, params, states), row in zip(self._groups, coefficients, strict=True):
@@ -104,7 +104,7 @@ class MuonStepper:
 
 
 def _orthogonal(matrix: Array, polynomial: Sequence[float], steps: int, eps: float) -> Array:
-    """Towards U V^T of the matrix's singular value decomposition: X becomes aX + bSX + cSSX, S = X X^T."""
+    """Approximate U V^T of the singular value decomposition by X = aX + bSX + cSSX, with S = X X^T."""
     wide = matrix.shape[0] <= matrix.shape[1]
     x = matrix if wide else matrix.T
     x = x / x.dtype.type(max(_norm(x), eps))
