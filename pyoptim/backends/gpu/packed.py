@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ...arrays.gpu import DeviceArray
 
 
-STORAGE_NAMES = ("float32", "float16", "bfloat16", "signed8", "unsigned8")  # in the order of Storage in storage.hpp
+# in the order of Storage in storage.hpp
+STORAGE_NAMES = ("float32", "float16", "bfloat16", "signed8", "unsigned8")
 # These are the layouts of structs in launch.hpp.
 _VALUES = np.dtype([("data", "u8"), ("scale", "u8"), ("kind", "i8")])
 ARRAYS = np.dtype(
