@@ -38,6 +38,7 @@ Hogwild<T>::Hogwild(std::vector<LayerView<T>> layers, const Loss& loss, std::siz
         auto own = layers;
         for (LayerView<T>& layer : own) {
             for (LayerArray<T>& array : layer.arrays) {
+                if (array.gradient == nullptr) continue;  // buffers have none
                 array.gradient = worker.gradients.data() + (array.gradient - first_);
             }
         }
@@ -67,7 +68,10 @@ void Hogwild<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end
                        const T* rows, std::size_t row, Outcome& outcome) {
     const std::size_t batches = (end - begin + batch - 1) / batch;
     std::atomic<std::size_t> next{0};
-    for (Worker& worker : workers_) worker.outcome = {};
+    for (Worker& worker : workers_) {
+        worker.outcome = {};
+        worker.failure = nullptr;  // of an earlier call, which may have left more than the one that it threw
+    }
     const int threads = static_cast<int>(std::min(workers_.size(), batches));
     parallel(threads, [&](int thread, int) {
         Worker& worker = workers_[static_cast<std::size_t>(thread)];

@@ -104,9 +104,9 @@ struct FitOptions {
     std::size_t batch_size = 32;  ///< 0: the full batch
     bool shuffle = true;
     std::uint64_t seed = 0;
-    Loss loss;
     /// Called after each epoch (counted from 0); false ends the training.
     std::function<bool(int, const EpochResult&)> after_epoch;
+    Loss loss;
 };
 
 /// T is float or double.
