@@ -289,7 +289,11 @@ def test_an_install_says_where_its_cpp_files_are(run_pyoptim):
     assert Path(include, "pyoptim", "network.hpp").is_file()
     assert Path(cmake, "pyoptimConfig.cmake").is_file()
     assert Path(run_pyoptim("--cmake-dir").stdout.strip()) == Path(cmake)
-    rules = Path(include, "pyoptim", "rules.hpp").read_text("utf-8")
+    assert {path.name for path in Path(include, "pyoptim").iterdir()} == {
+        "export.hpp", "network.hpp", "optimizer.hpp", "pyoptim.h",
+    }  # fmt: skip
+    sources = Path(po.__file__).parent / "backends" / "gpu" / "csrc"  # for CuPy
+    rules = (sources / "formulas" / "rules.hpp").read_text("utf-8")
     listed = re.search(r"define PYOPTIM_FOR_EACH_RULE\(X\)(.*?)\n\n", rules + "\n\n", re.S)
     assert listed is not None
     assert set(re.findall(r"X\((\w+),", listed[1])) == set(native.rules())

@@ -145,4 +145,4 @@ def test_an_install_has_the_headers_that_cupy_compiles():
     package = Path(po.__file__).parent
     if (package.parent / "csrc").is_dir():
         pytest.skip("this is the source tree")
-    assert (package / "include" / "pyoptim" / "kernels.cuh").is_file()
+    assert (package / "backends" / "gpu" / "csrc" / "cuda" / "kernels" / "kernels.cuh").is_file()
