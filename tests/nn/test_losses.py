@@ -11,6 +11,7 @@ from support import backends
 import pyoptim as po
 from pyoptim import nn, ops
 from pyoptim.formulas.losses import POINTWISE
+from pyoptim.runtime import dispatch
 
 EPS = {np.float32: 2.0**-24, np.float64: 2.0**-53}
 SHAPES = [(1, 1), (1, 2), (3, 5), (16, 10), (17, 32), (65, 33), (5, 255), (7, 1001)]
@@ -544,6 +545,7 @@ class Own(nn.Loss):
         return float(((output - target) ** 2).sum() / 2)
 
 
+@pytest.mark.skipif(dispatch.current().name != "native", reason="runs on the native backend")
 def test_every_pointwise_loss_is_a_public_class_that_the_engine_knows(rng):
     assert [cls.kind for cls in nn.losses.ELEMENTWISE] == list(POINTWISE) == list(oracles.POINTWISE)
     for cls in nn.losses.ELEMENTWISE:
