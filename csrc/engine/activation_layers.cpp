@@ -112,7 +112,7 @@ class SoftmaxLayer final : public CompiledLayer<T> {
 std::vector<LayerEntry> activation_entries() {
     std::vector<LayerEntry> all;
     for (const Elementwise& kind : elementwise()) {
-        all.push_back(entry_of<ElementwiseLayer>(kind.type.c_str(), kind.options));
+        all.push_back({kind.type.c_str(), kind.options, LayerMakers::of<ElementwiseLayer>()});
         if (kind.formula != Activation::hardtanh) continue;
         all.back().output = [](Layer& layer, const Width& in) {
             if (!(layer.low < layer.high))
@@ -121,7 +121,7 @@ std::vector<LayerEntry> activation_entries() {
         };
     }
     for (const char* type : {"Softmax", "LogSoftmax"}) {
-        all.push_back(entry_of<SoftmaxLayer>(type));
+        all.push_back({type, {}, LayerMakers::of<SoftmaxLayer>()});
         all.back().output = [](Layer&, const Width& in) {
             if (in.last > 0) return in;
             throw std::invalid_argument(

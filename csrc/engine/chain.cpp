@@ -111,7 +111,7 @@ void Chain<T>::add(Layer& layer, const std::string& name, Width& width) {
         refuse("has a block that makes " + std::to_string(width.size) + " values of " +
                std::to_string(view.in.size) + ", expected as many");
     }
-    if (!is_residual && view.entry->make_float == nullptr) return;
+    if (!is_residual && view.entry->makers.template get<T>() == nullptr) return;
     view.layer = &layer;
     for (ArrayInfo& info : view.entry->arrays(layer)) {
         view.arrays.push_back({std::move(info), nullptr, nullptr, nullptr});

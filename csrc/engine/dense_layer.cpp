@@ -68,10 +68,12 @@ std::vector<ArrayInfo> arrays(const Layer& layer) {
 }  // namespace
 
 std::vector<LayerEntry> dense_entries() {
-    LayerEntry dense = entry_of<DenseLayer>("Dense", {{"in_features", &Layer::in},
-                                                      {"out_features", &Layer::out},
-                                                      {"bias", &Layer::bias},
-                                                      {"activation", &Layer::activation}});
+    LayerEntry dense{"Dense",
+                     {{"in_features", &Layer::in},
+                      {"out_features", &Layer::out},
+                      {"bias", &Layer::bias},
+                      {"activation", &Layer::activation}},
+                     LayerMakers::of<DenseLayer>()};
     dense.output = output;
     dense.arrays = arrays;
     dense.inputs = [](const Layer& layer) { return layer.in; };

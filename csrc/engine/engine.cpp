@@ -56,8 +56,8 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_
     }
     for (std::size_t i = 0; i < count; ++i) {  // inner residuals before the outer ones
         const LayerView<T>& layer = layers_[i];
-        const bool is_residual = layer.entry->make_float == nullptr;
-        compiled_.push_back(is_residual ? nullptr : make(layer, capacity));
+        const bool is_residual = layer.entry->makers.template get<T>() == nullptr;
+        compiled_.push_back(is_residual ? nullptr : layer.entry->makers.template get<T>()(layer, capacity));
         if (!is_residual || layer.begin <= first_trainable_) continue;
         shortcut_[i].resize(outputs_[i].size());
         rejoined_[layer.begin].push_back(i);

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -115,9 +114,14 @@ class CompiledLayer {
     virtual std::pair<T*, std::size_t> fusible_gradient() const { return {nullptr, 0}; }
 };
 
+using LayerMakers = Makers<CompiledLayer, LayerView>;
+
 struct LayerEntry {
     const char* type;  // the Python class
     std::vector<Option<Layer>> options;
+    // Make the object that computes a layer, from its view and the most examples of a batch. Null if the
+    // layer computes nothing (Flatten), or if the engine itself computes it (Residual).
+    LayerMakers makers = {};
     // Returns the shape of the output for an input. Throws std::invalid_argument if the layer cannot take the
     // input, with a message that continues after the layer's name. Fills in the fields that follow from the
     // options.
@@ -130,31 +134,7 @@ struct LayerEntry {
     // if the layer takes no such statistic.
     std::ptrdiff_t (*statistics)(const Layer&, std::ptrdiff_t in, bool training) =
         [](const Layer&, std::ptrdiff_t, bool) { return std::ptrdiff_t{0}; };
-    // Creates the object that computes the layer. Null if the layer computes nothing (Flatten), or if the
-    // engine itself computes it (Residual).
-    std::unique_ptr<CompiledLayer<float>> (*make_float)(const LayerView<float>&, std::size_t) = nullptr;
-    std::unique_ptr<CompiledLayer<double>> (*make_double)(const LayerView<double>&, std::size_t) = nullptr;
 };
-
-// An entry whose layers a class template computes: Compiled<T>(view, the most examples of a batch).
-template <template <class> class Compiled>
-LayerEntry entry_of(const char* type, std::vector<Option<Layer>> options = {}) {
-    LayerEntry entry{type, std::move(options)};
-    entry.make_float = [](const LayerView<float>& view, std::size_t capacity) {
-        return std::unique_ptr<CompiledLayer<float>>(new Compiled<float>(view, capacity));
-    };
-    entry.make_double = [](const LayerView<double>& view, std::size_t capacity) {
-        return std::unique_ptr<CompiledLayer<double>>(new Compiled<double>(view, capacity));
-    };
-    return entry;
-}
-
-std::unique_ptr<CompiledLayer<float>> inline make(const LayerView<float>& view, std::size_t capacity) {
-    return view.entry->make_float(view, capacity);
-}
-std::unique_ptr<CompiledLayer<double>> inline make(const LayerView<double>& view, std::size_t capacity) {
-    return view.entry->make_double(view, capacity);
-}
 
 std::vector<LayerEntry> dense_entries();
 std::vector<LayerEntry> norm_entries();

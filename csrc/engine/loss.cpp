@@ -1,8 +1,7 @@
 #include "engine/loss.hpp"
 
 #include <string>
-#include <type_traits>
-#include <utility>
+#include <variant>
 
 #include "layers/losses.hpp"
 
@@ -51,53 +50,41 @@ class KLDivLoss final : public CompiledLoss<T> {
     double temperature_;
 };
 
-// The mean of a function of each output and its target.
-template <class T, cpu::PointwiseKind kind>
+// The mean of the formula that the entry of the loss names, over each output and its target.
+template <class T>
 class PointwiseLoss final : public CompiledLoss<T> {
   public:
-    PointwiseLoss(const Loss& of, std::size_t outputs) {
-        if (kind == cpu::PointwiseKind::huber) parameter_ = static_cast<T>(of.delta);
-        if (kind != cpu::PointwiseKind::binary) return;
-        parameter_ = static_cast<T>(of.pos_weight);
-        for (std::size_t i = 0; i < outputs && !of.pos_weights.empty(); ++i) {
-            columns_.push_back(static_cast<T>(of.pos_weights[i % of.pos_weights.size()]));
+    PointwiseLoss(const Loss& of, std::size_t outputs) : formula_(loss_entry(of.type).formula) {
+        for (const Option<Loss>& option : loss_entry(of.type).options) {
+            if (const auto* const number = std::get_if<double Loss::*>(&option.member)) {
+                parameter_ = static_cast<T>(of.*(*number));
+            } else if (const auto* const list = std::get_if<std::vector<double> Loss::*>(&option.member)) {
+                const std::vector<double>& numbers = of.*(*list);
+                for (std::size_t i = 0; i < outputs && !numbers.empty(); ++i) {
+                    columns_.push_back(static_cast<T>(numbers[i % numbers.size()]));
+                }
+            }
         }
     }
 
     double compute(const LossBatch<T>& of) const override {
-        return pointwise_loss<T>({kind, parameter_, columns_.empty() ? nullptr : columns_.data()},
+        return pointwise_loss<T>({formula_, parameter_, columns_.empty() ? nullptr : columns_.data()},
                                  {of.rows, of.columns, of.output, of.targets, of.weight, of.gradient});
     }
 
   private:
+    PointwiseKind formula_;
     T parameter_ = 1;
-    std::vector<T> columns_;  // the parameter of each column, where they differ
-};
-
-// An entry whose loss a class template computes: Compiled<T>(loss, outputs).
-template <template <class> class Compiled>
-LossEntry entry_of(const char* type, std::vector<Option<Loss>> options = {}) {
-    LossEntry entry{type, std::move(options)};
-    entry.make_float = [](const Loss& loss, std::size_t outputs) {
-        return std::unique_ptr<CompiledLoss<float>>(new Compiled<float>(loss, outputs));
-    };
-    entry.make_double = [](const Loss& loss, std::size_t outputs) {
-        return std::unique_ptr<CompiledLoss<double>>(new Compiled<double>(loss, outputs));
-    };
-    return entry;
-}
-
-template <cpu::PointwiseKind kind>
-struct Pointwise {
-    template <class T>
-    using Of = PointwiseLoss<T, kind>;
+    std::vector<T> columns_;  // the parameter of each column, or empty if it is the same for all
 };
 
 std::vector<LossEntry> all_entries() {
-    using Kind = cpu::PointwiseKind;
-    LossEntry cross_entropy = entry_of<CrossEntropyLoss>(
+    using Formula = PointwiseKind;
+    const auto pointwise = LossMakers::of<PointwiseLoss>();
+    LossEntry cross_entropy{
         "CrossEntropy",
-        {{"class_weight", &Loss::class_weight}, {"label_smoothing", &Loss::label_smoothing, kShare}});
+        {{"class_weight", &Loss::class_weight}, {"label_smoothing", &Loss::label_smoothing, kShare}},
+        LossMakers::of<CrossEntropyLoss>()};
     cross_entropy.classification = true;
     cross_entropy.targets = kNotNegative;
     cross_entropy.check = [](const Loss& loss, std::size_t outputs) {
@@ -106,9 +93,10 @@ std::vector<LossEntry> all_entries() {
         throw std::invalid_argument("class_weight has " + std::to_string(loss.class_weight.size()) +
                                     " elements, expected " + std::to_string(outputs));
     };
-    LossEntry binary = entry_of<Pointwise<Kind::binary>::Of>(
-        "BinaryCrossEntropy",
-        {{"pos_weight", &Loss::pos_weight, kNotNegative}, {"pos_weight", &Loss::pos_weights}});
+    LossEntry binary{"BinaryCrossEntropy",
+                     {{"pos_weight", &Loss::pos_weight, kNotNegative}, {"pos_weight", &Loss::pos_weights}},
+                     pointwise,
+                     Formula::binary};
     binary.targets = kShare;
     binary.check = [](const Loss& loss, std::size_t outputs) {
         check_weights("pos_weights", loss.pos_weights);
@@ -117,16 +105,16 @@ std::vector<LossEntry> all_entries() {
                                     " elements, expected one for each of " + std::to_string(outputs) +
                                     " outputs");
     };
-    LossEntry kl_div = entry_of<KLDivLoss>("KLDiv", {{"temperature", &Loss::temperature, kPositive}});
+    LossEntry kl_div{"KLDiv", {{"temperature", &Loss::temperature, kPositive}}, LossMakers::of<KLDivLoss>()};
     kl_div.targets = kNotNegative;
-    LossEntry hinge = entry_of<Pointwise<Kind::hinge>::Of>("Hinge");
+    LossEntry hinge{"Hinge", {}, pointwise, Formula::hinge};
     hinge.targets = {-1, 1, "-1 or 1"};
     hinge.only_ends = true;
     return {cross_entropy,
             kl_div,
-            entry_of<Pointwise<Kind::squared>::Of>("MSE"),
-            entry_of<Pointwise<Kind::absolute>::Of>("L1"),
-            entry_of<Pointwise<Kind::huber>::Of>("Huber", {{"delta", &Loss::delta, kPositive}}),
+            {"MSE", {}, pointwise, Formula::squared},
+            {"L1", {}, pointwise, Formula::absolute},
+            {"Huber", {{"delta", &Loss::delta, kPositive}}, pointwise, Formula::huber},
             binary,
             hinge};
 }
@@ -154,11 +142,7 @@ std::unique_ptr<CompiledLoss<T>> make_loss(const Loss& loss, std::size_t outputs
     } catch (const std::invalid_argument& error) {
         throw std::invalid_argument("loss (" + loss.type + ") " + error.what());
     }
-    if constexpr (std::is_same_v<T, float>) {
-        return entry.make_float(loss, outputs);
-    } else {
-        return entry.make_double(loss, outputs);
-    }
+    return entry.makers.get<T>()(loss, outputs);
 }
 
 template std::unique_ptr<CompiledLoss<float>> make_loss(const Loss&, std::size_t);

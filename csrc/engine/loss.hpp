@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/options.hpp"
+#include "formulas/losses.hpp"
 #include "pyoptim/network.hpp"
 
 namespace pyoptim::core {
@@ -31,9 +32,18 @@ class CompiledLoss {
     virtual double compute(const LossBatch<T>&) const = 0;
 };
 
+template <class>
+using LossOf = Loss;
+using LossMakers = Makers<CompiledLoss, LossOf>;
+
 struct LossEntry {
     const char* type;  // the Python class
     std::vector<Option<Loss>> options;
+    // Make the object that computes a loss, from its description and the number of output columns.
+    LossMakers makers;
+    // Of a loss that a formula of single outputs computes. Its options are the formula's parameter: a number,
+    // or one for each output column.
+    PointwiseKind formula = PointwiseKind::count;
     bool classification = false;  // whether labels will do for targets, and the right ones are counted
     // The range of valid targets.
     Interval targets = kFinite;
@@ -41,8 +51,6 @@ struct LossEntry {
     bool only_ends = false;
     // Throws std::invalid_argument unless the loss suits this many outputs.
     void (*check)(const Loss&, std::size_t outputs) = [](const Loss&, std::size_t) {};
-    std::unique_ptr<CompiledLoss<float>> (*make_float)(const Loss&, std::size_t outputs) = nullptr;
-    std::unique_ptr<CompiledLoss<double>> (*make_double)(const Loss&, std::size_t outputs) = nullptr;
 };
 
 // Every kind of loss.

@@ -155,14 +155,15 @@ std::vector<ArrayInfo> layer_norm_arrays(const Layer& layer) {
 
 std::vector<LayerEntry> norm_entries() {
     const Option<Layer> eps = {"eps", &Layer::eps, kNotNegative}, affine = {"affine", &Layer::affine};
-    LayerEntry batch_norm = entry_of<BatchNormLayer>(
-        "BatchNorm", {{"features", &Layer::in},
-                      eps,
-                      {"momentum", &Layer::momentum, kShare, true},
-                      affine,
-                      {"track_running_stats", &Layer::track_running_stats},
-                      {"running_var", &Layer::unbiased, kFinite, false, "unbiased", "biased"},
-                      {"activation", &Layer::activation}});
+    LayerEntry batch_norm{"BatchNorm",
+                          {{"features", &Layer::in},
+                           eps,
+                           {"momentum", &Layer::momentum, kShare, true},
+                           affine,
+                           {"track_running_stats", &Layer::track_running_stats},
+                           {"running_var", &Layer::unbiased, kFinite, false, "unbiased", "biased"},
+                           {"activation", &Layer::activation}},
+                          LayerMakers::of<BatchNormLayer>()};
     batch_norm.output = batch_norm_output;
     batch_norm.arrays = batch_norm_arrays;
     batch_norm.inputs = [](const Layer& layer) { return layer.in; };
@@ -170,8 +171,8 @@ std::vector<LayerEntry> norm_entries() {
         const bool takes = (training && layer.trainable) || !layer.track_running_stats;
         return takes ? in / layer.in : 0;
     };
-    LayerEntry layer_norm =
-        entry_of<LayerNormLayer>("LayerNorm", {{"features", &Layer::features}, eps, affine});
+    LayerEntry layer_norm{
+        "LayerNorm", {{"features", &Layer::features}, eps, affine}, LayerMakers::of<LayerNormLayer>()};
     layer_norm.output = layer_norm_output;
     layer_norm.arrays = layer_norm_arrays;
     layer_norm.inputs = values_of;

@@ -109,12 +109,16 @@ std::vector<LayerEntry> other_entries() {
     LayerEntry flatten{"Flatten", {}};
     flatten.output = [](Layer&, const Width& in) { return Width{in.size, in.size}; };
     const LayerEntry residual{"Residual", {}};  // the engine adds the input of its block
-    LayerEntry dropout = entry_of<DropoutLayer>("Dropout", {{"p", &Layer::p, kBelowOne}});
-    LayerEntry noise =
-        entry_of<GaussianNoiseLayer>("GaussianNoise", {{"std", &Layer::deviation, kNotNegative}});
+    LayerEntry dropout{"Dropout", {{"p", &Layer::p, kBelowOne}}, LayerMakers::of<DropoutLayer>()};
+    LayerEntry noise{
+        "GaussianNoise", {{"std", &Layer::deviation, kNotNegative}}, LayerMakers::of<GaussianNoiseLayer>()};
     dropout.arrays = noise.arrays = random_arrays;
-    return {flatten, residual, dropout, noise,
-            entry_of<RescaleLayer>("Rescale", {{"scale", &Layer::scale}, {"shift", &Layer::shift}})};
+    return {
+        flatten,
+        residual,
+        dropout,
+        noise,
+        {"Rescale", {{"scale", &Layer::scale}, {"shift", &Layer::shift}}, LayerMakers::of<RescaleLayer>()}};
 }
 
 }  // namespace pyoptim::core
