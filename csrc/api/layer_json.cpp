@@ -1,5 +1,6 @@
 #include "api/layer_json.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 #include <type_traits>
 
@@ -70,12 +71,13 @@ bool read(const Json& given, const Option<Owner>&, std::vector<double>& to) {
     return given.kind == Kind::null || given.kind == Kind::list;
 }
 
-// Refuses an unknown option, since it could change what the layer or loss computes.
+// Reads all entries of an object except `others`. Refuses an unknown option, since it could change what the
+// layer or loss computes.
 template <class Owner>
-void read_options(const Json& given, const std::vector<Option<Owner>>& options, Owner& owner) {
+void read_options(const Json& given, const std::vector<Option<Owner>>& options, Owner& owner,
+                  const std::vector<std::string>& others) {
     for (const auto& [name, value] : given.entries) {
-        if (name == "type" || (std::is_same_v<Owner, Layer> && (name == "trainable" || name == "block")))
-            continue;
+        if (std::find(others.begin(), others.end(), name) != others.end()) continue;
         bool known = false, valid = false;
         for (const Option<Owner>& option : options) {
             if (name != option.name || valid) continue;
@@ -95,13 +97,11 @@ Layer layer_from(const Json& given) {
     layer.type = given.at("type", Kind::text).text;
     const LayerEntry* const entry = find_entry(layer.type);
     if (entry == nullptr) throw std::runtime_error("its layer " + layer.type + " is none of the C++ API's");
-    read_options(given, entry->options, layer);
+    std::vector<std::string> others = {"type", "trainable"};
+    if (entry->has_block) others.push_back("block");
+    read_options(given, entry->options, layer, others);
     if (given.find("trainable") != nullptr) layer.trainable = given.at("trainable", Kind::boolean).boolean;
-    const bool is_residual = layer.type == "Residual";
-    if (!is_residual && given.find("block") != nullptr) {
-        throw std::runtime_error("its " + layer.type + " has no argument named block");
-    }
-    if (is_residual) layer.block = layers_from(given.at("block", Kind::list));
+    if (entry->has_block) layer.block = layers_from(given.at("block", Kind::list));
     return layer;
 }
 
@@ -132,13 +132,16 @@ std::string written(const Option<Layer>& option, const Value& value) {
 
 std::string described(const Layer& layer) {
     std::string text = R"({"type": )" + quoted(layer.type);
-    for (const Option<Layer>& option : find_entry(layer.type)->options) {
+    const LayerEntry& entry = *find_entry(layer.type);
+    for (const Option<Layer>& option : entry.options) {
         text += ", " + quoted(option.name) + ": ";
         text += std::visit([&](auto member) { return written(option, layer.*member); }, option.member);
     }
-    const bool is_residual = layer.type == "Residual";  // whose layers say themselves what is frozen
-    if (is_residual) text += R"(, "block": )" + core::described(layer.block);
-    if (!is_residual && !layer.trainable) text += R"(, "trainable": false)";
+    if (entry.has_block) {  // its layers say themselves what is frozen
+        text += R"(, "block": )" + core::described(layer.block);
+    } else if (!layer.trainable) {
+        text += R"(, "trainable": false)";
+    }
     return text + "}";
 }
 
@@ -157,7 +160,7 @@ Loss loss_from(const std::string& json) {
     const Json given = parse_json(json);
     Loss loss;
     loss.type = given.at("type", Kind::text).text;
-    read_options(given, loss_entry(loss.type).options, loss);
+    read_options(given, loss_entry(loss.type).options, loss, {"type"});
     return loss;
 }
 

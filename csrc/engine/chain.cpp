@@ -18,23 +18,20 @@ std::vector<LayerEntry> all_entries() {
 
 // The facts about the input of a network that its layers state.
 struct Known {
-    std::ptrdiff_t dense = 0;  // the inputs of the first Dense, which no layer before it changes
-    std::ptrdiff_t other = 0;  // the inputs of the first other layer that names any
-    bool flattened = false;    // whether a Flatten comes before a Dense
+    std::ptrdiff_t whole = 0;  // elements of an example, by the first layer that states them all
+    std::ptrdiff_t part = 0;   // elements that the first other layer names, some or all of an example's
+    bool flattened = false;    // whether examples are flattened before the layer that states them all
 };
 
 void look(const std::vector<Layer>& layers, Known& known) {
     for (const Layer& layer : layers) {
-        if (known.dense > 0) return;
+        if (known.whole > 0) return;
         const LayerEntry* const entry = find_entry(layer.type);
-        const std::ptrdiff_t inputs = entry == nullptr ? 0 : entry->inputs(layer);
-        if (layer.type == "Dense") {
-            known.dense = inputs;
-        } else if (known.other == 0) {
-            known.other = inputs;
-        }
-        known.flattened = known.flattened || layer.type == "Flatten";
-        look(layer.block, known);
+        if (entry == nullptr) continue;  // Chain finds out what it is, or refuses it
+        std::ptrdiff_t& inputs = entry->states_whole_input ? known.whole : known.part;
+        if (inputs <= 0) inputs = entry->inputs(layer);
+        known.flattened = known.flattened || entry->flattens;
+        if (entry->has_block) look(layer.block, known);
     }
 }
 
@@ -55,7 +52,7 @@ const LayerEntry* find_entry(const std::string& type) {
 Width inputs_of(const std::vector<Layer>& layers) {
     Known known;
     look(layers, known);
-    const std::ptrdiff_t size = known.dense > 0 ? known.dense : known.other;
+    const std::ptrdiff_t size = known.whole > 0 ? known.whole : known.part;
     if (size <= 0) throw std::invalid_argument("layers: none of them says how many inputs it has");
     return {size, known.flattened ? 0 : size};
 }
@@ -101,17 +98,19 @@ void Chain<T>::add(Layer& layer, const std::string& name, Width& width) {
     } catch (const std::invalid_argument& error) {
         refuse(error.what());
     }
-    const bool is_residual = layer.type == "Residual";
-    if (is_residual && layer.block.empty()) refuse("has an empty block");
-    if (is_residual && !layer.trainable) set_trainable(layer, false);
-    for (std::size_t i = 0; i < layer.block.size(); ++i) {
-        add(layer.block[i], name + ".block." + std::to_string(i), width);
+    if (view.entry->has_block) {
+        if (layer.block.empty()) refuse("has an empty block");
+        if (!layer.trainable) set_trainable(layer, false);
+        for (std::size_t i = 0; i < layer.block.size(); ++i) {
+            add(layer.block[i], name + ".block." + std::to_string(i), width);
+        }
+        if (width.size != view.out.size) {
+            refuse("has a block that makes " + std::to_string(width.size) + " values of " +
+                   std::to_string(view.in.size) + ", expected as many");
+        }
+    } else if (view.entry->makers.template get<T>() == nullptr) {
+        return;
     }
-    if (width.size != view.out.size) {
-        refuse("has a block that makes " + std::to_string(width.size) + " values of " +
-               std::to_string(view.in.size) + ", expected as many");
-    }
-    if (!is_residual && view.entry->makers.template get<T>() == nullptr) return;
     view.layer = &layer;
     for (ArrayInfo& info : view.entry->arrays(layer)) {
         view.arrays.push_back({std::move(info), nullptr, nullptr, nullptr});

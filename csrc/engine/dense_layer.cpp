@@ -77,6 +77,7 @@ std::vector<LayerEntry> dense_entries() {
     dense.output = output;
     dense.arrays = arrays;
     dense.inputs = [](const Layer& layer) { return layer.in; };
+    dense.states_whole_input = true;
     return {dense};
 }
 

@@ -56,9 +56,9 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_
     }
     for (std::size_t i = 0; i < count; ++i) {  // inner residuals before the outer ones
         const LayerView<T>& layer = layers_[i];
-        const bool is_residual = layer.entry->makers.template get<T>() == nullptr;
-        compiled_.push_back(is_residual ? nullptr : layer.entry->makers.template get<T>()(layer, capacity));
-        if (!is_residual || layer.begin <= first_trainable_) continue;
+        const bool has_block = layer.entry->has_block;
+        compiled_.push_back(has_block ? nullptr : layer.entry->makers.template get<T>()(layer, capacity));
+        if (!has_block || layer.begin <= first_trainable_) continue;
         shortcut_[i].resize(outputs_[i].size());
         rejoined_[layer.begin].push_back(i);
     }

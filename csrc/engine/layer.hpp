@@ -120,7 +120,7 @@ struct LayerEntry {
     const char* type;  // the Python class
     std::vector<Option<Layer>> options;
     // Make the object that computes a layer, from its view and the most examples of a batch. Null if the
-    // layer computes nothing (Flatten), or if the engine itself computes it (Residual).
+    // layer changes no value, so that the engine leaves it out, or if it has a block.
     LayerMakers makers = {};
     // Returns the shape of the output for an input. Throws std::invalid_argument if the layer cannot take the
     // input, with a message that continues after the layer's name. Fills in the fields that follow from the
@@ -130,6 +130,12 @@ struct LayerEntry {
     std::vector<ArrayInfo> (*arrays)(const Layer&) = [](const Layer&) { return std::vector<ArrayInfo>(); };
     // The number of inputs that the layer's options state, or 0 if it takes any number.
     std::ptrdiff_t (*inputs)(const Layer&) = [](const Layer&) { return std::ptrdiff_t{0}; };
+    // Whether these are all elements of an example, not just its channels or its last dimensions.
+    bool states_whole_input = false;
+    // Whether the layer makes a vector of an example of several dimensions.
+    bool flattens = false;
+    // Whether the layer has a block of layers; the engine adds the input of the block to its output.
+    bool has_block = false;
     // The number of values that an example of `in` elements adds to each statistic taken over the batch, or 0
     // if the layer takes no such statistic.
     std::ptrdiff_t (*statistics)(const Layer&, std::ptrdiff_t in, bool training) =

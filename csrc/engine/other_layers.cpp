@@ -108,7 +108,9 @@ std::vector<ArrayInfo> random_arrays(const Layer&) {
 std::vector<LayerEntry> other_entries() {
     LayerEntry flatten{"Flatten", {}};
     flatten.output = [](Layer&, const Width& in) { return Width{in.size, in.size}; };
-    const LayerEntry residual{"Residual", {}};  // the engine adds the input of its block
+    flatten.flattens = true;
+    LayerEntry residual{"Residual", {}};
+    residual.has_block = true;
     LayerEntry dropout{"Dropout", {{"p", &Layer::p, kBelowOne}}, LayerMakers::of<DropoutLayer>()};
     LayerEntry noise{
         "GaussianNoise", {{"std", &Layer::deviation, kNotNegative}}, LayerMakers::of<GaussianNoiseLayer>()};
