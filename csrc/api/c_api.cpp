@@ -19,9 +19,7 @@ namespace {
 // Runs the body and turns exceptions into error codes, since no exception may leave this file.
 template <class Body>
 int guarded(pyoptim_error* error, Body body) {
-    int code = PYOPTIM_FAILED;
-    const char* message = "unknown error";
-    const auto tell = [&] {
+    const auto failed = [&](int code, const char* message) {
         if (error != nullptr) std::snprintf(error->message, sizeof(error->message), "%s", message);
         return code;
     };
@@ -29,14 +27,11 @@ int guarded(pyoptim_error* error, Body body) {
         body();
         return PYOPTIM_OK;
     } catch (const std::logic_error& caught) {  // invalid_argument among them
-        code = PYOPTIM_INVALID;
-        message = caught.what();
-        return tell();
+        return failed(PYOPTIM_INVALID, caught.what());
     } catch (const std::exception& caught) {
-        message = caught.what();
-        return tell();
+        return failed(PYOPTIM_FAILED, caught.what());
     } catch (...) {
-        return tell();
+        return failed(PYOPTIM_FAILED, "unknown error");
     }
 }
 
@@ -44,13 +39,13 @@ void need(bool condition, const char* what) {
     if (!condition) throw std::invalid_argument(what);
 }
 
-// Applies `read` to JSON that a caller wrote.
+// Returns what `read` does with JSON that a caller gave as the argument of this name.
 template <class Read>
-auto from_json(Read read, const char* json) {
+auto from_json(const char* name, Read read) {
     try {
-        return read(std::string(json));
+        return read();
     } catch (const std::runtime_error& caught) {
-        throw std::invalid_argument(caught.what());
+        throw std::invalid_argument(std::string(name) + ": " + caught.what());
     }
 }
 
@@ -79,8 +74,7 @@ int pyoptim_network_create(const char* layers, uint64_t seed, pyoptim_network** 
                            pyoptim_error* error) {
     return guarded(error, [&] {
         need(layers != nullptr && network != nullptr, "layers or network is null");
-        const auto all =
-            from_json([](const std::string& json) { return pyoptim::core::layers_from(json); }, layers);
+        const auto all = from_json("layers", [&] { return pyoptim::core::layers_from(layers); });
         *network = new pyoptim_network{pyoptim::Network<float>(all, seed), {}};
     });
 }
@@ -125,7 +119,7 @@ int pyoptim_network_set_trainable(pyoptim_network* network, size_t layer, int tr
 int pyoptim_network_set_loss(pyoptim_network* network, const char* loss, pyoptim_error* error) {
     return guarded(error, [&] {
         need(network != nullptr && loss != nullptr, "network or loss is null");
-        network->loss = from_json(pyoptim::core::loss_from, loss);
+        network->loss = from_json("loss", [&] { return pyoptim::core::loss_from(loss); });
     });
 }
 

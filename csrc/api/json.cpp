@@ -25,7 +25,7 @@ class Parser {
 
   private:
     [[noreturn]] void fail() const {
-        throw std::runtime_error("the header is no valid JSON at its byte " + std::to_string(at_));
+        throw std::runtime_error("the JSON is not valid at its byte " + std::to_string(at_));
     }
     char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
     void space() {
@@ -92,7 +92,7 @@ class Parser {
             if (c == '\\') {
                 c = peek();
                 ++at_;
-                if (c == 'u') {  // what we read is in ASCII
+                if (c == 'u') {  // only ASCII: no name or word of ours has other characters
                     const std::string digits = text_.substr(at_, 4);
                     char* end = nullptr;
                     const long code = std::strtol(digits.c_str(), &end, 16);
@@ -128,8 +128,7 @@ const Json* Json::find(const std::string& name) const {
 
 const Json& Json::at(const std::string& name, Kind wanted) const {
     const Json* const found = find(name);
-    if (found == nullptr || found->kind != wanted)
-        throw std::runtime_error("the header has no valid " + name);
+    if (found == nullptr || found->kind != wanted) throw std::runtime_error("there is no valid " + name);
     return *found;
 }
 

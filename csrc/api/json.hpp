@@ -1,4 +1,4 @@
-// The subset of JSON that the headers of safetensors files need.
+// The subset of JSON that the headers of safetensors files and the descriptions of layers and losses need.
 #pragma once
 
 #include <string>
@@ -16,12 +16,18 @@ struct Json {
     std::vector<Json> items;                            // of a list
     std::vector<std::pair<std::string, Json>> entries;  // of an object
 
-    const Json* find(const std::string& name) const;      // null: there is none
-    const Json& at(const std::string& name, Kind) const;  // throws std::runtime_error
+    // The entry of this name, or null if there is none.
+    const Json* find(const std::string& name) const;
+    // The entry of this name. Throws std::runtime_error if there is none of this kind.
+    const Json& at(const std::string& name, Kind) const;
 };
 
-Json parse_json(const std::string& text);  // throws std::runtime_error
+// Throws std::runtime_error for text that is not JSON. Messages do not say where the text is from: the caller
+// puts that before them.
+Json parse_json(const std::string& text);
+// The text as JSON has it, in quotes.
 std::string quoted(const std::string& text);
-std::string shortest(double value);  // so many digits that it reads back as it is
+// The number in as few digits as read back as the same number.
+std::string shortest(double value);
 
 }  // namespace pyoptim::core

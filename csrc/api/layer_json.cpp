@@ -15,60 +15,59 @@ using Kind = Json::Kind;
 
 constexpr double kMostFeatures = 0x1p28;
 
-std::ptrdiff_t count_from(const Json& given, const std::string& name) {
+bool read_count(const Json& given, std::ptrdiff_t& to) {
     const bool in_range = given.kind == Kind::number && given.number >= 1 && given.number <= kMostFeatures;
-    const auto count = in_range ? static_cast<std::ptrdiff_t>(given.number) : 0;
-    if (!in_range || static_cast<double>(count) != given.number) {
-        throw std::runtime_error("it has no valid " + name);
-    }
-    return count;
+    to = in_range ? static_cast<std::ptrdiff_t>(given.number) : 0;
+    return in_range && static_cast<double>(to) == given.number;
 }
 
-// Each of these functions reads a value into a member of its type, and returns whether the value had that
-// type.
+// Each of these functions reads a value into a member of its type. It returns an empty text, or what it
+// expected if the value is something else.
 template <class Owner>
-bool read(const Json& given, const Option<Owner>& option, std::ptrdiff_t& to) {
-    to = count_from(given, option.name);
-    return true;
+std::string read(const Json& given, const Option<Owner>&, std::ptrdiff_t& to) {
+    return read_count(given, to) ? "" : "an integer from 1 to 2^28";
 }
 template <class Owner>
-bool read(const Json& given, const Option<Owner>& option, double& to) {
-    if (given.kind == Kind::null && option.nullable) {
-        to = -1;
-        return true;
-    }
-    to = given.number;
-    return given.kind == Kind::number && option.range.contains(to);
+std::string read(const Json& given, const Option<Owner>& option, double& to) {
+    const bool is_null = option.nullable && given.kind == Kind::null;
+    to = is_null ? -1 : given.number;
+    if (is_null || (given.kind == Kind::number && option.range.contains(to))) return "";
+    return option.range.expected + std::string(option.nullable ? " or null" : "");
 }
 template <class Owner>
-bool read(const Json& given, const Option<Owner>& option, bool& to) {
+std::string read(const Json& given, const Option<Owner>& option, bool& to) {
     if (option.yes == nullptr) {
         to = given.boolean;
-        return given.kind == Kind::boolean;
+        return given.kind == Kind::boolean ? "" : "true or false";
     }
     to = given.text == option.yes;
-    return given.kind == Kind::text && (to || given.text == option.no);
+    if (given.kind == Kind::text && (to || given.text == option.no)) return "";
+    return quoted(option.yes) + " or " + quoted(option.no);
 }
 template <class Owner>
-bool read(const Json& given, const Option<Owner>&, std::string& to) {
+std::string read(const Json& given, const Option<Owner>&, std::string& to) {
     to = given.text;
-    return given.kind == Kind::null || (given.kind == Kind::text && !to.empty());
+    const bool valid = given.kind == Kind::null || (given.kind == Kind::text && !to.empty());
+    return valid ? "" : "a name or null";
 }
 template <class Owner>
-bool read(const Json& given, const Option<Owner>& option, std::vector<std::ptrdiff_t>& to) {
+std::string read(const Json& given, const Option<Owner>&, std::vector<std::ptrdiff_t>& to) {
     to.clear();
-    if (given.kind != Kind::list) to.push_back(count_from(given, option.name));
-    for (const Json& item : given.items) to.push_back(count_from(item, option.name));
-    return !to.empty();
+    bool valid = given.kind != Kind::list || !given.items.empty();
+    const auto add = [&](const Json& item) { valid = read_count(item, to.emplace_back()) && valid; };
+    if (given.kind != Kind::list) add(given);
+    for (const Json& item : given.items) add(item);
+    return valid ? "" : "one or more integers from 1 to 2^28";
 }
 template <class Owner>
-bool read(const Json& given, const Option<Owner>&, std::vector<double>& to) {
+std::string read(const Json& given, const Option<Owner>&, std::vector<double>& to) {
     to.clear();
+    bool valid = given.kind == Kind::null || given.kind == Kind::list;
     for (const Json& item : given.items) {
-        if (item.kind != Kind::number) return false;
+        valid = valid && item.kind == Kind::number;
         to.push_back(item.number);
     }
-    return given.kind == Kind::null || given.kind == Kind::list;
+    return valid ? "" : "a list of numbers or null";
 }
 
 // Reads all entries of an object except `others`. Refuses an unknown option, since it could change what the
@@ -78,17 +77,20 @@ void read_options(const Json& given, const std::vector<Option<Owner>>& options, 
                   const std::vector<std::string>& others) {
     for (const auto& [name, value] : given.entries) {
         if (std::find(others.begin(), others.end(), name) != others.end()) continue;
+        std::string expected;
         bool known = false, valid = false;
         for (const Option<Owner>& option : options) {
             if (name != option.name || valid) continue;
-            known = true;
             Owner changed = owner;
-            valid =
+            const std::string wrong =
                 std::visit([&](auto member) { return read(value, option, changed.*member); }, option.member);
+            expected += (known ? " or " : "") + wrong;
+            known = true;
+            valid = wrong.empty();
             if (valid) owner = changed;
         }
-        if (!known) throw std::runtime_error("its " + owner.type + " has no argument named " + name);
-        if (!valid) throw std::runtime_error("it has no valid " + name);
+        if (!known) throw std::runtime_error(owner.type + " has no argument named " + name);
+        if (!valid) throw std::runtime_error(owner.type + " has no valid " + name + ", expected " + expected);
     }
 }
 
@@ -96,7 +98,7 @@ Layer layer_from(const Json& given) {
     Layer layer;
     layer.type = given.at("type", Kind::text).text;
     const LayerEntry* const entry = find_entry(layer.type);
-    if (entry == nullptr) throw std::runtime_error("its layer " + layer.type + " is none of the C++ API's");
+    if (entry == nullptr) throw std::runtime_error("there is no layer named '" + layer.type + "'");
     std::vector<std::string> others = {"type", "trainable"};
     if (entry->has_block) others.push_back("block");
     read_options(given, entry->options, layer, others);
@@ -148,7 +150,7 @@ std::string described(const Layer& layer) {
 }  // namespace
 
 std::vector<Layer> layers_from(const Json& list) {
-    if (list.kind != Kind::list) throw std::runtime_error("the layers are no list");
+    if (list.kind != Kind::list) throw std::runtime_error("expected a list of layers");
     std::vector<Layer> layers;
     for (const Json& layer : list.items) layers.push_back(layer_from(layer));
     return layers;

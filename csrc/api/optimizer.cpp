@@ -117,10 +117,12 @@ void Optimizer<T>::set(const std::string& name, double value) {
             return;
         }
         if (auto* const flag = std::get_if<bool*>(&option.value); flag && option.name == name) {
+            check_number(name, value, allowed::number);
             **flag = value != 0;
             return;
         }
         if (auto* const choice = std::get_if<Choice*>(&option.value); choice && option.flag == name) {
+            check_number(name, value, allowed::number);
             (**choice).second = value != 0;
             return;
         }

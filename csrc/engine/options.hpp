@@ -37,7 +37,7 @@ struct Option {
     const char* name;
     Member member;
     Interval range = kFinite;  // of one number
-    // Whether a number may be null in a file; in memory, null is a negative number.
+    // Whether a number may be null in a file; in memory, null is a finite negative number.
     bool nullable = false;
     // The words that stand for true and false in a file; without words a flag is true or false there.
     const char *yes = nullptr, *no = nullptr;
@@ -50,7 +50,8 @@ void check_numbers(const Owner& owner, const std::vector<Option<Owner>>& options
         const auto* const member = std::get_if<double Owner::*>(&option.member);
         if (member == nullptr) continue;
         const double value = owner.*(*member);
-        if (option.range.contains(value) || (option.nullable && value < 0)) continue;
+        if (option.range.contains(value) || (option.nullable && value < 0 && kFinite.contains(value)))
+            continue;
         std::ostringstream text;
         text << "has " << option.name << " = " << value << ", expected " << option.range.expected;
         throw std::invalid_argument(text.str());

@@ -76,7 +76,13 @@ int main(int argc, char** argv) {
     CHECK(pyoptim_network_create("[{\"type\": \"Conv\"}]", 0, &network, NULL) == PYOPTIM_INVALID);
     CHECK(pyoptim_network_create("[{\"type\": \"Dense\", \"in_features\": 2.5, \"out_features\": 1}]", 0,
                                  &network, NULL) == PYOPTIM_INVALID);
-    CHECK(pyoptim_network_create("{}", 0, &network, NULL) == PYOPTIM_INVALID);
+    CHECK(pyoptim_network_create("{}", 0, &network, &error) == PYOPTIM_INVALID);
+    CHECK(strcmp(error.message, "layers: expected a list of layers") == 0);
+    CHECK(pyoptim_network_create("[{]", 0, &network, &error) == PYOPTIM_INVALID);
+    CHECK(strcmp(error.message, "layers: the JSON is not valid at its byte 2") == 0);
+    CHECK(pyoptim_network_create("[{\"type\": \"Dropout\", \"p\": 1}]", 0, &network, &error) ==
+          PYOPTIM_INVALID);
+    CHECK(strcmp(error.message, "layers: Dropout has no valid p, expected a number in [0, 1)") == 0);
     CHECK(pyoptim_optimizer_create("adamant", 1, &optimizer, &error) == PYOPTIM_INVALID);
     CHECK(pyoptim_optimizer_create("sgd", 1, &optimizer, &error) == PYOPTIM_OK);
     CHECK(pyoptim_optimizer_set(optimizer, "lr", 0.25, &error) == PYOPTIM_OK);

@@ -1,8 +1,10 @@
-// Residual blocks, and layers that are frozen and thawed. Prints the errors of what cannot be;
-// of given files, those of loading them.
+// Residual blocks, layers that are frozen and thawed, and options that no layer or loss takes. Prints the
+// errors of what cannot be; of given files, those of loading them.
+#include <cmath>
 #include <cstdio>
 #include <functional>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "pyoptim/network.hpp"
@@ -18,6 +20,49 @@ static void fails(const std::function<void()>& call) {
     } catch (const std::exception& error) {
         std::printf("%s\n", error.what());
     }
+}
+
+static bool refused(const std::function<void()>& call) {
+    try {
+        call();
+        return false;
+    } catch (const std::invalid_argument&) {
+        return true;
+    }
+}
+
+// Whether every option that is a number refuses this one.
+static bool options_refuse(double value) {
+    using pyoptim::Layer;
+    using pyoptim::Loss;
+    const std::pair<const char*, double Layer::*> of_layers[] = {
+        {"BatchNorm", &Layer::eps}, {"BatchNorm", &Layer::momentum},      {"LayerNorm", &Layer::eps},
+        {"Dropout", &Layer::p},     {"GaussianNoise", &Layer::deviation}, {"LeakyReLU", &Layer::slope},
+        {"ELU", &Layer::alpha},     {"Softplus", &Layer::beta},           {"Hardtanh", &Layer::low},
+        {"Hardtanh", &Layer::high}, {"Rescale", &Layer::scale},           {"Rescale", &Layer::shift}};
+    for (const auto& [type, option] : of_layers) {
+        Layer made = pyoptim::layer(type);
+        made.in = 2;
+        made.features = {2};
+        Network fine({dense(2, 2), made});
+        made.*option = value;
+        if (!refused([&] { Network({dense(2, 2), made}); })) return false;
+    }
+    const std::pair<const char*, double Loss::*> of_losses[] = {{"CrossEntropy", &Loss::label_smoothing},
+                                                                {"KLDiv", &Loss::temperature},
+                                                                {"Huber", &Loss::delta},
+                                                                {"BinaryCrossEntropy", &Loss::pos_weight}};
+    Network network({dense(2, 2)});
+    pyoptim::SGD<double> optimizer(network.parameter_count());
+    const double x[] = {1, 2}, y[] = {0.25, 0.75};
+    for (const auto& [type, option] : of_losses) {
+        Loss loss;
+        loss.type = type;
+        network.step({x, y, 1}, optimizer, loss);
+        loss.*option = value;
+        if (!refused([&] { network.step({x, y, 1}, optimizer, loss); })) return false;
+    }
+    return refused([&] { optimizer.set("lr", value); }) && refused([&] { optimizer.set("maximize", value); });
 }
 
 int main(int argc, char** argv) {
@@ -59,11 +104,11 @@ int main(int argc, char** argv) {
     pyoptim::Layer negative = pyoptim::layer("LayerNorm");
     negative.features = {-2, -2};
     for (const auto& layers : {huge, {dense(4, 4), negative}}) {
-        try {
-            Network made(layers);
-            return 5;
-        } catch (const std::invalid_argument&) {
-        }
+        if (!refused([&] { Network made(layers); })) return 5;
+    }
+
+    for (const double value : {NAN, INFINITY, -INFINITY}) {
+        if (!options_refuse(value)) return 6;
     }
 
     fails([&] { network.set_trainable(3, false); });
