@@ -110,6 +110,20 @@ PYOPTIM_ACTIVATION(hardswish, x, const T z = x + T(3); const T above = z < T(0) 
 
 #undef PYOPTIM_ACTIVATION
 
+// Calls visit with the formula of this kind, as an object without data.
+template <class Visit>
+PYOPTIM_FN void with_activation(Activation kind, Visit visit) {
+    switch (kind) {
+#define X(name)            \
+    case Activation::name: \
+        return visit(name##_activation());
+        PYOPTIM_FOR_EACH_ACTIVATION(X)
+#undef X
+        case Activation::count:
+            return;
+    }
+}
+
 // z, or its ReLU, for kernels that compute it in the same pass. T may be a vector of neighbours.
 template <class T>
 PYOPTIM_FN T relu_if(bool wanted, T z) {

@@ -8,11 +8,14 @@
 // To add a rule: a struct here, a line in PYOPTIM_FOR_EACH_RULE, and its twin in pyoptim/formulas/rules.py.
 #pragma once
 
+// PYOPTIM_FN begins every function of these headers, and PYOPTIM_C calls a function of C's mathematics.
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define PYOPTIM_FN __host__ __device__ __forceinline__
+#define PYOPTIM_C(function) function
 #else
 // Always inlined: an out-of-line copy made for AVX-512 could be the one the linker keeps for all.
 #define PYOPTIM_FN inline __attribute__((always_inline))
+#define PYOPTIM_C(function) __builtin_##function
 #endif
 
 // One list declares the fields and gives their names to the binding, so the two cannot drift.
@@ -38,34 +41,10 @@
 
 namespace pyoptim {
 
-PYOPTIM_FN float square_root(float x) {
-#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
-    return sqrtf(x);
-#else
-    return __builtin_sqrtf(x);
-#endif
-}
-PYOPTIM_FN double square_root(double x) {
-#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
-    return sqrt(x);
-#else
-    return __builtin_sqrt(x);
-#endif
-}
-PYOPTIM_FN float absolute(float x) {
-#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
-    return fabsf(x);
-#else
-    return __builtin_fabsf(x);
-#endif
-}
-PYOPTIM_FN double absolute(double x) {
-#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
-    return fabs(x);
-#else
-    return __builtin_fabs(x);
-#endif
-}
+PYOPTIM_FN float square_root(float x) { return PYOPTIM_C(sqrtf)(x); }
+PYOPTIM_FN double square_root(double x) { return PYOPTIM_C(sqrt)(x); }
+PYOPTIM_FN float absolute(float x) { return PYOPTIM_C(fabsf)(x); }
+PYOPTIM_FN double absolute(double x) { return PYOPTIM_C(fabs)(x); }
 // NaN in either argument gives NaN, as numpy.maximum.
 template <class T>
 PYOPTIM_FN T maximum(T a, T b) {

@@ -46,30 +46,15 @@ PYOPTIM_KERNEL affine(Index n, double scale, double shift, const T* x, T* y) {
     map(own_elements(n), x + begin, y + begin, [&](T value) { return value * by + plus; });
 }
 
-template <class A, class T>
-__device__ inline void activate(Index n, T a, T b, const T* x, T* y) {
-    map(n, x, y, [&](T value) { return A::value(value, a, b); });
-}
-
 // kind: an Activation; its parameters a and b are cast to T. x may be y. A block per kElements.
 template <class T>
 PYOPTIM_KERNEL activation_forward(Index kind, double a, double b, Index n, const T* x, T* y) {
     const Index begin = block() * kElements;
     n = own_elements(n);
-    switch (Activation(kind)) {
-#define X(name)            \
-    case Activation::name: \
-        return activate<math::name##_activation>(n, T(a), T(b), x + begin, y + begin);
-        PYOPTIM_FOR_EACH_ACTIVATION(X)
-#undef X
-        case Activation::count:
-            return;
-    }
-}
-
-template <class A, class T>
-__device__ inline void gradient(Index n, T a, T b, const T* dy, const T* kept, T* dx) {
-    map(n, dy, kept, dx, [&](T slope, T value) { return A::gradient(slope, value, a, b); });
+    math::with_activation(Activation(kind), [=](auto formula) {
+        const auto value = [=](T at) { return formula.value(at, T(a), T(b)); };
+        map(n, x + begin, y + begin, value);
+    });
 }
 
 // kept: the output, or the input of gelu, gelu_tanh, silu, softplus and the hard ones. dx may be dy.
@@ -78,23 +63,9 @@ PYOPTIM_KERNEL activation_backward(Index kind, double a, double b, Index n, cons
                                    T* dx) {
     const Index begin = block() * kElements;
     n = own_elements(n);
-    switch (Activation(kind)) {
-#define X(name)            \
-    case Activation::name: \
-        return gradient<math::name##_activation>(n, T(a), T(b), dy + begin, kept + begin, dx + begin);
-        PYOPTIM_FOR_EACH_ACTIVATION(X)
-#undef X
-        case Activation::count:
-            return;
-    }
-}
-
-template <class T, class A>
-__device__ inline void biased(Index n, Index cols, Index begin, T a, T b, const T* bias, T* y) {
-    const Index first = begin % cols;
-    const auto value = [&](Index i) { return y[i] + bias[(first + i) % cols]; };
-    each_ahead<1>(thread(), n, kThreads, value, [&](Index i, T sum) {  // of every activation: kept small
-        y[i] = A::value(sum, a, b);
+    math::with_activation(Activation(kind), [=](auto formula) {
+        const auto gradient = [=](T slope, T at) { return formula.gradient(slope, at, T(a), T(b)); };
+        map(n, dy + begin, kept + begin, dx + begin, gradient);
     });
 }
 
@@ -102,17 +73,14 @@ __device__ inline void biased(Index n, Index cols, Index begin, T a, T b, const 
 // a block per kElements.
 template <class T>
 PYOPTIM_KERNEL bias_activation(Index kind, double a, double b, Index n, Index cols, const T* bias, T* y) {
-    const Index begin = block() * kElements;
+    const Index begin = block() * kElements, column = begin % cols;
     n = own_elements(n);
-    switch (Activation(kind)) {
-#define X(name)            \
-    case Activation::name: \
-        return biased<T, math::name##_activation>(n, cols, begin, T(a), T(b), bias, y + begin);
-        PYOPTIM_FOR_EACH_ACTIVATION(X)
-#undef X
-        case Activation::count:
-            return;
-    }
+    y += begin;
+    const auto value = [=](Index i) { return y[i] + bias[(column + i) % cols]; };
+    math::with_activation(Activation(kind), [=](auto formula) {
+        const auto write = [=](Index i, T sum) { y[i] = formula.value(sum, T(a), T(b)); };
+        each_ahead<1>(thread(), n, kThreads, value, write);  // one at a time, so that the code stays small
+    });
 }
 
 // The four words of a counter. Half a warp has 16 neighbouring counters: see RandomStream.
