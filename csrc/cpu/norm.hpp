@@ -213,34 +213,49 @@ inline __attribute__((always_inline)) void each_vector(ptrdiff_t begin, ptrdiff_
     }
 }
 
-template <bool kRelu, class T>
-void norm_apply_as(const NormMatrix& it, const T* x, ptrdiff_t begin, ptrdiff_t end,
-                   const NormCoefficients<T>& k, T* y) {
+// The coefficients of some elements: vectors of them, or one of each.
+template <class V>
+struct NormLanes {
+    V mean, scale, shift, slope, offset;
+};
+
+// Calls body(v, at, coefficients) on the elements of rows, where v is as in each_vector and `at` is the index
+// of its first element.
+template <class T, class Body>
+inline __attribute__((always_inline)) void each_normalized(const NormMatrix& it, ptrdiff_t begin,
+                                                           ptrdiff_t end, const NormCoefficients<T>& k,
+                                                           Body body) {
     const ptrdiff_t cols = it.cols, channels = it.channels;
-    const auto one = [=](auto v, ptrdiff_t at, auto mean, auto scale, auto shift)
-                         __attribute__((always_inline)) {
-                             get_lanes(v, x + at);
-                             put_lanes(y + at, math::norm_value(kRelu, v, mean, scale, shift));
-                         };
     if (channels == 0) {
         const NormCoefficients<T> of = k;
-        each_vector<T>(begin, end, cols,
-                       [=](auto v, ptrdiff_t r, ptrdiff_t j) __attribute__((always_inline)) {
-                           auto mean = v, scale = v, shift = v;
-                           get_lanes(mean, of.mean + j);
-                           get_lanes(scale, of.scale + j);
-                           get_lanes(shift, of.shift + j);
-                           one(v, r * cols + j, mean, scale, shift);
-                       });
-        return;
+        const auto of_columns = [=](auto v, ptrdiff_t r, ptrdiff_t j) __attribute__((always_inline)) {
+            NormLanes<decltype(v)> lanes;
+            get_lanes(lanes.mean, of.mean + j);
+            get_lanes(lanes.scale, of.scale + j);
+            get_lanes(lanes.shift, of.shift + j);
+            get_lanes(lanes.slope, of.slope + j);
+            get_lanes(lanes.offset, of.offset + j);
+            body(v, r * cols + j, lanes);
+        };
+        return each_vector<T>(begin, end, cols, of_columns);
     }
     for (ptrdiff_t row = begin; row < end; ++row) {
         const ptrdiff_t c = row % channels;
-        const T mean = k.mean[c], scale = k.scale[c], shift = k.shift[c];
-        each_vector<T>(row, row + 1, cols,
-                       [=](auto v, ptrdiff_t r, ptrdiff_t j)
-                           __attribute__((always_inline)) { one(v, r * cols + j, mean, scale, shift); });
+        const NormLanes<T> lanes = {k.mean[c], k.scale[c], k.shift[c], k.slope[c], k.offset[c]};
+        const auto of_row = [=](auto v, ptrdiff_t r, ptrdiff_t j)
+                                __attribute__((always_inline)) { body(v, r * cols + j, lanes); };
+        each_vector<T>(row, row + 1, cols, of_row);
     }
+}
+
+template <bool kRelu, class T>
+void norm_apply_as(const NormMatrix& it, const T* x, ptrdiff_t begin, ptrdiff_t end,
+                   const NormCoefficients<T>& k, T* y) {
+    const auto one = [=](auto v, ptrdiff_t at, const auto& of) __attribute__((always_inline)) {
+        get_lanes(v, x + at);
+        put_lanes(y + at, math::norm_value(kRelu, v, of.mean, of.scale, of.shift));
+    };
+    each_normalized(it, begin, end, k, one);
 }
 
 template <class T>
@@ -342,39 +357,15 @@ void norm_products(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t begi
 template <bool kRelu, bool kStatistics, class T>
 void norm_gradient_as(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
                       const NormCoefficients<T>& k, T* dx) {
-    const ptrdiff_t cols = it.cols, channels = it.channels;
-    const auto one = [=](auto v, ptrdiff_t at, auto mean, auto scale, auto shift, auto slope, auto offset)
-                         __attribute__((always_inline)) {
-                             auto g = v;
-                             get_lanes(v, x + at);
-                             get_lanes(g, dy + at);
-                             const decltype(v) d = v - mean;
-                             g = math::norm_before_relu(kRelu, g, d, scale, shift);
-                             put_lanes(dx + at, math::norm_gradient(kStatistics, g, d, scale, slope, offset));
-                         };
-    if (channels == 0) {
-        const NormCoefficients<T> of = k;
-        each_vector<T>(begin, end, cols,
-                       [=](auto v, ptrdiff_t r, ptrdiff_t j) __attribute__((always_inline)) {
-                           auto mean = v, scale = v, shift = v, slope = v, offset = v;
-                           get_lanes(mean, of.mean + j);
-                           get_lanes(scale, of.scale + j);
-                           get_lanes(shift, of.shift + j);
-                           get_lanes(slope, of.slope + j);
-                           get_lanes(offset, of.offset + j);
-                           one(v, r * cols + j, mean, scale, shift, slope, offset);
-                       });
-        return;
-    }
-    for (ptrdiff_t row = begin; row < end; ++row) {
-        const ptrdiff_t c = row % channels;
-        const T mean = k.mean[c], scale = k.scale[c], shift = k.shift[c], slope = k.slope[c],
-                offset = k.offset[c];
-        each_vector<T>(row, row + 1, cols,
-                       [=](auto v, ptrdiff_t r, ptrdiff_t j) __attribute__((always_inline)) {
-                           one(v, r * cols + j, mean, scale, shift, slope, offset);
-                       });
-    }
+    const auto one = [=](auto v, ptrdiff_t at, const auto& of) __attribute__((always_inline)) {
+        auto g = v;
+        get_lanes(v, x + at);
+        get_lanes(g, dy + at);
+        const decltype(v) d = v - of.mean;
+        g = math::norm_before_relu(kRelu, g, d, of.scale, of.shift);
+        put_lanes(dx + at, math::norm_gradient(kStatistics, g, d, of.scale, of.slope, of.offset));
+    };
+    each_normalized(it, begin, end, k, one);
 }
 
 template <class T>
