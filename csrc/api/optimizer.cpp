@@ -7,28 +7,12 @@
 #include <stdexcept>
 
 #include "api/optimizer_impl.hpp"
+#include "optim/rule_info.hpp"
 #include "runtime/reduce.hpp"
 
 namespace pyoptim {
 
 namespace {
-
-struct RuleEntry {
-    const char* name;
-    int states;
-};
-const RuleEntry kRules[] = {
-#define X(name, Struct) {#name, rules::Struct::state_count},
-    PYOPTIM_FOR_EACH_RULE(X)
-#undef X
-};
-
-int rule_named(const std::string& name) {
-    for (int i = 0; i < cpu::kRuleCount; ++i) {
-        if (name == kRules[i].name) return i;
-    }
-    throw std::logic_error("there is no rule named '" + name + "'");
-}
 
 bool holds(const Range& range, double value) { return value >= range.low && value <= range.high; }
 
@@ -195,12 +179,12 @@ Row Optimizer<T>::next(Progress last, Progress& now) const {
 
 template <class T>
 void Optimizer<T>::prepare() {
-    const int rule = rule_named(this->rule());
+    const int rule = core::rule_index(this->rule());
     if (impl_->rule == rule) return;
     if (impl_->rule >= 0) throw std::logic_error("hyperparameters now choose another rule, with other state");
     check();
     std::vector<std::vector<T>> states;
-    for (int k = 0; k < kRules[rule].states; ++k)
+    for (int k = 0; k < core::kRules[rule].states; ++k)
         states.emplace_back(impl_->size, static_cast<T>(initial(k)));
     impl_->states = std::move(states);
     impl_->rule = rule;

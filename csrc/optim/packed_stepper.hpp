@@ -14,6 +14,12 @@
 
 namespace pyoptim::core {
 
+// The size of a stored element, in bytes.
+inline std::size_t width_of(cpu::Storage storage) {
+    if (storage == cpu::Storage::float32) return 4;
+    return storage == cpu::Storage::float16 || storage == cpu::Storage::bfloat16 ? 2 : 1;
+}
+
 struct Packed {
     cpu::Storage storage;
     void* data;
@@ -72,7 +78,7 @@ class PackedStepper {
     static double decoded_sum(cpu::Storage storage, const void* grad, std::size_t begin, std::size_t end) {
         alignas(64) float values[kSumBlock];
         instruction_set().storage[static_cast<int>(storage)].decode(
-            end - begin, static_cast<const char*>(grad) + begin * width(storage), nullptr, values);
+            end - begin, static_cast<const char*>(grad) + begin * width_of(storage), nullptr, values);
         return kernels<float>().sum_of_squares(end - begin, values);
     }
 
@@ -99,15 +105,9 @@ class PackedStepper {
             for (std::size_t line = 0; line < n * bytes; line += 64) __builtin_prefetch(at + line);
         };
         if (array.master != nullptr) fetch(array.master, sizeof(float));
-        fetch(array.param.data, width(array.param.storage));
-        fetch(grads[block.array], width(array.grad));
-        for (int k = 0; k < array.states; ++k) fetch(array.state[k].data, width(array.state[k].storage));
-    }
-
-    static std::size_t width(cpu::Storage storage) {
-        return storage == cpu::Storage::float32                                        ? 4
-               : storage == cpu::Storage::float16 || storage == cpu::Storage::bfloat16 ? 2
-                                                                                       : 1;
+        fetch(array.param.data, width_of(array.param.storage));
+        fetch(grads[block.array], width_of(array.grad));
+        for (int k = 0; k < array.states; ++k) fetch(array.state[k].data, width_of(array.state[k].storage));
     }
 
     void step_block(const cpu::InstructionSet& isa, const Block& block, const void* grad,
@@ -117,7 +117,7 @@ class PackedStepper {
         const std::size_t n = length(block);
         alignas(64) float buffers[2 + cpu::kMaxStates][kBlock];
         const auto at = [&](const Packed& packed) {
-            return Packed{packed.storage, static_cast<char*>(packed.data) + begin * width(packed.storage),
+            return Packed{packed.storage, static_cast<char*>(packed.data) + begin * width_of(packed.storage),
                           packed.scale == nullptr ? nullptr : packed.scale + begin / cpu::kScaleBlock};
         };
         const auto decoded = [&](const Packed& packed, float* buffer) {

@@ -6,7 +6,6 @@
 #include <pybind11/pybind11.h>
 
 #include <optional>
-#include <stdexcept>
 #include <string>
 
 namespace pyoptim::python {
@@ -25,6 +24,11 @@ struct Array : py::array_t<T, py::array::c_style> {
 template <class T>
 using MaybeArray = std::optional<Array<T>>;
 
+// An argument that is never converted: a copy would swallow an output.
+inline py::arg exact(const char* name) { return py::arg(name).noconvert(); }
+// One that may also be None.
+inline py::arg exact_or_none(const char* name) { return py::arg(name).noconvert().none(true); }
+
 inline void require(bool condition, const char* what) {
     if (!condition) throw py::value_error(std::string("shapes do not match: ") + what);
 }
@@ -42,18 +46,10 @@ bool has_size(const MaybeArray<T>& array, py::ssize_t size) {
     return !array || array->size() == size;
 }
 
-void bind_runtime(py::module_& m);
-void bind_optimizers(py::module_& m);
-void bind_packed(py::module_& m);
-void bind_trust(py::module_& m);
-void bind_tensors(py::module_& m);
-void bind_dense(py::module_& m);
-void bind_losses(py::module_& m);
-void bind_norm(py::module_& m);
-void bind_engine(py::module_& m);
-void bind_activations(py::module_& m);
-void bind_dropout(py::module_& m);
-void bind_dlpack(py::module_& m);
+// Binds a part of the compiled module; module.cpp calls each of these functions.
+using Binding = void(py::module_&);
+Binding bind_runtime, bind_optimizers, bind_packed, bind_trust, bind_tensors, bind_dense, bind_losses,
+    bind_norm, bind_engine, bind_activations, bind_dropout, bind_dlpack;
 
 }  // namespace pyoptim::python
 

@@ -47,13 +47,12 @@ void softmax_backward(bool log, const Array<T>& dy, const Array<T>& y, Array<T> 
 
 template <class T>
 void bind_for(py::module_& m) {
-    const auto a = [](const char* name) { return py::arg(name).noconvert(); };
-    m.def("activation_forward", &activation_forward<T>, py::arg("kind"), a("x"), a("y"), py::arg("a") = 0.0,
-          py::arg("b") = 0.0);
-    m.def("activation_backward", &activation_backward<T>, py::arg("kind"), a("dy"), a("kept"), a("dx"),
+    m.def("activation_forward", &activation_forward<T>, py::arg("kind"), exact("x"), exact("y"),
           py::arg("a") = 0.0, py::arg("b") = 0.0);
-    m.def("softmax_forward", &softmax_forward<T>, py::arg("log"), a("x"), a("y"));
-    m.def("softmax_backward", &softmax_backward<T>, py::arg("log"), a("dy"), a("y"), a("dx"));
+    m.def("activation_backward", &activation_backward<T>, py::arg("kind"), exact("dy"), exact("kept"),
+          exact("dx"), py::arg("a") = 0.0, py::arg("b") = 0.0);
+    m.def("softmax_forward", &softmax_forward<T>, py::arg("log"), exact("x"), exact("y"));
+    m.def("softmax_backward", &softmax_backward<T>, py::arg("log"), exact("dy"), exact("y"), exact("dx"));
 }
 
 }  // namespace

@@ -47,15 +47,13 @@ void dense_backward(const Array<T>& dy, const Array<T>& x, const Array<T>& weigh
     core::dense_backward(shape, of, to);
 }
 
-// Arguments are never converted: a copy would swallow the output.
 template <class T>
 void bind_for(py::module_& m) {
-    const auto a = [](const char* name) { return py::arg(name).noconvert(); };
-    m.def("dense_forward", &dense_forward<T>, a("x"), a("weight"), a("bias").none(true),
-          py::arg("activation").none(true), a("y"));
-    m.def("dense_backward", &dense_backward<T>, a("dy"), a("x"), a("weight"), a("y").none(true),
-          py::arg("activation").none(true), a("dx").none(true), a("dweight").none(true),
-          a("dbias").none(true));
+    m.def("dense_forward", &dense_forward<T>, exact("x"), exact("weight"), exact_or_none("bias"),
+          py::arg("activation").none(true), exact("y"));
+    m.def("dense_backward", &dense_backward<T>, exact("dy"), exact("x"), exact("weight"), exact_or_none("y"),
+          py::arg("activation").none(true), exact_or_none("dx"), exact_or_none("dweight"),
+          exact_or_none("dbias"));
 }
 
 }  // namespace

@@ -20,11 +20,10 @@ void apply(const Array<T>& x, double amount, std::uint64_t seed, std::uint64_t s
 
 template <class T>
 void bind_for(py::module_& m) {
-    const auto a = [](const char* name) { return py::arg(name).noconvert(); };
-    m.def("dropout", &apply<T, core::dropout<T>>, a("x"), py::arg("p"), py::arg("seed"), py::arg("step"),
-          a("y"));
-    m.def("gaussian_noise", &apply<T, core::gaussian_noise<T>>, a("x"), py::arg("std"), py::arg("seed"),
-          py::arg("step"), a("y"));
+    m.def("dropout", &apply<T, core::dropout<T>>, exact("x"), py::arg("p"), py::arg("seed"), py::arg("step"),
+          exact("y"));
+    m.def("gaussian_noise", &apply<T, core::gaussian_noise<T>>, exact("x"), py::arg("std"), py::arg("seed"),
+          py::arg("step"), exact("y"));
 }
 
 }  // namespace

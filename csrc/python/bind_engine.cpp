@@ -11,9 +11,9 @@
 #include "engine/chain.hpp"
 #include "engine/engine.hpp"
 #include "engine/hogwild.hpp"
+#include "optim/rule_info.hpp"
 #include "python/arrays.hpp"
 #include "python/penalized.hpp"
-#include "python/rule_info.hpp"
 
 namespace pyoptim::python {
 
@@ -43,10 +43,10 @@ class Engine {
           takes_labels_(core::loss_entry(core::loss_from(loss).type).classification) {
         if (hogwild) hogwild_.emplace(chain_.views(), core::loss_from(loss), capacity);
         for (const auto& [name, parameters] : groups) {
-            const int rule = rule_index(name);
+            const int rule = core::rule_index(name);
             for (const auto& [parameter, gradient, states] : parameters) {
                 require(gradient.size() == parameter.size() &&
-                            static_cast<int>(states.size()) == kRules[rule].states,
+                            static_cast<int>(states.size()) == core::kRules[rule].states,
                         "a parameter, its gradient and its states");
                 typename core::Stepper<T>::Array array{
                     rule, row_, claim(parameter), {}, static_cast<std::size_t>(parameter.size()), nullptr};
@@ -60,7 +60,7 @@ class Engine {
                     engine_.add(array, claim(gradient));
                 }
             }
-            row_ += static_cast<std::size_t>(kRules[rule].coefficients);
+            row_ += static_cast<std::size_t>(core::kRules[rule].coefficients);
         }
         require(!hogwild || !penalty, "hogwild, and a penalty");
         if (penalty) {
@@ -191,9 +191,9 @@ void bind_for(py::module_& m, const char* name) {
              py::arg("model"), py::arg("loss"), py::arg("capacity"), py::arg("groups"), py::arg("hogwild"),
              py::arg("penalty").none(true))
         .def("begin_epoch", &E::begin_epoch, py::arg("loss"), py::arg("correct"), py::arg("noise").none(true))
-        .def("train", &E::train, py::arg("x"), py::arg("target"), py::arg("order").noconvert().none(true),
-             py::arg("weight").noconvert().none(true), py::arg("range"), py::arg("batch"),
-             py::arg("rows").noconvert(), py::arg("max_grad_norm"), py::arg("nonfinite"))
+        .def("train", &E::train, py::arg("x"), py::arg("target"), exact_or_none("order"),
+             exact_or_none("weight"), py::arg("range"), py::arg("batch"), exact("rows"),
+             py::arg("max_grad_norm"), py::arg("nonfinite"))
         .def_property_readonly("steps", outcome(&core::Outcome::steps))
         .def_property_readonly("skipped", outcome(&core::Outcome::skipped))
         .def_property_readonly("wrong", outcome(&core::Outcome::wrong))

@@ -14,26 +14,34 @@ namespace pyoptim::python {
 
 namespace {
 
+// The part of the arguments that both losses of logits have.
+template <class T>
+cpu::CrossEntropy<T> of_logits(const Array<T>& logits, MaybeArray<T>& dlogits,
+                               const MaybeArray<T>& sample_weight) {
+    require(logits.ndim() == 2 && logits.size() > 0 && has_size(dlogits, logits.size()) &&
+                has_size(sample_weight, logits.shape(0)),
+            "logits (batch, classes), dlogits as logits, sample_weight (batch)");
+    cpu::CrossEntropy<T> it{};
+    it.classes = logits.shape(1);
+    it.logits = logits.data();
+    it.sample_weight = data_or_null(sample_weight);
+    it.dlogits = mutable_data_or_null(dlogits);
+    return it;
+}
+
 // Target: labels (batch), or T (batch, classes).
 template <class T, class Target>
 double softmax_cross_entropy(const Array<T>& logits, const Array<Target>& target, MaybeArray<T> dlogits,
                              const MaybeArray<T>& sample_weight, const MaybeArray<T>& class_weight,
                              double smoothing) {
-    require(logits.ndim() == 2 && logits.size() > 0 && has_size(dlogits, logits.size()) &&
-                has_size(sample_weight, logits.shape(0)) && has_size(class_weight, logits.shape(1)),
-            "logits (batch, classes), dlogits as logits, sample_weight (batch), class_weight (classes)");
-    cpu::CrossEntropy<T> it{logits.shape(1),
-                            logits.data(),
-                            nullptr,
-                            nullptr,
-                            data_or_null(sample_weight),
-                            data_or_null(class_weight),
-                            smoothing,
-                            mutable_data_or_null(dlogits)};
+    auto it = of_logits(logits, dlogits, sample_weight);
+    require(has_size(class_weight, it.classes), "class_weight (classes)");
+    it.class_weight = data_or_null(class_weight);
+    it.smoothing = smoothing;
     if constexpr (std::is_same_v<Target, std::int64_t>) {
         require(target.size() == logits.shape(0), "labels (batch)");
         for (py::ssize_t i = 0; i < target.size(); ++i) {
-            require(target.data()[i] >= 0 && target.data()[i] < logits.shape(1), "labels within the classes");
+            require(target.data()[i] >= 0 && target.data()[i] < it.classes, "labels within the classes");
         }
         it.labels = target.data();
     } else {
@@ -47,19 +55,11 @@ double softmax_cross_entropy(const Array<T>& logits, const Array<Target>& target
 template <class T>
 double kl_divergence(const Array<T>& logits, const Array<T>& target, MaybeArray<T> dlogits,
                      const MaybeArray<T>& sample_weight, double temperature) {
-    require(logits.ndim() == 2 && logits.size() > 0 && target.size() == logits.size() &&
-                has_size(dlogits, logits.size()) && has_size(sample_weight, logits.shape(0)),
-            "logits (batch, classes), target and dlogits as logits, sample_weight (batch)");
-    const cpu::CrossEntropy<T> it{logits.shape(1),
-                                  logits.data(),
-                                  nullptr,
-                                  target.data(),
-                                  data_or_null(sample_weight),
-                                  nullptr,
-                                  0,
-                                  mutable_data_or_null(dlogits),
-                                  temperature,
-                                  true};
+    auto it = of_logits(logits, dlogits, sample_weight);
+    require(target.size() == logits.size(), "target as logits");
+    it.targets = target.data();
+    it.temperature = temperature;
+    it.divergence = true;
     py::gil_scoped_release release;
     return core::cross_entropy(it, logits.shape(0));
 }
@@ -105,19 +105,19 @@ void exponential(const Array<T>& x, Array<T> y) {
 
 template <class T>
 void bind_for(py::module_& m) {
-    const auto a = [](const char* name) { return py::arg(name).noconvert(); };
-    const auto maybe = [&](const char* name) { return a(name).none(true); };
-    m.def("softmax_cross_entropy", &softmax_cross_entropy<T, std::int64_t>, a("logits"), a("target"),
-          maybe("dlogits"), maybe("sample_weight"), maybe("class_weight"), py::arg("smoothing"));
-    m.def("softmax_cross_entropy", &softmax_cross_entropy<T, T>, a("logits"), a("target"), maybe("dlogits"),
-          maybe("sample_weight"), maybe("class_weight"), py::arg("smoothing"));
-    m.def("kl_divergence", &kl_divergence<T>, a("logits"), a("target"), maybe("dlogits"),
-          maybe("sample_weight"), py::arg("temperature"));
-    m.def("pointwise_loss", &pointwise_loss<T>, py::arg("kind"), a("prediction"), a("target"),
-          maybe("dprediction"), maybe("sample_weight"), a("parameter"));
-    m.def("penalty", &penalty<T>, a("parameters"), a("gradients"), py::arg("runs"), py::arg("l2"),
+    m.def("softmax_cross_entropy", &softmax_cross_entropy<T, std::int64_t>, exact("logits"), exact("target"),
+          exact_or_none("dlogits"), exact_or_none("sample_weight"), exact_or_none("class_weight"),
+          py::arg("smoothing"));
+    m.def("softmax_cross_entropy", &softmax_cross_entropy<T, T>, exact("logits"), exact("target"),
+          exact_or_none("dlogits"), exact_or_none("sample_weight"), exact_or_none("class_weight"),
+          py::arg("smoothing"));
+    m.def("kl_divergence", &kl_divergence<T>, exact("logits"), exact("target"), exact_or_none("dlogits"),
+          exact_or_none("sample_weight"), py::arg("temperature"));
+    m.def("pointwise_loss", &pointwise_loss<T>, py::arg("kind"), exact("prediction"), exact("target"),
+          exact_or_none("dprediction"), exact_or_none("sample_weight"), exact("parameter"));
+    m.def("penalty", &penalty<T>, exact("parameters"), exact("gradients"), py::arg("runs"), py::arg("l2"),
           py::arg("l1"));
-    m.def("exponential", &exponential<T>, a("x"), a("y"), "The kernels' own exp, for its tests.");
+    m.def("exponential", &exponential<T>, exact("x"), exact("y"), "The kernels' own exp, for its tests.");
 }
 
 }  // namespace

@@ -111,18 +111,16 @@ void layer_norm_backward(const Array<T>& dy, const Array<T>& x, const MaybeArray
     core::layer_norm_backward<T>(shape, rows, data_or_null(gamma), out[0], out[1], out[2]);
 }
 
-// Arguments are never converted: a copy would swallow the output.
 template <class T>
 void bind_for(py::module_& m) {
-    const auto a = [](const char* name) { return py::arg(name).noconvert(); };
-    m.def("norm_forward", &norm_forward<T>, a("x"), a("affine"), a("running"), py::arg("options"), a("y"),
-          a("saved"));
-    m.def("norm_backward", &norm_backward<T>, a("dy"), a("x"), a("affine"), a("saved"), py::arg("relu"),
-          a("gradients"));
-    m.def("layer_norm_forward", &layer_norm_forward<T>, a("x"), a("affine"), py::arg("eps"), a("y"),
-          a("saved"));
-    m.def("layer_norm_backward", &layer_norm_backward<T>, a("dy"), a("x"), a("gamma").none(true), a("saved"),
-          a("gradients"));
+    m.def("norm_forward", &norm_forward<T>, exact("x"), exact("affine"), exact("running"), py::arg("options"),
+          exact("y"), exact("saved"));
+    m.def("norm_backward", &norm_backward<T>, exact("dy"), exact("x"), exact("affine"), exact("saved"),
+          py::arg("relu"), exact("gradients"));
+    m.def("layer_norm_forward", &layer_norm_forward<T>, exact("x"), exact("affine"), py::arg("eps"),
+          exact("y"), exact("saved"));
+    m.def("layer_norm_backward", &layer_norm_backward<T>, exact("dy"), exact("x"), exact_or_none("gamma"),
+          exact("saved"), exact("gradients"));
 }
 
 }  // namespace

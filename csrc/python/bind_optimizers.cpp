@@ -37,13 +37,7 @@ class Stepper : public PreparedByType<core::Stepper> {
     template <class T>
     void add(core::Stepper<T>& stepper, int rule, const py::array& param,
              const std::vector<py::array>& states, const py::array& average) {
-        typename core::Stepper<T>::Array entry{rule,
-                                               coefficients_,
-                                               static_cast<T*>(gradients_.claim(param)),
-                                               {},
-                                               static_cast<std::size_t>(param.size()),
-                                               nullptr};
-        claim_states(rule, param, states, entry.state);
+        auto entry = this->claimed<T>(rule, param, states);
         if (average.size() > 0) {
             entry.average = claim<T>(average, param.size(), "an average and its parameter");
         }
@@ -91,7 +85,7 @@ void bind_optimizers(py::module_& m) {
         "rules",
         [] {
             py::typing::Dict<py::str, py::typing::Tuple<py::str, py::str>> all;
-            for (const RuleInfo& rule : kRules) {
+            for (const core::RuleInfo& rule : kRules) {
                 all[rule.name] = py::make_tuple(rule.state_names, rule.coefficient_names);
             }
             return all;
@@ -122,8 +116,8 @@ void bind_optimizers(py::module_& m) {
         },
         py::arg("name"), py::arg("options"), py::arg("steps"),
         "The rule of an optimizer of the C++ API, and its coefficients at the first steps.");
-    m.def("sum_of_squares", &sum_of_squares<float>, py::arg("x").noconvert());
-    m.def("sum_of_squares", &sum_of_squares<double>, py::arg("x").noconvert());
+    m.def("sum_of_squares", &sum_of_squares<float>, exact("x"));
+    m.def("sum_of_squares", &sum_of_squares<double>, exact("x"));
     m.attr("common_coefficients") = Common::coefficient_names;
     py::class_<Stepper>(m, "Stepper")
         .def(py::init<const std::vector<Stepper::Group>&, const std::vector<py::array>&>(), py::arg("groups"),

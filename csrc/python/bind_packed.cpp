@@ -1,6 +1,7 @@
 // Optimizer steps over arrays kept in 16 or 8 bits.
 #include <pybind11/stl.h>
 
+#include <iterator>
 #include <tuple>
 #include <vector>
 
@@ -13,16 +14,12 @@ namespace {
 
 using cpu::Storage;
 
-struct Kind {
-    const char* name;
-    py::ssize_t width;  // of an element, in bytes
-};
-constexpr Kind kKinds[] = {{"float32", 4}, {"float16", 2}, {"bfloat16", 2}, {"signed8", 1}, {"unsigned8", 1}};
-static_assert(sizeof(kKinds) / sizeof(Kind) == static_cast<int>(Storage::count), "a kind per storage");
+constexpr const char* kNames[] = {"float32", "float16", "bfloat16", "signed8", "unsigned8"};
+static_assert(std::size(kNames) == static_cast<int>(Storage::count), "a name per storage");
 
 Storage storage_from(const std::string& name) {
     for (int i = 0; i < static_cast<int>(Storage::count); ++i) {
-        if (kKinds[i].name == name) return static_cast<Storage>(i);
+        if (kNames[i] == name) return static_cast<Storage>(i);
     }
     throw py::value_error("there is no storage named '" + name + "'");
 }
@@ -92,7 +89,7 @@ class PackedStepper : public Prepared {
         const Storage storage = storage_from(kind);
         const bool scaled = storage == Storage::signed8 || storage == Storage::unsigned8;
         const auto block = static_cast<py::ssize_t>(cpu::kScaleBlock);
-        require(data.size() == size && data.itemsize() == kKinds[static_cast<int>(storage)].width &&
+        require(data.size() == size && static_cast<std::size_t>(data.itemsize()) == core::width_of(storage) &&
                     (data.flags() & py::array::c_style) == py::array::c_style,
                 "stored values");
         require(scaled == scale.has_value() && (!scaled || scale->size() == (size + block - 1) / block),

@@ -27,7 +27,7 @@ void bind_runtime(py::module_& m) {
             py::gil_scoped_release release;
             core::stream_update(out, b.data(), s, static_cast<std::size_t>(a.size()));
         },
-        py::arg("a").noconvert(), py::arg("b").noconvert(), py::arg("s"),
+        exact("a"), exact("b"), py::arg("s"),
         "a += s * b on all threads: 24 bytes of memory traffic an element.");
     m.def(
         "multiply_add",

@@ -34,13 +34,8 @@ class TrustStepper : public PreparedByType<core::TrustStepper> {
     template <class T>
     void add(core::TrustStepper<T>& stepper, int rule, const py::array& param,
              const std::vector<py::array>& states) {
-        typename core::TrustStepper<T>::Array entry{rule,
-                                                    rules_.size(),
-                                                    coefficients_,
-                                                    static_cast<T*>(gradients_.claim(param)),
-                                                    {},
-                                                    static_cast<std::size_t>(param.size())};
-        claim_states(rule, param, states, entry.state);
+        auto entry = this->claimed<T>(rule, param, states);
+        entry.group = rules_.size();
         stepper.add(entry);
     }
 };

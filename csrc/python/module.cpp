@@ -3,16 +3,10 @@
 
 PYBIND11_MODULE(_native, m) {
     m.doc() = "Compiled kernels of pyoptim. Private: pyoptim.backends.native is the door.";
-    pyoptim::python::bind_runtime(m);
-    pyoptim::python::bind_optimizers(m);
-    pyoptim::python::bind_packed(m);
-    pyoptim::python::bind_trust(m);
-    pyoptim::python::bind_tensors(m);
-    pyoptim::python::bind_dense(m);
-    pyoptim::python::bind_losses(m);
-    pyoptim::python::bind_norm(m);
-    pyoptim::python::bind_engine(m);
-    pyoptim::python::bind_activations(m);
-    pyoptim::python::bind_dropout(m);
-    pyoptim::python::bind_dlpack(m);
+    using namespace pyoptim::python;
+    for (Binding* const bind :
+         {bind_runtime, bind_optimizers, bind_packed, bind_trust, bind_tensors, bind_dense, bind_losses,
+          bind_norm, bind_engine, bind_activations, bind_dropout, bind_dlpack}) {
+        bind(m);
+    }
 }

@@ -6,10 +6,31 @@
 #include <tuple>
 #include <vector>
 
+#include "optim/rule_info.hpp"
 #include "python/gradients.hpp"
-#include "python/rule_info.hpp"
 
 namespace pyoptim::python {
+
+using core::kRules, core::rule_index;
+using Rows = py::typing::List<py::typing::Tuple<py::float_, py::ellipsis>>;
+
+// The rows of all groups, end to end, cast once from double.
+template <class T>
+std::vector<T> flatten(const Rows& rows, const std::vector<int>& rules) {
+    require(rows.size() == rules.size(), "coefficients and groups");
+    std::vector<T> values;
+    values.reserve(16 * rules.size());
+    for (std::size_t i = 0; i < rules.size(); ++i) {
+        const py::tuple row = py::reinterpret_borrow<py::object>(rows[i]);
+        require(static_cast<int>(row.size()) == kRules[rules[i]].coefficients,
+                "coefficients and the rule's names");
+        for (const py::handle value : row) {
+            values.push_back(static_cast<T>(PyFloat_AsDouble(value.ptr())));
+            if (PyErr_Occurred()) throw py::error_already_set();
+        }
+    }
+    return values;
+}
 
 class Prepared {
   public:
@@ -78,13 +99,20 @@ class PreparedByType : public Prepared {
         return static_cast<T*>(gradients_.claim(array));
     }
 
-    // Claims the states of a parameter, as many as its rule has, each of its size.
+    // Claims a parameter of the current group and its states, as many as the rule has, each of its size. The
+    // result is what the stepper adds.
     template <class T>
-    void claim_states(int rule, const py::array& param, const std::vector<py::array>& states, T** addresses) {
+    typename Steps<T>::Array claimed(int rule, const py::array& param, const std::vector<py::array>& states) {
+        typename Steps<T>::Array made{};
+        made.rule = rule;
+        made.coefficients = coefficients_;
+        made.param = static_cast<T*>(gradients_.claim(param));
+        made.size = static_cast<std::size_t>(param.size());
         require(static_cast<int>(states.size()) == kRules[rule].states, "states and the rule's names");
         for (std::size_t k = 0; k < states.size(); ++k) {
-            addresses[k] = claim<T>(states[k], param.size(), "a state and its parameter");
+            made.state[k] = claim<T>(states[k], param.size(), "a state and its parameter");
         }
+        return made;
     }
 
     // Returns false, with nothing done, if Gradients::each does; the caller then finds out why.
