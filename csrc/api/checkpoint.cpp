@@ -1,5 +1,6 @@
 // Models in the format of pyoptim/nn/checkpoint.py: a safetensors file (8 bytes of length, a JSON header, the
 // data) whose metadata describes the layers.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -25,7 +26,8 @@ using Kind = Json::Kind;
 constexpr const char* kFormat = "pyoptim-model-1";
 
 struct Tensor {
-    std::string name, dtype, shape;
+    std::string name, dtype;
+    std::vector<std::ptrdiff_t> shape;
     void* data;
     std::size_t bytes;
 };
@@ -41,15 +43,12 @@ std::vector<Tensor> tensors(Impl& impl) {
     std::vector<Tensor> counts, all;
     for (const core::LayerView<T>& view : impl.chain.views()) {
         for (const core::LayerArray<T>& array : view.arrays) {
-            std::string shape;
-            for (const std::ptrdiff_t n : array.shape)
-                shape += (shape.empty() ? "" : ",") + std::to_string(n);
             const std::string name = view.name + array.name;
             if (array.role == core::Role::counter) {
-                counts.push_back({name, "I64", "[" + shape + "]", array.count, sizeof(std::int64_t)});
+                counts.push_back({name, "I64", array.shape, array.count, sizeof(std::int64_t)});
             } else {
                 const auto bytes = static_cast<std::size_t>(array.size()) * sizeof(T);
-                all.push_back({name, kDtype<T>, "[" + shape + "]", array.value, bytes});
+                all.push_back({name, kDtype<T>, array.shape, array.value, bytes});
             }
         }
     }
@@ -57,12 +56,9 @@ std::vector<Tensor> tensors(Impl& impl) {
     return counts;
 }
 
-std::string no_spaces(const Json& shape) {
-    std::string out = "[";
-    for (const Json& item : shape.items) {
-        out += (out.size() > 1 ? "," : "") + std::to_string(static_cast<long long>(item.number));
-    }
-    return out + "]";
+bool is_shape(const Json& given, const std::vector<std::ptrdiff_t>& shape) {
+    return std::equal(given.items.begin(), given.items.end(), shape.begin(), shape.end(),
+                      [](const Json& n, std::ptrdiff_t m) { return n.number == static_cast<double>(m); });
 }
 
 // Whether no array of a layer has more than `most` elements. It is checked before memory is allocated.
@@ -91,8 +87,9 @@ void Network<T>::save(const std::string& path) const {
     const std::vector<Tensor> all = tensors<T>(*impl_);
     std::size_t offset = 0;
     for (const Tensor& tensor : all) {
-        header << "," << quoted(tensor.name) << R"(:{"dtype":")" << tensor.dtype << R"(","shape":)"
-               << tensor.shape << R"(,"data_offsets":[)" << offset << "," << offset + tensor.bytes << "]}";
+        header << "," << quoted(tensor.name) << R"(:{"dtype":")" << tensor.dtype << R"(","shape":[)";
+        for (std::size_t i = 0; i < tensor.shape.size(); ++i) header << (i > 0 ? "," : "") << tensor.shape[i];
+        header << R"(],"data_offsets":[)" << offset << "," << offset + tensor.bytes << "]}";
         offset += tensor.bytes;
     }
     std::string text = header.str() + "}";
@@ -154,7 +151,7 @@ Network<T> Network<T>::load(const std::string& path) {
             const Json& entry = header.at(tensor.name, Kind::object);
             const Json& offsets = entry.at("data_offsets", Kind::list);
             if (entry.at("dtype", Kind::text).text != tensor.dtype ||
-                no_spaces(entry.at("shape", Kind::list)) != tensor.shape || offsets.items.size() != 2) {
+                !is_shape(entry.at("shape", Kind::list), tensor.shape) || offsets.items.size() != 2) {
                 throw std::runtime_error("its " + tensor.name + " has another shape or dtype");
             }
             const double begin = offsets.items[0].number, end = offsets.items[1].number;

@@ -5,8 +5,8 @@
 #include <numeric>
 #include <random>
 #include <stdexcept>
-#include <tuple>
 #include <utility>
+#include <variant>
 
 #include "api/network_impl.hpp"
 #include "api/optimizer_impl.hpp"
@@ -42,29 +42,29 @@ void draw_weight(const Layer& layer, std::mt19937_64& rng, T* weight, std::ptrdi
     }
 }
 
+// Whether two losses are of one kind, with the same options.
 bool same(const Loss& a, const Loss& b) {
-    const auto tied = [](const Loss& of) {
-        return std::tie(of.type, of.class_weight, of.label_smoothing, of.temperature, of.delta, of.pos_weight,
-                        of.pos_weights);
-    };
-    return tied(a) == tied(b);
+    if (a.type != b.type) return false;
+    for (const core::Option<Loss>& option : core::loss_entry(a.type).options) {
+        if (!std::visit([&](auto member) { return a.*member == b.*member; }, option.member)) return false;
+    }
+    return true;
 }
 
 }  // namespace
 
-Layer dense(std::ptrdiff_t in, std::ptrdiff_t out, const std::string& activation, const std::string& init) {
-    Layer layer;
-    layer.type = "Dense";
-    layer.in = in;
-    layer.out = out;
-    layer.activation = activation;
-    layer.init = init;
-    return layer;
-}
-
 Layer layer(const std::string& type) {
     Layer made;
     made.type = type;
+    return made;
+}
+
+Layer dense(std::ptrdiff_t in, std::ptrdiff_t out, const std::string& activation, const std::string& init) {
+    Layer made = layer("Dense");
+    made.in = in;
+    made.out = out;
+    made.activation = activation;
+    made.init = init;
     return made;
 }
 

@@ -6,22 +6,18 @@
 #include <utility>
 
 #include "layers/dropout.hpp"
-#include "runtime/parallel.hpp"
 #include "runtime/reduce.hpp"
+#include "runtime/split.hpp"
 
 namespace pyoptim::core {
 
 namespace {
 
-// The number of copied or converted elements that pays for waking a thread.
-constexpr std::size_t kGatherGrain = 65536;
-
 // out = a + b; out may be a or b.
 template <class T>
 void add_arrays(std::size_t n, const T* a, const T* b, T* out) {
-    parallel(threads_for(n, kGatherGrain), [&](int thread, int threads) {
-        const Range mine = share(n, 1, thread, threads);
-        for (std::size_t i = mine.begin; i < mine.end; ++i) out[i] = a[i] + b[i];
+    split(n, n, kGrain, 1, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+        for (std::ptrdiff_t i = begin; i < end; ++i) out[i] = a[i] + b[i];
     });
 }
 
@@ -126,9 +122,8 @@ const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t
         const std::size_t first = of.order == nullptr ? begin : static_cast<std::size_t>(of.order[begin]);
         return of.x + first * width;
     }
-    parallel(threads_for(n * width, kGatherGrain), [&](int thread, int threads) {
-        const Range mine = share(n, 1, thread, threads);
-        for (std::size_t i = mine.begin; i < mine.end; ++i) {
+    split(n, n * width, kGrain, 1, [&](std::ptrdiff_t first, std::ptrdiff_t last) {
+        for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) {
             const std::size_t from =
                 of.order == nullptr ? begin + i : static_cast<std::size_t>(of.order[begin + i]);
             T* const to = input_.data() + i * width;

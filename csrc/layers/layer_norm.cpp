@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "runtime/dispatch.hpp"
-#include "runtime/parallel.hpp"
 #include "runtime/scratch.hpp"
+#include "runtime/split.hpp"
 
 namespace pyoptim::core {
 
@@ -13,7 +13,6 @@ namespace {
 using std::ptrdiff_t;
 using std::size_t;
 
-constexpr size_t kGrain = 65536;      // elements that pay for waking a thread
 constexpr ptrdiff_t kPartRows = 32;   // parts are multiples of a kernel's block
 constexpr ptrdiff_t kMostParts = 32;  // each part costs a merge of all columns
 
@@ -34,10 +33,8 @@ void layer_norm_forward(const LayerNormShape& s, const T* x, const T* gamma, con
                         T* mean, T* inv_std) {
     T* const memory = reinterpret_cast<T*>(scratch<double>(2 * static_cast<size_t>(s.features)));
     const auto it = filled(s, gamma, beta, memory);
-    parallel(threads_for(volume(s), kGrain), [&](int thread, int threads) {
-        const Range mine = share(static_cast<size_t>(s.rows), 1, thread, threads);
-        kernels<T>().layer_norm(it, x, static_cast<ptrdiff_t>(mine.begin), static_cast<ptrdiff_t>(mine.end),
-                                eps, y, mean, inv_std);
+    split(static_cast<size_t>(s.rows), volume(s), kGrain, 1, [&](ptrdiff_t begin, ptrdiff_t end) {
+        kernels<T>().layer_norm(it, x, begin, end, eps, y, mean, inv_std);
     });
 }
 
@@ -52,11 +49,10 @@ void layer_norm_backward(const LayerNormShape& s, const cpu::LayerNormRows<T>& r
     const ptrdiff_t width = (s.features + 15) / 16 * 16, of_part = 4 * width;
     double* const sums = scratch<double>(static_cast<size_t>(parts * of_part + 2 * width));
     const auto it = filled<T>(s, gamma, nullptr, reinterpret_cast<T*>(sums + parts * of_part));
-    parallel(threads_for(volume(s), kGrain), [&](int thread, int threads) {
-        const Range mine = share(static_cast<size_t>(parts), 1, thread, threads);
-        for (size_t part = mine.begin; part < mine.end; ++part) {
-            double* const own = sums + static_cast<ptrdiff_t>(part) * of_part;
-            const ptrdiff_t begin = static_cast<ptrdiff_t>(part) * part_rows;
+    split(static_cast<size_t>(parts), volume(s), kGrain, 1, [&](ptrdiff_t first, ptrdiff_t last) {
+        for (ptrdiff_t part = first; part < last; ++part) {
+            double* const own = sums + part * of_part;
+            const ptrdiff_t begin = part * part_rows;
             kernels<T>().layer_norm_backward(it, rows, begin, std::min(begin + part_rows, s.rows), dx,
                                              reinterpret_cast<T*>(own + 2 * width), own, own + width);
         }

@@ -5,8 +5,8 @@
 
 #include "formulas/norms.hpp"
 #include "runtime/dispatch.hpp"
-#include "runtime/parallel.hpp"
 #include "runtime/scratch.hpp"
+#include "runtime/split.hpp"
 
 namespace pyoptim::core {
 
@@ -17,7 +17,6 @@ using cpu::NormMatrix;
 using std::ptrdiff_t;
 using std::size_t;
 
-constexpr size_t kGrain = 65536;      // elements that pay for waking a thread
 constexpr ptrdiff_t kPartRows = 64;   // parts of columns are multiples of a kernel's block
 constexpr ptrdiff_t kMostParts = 32;  // each part costs a merge of all columns
 constexpr ptrdiff_t kNarrow = 64;     // columns that are worth folding rows for, and what they become
@@ -72,11 +71,9 @@ struct Plan {
     template <class Body>
     void each(bool ascending, Body body) const {
         const size_t groups = static_cast<size_t>((matrix.rows + part_rows - 1) / part_rows);
-        parallel(threads_for(volume, kGrain), [&](int thread, int threads) {
-            const Range mine = share(groups, 1, thread, threads);
-            for (size_t i = mine.begin; i < mine.end; ++i) {
-                const size_t group = ascending ? i : mine.begin + mine.end - 1 - i;
-                const ptrdiff_t begin = static_cast<ptrdiff_t>(group) * part_rows;
+        split(groups, volume, kGrain, 1, [&](ptrdiff_t first, ptrdiff_t last) {
+            for (ptrdiff_t i = first; i < last; ++i) {
+                const ptrdiff_t begin = (ascending ? i : first + last - 1 - i) * part_rows;
                 body(begin, std::min(begin + part_rows, matrix.rows));
             }
         });
