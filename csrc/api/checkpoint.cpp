@@ -25,6 +25,7 @@ using Kind = Json::Kind;
 
 constexpr const char* kFormat = "pyoptim-model-1";
 
+// An array of a network as a file has it; the network owns the memory.
 struct Tensor {
     std::string name, dtype;
     std::vector<std::ptrdiff_t> shape;
@@ -61,7 +62,7 @@ bool is_shape(const Json& given, const std::vector<std::ptrdiff_t>& shape) {
                       [](const Json& n, std::ptrdiff_t m) { return n.number == static_cast<double>(m); });
 }
 
-// Whether no array of a layer has more than `most` elements. It is checked before memory is allocated.
+// Whether no array of a layer has more than `most` elements, which is asked before memory is allocated.
 bool hold(const std::vector<Layer>& layers, std::ptrdiff_t most) {
     for (const Layer& layer : layers) {
         for (const core::ArrayInfo& array : core::find_entry(layer.type)->arrays(layer)) {

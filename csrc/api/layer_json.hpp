@@ -9,12 +9,15 @@
 
 namespace pyoptim::core {
 
-// Each function reads descriptions like {"type": "Dropout", "p": 0.3}; a missing option has its default. They
-// throw std::runtime_error for unknown types and options.
+// These functions read descriptions like {"type": "Dropout", "p": 0.3}. An option that is missing has its
+// default. They throw std::runtime_error for JSON that is not valid, for unknown types of layers and for
+// options that are unknown or not valid, and loss_from throws std::invalid_argument for an unknown type of
+// loss.
 std::vector<Layer> layers_from(const Json& list);
 std::vector<Layer> layers_from(const std::string& json);
 Loss loss_from(const std::string& json);
 
+// Returns the JSON that layers_from reads.
 std::string described(const std::vector<Layer>& layers);
 
 }  // namespace pyoptim::core

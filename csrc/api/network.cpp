@@ -16,8 +16,8 @@ namespace pyoptim {
 
 namespace {
 
-constexpr std::size_t kPredictBatch = 1024;
-constexpr std::size_t kChunk = 256;  // steps whose coefficients are computed together
+constexpr std::size_t kPredictBatch = 1024;  // the most examples that predict() takes at a time
+constexpr std::size_t kChunk = 256;          // the number of steps whose coefficients are computed together
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
@@ -93,7 +93,7 @@ Layer gaussian_noise(double deviation) {
 }
 
 Layer activation(const std::string& name) {
-    Layer made = layer("Activation");  // which becomes the kind that the name says
+    Layer made = layer("Activation");  // resolve_activation() finds the kind of layer by the name
     made.activation = name;
     return made;
 }
@@ -150,7 +150,6 @@ void Network<T>::Impl::initialize(std::uint64_t seed) {
     }
 }
 
-// Refuses arguments that cannot be trained on, before anything changes.
 template <class T>
 void Network<T>::Impl::check(const Dataset<T>& data, const Optimizer<T>& optimizer, std::size_t batch) const {
     if ((data.x == nullptr) == (data.bytes == nullptr)) refuse("data: expected either x or bytes");
@@ -204,7 +203,7 @@ core::Engine<T>& Network<T>::Impl::engine_for(const Dataset<T>& data, Optimizer<
     optimizer.prepare();
     engine->clear();
     const auto all = optimizer.impl_->array(parameters.data());
-    std::size_t begin = 0, end = 0;  // of parameters that are trained, and follow each other
+    std::size_t begin = 0, end = 0;  // a run of parameters, one after the other, that are trained
     const auto add_part = [&] {
         if (begin < end) engine->add(core::part_of<T>(all, begin, end), gradients.data() + begin);
     };
@@ -344,8 +343,9 @@ double Network<T>::step(const Dataset<T>& data, Optimizer<T>& optimizer, const L
 
 template <class T>
 void Network<T>::predict(const T* x, std::size_t examples, T* y) const {
+    // A layer that normalises by statistics of the batch needs all examples in one batch.
     std::size_t most = kPredictBatch;
-    for (const core::LayerView<T>& view : impl_->chain.views()) {  // statistics are those of all examples
+    for (const core::LayerView<T>& view : impl_->chain.views()) {
         if (view.entry->statistics(*view.layer, view.in.size, false) > 0) most = examples;
     }
     most = std::max<std::size_t>(std::min(examples, most), 1);

@@ -14,8 +14,8 @@ namespace pyoptim {
 
 template <class T>
 struct Network<T>::Impl {
-    // Marks the engine as in use while the object lives: the callback after_epoch must not replace the
-    // engine.
+    // Marks the engine as in use while this object lives, so that the callback after_epoch cannot replace the
+    // engine that calls it.
     struct Busy {
         explicit Busy(Impl& of) : impl(of) {
             if (impl.busy)
@@ -29,20 +29,25 @@ struct Network<T>::Impl {
     };
 
     explicit Impl(const std::vector<Layer>& layers);
+    // Writes the initial values of all arrays.
     void initialize(std::uint64_t seed);
+    // Throws std::invalid_argument for what cannot be trained on, before anything changes.
     void check(const Dataset<T>&, const Optimizer<T>&, std::size_t batch) const;
+    // Returns an engine for this loss and this batch, prepared for the optimizer: a new one or the last one.
     core::Engine<T>& engine_for(const Dataset<T>&, Optimizer<T>&, Loss, std::size_t batch);
+    // Trains on all examples once, and advances the optimizer.
     void run(core::Engine<T>&, const core::Examples<T>&, std::size_t examples, std::size_t batch,
              Optimizer<T>&, bool keep_gradients, core::Outcome&);
 
     core::Chain<T> chain;
-    std::vector<T> parameters, gradients, rows;
-    std::deque<std::vector<T>> buffers;  // memory of the layers' buffers and counters
-    std::deque<std::int64_t> counters;
-    std::vector<Progress> after;  // how far the optimizer is before these rows and after each
-    Loss loss;                    // of the engine
+    std::vector<T> parameters, gradients;
+    std::vector<T> rows;                 // the coefficients of the steps of a chunk, end to end
+    std::deque<std::vector<T>> buffers;  // the memory of the layers' buffers, which does not move
+    std::deque<std::int64_t> counters;   // likewise of the counters
+    std::vector<Progress> after;  // the optimizer's progress before the first of these steps, and after each
+    Loss loss;                    // the loss that the engine was made for
     std::unique_ptr<core::Engine<T>> engine;
-    bool busy = false;
+    bool busy = false;  // whether the engine is training
 };
 
 }  // namespace pyoptim

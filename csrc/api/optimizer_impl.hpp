@@ -11,11 +11,11 @@ namespace pyoptim {
 template <class T>
 struct Optimizer<T>::Impl {
     std::size_t size = 0;
-    int rule = -1;  // index in the list of rules; -1 before the first step
+    int rule = -1;  // the index of the rule in the list of rules, or -1 before the first step
     Progress progress;
     std::vector<std::vector<T>> states;
-    core::Stepper<T> stepper;  // prepared for the parameters at `stepped`
-    T* stepped = nullptr;
+    core::Stepper<T> stepper;  // prepared for the parameters at the address `stepped`
+    T* stepped = nullptr;      // the parameters of the last step
 
     typename core::Stepper<T>::Array array(T* param) {
         typename core::Stepper<T>::Array array{rule, 0, param, {}, size, nullptr};

@@ -8,8 +8,8 @@ namespace pyoptim::core {
 
 namespace {
 
-// A kind of layer that applies a formula to each element; its options are the parameters a and b of the
-// formula.
+// A kind of layer that applies a formula to each element. Its options that are numbers are the parameters a
+// and b of the formula.
 struct Elementwise {
     std::string type;
     Activation formula;

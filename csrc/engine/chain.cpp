@@ -16,7 +16,7 @@ std::vector<LayerEntry> all_entries() {
     return all;
 }
 
-// The facts about the input of a network that its layers state.
+// What the layers of a network state about its input.
 struct Known {
     std::ptrdiff_t whole = 0;  // elements of an example, by the first layer that states them all
     std::ptrdiff_t part = 0;   // elements that the first other layer names, some or all of an example's

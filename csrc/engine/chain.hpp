@@ -1,5 +1,4 @@
-// The layers of a network in order. A chain is built from the layers that the C++ API, a file or Python
-// describes.
+// The layers of a network in order, built from what the C++ API, a file or Python describes.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +9,7 @@
 
 namespace pyoptim::core {
 
-// The shape of an example, as stated by the layers. Throws std::invalid_argument if no layer states it.
+// Returns the shape of an example, as the layers state it. Throws std::invalid_argument if none does.
 Width inputs_of(const std::vector<Layer>& layers);
 
 template <class T>
@@ -21,8 +20,9 @@ class Chain {
     Chain(const Chain&) = delete;  // views refer to its layers
     Chain& operator=(const Chain&) = delete;
 
-    // Assigns the memory of parameters and gradients: each layer's arrays follow those of the layer before.
-    // The caller owns both.
+    // Gives the layers their parameters and gradients, parameter_count() elements of each: the arrays of a
+    // layer follow those of the layer before. The caller owns this memory, keeps it for as long as the chain
+    // or an engine of its views lives, and sets the memory of buffers and counters in views() itself.
     void bind(T* parameters, T* gradients);
 
     std::vector<Layer>& layers() { return layers_; }
@@ -35,8 +35,9 @@ class Chain {
     void add(Layer& layer, const std::string& name, Width& width);
 
     std::vector<Layer> layers_;
-    std::vector<LayerView<T>>
-        views_;  // of what the engine computes: blocks before their Residual, no Flatten
+    // A view of each layer that the engine computes, in the order of the forward pass: the layers of a block
+    // come before the layer that has the block. A layer that changes no value has no view.
+    std::vector<LayerView<T>> views_;
     std::size_t parameters_ = 0;
 };
 

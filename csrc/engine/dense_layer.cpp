@@ -7,7 +7,7 @@ namespace pyoptim::core {
 
 namespace {
 
-constexpr std::ptrdiff_t kMost = 1 << 30;  // inputs or outputs of a layer
+constexpr std::ptrdiff_t kMost = 1 << 30;  // the most inputs or outputs of a layer
 
 template <class T>
 class DenseLayer final : public CompiledLayer<T> {
@@ -45,7 +45,7 @@ class DenseLayer final : public CompiledLayer<T> {
     Activation activation_;
     bool trainable_;
     LayerArray<T> weight_, bias_;
-    std::vector<T> dz_;  // the gradient before the activation, which a fused update takes
+    std::vector<T> dz_;  // the gradient before the activation, which a fused update needs
 };
 
 Width output(Layer& layer, const Width& in) {

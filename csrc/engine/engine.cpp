@@ -115,10 +115,11 @@ void Engine<T>::set_noise(const WeightNoise<T>& noise) {
     kept_.resize(noise.size);
 }
 
+// Returns the inputs of a batch: where the caller has them, or as copies in input_.
 template <class T>
 const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t n) {
     const std::size_t width = inputs();
-    if (of.x != nullptr && (of.order == nullptr || n == 1)) {  // as it lies
+    if (of.x != nullptr && (of.order == nullptr || n == 1)) {  // no copy is needed
         const std::size_t first = of.order == nullptr ? begin : static_cast<std::size_t>(of.order[begin]);
         return of.x + first * width;
     }
@@ -154,8 +155,8 @@ void Engine<T>::forward(const T* x, std::size_t n, bool training) {
     }
 }
 
-// Starts from the gradient of the output in gradient_, which is overwritten. If `fused`, the gradients of the
-// weights that are updated separately are not written; the inputs of those updates are left in updates_.
+// Computes all gradients from that of the output in gradient_, which is overwritten. If `fused`, the
+// gradients of weights_ are not written, and updates_ receives what dense_update needs instead.
 template <class T>
 void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
     updates_.clear();
@@ -176,6 +177,8 @@ void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
     }
 }
 
+// Returns the mean loss of a batch after its forward pass, and writes the gradient of the output to
+// gradient_.
 template <class T>
 double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, Outcome& outcome) {
     const std::size_t width = outputs();
@@ -199,7 +202,7 @@ double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, 
                                     targets_.data(), weight, gradient_.data()});
 }
 
-// Returns false if the gradients are not finite and the options end the run for that.
+// Takes a step. Returns false if a gradient is not finite and the options end the run for that.
 template <class T>
 bool Engine<T>::update(const T* row, std::size_t length, const StepOptions& options, Outcome& outcome) {
     if (options.max_grad_norm > 0 || options.nonfinite != NonFinite::ignore) {
@@ -222,7 +225,7 @@ bool Engine<T>::update(const T* row, std::size_t length, const StepOptions& opti
         if (options.max_grad_norm > 0) {
             const double factor = clip_factor(norm, options.max_grad_norm);
             std::copy(row, row + length, clipped_.begin());
-            for (const auto& array : stepper_.arrays()) {  // the first of a row scales the gradient
+            for (const auto& array : stepper_.arrays()) {  // a row's first coefficient scales the gradient
                 clipped_[array.coefficients] =
                     static_cast<T>(static_cast<double>(row[array.coefficients]) * factor);
             }
@@ -252,7 +255,7 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
     // adds to them, so none of these allows a fused update.
     const bool fused = batch <= kFused && !options.keep_gradients && options.max_grad_norm <= 0 &&
                        options.nonfinite == NonFinite::ignore && penalty_.runs.empty();
-    for (std::size_t i = 0; i < layers_.size() && fused && !zeroed_; ++i) {  // nothing stale remains
+    for (std::size_t i = 0; i < layers_.size() && fused && !zeroed_; ++i) {
         if (weights_[i].size == 0) continue;
         const auto [gradient, size] = compiled_[i]->fusible_gradient();
         std::fill(gradient, gradient + size, T(0));

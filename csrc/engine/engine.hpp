@@ -18,38 +18,41 @@
 
 namespace pyoptim::core {
 
-// Examples in rows: x holds T, or bytes. Targets are labels (of cross-entropy) or (examples, outputs).
+// Examples to train on, one a row. The caller owns the memory.
 template <class T>
 struct Examples {
-    const T* x;
-    const std::uint8_t* bytes;  // instead of x
-    const std::int64_t* labels;
-    const T* targets;
-    const std::int64_t* order;  // which example comes when; null: as they lie
-    const T* weight;            // of each example in the loss, or null
+    const T* x;                  // the inputs (examples, inputs), or null
+    const std::uint8_t* bytes;   // the inputs as bytes, if x is null
+    const std::int64_t* labels;  // the class of each example, or null
+    const T* targets;            // the expected outputs (examples, outputs), if labels is null
+    const std::int64_t* order;   // the indices of the examples in the order of the training; null: 0, 1, 2, …
+    const T* weight;             // the weight of each example in the loss, or null
 };
 
-// Normal noise on the parameters while a gradient is taken.
+// Normal noise that is added to the parameters while a gradient is taken, and then removed.
 template <class T>
 struct WeightNoise {
-    T* parameters;
-    std::size_t size;  // 0: none
-    double deviation;
-    RandomStream stream;  // of the next step
+    T* parameters;        // of the whole network; the caller owns them
+    std::size_t size;     // the number of parameters, or 0 for no noise
+    double deviation;     // the standard deviation
+    RandomStream stream;  // the random numbers of the next step
 };
 
 struct StepOptions {
-    double max_grad_norm = 0;  // 0: gradients are not clipped
+    double max_grad_norm = 0;  // the norm to which gradients are scaled down; 0 leaves them as they are
     NonFinite nonfinite = NonFinite::ignore;
-    bool keep_gradients = false;  // where they lie; else fusible ones may be 0 after a run
+    // Whether all gradients of the last step must be in memory after train(). Otherwise those of dense
+    // weights may be 0 there, since fused updates do not write them.
+    bool keep_gradients = false;
 };
 
-// The totals of what ran, which add up over calls, except for `wrong`.
+// What train() did. Each call adds to the numbers of earlier calls, except for `wrong`.
 struct Outcome {
-    std::size_t steps = 0, skipped = 0;
-    std::ptrdiff_t wrong = -1;  // the array whose gradient is not finite, where that ended the run
-    double loss = 0;            // the sum over examples
-    std::size_t correct = 0;
+    std::size_t steps = 0;      // steps that changed the parameters
+    std::size_t skipped = 0;    // steps that were left out under NonFinite::skip
+    std::ptrdiff_t wrong = -1;  // the index of the array whose gradient ended the run, or -1
+    double loss = 0;            // the sum of the losses of all examples
+    std::size_t correct = 0;    // examples that were classified correctly
 };
 
 template <class T>
@@ -59,8 +62,10 @@ class Engine {
     // Throws std::invalid_argument for a loss that does not suit the last layer.
     Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_t capacity);
 
-    void clear();  // removes the arrays that add() added
-    // Adds an array to update with the gradient at `gradient`; its `coefficients` is the offset of its row.
+    // Removes the arrays that add() added.
+    void clear();
+    // Adds an array that each step updates by the gradient at `gradient`, which is part of the gradients that
+    // the layers write. Its `coefficients` is the offset of its row in those of a step.
     void add(const typename Stepper<T>::Array& array, const T* gradient);
 
     void set_penalty(Penalized<T> penalty) { penalty_ = std::move(penalty); }
@@ -71,7 +76,8 @@ class Engine {
     void train(const Examples<T>&, std::size_t begin, std::size_t end, std::size_t batch, const T* rows,
                std::size_t row, const StepOptions&, Outcome&);
 
-    // Returns the outputs for n <= capacity examples, in evaluation mode. The engine owns the memory.
+    // Returns the outputs (n, outputs) for n <= capacity examples in evaluation mode, in memory that the
+    // engine owns and that the next call of train() or predict() overwrites.
     const T* predict(const T* x, std::size_t n);
 
     std::size_t inputs() const { return static_cast<std::size_t>(layers_.front().in.size); }
@@ -80,6 +86,8 @@ class Engine {
     std::size_t arrays() const { return gradients_.size(); }
 
   private:
+    // Each works on the n examples of a batch, which begins at `begin` in the order of the training;
+    // engine.cpp says what each returns.
     const T* gather(const Examples<T>&, std::size_t begin, std::size_t n);
     void forward(const T* x, std::size_t n, bool training);
     void backward(const T* x, std::size_t n, bool fused);
@@ -87,31 +95,38 @@ class Engine {
     bool update(const T* row, std::size_t length, const StepOptions&, Outcome&);
 
     std::vector<LayerView<T>> layers_;
-    std::vector<std::unique_ptr<CompiledLayer<T>>> compiled_;  // by layer; null: a Residual
+    std::vector<std::unique_ptr<CompiledLayer<T>>> compiled_;  // by layer; null for one that has a block
     std::unique_ptr<CompiledLoss<T>> compiled_loss_;
-    bool classification_;  // whether the loss is one of classes, of which the right ones are counted
-    std::size_t capacity_;
-    std::size_t first_trainable_;
-    std::vector<std::vector<T>> outputs_;             // by layer
-    std::vector<std::vector<T>> shortcut_;            // by Residual: the gradient of its output
-    std::vector<std::vector<std::size_t>> rejoined_;  // by layer: the Residuals whose block begins with it
-    std::vector<T> input_, targets_, weight_, gradient_, other_gradient_;
+    bool classification_;          // whether the examples that the network gets right are counted
+    std::size_t capacity_;         // the most examples of a batch
+    std::size_t first_trainable_;  // the index of the first layer that learns, where the backward pass ends
+    std::vector<std::vector<T>> outputs_;  // the output of each layer
+    // For each layer that has a block, the gradient of its output, while the backward pass is in the block.
+    std::vector<std::vector<T>> shortcut_;
+    // For each layer, the indices of the layers whose block begins with it: the gradient of its input gets
+    // their shortcut_ added.
+    std::vector<std::vector<std::size_t>> rejoined_;
+    // The batch, as far as it does not lie in the caller's memory one example after the other.
+    std::vector<T> input_, targets_, weight_;
     std::vector<std::int64_t> labels_;
-    Stepper<T> stepper_;
-    std::vector<const T*> gradients_;
+    std::vector<T> gradient_, other_gradient_;  // the gradients of a layer's output and of its input
+    Stepper<T> stepper_;                        // updates all arrays that add() added
+    std::vector<const T*> gradients_;           // the gradient of each of these arrays
 
     Penalized<T> penalty_{};
     WeightNoise<T> noise_{};
-    std::vector<T> kept_;  // the parameters without noise
+    std::vector<T> kept_;  // the parameters as they are without noise
 
-    // Fused updates compute a gradient and its step at once. They serve the weights of layers with a fusible
-    // gradient; rest_ updates the other arrays that add() added.
-    std::vector<typename Stepper<T>::Array> weights_;  // by layer; empty where it is among the rest
+    // A fused update computes the gradient of a weight and its step at once. It serves the weights of layers
+    // with a fusible gradient; rest_ updates all other arrays that add() added.
+    std::vector<typename Stepper<T>::Array> weights_;  // by layer; of size 0 if the layer has no such weight
     Stepper<T> rest_;
     std::vector<const T*> rest_gradients_;
-    std::vector<DenseUpdate<T>> updates_;
-    bool zeroed_ = false;     // whether the gradients that fused updates skip are 0
-    std::vector<T> clipped_;  // a row of coefficients
+    std::vector<DenseUpdate<T>> updates_;  // the fused updates of the current step
+    // Whether the gradients that fused updates leave out are 0 in memory. The first fused run sets them to 0,
+    // so that no reader takes an old gradient for a new one; a run that is not fused writes them.
+    bool zeroed_ = false;
+    std::vector<T> clipped_;  // the coefficients of the current step, with the factor of clipping
 };
 
 }  // namespace pyoptim::core

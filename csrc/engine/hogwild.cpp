@@ -70,12 +70,12 @@ void Hogwild<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end
     std::atomic<std::size_t> next{0};
     for (Worker& worker : workers_) {
         worker.outcome = {};
-        worker.failure = nullptr;  // of an earlier call, which may have left more than the one that it threw
+        worker.failure = nullptr;  // an earlier call may have left several, of which it threw one
     }
     const int threads = static_cast<int>(std::min(workers_.size(), batches));
     parallel(threads, [&](int thread, int) {
         Worker& worker = workers_[static_cast<std::size_t>(thread)];
-        try {  // no exception may leave a parallel region; what can fail is a thread's first scratch memory
+        try {  // a thread's first scratch memory may fail, and no exception may leave a parallel region
             for (std::size_t i = next++; i < batches; i = next++) {
                 const std::size_t from = begin + i * batch;
                 worker.engine->train(of, from, std::min(from + batch, end), batch, rows + i * row, row, {},

@@ -14,20 +14,21 @@ namespace pyoptim::core {
 // with their rows of coefficients, so each batch is trained on once and each step is counted once. The thread
 // that gets a batch, and the writes of others that it sees, differ from run to run.
 //
-// Threads read and write the same parameters and states with plain loads and stores. For C++ that is a data
-// race, whose behaviour is undefined. The stores are those of the step kernels, into memory that a
-// compiler knows nothing more of, and aligned elements of 4 and 8 bytes are loaded and stored whole on the
-// processors that this runs on: a race costs an update of an element, no more,
-// where a rule keeps one state at most. Two, like Adam's, may come to be of different updates. Atomic
-// elements would forbid vectors. What addresses depend on, and the counter, is not shared or is atomic. A
-// thread sanitizer is right to report train(): suppress it with `race:pyoptim::core::Hogwild`.
+// Threads read and write the same parameters and states with plain loads and stores. In C++ that is a data
+// race, whose behaviour is undefined. In practice the processors that this runs on load and store aligned
+// elements of 4 and 8 bytes whole, and the compiler sees no more of the memory than a step kernel does. So a
+// race loses one update of an element; if the rule keeps several states, as Adam does, these may come from
+// different updates. Atomic elements would rule out vector instructions. Nothing that an address depends on
+// is shared, and the counter is atomic. A thread sanitizer is right to report train(): suppress it with
+// `race:pyoptim::core::Hogwild`.
 template <class T>
 class Hogwild {
   public:
     // The layers must have no buffers or counters, and their gradients must lie in one block of memory, which
-    // is never written to. Else throws std::invalid_argument.
+    // is never written: it only tells which gradient is which. Throws std::invalid_argument otherwise.
     Hogwild(std::vector<LayerView<T>> layers, const Loss& loss, std::size_t capacity);
 
+    // Adds an array to update, as Engine::add does.
     void add(const typename Stepper<T>::Array& array, const T* gradient);
 
     // Trains like Engine::train, but neither clips gradients nor checks whether they are finite.
@@ -36,7 +37,7 @@ class Hogwild {
 
   private:
     struct Worker {
-        std::vector<T> gradients;  // replaces the block of gradients
+        std::vector<T> gradients;  // its own, which replace the block of gradients
         std::unique_ptr<Engine<T>> engine;
         Outcome outcome;
         std::exception_ptr failure;

@@ -16,9 +16,10 @@
 
 namespace pyoptim::core {
 
-// A counter is one int64; parameters and buffers hold the type of the network.
+// What an array of a layer is for: a parameter learns, a buffer keeps statistics, and a counter is one int64.
+// Parameters and buffers have the element type of the network.
 enum class Role { parameter, buffer, counter };
-// The first value of an array: `weight` is drawn as Layer::init says, `seed` is a random number of 63 bits.
+// What an array begins as: `weight` is drawn as Layer::init says, `seed` is a random number of 63 bits.
 enum class Initial { zeros, ones, weight, seed };
 
 // A parameter, buffer or counter of a layer, with its name in files.
@@ -35,11 +36,13 @@ struct ArrayInfo {
     }
 };
 
-// An array with its memory, which the owner of the network provides before an engine is made.
+// An array with its memory, which the owner of the network provides before an engine is made and keeps for as
+// long as the engine lives.
 template <class T>
 struct LayerArray : ArrayInfo {
-    T *value = nullptr, *gradient = nullptr;  // only a parameter has a gradient
-    std::int64_t* count = nullptr;            // of a counter, instead of a value
+    T* value = nullptr;             // the elements of a parameter or of a buffer
+    T* gradient = nullptr;          // the gradient of a parameter
+    std::int64_t* count = nullptr;  // the number of a counter
 };
 
 // The shape of an example between two layers, as far as layers need it.
@@ -50,23 +53,24 @@ struct Width {
 
 struct LayerEntry;
 
-// A layer in its place in a network. Entry and layer outlive the view.
+// A layer in its place in a network. The view owns neither the entry nor the layer, which live longer.
 template <class T>
 struct LayerView {
     const LayerEntry* entry;
     const Layer* layer;
-    std::string name;  // what the names of its arrays begin with in files, e.g. "3.block.0."
+    std::string name;  // the prefix of the names of its arrays in files, e.g. "3.block.0."
     Width in, out;
-    std::size_t begin = 0;  // of a Residual: the index of the first layer of its block
+    std::size_t begin = 0;  // the index of the first view of its block, if the layer has a block
     std::vector<LayerArray<T>> arrays;
 
-    // The array of this name, or an array without memory if the layer has none of that name.
+    // Returns the array of this name, or an array without memory if the layer has none of that name.
     LayerArray<T> array(const char* wanted) const {
         for (const LayerArray<T>& one : arrays) {
             if (std::strcmp(one.name, wanted) == 0) return one;
         }
         return {};
     }
+    // Whether training changes a parameter of the layer: it has one and is not frozen.
     bool learns() const {
         bool any = false;
         for (const ArrayInfo& one : arrays) any = any || one.role == Role::parameter;
@@ -74,33 +78,34 @@ struct LayerView {
     }
 };
 
-// The largest batch for which the gradient and the step of dense weights are computed together: from ten
-// examples on, separate products are faster by as much as that saves.
+// The largest batch for which dense_update computes the gradient of a dense weight in pieces, updates the
+// weight by each piece at once, and writes no gradient to memory. A gradient computed whole takes less time,
+// and from ten examples on this costs dense_update as much as it saves.
 constexpr std::size_t kFused = 4;
 
-// A forward pass over n examples: y is written, and x stays as it is until the backward pass is done.
+// The arguments of a forward pass over n examples.
 template <class T>
 struct Forward {
     std::size_t n;
-    const T* x;
-    T* y;
-    bool training;
+    const T* x;     // the input, which stays as it is until the backward pass is done
+    T* y;           // the output, which the layer writes
+    bool training;  // false: evaluation
 };
 
-// The backward pass that belongs to the last forward pass in training mode.
+// The arguments of the backward pass that belongs to the last forward pass in training mode.
 template <class T>
 struct Backward {
     std::size_t n;
-    const T *x, *y;  // as the forward pass had and left them
-    T* dy;
-    T* dx;  // null if nothing reads the gradient of x
-    // The weight that is updated with its gradient at once, which is then not written: what the update
-    // takes is added to `updates`. Null if all gradients are to be written.
+    const T *x, *y;  // the input and the output of that forward pass
+    T* dy;           // the gradient of y, which the layer may overwrite
+    T* dx;           // receives the gradient of x; null if nobody reads it
+    // The weight whose gradient the layer does not write: it adds to `updates` what dense_update needs to
+    // compute that gradient and to update the weight at once. Null if the layer writes all gradients.
     const typename Stepper<T>::Array* fused_weight;
     std::vector<DenseUpdate<T>>* updates;
 };
 
-// Computes one layer of a network. An object keeps what its backward pass needs besides x and y.
+// Computes one layer of a network. An object keeps whatever its backward pass needs besides x and y.
 template <class T>
 class CompiledLayer {
   public:
@@ -108,16 +113,17 @@ class CompiledLayer {
     virtual void forward(const Forward<T>&) = 0;
     // Writes the gradients of the parameters, unless the layer is frozen, and that of x.
     virtual void backward(const Backward<T>&) = 0;
-    // Whether backward() leaves the gradient of x in dy; other layers write it to dx.
+    // Whether backward() writes the gradient of x over dy, and not to dx.
     virtual bool works_in_place() const { return false; }
-    // The gradient that `fused_weight` may replace and its number of elements; null if the layer has none.
+    // Returns the gradient that the layer leaves out if it is given a `fused_weight`, and its number of
+    // elements. The address is null if the layer has no such weight.
     virtual std::pair<T*, std::size_t> fusible_gradient() const { return {nullptr, 0}; }
 };
 
 using LayerMakers = Makers<CompiledLayer, LayerView>;
 
 struct LayerEntry {
-    const char* type;  // the Python class
+    const char* type;  // the name of the Python class
     std::vector<Option<Layer>> options;
     // Make the object that computes a layer, from its view and the most examples of a batch. Null if the
     // layer changes no value, so that the engine leaves it out, or if it has a block.
@@ -126,18 +132,18 @@ struct LayerEntry {
     // input, with a message that continues after the layer's name. Fills in the fields that follow from the
     // options.
     Width (*output)(Layer&, const Width& in) = [](Layer&, const Width& in) { return in; };
-    // The arrays of a layer; this function reads only the layer's options.
+    // Returns the arrays of a layer, and reads nothing but the layer's options.
     std::vector<ArrayInfo> (*arrays)(const Layer&) = [](const Layer&) { return std::vector<ArrayInfo>(); };
-    // The number of inputs that the layer's options state, or 0 if it takes any number.
+    // Returns the number of inputs that the layer's options state, or 0 if the layer takes any number.
     std::ptrdiff_t (*inputs)(const Layer&) = [](const Layer&) { return std::ptrdiff_t{0}; };
-    // Whether these are all elements of an example, not just its channels or its last dimensions.
+    // Whether that number counts all elements of an example, not just its channels or its last dimensions.
     bool states_whole_input = false;
     // Whether the layer makes a vector of an example of several dimensions.
     bool flattens = false;
     // Whether the layer has a block of layers; the engine adds the input of the block to its output.
     bool has_block = false;
-    // The number of values that an example of `in` elements adds to each statistic taken over the batch, or 0
-    // if the layer takes no such statistic.
+    // Returns the number of values that an example of `in` elements adds to each statistic over the batch, or
+    // 0 if the layer takes no such statistic.
     std::ptrdiff_t (*statistics)(const Layer&, std::ptrdiff_t in, bool training) =
         [](const Layer&, std::ptrdiff_t, bool) { return std::ptrdiff_t{0}; };
 };
@@ -147,9 +153,9 @@ std::vector<LayerEntry> norm_entries();
 std::vector<LayerEntry> activation_entries();
 std::vector<LayerEntry> other_entries();
 
-// Every kind of layer.
+// The table of all kinds of layers.
 const std::vector<LayerEntry>& layer_entries();
-// The entry of a kind, or null.
+// Returns the entry of a kind, or null if there is none of this name.
 const LayerEntry* find_entry(const std::string& type);
 // Gives a layer of the type "Activation" the type of the activation that it names. Throws
 // std::invalid_argument for an unknown name.

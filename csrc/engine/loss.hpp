@@ -13,22 +13,22 @@
 
 namespace pyoptim::core {
 
-// The outputs of a batch (rows, columns) and their expected values: labels (rows), or targets (rows,
-// columns).
+// The outputs of a batch and what they should be: labels or, if these are null, targets.
 template <class T>
 struct LossBatch {
     std::size_t rows, columns;
-    const T* output;
-    const std::int64_t* labels;
-    const T* targets;
-    const T* weight;  // of each example, or null
-    T* gradient;      // of the output; it is written
+    const T* output;             // (rows, columns)
+    const std::int64_t* labels;  // (rows)
+    const T* targets;            // (rows, columns)
+    const T* weight;             // the weight of each example (rows), or null
+    T* gradient;                 // receives the gradient of the output (rows, columns)
 };
 
 template <class T>
 class CompiledLoss {
   public:
     virtual ~CompiledLoss() = default;
+    // Returns the mean loss of the batch, and writes the gradient.
     virtual double compute(const LossBatch<T>&) const = 0;
 };
 
@@ -37,25 +37,24 @@ using LossOf = Loss;
 using LossMakers = Makers<CompiledLoss, LossOf>;
 
 struct LossEntry {
-    const char* type;  // the Python class
+    const char* type;  // the name of the Python class
     std::vector<Option<Loss>> options;
     // Make the object that computes a loss, from its description and the number of output columns.
     LossMakers makers;
-    // Of a loss that a formula of single outputs computes. Its options are the formula's parameter: a number,
-    // or one for each output column.
+    // The formula of a loss of single outputs; its options are then the parameter of the formula: a number,
+    // or a number for each output column. The value `count` stands for all other losses.
     PointwiseKind formula = PointwiseKind::count;
-    bool classification = false;  // whether labels will do for targets, and the right ones are counted
-    // The range of valid targets.
-    Interval targets = kFinite;
-    // Whether only the two ends of that range are valid targets.
-    bool only_ends = false;
+    // Whether the loss takes labels as well as targets, so that the engine counts the examples it gets right.
+    bool classification = false;
+    Interval targets = kFinite;  // the range of valid targets
+    bool only_ends = false;      // whether only the two ends of that range are valid
     // Throws std::invalid_argument unless the loss suits this many outputs.
     void (*check)(const Loss&, std::size_t outputs) = [](const Loss&, std::size_t) {};
 };
 
-// Every kind of loss.
+// The table of all kinds of losses.
 const std::vector<LossEntry>& loss_entries();
-// The entry of a type. Throws std::invalid_argument for an unknown type.
+// Returns the entry of a type. Throws std::invalid_argument for an unknown type.
 const LossEntry& loss_entry(const std::string& type);
 
 // Creates the loss for this number of output columns. Throws std::invalid_argument for invalid options.

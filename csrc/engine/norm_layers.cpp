@@ -8,7 +8,7 @@ namespace pyoptim::core {
 
 namespace {
 
-// Gamma, beta and their gradients. If nobody reads the gradients, the object provides memory for them.
+// Gamma, beta and where their gradients go: to memory of this object if the layer does not learn.
 template <class T>
 struct Affine {
     Affine(const LayerView<T>& of, std::ptrdiff_t features)
@@ -23,7 +23,7 @@ struct Affine {
     }
     const T *weight, *bias;
     T *dweight, *dbias;
-    std::vector<T> unread;
+    std::vector<T> unread;  // gradients that nobody reads
 };
 
 template <class T>
@@ -63,14 +63,14 @@ class BatchNormLayer final : public CompiledLayer<T> {
     NormShape shape(std::size_t n) const { return {static_cast<std::ptrdiff_t>(n), channels_, space_}; }
 
     std::ptrdiff_t channels_, space_;
-    double momentum_;  // negative: the cumulative mean
+    double momentum_;  // a negative one stands for the cumulative mean
     NormOptions options_;
     bool trainable_;
     Affine<T> affine_;
     NormRunning<T> running_;
-    std::int64_t* tracked_;
-    std::vector<T> mean_, inv_std_;  // of the last forward pass
-    bool of_this_batch_ = false;     // whether these are statistics of its batch, not running ones
+    std::int64_t* tracked_;  // the number of batches that the running statistics have seen; null without them
+    std::vector<T> mean_, inv_std_;  // the statistics that the last forward pass used
+    bool of_this_batch_ = false;     // whether they are those of its batch, or else running statistics
 };
 
 Width batch_norm_output(Layer& layer, const Width& in) {
@@ -122,13 +122,13 @@ class LayerNormLayer final : public CompiledLayer<T> {
   private:
     LayerNormShape shape(std::size_t n) const { return {static_cast<std::ptrdiff_t>(n) * rows_, features_}; }
 
-    std::ptrdiff_t features_, rows_;  // rows of an example
+    std::ptrdiff_t features_, rows_;  // the length of a row, and the number of rows of an example
     double eps_;
     Affine<T> affine_;
-    std::vector<T> mean_, inv_std_;  // of the rows of the last forward pass
+    std::vector<T> mean_, inv_std_;  // the statistics of each row of the last forward pass
 };
 
-// How many values are normalised together; 0 for features that no example can have.
+// Returns how many values are normalised together, or 0 for features that no example can have.
 std::ptrdiff_t values_of(const Layer& layer) {
     std::ptrdiff_t values = layer.features.empty() ? 0 : 1;
     for (const std::ptrdiff_t n : layer.features) {

@@ -36,10 +36,10 @@ struct Option {
                                 std::vector<std::ptrdiff_t> Owner::*, std::vector<double> Owner::*>;
     const char* name;
     Member member;
-    Interval range = kFinite;  // of one number
+    Interval range = kFinite;  // what the option may be if it is one number
     // Whether a number may be null in a file; in memory, null is a finite negative number.
     bool nullable = false;
-    // The words that stand for true and false in a file; without words a flag is true or false there.
+    // The words that stand for true and false in a file. If they are null, a flag is JSON's true or false.
     const char *yes = nullptr, *no = nullptr;
 };
 

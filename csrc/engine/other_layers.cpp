@@ -65,7 +65,7 @@ class RandomLayer : public CompiledLayer<T> {
 
     std::int64_t *seed_, *step_;
     std::size_t width_;
-    RandomStream last_{};  // of the last training pass
+    RandomStream last_{};  // the random numbers of the last training pass
 };
 
 template <class T>

@@ -16,7 +16,7 @@ struct DenseShape {
     std::ptrdiff_t batch, in, out;
 };
 
-// y (batch, out) = activation(x (batch, in) * weight (out, in)^T + bias (out)); bias may be null
+// Computes y (batch, out) = activation(x (batch, in) weight (out, in)^T + bias (out)). bias may be null.
 template <class T>
 void dense_forward(const DenseShape&, const T* x, const T* weight, const T* bias, Activation, T* y);
 
@@ -27,7 +27,8 @@ struct DenseInputs {
     Activation activation;
 };
 
-// The gradients that the backward pass writes; dz (batch, out) is that before the activation. Null skips one.
+// The gradients that the backward pass writes, where dz (batch, out) is the one before the activation. A
+// gradient whose address is null is left out.
 template <class T>
 struct DenseGradients {
     T *dx, *dweight, *dbias, *dz = nullptr;
@@ -36,7 +37,7 @@ struct DenseGradients {
 template <class T>
 void dense_backward(const DenseShape&, const DenseInputs<T>&, const DenseGradients<T>&);
 
-// A weight with its optimizer states, and dz and x, whose product dz^T x is its gradient.
+// A weight with its optimizer states, and the arrays dz and x, whose product dz^T x is its gradient.
 template <class T>
 struct DenseUpdate {
     DenseShape shape;

@@ -13,8 +13,8 @@ namespace {
 using std::ptrdiff_t;
 using std::size_t;
 
-constexpr ptrdiff_t kPartRows = 32;   // parts are multiples of a kernel's block
-constexpr ptrdiff_t kMostParts = 32;  // each part costs a merge of all columns
+constexpr ptrdiff_t kPartRows = 32;   // a part has a multiple of this many rows
+constexpr ptrdiff_t kMostParts = 32;  // at most so many parts, since each costs a merge of all columns
 
 size_t volume(const LayerNormShape& s) { return static_cast<size_t>(s.rows * s.features); }
 

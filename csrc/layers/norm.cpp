@@ -17,10 +17,10 @@ using cpu::NormMatrix;
 using std::ptrdiff_t;
 using std::size_t;
 
-constexpr ptrdiff_t kPartRows = 64;   // parts of columns are multiples of a kernel's block
-constexpr ptrdiff_t kMostParts = 32;  // each part costs a merge of all columns
-constexpr ptrdiff_t kNarrow = 64;     // columns that are worth folding rows for, and what they become
-constexpr ptrdiff_t kFolded = 256;
+constexpr ptrdiff_t kPartRows = 64;   // a part has a multiple of this many rows, the block of a kernel
+constexpr ptrdiff_t kMostParts = 32;  // at most so many parts, since each costs a merge of all columns
+// Several rows of fewer than kNarrow columns are taken as one row of up to kFolded columns.
+constexpr ptrdiff_t kNarrow = 64, kFolded = 256;
 
 // The way in which a shape is divided, which does not depend on the number of threads. If the run of a
 // channel within an example is short, the matrix has whole columns, and its parts are summed separately. If
@@ -28,10 +28,10 @@ constexpr ptrdiff_t kFolded = 256;
 // divisible.
 struct Plan {
     NormMatrix matrix;
-    ptrdiff_t parts;      // number of parts that have partial sums of their own
-    ptrdiff_t part_rows;  // rows that are worked on together
-    ptrdiff_t width;      // partial sums of a part, with room for whole vectors
-    ptrdiff_t folds = 1;  // examples in a row of columns
+    ptrdiff_t parts;      // how many parts have partial sums of their own
+    ptrdiff_t part_rows;  // how many rows are worked on together
+    ptrdiff_t width;      // the number of partial sums of a part, with room for whole vectors
+    ptrdiff_t folds = 1;  // how many examples share a row, if rows have whole columns
     size_t volume;
 
     explicit Plan(const NormShape& s) : volume(static_cast<size_t>(s.batch * s.channels * s.space)) {
@@ -101,14 +101,14 @@ struct Coefficients {
         return static_cast<size_t>(5 * ((n + 15) / 16 * 16));
     }
 
-    // visit(column) for the columns of a channel
+    // Calls visit(column) for each column of a channel.
     template <class Visit>
     void each_column(ptrdiff_t channel, Visit visit) const {
         for (ptrdiff_t f = 0; f < folds; ++f) {
             for (ptrdiff_t i = 0; i < repeat; ++i) visit((f * channels + channel) * repeat + i);
         }
     }
-    // field[column] = of(channel)
+    // Sets field[column] to of(channel) for all columns.
     template <class Of>
     void fill(T* field, Of of) const {
         if (repeat == 1) {

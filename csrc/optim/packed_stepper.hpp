@@ -20,23 +20,24 @@ inline std::size_t width_of(cpu::Storage storage) {
     return storage == cpu::Storage::float16 || storage == cpu::Storage::bfloat16 ? 2 : 1;
 }
 
+// Stored values, in memory of the caller.
 struct Packed {
     cpu::Storage storage;
     void* data;
-    float* scale;  // one for each kScaleBlock elements of 8 bits; otherwise null
+    float* scale;  // a scale for each kScaleBlock elements if they have 8 bits, else null
 };
 
 class PackedStepper {
   public:
     struct Array {
-        int rule;
-        std::size_t coefficients;  // where its row begins in the coefficients of a step
-        std::size_t size;
+        int rule;                  // the cpu::RuleId of its rule
+        std::size_t coefficients;  // the offset of its row in the coefficients of a step
+        std::size_t size;          // the number of elements
         Packed param;
-        float* master;  // float32 copy that is updated and then rounded; if null, param itself is updated
-        cpu::Storage grad;
+        float* master;      // a float32 copy that is updated and then rounded; null: param itself is updated
+        cpu::Storage grad;  // how its gradients are stored
         Packed state[cpu::kMaxStates];
-        int states;
+        int states;  // how many states the rule has
     };
 
     void add(const Array& array) {

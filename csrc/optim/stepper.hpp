@@ -16,12 +16,12 @@ template <class T>
 class Stepper {
   public:
     struct Array {
-        int rule;                  // cpu::RuleId
-        std::size_t coefficients;  // where its row begins in the coefficients of a step
-        T* param;
-        T* state[cpu::kMaxStates];
-        std::size_t size;
-        T* average;  // running average of the parameter, or null
+        int rule;                   // the cpu::RuleId of its rule
+        std::size_t coefficients;   // the offset of its row in the coefficients of a step
+        T* param;                   // the caller owns the memory of all these arrays
+        T* state[cpu::kMaxStates];  // as many states as the rule has; the other addresses are null
+        std::size_t size;           // the number of elements
+        T* average;                 // a running average of the parameter, or null
     };
 
     void add(const Array& array) {
@@ -68,13 +68,14 @@ class Stepper {
     }
 
   private:
-    // A thread is woken for at least kGrain elements, and splits fall on multiples of kUnit: whole cache
-    // lines.
+    // A thread is woken for at least kGrain elements. Work is split at multiples of kUnit elements, which are
+    // whole cache lines.
     static constexpr std::size_t kGrain = 16384, kUnit = 64;
+    // The elements between whose update and whose average no others are updated.
     static constexpr std::size_t kPiece = 8192 / sizeof(T);
 
-    // How many elements are before the next cache line. Vector stores across two lines cost up to a third
-    // of the speed, so a long part begins with these alone; NumPy's large arrays begin 16 bytes into a
+    // Returns how many elements come before the next cache line. Vector stores across two lines cost up to a
+    // third of the speed, so a long part begins with these alone; NumPy's large arrays begin 16 bytes into a
     // line. States are allocated to lie on lines as their parameter does.
     static std::size_t to_line(const T* p) {
         return (64 - reinterpret_cast<std::uintptr_t>(p) % 64) % 64 / sizeof(T);

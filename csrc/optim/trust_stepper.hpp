@@ -18,15 +18,15 @@ template <class T>
 class TrustStepper {
   public:
     struct Array {
-        int rule;
-        std::size_t group, coefficients;  // its group, and where its row begins in the coefficients of a step
+        int rule;                         // the cpu::RuleId of its rule
+        std::size_t group, coefficients;  // the index of its group, and the offset of its row in a step's
         T* param;
         T* state[cpu::kMaxStates];
         std::size_t size;
     };
 
-    // directed (LAMB): the rule writes a direction, along which the parameter then moves. Otherwise (LARS)
-    // the rule is momentum, and each array has a rate of its own at which its gradient enters the momentum.
+    // If `directed` (LAMB), the rule writes a direction, and the parameter then moves along it. Otherwise
+    // (LARS) the rule is momentum, and the gradient of each array enters the momentum at a rate of its own.
     explicit TrustStepper(bool directed) : directed_(directed) {}
 
     void add(const Array& array) {

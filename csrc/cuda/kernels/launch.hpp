@@ -53,10 +53,11 @@ struct FactoredTables {
     double* shared;
 };
 
-// A matrix that Muon makes orthogonal: x and next hold the iterates in turn; gram and update are square
-// matrices of its smaller side.
+// A matrix that Muon makes orthogonal. x and next hold the iterates in turn: x after an even number of
+// iterations, next after an odd one. gram and update are square matrices of its smaller side. A matrix that
+// is left to the library of matrix products has no memory for the last three.
 struct MuonMatrix {
-    unsigned long long x, next, gram, update;  // addresses; next is 0 if muon_product does not serve it
+    unsigned long long x, next, gram, update;  // addresses; only muon_product uses the last three
     long long rows, cols;
 };
 
@@ -70,11 +71,11 @@ struct StepRows {
 // The progress of a training. The kernels of a captured step read it and the last one advances it, so that
 // the same launches serve every step. Kernels without a position (null) start at 0.
 struct Position {
-    long long steps;           // since the capture
-    long long example;         // index of the batch's first example in the epoch's order
-    long long row;             // index of the step in the coefficients
-    double loss;               // summed over the examples so far
-    unsigned long long right;  // number of examples classified correctly so far
+    long long steps;    // steps since the capture, which kernels add to the counters as they were then
+    long long example;  // the place of the batch's first example in the order of the epoch
+    long long row;      // the place of the step among those whose coefficients the host has copied to the GPU
+    double loss;        // the sum of the losses of the epoch's examples so far
+    unsigned long long right;  // how many of these examples were classified correctly
 };
 
 }  // namespace pyoptim::cuda

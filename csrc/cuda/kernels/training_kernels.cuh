@@ -7,16 +7,17 @@
 
 namespace pyoptim::cuda {
 
-// Returns p, or in a captured step the address stored at p, so that one capture serves data anywhere in
-// memory.
+// Returns p itself without a position. In a captured step, which has one, p points to an address: that
+// address is returned, so that one capture serves data anywhere in memory. Null stays null.
 template <class T>
 __device__ inline const T* found(const T* p, const Position* at) {
     return at != nullptr && p != nullptr ? *reinterpret_cast<const T* const*>(p) : p;
 }
 
-// Copies to out (batch, cols) the rows of x, or of bytes, from the position on (null: from the first), in the
-// order given by `order` (null: as stored). With a position, order, x and bytes are addresses of addresses,
-// as in found(). A block per row.
+// Copies rows of x, or of bytes if those are not null, to out (batch, cols): the rows order[first],
+// order[first
+// + 1], …, or first, first + 1, … if there is no order. Without a position `first` is 0. With one it is the
+// position's example, and order, x and bytes point to addresses, as found() says. A block per row.
 template <class T>
 PYOPTIM_KERNEL gather_rows(const Position* at, const Index* order, Index cols, const T* x,
                            const unsigned char* bytes, T* out) {
