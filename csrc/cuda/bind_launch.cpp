@@ -53,6 +53,7 @@ class Arguments {
   private:
     [[noreturn]] static void refuse(const KernelEntry& kernel, int i, const char* expected,
                                     const py::handle& value) {
+        PyErr_Clear();
         throw py::type_error("argument " + std::to_string(i) + " of " + kernel.name + " is " +
                              py::repr(value).cast<std::string>() + ", expected " + expected);
     }
@@ -62,7 +63,7 @@ class Arguments {
         switch (parameter.kind) {
             case Parameter::pointer: {
                 const auto address = value.is_none() ? 0 : PyLong_AsUnsignedLongLong(value.ptr());
-                if (PyErr_Occurred()) fail(kernel, i, "an address or None", value);
+                if (PyErr_Occurred()) refuse(kernel, i, "an address or None", value);
                 std::memcpy(to, &address, sizeof address);
                 return;
             }
@@ -75,7 +76,7 @@ class Arguments {
             }
             case Parameter::floating: {
                 const double number = PyFloat_AsDouble(value.ptr());
-                if (PyErr_Occurred()) fail(kernel, i, "a float", value);
+                if (PyErr_Occurred()) refuse(kernel, i, "a float", value);
                 std::memcpy(to, &number, sizeof number);
                 return;
             }
@@ -94,11 +95,6 @@ class Arguments {
                 return;
             }
         }
-    }
-    [[noreturn]] static void fail(const KernelEntry& kernel, int i, const char* expected,
-                                  const py::handle& value) {
-        PyErr_Clear();
-        refuse(kernel, i, expected, value);
     }
 
     std::vector<char> memory_;

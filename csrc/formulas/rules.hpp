@@ -38,6 +38,10 @@
     struct State {};                      \
     static constexpr int state_count = 0; \
     static constexpr const char* state_names = "";
+// Begins the function that updates a parameter p by its gradient g, with coefficients c and states s.
+#define PYOPTIM_UPDATE(c, p, g, s) \
+    template <class T>             \
+    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s)
 
 namespace pyoptim {
 
@@ -82,10 +86,7 @@ struct SGD {
     PYOPTIM_COEFFICIENTS(lr)
     PYOPTIM_STATELESS
 
-    template <class T>
-    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>&) {
-        p = p - c.lr * g;
-    }
+    PYOPTIM_UPDATE(c, p, g, ) { p = p - c.lr * g; }
 };
 
 // The heavy ball; lr is in grad_in or in step_buffer.
@@ -93,8 +94,7 @@ struct Momentum {
     PYOPTIM_COEFFICIENTS(momentum, grad_in, step_buffer)
     PYOPTIM_STATE(momentum_buffer)
 
-    template <class T>
-    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+    PYOPTIM_UPDATE(c, p, g, s) {
         s.momentum_buffer = c.momentum * s.momentum_buffer + c.grad_in * g;
         p = p - c.step_buffer * s.momentum_buffer;
     }
@@ -104,8 +104,7 @@ struct Nesterov {
     PYOPTIM_COEFFICIENTS(momentum, grad_in, step_grad, step_buffer)
     PYOPTIM_STATE(momentum_buffer)
 
-    template <class T>
-    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+    PYOPTIM_UPDATE(c, p, g, s) {
         s.momentum_buffer = c.momentum * s.momentum_buffer + c.grad_in * g;
         p = p - (c.step_grad * g + c.step_buffer * s.momentum_buffer);
     }
@@ -115,8 +114,7 @@ struct Adagrad {
     PYOPTIM_COEFFICIENTS(lr, eps_root, eps)
     PYOPTIM_STATE(sum)
 
-    template <class T>
-    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+    PYOPTIM_UPDATE(c, p, g, s) {
         s.sum = s.sum + g * g;
         p = p - c.lr * g / (square_root(s.sum + c.eps_root) + c.eps);
     }
@@ -126,8 +124,7 @@ struct RMSprop {
     PYOPTIM_COEFFICIENTS(lr, alpha, one_minus_alpha, eps_root, eps)
     PYOPTIM_STATE(square_avg)
 
-    template <class T>
-    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+    PYOPTIM_UPDATE(c, p, g, s) {
         s.square_avg = c.alpha * s.square_avg + c.one_minus_alpha * g * g;
         p = p - c.lr * g / (square_root(s.square_avg + c.eps_root) + c.eps);
     }
@@ -137,8 +134,7 @@ struct RMSpropMomentum {
     PYOPTIM_COEFFICIENTS(lr, alpha, one_minus_alpha, eps_root, eps, momentum)
     PYOPTIM_STATE(square_avg, momentum_buffer)
 
-    template <class T>
-    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+    PYOPTIM_UPDATE(c, p, g, s) {
         s.square_avg = c.alpha * s.square_avg + c.one_minus_alpha * g * g;
         s.momentum_buffer =
             c.momentum * s.momentum_buffer + g / (square_root(s.square_avg + c.eps_root) + c.eps);
@@ -152,8 +148,7 @@ struct RMSpropCentered {
     PYOPTIM_COEFFICIENTS(lr, alpha, one_minus_alpha, eps_root, eps)
     PYOPTIM_STATE(square_avg, grad_avg)
 
-    template <class T>
-    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+    PYOPTIM_UPDATE(c, p, g, s) {
         s.square_avg = c.alpha * s.square_avg + c.one_minus_alpha * g * g;
         s.grad_avg = c.alpha * s.grad_avg + c.one_minus_alpha * g;
         const T variance = absolute(s.square_avg - s.grad_avg * s.grad_avg);
@@ -165,8 +160,7 @@ struct RMSpropCenteredMomentum {
     PYOPTIM_COEFFICIENTS(lr, alpha, one_minus_alpha, eps_root, eps, momentum)
     PYOPTIM_STATE(square_avg, grad_avg, momentum_buffer)
 
-    template <class T>
-    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+    PYOPTIM_UPDATE(c, p, g, s) {
         s.square_avg = c.alpha * s.square_avg + c.one_minus_alpha * g * g;
         s.grad_avg = c.alpha * s.grad_avg + c.one_minus_alpha * g;
         const T variance = absolute(s.square_avg - s.grad_avg * s.grad_avg);
@@ -179,8 +173,7 @@ struct Adadelta {
     PYOPTIM_COEFFICIENTS(lr, rho, one_minus_rho, eps)
     PYOPTIM_STATE(square_avg, acc_delta)
 
-    template <class T>
-    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+    PYOPTIM_UPDATE(c, p, g, s) {
         s.square_avg = c.rho * s.square_avg + c.one_minus_rho * g * g;
         const T delta = square_root(s.acc_delta + c.eps) / square_root(s.square_avg + c.eps) * g;
         s.acc_delta = c.rho * s.acc_delta + c.one_minus_rho * delta * delta;
@@ -193,8 +186,7 @@ struct Adam {
     PYOPTIM_COEFFICIENTS(beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inverse_c2, eps_root, eps)
     PYOPTIM_STATE(exp_avg, exp_avg_sq)
 
-    template <class T>
-    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+    PYOPTIM_UPDATE(c, p, g, s) {
         s.exp_avg = c.beta1 * s.exp_avg + c.one_minus_beta1 * g;
         s.exp_avg_sq = c.beta2 * s.exp_avg_sq + c.one_minus_beta2 * g * g;
         p = p - c.step_size * s.exp_avg / (square_root(s.exp_avg_sq * c.inverse_c2 + c.eps_root) + c.eps);
@@ -207,8 +199,7 @@ struct AMSGrad {
                          eps_root, eps)
     PYOPTIM_STATE(exp_avg, exp_avg_sq, max_exp_avg_sq)
 
-    template <class T>
-    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+    PYOPTIM_UPDATE(c, p, g, s) {
         s.exp_avg = c.beta1 * s.exp_avg + c.one_minus_beta1 * g;
         s.exp_avg_sq = c.beta2 * s.exp_avg_sq + c.one_minus_beta2 * g * g;
         s.max_exp_avg_sq = maximum(s.max_exp_avg_sq, s.exp_avg_sq * c.before_max);
@@ -220,8 +211,7 @@ struct Adamax {
     PYOPTIM_COEFFICIENTS(beta1, one_minus_beta1, beta2, step_size, eps)
     PYOPTIM_STATE(exp_avg, exp_inf)
 
-    template <class T>
-    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+    PYOPTIM_UPDATE(c, p, g, s) {
         s.exp_avg = c.beta1 * s.exp_avg + c.one_minus_beta1 * g;
         s.exp_inf = maximum(c.beta2 * s.exp_inf, absolute(g) + c.eps);
         p = p - c.step_size * s.exp_avg / s.exp_inf;
@@ -233,8 +223,7 @@ struct NAdam {
                          eps_root, eps)
     PYOPTIM_STATE(exp_avg, exp_avg_sq)
 
-    template <class T>
-    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+    PYOPTIM_UPDATE(c, p, g, s) {
         s.exp_avg = c.beta1 * s.exp_avg + c.one_minus_beta1 * g;
         s.exp_avg_sq = c.beta2 * s.exp_avg_sq + c.one_minus_beta2 * g * g;
         p = p - (c.step_momentum * s.exp_avg + c.step_grad * g) /
@@ -248,8 +237,7 @@ struct RAdam {
                          largest)
     PYOPTIM_STATE(exp_avg, exp_avg_sq)
 
-    template <class T>
-    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+    PYOPTIM_UPDATE(c, p, g, s) {
         s.exp_avg = c.beta1 * s.exp_avg + c.one_minus_beta1 * g;
         s.exp_avg_sq = c.beta2 * s.exp_avg_sq + c.one_minus_beta2 * g * g;
         const T divisor = square_root(s.exp_avg_sq + c.eps_root) + c.eps;
@@ -261,8 +249,7 @@ struct Lion {
     PYOPTIM_COEFFICIENTS(beta1, one_minus_beta1, beta2, one_minus_beta2, lr)
     PYOPTIM_STATE(exp_avg)
 
-    template <class T>
-    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+    PYOPTIM_UPDATE(c, p, g, s) {
         p = p - c.lr * sign(c.beta1 * s.exp_avg + c.one_minus_beta1 * g);
         s.exp_avg = c.beta2 * s.exp_avg + c.one_minus_beta2 * g;
     }
@@ -274,8 +261,7 @@ struct Rprop {
     PYOPTIM_COEFFICIENTS(one, eta_minus, eta_plus, smallest, largest)
     PYOPTIM_STATE(prev, step_size)
 
-    template <class T>
-    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+    PYOPTIM_UPDATE(c, p, g, s) {
         const T agreement = sign(g * s.prev);
         const T kept = agreement > T(0) ? T(1) : agreement - agreement;
         const T turned = kept - agreement;
@@ -291,8 +277,7 @@ struct ASGD {
     PYOPTIM_COEFFICIENTS(shrink, eta, stale, fresh)
     PYOPTIM_STATE(ax)
 
-    template <class T>
-    static PYOPTIM_FN void apply(const Coefficients<T>& c, T& p, T g, State<T>& s) {
+    PYOPTIM_UPDATE(c, p, g, s) {
         p = c.shrink * p - c.eta * g;
         s.ax = c.stale * s.ax + c.fresh * p;
     }
