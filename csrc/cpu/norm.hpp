@@ -220,7 +220,7 @@ struct NormLanes {
 };
 
 // Calls body(v, at, coefficients) on the elements of rows, where v is as in each_vector and `at` is the index
-// of its first element.
+// of its first element. The compiler leaves out the loads of coefficients that a body does not use.
 template <class T, class Body>
 inline __attribute__((always_inline)) void each_normalized(const NormMatrix& it, ptrdiff_t begin,
                                                            ptrdiff_t end, const NormCoefficients<T>& k,

@@ -71,7 +71,7 @@ class Stepper {
     // A thread is woken for at least kGrain elements. Work is split at multiples of kUnit elements, which are
     // whole cache lines.
     static constexpr std::size_t kGrain = 16384, kUnit = 64;
-    // The elements between whose update and whose average no others are updated.
+    // With averages, a thread updates this many elements and then their averages, while the cache holds them.
     static constexpr std::size_t kPiece = 8192 / sizeof(T);
 
     // Returns how many elements come before the next cache line. Vector stores across two lines cost up to a

@@ -14,10 +14,9 @@ __device__ inline const T* found(const T* p, const Position* at) {
     return at != nullptr && p != nullptr ? *reinterpret_cast<const T* const*>(p) : p;
 }
 
-// Copies rows of x, or of bytes if those are not null, to out (batch, cols): the rows order[first],
-// order[first
-// + 1], …, or first, first + 1, … if there is no order. Without a position `first` is 0. With one it is the
-// position's example, and order, x and bytes point to addresses, as found() says. A block per row.
+// Copies rows of x, or of bytes if those are not null, to out (batch, cols). Row i of out is row order[first
+// + i], or row first + i if there is no order. Without a position, first is 0. With one it is the position's
+// example, and order, x and bytes point to addresses, as found() says. A block per row.
 template <class T>
 PYOPTIM_KERNEL gather_rows(const Position* at, const Index* order, Index cols, const T* x,
                            const unsigned char* bytes, T* out) {
