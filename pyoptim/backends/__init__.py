@@ -13,14 +13,9 @@ from typing import Any, NamedTuple, Protocol
 
 from ..formulas.rules import Rule
 
-# Names that every backend has; backends for the processor's memory also have `sum_of_squares`.
+# Classes that every backend has, beside `reference.FUNCTIONS`; those for the processor's memory also have
+# `sum_of_squares`.
 STEPPERS = ("AdafactorStepper", "MuonStepper", "PackedStepper", "Stepper", "TrustStepper")
-FUNCTIONS = (
-    "activation_backward", "activation_forward", "dense_backward", "dense_forward", "dropout",
-    "gaussian_noise", "kl_divergence", "layer_norm_backward", "layer_norm_forward", "norm_backward",
-    "norm_forward", "penalty", "pointwise_loss", "softmax_backward", "softmax_cross_entropy",
-    "softmax_forward",
-)  # fmt: skip
 
 
 class StepGroup(NamedTuple):

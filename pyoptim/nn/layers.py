@@ -24,6 +24,8 @@ from ..runtime.numbers import check_count, is_number
 from . import initializers
 from .initializers import Initializer
 
+__all__ = ["BatchNorm", "Dense", "Flatten", "Layer", "LayerNorm", "Rescale"]
+
 
 class Layer:
     """What a model asks of a layer.

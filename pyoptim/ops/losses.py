@@ -87,9 +87,11 @@ def pointwise_loss(
     ----------
     prediction, target : arrays of one shape and dtype
         The first dimension is the batch.
-    kind : {"squared", "absolute", "huber", "binary", "hinge"}
-        ``(x - t)^2``; ``|x - t|``; ``d^2/2`` up to ``|d| = delta`` and ``delta (|d| - delta/2)`` beyond;
-        the cross-entropy of the logit x and t in [0, 1]; ``max(0, 1 - t x)`` with t = -1 or 1.
+    kind : str
+        Such as "squared" for ``(x - t)^2``, "absolute" for ``|x - t|``, "huber" for ``d^2/2`` up to
+        ``|d| = delta`` and ``delta (|d| - delta/2)`` beyond, "binary" for the cross-entropy of the logit x
+        and t in [0, 1], "hinge" for ``max(0, 1 - t x)`` with t = -1 or 1. An unknown name is answered by a
+        list of all.
     delta : float > 0, default 1
     pos_weight : float or array (last dimension of prediction,), optional
         What "binary" multiplies the term of ``t`` with.

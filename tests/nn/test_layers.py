@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from oracles import layers as oracles
+from support import kinds
 
 import pyoptim as po
-from pyoptim import ops
+from pyoptim import nn, ops
 
 EPS = {np.float32: 2.0**-24, np.float64: 2.0**-53}
 # Sizes that straddle vectors, tiles and blocks of the packed product.
@@ -366,3 +367,41 @@ def test_batch_norm_layer_against_torch(backend, shape, momentum, rng):
     model.eval()
     theirs.eval()
     np.testing.assert_allclose(model(x), theirs(torch.tensor(x)).detach().numpy(), rtol=1e-9, atol=1e-12)
+
+
+def test_every_layer_is_public_and_has_an_oracle():
+    bases = {"Activation", "_Random"}
+    elementwise = {kind.__name__ for kind in nn.activations.ELEMENTWISE}
+    assert set(nn.Layer.kinds) - bases == elementwise | {*kinds.LAYERS, "Residual"}
+    assert set(nn.Layer.kinds) - bases <= set(nn.__all__)
+
+
+def random_layer(name, dtype, rng):
+    """A model in evaluation of this one layer, and the layer's arrays, which hold positive numbers."""
+    model = nn.Sequential(kinds.layer(name), dtype=dtype).eval()
+    arrays = {**model.layers[0].parameters, **model.layers[0].buffers}
+    for array in arrays.values():
+        if array.dtype == dtype:
+            array[...] = rng.uniform(0.5, 1.5, array.shape)
+    return model, arrays
+
+
+@pytest.mark.parametrize("name", kinds.LAYERS)
+def test_every_layer(backend, dtype, name, rng):
+    model, arrays = random_layer(name, dtype, rng)
+    x = rng.normal(size=(5, 8)).astype(dtype)
+    wide = {key: array.astype(np.float64) for key, array in arrays.items()}
+    exact = oracles.LAYERS[name][1](x.astype(np.float64), wide)
+    np.testing.assert_allclose(model(x), exact, rtol=64 * EPS[dtype], atol=64 * EPS[dtype])
+
+
+@pytest.mark.parametrize("name", kinds.LAYERS)
+def test_every_layer_by_central_differences(backend, name, rng):
+    model, _ = random_layer(name, np.float64, rng)
+    x, dy = rng.normal(size=(2, 5, 8))
+    model(x)
+    (layer,), dx = model.layers, model.backward(dy, need_dx=True)
+    gradients = {key: gradient.copy() for key, gradient in layer.gradients.items()}
+    for array, gradient in [(x, dx), *((layer.parameters[key], gradients[key]) for key in gradients)]:
+        numeric = oracles.numerical_gradient(lambda: float((model(x) * dy).sum()), array)
+        np.testing.assert_allclose(gradient, numeric, rtol=1e-6, atol=1e-8)

@@ -1,12 +1,13 @@
 """Losses: float64 oracles, central differences, PyTorch, extremes, weights, bad input, and in training."""
 
+import inspect
 import itertools
 
 import numpy as np
 import pytest
 from oracles import layers as layer_oracles
 from oracles import losses as oracles
-from support import backends
+from support import backends, kinds
 
 import pyoptim as po
 from pyoptim import nn, ops
@@ -154,12 +155,14 @@ def test_weights_that_are_all_zero_give_zero(backend, dtype):
 
 def pointwise_data(rng, kind, shape, dtype):
     x = rng.normal(0, 2, size=shape).astype(dtype)
-    t = rng.normal(0, 2, size=shape).astype(dtype)
-    if kind == "binary":
-        t = rng.random(shape).astype(dtype)
-    if kind == "hinge":
-        t = np.sign(t)
-    return x, t
+    return x, kinds.pointwise_targets(kind, rng, shape).astype(dtype)
+
+
+def default_of(kind):
+    """The parameter of a loss's formula, if no option is given."""
+    option = POINTWISE[kind].parameter
+    default = None if option is None else inspect.signature(ops.pointwise_loss).parameters[option].default
+    return 1.0 if default is None else default
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -167,9 +170,11 @@ def pointwise_data(rng, kind, shape, dtype):
 def test_pointwise_values_and_gradients(backend, dtype, kind, shape, rng):
     x, t = pointwise_data(rng, kind, shape, dtype)
     s = rng.random(shape[0]).astype(dtype)
-    parameters = [({}, 1.0)]
+    parameters = [({}, default_of(kind))]
+    if POINTWISE[kind].parameter is not None:
+        parameters.append(({POINTWISE[kind].parameter: 0.3}, 0.3))
     if kind == "huber":
-        parameters += [({"delta": 0.3}, 0.3), ({"delta": 7}, 7.0)]
+        parameters.append(({"delta": 7}, 7.0))
     if kind == "binary":
         per_output = rng.random(shape[-1]).astype(dtype) * 3
         parameters += [({"pos_weight": 2.5}, 2.5), ({"pos_weight": per_output}, per_output)]
@@ -185,6 +190,15 @@ def test_pointwise_values_and_gradients(backend, dtype, kind, shape, rng):
                 lambda x=wide, t=wide_t, a=a, w=weight: x.size * oracles.pointwise(kind, x, t, a, w), wide
             )
             np.testing.assert_allclose(gradient * x.size, numeric, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("cls", [cls for cls in nn.losses.ELEMENTWISE if POINTWISE[cls.kind].parameter])
+def test_functions_allow_the_options_that_classes_allow(cls, rng):
+    x, option = rng.normal(size=(2, 3)), POINTWISE[cls.kind].parameter
+    call = x, kinds.pointwise_targets(cls.kind, rng, x.shape), cls.kind
+    for value in (-1.0, 0.0, 0.5, 1.0, 2.0, np.nan, np.inf):
+        in_class = kinds.is_allowed(cls, **{option: value})
+        assert kinds.is_allowed(ops.pointwise_loss, *call, **{option: value}) == in_class, value
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -217,7 +231,9 @@ def test_pointwise_extremes(backend, dtype, kind):
     x = np.array([[1e4, -1e4, 1e4, -1e4, np.nan]], dtype)
     t = np.array([[1, 1, 0, 0, 1]], dtype) if kind == "binary" else np.array([[1, 1, -1, -1, 1]], dtype)
     loss, gradient = ops.pointwise_loss(x[:, :4].copy(), t[:, :4].copy(), kind)
-    assert loss == pytest.approx(oracles.pointwise(kind, x[:, :4], t[:, :4]), rel=4 * EPS[dtype])
+    assert loss == pytest.approx(
+        oracles.pointwise(kind, x[:, :4], t[:, :4], default_of(kind)), rel=4 * EPS[dtype]
+    )
     assert np.isfinite(gradient).all()
     if kind == "binary":
         assert (4 * gradient).tolist() == [[0, -1, 1, 0]]
@@ -551,13 +567,21 @@ def test_every_pointwise_loss_is_a_public_class_that_the_engine_knows(rng):
     for cls in nn.losses.ELEMENTWISE:
         assert getattr(nn, cls.__name__) is cls
         assert cls.__name__ in nn.__all__
-        allows = POINTWISE[cls.kind].allows
-        zero_one = allows is None or allows(np.zeros(1)).all()
-        x, target = data(rng)[0], rng.choice([0.0 if zero_one else -1.0, 1.0], (12, 3))
-        ours, python = make(cls()), make(cls())
-        assert ours.fit(x, target, epochs=1, verbose=False).path == "native"
-        python.fit(x, target, epochs=1, verbose=False, engine="python")
-        assert np.array_equal(ours.model.flat_parameters, python.model.flat_parameters)
+
+
+@pytest.mark.skipif(dispatch.current().name != "native", reason="runs on the native backend")
+@pytest.mark.parametrize("loss", kinds.pointwise_losses(), ids=repr)
+def test_every_pointwise_loss_in_training(loss, rng):
+    x, target = data(rng)[0], kinds.pointwise_targets(loss.kind, rng, (12, 3))
+    options = {name: value for name, value in vars(loss).items() if value is not None}
+    value, gradient = loss(x[:, :3].copy(), target)
+    expected, expected_gradient = ops.pointwise_loss(x[:, :3].copy(), target, loss.kind, **options)
+    assert value == expected
+    assert np.array_equal(gradient, expected_gradient)
+    ours, python = make(loss), make(loss)
+    assert ours.fit(x, target, epochs=1, verbose=False).path == "native"
+    python.fit(x, target, epochs=1, verbose=False, engine="python")
+    assert np.array_equal(ours.model.flat_parameters, python.model.flat_parameters)
 
 
 def test_a_loss_of_ones_own(rng):

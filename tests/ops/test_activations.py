@@ -1,9 +1,11 @@
 """Activations on every backend: float64 oracles, central differences, PyTorch, the errors of exp and tanh."""
 
+import copy
+
 import numpy as np
 import pytest
 from oracles import layers as oracles
-from support import backends
+from support import backends, kinds
 
 from pyoptim import nn, ops
 from pyoptim.formulas.activations import KINDS
@@ -167,15 +169,9 @@ def test_softmax_of_extreme_logits(backend, dtype):
     assert ops.softmax_forward(x).tolist() == [[0.5, 0, 0.5], [0, 1, 0]]
 
 
-LAYERS = [
-    nn.Identity, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, lambda: nn.GELU("tanh"), nn.SiLU,
-    nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Softmax, nn.LogSoftmax,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("make", LAYERS)
-def test_layers_by_central_differences(backend, make, rng):
-    model = nn.Sequential(make(), dtype=np.float64)
+@pytest.mark.parametrize("layer", kinds.activations(), ids=repr)
+def test_layers_by_central_differences(backend, layer, rng):
+    model = nn.Sequential(copy.deepcopy(layer), dtype=np.float64)
     x, dy = rng.normal(size=(3, 4)), rng.normal(size=(3, 4))
     y = model(x)
     assert y.shape == x.shape
@@ -219,6 +215,17 @@ def test_every_kind_is_a_public_layer():
     assert sorted(layer.kind for layer in layers) == sorted(KINDS)
     assert {type(layer).__name__ for layer in layers} <= set(nn.__all__)
     assert set(KINDS) | {None} == set(ORACLES)
+
+
+@pytest.mark.parametrize("layer", kinds.activations(), ids=repr)
+def test_options_of_layers_are_those_of_their_formulas(layer):
+    defaults = KINDS[layer.kind].defaults
+    given = {name: getattr(layer, name) for name in defaults}
+    assert layer.arguments == (("approximate",) if isinstance(layer, nn.GELU) else tuple(defaults))
+    assert given in (defaults, {name: value + 0.25 for name, value in defaults.items()})
+    x = np.linspace(-2, 2, 9)
+    expected = ops.activation_forward(x, layer.kind, **given)
+    assert np.array_equal(nn.Sequential(copy.deepcopy(layer), dtype=np.float64)(x[None]), expected[None])
 
 
 A = np.zeros

@@ -67,3 +67,24 @@ def numerical_gradient(f, x, h=1e-6):
         gradient[index] = (above - f()) / (2 * h)
         x[index] = kept
     return gradient
+
+
+# For each layer that is no elementwise activation: its arguments for inputs of 8 features, and its output in
+# evaluation as a function of these inputs and of the layer's arrays.
+LAYERS = {
+    "BatchNorm": (
+        {"features": 8, "eps": 1e-3},
+        lambda x, a: (x - a["running_mean"]) / np.sqrt(a["running_var"] + 1e-3) * a["weight"] + a["bias"],
+    ),
+    "Dense": (
+        {"in_features": 8, "out_features": 8, "activation": "tanh"},
+        lambda x, a: dense(x, a["weight"], a["bias"], "tanh"),
+    ),
+    "Dropout": ({"p": 0.3}, lambda x, a: x),
+    "Flatten": ({}, lambda x, a: x),
+    "GaussianNoise": ({"std": 0.2}, lambda x, a: x),
+    "LayerNorm": ({"features": 8, "eps": 1e-3}, lambda x, a: layer_norm(x, a["weight"], a["bias"], 1e-3)),
+    "LogSoftmax": ({}, lambda x, a: x - np.log(np.exp(x).sum(axis=1, keepdims=True))),
+    "Rescale": ({"scale": 1 / 3, "shift": 0.25}, lambda x, a: x / 3 + 0.25),
+    "Softmax": ({}, lambda x, a: np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)),
+}

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from support import kinds
 
 import pyoptim as po
 from pyoptim import nn, schedules
@@ -160,12 +161,6 @@ def test_bytes_are_trained_on_as_the_same_floats(dtype):
     assert_same(both(adam, dtype=dtype), both(adam, dtype=dtype, x=x.astype(dtype)))
 
 
-ACTIVATIONS = [
-    nn.Identity(), nn.ReLU(), nn.Sigmoid(), nn.Tanh(), nn.LeakyReLU(0.2), nn.ELU(0.7), nn.SELU(), nn.GELU(),
-    nn.GELU("tanh"), nn.SiLU(), nn.Softplus(2), nn.Hardtanh(-0.5, 2), nn.Hardsigmoid(), nn.Hardswish(),
-]  # fmt: skip
-
-
 def test_every_layer_and_loss_has_a_compiled_form():
     """One that were forgotten would train slowly, and would be no layer of the C++ API."""
     from pyoptim.runtime import _native
@@ -181,10 +176,9 @@ def test_every_layer_and_loss_has_a_compiled_form():
 
 def test_every_activation_and_noise(dtype):
     """Each between dense layers, first in the chain too: those that keep their input read the batch's."""
-    assert {type(layer) for layer in ACTIVATIONS} == set(nn.activations.ELEMENTWISE)
     x, y = data(nn.CrossEntropy())
     x = (x.reshape(len(x), -1) / 100 - 1).astype(dtype)
-    for chosen in [*ACTIVATIONS, nn.Softmax(), nn.LogSoftmax()]:
+    for chosen in [*kinds.activations(), nn.Softmax(), nn.LogSoftmax()]:
         results = []
         for engine in ("native", "python"):
             made = [copy.deepcopy(chosen) for _ in range(3)]
@@ -196,6 +190,47 @@ def test_every_activation_and_noise(dtype):
             results.append((history["loss"], model.state_dict(), trainer.predict(x)))
         assert_same(*results)
         assert results[0][1]["3.step"] == results[0][1]["6.step"] == 14
+
+
+@pytest.mark.parametrize("name", kinds.LAYERS)
+def test_every_other_layer(name, dtype):
+    """Between dense layers, and in a block."""
+    x, y = data(nn.CrossEntropy())
+    x = (x.reshape(len(x), -1) / 100 - 1).astype(dtype)
+    results = []
+    for engine in ("native", "python"):
+        layers = [nn.Dense(12, 8), kinds.layer(name), nn.Residual(kinds.layer(name)), nn.Dense(8, 3)]
+        model = nn.Sequential(*layers, seed=1, dtype=dtype)
+        trainer = po.Trainer(model, nn.CrossEntropy(), adam(model), seed=3)
+        history = trainer.fit(x, y, epochs=2, batch_size=8, engine=engine, verbose=False)
+        results.append((history["loss"], model.state_dict(), trainer.predict(x)))
+    assert_same(*results)
+
+
+PARTS = [*kinds.activations(), *map(kinds.layer, kinds.LAYERS), *kinds.pointwise_losses()]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=repr)
+def test_both_languages_allow_the_same_options(part):
+    """Python checks an option when the object is made, C++ when it reads what the object says of itself."""
+    given = {option: getattr(part, option) for option in part.arguments}
+
+    def train(changed):
+        layers = [changed] if isinstance(changed, nn.Layer) else []
+        model = nn.Sequential(nn.Dense(2, 8), *layers, seed=1)
+        loss = nn.MSE() if layers else changed
+        trainer = po.Trainer(model, loss, po.SGD(model.parameters()))
+        trainer.fit(np.ones((4, 2), np.float32), np.ones((4, 8)), engine="native", verbose=False)
+
+    train(copy.deepcopy(part))
+    for option, value in given.items():
+        if not isinstance(value, float):
+            continue
+        for other in (-1.0, 0.0, 1.0, 2.0):
+            changed = copy.deepcopy(part)
+            setattr(changed, option, other)
+            in_python = kinds.is_allowed(type(part), **{**given, option: other})
+            assert kinds.is_allowed(train, changed) == in_python, (option, other)
 
 
 def test_instruction_sets_and_threads(backend):

@@ -18,7 +18,7 @@ from ...formulas.losses import POINTWISE
 from ...formulas.norms import NormOptions
 from ...runtime import dispatch
 from ...runtime.dispatch import BackendError
-from .. import FUNCTIONS
+from ..reference import FUNCTIONS
 from .constants import CHUNK, ELEMENTS, PART_ROWS, THREADS, TYPES, WARP, WARPS, blocks_of
 from .products import ACTIVATION_NAMES, product
 from .steps import COLUMN_SPACE

@@ -1,7 +1,8 @@
 """The Numba backend: the Python rules compiled at run time, for installs without a C++ compiler.
 
 Optimizer steps run on a pool of threads of our own: Numba's parallel layers end the process when it
-forks or when two threads enter them. Matrix products are NumPy's, as in `reference`.
+forks or when two threads enter them. Matrix products are NumPy's, and so is what `layers` and `losses` do not
+define: there the functions of `reference` stand.
 """
 
 from __future__ import annotations
@@ -21,20 +22,12 @@ except ImportError as error:
 from ...formulas.rules import Rule, common, split_coefficients
 from ...runtime import threads
 from ...runtime.dtypes import Array
-from .. import FUNCTIONS, STEPPERS, StepGroup, reference
-from ..reference.layers import dropout, gaussian_noise, softmax_backward, softmax_forward
+from .. import STEPPERS, StepGroup
+from ..reference import FUNCTIONS, steps
+from ..reference.layers import *
 from ..reference.steps import PackedStepper, sum_of_squares
 from ..reference.tensors import AdafactorStepper, MuonStepper
-from .layers import (
-    activation_backward,
-    activation_forward,
-    dense_backward,
-    dense_forward,
-    layer_norm_backward,
-    layer_norm_forward,
-    norm_backward,
-    norm_forward,
-)
+from .layers import *
 from .losses import kl_divergence, penalty, pointwise_loss, softmax_cross_entropy
 
 __all__ = ["name", "sum_of_squares", *STEPPERS, *FUNCTIONS]
@@ -102,7 +95,7 @@ class Stepper:
         return True
 
 
-class TrustStepper(reference.TrustStepper):
+class TrustStepper(steps.TrustStepper):
     """See `pyoptim.backends.reference.TrustStepper`."""
 
     _stepper = Stepper

@@ -4,49 +4,14 @@ Arguments have been validated: arrays are contiguous, of one float dtype, and ma
 arguments; ``None`` skips one that is optional.
 """
 
-from .layers import (
-    activation_backward,
-    activation_forward,
-    dense_backward,
-    dense_forward,
-    dropout,
-    gaussian_noise,
-    layer_norm_backward,
-    layer_norm_forward,
-    norm_backward,
-    norm_forward,
-    penalty,
-    softmax_backward,
-    softmax_forward,
-)
-from .losses import kl_divergence, pointwise_loss, softmax_cross_entropy
+from .. import STEPPERS
+from . import layers, losses
+from .layers import *
+from .losses import *
 from .steps import PackedStepper, Stepper, TrustStepper, sum_of_squares
 from .tensors import AdafactorStepper, MuonStepper
 
-__all__ = [
-    "AdafactorStepper",
-    "MuonStepper",
-    "PackedStepper",
-    "Stepper",
-    "TrustStepper",
-    "activation_backward",
-    "activation_forward",
-    "dense_backward",
-    "dense_forward",
-    "dropout",
-    "gaussian_noise",
-    "kl_divergence",
-    "layer_norm_backward",
-    "layer_norm_forward",
-    "name",
-    "norm_backward",
-    "norm_forward",
-    "penalty",
-    "pointwise_loss",
-    "softmax_backward",
-    "softmax_cross_entropy",
-    "softmax_forward",
-    "sum_of_squares",
-]
+FUNCTIONS = (*layers.__all__, *losses.__all__)  # of layers and losses, which every backend has
+__all__ = ["name", "sum_of_squares", *STEPPERS, *FUNCTIONS]
 
 name = "numpy"

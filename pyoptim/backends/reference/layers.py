@@ -12,6 +12,22 @@ from ...formulas.norms import NormOptions
 from ...runtime.dtypes import Array
 from .steps import sum_of_squares
 
+__all__ = [
+    "activation_backward",
+    "activation_forward",
+    "dense_backward",
+    "dense_forward",
+    "dropout",
+    "gaussian_noise",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "norm_backward",
+    "norm_forward",
+    "penalty",
+    "softmax_backward",
+    "softmax_forward",
+]
+
 Pair = tuple[Array | None, Array | None]
 Gradients = tuple[Array | None, Array, Array]
 

@@ -7,6 +7,8 @@ import numpy as np
 from ...formulas.losses import POINTWISE, cross_entropy_of_row
 from ...runtime.dtypes import Array
 
+__all__ = ["kl_divergence", "pointwise_loss", "softmax_cross_entropy"]
+
 
 def softmax_cross_entropy(
     logits: Array,

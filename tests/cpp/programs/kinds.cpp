@@ -1,4 +1,5 @@
-// Every kind of layer and loss. With one argument, makes a network and saves it to that file. Else
+// Every kind of layer and loss. With one argument, makes a network and saves it to that file; kinds FILE TYPE
+// makes one with a layer of that type, whose options are the defaults. Else
 // kinds MODEL INPUTS TARGETS LOSS OUTPUTS RESULT predicts with a saved model, trains it for two epochs on
 // targets (int64 labels if LOSS is "labels") and saves it.
 #include <cstdio>
@@ -47,6 +48,10 @@ static pyoptim::Loss loss_of(const std::string& type) {
 int main(int argc, char** argv) {
     if (argc == 2) {
         make(argv[1]);
+        return 0;
+    }
+    if (argc == 3) {
+        pyoptim::Network<float>({pyoptim::dense(4, 4), pyoptim::layer(argv[2])}).save(argv[1]);
         return 0;
     }
     if (argc != 7) return 2;
