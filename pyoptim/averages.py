@@ -28,10 +28,9 @@ class WeightAverage:
     ----------
     params : array, sequence, or mapping of arrays; or Optimizer
         What is averaged; read here, and written only by `applied`. 16-bit ones are averaged in float32.
-        Given an optimizer, the average
-        follows its parameters: each of its steps updates the average too, by the compiled kernels in the
-        same pass over memory. Arrays in a GPU's memory, as an `Optimizer` takes them, are averaged there,
-        by one more launch after the step.
+        Given an optimizer, the average follows its parameters: each of its steps updates the average too, by
+        the compiled kernels in the same pass over memory. Arrays in a GPU's memory, as an `Optimizer` takes
+        them, are averaged on the GPU, by one more launch after the step.
 
     Attributes
     ----------
@@ -53,7 +52,7 @@ class WeightAverage:
         self._names = [name for name, _ in named]
         self._params: list[Any] = [p for _, p in named]
         self._tensors: list[Any] = []  # PyTorch's, of which the parameters are views
-        if any(gpu_views.is_there(p) for p in self._params):
+        if any(gpu_views.is_on_gpu(p) for p in self._params):
             self._params = [_viewed(name, p) for name, p in named]
             self._tensors = tensors_among(params)
         self._place = place_of(self._names, self._params)
@@ -131,7 +130,7 @@ class WeightAverage:
 
 
 def _viewed(name: str, param: Any) -> Any:
-    return gpu_views.view_of_parameter(name, param) if gpu_views.is_there(param) else param
+    return gpu_views.view_of_parameter(name, param) if gpu_views.is_on_gpu(param) else param
 
 
 class EMA(WeightAverage):

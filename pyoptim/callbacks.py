@@ -441,7 +441,7 @@ class ActivationStatistics(Callback):
             raise ValueError(f"percentiles is {percentiles!r}, expected numbers from 0 to 100")
         if every is not None:
             check_count("every", every)
-        self.x, self.layer, self.unit = x if gpu_views.is_there(x) else np.asarray(x), layer, unit
+        self.x, self.layer, self.unit = x if gpu_views.is_on_gpu(x) else np.asarray(x), layer, unit
         self.percentiles, self.every = tuple(percentiles), every
         self._measured: dict[str, Array] = {}  # by step; a checkpoint keeps them
         self._batches = 0

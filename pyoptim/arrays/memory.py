@@ -106,7 +106,7 @@ def is_fast(array: Array) -> bool:
     return bool(array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative)
 
 
-class Memory:
+class OverlapFinder:
     """The address ranges of some arrays, sorted, so that overlaps are found without comparing each."""
 
     def __init__(self, arrays: Sequence[Array]) -> None:

@@ -48,7 +48,7 @@ class Host:
     runs_python = True
 
     backend = staticmethod(dispatch.current)  # the backend in force
-    overlap_finder = staticmethod(memory.Memory)  # finds what overlaps some arrays
+    overlap_finder = staticmethod(memory.OverlapFinder)  # finds what overlaps some arrays
     zeros_beside = staticmethod(memory.zeros_beside)
     check_gradients: Any = staticmethod(checks.check_gradients)
 
@@ -217,7 +217,7 @@ class Follower:
         # This update is a step of gradient descent along the parameters, with decay 1 and sign -1.
         rows: list[Row] = [(-1.0, 1.0, 1.0, weight)]
         if not (stepper.checks and stepper.step(points, rows)):
-            written = memory.Memory(self._averages)
+            written = memory.OverlapFinder(self._averages)
             stepper.step(checks.check_gradients(self._names, points, self._averages, written), rows)
 
 

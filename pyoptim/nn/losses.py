@@ -66,7 +66,7 @@ class Loss:
             Of a model on a GPU, an array in its memory: so is the gradient then.
         target
             As the loss takes them; beside such an output, in that GPU's memory too. They are copied to the
-            processor, checked there, and copied back: the functions of `ops` take them as they are.
+            processor, checked, and copied back: the functions of `ops` take them as they are.
         sample_weight : array (batch,), optional
             Multiplies each example's loss; the mean is still over the batch, not over the weights. Where
             it may be is as of ``target``.

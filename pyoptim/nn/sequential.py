@@ -117,10 +117,10 @@ class Sequential:
 
         Notes
         -----
-        The arrays get new memory, unless the model is there already: make optimizers and trainers afterwards.
-        On a GPU parameters, gradients and running statistics are arrays that CuPy and PyTorch take without a
-        copy (`cupy.asarray`, `torch.as_tensor`). Models, optimizers and trainings that were saved there go on
-        here, and the other way round.
+        The arrays get new memory, unless the model is on that device already: make optimizers and trainers
+        afterwards. On a GPU parameters, gradients and running statistics are arrays that CuPy and PyTorch
+        take without a copy (`cupy.asarray`, `torch.as_tensor`). Models, optimizers and trainings that were
+        saved on a GPU go on on the processor, and the other way round.
         """
         place = place_named(device)
         if self.owned:
@@ -180,14 +180,15 @@ class Sequential:
     def check_input(self, name: str, x: Any, keep_bytes: bool = False) -> Array:
         """A batch as a contiguous array of the model's dtype; of bytes where they are to be kept so.
 
-        For a model on a GPU, arrays in its memory are taken as they are; those of the processor stay there.
+        For a model on a GPU, arrays in its memory are taken as they are; those in the processor's memory
+        stay in it.
 
         Raises
         ------
         TypeError, ValueError
             Not numbers, not finite, or not the shape that the first layers take.
         """
-        if gpu_views.is_there(x):
+        if gpu_views.is_on_gpu(x):
             adopted: Array = self._adopted(name, x, keep_bytes)
             return adopted
         x = np.asarray(x)
@@ -235,8 +236,8 @@ class Sequential:
 
         A model on a GPU takes arrays of its memory too (CuPy's, PyTorch's, and what else has
         ``__cuda_array_interface__`` or speaks DLPack) of its dtype, without a copy and without a look at
-        their values, and bytes, which it converts there. It then returns one in it, which those take without
-        a copy.
+        their values, and bytes, which it converts on the GPU. It then returns an array in that memory, which
+        those take without a copy.
 
         Raises
         ------
@@ -268,7 +269,7 @@ class Sequential:
         if self._output_shape is None:
             raise ValueError("backward before forward: there is no output to take a gradient of")
         borrowed = [] if self._given is None else [self._given]
-        if gpu_views.is_there(dy):
+        if gpu_views.is_on_gpu(dy):
             dy = self._place.adopt("dy", dy, self.dtype, self._output_shape)
             borrowed.append(dy)
         else:

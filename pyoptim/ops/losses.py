@@ -37,7 +37,7 @@ def softmax_cross_entropy(
     logits : array (batch, classes)
     labels : integer array (batch,), each in [0, classes), or float array (batch, classes)
         The latter is each class's share of the target, >= 0; usually a row sums to 1. Labels in a GPU's
-        memory are read there where they are int64, and converted by the processor else.
+        memory are read in place where they are int64, and converted by the processor else.
     class_weight : array (classes,), optional
         Multiplies each class's term. With integer labels the mean is the weighted one: the sum is divided
         by that of the labels' weights (and is 0 where they are all 0), not by the batch.

@@ -42,11 +42,11 @@ class Optimizer:
         Arrays in the memory of one GPU work too, without a copy: CuPy's, PyTorch's CUDA tensors, and
         whatever has ``__cuda_array_interface__`` or speaks DLPack; contiguous, of the same dtypes. Every
         optimizer has them, with all that is below, and averages. They need the backend "cuda" or "cupy".
-        States are kept there; a step is queued on the stream of the gradients, one launch for each rule and
-        dtype (more for what looks at a whole tensor), and not waited for (but for ``nonfinite="raise"`` and
-        ``"skip"``). `state_dict` brings states to NumPy arrays, and `load_state_dict` takes them back, so
+        States are kept on the GPU; a step is queued on the stream of the gradients, one launch for each rule
+        and dtype (more for what looks at a whole tensor), and not waited for (but for ``nonfinite="raise"``
+        and ``"skip"``). `state_dict` brings states to NumPy arrays, and `load_state_dict` takes them back, so
         they move between processor and GPU. A step cannot be captured into a CUDA graph of yours, which
-        would repeat its coefficients: there it is a RuntimeError.
+        would repeat its coefficients: that is a RuntimeError.
     lr : float or callable
         Learning rate, or a schedule ``step -> lr`` where step counts the steps already taken: see
         `pyoptim.schedules`.

@@ -48,10 +48,10 @@ def batches(
 ) -> Iterator[Any]:
     """Batches of data in a GPU's memory, from example ``first`` on; bytes become ``dtype``."""
     queue, examples = arrays[0].queue, len(arrays[0])
-    there = None if order is None else gpu.uploaded(queue, order)
+    on_gpu = None if order is None else gpu.uploaded(queue, order)
     for begin in range(first, examples, size):
         rows = min(size, examples - begin)
-        yield tuple(None if a is None else _batch(a, rows, begin, there, dtype) for a in arrays)
+        yield tuple(None if a is None else _batch(a, rows, begin, on_gpu, dtype) for a in arrays)
 
 
 def _batch(array: DeviceArray, rows: int, begin: int, order: DeviceArray | None, dtype: Any) -> DeviceArray:
@@ -67,8 +67,8 @@ class Sums:
 
     def __init__(self, queue: Queue, classification: bool) -> None:
         self._queue, self._classification = queue, classification
-        self._there = gpu.empty(queue, (1,), POSITION)
-        self.address = self._there.address
+        self._held = gpu.empty(queue, (1,), POSITION)
+        self.address = self._held.address
         self.begin()
 
     def begin(self, steps: int = 0, example: int = 0, loss: float = 0.0, right: int = 0) -> None:
@@ -96,7 +96,7 @@ class Sums:
 
     def read(self) -> Any:
         """Return the sums and counts as a `POSITION`; the host waits for them."""
-        return self._there.numpy()[0]
+        return self._held.numpy()[0]
 
 
 class _Graph:

@@ -122,7 +122,7 @@ class Trainer:
         ----------
         x : array (examples, ...)
             Of any real dtype; converted to the model's once, but for uint8, converted batch by batch. For a
-            model on a GPU data are copied there once, or x is an array of the model's dtype or uint8 in its
+            model on a GPU data are copied to it once, or x is an array of the model's dtype or uint8 in its
             memory (CuPy's, PyTorch's, and what else has ``__cuda_array_interface__`` or speaks DLPack), which
             is taken as it is: its values are not looked at.
         y : array (examples, ...)

@@ -21,7 +21,7 @@ class Gpu:
     clips = True
     runs_python = False
 
-    overlap_finder: Any = staticmethod(gpu_checks.Memory)
+    overlap_finder: Any = staticmethod(gpu_checks.DeviceRanges)
     check_gradients: Any = staticmethod(gpu_checks.check_gradients)
     gradient_finder: Any = staticmethod(gpu_checks.TensorFinder)
 
