@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..arrays.memory import empty_like
-from ..formulas.activations import KINDS
+from ..formulas.activations import ACTIVATIONS
 from ..ops.activations import check_parameters
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
@@ -30,7 +30,7 @@ class Activation(Layer):
     def forward(self, x: Array, training: bool) -> Array:
         y: Array = empty_like(x)
         dispatch.of(x).activation_forward(self.kind, x, y, *self.numbers)
-        self._kept = x if KINDS[self.kind].keeps_input else y
+        self._kept = x if ACTIVATIONS[self.kind].keeps_input else y
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..arrays.checks import check_float_array, check_like
 from ..arrays.memory import empty_like
-from ..formulas.activations import KINDS
+from ..formulas.activations import ACTIVATIONS
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..runtime.numbers import is_number
@@ -13,9 +13,9 @@ from .either_memory import for_either_memory
 
 def check_parameters(activation: str, parameters: dict[str, float]) -> tuple[float, float]:
     """Return the two numbers that kernels take for an activation's parameters."""
-    if activation not in KINDS:
-        raise ValueError(f"activation is {activation!r}, expected one of {', '.join(KINDS)}")
-    known = KINDS[activation].defaults
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+    known = ACTIVATIONS[activation].defaults
     for name, value in parameters.items():
         if name not in known:
             raise TypeError(
@@ -68,7 +68,7 @@ def activation_backward(dy: Array, kept: Array, activation: str, **parameters: f
     ----------
     dy : array
     kept : array like dy
-        The forward pass's input where `formulas.activations.KINDS[activation].keeps_input`, else its
+        The forward pass's input where `formulas.activations.ACTIVATIONS[activation].keeps_input`, else its
         output.
     activation, **parameters
         As in the forward pass.

@@ -13,7 +13,7 @@ import numpy as np
 from numba.extending import overload
 
 from ...formulas import norms
-from ...formulas.activations import KINDS, upper_tail
+from ...formulas.activations import ACTIVATIONS, upper_tail
 from ...formulas.norms import NormOptions
 from ...runtime.dtypes import Array
 from .. import reference
@@ -40,7 +40,7 @@ overload(upper_tail)(lambda x: upper_tail)  # compiled code may call it now
 
 @cache
 def _loops(kind: str) -> tuple[Any, Any]:
-    value, slope = _jit(KINDS[kind].value), _jit(KINDS[kind].slope)
+    value, slope = _jit(ACTIVATIONS[kind].value), _jit(ACTIVATIONS[kind].slope)
 
     @_jit
     def forward(x, y, a, b):  # type: ignore[no-untyped-def]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...formulas import norms, random
-from ...formulas.activations import KINDS
+from ...formulas.activations import ACTIVATIONS
 from ...formulas.norms import NormOptions
 from ...runtime.dtypes import Array
 from .steps import sum_of_squares
@@ -55,14 +55,14 @@ def activation_forward(kind: str, x: Array, y: Array, a: float = 0.0, b: float =
     """``y = kind(x)`` with the parameters a and b; y may be x."""
     number = x.dtype.type
     with np.errstate(all="ignore"):
-        y[...] = KINDS[kind].value(x, number(a), number(b))
+        y[...] = ACTIVATIONS[kind].value(x, number(a), number(b))
 
 
 def activation_backward(kind: str, dy: Array, kept: Array, dx: Array, a: float = 0.0, b: float = 0.0) -> None:
-    """``dx = dy * kind'(x)``; dx may be dy. ``kept`` is x or y, whichever the kind keeps: see `KINDS`."""
+    """``dx = dy * kind'(x)``; dx may be dy. ``kept`` is x or y, as the entry in `ACTIVATIONS` says."""
     number = kept.dtype.type
     with np.errstate(all="ignore"):
-        slope = KINDS[kind].slope(kept, number(a), number(b))
+        slope = ACTIVATIONS[kind].slope(kept, number(a), number(b))
         dx[...] = np.where(slope == 0, number(0), dy * slope)
 
 
