@@ -97,6 +97,10 @@ class Layer:
     def initialize(self, rng: np.random.Generator) -> None:
         """Write first values into ``self.parameters``."""
 
+    def takes_statistics(self, training: bool) -> bool:
+        """Whether outputs depend on the whole batch, by statistics of it."""
+        return False
+
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one output, from that of one input; ValueError where the input does not fit."""
         return shape
@@ -267,7 +271,6 @@ class BatchNorm(Layer):
         return shape
 
     def takes_statistics(self, training: bool) -> bool:
-        """Return whether the layer normalises by the batch's statistics instead of running ones."""
         return (training and self.trainable) or not self.track_running_stats
 
     def forward(self, x: Array, training: bool) -> Array:
