@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arrays.gpu import DeviceArray
 from ..runtime import dispatch
 from ..runtime.numbers import is_number
 from .layers import BatchNorm
@@ -51,12 +50,7 @@ class Penalty:
 
     def _added(self, model: Sequential, loss: Any) -> Any:
         """The loss with the penalty, as `add`; on a GPU nothing waits."""
-        value = self._add(model)
-        if not isinstance(value, DeviceArray):
-            return float(loss) + value
-        value.queue.join()  # type: ignore[union-attr]
-        dispatch.of(value).add(loss, value, loss)
-        return loss
+        return model._place.added(loss, self._add(model))
 
     def _runs(self, model: Sequential) -> list[tuple[int, int]]:
         """Where what is counted begins and ends among the parameters, neighbours as one."""

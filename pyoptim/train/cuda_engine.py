@@ -8,7 +8,7 @@ What differs between steps lies in the GPU's memory, and the step itself moves i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from ..arrays import gpu, memory
 from ..arrays.gpu import DeviceArray
 from ..arrays.queue import Pool, Queue
 from ..backends.gpu import copies as gpu_copies
-from ..backends.gpu.constants import PLAN, POSITION, TYPES, WARPS, blocks_of
+from ..backends.gpu.batches import Sums
+from ..backends.gpu.constants import PLAN, blocks_of
 from ..optim.optimizer import Optimizer
 from ..runtime.dtypes import Array
 from . import engine as compiled
@@ -41,62 +42,6 @@ def why_not(model: nn.Sequential, optimizer: Optimizer, trust_lr: bool = False) 
     if reason is None and optimizer.nonfinite != "ignore":
         return f"nonfinite is {optimizer.nonfinite!r}, for which every step waits"
     return reason
-
-
-def batches(
-    arrays: tuple[Any, ...], size: int, dtype: np.dtype[Any], order: Array | None = None, first: int = 0
-) -> Iterator[Any]:
-    """Batches of data in a GPU's memory, from example ``first`` on; bytes become ``dtype``."""
-    queue, examples = arrays[0].queue, len(arrays[0])
-    on_gpu = None if order is None else gpu.uploaded(queue, order)
-    for begin in range(first, examples, size):
-        rows = min(size, examples - begin)
-        yield tuple(None if a is None else _batch(a, rows, begin, on_gpu, dtype) for a in arrays)
-
-
-def _batch(array: DeviceArray, rows: int, begin: int, order: DeviceArray | None, dtype: Any) -> DeviceArray:
-    """Rows of an array from ``begin`` on, without a copy where none is needed."""
-    if order is not None:
-        return gpu_copies.rows_of(array, rows, dtype, order[begin:])
-    part = array[begin : begin + rows]
-    return part if array.dtype != np.uint8 else gpu_copies.rows_of(part, rows, dtype)
-
-
-class Sums:
-    """The loss of some batches, and how many examples were classified right, added up on the GPU."""
-
-    def __init__(self, queue: Queue, classification: bool) -> None:
-        self._queue, self._classification = queue, classification
-        self._held = gpu.empty(queue, (1,), POSITION)
-        self.address = self._held.address
-        self.begin()
-
-    def begin(self, steps: int = 0, example: int = 0, loss: float = 0.0, right: int = 0) -> None:
-        """Start from these counts and sums."""
-        self._queue.put(self.address, np.array([(steps, example, 0, loss, right)], POSITION))
-
-    def add(self, output: Any, target: Any, loss: Any) -> None:
-        """Add a batch; the host does not wait."""
-        self.count(output, target)
-        self.finish(len(output), loss)
-
-    def count(self, output: Any, target: Any) -> None:
-        """Count the examples of a batch that were classified right."""
-        if self._classification:
-            labels, shares = (target.address, None) if target.ndim == 1 else (None, target.address)
-            kernel, blocks = f"count_right<{TYPES[output.dtype]}>", blocks_of(len(output), WARPS)
-            with self._queue.aside():
-                self._queue.launch(
-                    kernel, blocks, *output.shape, output.address, labels, shares, self.address
-                )
-
-    def finish(self, examples: int, loss: Any) -> None:
-        """Add the loss of a batch that has been counted, and advance to the next."""
-        self._queue.launch("finish_step<double>", 1, examples, loss.address, self.address)
-
-    def read(self) -> Any:
-        """Return the sums and counts as a `POSITION`; the host waits for them."""
-        return self._held.numpy()[0]
 
 
 class _Graph:

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import nn
 from ..arrays.memory import empty_like
+from ..backends.places import count_right
 from ..callbacks import Callback
 from ..optim.optimizer import Optimizer
 from ..runtime.dtypes import Array
@@ -438,7 +439,7 @@ class Trainer:
             if self.penalty is not None:
                 value = self.penalty._added(model, value)
         value = float(value)  # the host waits for a loss on the GPU
-        right = evaluation.count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
+        right = count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
         self.optimizer.step(self._gradients)
         return value, right
 
