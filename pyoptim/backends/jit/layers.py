@@ -127,8 +127,7 @@ def _norm_forward(  # type: ignore[no-untyped-def]
         shift = x.dtype.type(0) if beta is None else beta[c]
         for n in range(batch):
             for s in range(space):
-                z = _norm_value(x[n, c, s], mean[c], scale, shift)
-                y[n, c, s] = 0.0 if relu and z <= 0 else z  # NaN stays NaN
+                y[n, c, s] = _norm_value(relu, x[n, c, s], mean[c], scale, shift)
 
 
 def norm_backward(

@@ -151,9 +151,7 @@ def norm_forward(
         mean[...] = exact
         inv_std[...] = norms.inverse_deviation(var, eps)
         scale = inv_std if gamma is None else gamma * inv_std
-        y[...] = norms.value(x, mean[:, None], scale[:, None], 0 if beta is None else beta[:, None])
-        if relu:
-            np.maximum(y, 0, out=y)
+        y[...] = norms.value(relu, x, mean[:, None], scale[:, None], 0 if beta is None else beta[:, None])
 
 
 def norm_backward(
