@@ -21,7 +21,8 @@ except ImportError as error:
 from ...formulas.rules import Rule, common, split_coefficients
 from ...runtime import threads
 from ...runtime.dtypes import Array
-from .. import FUNCTIONS, STEPPERS, StepGroup, reference
+from .. import FUNCTIONS, STEPPERS, StepGroup
+from ..reference import steps
 from ..reference.layers import dropout, gaussian_noise, softmax_backward, softmax_forward
 from ..reference.steps import PackedStepper, sum_of_squares
 from ..reference.tensors import AdafactorStepper, MuonStepper
@@ -102,7 +103,7 @@ class Stepper:
         return True
 
 
-class TrustStepper(reference.TrustStepper):
+class TrustStepper(steps.TrustStepper):
     """See `pyoptim.backends.reference.TrustStepper`."""
 
     _stepper = Stepper

@@ -16,19 +16,7 @@ from ...formulas import norms
 from ...formulas.activations import ACTIVATIONS, upper_tail
 from ...formulas.norms import NormOptions
 from ...runtime.dtypes import Array
-from .. import reference
-from ..reference.layers import Gradients, Pair
-
-__all__ = [
-    "activation_backward",
-    "activation_forward",
-    "dense_backward",
-    "dense_forward",
-    "layer_norm_backward",
-    "layer_norm_forward",
-    "norm_backward",
-    "norm_forward",
-]
+from ..reference.layers import Gradients, Pair, dense_functions
 
 _jit = numba.njit(nogil=True, error_model="numpy")
 _running_statistic, _inverse_deviation = _jit(norms.running_statistic), _jit(norms.inverse_deviation)
@@ -64,27 +52,7 @@ def activation_backward(kind: str, dy: Array, kept: Array, dx: Array, a: float =
     _loops(kind)[1](dy.ravel(), kept.ravel(), dx.reshape(-1), a, b)
 
 
-def dense_forward(x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array) -> None:
-    reference.dense_forward(x, weight, bias, None, y)
-    if activation is not None:
-        activation_forward(activation, y, y)
-
-
-def dense_backward(
-    dy: Array,
-    x: Array,
-    weight: Array,
-    y: Array | None,
-    activation: str | None,
-    dx: Array | None,
-    dweight: Array | None,
-    dbias: Array | None,
-) -> None:
-    dz = dy
-    if activation is not None and y is not None:
-        dz = np.empty_like(dy)
-        activation_backward(activation, dy, y, dz)
-    reference.dense_backward(dz, x, weight, None, None, dx, dweight, dbias)
+dense_forward, dense_backward = dense_functions(activation_forward, activation_backward)
 
 
 def norm_forward(

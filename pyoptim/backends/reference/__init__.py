@@ -4,6 +4,7 @@ Arguments have been validated: arrays are contiguous, of one float dtype, and ma
 arguments; ``None`` skips one that is optional.
 """
 
+from .. import FUNCTIONS, STEPPERS
 from .layers import (
     activation_backward,
     activation_forward,
@@ -23,30 +24,6 @@ from .losses import kl_divergence, pointwise_loss, softmax_cross_entropy
 from .steps import PackedStepper, Stepper, TrustStepper, sum_of_squares
 from .tensors import AdafactorStepper, MuonStepper
 
-__all__ = [
-    "AdafactorStepper",
-    "MuonStepper",
-    "PackedStepper",
-    "Stepper",
-    "TrustStepper",
-    "activation_backward",
-    "activation_forward",
-    "dense_backward",
-    "dense_forward",
-    "dropout",
-    "gaussian_noise",
-    "kl_divergence",
-    "layer_norm_backward",
-    "layer_norm_forward",
-    "name",
-    "norm_backward",
-    "norm_forward",
-    "penalty",
-    "pointwise_loss",
-    "softmax_backward",
-    "softmax_cross_entropy",
-    "softmax_forward",
-    "sum_of_squares",
-]
+__all__ = ["name", "sum_of_squares", *STEPPERS, *FUNCTIONS]
 
 name = "numpy"
