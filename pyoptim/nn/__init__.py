@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-from . import activations, losses
+from . import activations, initializers, layers, losses, noise
 from .activations import *  # noqa: F403
-from .initializers import (
-    Constant,
-    Glorot,
-    He,
-    Initializer,
-    LeCun,
-    Normal,
-    Orthogonal,
-    TruncatedNormal,
-    Uniform,
-    Zeros,
-)
-from .layers import BatchNorm, Dense, Flatten, Layer, LayerNorm, Rescale
+from .initializers import *  # noqa: F403
+from .layers import *  # noqa: F403
 from .losses import *  # noqa: F403
-from .noise import Dropout, GaussianNoise
+from .noise import *  # noqa: F403
 from .penalties import Penalty
 from .residual import Residual
 from .sequential import Sequential
 
-__all__ = [
-    "BatchNorm",
-    "Constant",
-    "Dense",
-    "Dropout",
-    "Flatten",
-    "GaussianNoise",
-    "Glorot",
-    "He",
-    "Initializer",
-    "Layer",
-    "LayerNorm",
-    "LeCun",
-    "Normal",
-    "Orthogonal",
-    "Penalty",
-    "Rescale",
-    "Residual",
-    "Sequential",
-    "TruncatedNormal",
-    "Uniform",
-    "Zeros",
-]
+__all__ = ["Penalty", "Residual", "Sequential"]
 __all__ += activations.__all__
+__all__ += initializers.__all__
+__all__ += layers.__all__
 __all__ += losses.__all__
+__all__ += noise.__all__
 
 
 def __dir__() -> list[str]:

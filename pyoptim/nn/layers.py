@@ -24,6 +24,8 @@ from ..runtime.numbers import check_count, is_number
 from . import initializers
 from .initializers import Initializer
 
+__all__ = ["BatchNorm", "Dense", "Flatten", "Layer", "LayerNorm", "Rescale"]
+
 
 class Layer:
     """What a model asks of a layer.
@@ -410,12 +412,10 @@ class Rescale(Layer):
         self.scale, self.shift = float(scale), float(shift)
 
     def forward(self, x: Array, training: bool) -> Array:
-        y: Array = memory.affine(x, self.scale, self.shift)
-        return y
+        return memory.affine(x, self.scale, self.shift)
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
-        dx: Array = memory.affine(dy, self.scale)
-        return dx
+        return memory.affine(dy, self.scale)
 
 
 def _share(count: int, like: Any) -> float:

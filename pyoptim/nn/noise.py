@@ -14,6 +14,8 @@ from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from .layers import Layer
 
+__all__ = ["Dropout", "GaussianNoise"]
+
 
 class _Random(Layer):
     def buffer_values(self) -> dict[str, Array]:

@@ -101,12 +101,10 @@ class Residual(Layer):
         y = x
         for layer in self.block:
             y = layer.forward(y, training)
-        result: Array = add(x, y)
-        return result
+        return add(x, y)
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         through = backward(self.block, dy, need_dx)
         if not need_dx or through is None:
             return None
-        dx: Array = add(dy, through)
-        return dx
+        return add(dy, through)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -189,8 +189,7 @@ class Sequential:
             Not numbers, not finite, or not the shape that the first layers take.
         """
         if gpu_views.is_on_gpu(x):
-            adopted: Array = self._adopted(name, x, keep_bytes)
-            return adopted
+            return cast(Array, self._adopted(name, x, keep_bytes))
         x = np.asarray(x)
         if x.dtype.kind not in "fiub":
             raise TypeError(f"{name} has dtype {x.dtype}, expected numbers")
@@ -203,7 +202,7 @@ class Sequential:
         return converted
 
     def _adopted(self, name: str, x: Any, keep_bytes: bool) -> Any:
-        """A user's array in the model's GPU's memory, as `check_input` returns it."""
+        """Return a user's array in the model's GPU's memory, as `check_input` does."""
         adopted: Any = self._place.adopt(name, x, self.dtype, or_bytes=True)
         self._check_shape(name, adopted.shape)
         if adopted.dtype == self.dtype or keep_bytes:
@@ -287,32 +286,25 @@ class Sequential:
 
         Views of `flat_parameters`.
         """
-        return {
-            prefix + name: value
-            for prefix, layer in self.leaves().items()
-            if layer.trainable
-            for name, value in layer.parameters.items()
-        }
+        return self._named("parameters", frozen=False)
 
     def gradients(self) -> dict[str, Array]:
         """Name -> gradient, with the names of `parameters`; views of `flat_gradients`."""
+        return self._named("gradients", frozen=False)
+
+    def _named(self, *kinds: str, frozen: bool = True) -> dict[str, Array]:
+        """Name -> array of all layers, or of those that are not frozen; ``kinds`` are dicts of `Layer`."""
         return {
             prefix + name: value
             for prefix, layer in self.leaves().items()
-            if layer.trainable
-            for name, value in layer.gradients.items()
+            if frozen or layer.trainable
+            for kind in kinds
+            for name, value in getattr(layer, kind).items()
         }
 
     def state_dict(self) -> dict[str, Array]:
         """Copies of the parameters and buffers, frozen ones too, with PyTorch's names."""
-        return {name: np.array(value) for name, value in self._state().items()}
-
-    def _state(self) -> dict[str, Array]:
-        return {
-            prefix + name: value
-            for prefix, layer in self.leaves().items()
-            for name, value in {**layer.parameters, **layer.buffers}.items()
-        }
+        return {name: np.array(value) for name, value in self._named("parameters", "buffers").items()}
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Take over what `state_dict` of a model of the same layers returned.
@@ -322,7 +314,7 @@ class Sequential:
         TypeError, ValueError
             Missing or unknown names, other shapes or dtypes. Nothing is changed.
         """
-        own = self._state()
+        own = self._named("parameters", "buffers")
         if set(state) != set(own):
             missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
             raise ValueError(f"state does not fit: missing {missing}, unknown {unknown}")
