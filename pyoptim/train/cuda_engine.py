@@ -8,7 +8,6 @@ What differs between steps lies in the GPU's memory, and the step itself moves i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,8 @@ from ..backends.gpu.constants import PLAN, blocks_of
 from ..optim.optimizer import Optimizer
 from ..runtime.dtypes import Array
 from . import engine as compiled
+from .data import Data
+from .engine import Advance
 from .resume import Epoch
 from .weight_noise import WeightNoise, noisy
 
@@ -95,25 +96,18 @@ class Engine:
         self._arrays, self._order = (), None
 
     def run_epoch(
-        self,
-        x: Any,
-        y: Any,
-        weight: Any,
-        order: Array | None,
-        noise: WeightNoise | None,
-        epoch: Epoch,
-        advance: Callable[[int], None],
+        self, data: Data, order: Array | None, noise: WeightNoise | None, epoch: Epoch, advance: Advance
     ) -> None:
         """Do what the compiled engine's method does; data are in the GPU's memory."""
-        self._begin((x, y, weight), order, noise)
-        while epoch.done < len(x):
-            left = len(x) - epoch.done
+        self._begin(data, order, noise)
+        while epoch.done < len(data.x):
+            left = len(data.x) - epoch.done
             size = min(self._batch_size, left)
             steps = self._run(size, min(self._chunk, left // size), blocks_of(left, size), epoch)
             epoch.done += steps * size
             advance(steps * size)
 
-    def _begin(self, arrays: tuple[Any, ...], order: Array | None, noise: WeightNoise | None) -> None:
+    def _begin(self, arrays: Data, order: Array | None, noise: WeightNoise | None) -> None:
         """Take the epoch's data, and drop graphs that no longer suit the model, the optimizer or the data."""
         if order is None:
             self._order = None
@@ -192,12 +186,8 @@ class Engine:
         return steps
 
     def _captured(self, size: int) -> _Graph:
-        counters = [
-            value
-            for layer in self._model.leaves().values()
-            for name, value in layer.buffers.items()
-            if name in _COUNTERS
-        ]
+        buffers = self._model._named("buffers").items()
+        counters = [value for name, value in buffers if name.rpartition(".")[2] in _COUNTERS]
         counters.append(self._noise_step)
         before = [int(counter) for counter in counters]
         try:

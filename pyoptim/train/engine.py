@@ -23,10 +23,12 @@ from ..optim.optimizer import Optimizer
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..schedules import Schedule
+from .data import Data
 from .resume import Epoch
 from .weight_noise import WeightNoise
 
 _CHUNK = 0.02  # seconds of work between two looks at the outside world
+Advance = Callable[[int], None]  # is told how many examples more have been trained on
 _HOGWILD_BATCH = 16  # larger batches train faster when threads share one
 
 
@@ -188,23 +190,14 @@ class Engine:
         self._chunk = 1  # batches
 
     def run_epoch(
-        self,
-        x: Array,
-        y: Array,
-        weight: Array | None,
-        order: Array | None,
-        noise: WeightNoise | None,
-        epoch: Epoch,
-        advance: Callable[[int], None],
+        self, data: Data, order: Array | None, noise: WeightNoise | None, epoch: Epoch, advance: Advance
     ) -> None:
         """Train on every example once, or on those that ``epoch`` has left.
 
         Parameters
         ----------
-        x, y
-            Checked data; x may be of uint8.
-        weight : array (examples,) or None
-            Checked weights of the examples in the loss.
+        data : Data
+            Checked; x may be of uint8.
         order : int64 array (examples,) or None
         noise : WeightNoise or None
             The noise of the first batch.
@@ -214,21 +207,20 @@ class Engine:
             Called with the number of examples done.
         """
         engine, size = self._engine, self._batch_size
-        examples = len(x)
+        examples = len(data.x)
         engine.begin_epoch(epoch.loss, epoch.correct, None if noise is None else (self._flat, *noise))
         while epoch.done < examples:
             begin = epoch.done
             end = min(examples, begin + self._chunk * size)
             started = time.perf_counter()
-            self._train((x, y, order, weight, (begin, end)))
+            self._train(data, order, begin, end)
             seconds = max(time.perf_counter() - started, 1e-6)
             self._chunk = max(1, min(int(self._chunk * _CHUNK / seconds), 4 * self._chunk))
             epoch.done, epoch.loss, epoch.correct = end, engine.loss, engine.correct
             advance(end - begin)
 
-    def _train(self, examples: tuple[Array, Array, Array | None, Array | None, tuple[int, int]]) -> None:
+    def _train(self, data: Data, order: Array | None, begin: int, end: int) -> None:
         engine, optimizer = self._engine, self._optimizer
-        begin, end = examples[-1]
         scalars, rows = [optimizer._scalars], []
         for _ in range(begin, end, self._batch_size):
             new, of_groups = optimizer._next_rows(scalars[-1])
@@ -237,7 +229,7 @@ class Engine:
         arguments = (self._batch_size, np.array(rows), optimizer.max_grad_norm or 0.0, optimizer.nonfinite)
         steps, skipped = engine.steps, engine.skipped
         try:
-            engine.train(*examples, *arguments)
+            engine.train(data.x, data.y, order, data.weight, (begin, end), *arguments)
         finally:  # Ctrl-C is raised as soon as the engine returns
             optimizer._scalars = scalars[engine.steps - steps]
             optimizer.skipped += engine.skipped - skipped
@@ -249,10 +241,6 @@ class Engine:
 
 def _described(model: nn.Sequential, shape: tuple[int, ...]) -> tuple[Any, ...]:
     """A model as the engine takes it: its layers as in a file, the shape of an example, and all arrays."""
-    buffers = {
-        prefix + name: value
-        for prefix, layer in model.leaves().items()
-        for name, value in layer.buffers.items()
-    }
+    buffers = model._named("buffers")
     layers = json.dumps(describe("layers", model.layers))
     return layers, (math.prod(shape), shape[-1]), model.flat_parameters, model.flat_gradients, buffers

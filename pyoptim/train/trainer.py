@@ -19,6 +19,7 @@ from ..transforms import Transform
 from . import cuda_engine, evaluation
 from . import engine as compiled
 from .data import Data, check_batches, checked
+from .engine import Advance
 from .history import History
 from .preparing import Options, Run, hold_back, prepare
 from .progress import Progress
@@ -372,7 +373,7 @@ class Trainer:
                 run.resume.save_if_due(epoch, history)
 
         if engine is not None:
-            engine.run_epoch(*run.data, order, noise, epoch, advance)
+            engine.run_epoch(run.data, order, noise, epoch, advance)
         else:
             self._python_epoch(run, order, noise, epoch, advance)
         measured = {"loss": epoch.loss / examples}
@@ -395,12 +396,7 @@ class Trainer:
         return order, noise
 
     def _python_epoch(
-        self,
-        run: Run,
-        order: Array | None,
-        noise: WeightNoise | None,
-        epoch: Epoch,
-        advance: Callable[[int], None],
+        self, run: Run, order: Array | None, noise: WeightNoise | None, epoch: Epoch, advance: Advance
     ) -> None:
         left = run.data.batches(run.batch_size, self.model.dtype, order, epoch.done)
         for i, batch in enumerate(left, epoch.done // run.batch_size):
