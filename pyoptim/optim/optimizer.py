@@ -47,9 +47,9 @@ class Optimizer:
         and ``"skip"``). `state_dict` brings states to NumPy arrays, and `load_state_dict` takes them back, so
         they move between processor and GPU. A step cannot be captured into a CUDA graph of yours, which
         would repeat its coefficients: that is a RuntimeError.
-    lr : float or callable
-        Learning rate, or a schedule ``step -> lr`` where step counts the steps already taken: see
-        `pyoptim.schedules`.
+    lr : float or callable, optional
+        Learning rate, by default that of the class; or a schedule ``step -> lr`` where step counts the steps
+        already taken: see `pyoptim.schedules`.
     weight_decay : float
         Coupled (L2) decay adds ``weight_decay * p`` to the gradient, as PyTorch does.
     decoupled_weight_decay : bool
@@ -95,6 +95,7 @@ class Optimizer:
     """
 
     defaults: ClassVar[dict[str, Any]]  # of the class's own hyperparameters, beside `SHARED`
+    _rule_name: ClassVar[str]  # of classes whose options choose no other rule
     _kind: ClassVar[str] = "Stepper"  # the backends' class whose steps these are; others see whole tensors
 
     max_grad_norm: Any = Checked(lambda v: v is None or (is_number(v) and v > 0), "None or a number > 0")
@@ -112,6 +113,7 @@ class Optimizer:
     def __init__(
         self,
         params: Any,
+        lr: float | Schedule | None = None,
         *,
         max_grad_norm: float | None = None,
         nonfinite: str = "ignore",
@@ -124,7 +126,8 @@ class Optimizer:
         self.max_grad_norm, self.nonfinite, self.accumulate = max_grad_norm, nonfinite, accumulate
         self.rounding, self.state_dtype, self.seed = rounding, state_dtype, seed
         self._defaults = {**SHARED, **self.defaults}
-        self._defaults.update(checked(hyperparameters, self._defaults))
+        given = hyperparameters if lr is None else {"lr": lr, **hyperparameters}
+        self._defaults.update(checked(given, self._defaults))
 
         self.param_groups: list[Group] = []
         self._tensors: list[Any] = []  # PyTorch's, of which the parameters are views
@@ -181,7 +184,7 @@ class Optimizer:
 
     def _rule(self, group: Group) -> str:
         """The name of the rule that the group's options choose."""
-        raise NotImplementedError
+        return self._rule_name
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         """The rule's coefficients at step t."""
