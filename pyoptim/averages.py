@@ -12,7 +12,7 @@ from .arrays import checks, gpu_views
 from .arrays.tensors import tell_autograd, tensors_among
 from .backends.places import HOST, place_of
 from .optim.optimizer import Optimizer
-from .runtime.numbers import check_count, is_number
+from .runtime.numbers import FRACTION, check_count
 
 __all__ = ["EMA", "SWA", "WeightAverage"]
 
@@ -147,9 +147,7 @@ class EMA(WeightAverage):
     """
 
     def __init__(self, params: Any, decay: float = 0.999, warm_up: bool = False) -> None:
-        if not is_number(decay) or not 0 <= decay < 1:
-            raise ValueError(f"decay is {decay!r}, expected a number in [0, 1)")
-        self.decay, self.warm_up = float(decay), bool(warm_up)
+        self.decay, self.warm_up = FRACTION.number("decay", decay), bool(warm_up)
         super().__init__(params)
 
     def _weight(self) -> float:

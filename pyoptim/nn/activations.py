@@ -9,6 +9,7 @@ from ..formulas.activations import ACTIVATIONS
 from ..ops.activations import check_parameters
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
+from ..runtime.numbers import one_of
 from .layers import Layer
 
 __all__ = [
@@ -137,9 +138,7 @@ class GELU(Activation):
     arguments = ("approximate",)
 
     def __init__(self, approximate: str = "none") -> None:
-        if approximate not in ("none", "tanh"):
-            raise ValueError(f"approximate is {approximate!r}, expected 'none' or 'tanh'")
-        self.approximate = approximate
+        self.approximate = one_of("none", "tanh").check("approximate", approximate)
         self.kind = "gelu" if approximate == "none" else "gelu_tanh"  # type: ignore[misc]
         super().__init__()
 

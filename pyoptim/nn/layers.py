@@ -20,7 +20,7 @@ from ..ops.dense import check_activation
 from ..ops.layer_norm import check_features
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
-from ..runtime.numbers import check_count, is_number
+from ..runtime.numbers import AT_LEAST_ZERO, NUMBER, SHARE, check_count, one_of
 from . import initializers
 from .initializers import Initializer
 
@@ -238,17 +238,12 @@ class BatchNorm(Layer):
     ) -> None:
         super().__init__()
         check_count("features", features)
-        if not eps >= 0:
-            raise ValueError(f"eps is {eps!r}, expected a number >= 0")
-        if momentum is not None and not 0 <= momentum <= 1:
-            raise ValueError(f"momentum is {momentum!r}, expected None or a number in [0, 1]")
-        if running_var not in ("unbiased", "biased"):
-            raise ValueError(f"running_var is {running_var!r}, expected 'unbiased' or 'biased'")
-        self.features, self.eps = int(features), float(eps)
-        self.momentum = None if momentum is None else float(momentum)
+        self.features, self.eps = int(features), AT_LEAST_ZERO.number("eps", eps)
+        self.momentum = None if momentum is None else SHARE.number("momentum", momentum)
         self.affine, self.track_running_stats = bool(affine), bool(track_running_stats)
+        self.running_var = one_of("unbiased", "biased").check("running_var", running_var)
         check_norm_activation(activation)
-        self.running_var, self.activation = running_var, activation
+        self.activation = activation
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight": (self.features,), "bias": (self.features,)} if self.affine else {}
@@ -332,9 +327,8 @@ class LayerNorm(Layer):
 
     def __init__(self, features: int | tuple[int, ...], eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
-        if not eps >= 0:
-            raise ValueError(f"eps is {eps!r}, expected a number >= 0")
-        self.features, self.eps, self.affine = check_features(features), float(eps), bool(affine)
+        self.features, self.eps = check_features(features), AT_LEAST_ZERO.number("eps", eps)
+        self.affine = bool(affine)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight": self.features, "bias": self.features} if self.affine else {}
@@ -406,10 +400,7 @@ class Rescale(Layer):
 
     def __init__(self, scale: float = 1 / 255, shift: float = 0.0) -> None:
         super().__init__()
-        for name, value in (("scale", scale), ("shift", shift)):
-            if not is_number(value):
-                raise ValueError(f"{name} is {value!r}, expected a finite number")
-        self.scale, self.shift = float(scale), float(shift)
+        self.scale, self.shift = NUMBER.number("scale", scale), NUMBER.number("shift", shift)
 
     def forward(self, x: Array, training: bool) -> Array:
         return memory.affine(x, self.scale, self.shift)

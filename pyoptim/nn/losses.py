@@ -13,6 +13,7 @@ from ..backends.places import place_with
 from ..ops import losses
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
+from ..runtime.numbers import POSITIVE, SHARE
 
 __all__ = ["L1", "MSE", "BinaryCrossEntropy", "CrossEntropy", "Hinge", "Huber", "KLDiv", "Loss"]
 
@@ -125,9 +126,8 @@ class CrossEntropy(Loss):
             class_weight = np.array(as_numpy("class_weight", class_weight))
             size = class_weight.size
             losses.check_class_weight(class_weight, size, np.dtype(np.float64))
-        losses.check_smoothing(label_smoothing)
+        self.label_smoothing = SHARE.number("label_smoothing", label_smoothing)
         self.class_weight: Array | None = class_weight
-        self.label_smoothing = float(label_smoothing)
 
     def check_target(
         self, name: str, target: Any, batch: int, shape: tuple[int, ...], dtype: np.dtype[Any]
@@ -168,8 +168,8 @@ class KLDiv(Loss):
     arguments = ("temperature", "from_logits")
 
     def __init__(self, temperature: float = 1.0, from_logits: bool = False) -> None:
-        losses.check_temperature(temperature)
-        self.temperature, self.from_logits = float(temperature), bool(from_logits)
+        self.temperature = POSITIVE.number("temperature", temperature)
+        self.from_logits = bool(from_logits)
 
     def check_target(
         self, name: str, target: Any, batch: int, shape: tuple[int, ...], dtype: np.dtype[Any]
@@ -254,8 +254,7 @@ class Huber(_Pointwise):
     arguments = ("delta",)
 
     def __init__(self, delta: float = 1.0) -> None:
-        losses.check_delta(delta)
-        self.delta = float(delta)
+        self.delta = POSITIVE.number("delta", delta)
 
     def parameter(self, dtype: np.dtype[Any]) -> Any:
         return self.delta

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..runtime import dispatch
-from ..runtime.numbers import is_number
+from ..runtime.numbers import AT_LEAST_ZERO
 from .layers import BatchNorm
 from .sequential import Sequential
 
@@ -34,10 +34,7 @@ class Penalty:
     def __init__(
         self, l2: float = 0.0, l1: float = 0.0, biases: bool = False, batch_norm: bool = False
     ) -> None:
-        for name, value in (("l2", l2), ("l1", l1)):
-            if not is_number(value) or value < 0:
-                raise ValueError(f"{name} is {value!r}, expected a finite number >= 0")
-        self.l2, self.l1 = float(l2), float(l1)
+        self.l2, self.l1 = AT_LEAST_ZERO.number("l2", l2), AT_LEAST_ZERO.number("l1", l1)
         self.biases, self.batch_norm = bool(biases), bool(batch_norm)
 
     def add(self, model: Sequential) -> float:

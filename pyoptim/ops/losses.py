@@ -14,7 +14,7 @@ from ..arrays.operand import Operand
 from ..formulas.losses import POINTWISE
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
-from ..runtime.numbers import is_number
+from ..runtime.numbers import POSITIVE, SHARE
 from .either_memory import for_either_memory
 
 
@@ -62,7 +62,7 @@ def softmax_cross_entropy(
     else:
         target = check_labels("labels", labels, batch, classes)
     weights = check_class_weight(class_weight, classes, logits.dtype)
-    check_smoothing(label_smoothing)
+    SHARE.check("label_smoothing", label_smoothing)
     rows = check_sample_weight("sample_weight", sample_weight, batch, logits.dtype)
     dlogits = empty_like(logits)
     value = dispatch.of(logits).softmax_cross_entropy(
@@ -113,7 +113,7 @@ def pointwise_loss(
     if kind not in POINTWISE:
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(POINTWISE)}")
     check_pointwise_target("target", target, kind)
-    check_delta(delta)
+    POSITIVE.check("delta", delta)
     batch = prediction.shape[0] if prediction.ndim else 1
     columns = prediction.shape[-1] if prediction.ndim > 1 else 1
     parameter: Any = 1.0
@@ -186,7 +186,7 @@ def kl_divergence(
     """
     logits = check_float_array("logits", logits, ndim=2)
     target = check_shares("target", target, logits.shape, logits.dtype)
-    check_temperature(temperature)
+    POSITIVE.check("temperature", temperature)
     rows = check_sample_weight("sample_weight", sample_weight, len(logits), logits.dtype)
     dlogits = empty_like(logits)
     value = dispatch.of(logits).kl_divergence(logits, target, dlogits, rows, float(temperature))
@@ -282,18 +282,3 @@ def check_pos_weight(weight: Any, columns: int, dtype: np.dtype[Any]) -> Any:
     if not isinstance(weight, Operand) and np.ndim(weight) == 0:
         return float(_at_least_zero("pos_weight", check_numbers("pos_weight", weight, (), dtype)))
     return _at_least_zero("pos_weight", check_numbers("pos_weight", weight, (columns,), dtype))
-
-
-def check_smoothing(label_smoothing: Any) -> None:
-    if not is_number(label_smoothing) or not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing is {label_smoothing!r}, expected a number in [0, 1]")
-
-
-def check_delta(delta: Any) -> None:
-    if not is_number(delta) or not delta > 0:
-        raise ValueError(f"delta is {delta!r}, expected a finite number > 0")
-
-
-def check_temperature(temperature: Any) -> None:
-    if not is_number(temperature) or not temperature > 0:
-        raise ValueError(f"temperature is {temperature!r}, expected a finite number > 0")

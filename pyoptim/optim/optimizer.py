@@ -16,9 +16,9 @@ from ..backends.places import HOST, Place, place_of
 from ..formulas import storage
 from ..formulas.rules import RULES
 from ..runtime.dtypes import Array
-from ..runtime.numbers import is_count, is_integer, is_number
+from ..runtime.numbers import COUNT, POSITIVE, Range, is_integer, one_of
 from . import state, stepping, structure
-from .hyperparameters import Checked, ParameterGroup, checked, choice
+from .hyperparameters import Checked, ParameterGroup, checked
 
 Schedule = Callable[[int], float]
 Group = dict[str, Any]
@@ -98,12 +98,12 @@ class Optimizer:
     _rule_name: ClassVar[str]  # of classes whose options choose no other rule
     _kind: ClassVar[str] = "Stepper"  # the backends' class whose steps these are; others see whole tensors
 
-    max_grad_norm: Any = Checked(lambda v: v is None or (is_number(v) and v > 0), "None or a number > 0")
-    nonfinite: Any = Checked(*choice("ignore", "raise", "skip"))
-    accumulate: Any = Checked(is_count, "a positive integer")
-    rounding: Any = Checked(*choice("master", "stochastic", "nearest"), fixed=True)
-    state_dtype: Any = Checked(*choice(None, "bfloat16", "int8"), fixed=True)
-    seed: Any = Checked(lambda v: is_integer(v) and 0 <= v < 2**32, "an integer from 0 to 2**32 - 1")
+    max_grad_norm: Any = Checked(Range(lambda v: v is None or POSITIVE.allowed(v), "None or a number > 0"))
+    nonfinite: Any = Checked(one_of("ignore", "raise", "skip"))
+    accumulate: Any = Checked(COUNT)
+    rounding: Any = Checked(one_of("master", "stochastic", "nearest"), fixed=True)
+    state_dtype: Any = Checked(one_of(None, "bfloat16", "int8"), fixed=True)
+    seed: Any = Checked(Range(lambda v: is_integer(v) and 0 <= v < 2**32, "an integer from 0 to 2**32 - 1"))
     _max_grad_norm: float | None
     _nonfinite: str
     _accumulate: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from ..backends.places import Place
 from ..callbacks import Callback
-from ..runtime.numbers import check_count
+from ..runtime.numbers import AT_LEAST_ZERO, FRACTION, check_count, one_of
 from ..transforms import Transform
 from .data import Data, check_batches
 from .resume import Resume
@@ -45,19 +44,15 @@ class Options:
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs)
-        if not 0 <= self.weight_noise < math.inf:
-            raise ValueError(f"weight_noise is {self.weight_noise!r}, expected a finite number >= 0")
+        AT_LEAST_ZERO.check("weight_noise", self.weight_noise)
         if not isinstance(self.callbacks, Sequence):
             raise TypeError(f"callbacks is a {type(self.callbacks).__name__}, expected a list of them")
         for i, callback in enumerate(self.callbacks):
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks[{i}] is a {type(callback).__name__}, expected a Callback")
-        if self.engine not in ("auto", "native", "python"):
-            raise ValueError(f"engine is {self.engine!r}, expected 'auto', 'native' or 'python'")
-        if self.parallel not in (None, "hogwild"):
-            raise ValueError(f"parallel is {self.parallel!r}, expected None or 'hogwild'")
-        if not 0 <= self.checkpoint_every < math.inf:
-            raise ValueError(f"checkpoint_every is {self.checkpoint_every!r}, expected a finite number >= 0")
+        one_of("auto", "native", "python").check("engine", self.engine)
+        one_of(None, "hogwild").check("parallel", self.parallel)
+        AT_LEAST_ZERO.check("checkpoint_every", self.checkpoint_every)
 
 
 class Run(NamedTuple):
@@ -81,8 +76,7 @@ class Run(NamedTuple):
 
 def hold_back(trainer: Trainer, data: Data, validation: Any, share: float) -> tuple[Data, Data | None]:
     """The data to train on, and those to validate with."""
-    if not 0 <= share < 1:
-        raise ValueError(f"validation_split is {share!r}, expected a number in [0, 1)")
+    FRACTION.check("validation_split", share)
     if share and validation is not None:
         raise ValueError("validation_split and validation_data: expected one of them at most")
     if validation is not None:
