@@ -198,7 +198,36 @@ class Dense(Layer):
         return dx
 
 
-class BatchNorm(Layer):
+class _Affine(Layer):
+    """What the layers share that, if ``affine``, scale by a gamma (``weight``) and add a beta (``bias``)."""
+
+    features: Any  # the shape of both, or their length
+    affine: bool
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        shape = self.features if isinstance(self.features, tuple) else (self.features,)
+        return {"weight": shape, "bias": shape} if self.affine else {}
+
+    def initialize(self, rng: np.random.Generator) -> None:
+        if self.affine:
+            self.parameters["weight"][...] = 1
+            self.parameters["bias"][...] = 0
+
+    def _vectors(self, arrays: dict[str, Array]) -> tuple[Array | None, Array | None]:
+        """Return gamma and beta, or their gradients, as vectors."""
+        if not self.affine:
+            return None, None
+        return arrays["weight"].reshape(-1), arrays["bias"].reshape(-1)
+
+    def _outputs(self, dx: Array | None, x: Array) -> tuple[Array | None, Any, Any]:
+        """Return what the backward pass writes: dx in the shape of x, and the gradients of gamma and beta."""
+        dgamma, dbeta = self._vectors(self.gradients)
+        if not self.learns:  # nobody reads them
+            dgamma, dbeta = (empty((int(np.prod(self.features)),), x) for _ in range(2))
+        return None if dx is None else dx.reshape(x.shape), dgamma, dbeta
+
+
+class BatchNorm(_Affine):
     """Batch normalisation over (N, C) and (N, C, *spatial), as `torch.nn.BatchNorm1d` to `3d`.
 
     Parameters
@@ -245,9 +274,6 @@ class BatchNorm(Layer):
         check_norm_activation(activation)
         self.activation = activation
 
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"weight": (self.features,), "bias": (self.features,)} if self.affine else {}
-
     def buffer_values(self) -> dict[str, Array]:
         if not self.track_running_stats:
             return {}
@@ -256,11 +282,6 @@ class BatchNorm(Layer):
             "running_var": np.ones(self.features),
             "num_batches_tracked": np.zeros((), np.int64),
         }
-
-    def initialize(self, rng: np.random.Generator) -> None:
-        if self.affine:
-            self.parameters["weight"][...] = 1
-            self.parameters["bias"][...] = 0
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if not shape or shape[0] != self.features:
@@ -282,7 +303,7 @@ class BatchNorm(Layer):
             check_values_per_channel(x3)
         self._saved = norm_forward(
             x3,
-            self._affine(),
+            self._vectors(self.parameters),
             (self.buffers.get("running_mean"), self.buffers.get("running_var")),
             NormOptions(
                 momentum, self.eps, training, self.running_var == "unbiased", self.activation is not None
@@ -297,21 +318,12 @@ class BatchNorm(Layer):
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         x, saved = self._x, self._saved
         dx = empty_like(dy) if need_dx else None
-        if self.learns:
-            dgamma, dbeta = self.gradients["weight"], self.gradients["bias"]
-        else:
-            dgamma, dbeta = empty((self.features,), x), empty((self.features,), x)
-        gradients = None if dx is None else dx.reshape(x.shape), dgamma, dbeta
-        dispatch.of(dy).norm_backward(
-            dy.reshape(x.shape), x, self._affine(), saved, self.activation is not None, gradients
-        )
+        affine, relu = self._vectors(self.parameters), self.activation is not None
+        dispatch.of(dy).norm_backward(dy.reshape(x.shape), x, affine, saved, relu, self._outputs(dx, x))
         return dx
 
-    def _affine(self) -> tuple[Array | None, Array | None]:
-        return self.parameters.get("weight"), self.parameters.get("bias")
 
-
-class LayerNorm(Layer):
+class LayerNorm(_Affine):
     """Layer normalisation over the last dimensions (Ba, Kiros & Hinton 2016), as `torch.nn.LayerNorm`.
 
     Parameters
@@ -330,14 +342,6 @@ class LayerNorm(Layer):
         self.features, self.eps = check_features(features), AT_LEAST_ZERO.number("eps", eps)
         self.affine = bool(affine)
 
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"weight": self.features, "bias": self.features} if self.affine else {}
-
-    def initialize(self, rng: np.random.Generator) -> None:
-        if self.affine:
-            self.parameters["weight"][...] = 1
-            self.parameters["bias"][...] = 0
-
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if shape[-len(self.features) :] != self.features:
             expected = ", ".join(map(str, self.features))
@@ -349,7 +353,7 @@ class LayerNorm(Layer):
         rows = x.reshape(x.size // size, size)
         y: Array = empty_like(x)
         self._saved = empty((len(rows),), x), empty((len(rows),), x)  # mean, inverse standard deviation
-        affine = self._flat(self.parameters)
+        affine = self._vectors(self.parameters)
         dispatch.of(x).layer_norm_forward(rows, affine, self.eps, y.reshape(rows.shape), self._saved)
         self._x = rows
         return y
@@ -357,20 +361,9 @@ class LayerNorm(Layer):
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         x = self._x
         dx = empty_like(dy) if need_dx else None
-        if self.learns:
-            dgamma, dbeta = self._flat(self.gradients)
-        else:
-            dgamma, dbeta = empty(x.shape[1:], x), empty(x.shape[1:], x)
-        gradients = None if dx is None else dx.reshape(x.shape), dgamma, dbeta
-        dispatch.of(dy).layer_norm_backward(
-            dy.reshape(x.shape), x, self._flat(self.parameters)[0], self._saved, gradients
-        )
+        gamma, _ = self._vectors(self.parameters)
+        dispatch.of(dy).layer_norm_backward(dy.reshape(x.shape), x, gamma, self._saved, self._outputs(dx, x))
         return dx
-
-    def _flat(self, arrays: dict[str, Array]) -> tuple[Array | None, Array | None]:
-        if not self.affine:
-            return None, None
-        return arrays["weight"].reshape(-1), arrays["bias"].reshape(-1)
 
 
 class Flatten(Layer):

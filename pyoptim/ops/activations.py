@@ -92,6 +92,11 @@ def softmax_forward(x: Array, log: bool = False) -> Array:
     x = check_float_array("x", x)
     if x.ndim == 0:
         raise ValueError("x is a scalar, expected at least one dimension")
+    return softmax(x, log)
+
+
+def softmax(x: Array, log: bool) -> Array:
+    """`softmax_forward` of a checked array."""
     y = empty_like(x)
     if x.size:
         rows = (-1, x.shape[-1])
@@ -106,6 +111,11 @@ def softmax_backward(dy: Array, y: Array, log: bool = False) -> Array:
     if y.ndim == 0:
         raise ValueError("y is a scalar, expected at least one dimension")
     dy = check_like("dy", dy, y.shape, y.dtype, " as y")
+    return softmax_gradient(dy, y, log)
+
+
+def softmax_gradient(dy: Array, y: Array, log: bool) -> Array:
+    """`softmax_backward` of checked arrays."""
     dx = empty_like(y)
     if y.size:
         rows = (-1, y.shape[-1])

@@ -42,23 +42,22 @@ def dropout_forward(x: Array, p: float, seed: int, step: int) -> Array:
     TypeError, ValueError
         A dtype or value that cannot be.
     """
-    p = DROP_PROBABILITY.number("p", p)
-    seed, step = _check_stream(seed, step)
-    x = check_float_array("x", x)
-    y = empty_like(x)
-    dispatch.of(x).dropout(x, p, seed, step, y)
-    return y
+    return _dropped("x", x, p, seed, step)
 
 
 @for_either_memory
 def dropout_backward(dy: Array, p: float, seed: int, step: int) -> Array:
     """dx from the gradient dy of the output of `dropout_forward`, of the same p, seed and step."""
+    return _dropped("dy", dy, p, seed, step)
+
+
+def _dropped(name: str, x: Array, p: float, seed: int, step: int) -> Array:
     p = DROP_PROBABILITY.number("p", p)
     seed, step = _check_stream(seed, step)
-    dy = check_float_array("dy", dy)
-    dx = empty_like(dy)
-    dispatch.of(dy).dropout(dy, p, seed, step, dx)
-    return dx
+    x = check_float_array(name, x)
+    y = empty_like(x)
+    dispatch.of(x).dropout(x, p, seed, step, y)
+    return y
 
 
 @for_either_memory

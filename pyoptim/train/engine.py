@@ -169,16 +169,8 @@ class Engine:
 
         gradients = iter(gradients_of(model, optimizer))
         groups = [
-            (
-                rule.name,
-                [
-                    (p, next(gradients), [state[name] for name in rule.states])
-                    for p, state in zip(group["params"], states, strict=True)
-                ],
-            )
-            for rule, group, states in zip(
-                optimizer._rules, optimizer.param_groups, optimizer._states, strict=True
-            )
+            (rule.name, [(p, next(gradients), list(own)) for p, own in zip(params, states, strict=True)])
+            for rule, params, states in optimizer._step_groups()
         ]
         self._flat, added = model.flat_parameters, None
         if penalty is not None:
