@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..formulas.activations import ACTIVATIONS
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from .case import Case, Family, Options, Row, Target
-from .layers import Competitor, Expected, aligned, checked
+from .layers import Competitor, Expected, Maker, aligned, checked, chosen
 from .timing import Run
 
 _SIZE = 1_000_000
@@ -46,14 +46,11 @@ def _prepare(kind: str, dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[st
     # A dozen roundings; for arguments of this size each is amplified by less than 10.
     eps = 128 * float(np.finfo(dtype).eps)
     expected = {"y": Expected(y, eps * (1 + np.abs(y))), "dx": Expected(dx, eps * (1 + np.abs(dx)))}
-    makers: dict[str, Callable[[str, _Arrays], Competitor]]
-    makers = {"pyoptim": functools.partial(_kernels, dispatch.current())}
-    if "numpy" in peers:
-        makers["numpy"] = functools.partial(_kernels, reference)
-    if "torch" in peers:
-        makers["torch autograd"] = _autograd
+    makers: dict[str, Maker] = {"pyoptim": functools.partial(_kernels, dispatch.current())}
+    makers |= {"numpy": functools.partial(_kernels, reference), "torch autograd": _autograd}
     competitors = {
-        who: make(kind, _Arrays(*(aligned(v, dtype) for v in (x, dy, x, x)))) for who, make in makers.items()
+        who: make(kind, _Arrays(*(aligned(v, dtype) for v in (x, dy, x, x))))
+        for who, make in chosen(makers, peers).items()
     }
     return checked(f"{kind}, {dtype}", competitors, expected)
 

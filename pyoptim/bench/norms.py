@@ -13,7 +13,7 @@ from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from . import libraries
 from .case import Case, Family, Options, Row, Target
-from .layers import Competitor, Expected, aligned, checked
+from .layers import Competitor, Expected, Maker, aligned, checked, chosen
 from .libraries import Library
 from .timing import Run
 
@@ -68,15 +68,11 @@ def _prepare(kind: str, shape: tuple[int, ...], dtype: np.dtype[Any], options: O
         name: Expected(value, unit * (scale + np.abs(value)))
         for name, value, scale in zip(_RESULTS, values, (8, 8, many, many), strict=True)
     }
-    makers: dict[str, Callable[..., Competitor]] = {"pyoptim": _pyoptim}
-    if "numpy" in options.peers:
-        makers["numpy"] = _numpy
-    if "torch" in options.peers:
-        makers["torch autograd"] = _autograd
-        if not kind.endswith("ReLU"):
-            makers["torch native"] = _native
+    makers: dict[str, Maker] = {"pyoptim": _pyoptim, "numpy": _numpy, "torch autograd": _autograd}
+    if not kind.endswith("ReLU"):
+        makers["torch native"] = _native
     competitors = {}
-    for who, make in makers.items():
+    for who, make in chosen(makers, options.peers).items():
         library = libraries.of(who, options.device)
         given = (library.array(aligned(a, dtype)) for a in (x, dy, gamma[:, 0], beta[:, 0]))
         competitors[who] = make(library, kind, *given)
