@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import checks, gpu_views
+from .arrays import checks
 from .arrays.tensors import tell_autograd, tensors_among
 from .backends.places import HOST, place_of
+from .optim import structure
 from .optim.optimizer import Optimizer
 from .runtime.numbers import FRACTION, check_count
 
@@ -42,22 +43,13 @@ class WeightAverage:
 
     def __init__(self, params: Any) -> None:
         if isinstance(params, Optimizer):
-            named = list(params.named_parameters().items())
-        elif isinstance(params, Mapping):
-            named = [(f"params[{key!r}]", p) for key, p in params.items()]
-        elif isinstance(params, list | tuple):
-            named = [(f"params[{i}]", p) for i, p in enumerate(params)]
-        else:
-            named = [("params", params)]
-        self._names = [name for name, _ in named]
-        self._params: list[Any] = [p for _, p in named]
-        self._tensors: list[Any] = []  # PyTorch's, of which the parameters are views
-        if any(gpu_views.is_on_gpu(p) for p in self._params):
-            self._params = [_viewed(name, p) for name, p in named]
-            self._tensors = tensors_among(params)
-        self._place = place_of(self._names, self._params)
-        if isinstance(params, Optimizer):
+            self._names, self._params = params._names, params._params
             self._place, self._tensors = params._place, params._tensors
+        else:
+            keys, self._params = structure.flatten("params", params)
+            self._names = structure.names_of("params", keys)
+            self._place = place_of(self._names, self._params)
+            self._tensors = tensors_among(params)  # PyTorch's, of which the parameters are views
         self.averages: list[Any] = self._place.wide_copies(self._params)
         self._follower: Any = None
         self.count = 0
@@ -127,10 +119,6 @@ class WeightAverage:
         self._place.assign(to, values)
         if to is self._params:
             tell_autograd(self._tensors)
-
-
-def _viewed(name: str, param: Any) -> Any:
-    return gpu_views.view_of_parameter(name, param) if gpu_views.is_on_gpu(param) else param
 
 
 class EMA(WeightAverage):

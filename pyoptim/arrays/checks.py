@@ -127,5 +127,11 @@ def check_gradients(
 def check_finite(name: str, value: Array) -> None:
     """Refuse NaN and infinity, naming the first."""
     if value.dtype.kind == "f" and not np.isfinite(value).all():
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
-        raise ValueError(f"{name}{list(index)} is {value[index]}, expected finite values")
+        refuse_where(~np.isfinite(value), name, value, "finite values")
+
+
+def refuse_where(wrong: Array, name: str, value: Array, expected: str) -> None:
+    """Raise ValueError, naming the first, if any element is wrong."""
+    if wrong.any():
+        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(f"{name}{list(index)} is {value[index]}, expected {expected}")

@@ -10,31 +10,7 @@ from ..runtime.dtypes import Array
 from . import FUNCTIONS, STEPPERS, StepGroup
 
 try:
-    from ..runtime._native import AdafactorStepper as _AdafactorStepper
-    from ..runtime._native import MuonStepper as _MuonStepper
-    from ..runtime._native import PackedStepper as _PackedStepper
-    from ..runtime._native import Stepper as _Stepper
-    from ..runtime._native import TrustStepper as _TrustStepper
-    from ..runtime._native import (
-        activation_backward,
-        activation_forward,
-        dense_backward,
-        dense_forward,
-        dropout,
-        gaussian_noise,
-        instruction_set,
-        kl_divergence,
-        layer_norm_backward,
-        layer_norm_forward,
-        norm_backward,
-        norm_forward,
-        penalty,
-        pointwise_loss,
-        softmax_backward,
-        softmax_cross_entropy,
-        softmax_forward,
-        sum_of_squares,
-    )
+    import pyoptim.runtime._native as _native
 except ModuleNotFoundError as error:
     raise ImportError(
         "this install has no compiled kernels; install a C++ compiler, then reinstall pyoptim"
@@ -44,10 +20,12 @@ except ModuleNotFoundError as error:
 __all__ = ["name", "sum_of_squares", *STEPPERS, *FUNCTIONS]
 
 name = "native"
-instruction_set()  # an impossible PYOPTIM_FORCE_ISA is refused here, not in the first step
+sum_of_squares = _native.sum_of_squares
+globals().update({function: getattr(_native, function) for function in FUNCTIONS})
+_native.instruction_set()  # an impossible PYOPTIM_FORCE_ISA is refused here, not in the first step
 
 
-class Stepper(_Stepper):
+class Stepper(_native.Stepper):
     """See `pyoptim.backends.Stepper`."""
 
     checks = True
@@ -56,7 +34,7 @@ class Stepper(_Stepper):
         super().__init__(_tuples(groups), list(averages))
 
 
-class TrustStepper(_TrustStepper):
+class TrustStepper(_native.TrustStepper):
     """See `pyoptim.backends.reference.TrustStepper`."""
 
     checks = True
@@ -65,7 +43,7 @@ class TrustStepper(_TrustStepper):
         super().__init__(_tuples(groups), directed)
 
 
-class AdafactorStepper(_AdafactorStepper):
+class AdafactorStepper(_native.AdafactorStepper):
     """See `pyoptim.backends.reference.AdafactorStepper`."""
 
     checks = True
@@ -74,7 +52,7 @@ class AdafactorStepper(_AdafactorStepper):
         super().__init__(_tuples(groups))
 
 
-class MuonStepper(_MuonStepper):
+class MuonStepper(_native.MuonStepper):
     """See `pyoptim.backends.reference.MuonStepper`."""
 
     checks = True
@@ -87,7 +65,7 @@ def _tuples(groups: Sequence[StepGroup]) -> list[tuple[str, list[Array], list[li
     return [(g.rule.name, list(g.params), [list(s) for s in g.states]) for g in groups]
 
 
-class PackedStepper(_PackedStepper):
+class PackedStepper(_native.PackedStepper):
     """See `pyoptim.backends.reference.PackedStepper`."""
 
     checks = True

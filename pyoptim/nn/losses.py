@@ -48,7 +48,7 @@ class Loss:
         """Weights >= 0 of the examples, converted; TypeError where the loss takes none."""
         if weight is not None and not self.takes_sample_weight:
             raise TypeError(f"{type(self).__name__} takes no sample_weight")
-        return losses.check_sample_weight(name, weight, batch, dtype)
+        return losses.check_weights(name, weight, batch, dtype)
 
     def evaluate(
         self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None
@@ -124,8 +124,7 @@ class CrossEntropy(Loss):
     def __init__(self, class_weight: Any = None, label_smoothing: float = 0.0) -> None:
         if class_weight is not None:
             class_weight = np.array(as_numpy("class_weight", class_weight))
-            size = class_weight.size
-            losses.check_class_weight(class_weight, size, np.dtype(np.float64))
+            losses.check_weights("class_weight", class_weight, class_weight.size, np.dtype(np.float64))
         self.label_smoothing = SHARE.number("label_smoothing", label_smoothing)
         self.class_weight: Array | None = class_weight
 
@@ -134,7 +133,7 @@ class CrossEntropy(Loss):
     ) -> Array:
         if len(shape) != 1:
             raise ValueError(f"CrossEntropy has an output of shape {shape}, expected (classes,)")
-        losses.check_class_weight(self.class_weight, shape[0], dtype)
+        losses.check_weights("class_weight", self.class_weight, shape[0], dtype)
         if losses.is_soft(target):
             return losses.check_shares(name, target, (batch, shape[0]), dtype)
         return losses.check_labels(name, target, batch, shape[0])

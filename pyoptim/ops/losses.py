@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..arrays.checks import as_numpy, check_finite, check_float_array, check_like
+from ..arrays.checks import as_numpy, check_finite, check_float_array, check_like, refuse_where
 from ..arrays.gpu import DeviceArray
 from ..arrays.memory import constant, empty, empty_like
 from ..arrays.operand import Operand
@@ -61,9 +61,9 @@ def softmax_cross_entropy(
         target = check_shares("labels", labels, (batch, classes), logits.dtype)
     else:
         target = check_labels("labels", labels, batch, classes)
-    weights = check_class_weight(class_weight, classes, logits.dtype)
+    weights = check_weights("class_weight", class_weight, classes, logits.dtype)
     SHARE.check("label_smoothing", label_smoothing)
-    rows = check_sample_weight("sample_weight", sample_weight, batch, logits.dtype)
+    rows = check_weights("sample_weight", sample_weight, batch, logits.dtype)
     dlogits = empty_like(logits)
     value = dispatch.of(logits).softmax_cross_entropy(
         logits, target, dlogits, rows, weights, float(label_smoothing)
@@ -121,7 +121,7 @@ def pointwise_loss(
         parameter = delta
     elif POINTWISE[kind].parameter == "pos_weight" and pos_weight is not None:
         parameter = check_pos_weight(pos_weight, columns, prediction.dtype)
-    rows = check_sample_weight("sample_weight", sample_weight, batch, prediction.dtype)
+    rows = check_weights("sample_weight", sample_weight, batch, prediction.dtype)
     dprediction = empty_like(prediction)
     value = run_pointwise(kind, prediction, target, dprediction, rows, parameter)
     return float(value), dprediction
@@ -187,7 +187,7 @@ def kl_divergence(
     logits = check_float_array("logits", logits, ndim=2)
     target = check_shares("target", target, logits.shape, logits.dtype)
     POSITIVE.check("temperature", temperature)
-    rows = check_sample_weight("sample_weight", sample_weight, len(logits), logits.dtype)
+    rows = check_weights("sample_weight", sample_weight, len(logits), logits.dtype)
     dlogits = empty_like(logits)
     value = dispatch.of(logits).kl_divergence(logits, target, dlogits, rows, float(temperature))
     return float(value), dlogits
@@ -210,10 +210,8 @@ def check_labels(name: str, labels: Any, batch: int, classes: int) -> Array:
         raise ValueError(f"{name} is empty, expected at least one example")
     if on_gpu:
         return cast(Array, labels)
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if wrong.size:
-        i = int(wrong[0])
-        raise ValueError(f"{name}[{i}] is {labels[i]}, expected a class in [0, {classes})")
+    wrong = (labels < 0) | (labels >= classes)
+    refuse_where(wrong, name, labels, f"a class in [0, {classes})")
     return np.ascontiguousarray(labels, dtype=np.int64)
 
 
@@ -244,37 +242,23 @@ def check_numbers(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype
 
 
 def _at_least_zero(name: str, value: Array) -> Array:
-    if not isinstance(value, Operand) and (value < 0).any():
-        index = tuple(int(i) for i in np.argwhere(value < 0)[0])
-        raise ValueError(f"{name}{list(index)} is {value[index]}, expected numbers >= 0")
+    if not isinstance(value, Operand):
+        refuse_where(value < 0, name, value, "numbers >= 0")
     return value
 
 
 def check_pointwise_target(name: str, target: Array, kind: str) -> None:
     """Refuse targets that the loss does not allow; those in a GPU's memory are not looked at."""
-    if isinstance(target, Operand):
-        return
     loss = POINTWISE[kind]
-    if loss.allows is None:
-        return
-    wrong = ~loss.allows(target)
-    if wrong.any():
-        index = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(f"{name}{list(index)} is {target[index]}, expected {loss.targets}")
+    if not isinstance(target, Operand) and loss.allows is not None:
+        refuse_where(~loss.allows(target), name, target, str(loss.targets))
 
 
-def check_sample_weight(name: str, weight: Any, batch: int, dtype: np.dtype[Any]) -> Array | None:
-    """Finite weights >= 0, one per example."""
+def check_weights(name: str, weight: Any, count: int, dtype: np.dtype[Any]) -> Array | None:
+    """Finite weights >= 0, one per example or class; None stays None."""
     if weight is None:
         return None
-    return _at_least_zero(name, check_numbers(name, weight, (batch,), dtype))
-
-
-def check_class_weight(weight: Any, classes: int, dtype: np.dtype[Any]) -> Array | None:
-    """Finite weights >= 0, one per class."""
-    if weight is None:
-        return None
-    return _at_least_zero("class_weight", check_numbers("class_weight", weight, (classes,), dtype))
+    return _at_least_zero(name, check_numbers(name, weight, (count,), dtype))
 
 
 def check_pos_weight(weight: Any, columns: int, dtype: np.dtype[Any]) -> Any:

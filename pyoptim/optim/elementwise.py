@@ -353,17 +353,8 @@ class NAdam(Optimizer):
         b1, b2 = group["betas"]
         product = scalars["mu_product"]
         mu, mu_next = self._mu(group, t), self._mu(group, t + 1)
-        return (
-            b1,
-            1 - b1,
-            b2,
-            1 - b2,
-            lr * mu_next / (1 - product * mu_next),
-            lr * (1 - mu) / (1 - product),
-            1 / (1 - b2**t),
-            group["eps_root"],
-            group["eps"],
-        )
+        steps = (lr * mu_next / (1 - product * mu_next), lr * (1 - mu) / (1 - product))
+        return (b1, 1 - b1, b2, 1 - b2, *steps, 1 / (1 - b2**t), group["eps_root"], group["eps"])
 
 
 class RAdam(Optimizer):
