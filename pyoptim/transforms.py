@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .runtime.dtypes import Array
+from .runtime.extras import needed
 from .runtime.numbers import AT_LEAST_ZERO, POSITIVE, SHARE
 
 __all__ = ["Compose", "Crop", "CutMix", "Flip", "Mixup", "Noise", "Rotate", "Shift"]
@@ -133,10 +134,7 @@ class Rotate(_OfImages):
         self.degrees = AT_LEAST_ZERO.number("degrees", degrees)
 
     def _change(self, x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-        try:
-            from scipy.ndimage import rotate
-        except ImportError as error:
-            raise ImportError("Rotate needs SciPy (pip install 'pyoptim[scipy]')") from error
+        rotate = needed("scipy.ndimage", "Rotate needs SciPy", "pyoptim[scipy]").rotate
         angles = rng.uniform(-self.degrees, self.degrees, len(x))
         turned = [
             rotate(image, a, (2, 1), reshape=False, order=1) for image, a in zip(x, angles, strict=True)

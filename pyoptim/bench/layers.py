@@ -15,7 +15,7 @@ import numpy as np
 from ..arrays.memory import aligned_zeros
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
-from .case import Case, Family, Mismatch, Options, Row, Target
+from .case import Case, Family, Mismatch, Options, Row, Target, times
 from .timing import Run
 
 
@@ -68,6 +68,7 @@ def aligned(values: Array, dtype: np.dtype[Any]) -> Array:
 
 
 _DENSE = {(784, 256): (1, 10, 32, 128, 256, 1024), (1024, 1024): (256,)}
+_DENSE_NAMES = [f"dense {inputs}-{outputs} ReLU" for inputs, outputs in _DENSE]
 
 
 class _Dense(NamedTuple):
@@ -180,14 +181,6 @@ def _dense_autograd(a: _Dense) -> Competitor:
         found.update(y=y, dx=dx, dweight=dweight, dbias=dbias)
 
     return Competitor(run, lambda: {name: tensor.detach().numpy() for name, tensor in found.items()})
-
-
-def _against_torch(batches: tuple[int, ...]) -> Callable[[Row], float | None]:
-    def value(row: Row) -> float | None:
-        is_meant = row.name.startswith("dense") and row.dtype == "float32" and row.size in batches
-        return row.faster_than("torch") if is_meant else None
-
-    return value
 
 
 _LOGITS = ((1024, 10), (256, 1000))
@@ -381,9 +374,9 @@ FAMILIES = {
     "dense": Family(
         _dense_cases,
         [
-            Target("dense, batch 1 to 10: times torch", 3, _against_torch((1, 10))),
-            Target("dense, batch 32 to 256: times torch", 1.3, _against_torch((32, 128, 256))),
-            Target("dense, batch 1024: times torch", 1, _against_torch((1024,))),
+            Target("dense, batch 1 to 10: times torch", 3, times("torch", _DENSE_NAMES, (1, 10))),
+            Target("dense, batch 32 to 256: times torch", 1.3, times("torch", _DENSE_NAMES, (32, 128, 256))),
+            Target("dense, batch 1024: times torch", 1, times("torch", _DENSE_NAMES, (1024,))),
             Target("dense, batch 128 and more: share of peak", 0.7, _of_peak),
         ],
     ),

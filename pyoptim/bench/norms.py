@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from ..formulas.norms import NormOptions
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from . import libraries
-from .case import Case, Family, Options, Row, Target
+from .case import Case, Family, Options, Target, times
 from .layers import Competitor, Expected, Maker, aligned, checked, chosen
 from .libraries import Library
 from .timing import Run
@@ -169,15 +169,11 @@ def _native(library: Library, kind: str, tx: Any, tdy: Any, weight: Any, bias: A
     return Competitor(run, lambda: {name: library.read(tensor) for name, tensor in out.items()})
 
 
-def _times_torch(name: str) -> Callable[[Row], float | None]:
-    return lambda row: row.faster_than("torch") if (row.name, row.dtype) == (name, "float32") else None
-
-
 FAMILY = Family(
     _cases,
     [
         *(
-            Target(f"{name}: times torch", bound, _times_torch(name))
+            Target(f"{name}: times torch", bound, times("torch", [name]))
             for name, bound in (
                 ("batch norm 128x256", 4),
                 ("batch norm 4096x1024", 2.2),
@@ -195,7 +191,7 @@ FAMILY = Family(
 GPU_FAMILY = Family(
     _cases,
     [
-        Target(f"{name}: times torch", 1.2, _times_torch(name))
+        Target(f"{name}: times torch", 1.2, times("torch", [name]))
         for name in ("batch norm 4096x1024", "batch norm 256x64x56x56")
     ],
 )

@@ -11,17 +11,13 @@ from typing import Any
 from ..runtime.numbers import AT_LEAST_ZERO, COUNT, FLAG, FRACTION, NUMBER, SHARE, Range, one_of, plain
 
 
-def _pair(value: Any) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2 and all(map(NUMBER.allowed, value))
+def _numbers(value: Any, count: int, each: Range = NUMBER) -> bool:
+    return isinstance(value, tuple | list) and len(value) == count and all(map(each.allowed, value))
 
 
-def _eps_pair(value: Any) -> bool:
-    return (
-        isinstance(value, tuple | list)
-        and len(value) == 2
-        and (value[0] is None or AT_LEAST_ZERO.allowed(value[0]))
-        and AT_LEAST_ZERO.allowed(value[1])
-    )
+_AT_LEAST_ZERO_OR_NONE = Range(
+    lambda v: v is None or AT_LEAST_ZERO.allowed(v), "None or a finite number >= 0"
+)
 
 
 # A hyperparameter that is not listed is a flag if its default is one, else a finite number >= 0.
@@ -29,24 +25,26 @@ _EXPECTED = {
     "lr": Range(lambda v: callable(v) or AT_LEAST_ZERO.allowed(v), "a finite number >= 0 or a schedule"),
     "dampening": NUMBER,
     "velocity": one_of("torch", "classical"),
-    "eps_pair": Range(_eps_pair, "a pair of finite numbers >= 0, of which the first may be None"),
+    "eps_pair": Range(
+        lambda v: _numbers(v, 2, _AT_LEAST_ZERO_OR_NONE) and v[1] is not None,
+        "a pair of finite numbers >= 0, of which the first may be None",
+    ),
     "alpha": SHARE,
     "exponent": NUMBER,
     "rho": SHARE,
-    "betas": Range(lambda v: _pair(v) and all(map(FRACTION.allowed, v)), "two numbers in [0, 1)"),
-    "etas": Range(lambda v: _pair(v) and 0 < v[0] < 1 < v[1], "two numbers, in (0, 1) and above 1"),
-    "step_sizes": Range(lambda v: _pair(v) and 0 <= v[0] <= v[1], "two numbers >= 0, the smaller first"),
+    "betas": Range(lambda v: _numbers(v, 2, FRACTION), "two numbers in [0, 1)"),
+    "etas": Range(lambda v: _numbers(v, 2) and 0 < v[0] < 1 < v[1], "two numbers, in (0, 1) and above 1"),
+    "step_sizes": Range(
+        lambda v: _numbers(v, 2) and 0 <= v[0] <= v[1], "two numbers >= 0, the smaller first"
+    ),
     "lambd": NUMBER,
     "beta2_decay": Range(lambda v: NUMBER.allowed(v) and v <= 0, "a finite number <= 0"),
     "d": Range(lambda v: NUMBER.allowed(v) and v >= 1, "a finite number >= 1"),
-    "ns_coefficients": Range(
-        lambda v: isinstance(v, tuple | list) and len(v) == 3 and all(map(NUMBER.allowed, v)),
-        "three finite numbers",
-    ),
+    "ns_coefficients": Range(lambda v: _numbers(v, 3), "three finite numbers"),
     "ns_steps": COUNT,
     "adjust_lr_fn": one_of("original", "match_rms_adamw"),
     "amsgrad_max": one_of("raw", "corrected"),
-    "momentum_decay": Range(lambda v: v is None or AT_LEAST_ZERO.allowed(v), "None or a finite number >= 0"),
+    "momentum_decay": _AT_LEAST_ZERO_OR_NONE,
 }
 
 

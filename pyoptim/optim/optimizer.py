@@ -6,7 +6,7 @@ coefficients at step t.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from ..arrays import tensors
 from ..backends import StepGroup
 from ..backends.places import HOST, Place, place_of
 from ..formulas import storage
-from ..formulas.rules import RULES
+from ..formulas.rules import RULES, Rule
 from ..runtime.dtypes import Array
 from ..runtime.numbers import COUNT, POSITIVE, Range, is_integer, one_of
 from . import state, stepping, structure
@@ -309,6 +309,10 @@ class Optimizer:
 
     def _stepper_of(self, backend: Any) -> Any:
         return getattr(backend, self._kind)(self._step_groups(), *self._place.queues)
+
+    def _by_group(self) -> Iterator[tuple[Rule, Group, list[state.State]]]:
+        """Yield the rule, the hyperparameters and the states of each group."""
+        return zip(self._rules, self.param_groups, self._states, strict=True)
 
     def _step_groups(self) -> list[StepGroup]:
         return stepping.step_groups(self)

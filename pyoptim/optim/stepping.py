@@ -44,9 +44,7 @@ def step_groups(optimizer: Optimizer) -> list[backends.StepGroup]:
             [optimizer._staged.get(next(index), p) for p in group["params"]],
             [[state[name] for name in rule.states] for state in states],
         )
-        for rule, group, states in zip(
-            optimizer._rules, optimizer.param_groups, optimizer._states, strict=True
-        )
+        for rule, group, states in optimizer._by_group()
     ]
 
 
@@ -54,9 +52,7 @@ def packed_arrays(optimizer: Optimizer) -> list[storage.PackedArray]:
     """The arrays of each parameter, some of which are kept in fewer bits."""
     index = iter(range(len(optimizer._params)))
     arrays = []
-    for i, (rule, group, states) in enumerate(
-        zip(optimizer._rules, optimizer.param_groups, optimizer._states, strict=True)
-    ):
+    for i, (rule, group, states) in enumerate(optimizer._by_group()):
         for p, state in zip(group["params"], states, strict=True):
             param = storage.Packed(p.dtype.name, optimizer._staged.get(next(index), p))
             packed = [storage.pack_state(name, state) for name in rule.states]
