@@ -56,7 +56,7 @@ class Layer:
         self.parameters: dict[str, Array] = {}
         self.gradients: dict[str, Array] = {}
         self.buffers: dict[str, Array] = {}  # state that is saved but not trained
-        self.owned = False  # by a model or a block
+        self.owned = False  # whether a model or a block has taken the layer
         self._trainable = True
 
     @property
@@ -74,7 +74,7 @@ class Layer:
         return self.trainable and bool(self.parameters)
 
     def leaves(self) -> dict[str, Layer]:
-        """The layers that arrays belong to, by what their arrays' names begin with: this one."""
+        """The layers that hold arrays, by the prefix of their arrays' names: this layer, without a prefix."""
         return {"": self}
 
     def parameter_count(self) -> int:
@@ -83,7 +83,7 @@ class Layer:
         return sum(map(math.prod, shapes))
 
     def bind(self, parameters: Array, gradients: Array) -> None:
-        """Take these vectors of `parameter_count` elements as memory."""
+        """Make the layer's arrays views of these vectors of `parameter_count` elements."""
         shapes = self.parameter_shapes()
         self.parameters = dict(zip(shapes, views(parameters, list(shapes.values())), strict=True))
         self.gradients = dict(zip(shapes, views(gradients, list(shapes.values())), strict=True))
@@ -403,19 +403,23 @@ class Rescale(Layer):
 
 
 def _share(count: int, like: Any) -> float:
-    """Of the newest of so many batches in their mean; on a GPU, which repeats steps, minus the count."""
+    """Return the momentum that makes running statistics the mean over ``count`` batches.
+
+    A GPU repeats captured steps with equal arguments. Its kernel takes minus the count, and adds to the count
+    the number of steps repeated.
+    """
     return 1.0 / count if isinstance(like, np.ndarray) else -float(count)
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """True or False."""
+    """Return the value as a bool; TypeError if it is neither True nor False."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} is {value!r}, expected True or False")
     return bool(value)
 
 
 def check_layers(label: str, layers: Sequence[Any]) -> None:
-    """At least one layer, each only once, and none that is in use elsewhere."""
+    """Check that there are layers, each of them once, and none that belongs to another model."""
     for i, layer in enumerate(layers):
         if not isinstance(layer, Layer):
             raise TypeError(f"{label}[{i}] is a {type(layer).__name__}, expected a Layer")
@@ -426,7 +430,7 @@ def check_layers(label: str, layers: Sequence[Any]) -> None:
 
 
 def walk(label: str, layers: Iterable[Layer]) -> Iterator[tuple[str, Layer]]:
-    """Layers and those in the blocks of `Residual` layers, with what messages call them."""
+    """Yield each layer with its name in messages; of a `Residual`, the layers in its block."""
     for i, layer in enumerate(layers):
         if type(layer) is Layer.kinds["Residual"]:
             yield from walk(f"{label}[{i}].block", layer.block)
@@ -435,7 +439,7 @@ def walk(label: str, layers: Iterable[Layer]) -> Iterator[tuple[str, Layer]]:
 
 
 def bind(layers: Sequence[Layer], parameters: Array, gradients: Array) -> None:
-    """Give each layer its part of the vectors, one after the other."""
+    """Give each layer its part of the vectors, in order."""
     begin = 0
     for layer in layers:
         end = begin + layer.parameter_count()
@@ -444,7 +448,7 @@ def bind(layers: Sequence[Layer], parameters: Array, gradients: Array) -> None:
 
 
 def backward(layers: Sequence[Layer], dy: Array, need_dx: bool) -> Array | None:
-    """Through a chain of layers, down to the first that learns unless dx is needed."""
+    """Pass a gradient back through a chain of layers, down to the first that learns unless dx is needed."""
     gradient: Array | None = dy
     first = 0 if need_dx else next((i for i, layer in enumerate(layers) if layer.learns), len(layers))
     for i in range(len(layers) - 1, first - 1, -1):

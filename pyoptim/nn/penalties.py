@@ -46,11 +46,11 @@ class Penalty:
         return dispatch.of(w).penalty(w, model.flat_gradients, self._runs(model), self.l2, self.l1)
 
     def _added(self, model: Sequential, loss: Any) -> Any:
-        """The loss with the penalty, as `add`; on a GPU nothing waits."""
+        """Do what `add` does, and return the loss plus the penalty; on a GPU the host does not wait."""
         return model._place.added(loss, self._add(model))
 
     def _runs(self, model: Sequential) -> list[tuple[int, int]]:
-        """Where what is counted begins and ends among the parameters, neighbours as one."""
+        """Return the ranges [begin, end) of what is counted in the flat parameters, adjacent ones merged."""
         runs: list[tuple[int, int]] = []
         end = 0
         for layer in model.leaves().values():

@@ -84,7 +84,7 @@ class Residual(Layer):
 
     def bind(self, parameters: Array, gradients: Array) -> None:
         bind(self.block, parameters, gradients)
-        if self._model is not None:  # it stays a view of what its layers have
+        if self._model is not None:  # that model goes on sharing the memory of its layers
             self._model.flat_parameters, self._model.flat_gradients = parameters, gradients
             self._model.dtype = parameters.dtype
             self._model._place = place_with(parameters)

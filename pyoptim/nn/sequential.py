@@ -61,7 +61,7 @@ class Sequential:
     >>> optimizer = Adam(model.parameters())
     """
 
-    owned = False  # its layers, by a `Residual`
+    owned = False  # whether a `Residual` has taken its layers
     _place: Place = HOST
     _given: Any = None  # the last forward's input, if that is somebody's array in a GPU's memory
 
@@ -88,7 +88,7 @@ class Sequential:
             layer.owned = True
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Copies and pickles hold every array by itself; an optimizer is to be made anew on the copy.
+        # A copy or pickle holds every array separately, so the layers' arrays are made views again.
         self.__dict__.update(state)
         self.__dict__.pop("_queue", None)  # of version 0.1
         bind(self.layers, self.flat_parameters, self.flat_gradients)
@@ -134,9 +134,9 @@ class Sequential:
         bind(self.layers, self.flat_parameters, self.flat_gradients)
         for layer in self.leaves().values():
             for name, value in layer.buffers.items():
-                if value.dtype.kind == "f":  # counts stay the host's
+                if value.dtype.kind == "f":  # counters stay in the processor's memory
                     layer.buffers[name] = place.moved(value)
-            # What the last forward has kept is of the other memory.
+            # What the last forward kept for backward is in the memory that the model has left.
             for name, value in list(vars(layer).items()):
                 if name.startswith("_") and isinstance(value, np.ndarray | gpu.DeviceArray | tuple):
                     delattr(layer, name)
@@ -144,7 +144,7 @@ class Sequential:
         return self
 
     def leaves(self) -> dict[str, Layer]:
-        """The layers that arrays belong to, those in blocks too, by what their arrays' names begin with.
+        """The layers that hold arrays, those in blocks too, by the prefix of their arrays' names.
 
         In the order in which data pass through them.
         """
@@ -155,7 +155,7 @@ class Sequential:
         }
 
     def give_layers(self, name: str) -> tuple[Layer, ...]:
-        """The layers, for another to own; ``name`` is that of the model in messages."""
+        """Hand the layers over to a new owner; messages call this model ``name``."""
         if self.owned:
             raise ValueError(f"{name} ({self!r}) already belongs to a model")
         self.owned = True
@@ -365,7 +365,7 @@ def _check_layers(layers: Iterable[Layer]) -> None:
 
 
 def _rows(prefix: str, layers: Iterable[Layer]) -> list[tuple[str, str, int, str]]:
-    """Of layers and those in their blocks: name, description, number of parameters, a note."""
+    """Return the rows of a summary: name, description, number of parameters and a note of each layer."""
     rows = []
     for i, layer in enumerate(layers):
         what = type(layer).__name__ if layer.block else repr(layer)

@@ -96,7 +96,7 @@ class Optimizer:
 
     defaults: ClassVar[dict[str, Any]]  # of the class's own hyperparameters, beside `SHARED`
     _rule_name: ClassVar[str]  # of classes whose options choose no other rule
-    _kind: ClassVar[str] = "Stepper"  # the backends' class whose steps these are; others see whole tensors
+    _kind: ClassVar[str] = "Stepper"  # the backends' class that makes the steps
 
     max_grad_norm: Any = Checked(Range(lambda v: v is None or POSITIVE.allowed(v), "None or a number > 0"))
     nonfinite: Any = Checked(one_of("ignore", "raise", "skip"))
@@ -140,7 +140,7 @@ class Optimizer:
         self._params: list[Any] = [p for group in self.param_groups for p in group["params"]]
         self._place: Place = place_of(self._names, self._params)
 
-        # Where anything is kept in fewer bits than it is computed in, everything goes the packed way.
+        # If any array has fewer bits than the arithmetic, the backend's PackedStepper updates all of them.
         self._is_packed = state_dtype is not None or any(p.dtype.itemsize == 2 for p in self._params)
         if self._is_packed:
             state.check_packable(self)
@@ -166,7 +166,7 @@ class Optimizer:
         self.param_groups.append(ParameterGroup(group, self._defaults, type(self)))
 
     def _derive(self) -> None:
-        """Make what depends on where the arrays are; neither copied nor pickled."""
+        """Make what holds addresses of arrays, and is therefore neither copied nor pickled."""
         self._addresses = self._place.addresses(self._params)
         self._accumulator: Any = None
         self._renew_steppers()
@@ -274,7 +274,7 @@ class Optimizer:
     _row = stepping.row_of
 
     def _next_rows(self, scalars: list[dict[str, float]]) -> tuple[list[dict[str, float]], list[Row]]:
-        """The step after the one with these scalars: its own, and the coefficients of each group."""
+        """Return the scalars of the step after the one with these, and its coefficients for each group."""
         new = [
             self._next_scalars(group, last) for group, last in zip(self.param_groups, scalars, strict=True)
         ]

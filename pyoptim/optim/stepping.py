@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def new_stepper(optimizer: Optimizer) -> Any:
-    """A stepper of the backend in force, which the optimizer keeps."""
+    """Return a new stepper of the backend in force, which the optimizer keeps."""
     place = optimizer._place
     backend = place.backend()
     if optimizer._is_packed:
@@ -84,7 +84,7 @@ def row_of(optimizer: Optimizer, group: Group, rule: Rule, scalars: dict[str, fl
 
 
 def run(optimizer: Optimizer, stepper: Any, flat: list[Any], *args: Any) -> None:
-    """``stepper.step(flat, *args)``: with the gradients as they come, if it takes them."""
+    """Make a step with the gradients as they are if the stepper takes them so, else with checked ones."""
     if not optimizer._staged and stepper.checks and stepper.step(flat, *args):
         return
     found = None if optimizer._finder is None else optimizer._finder.find(flat)
@@ -109,7 +109,7 @@ def prepare(optimizer: Optimizer, grads: list[Any]) -> tuple[list[Array], float]
         grads, norm = _normed(optimizer, grads)
         if optimizer._nonfinite != "ignore" and not _is_finite(optimizer, norm, grads):
             return [], 0.0
-        if accumulating and not clips_itself:  # the kernels may have found that they are tensors
+        if accumulating and not clips_itself:  # the kernels took them as they are, perhaps as tensors
             grads = optimizer._checked(grads)
     else:
         grads = optimizer._checked(grads)
@@ -148,7 +148,7 @@ def _accumulated(optimizer: Optimizer, grads: list[Array]) -> tuple[list[Array],
 
 
 def _is_finite(optimizer: Optimizer, norm: float, grads: list[Any]) -> bool:
-    """Whether to step; raises or counts where ``nonfinite`` says so."""
+    """Return whether to step; count or refuse gradients that are not finite, as ``nonfinite`` says."""
     if math.isfinite(norm):
         return True
     grads = [optimizer._place.values(g) for g in optimizer._checked(grads)]

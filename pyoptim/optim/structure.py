@@ -27,7 +27,7 @@ def is_groups(params: Any) -> bool:
 
 
 def flatten(label: str, params: Any) -> tuple[Keys, list[Any]]:
-    """The keys and the arrays of a group; of a subclass of ndarray or a tensor, the plain array."""
+    """Return a group's keys and arrays; subclasses of ndarray and CPU tensors become plain arrays."""
     if isinstance(params, np.ndarray):
         return None, [np.asarray(params)]
     if isinstance(params, Mapping | list | tuple):

@@ -27,13 +27,13 @@ from .engine import Advance
 from .resume import Epoch
 from .weight_noise import WeightNoise, noisy
 
-_CHUNK = 0.02  # seconds of work between two looks at the outside world
-_GRAPHS = 16  # sizes of batches whose graphs are kept
-_COUNTERS = ("step", "num_batches_tracked")  # buffers that a training pass counts up by 1
+_CHUNK = 0.02  # seconds of work between two calls of ``advance``, when Ctrl-C is served too
+_GRAPHS = 16  # graphs that are kept, one for each size of batch
+_COUNTERS = ("step", "num_batches_tracked")  # buffers that every training pass increments
 
 
 def why_not(model: nn.Sequential, optimizer: Optimizer, trust_lr: bool = False) -> str | None:
-    """Why steps cannot be captured, naming the part, or None.
+    """Return why steps cannot be captured as CUDA graphs, naming the part, or None if they can.
 
     ``trust_lr``: whether a learning rate that is none of `schedules` may be called before its steps.
     """
@@ -46,22 +46,22 @@ def why_not(model: nn.Sequential, optimizer: Optimizer, trust_lr: bool = False) 
 
 
 class _Graph:
-    """A captured step, with what the counters of the model were then."""
+    """A captured step, with the values of the model's counters at the capture."""
 
     def __init__(self, graph: Any, counters: list[Array]) -> None:
         self.launch, self.counters = graph.launch, counters
         self._at = [int(counter) for counter in counters]
 
     def steps(self) -> int | None:
-        """How many steps the counters have gone on since; None where each went its own way."""
+        """Return how many steps all counters have advanced since the capture; None if they differ."""
         ahead = {int(counter) - at for counter, at in zip(self.counters, self._at, strict=True)}
         return None if len(ahead) > 1 else ahead.pop() if ahead else 0
 
 
 class Engine:
-    """A model on a GPU, its loss and its optimizer; `why_not` has said None.
+    """Trains a model on a GPU by CUDA graphs, where `why_not` returns None.
 
-    Graphs hold no address of the data, and serve all of the same dtypes and shapes of an example.
+    Graphs hold no addresses of data. They serve all data of the same dtypes and shapes of an example.
 
     Attributes
     ----------
@@ -124,7 +124,8 @@ class Engine:
         self._gradients = compiled.gradients_of(model, optimizer)
         self._stepper = optimizer._stepper()
         rules = [rule.name for rule in optimizer._rules]
-        turns = [group.get("ns_steps") for group in optimizer.param_groups]  # of which launches are made
+        # Each of Muon's iterations is some launches, so their number is part of what a graph depends on.
+        turns = [group.get("ns_steps") for group in optimizer.param_groups]
         of_optimizer = (self._stepper, *rules, *turns, optimizer.max_grad_norm)
         self._noise = noise
         if noise is not None:
@@ -136,21 +137,22 @@ class Engine:
             self._recipe, self._chunk = recipe, 1
             self._graphs: dict[int, _Graph] = {}  # by size of batch
             self._seen: set[int] = set()
-        # Of the steps to come: the optimizer's scalars before and after them, and their coefficients.
+        # The optimizer's scalars before and after each step to come, and the coefficients of each.
         self._scalars = [optimizer._scalars]
         self._rows: list[list[tuple[float, ...]]] = []
 
     def _plan(self, steps: int) -> None:
-        """Work out the coefficients of so many steps to come, unless that has been done."""
+        """Compute the coefficients of the next steps, as far as they are not known yet."""
         while len(self._rows) < steps:
             scalars, rows = self._optimizer._next_rows(self._scalars[-1])
             self._scalars.append(scalars)
             self._rows.append(rows)
 
     def _run(self, size: int, steps: int, left: int, epoch: Epoch) -> int:
-        """So many steps, of those that the epoch has left, on batches of a size.
+        """Run at most ``steps`` steps on batches of ``size`` examples, and return how many.
 
-        One where it is the first of that size; returns how many it were.
+        The first step on batches of a new size is run alone, and captured the next time. ``left`` is the
+        number of steps that the epoch has left.
         """
         started = time.perf_counter()
         graph = self._graphs.get(size)
@@ -164,7 +166,7 @@ class Engine:
         self._stepper.plan(self._gradients, self._rows[:steps])
         self._sums.begin(ahead or 0, epoch.done, epoch.loss, epoch.correct)
         try:
-            if graph is None:  # this step trains, and makes all that is made at first use
+            if graph is None:  # this step also makes everything that is made at its first use
                 self._step(size)
                 self._seen.add(size)
             else:
@@ -191,18 +193,18 @@ class Engine:
         counters.append(self._noise_step)
         before = [int(counter) for counter in counters]
         try:
-            if len(self._graphs) == _GRAPHS:  # data of many lengths: as many sizes of the last batch
+            if len(self._graphs) == _GRAPHS:  # each length of data has a last batch of another size
                 del self._graphs[next(n for n in self._graphs if n != self._batch_size)]
             graph = self._queue.capture(lambda: self._step(size))
             moved = [c for c, was in zip(counters, before, strict=True) if int(c) != was]
-        finally:  # nothing has been run
+        finally:  # a capture runs nothing, so nothing may be counted
             for counter, was in zip(counters, before, strict=True):
                 counter[...] = was
         self._graphs[size] = _Graph(graph, moved)
         return self._graphs[size]
 
     def _step(self, size: int) -> None:
-        """Queue a step, as `Trainer._step` has it, on the batch that the position is at."""
+        """Queue the kernels of a step like `Trainer._step` on the batch at the current position."""
         queue, model = self._queue, self._model
         queue.position, pool = self._sums.address, queue.pool
         queue.pool = self._pool
@@ -227,7 +229,7 @@ class Engine:
             queue.position, queue.pool = None, pool
 
     def _batch(self, which: int, size: int) -> Any:
-        """Return a batch of x, y or weight, wherever they are when the step runs."""
+        """Return a batch of x, y or weight, whose address is read from `_where` when the step runs."""
         array, first = self._arrays[which], self._where.address
         if array is None:
             return None

@@ -32,7 +32,7 @@ class Data(NamedTuple):
     def batches(
         self, size: int, dtype: np.dtype[Any], order: Array | None = None, first: int = 0
     ) -> Iterator[Data]:
-        """Batches from example ``first`` on, whose examples are of the dtype."""
+        """Yield batches of ``size`` examples from example ``first`` on, with x in ``dtype``."""
         return (Data(*batch) for batch in place_with(self.x).batches(self, size, dtype, order, first))
 
 
@@ -44,7 +44,7 @@ def checked(
     weight: Any = None,
     names: tuple[str, str] = ("x", "y"),
 ) -> Data:
-    """Examples, targets and the weights of examples, converted to what a step takes."""
+    """Return checked examples, targets and weights, converted to what a training step takes."""
     x_name, y_name = names
     x = model.check_input(x_name, x, keep_bytes=True)
     if len(x) == 0:

@@ -27,13 +27,13 @@ from .data import Data
 from .resume import Epoch
 from .weight_noise import WeightNoise
 
-_CHUNK = 0.02  # seconds of work between two looks at the outside world
+_CHUNK = 0.02  # seconds of work between two calls of ``advance``, when Ctrl-C is served too
 Advance = Callable[[int], None]  # is told how many examples more have been trained on
 _HOGWILD_BATCH = 16  # larger batches train faster when threads share one
 
 
 def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
-    """The gradient of each of the optimizer's parameters, as a view of the model's gradients.
+    """Return for each parameter of the optimizer the view of the model's gradients that belongs to it.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def _is_whole(array: Any) -> bool:
 
 
 def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr: bool = False) -> str | None:
-    """Why the engine cannot train this, naming the part, or None.
+    """Return why the engine cannot train this, naming the part, or None if it can.
 
     ``trust_lr``: whether a learning rate that is none of `schedules` may be called before its steps.
     """
@@ -111,7 +111,7 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
 
 
 def why_no_plan(optimizer: Optimizer, trust_lr: bool) -> str | None:
-    """Why the steps to come are not rows of coefficients that are known ahead, or None."""
+    """Return why the coefficients of later steps cannot be computed ahead, or None if they can."""
     kind = type(optimizer)
     if any(getattr(kind, name) is not getattr(Optimizer, name) for name in ("step", "_apply", "_row")):
         return f"the steps of {kind.__name__} are more than rows of coefficients"
@@ -128,7 +128,7 @@ def why_no_plan(optimizer: Optimizer, trust_lr: bool) -> str | None:
 
 
 def why_no_hogwild(model: nn.Sequential, optimizer: Optimizer, batch_size: int) -> str | None:
-    """Why threads cannot train this without locks, naming the part, or None; `why_not` has said None."""
+    """Return why threads cannot train without locks what `why_not` returns None for, or None if they can."""
     if batch_size > _HOGWILD_BATCH:
         return f"batch_size is {batch_size}, expected at most {_HOGWILD_BATCH}"
     if optimizer.max_grad_norm is not None:
@@ -150,9 +150,9 @@ def why_no_hogwild(model: nn.Sequential, optimizer: Optimizer, batch_size: int) 
 
 
 class Engine:
-    """A model, its loss and its optimizer, ready to run epochs; `why_not` has said None.
+    """Runs epochs of a model, its loss and its optimizer, where `why_not` returns None.
 
-    With ``hogwild`` threads do not wait for each other; `why_no_hogwild` has then said None.
+    With ``hogwild`` threads do not wait for each other, which needs `why_no_hogwild` to return None too.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class Engine:
 
 
 def _described(model: nn.Sequential, shape: tuple[int, ...]) -> tuple[Any, ...]:
-    """A model as the engine takes it: its layers as in a file, the shape of an example, and all arrays."""
+    """Return what the engine is told of a model: layers as in a file, sizes of an example, all arrays."""
     buffers = model._named("buffers")
     layers = json.dumps(describe("layers", model.layers))
     return layers, (math.prod(shape), shape[-1]), model.flat_parameters, model.flat_gradients, buffers

@@ -1,4 +1,4 @@
-"""What `Trainer.fit` is asked for, and what it makes of that before anything happens."""
+"""The arguments of `Trainer.fit`, checked, and what it prepares from them before the first step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Options:
     Raises
     ------
     TypeError, ValueError
-        One of them cannot be; the message has its name.
+        An argument has a value that is not allowed; the message names it.
     """
 
     epochs: int
@@ -65,7 +65,7 @@ class Run(NamedTuple):
     resume: Resume | None
 
     def placed(self, place: Place) -> Run:
-        """The same with the data in the model's memory, but for those that a transform works on."""
+        """Return this run with data in the model's memory; those for a transform stay in the processor's."""
         held_back = None if self.held_back is None else self.held_back.at(place)
         if self.options.transform is None:
             return self._replace(data=self.data.at(place), held_back=held_back)
@@ -75,7 +75,7 @@ class Run(NamedTuple):
 
 
 def hold_back(trainer: Trainer, data: Data, validation: Any, share: float) -> tuple[Data, Data | None]:
-    """The data to train on, and those to validate with."""
+    """Return the data to train on and the data to validate with, or None for the latter."""
     FRACTION.check("validation_split", share)
     if share and validation is not None:
         raise ValueError("validation_split and validation_data: expected one of them at most")
@@ -95,7 +95,7 @@ def hold_back(trainer: Trainer, data: Data, validation: Any, share: float) -> tu
 
 
 def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Options) -> Run:
-    """A training on checked data, of which nothing has run."""
+    """Prepare a training on checked data; nothing of it has run yet."""
     count = len(data.x)
     batch_size = count if options.batch_size is None else options.batch_size
     check_count("batch_size", batch_size)
@@ -105,7 +105,7 @@ def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Optio
     if options.checkpoint is not None:
         fixed: dict[str, Any] = {"batch_size": batch_size, "shuffle": options.shuffle, "examples": count}
         frozen = [name for name, layer in trainer.model.leaves().items() if not layer.trainable]
-        if frozen:  # files from before there was such a thing have none
+        if frozen:  # files of versions without frozen layers lack this entry
             fixed["frozen"] = frozen
         resume = Resume(options.checkpoint, options.checkpoint_every, trainer, fixed, options.callbacks)
         resume.check()
