@@ -231,17 +231,8 @@ FAMILY = Family(
 )
 
 
-def _large_against(peers: str, fused: bool) -> Callable[[Row], float | None]:
-    """How many times as fast at 100M elements, for optimizers with (or without) a fused kernel in PyTorch."""
-
-    def value(row: Row) -> float | None:
-        kind = OPTIMIZERS.get(row.name)
-        is_meant = kind is not None and kind.fused == fused and row.size == 100_000_000
-        return row.faster_than(peers) if is_meant else None
-
-    return value
-
-
+_FUSED = [name for name, kind in OPTIMIZERS.items() if kind.fused]
+_NOT_FUSED = [name for name in OPTIMIZERS if name not in _FUSED]
 GPU_FAMILY = Family(
     _cases,
     [
@@ -250,8 +241,8 @@ GPU_FAMILY = Family(
             0.92,
             lambda row: row.of_ceiling if row.size == 100_000_000 else None,
         ),
-        Target("100M: times torch fused", 1, _large_against("torch fused", True)),
-        Target("100M, without a fused one: times torch", 1.5, _large_against("torch", False)),
+        Target("100M: times torch fused", 1, times("torch fused", _FUSED, [100_000_000])),
+        Target("100M, without a fused one: times torch", 1.5, times("torch", _NOT_FUSED, [100_000_000])),
         Target("Adam 200 arrays: times torch fused", 1.5, times("torch fused", ["Adam 200 arrays"])),
     ],
 )

@@ -185,16 +185,10 @@ class Dense(Layer):
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         dx = empty_like(self._x) if need_dx else None
-        dispatch.of(dy).dense_backward(
-            dy,
-            self._x,
-            self.parameters["weight"],
-            self._y,
-            self.activation,
-            dx,
-            self.gradients["weight"] if self.trainable else None,
-            self.gradients.get("bias") if self.trainable else None,
-        )
+        weight, kept = self.parameters["weight"], (self._y, self.activation)
+        wanted = self.gradients if self.trainable else {}
+        gradients = dx, wanted.get("weight"), wanted.get("bias")
+        dispatch.of(dy).dense_backward(dy, self._x, weight, *kept, *gradients)
         return dx
 
 
@@ -301,15 +295,11 @@ class BatchNorm(_Affine):
             momentum = 0.0 if tracked is None else _share(int(tracked) + 1, x)
         if self.takes_statistics(training):
             check_values_per_channel(x3)
-        self._saved = norm_forward(
-            x3,
-            self._vectors(self.parameters),
-            (self.buffers.get("running_mean"), self.buffers.get("running_var")),
-            NormOptions(
-                momentum, self.eps, training, self.running_var == "unbiased", self.activation is not None
-            ),
-            y.reshape(x3.shape),
-        )
+        unbiased, relu = self.running_var == "unbiased", self.activation is not None
+        options = NormOptions(momentum, self.eps, training, unbiased, relu)
+        running = self.buffers.get("running_mean"), self.buffers.get("running_var")
+        affine = self._vectors(self.parameters)
+        self._saved = norm_forward(x3, affine, running, options, y.reshape(x3.shape))
         if training and tracked is not None:
             tracked += 1
         self._x = x3
