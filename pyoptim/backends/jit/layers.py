@@ -18,9 +18,10 @@ from ...formulas.norms import NormOptions
 from ...runtime.dtypes import Array
 from ..reference.layers import Gradients, Pair, dense_functions
 
-_jit = numba.njit(nogil=True, error_model="numpy")
-_running_statistic, _inverse_deviation = _jit(norms.running_statistic), _jit(norms.inverse_deviation)
-_norm_value, _norm_gradient = _jit(norms.value), _jit(norms.gradient)
+# fastmath stays off, so nothing is contracted or reassociated, and bits are those of the other backends.
+compiled = numba.njit(nogil=True, error_model="numpy")
+_running_statistic, _inverse_deviation = compiled(norms.running_statistic), compiled(norms.inverse_deviation)
+_norm_value, _norm_gradient = compiled(norms.value), compiled(norms.gradient)
 
 
 overload(upper_tail)(lambda x: upper_tail)  # compiled code may call it now
@@ -28,14 +29,14 @@ overload(upper_tail)(lambda x: upper_tail)  # compiled code may call it now
 
 @cache
 def _loops(kind: str) -> tuple[Any, Any]:
-    value, slope = _jit(ACTIVATIONS[kind].value), _jit(ACTIVATIONS[kind].slope)
+    value, slope = compiled(ACTIVATIONS[kind].value), compiled(ACTIVATIONS[kind].slope)
 
-    @_jit
+    @compiled
     def forward(x, y, a, b):  # type: ignore[no-untyped-def]
         for i in range(x.size):
             y[i] = value(x[i], a, b)
 
-    @_jit
+    @compiled
     def backward(dy, kept, dx, a, b):  # type: ignore[no-untyped-def]
         for i in range(kept.size):
             s = slope(kept[i], a, b)
@@ -63,7 +64,7 @@ def norm_forward(
 
 # Arrays that may be None are arguments of their own: Numba compiles what depends on them only if they are
 # arrays, which it does not see in a tuple.
-@_jit
+@compiled
 def _norm_forward(  # type: ignore[no-untyped-def]
     x, gamma, beta, running_mean, running_var, options, y, mean, inv_std
 ):
@@ -104,7 +105,7 @@ def norm_backward(
     _norm_backward(dy, x, *affine, *saved, relu, *gradients)
 
 
-@_jit
+@compiled
 def _norm_backward(  # type: ignore[no-untyped-def]
     dy, x, gamma, beta, mean, inv_std, of_this_batch, relu, dx, dgamma, dbeta
 ):
@@ -136,7 +137,7 @@ def layer_norm_forward(x: Array, affine: Pair, eps: float, y: Array, saved: tupl
     _layer_norm_forward(x, *affine, eps, y, *saved)
 
 
-@_jit
+@compiled
 def _layer_norm_forward(x, gamma, beta, eps, y, mean, inv_std):  # type: ignore[no-untyped-def]
     rows, features = x.shape
     for r in range(rows):
@@ -164,7 +165,7 @@ def layer_norm_backward(
     _layer_norm_backward(dy, x, gamma, *saved, *gradients)
 
 
-@_jit
+@compiled
 def _layer_norm_backward(  # type: ignore[no-untyped-def]
     dy, x, gamma, mean, inv_std, dx, dgamma, dbeta
 ):
