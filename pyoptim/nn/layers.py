@@ -209,9 +209,7 @@ class _Affine(Layer):
 
     def _vectors(self, arrays: dict[str, Array]) -> tuple[Array | None, Array | None]:
         """Return gamma and beta, or their gradients, as vectors."""
-        if not self.affine:
-            return None, None
-        return arrays["weight"].reshape(-1), arrays["bias"].reshape(-1)
+        return arrays.get("weight"), arrays.get("bias")
 
     def _outputs(self, dx: Array | None, x: Array) -> tuple[Array | None, Any, Any]:
         """Return what the backward pass writes: dx in the shape of x, and the gradients of gamma and beta."""
@@ -298,8 +296,7 @@ class BatchNorm(_Affine):
         unbiased, relu = self.running_var == "unbiased", self.activation is not None
         options = NormOptions(momentum, self.eps, training, unbiased, relu)
         running = self.buffers.get("running_mean"), self.buffers.get("running_var")
-        affine = self._vectors(self.parameters)
-        self._saved = norm_forward(x3, affine, running, options, y.reshape(x3.shape))
+        self._saved = norm_forward(x3, self._vectors(self.parameters), running, options, y.reshape(x3.shape))
         if training and tracked is not None:
             tracked += 1
         self._x = x3
@@ -354,6 +351,11 @@ class LayerNorm(_Affine):
         gamma, _ = self._vectors(self.parameters)
         dispatch.of(dy).layer_norm_backward(dy.reshape(x.shape), x, gamma, self._saved, self._outputs(dx, x))
         return dx
+
+    def _vectors(self, arrays: dict[str, Array]) -> tuple[Array | None, Array | None]:
+        if not self.affine:
+            return None, None
+        return arrays["weight"].reshape(-1), arrays["bias"].reshape(-1)
 
 
 class Flatten(Layer):

@@ -109,10 +109,14 @@ def check_affine(
 ) -> tuple[Array | None, Array | None]:
     """gamma and beta as vectors, or None; ``why`` is added to messages about their shape."""
     if gamma is not None:
-        gamma = check_like("gamma", gamma, shape, x.dtype, why).reshape(-1)
+        gamma = _vector(check_like("gamma", gamma, shape, x.dtype, why))
     if beta is not None:
-        beta = check_like("beta", beta, shape, x.dtype, why).reshape(-1)
+        beta = _vector(check_like("beta", beta, shape, x.dtype, why))
     return gamma, beta
+
+
+def _vector(array: Array) -> Array:
+    return array if array.ndim == 1 else array.reshape(-1)
 
 
 def check_features(features: Any) -> tuple[int, ...]:
