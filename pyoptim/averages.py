@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import checks, gpu_views
+from .arrays import checks
 from .arrays.tensors import tell_autograd, tensors_among
 from .backends.places import HOST, place_of
+from .optim import structure
 from .optim.optimizer import Optimizer
-from .runtime.numbers import check_count, is_number
+from .runtime.numbers import FRACTION, check_count
 
 __all__ = ["EMA", "SWA", "WeightAverage"]
 
@@ -28,10 +29,9 @@ class WeightAverage:
     ----------
     params : array, sequence, or mapping of arrays; or Optimizer
         What is averaged; read here, and written only by `applied`. 16-bit ones are averaged in float32.
-        Given an optimizer, the average
-        follows its parameters: each of its steps updates the average too, by the compiled kernels in the
-        same pass over memory. Arrays in a GPU's memory, as an `Optimizer` takes them, are averaged there,
-        by one more launch after the step.
+        Given an optimizer, the average follows its parameters: each of its steps updates the average too, by
+        the compiled kernels in the same pass over memory. Arrays in a GPU's memory, as an `Optimizer` takes
+        them, are averaged on the GPU, by one more launch after the step.
 
     Attributes
     ----------
@@ -43,22 +43,13 @@ class WeightAverage:
 
     def __init__(self, params: Any) -> None:
         if isinstance(params, Optimizer):
-            named = list(params.named_parameters().items())
-        elif isinstance(params, Mapping):
-            named = [(f"params[{key!r}]", p) for key, p in params.items()]
-        elif isinstance(params, list | tuple):
-            named = [(f"params[{i}]", p) for i, p in enumerate(params)]
-        else:
-            named = [("params", params)]
-        self._names = [name for name, _ in named]
-        self._params: list[Any] = [p for _, p in named]
-        self._tensors: list[Any] = []  # PyTorch's, of which the parameters are views
-        if any(gpu_views.is_there(p) for p in self._params):
-            self._params = [_viewed(name, p) for name, p in named]
-            self._tensors = tensors_among(params)
-        self._place = place_of(self._names, self._params)
-        if isinstance(params, Optimizer):
+            self._names, self._params = params._names, params._params
             self._place, self._tensors = params._place, params._tensors
+        else:
+            keys, self._params = structure.flatten("params", params)
+            self._names = structure.names_of("params", keys)
+            self._place = place_of(self._names, self._params)
+            self._tensors = tensors_among(params)  # PyTorch's, of which the parameters are views
         self.averages: list[Any] = self._place.wide_copies(self._params)
         self._follower: Any = None
         self.count = 0
@@ -130,10 +121,6 @@ class WeightAverage:
             tell_autograd(self._tensors)
 
 
-def _viewed(name: str, param: Any) -> Any:
-    return gpu_views.view_of_parameter(name, param) if gpu_views.is_there(param) else param
-
-
 class EMA(WeightAverage):
     """Exponential moving average: ``a = decay*a + (1-decay)*p``, computed as ``a - (1-decay)*(a - p)``.
 
@@ -148,9 +135,7 @@ class EMA(WeightAverage):
     """
 
     def __init__(self, params: Any, decay: float = 0.999, warm_up: bool = False) -> None:
-        if not is_number(decay) or not 0 <= decay < 1:
-            raise ValueError(f"decay is {decay!r}, expected a number in [0, 1)")
-        self.decay, self.warm_up = float(decay), bool(warm_up)
+        self.decay, self.warm_up = FRACTION.number("decay", decay), bool(warm_up)
         super().__init__(params)
 
     def _weight(self) -> float:

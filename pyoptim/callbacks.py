@@ -16,7 +16,7 @@ import numpy as np
 
 from .arrays import gpu_views
 from .runtime.dtypes import Array
-from .runtime.numbers import check_count
+from .runtime.numbers import AT_LEAST_ZERO, FRACTION, check_count, one_of
 
 if TYPE_CHECKING:
     from .train.trainer import Trainer
@@ -108,8 +108,7 @@ class _Monitor(Callback):
     """
 
     def __init__(self, monitor: str, mode: str) -> None:
-        if mode not in ("auto", "min", "max"):
-            raise ValueError(f"mode is {mode!r}, expected 'auto', 'min' or 'max'")
+        one_of("auto", "min", "max").check("mode", mode)
         self.monitor = monitor
         more = mode == "max" or (mode == "auto" and monitor.endswith(("accuracy", "acc", "score")))
         self._sign = -1.0 if more else 1.0
@@ -123,13 +122,6 @@ class _Monitor(Callback):
     def _improves(self, value: float, margin: float, relative: bool = False) -> bool:
         margin = abs(self.best) * margin if relative and math.isfinite(self.best) else margin
         return self._sign * value < self._sign * self.best - margin
-
-
-def _number(name: str, value: Any, least: float = 0.0, below: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < below:
-        wanted = f"a number >= {least:g}" + (f" and < {below:g}" if below < math.inf else "")
-        raise ValueError(f"{name} is {value!r}, expected {wanted}")
-    return float(value)
 
 
 class EarlyStopping(_Monitor):
@@ -168,7 +160,8 @@ class EarlyStopping(_Monitor):
         start_from_epoch: int = 0,
     ) -> None:
         super().__init__(monitor, mode)
-        self.min_delta, self.patience = _number("min_delta", min_delta), check_count("patience", patience, 0)
+        self.min_delta = AT_LEAST_ZERO.number("min_delta", min_delta)
+        self.patience = check_count("patience", patience, 0)
         self.baseline, self.restore_best_weights = baseline, bool(restore_best_weights)
         self.start_from_epoch = check_count("start_from_epoch", start_from_epoch, 0)
         self.stopped_epoch: int | None = None
@@ -288,13 +281,11 @@ class ReduceLROnPlateau(_Monitor, _Rates):
         min_lr: float = 0.0,
     ) -> None:
         super().__init__(monitor, mode)
-        self.factor, self.min_lr = _number("factor", factor, below=1.0), _number("min_lr", min_lr)
+        self.factor, self.min_lr = FRACTION.number("factor", factor), AT_LEAST_ZERO.number("min_lr", min_lr)
         self.patience = check_count("patience", patience, 0)
         self.cooldown = check_count("cooldown", cooldown, 0)
-        self.min_delta = _number("min_delta", min_delta)
-        if threshold_mode not in ("absolute", "relative"):
-            raise ValueError(f"threshold_mode is {threshold_mode!r}, expected 'absolute' or 'relative'")
-        self.threshold_mode = threshold_mode
+        self.min_delta = AT_LEAST_ZERO.number("min_delta", min_delta)
+        self.threshold_mode = one_of("absolute", "relative").check("threshold_mode", threshold_mode)
         self._waited = self._cooling = 0
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
@@ -327,8 +318,9 @@ class ReduceLROnSmallChange(_Monitor, _Rates):
         self, threshold: float = 1e-3, factor: float = 0.5, monitor: str = "loss", min_lr: float = 0.0
     ) -> None:
         super().__init__(monitor, "min")
-        self.threshold, self.factor = _number("threshold", threshold), _number("factor", factor, below=1.0)
-        self.min_lr, self._last = _number("min_lr", min_lr), math.inf
+        self.threshold = AT_LEAST_ZERO.number("threshold", threshold)
+        self.factor = FRACTION.number("factor", factor)
+        self.min_lr, self._last = AT_LEAST_ZERO.number("min_lr", min_lr), math.inf
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         value = self._value(logs)
@@ -441,7 +433,7 @@ class ActivationStatistics(Callback):
             raise ValueError(f"percentiles is {percentiles!r}, expected numbers from 0 to 100")
         if every is not None:
             check_count("every", every)
-        self.x, self.layer, self.unit = x if gpu_views.is_there(x) else np.asarray(x), layer, unit
+        self.x, self.layer, self.unit = x if gpu_views.is_on_gpu(x) else np.asarray(x), layer, unit
         self.percentiles, self.every = tuple(percentiles), every
         self._measured: dict[str, Array] = {}  # by step; a checkpoint keeps them
         self._batches = 0

@@ -148,7 +148,7 @@ class _HostKernels:
 
 def _kernels_for(named: Sequence[tuple[str, Any]]) -> Any:
     """The functions for arrays in a GPU's memory if there is any among these, else for NumPy's."""
-    if not any(gpu_views.is_there(g) for _, g in named):
+    if not any(gpu_views.is_on_gpu(g) for _, g in named):
         return _HostKernels
     from .ops import gpu_gradients  # imported late, so that `import pyoptim` stays fast
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from .arrays.checks import as_numpy
 from .runtime.dtypes import Array
+from .runtime.extras import needed
 from .runtime.numbers import check_count
 
 __all__ = [
@@ -111,11 +112,7 @@ def precision_recall_curve(targets: Any, scores: Any) -> tuple[Array, Array, Arr
 
 
 def _sklearn() -> Any:
-    try:
-        import sklearn.metrics
-    except ImportError as error:
-        raise ImportError("this metric needs scikit-learn (pip install 'pyoptim[sklearn]')") from error
-    return sklearn.metrics
+    return needed("sklearn.metrics", "this metric needs scikit-learn", "pyoptim[sklearn]")
 
 
 def _targets(given: Any, outputs: Array) -> Array:

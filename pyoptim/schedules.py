@@ -14,9 +14,9 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
-from .runtime.numbers import is_count, is_number, plain
+from .runtime.numbers import AT_LEAST_ZERO, COUNT, FLAG, POSITIVE, SHARE, Range, is_count, one_of, plain
 
 __all__ = [
     "Chained",
@@ -42,17 +42,6 @@ def __dir__() -> list[str]:
     return __all__
 
 
-class _Check(NamedTuple):
-    """What values a field accepts; it stands in the annotation of the field's type."""
-
-    allowed: Callable[[Any], bool]
-    expected: str
-
-
-def _is_rate(value: Any) -> bool:
-    return is_number(value) and value >= 0
-
-
 def _is_schedule(value: Any) -> bool:
     return callable(value) and not isinstance(value, type)
 
@@ -61,28 +50,24 @@ def _is_rising(value: Any) -> bool:
     return isinstance(value, tuple) and all(map(is_count, value)) and value == tuple(sorted(set(value)))
 
 
-Count = Annotated[int, _Check(is_count, "a positive integer")]
-Rate = Annotated[float, _Check(_is_rate, "a finite number >= 0")]
-Positive = Annotated[float, _Check(lambda v: is_number(v) and v > 0, "a finite number > 0")]
-Fraction = Annotated[float, _Check(lambda v: is_number(v) and 0 <= v <= 1, "a number in [0, 1]")]
-Flag = Annotated[bool, _Check(lambda v: isinstance(v, bool), "True or False")]
-Boundaries = Annotated[Sequence[int], _Check(_is_rising, "rising positive integers")]
+Count = Annotated[int, COUNT]
+Rate = Annotated[float, AT_LEAST_ZERO]
+Positive = Annotated[float, POSITIVE]
+Fraction = Annotated[float, SHARE]
+Flag = Annotated[bool, FLAG]
+Boundaries = Annotated[Sequence[int], Range(_is_rising, "rising positive integers")]
 Rates = Annotated[
     Sequence[float],
-    _Check(lambda v: isinstance(v, tuple) and all(map(_is_rate, v)), "finite numbers >= 0"),
+    Range(lambda v: isinstance(v, tuple) and all(map(AT_LEAST_ZERO.allowed, v)), "finite numbers >= 0"),
 ]
-Part = Annotated[Callable[[int], float], _Check(_is_schedule, "a schedule or another function of k")]
+Part = Annotated[Callable[[int], float], Range(_is_schedule, "a schedule or another function of k")]
 Parts = Annotated[
     Sequence[Callable[[int], float]],
-    _Check(
+    Range(
         lambda v: isinstance(v, tuple) and len(v) > 0 and all(map(_is_schedule, v)),
         "one or more schedules or other functions of k",
     ),
 ]
-
-
-def _one_of(*names: str) -> _Check:
-    return _Check(lambda v: v in names, " or ".join(map(repr, names)))
 
 
 @dataclass(frozen=True)
@@ -101,15 +86,14 @@ class Schedule:
         An argument that cannot be.
     """
 
-    unit: Annotated[str, _one_of("step", "epoch")] = field(default="step", kw_only=True)
+    unit: Annotated[str, one_of("step", "epoch")] = field(default="step", kw_only=True)
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             value = plain(getattr(self, name))
             label = f"{name} of {type(self).__name__}"
-            for check in getattr(hint, "__metadata__", ()):
-                if not check.allowed(value):
-                    raise ValueError(f"{label} is {value!r}, expected {check.expected}")
+            for range_ in getattr(hint, "__metadata__", ()):
+                range_.check(label, value)
             object.__setattr__(self, name, value)
             for part in value if isinstance(value, tuple) else (value,):
                 if getattr(part, "unit", self.unit) == "epoch" != self.unit:
@@ -258,7 +242,7 @@ class Cyclic(Schedule):
     lowest: Rate
     highest: Rate
     half_cycle: Count
-    mode: Annotated[str, _one_of("triangular", "triangular2", "exp_range")] = "triangular"
+    mode: Annotated[str, one_of("triangular", "triangular2", "exp_range")] = "triangular"
     gamma: Rate = 1.0
 
     def __call__(self, k: int) -> float:

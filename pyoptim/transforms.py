@@ -9,11 +9,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from .runtime.dtypes import Array
+from .runtime.extras import needed
+from .runtime.numbers import AT_LEAST_ZERO, POSITIVE, SHARE
 
 __all__ = ["Compose", "Crop", "CutMix", "Flip", "Mixup", "Noise", "Rotate", "Shift"]
 
@@ -41,7 +42,7 @@ class Noise:
     """Add normal noise of standard deviation ``std`` to the input."""
 
     def __init__(self, std: float) -> None:
-        self.std = _at_least_zero("std", std)
+        self.std = AT_LEAST_ZERO.number("std", std)
 
     def __call__(self, x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
         return x + rng.normal(0, self.std, x.shape).astype(x.dtype), y
@@ -73,7 +74,7 @@ class Shift(_OfImages):
 
     def __init__(self, pixels: int, shape: tuple[int, int, int] | None = None) -> None:
         super().__init__(shape)
-        self.pixels = int(_at_least_zero("pixels", pixels))
+        self.pixels = int(AT_LEAST_ZERO.number("pixels", pixels))
 
     def _change(self, x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
         n, p = len(x), self.pixels
@@ -118,9 +119,7 @@ class Flip(_OfImages):
 
     def __init__(self, p: float = 0.5, shape: tuple[int, int, int] | None = None) -> None:
         super().__init__(shape)
-        if not 0 <= p <= 1:
-            raise ValueError(f"p is {p!r}, expected a number in [0, 1]")
-        self.p = float(p)
+        self.p = SHARE.number("p", p)
 
     def _change(self, x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
         turned = rng.random(len(x)) < self.p
@@ -132,13 +131,10 @@ class Rotate(_OfImages):
 
     def __init__(self, degrees: float, shape: tuple[int, int, int] | None = None) -> None:
         super().__init__(shape)
-        self.degrees = _at_least_zero("degrees", degrees)
+        self.degrees = AT_LEAST_ZERO.number("degrees", degrees)
 
     def _change(self, x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-        try:
-            from scipy.ndimage import rotate
-        except ImportError as error:
-            raise ImportError("Rotate needs SciPy (pip install 'pyoptim[scipy]')") from error
+        rotate = needed("scipy.ndimage", "Rotate needs SciPy", "pyoptim[scipy]").rotate
         angles = rng.uniform(-self.degrees, self.degrees, len(x))
         turned = [
             rotate(image, a, (2, 1), reshape=False, order=1) for image, a in zip(x, angles, strict=True)
@@ -150,9 +146,7 @@ class _Mixing:
     """Needs targets that can be mixed: class probabilities for `CrossEntropy`, or real numbers."""
 
     def __init__(self, alpha: float = 1.0) -> None:
-        if not alpha > 0:
-            raise ValueError(f"alpha is {alpha!r}, expected a number > 0")
-        self.alpha = float(alpha)
+        self.alpha = POSITIVE.number("alpha", alpha)
 
     def _check(self, y: Array) -> None:
         if y.dtype.kind != "f":
@@ -211,9 +205,3 @@ def _blend(a: Array, b: Array, share: float) -> Array:
 
 def _clip(edge: float, most: int) -> int:
     return int(min(max(round(edge), 0), most))
-
-
-def _at_least_zero(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
-        raise ValueError(f"{name} is {value!r}, expected a finite number >= 0")
-    return float(value)

@@ -11,8 +11,8 @@ from numpy.typing import DTypeLike
 
 from ..runtime.dtypes import FLOATS, Array, is_parameter_dtype
 from .gpu import DeviceArray
-from .gpu_views import is_there
-from .memory import Memory, is_fast
+from .gpu_views import is_on_gpu
+from .memory import OverlapFinder, is_fast
 from .operand import Operand
 from .tensors import in_place
 
@@ -20,7 +20,7 @@ from .tensors import in_place
 def check_operand(name: str, value: Any) -> None:
     """Raise TypeError unless the value is a NumPy array or an `Operand` in a GPU's memory."""
     if not isinstance(value, Operand):
-        where = " in a GPU's memory" if is_there(value) else ""
+        where = " in a GPU's memory" if is_on_gpu(value) else ""
         raise TypeError(f"{name} is a {type(value).__name__}{where}, expected a NumPy array")
 
 
@@ -28,7 +28,7 @@ def as_numpy(name: str, value: Any) -> Array:
     """Convert a value to a NumPy array; our own GPU arrays are downloaded, others' are a TypeError."""
     if isinstance(value, ndarray):
         return np.asarray(value)
-    if not isinstance(value, DeviceArray) and is_there(value):
+    if not isinstance(value, DeviceArray) and is_on_gpu(value):
         check_operand(name, value)
     return np.asarray(value)
 
@@ -103,7 +103,7 @@ def check_parameters(names: Sequence[str], params: Sequence[Any]) -> None:
 
 
 def check_gradients(
-    names: Sequence[str], grads: Sequence[Any], params: Sequence[Array], written: Memory
+    names: Sequence[str], grads: Sequence[Any], params: Sequence[Array], written: OverlapFinder
 ) -> list[Array]:
     """Return contiguous gradients of their parameters' shapes and dtypes; contiguous ones are not copied.
 
@@ -127,5 +127,11 @@ def check_gradients(
 def check_finite(name: str, value: Array) -> None:
     """Refuse NaN and infinity, naming the first."""
     if value.dtype.kind == "f" and not np.isfinite(value).all():
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
-        raise ValueError(f"{name}{list(index)} is {value[index]}, expected finite values")
+        refuse_where(~np.isfinite(value), name, value, "finite values")
+
+
+def refuse_where(wrong: Array, name: str, value: Array, expected: str) -> None:
+    """Raise ValueError, naming the first, if any element is wrong."""
+    if wrong.any():
+        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(f"{name}{list(index)} is {value[index]}, expected {expected}")

@@ -235,8 +235,8 @@ def queue_on(device: str) -> Queue | None:
     launcher = dispatch.for_device().launcher
     number, count = int(index or 0), launcher.device_count()
     if number >= count:
-        there = "there is 1 GPU" if count == 1 else f"there are {count} GPUs"
-        raise ValueError(f"device is {device!r}, expected at most 'cuda:{count - 1}': {there}")
+        how_many = "there is 1 GPU" if count == 1 else f"there are {count} GPUs"
+        raise ValueError(f"device is {device!r}, expected at most 'cuda:{count - 1}': {how_many}")
     return Queue(launcher, number)
 
 

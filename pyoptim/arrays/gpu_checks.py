@@ -11,9 +11,9 @@ import numpy as np
 
 from ..runtime.dtypes import Array
 from .gpu import DeviceArray, works_of
-from .gpu_views import _CUDA, HALF, _made_contiguous, is_there, view
+from .gpu_views import DLPACK_GPU, HALF, is_on_gpu, made_contiguous, view
 from .queue import LEGACY_STREAM, Queue
-from .tensors import _is_tensor
+from .tensors import is_tensor
 
 
 def check_together(names: Sequence[str], params: Sequence[Any], written: bool = False) -> None:
@@ -56,12 +56,12 @@ def check_updated(name: str, array: DeviceArray, others: Mapping[str, DeviceArra
     if array.readonly:
         raise ValueError(f"{name} is read-only, expected a writeable array")
     for other, memory in others.items():
-        if memory is not None and array.size and Memory([memory]).overlaps(array):
+        if memory is not None and array.size and DeviceRanges([memory]).overlaps(array):
             raise ValueError(f"{name} overlaps {other}, expected separate memory")
 
 
-class Memory:
-    """The address ranges of arrays on a GPU that do not overlap; `memory.Memory` is the processor's."""
+class DeviceRanges:
+    """The sorted address ranges of arrays on a GPU, which do not overlap each other."""
 
     def __init__(self, arrays: Sequence[DeviceArray]) -> None:
         bounds = sorted((a.address, a.address + a.nbytes) for a in arrays if a.size)
@@ -92,7 +92,7 @@ class Gradients(NamedTuple):
 class TensorFinder:
     """Finds PyTorch's gradients of parameters, which all are tensors, hundreds of them at little cost."""
 
-    def __init__(self, params: Sequence[DeviceArray], written: Memory) -> None:
+    def __init__(self, params: Sequence[DeviceArray], written: DeviceRanges) -> None:
         self._found: Any = None
         try:
             from ..runtime import _native
@@ -100,18 +100,18 @@ class TensorFinder:
             return
         described = [
             (
-                p.owner if _is_tensor(p.owner) else None, p.address, p.shape,
+                p.owner if is_tensor(p.owner) else None, p.address, p.shape,
                 4 if p.dtype.name == "bfloat16" else 2, 8 * p.dtype.itemsize,
             )
             for p in params
         ]  # fmt: skip
         if params:
-            device = _CUDA[0], params[0].device
+            device = DLPACK_GPU[0], params[0].device
             self._found = _native.TensorGradients(described, written.pieces, device)
 
     def find(self, grads: Sequence[Any]) -> Gradients | None:
         """Return the gradients, or None if `check_gradients` has to look at them."""
-        found = None if self._found is None or not _is_tensor(grads[0]) else self._found.find(list(grads))
+        found = None if self._found is None or not is_tensor(grads[0]) else self._found.find(list(grads))
         if found is None:
             return None
         addresses, stream = found
@@ -119,7 +119,7 @@ class TensorFinder:
 
 
 def check_gradients(
-    names: Sequence[str], grads: Sequence[Any], params: Sequence[DeviceArray], written: Memory
+    names: Sequence[str], grads: Sequence[Any], params: Sequence[DeviceArray], written: DeviceRanges
 ) -> list[DeviceArray]:
     """Return gradients of their parameters' shapes, dtypes and GPU.
 
@@ -132,12 +132,12 @@ def check_gradients(
     checked = []
     streams: dict[int, int] = {}
     for name, g, p in zip(names, grads, params, strict=True):
-        if not is_there(g):
+        if not is_on_gpu(g):
             raise TypeError(
                 f"{name} is a {type(g).__name__} in the processor's memory, expected an array in a GPU's as "
                 "its parameter"
             )
-        g = view(name, _made_contiguous(g), streams, HALF)
+        g = view(name, made_contiguous(g), streams, HALF)
         if g.dtype != p.dtype:
             raise TypeError(f"{name} has dtype {g.dtype}, expected {p.dtype} as its parameter")
         if g.shape != p.shape:
@@ -153,5 +153,5 @@ def check_gradients(
 def check_memory(names: Sequence[str], params: Sequence[DeviceArray]) -> None:
     """Raise ValueError if a parameter has moved to other memory, as a PyTorch tensor may."""
     for name, p in zip(names, params, strict=True):
-        if _is_tensor(p.owner) and (p.owner.data_ptr() != p.address or p.owner.shape != p.shape):
+        if is_tensor(p.owner) and (p.owner.data_ptr() != p.address or p.owner.shape != p.shape):
             raise ValueError(f"{name} has been resized or reshaped: make a new optimizer for it")

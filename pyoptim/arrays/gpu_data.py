@@ -8,7 +8,7 @@ import numpy as np
 
 from . import checks
 from .gpu import DeviceArray
-from .gpu_views import _BYTES, _NUMBERS, _made_contiguous, is_there, view
+from .gpu_views import BYTES, NUMBERS, is_on_gpu, made_contiguous, view
 from .queue import Queue
 
 
@@ -30,7 +30,7 @@ def adopted(
     TypeError, ValueError
         The array is on another GPU, or has another dtype or shape.
     """
-    array = view(name, value, also=_BYTES if or_bytes else ())
+    array = view(name, value, also=BYTES if or_bytes else ())
     _check_device(name, array, queue)
     if array.dtype != dtype and not (or_bytes and array.dtype == np.uint8):
         expected = f"{dtype} or uint8" if or_bytes else dtype
@@ -78,12 +78,12 @@ def downloaded(name: str, value: Any, queue: Queue | None) -> Any:
     TypeError, ValueError
         A user's GPU array without a queue or on another GPU, or an array that does not hold numbers.
     """
-    if not is_there(value):
+    if not is_on_gpu(value):
         return value
     if isinstance(value, DeviceArray) and value.queue is not None:
         return value.numpy()
     if queue is None:
         return checks.as_numpy(name, value)  # `as_numpy` refuses it
-    array = view(name, _made_contiguous(value), also=_NUMBERS)
+    array = view(name, made_contiguous(value), also=NUMBERS)
     _check_device(name, array, queue)
     return array.download(queue)

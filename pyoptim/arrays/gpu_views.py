@@ -12,28 +12,28 @@ import numpy as np
 from ..runtime import dispatch, dtypes
 from .gpu import DeviceArray
 from .queue import LEGACY_STREAM
-from .tensors import _is_tensor
+from .tensors import is_tensor
 
-_CUDA = (2, 13)  # DLPack's numbers for memory of a GPU, and for memory shared with it
+DLPACK_GPU = (2, 13)  # DLPack's numbers for a GPU's memory, and for memory shared with a GPU
 
 # Dtypes that some arrays may have beside float32 and float64.
 HALF = ("float16", "bfloat16")
 INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
-_BYTES = ("uint8",)
-_NUMBERS = ("float16", "bool", *INTEGERS)  # the dtypes that targets in NumPy arrays may have
-_TYPESTRS = {np.dtype(name).str: name for name in ("float32", "float64", *_NUMBERS)}
+BYTES = ("uint8",)
+NUMBERS = ("float16", "bool", *INTEGERS)  # the dtypes that targets in NumPy arrays may have
+_TYPESTRS = {np.dtype(name).str: name for name in ("float32", "float64", *NUMBERS)}
 
 
-def is_there(value: Any) -> bool:
+def is_on_gpu(value: Any) -> bool:
     """Return whether this is an array in a GPU's memory."""
     if isinstance(value, np.ndarray):
         return False
     if isinstance(value, DeviceArray):
         return True
-    if _is_tensor(value):
+    if is_tensor(value):
         return bool(value.is_cuda)
     if hasattr(value, "__dlpack_device__"):
-        return int(value.__dlpack_device__()[0]) in _CUDA
+        return int(value.__dlpack_device__()[0]) in DLPACK_GPU
     return hasattr(value, "__cuda_array_interface__")
 
 
@@ -43,7 +43,7 @@ def view(
     streams: dict[int, int] | None = None,
     also: tuple[str, ...] = (),
 ) -> DeviceArray:
-    """Return a view of an array for which `is_there` is true.
+    """Return a view of an array for which `is_on_gpu` is true.
 
     ``streams`` caches PyTorch's current stream of each GPU. ``also`` names the dtypes that the array may have
     beside float32 and float64.
@@ -55,7 +55,7 @@ def view(
     """
     if isinstance(value, DeviceArray):
         return value
-    if _is_tensor(value):
+    if is_tensor(value):
         return _of_tensor(name, value, {} if streams is None else streams, also)
     if hasattr(value, "__cuda_array_interface__"):
         return _of_interface(name, value, also)
@@ -178,9 +178,9 @@ def _require_aligned(name: str, address: int, dtype: np.dtype[Any]) -> None:
         raise ValueError(f"{name} is at the address {address:#x}, expected a multiple of {dtype.itemsize}")
 
 
-def _made_contiguous(value: Any) -> Any:
+def made_contiguous(value: Any) -> Any:
     """Return PyTorch's and CuPy's arrays contiguous, copied if need be; return others as they are."""
-    if _is_tensor(value):
+    if is_tensor(value):
         dense = value.layout is sys.modules["torch"].strided
         if not dense or (value.is_contiguous() and not value.is_neg()):
             return value

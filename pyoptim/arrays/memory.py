@@ -45,21 +45,21 @@ def constant(array: Any, like: Any) -> Any:
     return array if here else like.constant(array)
 
 
-def add(a: Any, b: Any) -> Any:
+def add(a: Any, b: Any) -> Array:
     """Return ``a + b`` of arrays in the processor's or in a GPU's memory."""
     if isinstance(a, ndarray):
-        return a + b
-    y = a.empty(a.shape)
+        return cast(Array, a + b)
+    y = empty_like(a)
     dispatch.of(a).add(a, b, y)
     return y
 
 
-def affine(x: Any, scale: float, shift: float | None = None) -> Any:
+def affine(x: Any, scale: float, shift: float | None = None) -> Array:
     """Return ``scale * x + shift`` of an array in the processor's or in a GPU's memory."""
     if isinstance(x, ndarray):
-        y = x * x.dtype.type(scale)
+        y: Array = x * x.dtype.type(scale)
         return y if shift is None else y + x.dtype.type(shift)
-    y = x.empty(x.shape)
+    y = empty_like(x)
     dispatch.of(x).affine(x, scale, -0.0 if shift is None else shift, y)  # adding -0 changes no bit
     return y
 
@@ -106,7 +106,7 @@ def is_fast(array: Array) -> bool:
     return bool(array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative)
 
 
-class Memory:
+class OverlapFinder:
     """The address ranges of some arrays, sorted, so that overlaps are found without comparing each."""
 
     def __init__(self, arrays: Sequence[Array]) -> None:

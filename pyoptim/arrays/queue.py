@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ..runtime.dtypes import Array
-
-if TYPE_CHECKING:
-    pass
-
 
 _MIB = 1 << 20
 _SOURCES = 64  # host arrays that are kept before the host waits

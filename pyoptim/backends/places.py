@@ -7,7 +7,7 @@ between the two. Both classes have the same methods.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
 import numpy as np
@@ -48,7 +48,7 @@ class Host:
     runs_python = True
 
     backend = staticmethod(dispatch.current)  # the backend in force
-    overlap_finder = staticmethod(memory.Memory)  # finds what overlaps some arrays
+    overlap_finder = staticmethod(memory.OverlapFinder)  # finds what overlaps some arrays
     zeros_beside = staticmethod(memory.zeros_beside)
     check_gradients: Any = staticmethod(checks.check_gradients)
 
@@ -92,6 +92,10 @@ class Host:
         """Return the values of an array as a NumPy array."""
         return array
 
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Return an uninitialised array."""
+        return np.empty(shape, dtype)
+
     def zeros(self, shape: tuple[int, ...], dtype: Any, beside: Any) -> Any:
         """Return a zeroed array in the memory of another."""
         return memory.aligned_zeros(math.prod(shape), dtype).reshape(shape)
@@ -129,9 +133,32 @@ class Host:
         """Raise TypeError, since a model on the processor takes no array in a GPU's memory."""
         raise TypeError(f"{name} is in a GPU's memory, but the model is not: see Sequential.to")
 
+    def release(self, array: Any) -> None:
+        """Let the owner of an adopted array work on it again, after what is queued."""
+
     def result(self, array: Any, given: Any) -> Any:
         """Return a copy of a model's result, in the memory of the array that the user gave."""
         return array.copy()
+
+    # Data and losses.
+
+    def batches(
+        self, arrays: tuple[Any, ...], size: int, dtype: Any, order: Any = None, first: int = 0
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield batches from example ``first`` on, in the given order; the first array becomes ``dtype``."""
+        for begin in range(first, len(arrays[0]), size):
+            rows = slice(begin, begin + size)
+            given = (a for a in arrays if a is not None)
+            x, *others = (a[rows] if order is None else a.take(order[rows], axis=0) for a in given)
+            yield (x.astype(dtype, copy=False), *others)
+
+    def sums(self, classification: bool) -> Sums:
+        """Return an object that sums up the losses of batches and, of classes, counts the right ones."""
+        return Sums(classification)
+
+    def added(self, loss: Any, more: Any) -> Any:
+        """Return the sum of two losses; on a GPU it replaces the first, and nothing waits."""
+        return float(loss) + more
 
     # Steps made of several kernels.
 
@@ -150,6 +177,28 @@ class Host:
 
 HOST = Host()
 Place: TypeAlias = "Host | Gpu"
+
+
+class Sums:
+    """The loss of some batches, and how many examples were classified right."""
+
+    def __init__(self, classification: bool) -> None:
+        self._classification, self._loss, self._right = classification, 0.0, 0
+
+    def add(self, output: Any, target: Any, loss: float) -> None:
+        """Add a batch."""
+        self._loss += loss * len(output)
+        if self._classification:
+            self._right += count_right(output, target)
+
+    def read(self) -> dict[str, float]:
+        return {"loss": self._loss, "right": self._right}
+
+
+def count_right(output: Any, target: Any) -> int:
+    """Return how often the largest output is that of the label, or that with the largest share."""
+    labels = target if target.ndim == 1 else target.argmax(axis=1)
+    return int(np.count_nonzero(output.argmax(axis=1) == labels))
 
 
 class Accumulator:
@@ -217,7 +266,7 @@ class Follower:
         # This update is a step of gradient descent along the parameters, with decay 1 and sign -1.
         rows: list[Row] = [(-1.0, 1.0, 1.0, weight)]
         if not (stepper.checks and stepper.step(points, rows)):
-            written = memory.Memory(self._averages)
+            written = memory.OverlapFinder(self._averages)
             stepper.step(checks.check_gradients(self._names, points, self._averages, written), rows)
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..backends.reference import layers as reference
-from ..formulas.activations import KINDS
+from ..formulas.activations import ACTIVATIONS
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
-from .case import Case, Family, Options, Row, Target
-from .layers import Competitor, Expected, aligned, checked
+from .case import Case, Family, Options, Target, times
+from .layers import Competitor, Expected, Maker, aligned, checked, chosen
 from .timing import Run
 
 _SIZE = 1_000_000
-_KINDS = tuple(kind for kind in KINDS if kind != "identity")
+_KINDS = tuple(kind for kind in ACTIVATIONS if kind != "identity")
 
 
 class _Arrays(NamedTuple):
@@ -41,31 +41,28 @@ def _prepare(kind: str, dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[st
     rng = np.random.default_rng(0)
     x, dy = (rng.normal(0, std, size=_SIZE).astype(dtype).astype(np.float64) for std in (2, 1))
     a, b = _numbers(kind)
-    y = KINDS[kind].value(x, a, b)
-    dx = dy * KINDS[kind].slope(x if KINDS[kind].keeps_input else y, a, b)
+    y = ACTIVATIONS[kind].value(x, a, b)
+    dx = dy * ACTIVATIONS[kind].slope(x if ACTIVATIONS[kind].keeps_input else y, a, b)
     # A dozen roundings; for arguments of this size each is amplified by less than 10.
     eps = 128 * float(np.finfo(dtype).eps)
     expected = {"y": Expected(y, eps * (1 + np.abs(y))), "dx": Expected(dx, eps * (1 + np.abs(dx)))}
-    makers: dict[str, Callable[[str, _Arrays], Competitor]]
-    makers = {"pyoptim": functools.partial(_kernels, dispatch.current())}
-    if "numpy" in peers:
-        makers["numpy"] = functools.partial(_kernels, reference)
-    if "torch" in peers:
-        makers["torch autograd"] = _autograd
+    makers: dict[str, Maker] = {"pyoptim": functools.partial(_kernels, dispatch.current())}
+    makers |= {"numpy": functools.partial(_kernels, reference), "torch autograd": _autograd}
     competitors = {
-        who: make(kind, _Arrays(*(aligned(v, dtype) for v in (x, dy, x, x)))) for who, make in makers.items()
+        who: make(kind, _Arrays(*(aligned(v, dtype) for v in (x, dy, x, x))))
+        for who, make in chosen(makers, peers).items()
     }
     return checked(f"{kind}, {dtype}", competitors, expected)
 
 
 def _numbers(kind: str) -> tuple[float, float]:
-    a, b = (*KINDS[kind].defaults.values(), 0.0, 0.0)[:2]
+    a, b = (*ACTIVATIONS[kind].defaults.values(), 0.0, 0.0)[:2]
     return a, b
 
 
 def _kernels(backend: Any, kind: str, v: _Arrays) -> Competitor:
     a, b = _numbers(kind)
-    kept = v.x if KINDS[kind].keeps_input else v.y
+    kept = v.x if ACTIVATIONS[kind].keeps_input else v.y
 
     def run() -> None:
         backend.activation_forward(kind, v.x, v.y, a, b)
@@ -89,8 +86,4 @@ def _autograd(kind: str, v: _Arrays) -> Competitor:
     return Competitor(run, lambda: {name: tensor.detach().numpy() for name, tensor in found.items()})
 
 
-def _against_torch(row: Row) -> float | None:
-    return row.faster_than("torch") if row.name in _KINDS and row.dtype == "float32" else None
-
-
-FAMILY = Family(_cases, [Target("activations: times torch", 1.5, _against_torch)])
+FAMILY = Family(_cases, [Target("activations: times torch", 1.5, times("torch", _KINDS))])

@@ -71,6 +71,16 @@ class Row(NamedTuple):
         return self.rate / max(self.ceiling.values()) if self.ceiling else None
 
 
+def times(peer: str, names: Collection[str], sizes: Collection[int] = ()) -> Callable[[Row], float | None]:
+    """How many times as fast as the peer in float32, in rows of these names and, if given, these sizes."""
+
+    def value(row: Row) -> float | None:
+        is_meant = row.dtype == "float32" and row.name in names and (not sizes or row.size in sizes)
+        return row.faster_than(peer) if is_meant else None
+
+    return value
+
+
 class Target(NamedTuple):
     """The least that ``value`` must be in every row that the target is about: where it is not None."""
 

@@ -7,7 +7,7 @@ the small cases themselves. To add cases: a generator of `Case`, and its family 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from ..arrays.memory import aligned_zeros
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
-from .case import Case, Family, Mismatch, Options, Row, Target
+from .case import Case, Family, Mismatch, Options, Row, Target, times
 from .timing import Run
 
 
@@ -24,6 +24,9 @@ class Competitor(NamedTuple):
 
     run: Run
     results: Callable[[], Mapping[str, Array]]
+
+
+Maker = Callable[..., Competitor]
 
 
 class Expected(NamedTuple):
@@ -52,6 +55,11 @@ def checked(
     return {who: competitor.run for who, competitor in competitors.items()}
 
 
+def chosen(makers: Mapping[str, Maker], peers: Collection[str]) -> dict[str, Maker]:
+    """Those that make pyoptim's competitors and those of the libraries to compare with."""
+    return {who: make for who, make in makers.items() if who.split()[0] in ("pyoptim", *peers)}
+
+
 def aligned(values: Array, dtype: np.dtype[Any]) -> Array:
     """A copy that begins on a cache line, as a model's memory and PyTorch's do."""
     out = aligned_zeros(values.size, dtype).reshape(values.shape)
@@ -60,6 +68,7 @@ def aligned(values: Array, dtype: np.dtype[Any]) -> Array:
 
 
 _DENSE = {(784, 256): (1, 10, 32, 128, 256, 1024), (1024, 1024): (256,)}
+_DENSE_NAMES = [f"dense {inputs}-{outputs} ReLU" for inputs, outputs in _DENSE]
 
 
 class _Dense(NamedTuple):
@@ -107,13 +116,12 @@ def _dense(shape: tuple[int, int, int], dtype: np.dtype[Any], peers: tuple[str, 
         "dweight": Expected(dz.T @ x, (batch + 2) * eps * (size.T @ np.abs(x))),
         "dbias": Expected(dz.sum(0), (batch + 2) * eps * size.sum(0)),
     }
-    makers = {"pyoptim": _dense_pyoptim}
-    if "numpy" in peers:
-        makers["numpy"] = _dense_numpy
-    if "torch" in peers:
-        makers |= {"torch out=": _dense_torch, "torch autograd": _dense_autograd}
+    makers: dict[str, Maker] = {"pyoptim": _dense_pyoptim, "numpy": _dense_numpy}
+    makers |= {"torch out=": _dense_torch, "torch autograd": _dense_autograd}
     arrays = x, weight, bias, dy, z, x, weight, bias  # the last four are written
-    competitors = {who: make(_Dense(*(aligned(a, dtype) for a in arrays))) for who, make in makers.items()}
+    competitors = {
+        who: make(_Dense(*(aligned(a, dtype) for a in arrays))) for who, make in chosen(makers, peers).items()
+    }
     return checked(f"dense {inputs}-{outputs}, batch {batch}, {dtype}", competitors, expected)
 
 
@@ -175,14 +183,6 @@ def _dense_autograd(a: _Dense) -> Competitor:
     return Competitor(run, lambda: {name: tensor.detach().numpy() for name, tensor in found.items()})
 
 
-def _against_torch(batches: tuple[int, ...]) -> Callable[[Row], float | None]:
-    def value(row: Row) -> float | None:
-        is_meant = row.name.startswith("dense") and row.dtype == "float32" and row.size in batches
-        return row.faster_than("torch") if is_meant else None
-
-    return value
-
-
 _LOGITS = ((1024, 10), (256, 1000))
 _TEMPERATURE = 2.0
 _SQUARED = 1_000_000
@@ -223,24 +223,13 @@ def _cross_entropy(batch: int, classes: int, dtype: np.dtype[Any], peers: tuple[
         "loss": Expected(loss, np.asarray(off * (1 + loss))),
         "dx": Expected(gradient, off * (np.abs(gradient) + 1 / batch)),
     }
-    makers = {"pyoptim": _cross_entropy_pyoptim}
-    if "numpy" in peers:
-        makers["numpy"] = _cross_entropy_numpy
-    if "torch" in peers:
-        makers["torch"] = functools.partial(_loss_torch, _torch_named("cross_entropy"))
-    competitors = {
-        who: make(_Loss(aligned(x, dtype), labels, aligned(x, dtype))) for who, make in makers.items()
+    makers = {
+        "pyoptim": _ours(lambda kernels, *a: kernels.softmax_cross_entropy(*a, None, None, 0.0)),
+        "numpy": _cross_entropy_numpy,
+        "torch": _torch(lambda functional, *a: functional.cross_entropy(*a)),
     }
-    return checked(f"cross-entropy ({batch}, {classes}), {dtype}", competitors, expected)
-
-
-def _cross_entropy_pyoptim(a: _Loss) -> Competitor:
-    backend, found = dispatch.current(), np.empty(())
-
-    def run() -> None:
-        found[...] = backend.softmax_cross_entropy(a.x, a.target, a.dx, None, None, 0.0)
-
-    return Competitor(run, lambda: {"loss": found, "dx": a.dx})
+    what = f"cross-entropy ({batch}, {classes}), {dtype}"
+    return _loss_runs(what, chosen(makers, peers), x.astype(dtype), labels, expected)
 
 
 def _cross_entropy_numpy(a: _Loss) -> Competitor:
@@ -272,25 +261,13 @@ def _divergence(batch: int, classes: int, dtype: np.dtype[Any], peers: tuple[str
         "loss": Expected(loss, np.asarray(off * (1 + _TEMPERATURE**2 * np.abs(terms).sum() / batch))),
         "dx": Expected(gradient, off * (np.abs(gradient) + _TEMPERATURE / batch)),
     }
-    makers = {"pyoptim": _divergence_pyoptim}
-    if "numpy" in peers:
-        makers["numpy"] = _divergence_numpy
-    if "torch" in peers:
-        makers["torch"] = functools.partial(_loss_torch, _torch_divergence)
-    competitors = {
-        who: make(_Loss(aligned(x, dtype), aligned(target, dtype), aligned(x, dtype)))
-        for who, make in makers.items()
+    makers = {
+        "pyoptim": _ours(lambda kernels, *a: kernels.kl_divergence(*a, None, _TEMPERATURE)),
+        "numpy": _divergence_numpy,
+        "torch": _torch(_torch_divergence),
     }
-    return checked(f"KL divergence ({batch}, {classes}), {dtype}", competitors, expected)
-
-
-def _divergence_pyoptim(a: _Loss) -> Competitor:
-    backend, found = dispatch.current(), np.empty(())
-
-    def run() -> None:
-        found[...] = backend.kl_divergence(a.x, a.target, a.dx, None, _TEMPERATURE)
-
-    return Competitor(run, lambda: {"loss": found, "dx": a.dx})
+    what = f"KL divergence ({batch}, {classes}), {dtype}"
+    return _loss_runs(what, chosen(makers, peers), x.astype(dtype), target.astype(dtype), expected)
 
 
 def _divergence_numpy(a: _Loss) -> Competitor:
@@ -309,11 +286,9 @@ def _divergence_numpy(a: _Loss) -> Competitor:
     return Competitor(run, lambda: {"loss": found, "dx": a.dx})
 
 
-def _torch_divergence(x: Any, target: Any) -> Any:
-    from torch.nn.functional import kl_div
-
+def _torch_divergence(functional: Any, x: Any, target: Any) -> Any:
     log = (x / _TEMPERATURE).log_softmax(1)
-    return _TEMPERATURE**2 * kl_div(log, target, reduction="batchmean")
+    return _TEMPERATURE**2 * functional.kl_div(log, target, reduction="batchmean")
 
 
 def _squared(dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[str, Run]:
@@ -325,23 +300,13 @@ def _squared(dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[str, Run]:
         "loss": Expected(np.asarray(loss), np.asarray(1000 * eps * loss)),
         "dx": Expected(2 * d / d.size, 4 * eps * (np.abs(x) + np.abs(target)) / d.size),
     }
-    makers = {"pyoptim": _squared_pyoptim}
-    if "numpy" in peers:
-        makers["numpy"] = _squared_numpy
-    if "torch" in peers:
-        makers["torch"] = functools.partial(_loss_torch, _torch_named("mse_loss"))
-    arrays = x, target, x
-    competitors = {who: make(_Loss(*(aligned(a, dtype) for a in arrays))) for who, make in makers.items()}
-    return checked(f"squared error, {dtype}", competitors, expected)
-
-
-def _squared_pyoptim(a: _Loss) -> Competitor:
-    backend, found = dispatch.current(), np.empty(())
-
-    def run() -> None:
-        found[...] = backend.pointwise_loss("squared", a.x, a.target, a.dx, None, 1.0)
-
-    return Competitor(run, lambda: {"loss": found, "dx": a.dx})
+    makers = {
+        "pyoptim": _ours(lambda kernels, *a: kernels.pointwise_loss("squared", *a, None, 1.0)),
+        "numpy": _squared_numpy,
+        "torch": _torch(lambda functional, *a: functional.mse_loss(*a)),
+    }
+    arrays = x.astype(dtype), target.astype(dtype)
+    return _loss_runs(f"squared error, {dtype}", chosen(makers, peers), *arrays, expected)
 
 
 def _squared_numpy(a: _Loss) -> Competitor:
@@ -355,25 +320,46 @@ def _squared_numpy(a: _Loss) -> Competitor:
     return Competitor(run, lambda: {"loss": found, "dx": a.dx})
 
 
-def _torch_named(name: str) -> Callable[..., Any]:
-    import torch
+def _loss_runs(
+    what: str, makers: Mapping[str, Maker], x: Array, target: Array, expected: Mapping[str, Expected]
+) -> dict[str, Run]:
+    """What `checked` returns for these competitors, each with arrays of its own."""
+    arrays = x, target, x  # the last is written
+    competitors = {who: make(_Loss(*(aligned(a, a.dtype) for a in arrays))) for who, make in makers.items()}
+    return checked(what, competitors, expected)
 
-    function: Callable[..., Any] = getattr(torch.nn.functional, name)
-    return function
+
+def _ours(function: Callable[..., Any]) -> Maker:
+    """A competitor that calls a loss of the backend in force, given the backend and the arrays."""
+
+    def make(a: _Loss) -> Competitor:
+        call, found = functools.partial(function, dispatch.current(), *a), np.empty(())
+
+        def run() -> None:
+            found[...] = call()
+
+        return Competitor(run, lambda: {"loss": found, "dx": a.dx})
+
+    return make
 
 
-def _loss_torch(function: Callable[..., Any], a: _Loss) -> Competitor:
-    import torch
+def _torch(function: Callable[..., Any]) -> Maker:
+    """A competitor that calls a loss of PyTorch, given its functional module, outputs and targets."""
 
-    x, target = torch.from_numpy(a.x).requires_grad_(), torch.from_numpy(a.target)
-    found: dict[str, Any] = {}
+    def make(a: _Loss) -> Competitor:
+        import torch
 
-    def run() -> None:
-        loss = function(x, target)
-        (dx,) = torch.autograd.grad(loss, x)
-        found.update(loss=loss, dx=dx)
+        x, target = torch.from_numpy(a.x).requires_grad_(), torch.from_numpy(a.target)
+        found: dict[str, Any] = {}
 
-    return Competitor(run, lambda: {name: tensor.detach().numpy() for name, tensor in found.items()})
+        def run() -> None:
+            loss = function(torch.nn.functional, x, target)
+            (dx,) = torch.autograd.grad(loss, x)
+            found.update(loss=loss, dx=dx)
+
+        return Competitor(run, lambda: {name: tensor.detach().numpy() for name, tensor in found.items()})
+
+    return make
 
 
 def _loss_against_torch(row: Row) -> float | None:
@@ -388,9 +374,9 @@ FAMILIES = {
     "dense": Family(
         _dense_cases,
         [
-            Target("dense, batch 1 to 10: times torch", 3, _against_torch((1, 10))),
-            Target("dense, batch 32 to 256: times torch", 1.3, _against_torch((32, 128, 256))),
-            Target("dense, batch 1024: times torch", 1, _against_torch((1024,))),
+            Target("dense, batch 1 to 10: times torch", 3, times("torch", _DENSE_NAMES, (1, 10))),
+            Target("dense, batch 32 to 256: times torch", 1.3, times("torch", _DENSE_NAMES, (32, 128, 256))),
+            Target("dense, batch 1024: times torch", 1, times("torch", _DENSE_NAMES, (1024,))),
             Target("dense, batch 128 and more: share of peak", 0.7, _of_peak),
         ],
     ),

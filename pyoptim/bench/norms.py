@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from ..formulas.norms import NormOptions
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from . import libraries
-from .case import Case, Family, Options, Row, Target
-from .layers import Competitor, Expected, aligned, checked
+from .case import Case, Family, Options, Target, times
+from .layers import Competitor, Expected, Maker, aligned, checked, chosen
 from .libraries import Library
 from .timing import Run
 
@@ -68,15 +68,11 @@ def _prepare(kind: str, shape: tuple[int, ...], dtype: np.dtype[Any], options: O
         name: Expected(value, unit * (scale + np.abs(value)))
         for name, value, scale in zip(_RESULTS, values, (8, 8, many, many), strict=True)
     }
-    makers: dict[str, Callable[..., Competitor]] = {"pyoptim": _pyoptim}
-    if "numpy" in options.peers:
-        makers["numpy"] = _numpy
-    if "torch" in options.peers:
-        makers["torch autograd"] = _autograd
-        if not kind.endswith("ReLU"):
-            makers["torch native"] = _native
+    makers: dict[str, Maker] = {"pyoptim": _pyoptim, "numpy": _numpy, "torch autograd": _autograd}
+    if not kind.endswith("ReLU"):
+        makers["torch native"] = _native
     competitors = {}
-    for who, make in makers.items():
+    for who, make in chosen(makers, options.peers).items():
         library = libraries.of(who, options.device)
         given = (library.array(aligned(a, dtype)) for a in (x, dy, gamma[:, 0], beta[:, 0]))
         competitors[who] = make(library, kind, *given)
@@ -173,15 +169,11 @@ def _native(library: Library, kind: str, tx: Any, tdy: Any, weight: Any, bias: A
     return Competitor(run, lambda: {name: library.read(tensor) for name, tensor in out.items()})
 
 
-def _times_torch(name: str) -> Callable[[Row], float | None]:
-    return lambda row: row.faster_than("torch") if (row.name, row.dtype) == (name, "float32") else None
-
-
 FAMILY = Family(
     _cases,
     [
         *(
-            Target(f"{name}: times torch", bound, _times_torch(name))
+            Target(f"{name}: times torch", bound, times("torch", [name]))
             for name, bound in (
                 ("batch norm 128x256", 4),
                 ("batch norm 4096x1024", 2.2),
@@ -199,7 +191,7 @@ FAMILY = Family(
 GPU_FAMILY = Family(
     _cases,
     [
-        Target(f"{name}: times torch", 1.2, _times_torch(name))
+        Target(f"{name}: times torch", 1.2, times("torch", [name]))
         for name in ("batch norm 4096x1024", "batch norm 256x64x56x56")
     ],
 )

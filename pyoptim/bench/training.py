@@ -22,7 +22,7 @@ from ..runtime import threads
 from ..runtime.dtypes import Array
 from ..train.trainer import Trainer
 from . import libraries
-from .case import Case, Family, Mismatch, Options, Row, Target
+from .case import Case, Family, Mismatch, Options, Row, Target, times
 from .timing import Run
 
 _WIDTHS = (784, 256, 128, 10)
@@ -33,6 +33,7 @@ _CHECKED = 10  # steps whose losses are compared
 _EXAMPLES = {1: 2_000, 10: 10_000, 32: 16_000, 128: 32_000, 1024: 30_720}
 _GPU_EXAMPLES = {32: 60_000, 128: 60_000, 1024: 60_000}
 _QUICK_EXAMPLES = {1: 100, 10: 200, 32: 320, 128: 1_280, 1024: 2_048}
+_ADAM = ["epoch Adam"]  # the rows of this name
 _NORMED = "pyoptim without"  # name of the same network without BatchNorm
 
 
@@ -262,10 +263,6 @@ def _times(peer: str, optimizer: str, batch: int) -> Callable[[Row], float | Non
     return value
 
 
-def _graph(row: Row) -> float | None:
-    return row.faster_than("torch graph") if (row.name, row.size) == ("epoch Adam", 128) else None
-
-
 def _eager(row: Row) -> float | None:
     """How many times as fast as the faster of PyTorch's fused and foreach steps."""
     times = [ratio for way in ("fused", "foreach") if (ratio := row.faster_than(f"torch {way}"))]
@@ -300,6 +297,6 @@ GPU_FAMILY = Family(
     _cases,
     [
         Target("epoch Adam, batch 128: times torch eager", 4, _eager),
-        Target("epoch Adam, batch 128: times torch's graph", 1.2, _graph),
+        Target("epoch Adam, batch 128: times torch's graph", 1.2, times("torch graph", _ADAM, [128])),
     ],
 )

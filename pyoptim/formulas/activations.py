@@ -7,7 +7,7 @@ Definitions are PyTorch's, derivatives at kinks included.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,71 +20,9 @@ class Kind(NamedTuple):
 
     value: Callable[[Any, Any, Any], Any]
     slope: Callable[[Any, Any, Any], Any]
-    keeps_input: bool
-    defaults: dict[str, float]  # name -> value of its parameters, at most two
-
-
-KINDS: dict[str, Kind] = {}
-
-
-def _register(keeps_input: bool, value: Any, derivative: Any, **defaults: float) -> None:
-    KINDS[value.__name__.lstrip("_")] = Kind(value, derivative, keeps_input, defaults)
-
-
-def _identity(x, a, b):  # type: ignore[no-untyped-def]
-    return x
-
-
-def _identity_slope(y, a, b):  # type: ignore[no-untyped-def]
-    return 1 + 0 * a
-
-
-def _relu(x, a, b):  # type: ignore[no-untyped-def]
-    return np.where(x <= 0, 0 * a, x)  # NaN stays NaN
-
-
-def _relu_slope(y, a, b):  # type: ignore[no-untyped-def]
-    return np.where(y <= 0, 0 * a, 1 + 0 * a)
-
-
-def _sigmoid(x, a, b):  # type: ignore[no-untyped-def]
-    return 1 / (1 + np.exp(-x))
-
-
-def _sigmoid_slope(y, a, b):  # type: ignore[no-untyped-def]
-    return y * (1 - y)
-
-
-def _tanh(x, a, b):  # type: ignore[no-untyped-def]
-    return np.tanh(x)
-
-
-def _tanh_slope(y, a, b):  # type: ignore[no-untyped-def]
-    return 1 - y * y
-
-
-def _leaky_relu(x, a, b):  # type: ignore[no-untyped-def]
-    return np.where(x > 0, x, x * a)
-
-
-def _leaky_relu_slope(y, a, b):  # type: ignore[no-untyped-def]
-    return np.where(y > 0, 1 + 0 * a, a)
-
-
-def _elu(x, a, b):  # type: ignore[no-untyped-def]
-    return np.where(x > 0, x, a * np.expm1(np.minimum(x, 0 * a)))
-
-
-def _elu_slope(y, a, b):  # type: ignore[no-untyped-def]
-    return np.where(y > 0, 1 + 0 * a, y + a)
-
-
-def _selu(x, a, b):  # type: ignore[no-untyped-def]
-    return np.where(x > 0, _SELU_SCALE * x, (_SELU_SCALE * _SELU_ALPHA) * np.expm1(np.minimum(x, 0 * a)))
-
-
-def _selu_slope(y, a, b):  # type: ignore[no-untyped-def]
-    return np.where(y > 0, _SELU_SCALE + 0 * a, y + _SELU_SCALE * _SELU_ALPHA)
+    keeps_input: bool = False
+    defaults: Mapping[str, float] = {}  # name -> value of its parameters, at most two
+    fused: bool = False  # whether dense layers can apply it in the same pass
 
 
 # Coefficients of exp(z^2/2) P(Z > z) (z + 5)/5 as a polynomial in (z - 5)/(z + 5): see math.hpp.
@@ -147,10 +85,6 @@ def _gelu_tanh_slope(x, a, b):  # type: ignore[no-untyped-def]
     return half + half * (1 - half) * (x * (1.5957691216057308 * (1 + 0.134145 * (x * x))))
 
 
-def _silu(x, a, b):  # type: ignore[no-untyped-def]
-    return x / (1 + np.exp(-x))
-
-
 def _silu_slope(x, a, b):  # type: ignore[no-untyped-def]
     s = 1 / (1 + np.exp(-x))
     return s * (1 + x * (1 - s))
@@ -161,45 +95,49 @@ def _softplus(x, a, b):  # type: ignore[no-untyped-def]
     return (np.maximum(z, 0 * a) + np.log1p(np.exp(-np.abs(z)))) / a
 
 
-def _softplus_slope(x, a, b):  # type: ignore[no-untyped-def]
-    return 1 / (1 + np.exp(-(a * x)))
-
-
-def _hardtanh(x, a, b):  # type: ignore[no-untyped-def]
-    return np.minimum(np.maximum(x, a), b)
-
-
-def _hardtanh_slope(x, a, b):  # type: ignore[no-untyped-def]
-    return np.where((x <= a) | (x >= b), 0 * a, 1 + 0 * a)
-
-
-def _hardsigmoid(x, a, b):  # type: ignore[no-untyped-def]
-    return np.minimum(np.maximum(x + 3, 0 * a), 6 + 0 * a) / 6
-
-
-def _hardsigmoid_slope(x, a, b):  # type: ignore[no-untyped-def]
-    return np.where((x > -3) & (x < 3), 1 / (6 + 0 * a), 0 * a)
-
-
-def _hardswish(x, a, b):  # type: ignore[no-untyped-def]
-    return x * np.minimum(np.maximum(x + 3, 0 * a), 6 + 0 * a) / 6
-
-
-def _hardswish_slope(x, a, b):  # type: ignore[no-untyped-def]
-    return np.where(x <= -3, 0 * a, np.where(x >= 3, 1 + 0 * a, x / 3 + 0.5))
-
-
-_register(False, _identity, _identity_slope)
-_register(False, _relu, _relu_slope)
-_register(False, _sigmoid, _sigmoid_slope)
-_register(False, _tanh, _tanh_slope)
-_register(False, _leaky_relu, _leaky_relu_slope, slope=0.01)
-_register(False, _elu, _elu_slope, alpha=1.0)
-_register(False, _selu, _selu_slope)
-_register(True, _gelu, _gelu_slope)
-_register(True, _gelu_tanh, _gelu_tanh_slope)
-_register(True, _silu, _silu_slope)
-_register(True, _softplus, _softplus_slope, beta=1.0)
-_register(True, _hardtanh, _hardtanh_slope, low=-1.0, high=1.0)
-_register(True, _hardsigmoid, _hardsigmoid_slope)
-_register(True, _hardswish, _hardswish_slope)
+ACTIVATIONS = {  # in the order of the C++ list: kernels on GPUs know an activation by its place
+    "identity": Kind(lambda x, a, b: x, lambda y, a, b: 1 + 0 * a),
+    "relu": Kind(
+        lambda x, a, b: np.where(x <= 0, 0 * a, x),  # NaN stays NaN
+        lambda y, a, b: np.where(y <= 0, 0 * a, 1 + 0 * a),
+        fused=True,
+    ),
+    "sigmoid": Kind(lambda x, a, b: 1 / (1 + np.exp(-x)), lambda y, a, b: y * (1 - y), fused=True),
+    "tanh": Kind(lambda x, a, b: np.tanh(x), lambda y, a, b: 1 - y * y, fused=True),
+    "leaky_relu": Kind(
+        lambda x, a, b: np.where(x > 0, x, x * a),
+        lambda y, a, b: np.where(y > 0, 1 + 0 * a, a),
+        defaults={"slope": 0.01},
+    ),
+    "elu": Kind(
+        lambda x, a, b: np.where(x > 0, x, a * np.expm1(np.minimum(x, 0 * a))),
+        lambda y, a, b: np.where(y > 0, 1 + 0 * a, y + a),
+        defaults={"alpha": 1.0},
+    ),
+    "selu": Kind(
+        lambda x, a, b: np.where(
+            x > 0, _SELU_SCALE * x, (_SELU_SCALE * _SELU_ALPHA) * np.expm1(np.minimum(x, 0 * a))
+        ),
+        lambda y, a, b: np.where(y > 0, _SELU_SCALE + 0 * a, y + _SELU_SCALE * _SELU_ALPHA),
+    ),
+    "gelu": Kind(_gelu, _gelu_slope, True),
+    "gelu_tanh": Kind(_gelu_tanh, _gelu_tanh_slope, True),
+    "silu": Kind(lambda x, a, b: x / (1 + np.exp(-x)), _silu_slope, True),
+    "softplus": Kind(_softplus, lambda x, a, b: 1 / (1 + np.exp(-(a * x))), True, {"beta": 1.0}),
+    "hardtanh": Kind(
+        lambda x, a, b: np.minimum(np.maximum(x, a), b),
+        lambda x, a, b: np.where((x <= a) | (x >= b), 0 * a, 1 + 0 * a),
+        True,
+        {"low": -1.0, "high": 1.0},
+    ),
+    "hardsigmoid": Kind(
+        lambda x, a, b: np.minimum(np.maximum(x + 3, 0 * a), 6 + 0 * a) / 6,
+        lambda x, a, b: np.where((x > -3) & (x < 3), 1 / (6 + 0 * a), 0 * a),
+        True,
+    ),
+    "hardswish": Kind(
+        lambda x, a, b: x * np.minimum(np.maximum(x + 3, 0 * a), 6 + 0 * a) / 6,
+        lambda x, a, b: np.where(x <= -3, 0 * a, np.where(x >= 3, 1 + 0 * a, x / 3 + 0.5)),
+        True,
+    ),
+}

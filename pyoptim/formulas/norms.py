@@ -29,9 +29,10 @@ def inverse_deviation(variance: Any, eps: Any) -> Any:
     return 1.0 / np.sqrt(variance + eps)
 
 
-def value(x: Any, mean: Any, scale: Any, shift: Any) -> Any:
-    """Return the output y, before the ReLU if there is one."""
-    return (x - mean) * scale + shift
+def value(relu: bool, x: Any, mean: Any, scale: Any, shift: Any) -> Any:
+    """Return the output y, after a ReLU if ``relu``."""
+    y = (x - mean) * scale + shift
+    return np.maximum(y, 0) if relu else y  # NaN stays NaN
 
 
 def gradient(dz: Any, centred: Any, scale: Any, slope: Any, offset: Any) -> Any:

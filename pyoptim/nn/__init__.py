@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from . import activations, layers, losses, noise
+from . import activations, initializers, layers, losses, noise
 from .activations import *  # noqa: F403
-from .initializers import (
-    Constant,
-    Glorot,
-    He,
-    Initializer,
-    LeCun,
-    Normal,
-    Orthogonal,
-    TruncatedNormal,
-    Uniform,
-    Zeros,
-)
+from .initializers import *  # noqa: F403
 from .layers import *  # noqa: F403
 from .losses import *  # noqa: F403
 from .noise import *  # noqa: F403
@@ -23,25 +12,12 @@ from .penalties import Penalty
 from .residual import Residual
 from .sequential import Sequential
 
-__all__ = [
-    "Constant",
-    "Glorot",
-    "He",
-    "Initializer",
-    "LeCun",
-    "Normal",
-    "Orthogonal",
-    "Penalty",
-    "Residual",
-    "Sequential",
-    "TruncatedNormal",
-    "Uniform",
-    "Zeros",
-]
-__all__ += layers.__all__
+__all__ = ["Penalty", "Residual", "Sequential"]
 __all__ += activations.__all__
-__all__ += noise.__all__
+__all__ += initializers.__all__
+__all__ += layers.__all__
 __all__ += losses.__all__
+__all__ += noise.__all__
 
 
 def __dir__() -> list[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..arrays.memory import empty_like
-from ..formulas.activations import KINDS
-from ..ops.activations import check_parameters
+from ..formulas.activations import ACTIVATIONS
+from ..ops.activations import check_parameters, softmax, softmax_gradient
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
+from ..runtime.numbers import one_of
 from .layers import Layer
 
 __all__ = [
@@ -30,7 +31,7 @@ class Activation(Layer):
     def forward(self, x: Array, training: bool) -> Array:
         y: Array = empty_like(x)
         dispatch.of(x).activation_forward(self.kind, x, y, *self.numbers)
-        self._kept = x if KINDS[self.kind].keeps_input else y
+        self._kept = x if ACTIVATIONS[self.kind].keeps_input else y
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
@@ -137,9 +138,7 @@ class GELU(Activation):
     arguments = ("approximate",)
 
     def __init__(self, approximate: str = "none") -> None:
-        if approximate not in ("none", "tanh"):
-            raise ValueError(f"approximate is {approximate!r}, expected 'none' or 'tanh'")
-        self.approximate = approximate
+        self.approximate = one_of("none", "tanh").check("approximate", approximate)
         self.kind = "gelu" if approximate == "none" else "gelu_tanh"  # type: ignore[misc]
         super().__init__()
 
@@ -153,23 +152,11 @@ class Softmax(Layer):
     _log = False
 
     def forward(self, x: Array, training: bool) -> Array:
-        y: Array = empty_like(x)
-        if x.size:
-            rows = (-1, x.shape[-1])
-            dispatch.of(x).softmax_forward(self._log, x.reshape(rows), y.reshape(rows))
-        self._y = y
-        return y
+        self._y = softmax(x, self._log)
+        return self._y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
-        if not need_dx:
-            return None
-        dx: Array = empty_like(dy)
-        rows = (-1, dy.shape[-1])
-        if dy.size:
-            dispatch.of(dy).softmax_backward(
-                self._log, dy.reshape(rows), self._y.reshape(rows), dx.reshape(rows)
-            )
-        return dx
+        return softmax_gradient(dy, self._y, self._log) if need_dx else None
 
 
 class LogSoftmax(Softmax):

@@ -9,6 +9,11 @@ import numpy as np
 
 from ..runtime.dtypes import Array
 
+__all__ = [
+    "Constant", "Glorot", "He", "Initializer", "LeCun", "Normal", "Orthogonal", "TruncatedNormal", "Uniform",
+    "Zeros",
+]  # fmt: skip
+
 Initializer = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
 

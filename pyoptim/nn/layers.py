@@ -20,7 +20,7 @@ from ..ops.dense import check_activation
 from ..ops.layer_norm import check_features
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
-from ..runtime.numbers import check_count, is_number
+from ..runtime.numbers import AT_LEAST_ZERO, NUMBER, SHARE, check_count, one_of
 from . import initializers
 from .initializers import Initializer
 
@@ -56,7 +56,7 @@ class Layer:
         self.parameters: dict[str, Array] = {}
         self.gradients: dict[str, Array] = {}
         self.buffers: dict[str, Array] = {}  # state that is saved but not trained
-        self.owned = False  # by a model or a block
+        self.owned = False  # whether a model or a block has taken the layer
         self._trainable = True
 
     @property
@@ -74,7 +74,7 @@ class Layer:
         return self.trainable and bool(self.parameters)
 
     def leaves(self) -> dict[str, Layer]:
-        """The layers that arrays belong to, by what their arrays' names begin with: this one."""
+        """The layers that hold arrays, by the prefix of their arrays' names: this layer, without a prefix."""
         return {"": self}
 
     def parameter_count(self) -> int:
@@ -83,7 +83,7 @@ class Layer:
         return sum(map(math.prod, shapes))
 
     def bind(self, parameters: Array, gradients: Array) -> None:
-        """Take these vectors of `parameter_count` elements as memory."""
+        """Make the layer's arrays views of these vectors of `parameter_count` elements."""
         shapes = self.parameter_shapes()
         self.parameters = dict(zip(shapes, views(parameters, list(shapes.values())), strict=True))
         self.gradients = dict(zip(shapes, views(gradients, list(shapes.values())), strict=True))
@@ -98,6 +98,10 @@ class Layer:
 
     def initialize(self, rng: np.random.Generator) -> None:
         """Write first values into ``self.parameters``."""
+
+    def takes_statistics(self, training: bool) -> bool:
+        """Whether outputs depend on the whole batch, by statistics of it."""
+        return False
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one output, from that of one input; ValueError where the input does not fit."""
@@ -181,20 +185,41 @@ class Dense(Layer):
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         dx = empty_like(self._x) if need_dx else None
-        dispatch.of(dy).dense_backward(
-            dy,
-            self._x,
-            self.parameters["weight"],
-            self._y,
-            self.activation,
-            dx,
-            self.gradients["weight"] if self.trainable else None,
-            self.gradients.get("bias") if self.trainable else None,
-        )
+        weight, kept = self.parameters["weight"], (self._y, self.activation)
+        wanted = self.gradients if self.trainable else {}
+        gradients = dx, wanted.get("weight"), wanted.get("bias")
+        dispatch.of(dy).dense_backward(dy, self._x, weight, *kept, *gradients)
         return dx
 
 
-class BatchNorm(Layer):
+class _Affine(Layer):
+    """What the layers share that, if ``affine``, scale by a gamma (``weight``) and add a beta (``bias``)."""
+
+    features: Any  # the shape of both, or their length
+    affine: bool
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        shape = self.features if isinstance(self.features, tuple) else (self.features,)
+        return {"weight": shape, "bias": shape} if self.affine else {}
+
+    def initialize(self, rng: np.random.Generator) -> None:
+        if self.affine:
+            self.parameters["weight"][...] = 1
+            self.parameters["bias"][...] = 0
+
+    def _vectors(self, arrays: dict[str, Array]) -> tuple[Array | None, Array | None]:
+        """Return gamma and beta, or their gradients, as vectors."""
+        return arrays.get("weight"), arrays.get("bias")
+
+    def _outputs(self, dx: Array | None, x: Array) -> tuple[Array | None, Any, Any]:
+        """Return what the backward pass writes: dx in the shape of x, and the gradients of gamma and beta."""
+        dgamma, dbeta = self._vectors(self.gradients)
+        if not self.learns:  # nobody reads them
+            dgamma, dbeta = (empty((int(np.prod(self.features)),), x) for _ in range(2))
+        return None if dx is None else dx.reshape(x.shape), dgamma, dbeta
+
+
+class BatchNorm(_Affine):
     """Batch normalisation over (N, C) and (N, C, *spatial), as `torch.nn.BatchNorm1d` to `3d`.
 
     Parameters
@@ -234,20 +259,12 @@ class BatchNorm(Layer):
     ) -> None:
         super().__init__()
         check_count("features", features)
-        if not eps >= 0:
-            raise ValueError(f"eps is {eps!r}, expected a number >= 0")
-        if momentum is not None and not 0 <= momentum <= 1:
-            raise ValueError(f"momentum is {momentum!r}, expected None or a number in [0, 1]")
-        if running_var not in ("unbiased", "biased"):
-            raise ValueError(f"running_var is {running_var!r}, expected 'unbiased' or 'biased'")
-        self.features, self.eps = int(features), float(eps)
-        self.momentum = None if momentum is None else float(momentum)
+        self.features, self.eps = int(features), AT_LEAST_ZERO.number("eps", eps)
+        self.momentum = None if momentum is None else SHARE.number("momentum", momentum)
         self.affine, self.track_running_stats = bool(affine), bool(track_running_stats)
+        self.running_var = one_of("unbiased", "biased").check("running_var", running_var)
         check_norm_activation(activation)
-        self.running_var, self.activation = running_var, activation
-
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"weight": (self.features,), "bias": (self.features,)} if self.affine else {}
+        self.activation = activation
 
     def buffer_values(self) -> dict[str, Array]:
         if not self.track_running_stats:
@@ -258,18 +275,12 @@ class BatchNorm(Layer):
             "num_batches_tracked": np.zeros((), np.int64),
         }
 
-    def initialize(self, rng: np.random.Generator) -> None:
-        if self.affine:
-            self.parameters["weight"][...] = 1
-            self.parameters["bias"][...] = 0
-
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if not shape or shape[0] != self.features:
             raise ValueError(f"{self!r} has an input of shape {shape}, expected ({self.features}, *spatial)")
         return shape
 
     def takes_statistics(self, training: bool) -> bool:
-        """Return whether the layer normalises by the batch's statistics instead of running ones."""
         return (training and self.trainable) or not self.track_running_stats
 
     def forward(self, x: Array, training: bool) -> Array:
@@ -282,15 +293,10 @@ class BatchNorm(Layer):
             momentum = 0.0 if tracked is None else _share(int(tracked) + 1, x)
         if self.takes_statistics(training):
             check_values_per_channel(x3)
-        self._saved = norm_forward(
-            x3,
-            self._affine(),
-            (self.buffers.get("running_mean"), self.buffers.get("running_var")),
-            NormOptions(
-                momentum, self.eps, training, self.running_var == "unbiased", self.activation is not None
-            ),
-            y.reshape(x3.shape),
-        )
+        unbiased, relu = self.running_var == "unbiased", self.activation is not None
+        options = NormOptions(momentum, self.eps, training, unbiased, relu)
+        running = self.buffers.get("running_mean"), self.buffers.get("running_var")
+        self._saved = norm_forward(x3, self._vectors(self.parameters), running, options, y.reshape(x3.shape))
         if training and tracked is not None:
             tracked += 1
         self._x = x3
@@ -299,21 +305,12 @@ class BatchNorm(Layer):
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         x, saved = self._x, self._saved
         dx = empty_like(dy) if need_dx else None
-        if self.learns:
-            dgamma, dbeta = self.gradients["weight"], self.gradients["bias"]
-        else:
-            dgamma, dbeta = empty((self.features,), x), empty((self.features,), x)
-        gradients = None if dx is None else dx.reshape(x.shape), dgamma, dbeta
-        dispatch.of(dy).norm_backward(
-            dy.reshape(x.shape), x, self._affine(), saved, self.activation is not None, gradients
-        )
+        affine, relu = self._vectors(self.parameters), self.activation is not None
+        dispatch.of(dy).norm_backward(dy.reshape(x.shape), x, affine, saved, relu, self._outputs(dx, x))
         return dx
 
-    def _affine(self) -> tuple[Array | None, Array | None]:
-        return self.parameters.get("weight"), self.parameters.get("bias")
 
-
-class LayerNorm(Layer):
+class LayerNorm(_Affine):
     """Layer normalisation over the last dimensions (Ba, Kiros & Hinton 2016), as `torch.nn.LayerNorm`.
 
     Parameters
@@ -329,17 +326,8 @@ class LayerNorm(Layer):
 
     def __init__(self, features: int | tuple[int, ...], eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
-        if not eps >= 0:
-            raise ValueError(f"eps is {eps!r}, expected a number >= 0")
-        self.features, self.eps, self.affine = check_features(features), float(eps), bool(affine)
-
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"weight": self.features, "bias": self.features} if self.affine else {}
-
-    def initialize(self, rng: np.random.Generator) -> None:
-        if self.affine:
-            self.parameters["weight"][...] = 1
-            self.parameters["bias"][...] = 0
+        self.features, self.eps = check_features(features), AT_LEAST_ZERO.number("eps", eps)
+        self.affine = bool(affine)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if shape[-len(self.features) :] != self.features:
@@ -352,7 +340,7 @@ class LayerNorm(Layer):
         rows = x.reshape(x.size // size, size)
         y: Array = empty_like(x)
         self._saved = empty((len(rows),), x), empty((len(rows),), x)  # mean, inverse standard deviation
-        affine = self._flat(self.parameters)
+        affine = self._vectors(self.parameters)
         dispatch.of(x).layer_norm_forward(rows, affine, self.eps, y.reshape(rows.shape), self._saved)
         self._x = rows
         return y
@@ -360,17 +348,11 @@ class LayerNorm(Layer):
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         x = self._x
         dx = empty_like(dy) if need_dx else None
-        if self.learns:
-            dgamma, dbeta = self._flat(self.gradients)
-        else:
-            dgamma, dbeta = empty(x.shape[1:], x), empty(x.shape[1:], x)
-        gradients = None if dx is None else dx.reshape(x.shape), dgamma, dbeta
-        dispatch.of(dy).layer_norm_backward(
-            dy.reshape(x.shape), x, self._flat(self.parameters)[0], self._saved, gradients
-        )
+        gamma, _ = self._vectors(self.parameters)
+        dispatch.of(dy).layer_norm_backward(dy.reshape(x.shape), x, gamma, self._saved, self._outputs(dx, x))
         return dx
 
-    def _flat(self, arrays: dict[str, Array]) -> tuple[Array | None, Array | None]:
+    def _vectors(self, arrays: dict[str, Array]) -> tuple[Array | None, Array | None]:
         if not self.affine:
             return None, None
         return arrays["weight"].reshape(-1), arrays["bias"].reshape(-1)
@@ -403,34 +385,33 @@ class Rescale(Layer):
 
     def __init__(self, scale: float = 1 / 255, shift: float = 0.0) -> None:
         super().__init__()
-        for name, value in (("scale", scale), ("shift", shift)):
-            if not is_number(value):
-                raise ValueError(f"{name} is {value!r}, expected a finite number")
-        self.scale, self.shift = float(scale), float(shift)
+        self.scale, self.shift = NUMBER.number("scale", scale), NUMBER.number("shift", shift)
 
     def forward(self, x: Array, training: bool) -> Array:
-        y: Array = memory.affine(x, self.scale, self.shift)
-        return y
+        return memory.affine(x, self.scale, self.shift)
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
-        dx: Array = memory.affine(dy, self.scale)
-        return dx
+        return memory.affine(dy, self.scale)
 
 
 def _share(count: int, like: Any) -> float:
-    """Of the newest of so many batches in their mean; on a GPU, which repeats steps, minus the count."""
+    """Return the momentum that makes running statistics the mean over ``count`` batches.
+
+    A GPU repeats captured steps with equal arguments. Its kernel takes minus the count, and adds to the count
+    the number of steps repeated.
+    """
     return 1.0 / count if isinstance(like, np.ndarray) else -float(count)
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """True or False."""
+    """Return the value as a bool; TypeError if it is neither True nor False."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} is {value!r}, expected True or False")
     return bool(value)
 
 
 def check_layers(label: str, layers: Sequence[Any]) -> None:
-    """At least one layer, each only once, and none that is in use elsewhere."""
+    """Check that there are layers, each of them once, and none that belongs to another model."""
     for i, layer in enumerate(layers):
         if not isinstance(layer, Layer):
             raise TypeError(f"{label}[{i}] is a {type(layer).__name__}, expected a Layer")
@@ -441,7 +422,7 @@ def check_layers(label: str, layers: Sequence[Any]) -> None:
 
 
 def walk(label: str, layers: Iterable[Layer]) -> Iterator[tuple[str, Layer]]:
-    """Layers and those in the blocks of `Residual` layers, with what messages call them."""
+    """Yield each layer with its name in messages; of a `Residual`, the layers in its block."""
     for i, layer in enumerate(layers):
         if type(layer) is Layer.kinds["Residual"]:
             yield from walk(f"{label}[{i}].block", layer.block)
@@ -450,7 +431,7 @@ def walk(label: str, layers: Iterable[Layer]) -> Iterator[tuple[str, Layer]]:
 
 
 def bind(layers: Sequence[Layer], parameters: Array, gradients: Array) -> None:
-    """Give each layer its part of the vectors, one after the other."""
+    """Give each layer its part of the vectors, in order."""
     begin = 0
     for layer in layers:
         end = begin + layer.parameter_count()
@@ -459,7 +440,7 @@ def bind(layers: Sequence[Layer], parameters: Array, gradients: Array) -> None:
 
 
 def backward(layers: Sequence[Layer], dy: Array, need_dx: bool) -> Array | None:
-    """Through a chain of layers, down to the first that learns unless dx is needed."""
+    """Pass a gradient back through a chain of layers, down to the first that learns unless dx is needed."""
     gradient: Array | None = dy
     first = 0 if need_dx else next((i for i, layer in enumerate(layers) if layer.learns), len(layers))
     for i in range(len(layers) - 1, first - 1, -1):

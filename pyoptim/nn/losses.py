@@ -13,6 +13,7 @@ from ..backends.places import place_with
 from ..ops import losses
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
+from ..runtime.numbers import POSITIVE, SHARE
 
 __all__ = ["L1", "MSE", "BinaryCrossEntropy", "CrossEntropy", "Hinge", "Huber", "KLDiv", "Loss"]
 
@@ -47,7 +48,7 @@ class Loss:
         """Weights >= 0 of the examples, converted; TypeError where the loss takes none."""
         if weight is not None and not self.takes_sample_weight:
             raise TypeError(f"{type(self).__name__} takes no sample_weight")
-        return losses.check_sample_weight(name, weight, batch, dtype)
+        return losses.check_weights(name, weight, batch, dtype)
 
     def evaluate(
         self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None
@@ -66,7 +67,7 @@ class Loss:
             Of a model on a GPU, an array in its memory: so is the gradient then.
         target
             As the loss takes them; beside such an output, in that GPU's memory too. They are copied to the
-            processor, checked there, and copied back: the functions of `ops` take them as they are.
+            processor, checked, and copied back: the functions of `ops` take them as they are.
         sample_weight : array (batch,), optional
             Multiplies each example's loss; the mean is still over the batch, not over the weights. Where
             it may be is as of ``target``.
@@ -123,18 +124,16 @@ class CrossEntropy(Loss):
     def __init__(self, class_weight: Any = None, label_smoothing: float = 0.0) -> None:
         if class_weight is not None:
             class_weight = np.array(as_numpy("class_weight", class_weight))
-            size = class_weight.size
-            losses.check_class_weight(class_weight, size, np.dtype(np.float64))
-        losses.check_smoothing(label_smoothing)
+            losses.check_weights("class_weight", class_weight, class_weight.size, np.dtype(np.float64))
+        self.label_smoothing = SHARE.number("label_smoothing", label_smoothing)
         self.class_weight: Array | None = class_weight
-        self.label_smoothing = float(label_smoothing)
 
     def check_target(
         self, name: str, target: Any, batch: int, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> Array:
         if len(shape) != 1:
             raise ValueError(f"CrossEntropy has an output of shape {shape}, expected (classes,)")
-        losses.check_class_weight(self.class_weight, shape[0], dtype)
+        losses.check_weights("class_weight", self.class_weight, shape[0], dtype)
         if losses.is_soft(target):
             return losses.check_shares(name, target, (batch, shape[0]), dtype)
         return losses.check_labels(name, target, batch, shape[0])
@@ -168,8 +167,8 @@ class KLDiv(Loss):
     arguments = ("temperature", "from_logits")
 
     def __init__(self, temperature: float = 1.0, from_logits: bool = False) -> None:
-        losses.check_temperature(temperature)
-        self.temperature, self.from_logits = float(temperature), bool(from_logits)
+        self.temperature = POSITIVE.number("temperature", temperature)
+        self.from_logits = bool(from_logits)
 
     def check_target(
         self, name: str, target: Any, batch: int, shape: tuple[int, ...], dtype: np.dtype[Any]
@@ -254,8 +253,7 @@ class Huber(_Pointwise):
     arguments = ("delta",)
 
     def __init__(self, delta: float = 1.0) -> None:
-        losses.check_delta(delta)
-        self.delta = float(delta)
+        self.delta = POSITIVE.number("delta", delta)
 
     def parameter(self, dtype: np.dtype[Any]) -> Any:
         return self.delta

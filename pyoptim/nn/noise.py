@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..arrays.memory import empty_like
-from ..ops.dropout import check_deviation, check_drop_probability
+from ..ops.dropout import DROP_PROBABILITY
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
+from ..runtime.numbers import AT_LEAST_ZERO
 from .layers import Layer
 
 __all__ = ["Dropout", "GaussianNoise"]
@@ -46,7 +47,7 @@ class Dropout(_Random):
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
-        self.p = check_drop_probability(p)
+        self.p = DROP_PROBABILITY.number("p", p)
         self._stream: tuple[int, int] | None = None  # of the last forward; None: evaluation
 
     def forward(self, x: Array, training: bool) -> Array:
@@ -76,7 +77,7 @@ class GaussianNoise(_Random):
 
     def __init__(self, std: float = 0.1) -> None:
         super().__init__()
-        self.std = check_deviation(std)
+        self.std = AT_LEAST_ZERO.number("std", std)
 
     def forward(self, x: Array, training: bool) -> Array:
         if not training:

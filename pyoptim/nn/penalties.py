@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arrays.gpu import DeviceArray
 from ..runtime import dispatch
-from ..runtime.numbers import is_number
+from ..runtime.numbers import AT_LEAST_ZERO
 from .layers import BatchNorm
 from .sequential import Sequential
 
@@ -35,10 +34,7 @@ class Penalty:
     def __init__(
         self, l2: float = 0.0, l1: float = 0.0, biases: bool = False, batch_norm: bool = False
     ) -> None:
-        for name, value in (("l2", l2), ("l1", l1)):
-            if not is_number(value) or value < 0:
-                raise ValueError(f"{name} is {value!r}, expected a finite number >= 0")
-        self.l2, self.l1 = float(l2), float(l1)
+        self.l2, self.l1 = AT_LEAST_ZERO.number("l2", l2), AT_LEAST_ZERO.number("l1", l1)
         self.biases, self.batch_norm = bool(biases), bool(batch_norm)
 
     def add(self, model: Sequential) -> float:
@@ -50,16 +46,11 @@ class Penalty:
         return dispatch.of(w).penalty(w, model.flat_gradients, self._runs(model), self.l2, self.l1)
 
     def _added(self, model: Sequential, loss: Any) -> Any:
-        """The loss with the penalty, as `add`; on a GPU nothing waits."""
-        value = self._add(model)
-        if not isinstance(value, DeviceArray):
-            return float(loss) + value
-        value.queue.join()  # type: ignore[union-attr]
-        dispatch.of(value).add(loss, value, loss)
-        return loss
+        """Do what `add` does, and return the loss plus the penalty; on a GPU the host does not wait."""
+        return model._place.added(loss, self._add(model))
 
     def _runs(self, model: Sequential) -> list[tuple[int, int]]:
-        """Where what is counted begins and ends among the parameters, neighbours as one."""
+        """Return the ranges [begin, end) of what is counted in the flat parameters, adjacent ones merged."""
         runs: list[tuple[int, int]] = []
         end = 0
         for layer in model.leaves().values():

@@ -84,7 +84,7 @@ class Residual(Layer):
 
     def bind(self, parameters: Array, gradients: Array) -> None:
         bind(self.block, parameters, gradients)
-        if self._model is not None:  # it stays a view of what its layers have
+        if self._model is not None:  # that model goes on sharing the memory of its layers
             self._model.flat_parameters, self._model.flat_gradients = parameters, gradients
             self._model.dtype = parameters.dtype
             self._model._place = place_with(parameters)
@@ -101,12 +101,10 @@ class Residual(Layer):
         y = x
         for layer in self.block:
             y = layer.forward(y, training)
-        result: Array = add(x, y)
-        return result
+        return add(x, y)
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         through = backward(self.block, dy, need_dx)
         if not need_dx or through is None:
             return None
-        dx: Array = add(dy, through)
-        return dx
+        return add(dy, through)

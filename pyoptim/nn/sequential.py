@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -61,7 +61,7 @@ class Sequential:
     >>> optimizer = Adam(model.parameters())
     """
 
-    owned = False  # its layers, by a `Residual`
+    owned = False  # whether a `Residual` has taken its layers
     _place: Place = HOST
     _given: Any = None  # the last forward's input, if that is somebody's array in a GPU's memory
 
@@ -88,7 +88,7 @@ class Sequential:
             layer.owned = True
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Copies and pickles hold every array by itself; an optimizer is to be made anew on the copy.
+        # A copy or pickle holds every array separately, so the layers' arrays are made views again.
         self.__dict__.update(state)
         self.__dict__.pop("_queue", None)  # of version 0.1
         bind(self.layers, self.flat_parameters, self.flat_gradients)
@@ -117,10 +117,10 @@ class Sequential:
 
         Notes
         -----
-        The arrays get new memory, unless the model is there already: make optimizers and trainers afterwards.
-        On a GPU parameters, gradients and running statistics are arrays that CuPy and PyTorch take without a
-        copy (`cupy.asarray`, `torch.as_tensor`). Models, optimizers and trainings that were saved there go on
-        here, and the other way round.
+        The arrays get new memory, unless the model is on that device already: make optimizers and trainers
+        afterwards. On a GPU parameters, gradients and running statistics are arrays that CuPy and PyTorch
+        take without a copy (`cupy.asarray`, `torch.as_tensor`). Models, optimizers and trainings that were
+        saved on a GPU go on on the processor, and the other way round.
         """
         place = place_named(device)
         if self.owned:
@@ -134,9 +134,9 @@ class Sequential:
         bind(self.layers, self.flat_parameters, self.flat_gradients)
         for layer in self.leaves().values():
             for name, value in layer.buffers.items():
-                if value.dtype.kind == "f":  # counts stay the host's
+                if value.dtype.kind == "f":  # counters stay in the processor's memory
                     layer.buffers[name] = place.moved(value)
-            # What the last forward has kept is of the other memory.
+            # What the last forward kept for backward is in the memory that the model has left.
             for name, value in list(vars(layer).items()):
                 if name.startswith("_") and isinstance(value, np.ndarray | gpu.DeviceArray | tuple):
                     delattr(layer, name)
@@ -144,7 +144,7 @@ class Sequential:
         return self
 
     def leaves(self) -> dict[str, Layer]:
-        """The layers that arrays belong to, those in blocks too, by what their arrays' names begin with.
+        """The layers that hold arrays, those in blocks too, by the prefix of their arrays' names.
 
         In the order in which data pass through them.
         """
@@ -155,7 +155,7 @@ class Sequential:
         }
 
     def give_layers(self, name: str) -> tuple[Layer, ...]:
-        """The layers, for another to own; ``name`` is that of the model in messages."""
+        """Hand the layers over to a new owner; messages call this model ``name``."""
         if self.owned:
             raise ValueError(f"{name} ({self!r}) already belongs to a model")
         self.owned = True
@@ -180,16 +180,16 @@ class Sequential:
     def check_input(self, name: str, x: Any, keep_bytes: bool = False) -> Array:
         """A batch as a contiguous array of the model's dtype; of bytes where they are to be kept so.
 
-        For a model on a GPU, arrays in its memory are taken as they are; those of the processor stay there.
+        For a model on a GPU, arrays in its memory are taken as they are; those in the processor's memory
+        stay in it.
 
         Raises
         ------
         TypeError, ValueError
             Not numbers, not finite, or not the shape that the first layers take.
         """
-        if gpu_views.is_there(x):
-            adopted: Array = self._adopted(name, x, keep_bytes)
-            return adopted
+        if gpu_views.is_on_gpu(x):
+            return cast(Array, self._adopted(name, x, keep_bytes))
         x = np.asarray(x)
         if x.dtype.kind not in "fiub":
             raise TypeError(f"{name} has dtype {x.dtype}, expected numbers")
@@ -202,7 +202,7 @@ class Sequential:
         return converted
 
     def _adopted(self, name: str, x: Any, keep_bytes: bool) -> Any:
-        """A user's array in the model's GPU's memory, as `check_input` returns it."""
+        """Return a user's array in the model's GPU's memory, as `check_input` does."""
         adopted: Any = self._place.adopt(name, x, self.dtype, or_bytes=True)
         self._check_shape(name, adopted.shape)
         if adopted.dtype == self.dtype or keep_bytes:
@@ -235,8 +235,8 @@ class Sequential:
 
         A model on a GPU takes arrays of its memory too (CuPy's, PyTorch's, and what else has
         ``__cuda_array_interface__`` or speaks DLPack) of its dtype, without a copy and without a look at
-        their values, and bytes, which it converts there. It then returns one in it, which those take without
-        a copy.
+        their values, and bytes, which it converts on the GPU. It then returns an array in that memory, which
+        those take without a copy.
 
         Raises
         ------
@@ -268,7 +268,7 @@ class Sequential:
         if self._output_shape is None:
             raise ValueError("backward before forward: there is no output to take a gradient of")
         borrowed = [] if self._given is None else [self._given]
-        if gpu_views.is_there(dy):
+        if gpu_views.is_on_gpu(dy):
             dy = self._place.adopt("dy", dy, self.dtype, self._output_shape)
             borrowed.append(dy)
         else:
@@ -286,32 +286,25 @@ class Sequential:
 
         Views of `flat_parameters`.
         """
-        return {
-            prefix + name: value
-            for prefix, layer in self.leaves().items()
-            if layer.trainable
-            for name, value in layer.parameters.items()
-        }
+        return self._named("parameters", frozen=False)
 
     def gradients(self) -> dict[str, Array]:
         """Name -> gradient, with the names of `parameters`; views of `flat_gradients`."""
+        return self._named("gradients", frozen=False)
+
+    def _named(self, *kinds: str, frozen: bool = True) -> dict[str, Array]:
+        """Name -> array of all layers, or of those that are not frozen; ``kinds`` are dicts of `Layer`."""
         return {
             prefix + name: value
             for prefix, layer in self.leaves().items()
-            if layer.trainable
-            for name, value in layer.gradients.items()
+            if frozen or layer.trainable
+            for kind in kinds
+            for name, value in getattr(layer, kind).items()
         }
 
     def state_dict(self) -> dict[str, Array]:
         """Copies of the parameters and buffers, frozen ones too, with PyTorch's names."""
-        return {name: np.array(value) for name, value in self._state().items()}
-
-    def _state(self) -> dict[str, Array]:
-        return {
-            prefix + name: value
-            for prefix, layer in self.leaves().items()
-            for name, value in {**layer.parameters, **layer.buffers}.items()
-        }
+        return {name: np.array(value) for name, value in self._named("parameters", "buffers").items()}
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Take over what `state_dict` of a model of the same layers returned.
@@ -321,7 +314,7 @@ class Sequential:
         TypeError, ValueError
             Missing or unknown names, other shapes or dtypes. Nothing is changed.
         """
-        own = self._state()
+        own = self._named("parameters", "buffers")
         if set(state) != set(own):
             missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
             raise ValueError(f"state does not fit: missing {missing}, unknown {unknown}")
@@ -372,7 +365,7 @@ def _check_layers(layers: Iterable[Layer]) -> None:
 
 
 def _rows(prefix: str, layers: Iterable[Layer]) -> list[tuple[str, str, int, str]]:
-    """Of layers and those in their blocks: name, description, number of parameters, a note."""
+    """Return the rows of a summary: name, description, number of parameters and a note of each layer."""
     rows = []
     for i, layer in enumerate(layers):
         what = type(layer).__name__ if layer.block else repr(layer)

@@ -7,7 +7,7 @@ They are NumPy's, or all in one GPU's memory: CuPy's, PyTorch's CUDA tensors, or
 ``__cuda_array_interface__`` or DLPack. Those are read where they are, on the stream of the first, after
 what is queued on the others'. Results are CuPy's or PyTorch's as the first array is, else arrays with
 ``__cuda_array_interface__`` and ``numpy()``. Only losses wait for the GPU; values of labels, targets and
-weights are not checked there: a label that is no class makes NaN. PyTorch's autograd does not see these
+weights are not checked on the GPU: a label that is no class makes NaN. PyTorch's autograd does not see these
 functions.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..arrays.checks import check_float_array, check_like
 from ..arrays.memory import empty_like
-from ..formulas.activations import KINDS
+from ..formulas.activations import ACTIVATIONS
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..runtime.numbers import is_number
@@ -13,9 +13,9 @@ from .either_memory import for_either_memory
 
 def check_parameters(activation: str, parameters: dict[str, float]) -> tuple[float, float]:
     """Return the two numbers that kernels take for an activation's parameters."""
-    if activation not in KINDS:
-        raise ValueError(f"activation is {activation!r}, expected one of {', '.join(KINDS)}")
-    known = KINDS[activation].defaults
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+    known = ACTIVATIONS[activation].defaults
     for name, value in parameters.items():
         if name not in known:
             raise TypeError(
@@ -68,7 +68,7 @@ def activation_backward(dy: Array, kept: Array, activation: str, **parameters: f
     ----------
     dy : array
     kept : array like dy
-        The forward pass's input where `formulas.activations.KINDS[activation].keeps_input`, else its
+        The forward pass's input where `formulas.activations.ACTIVATIONS[activation].keeps_input`, else its
         output.
     activation, **parameters
         As in the forward pass.
@@ -92,6 +92,11 @@ def softmax_forward(x: Array, log: bool = False) -> Array:
     x = check_float_array("x", x)
     if x.ndim == 0:
         raise ValueError("x is a scalar, expected at least one dimension")
+    return softmax(x, log)
+
+
+def softmax(x: Array, log: bool) -> Array:
+    """`softmax_forward` of a checked array."""
     y = empty_like(x)
     if x.size:
         rows = (-1, x.shape[-1])
@@ -106,6 +111,11 @@ def softmax_backward(dy: Array, y: Array, log: bool = False) -> Array:
     if y.ndim == 0:
         raise ValueError("y is a scalar, expected at least one dimension")
     dy = check_like("dy", dy, y.shape, y.dtype, " as y")
+    return softmax_gradient(dy, y, log)
+
+
+def softmax_gradient(dy: Array, y: Array, log: bool) -> Array:
+    """`softmax_backward` of checked arrays."""
     dx = empty_like(y)
     if y.size:
         rows = (-1, y.shape[-1])

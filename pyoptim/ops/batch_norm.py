@@ -15,6 +15,7 @@ from ..formulas.norms import NormOptions
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from .either_memory import for_either_memory
+from .layer_norm import check_affine
 
 
 class SavedNorm(NamedTuple):
@@ -74,7 +75,7 @@ def batch_norm_forward(
     """
     x3, last = _check_norm("x", x)
     channels = x3.shape[1:2]
-    gamma, beta = _check_affine(gamma, beta, x3)
+    gamma, beta = check_affine(gamma, beta, x3.shape[1:2], x3, " as x's channels")
     check_norm_activation(activation)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var: expected both or neither")
@@ -168,7 +169,7 @@ def batch_norm_backward(
         A dtype or a shape does not match.
     """
     x3, last = _check_norm("x", x)
-    gamma, beta = _check_affine(gamma, beta, x3)
+    gamma, beta = check_affine(gamma, beta, x3.shape[1:2], x3, " as x's channels")
     check_norm_activation(activation)
     if isinstance(dy, np.ndarray) and dy.shape == x.shape and last:
         dy3 = check_like("dy", np.moveaxis(dy, 1, -1), np.moveaxis(x, 1, -1).shape, x3.dtype, " as x")
@@ -221,12 +222,3 @@ def as_channels(x: Array) -> Array:
     """(N, C, *spatial) as (N, C, space), without a copy."""
     shape = x.shape
     return x.reshape(shape[0], shape[1], math.prod(shape[2:]) if len(shape) > 2 else 1)
-
-
-def _check_affine(gamma: Any, beta: Any, x: Array) -> tuple[Array | None, Array | None]:
-    channels = x.shape[1:2]
-    if gamma is not None:
-        gamma = check_like("gamma", gamma, channels, x.dtype, " as x's channels")
-    if beta is not None:
-        beta = check_like("beta", beta, channels, x.dtype, " as x's channels")
-    return gamma, beta

@@ -6,12 +6,13 @@ from typing import Any
 
 from ..arrays.checks import check_float_array, check_like
 from ..arrays.memory import empty, empty_like
+from ..formulas import activations
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from .either_memory import for_either_memory
 
-# The activations that a dense layer applies itself; `activation_forward` has more.
-ACTIVATIONS = ("relu", "sigmoid", "tanh")
+# The activations that a dense layer can apply in the same pass: a public name.
+ACTIVATIONS = tuple(name for name, kind in activations.ACTIVATIONS.items() if kind.fused)
 
 
 def check_activation(activation: str | None) -> None:

@@ -10,20 +10,10 @@ from ..arrays.checks import check_float_array
 from ..arrays.memory import empty_like
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
-from ..runtime.numbers import is_number
+from ..runtime.numbers import AT_LEAST_ZERO, FRACTION, Range
 from .either_memory import for_either_memory
 
-
-def check_drop_probability(p: Any) -> float:
-    if not is_number(p) or not 0 <= p < 1:
-        raise ValueError(f"p is {p!r}, expected a drop probability in [0, 1)")
-    return float(p)
-
-
-def check_deviation(std: Any) -> float:
-    if not is_number(std) or std < 0:
-        raise ValueError(f"std is {std!r}, expected a finite number >= 0")
-    return float(std)
+DROP_PROBABILITY = Range(FRACTION.allowed, "a drop probability in [0, 1)")
 
 
 def _check_stream(seed: Any, step: Any) -> tuple[int, int]:
@@ -52,23 +42,22 @@ def dropout_forward(x: Array, p: float, seed: int, step: int) -> Array:
     TypeError, ValueError
         A dtype or value that cannot be.
     """
-    p = check_drop_probability(p)
-    seed, step = _check_stream(seed, step)
-    x = check_float_array("x", x)
-    y = empty_like(x)
-    dispatch.of(x).dropout(x, p, seed, step, y)
-    return y
+    return _dropped("x", x, p, seed, step)
 
 
 @for_either_memory
 def dropout_backward(dy: Array, p: float, seed: int, step: int) -> Array:
     """dx from the gradient dy of the output of `dropout_forward`, of the same p, seed and step."""
-    p = check_drop_probability(p)
+    return _dropped("dy", dy, p, seed, step)
+
+
+def _dropped(name: str, x: Array, p: float, seed: int, step: int) -> Array:
+    p = DROP_PROBABILITY.number("p", p)
     seed, step = _check_stream(seed, step)
-    dy = check_float_array("dy", dy)
-    dx = empty_like(dy)
-    dispatch.of(dy).dropout(dy, p, seed, step, dx)
-    return dx
+    x = check_float_array(name, x)
+    y = empty_like(x)
+    dispatch.of(x).dropout(x, p, seed, step, y)
+    return y
 
 
 @for_either_memory
@@ -83,7 +72,7 @@ def gaussian_noise(x: Array, std: float, seed: int, step: int) -> Array:
     TypeError, ValueError
         A dtype or value that cannot be.
     """
-    std = check_deviation(std)
+    std = AT_LEAST_ZERO.number("std", std)
     seed, step = _check_stream(seed, step)
     x = check_float_array("x", x)
     y = empty_like(x)

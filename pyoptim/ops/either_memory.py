@@ -39,17 +39,17 @@ def for_either_memory(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)  # the function raises the error
         given.apply_defaults()
         arrays = dict(_arrays_of(given.arguments))
-        there = {name: value for name, value in arrays.items() if gpu_views.is_there(value)}
-        if not there:
+        on_gpu = {name: value for name, value in arrays.items() if gpu_views.is_on_gpu(value)}
+        if not on_gpu:
             return function(*args, **kwargs)
-        known = next(iter(there))
+        known = next(iter(on_gpu))
         for name, value in arrays.items():
-            if name not in there:
+            if name not in on_gpu:
                 raise TypeError(
                     f"{name} is a {type(value).__name__} in the processor's memory, but {known} is in a "
                     "GPU's: expected all in one"
                 )
-        return _run(function, given, there)
+        return _run(function, given, on_gpu)
 
     return either
 
@@ -62,16 +62,16 @@ def _arrays_of(arguments: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         elif isinstance(value, ndarray | list | tuple):
             if name != "features":
                 yield name, value
-        elif not isinstance(value, str | int | float | None) and gpu_views.is_there(value):
+        elif not isinstance(value, str | int | float | None) and gpu_views.is_on_gpu(value):
             yield name, value
 
 
-def _run(function: Callable[..., R], given: inspect.BoundArguments, there: dict[str, Any]) -> R:
+def _run(function: Callable[..., R], given: inspect.BoundArguments, on_gpu: dict[str, Any]) -> R:
     written = ("running_mean", "running_var") if given.arguments.get("training") else ()
     views: dict[str, DeviceArray] = {}
     streams: dict[int, int] = {}
-    for name, value in there.items():
-        dense = value if name in written else gpu_views._made_contiguous(value)
+    for name, value in on_gpu.items():
+        dense = value if name in written else gpu_views.made_contiguous(value)
         views[name] = gpu_views.view(name, dense, streams, gpu_views.INTEGERS if name == "labels" else ())
     first = next(iter(views))
     for name, array in views.items():
@@ -79,12 +79,12 @@ def _run(function: Callable[..., R], given: inspect.BoundArguments, there: dict[
             raise ValueError(
                 f"{name} is on GPU {array.device}, but {first} on {views[first].device}: expected all on one"
             )
-    make = _maker(there[first])
+    make = _maker(on_gpu[first])
     with ordered(list(views.values())) as queue:
         operands = {name: _operand(array, queue, make) for name, array in views.items()}
         given.arguments.update(_replaced(given.arguments, operands))
         result = function(*given.args, **given.kwargs)
-    tell_autograd([there[name] for name in written if tensors._is_tensor(there.get(name))])
+    tell_autograd([on_gpu[name] for name in written if tensors.is_tensor(on_gpu.get(name))])
     return cast(R, _given_back(result))
 
 
@@ -114,7 +114,7 @@ def _given_back(result: Any) -> Any:
 
 def _maker(value: Any) -> Callable[..., Any] | None:
     """Return a function that makes arrays of the same kind on the same GPU."""
-    if tensors._is_tensor(value):
+    if tensors.is_tensor(value):
         torch: Any = sys.modules["torch"]
         return lambda shape, dtype: value.new_empty(shape, dtype=getattr(torch, dtype.name))
     cupy: Any = sys.modules.get("cupy")

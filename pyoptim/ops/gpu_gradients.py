@@ -28,8 +28,8 @@ def viewed(named: Sequence[tuple[str, Any]], *, written: bool) -> list[tuple[str
     streams: dict[int, int] = {}
     views: list[Any] = []
     for name, g in named:
-        if gpu_views.is_there(g):
-            g = gpu_views.view(name, g if written else gpu_views._made_contiguous(g), streams)
+        if gpu_views.is_on_gpu(g):
+            g = gpu_views.view(name, g if written else gpu_views.made_contiguous(g), streams)
         views.append(g)
     names = [name for name, _ in named]
     gpu_checks.check_together(names, views, written)
@@ -75,4 +75,4 @@ def _operands(arrays: Sequence[DeviceArray], queue: Queue) -> list[Any]:
 
 
 def _tell_autograd(arrays: Sequence[DeviceArray]) -> None:
-    tell_autograd([a.owner for a in arrays if tensors._is_tensor(a.owner)])
+    tell_autograd([a.owner for a in arrays if tensors.is_tensor(a.owner)])

@@ -55,10 +55,7 @@ def layer_norm_forward(
     x, shape, x2 = _check_rows(x, features)
     if not eps >= 0:
         raise ValueError(f"eps is {eps!r}, expected a number >= 0")
-    if gamma is not None:
-        gamma = check_like("gamma", gamma, shape, x.dtype, " as features").reshape(-1)
-    if beta is not None:
-        beta = check_like("beta", beta, shape, x.dtype, " as features").reshape(-1)
+    gamma, beta = check_affine(gamma, beta, shape, x, " as features")
     y = empty_like(x)
     saved = SavedLayerNorm(empty(x2.shape[:1], x), empty(x2.shape[:1], x))
     dispatch.of(x).layer_norm_forward(x2, (gamma, beta), float(eps), y.reshape(x2.shape), saved)
@@ -96,8 +93,7 @@ def layer_norm_backward(
     """
     x, shape, x2 = _check_rows(x, features)
     dy = check_like("dy", dy, x.shape, x.dtype, " as x")
-    if gamma is not None:
-        gamma = check_like("gamma", gamma, shape, x.dtype, " as features").reshape(-1)
+    gamma, _ = check_affine(gamma, None, shape, x, " as features")
     if not isinstance(saved, SavedLayerNorm):
         raise TypeError(f"saved is a {type(saved).__name__}, expected what layer_norm_forward returned")
     mean = check_like("saved.mean", saved.mean, x2.shape[:1], x.dtype, " for x")
@@ -106,6 +102,21 @@ def layer_norm_backward(
     gradients = dx.reshape(x2.shape), dgamma.reshape(-1), dbeta.reshape(-1)
     dispatch.of(x).layer_norm_backward(dy.reshape(x2.shape), x2, gamma, (mean, inv_std), gradients)
     return dx, dgamma, dbeta
+
+
+def check_affine(
+    gamma: Any, beta: Any, shape: tuple[int, ...], x: Array, why: str
+) -> tuple[Array | None, Array | None]:
+    """gamma and beta as vectors, or None; ``why`` is added to messages about their shape."""
+    if gamma is not None:
+        gamma = _vector(check_like("gamma", gamma, shape, x.dtype, why))
+    if beta is not None:
+        beta = _vector(check_like("beta", beta, shape, x.dtype, why))
+    return gamma, beta
+
+
+def _vector(array: Array) -> Array:
+    return array if array.ndim == 1 else array.reshape(-1)
 
 
 def check_features(features: Any) -> tuple[int, ...]:

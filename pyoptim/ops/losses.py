@@ -7,14 +7,14 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..arrays.checks import as_numpy, check_finite, check_float_array, check_like
+from ..arrays.checks import as_numpy, check_finite, check_float_array, check_like, refuse_where
 from ..arrays.gpu import DeviceArray
 from ..arrays.memory import constant, empty, empty_like
 from ..arrays.operand import Operand
 from ..formulas.losses import POINTWISE
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
-from ..runtime.numbers import is_number
+from ..runtime.numbers import POSITIVE, SHARE
 from .either_memory import for_either_memory
 
 
@@ -37,7 +37,7 @@ def softmax_cross_entropy(
     logits : array (batch, classes)
     labels : integer array (batch,), each in [0, classes), or float array (batch, classes)
         The latter is each class's share of the target, >= 0; usually a row sums to 1. Labels in a GPU's
-        memory are read there where they are int64, and converted by the processor else.
+        memory are read in place where they are int64, and converted by the processor else.
     class_weight : array (classes,), optional
         Multiplies each class's term. With integer labels the mean is the weighted one: the sum is divided
         by that of the labels' weights (and is 0 where they are all 0), not by the batch.
@@ -61,9 +61,9 @@ def softmax_cross_entropy(
         target = check_shares("labels", labels, (batch, classes), logits.dtype)
     else:
         target = check_labels("labels", labels, batch, classes)
-    weights = check_class_weight(class_weight, classes, logits.dtype)
-    check_smoothing(label_smoothing)
-    rows = check_sample_weight("sample_weight", sample_weight, batch, logits.dtype)
+    weights = check_weights("class_weight", class_weight, classes, logits.dtype)
+    SHARE.check("label_smoothing", label_smoothing)
+    rows = check_weights("sample_weight", sample_weight, batch, logits.dtype)
     dlogits = empty_like(logits)
     value = dispatch.of(logits).softmax_cross_entropy(
         logits, target, dlogits, rows, weights, float(label_smoothing)
@@ -115,7 +115,7 @@ def pointwise_loss(
     if kind not in POINTWISE:
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(POINTWISE)}")
     check_pointwise_target("target", target, kind)
-    check_delta(delta)
+    POSITIVE.check("delta", delta)
     batch = prediction.shape[0] if prediction.ndim else 1
     columns = prediction.shape[-1] if prediction.ndim > 1 else 1
     parameter: Any = 1.0
@@ -123,7 +123,7 @@ def pointwise_loss(
         parameter = delta
     elif POINTWISE[kind].parameter == "pos_weight" and pos_weight is not None:
         parameter = check_pos_weight(pos_weight, columns, prediction.dtype)
-    rows = check_sample_weight("sample_weight", sample_weight, batch, prediction.dtype)
+    rows = check_weights("sample_weight", sample_weight, batch, prediction.dtype)
     dprediction = empty_like(prediction)
     value = run_pointwise(kind, prediction, target, dprediction, rows, parameter)
     return float(value), dprediction
@@ -188,8 +188,8 @@ def kl_divergence(
     """
     logits = check_float_array("logits", logits, ndim=2)
     target = check_shares("target", target, logits.shape, logits.dtype)
-    check_temperature(temperature)
-    rows = check_sample_weight("sample_weight", sample_weight, len(logits), logits.dtype)
+    POSITIVE.check("temperature", temperature)
+    rows = check_weights("sample_weight", sample_weight, len(logits), logits.dtype)
     dlogits = empty_like(logits)
     value = dispatch.of(logits).kl_divergence(logits, target, dlogits, rows, float(temperature))
     return float(value), dlogits
@@ -212,10 +212,8 @@ def check_labels(name: str, labels: Any, batch: int, classes: int) -> Array:
         raise ValueError(f"{name} is empty, expected at least one example")
     if on_gpu:
         return cast(Array, labels)
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if wrong.size:
-        i = int(wrong[0])
-        raise ValueError(f"{name}[{i}] is {labels[i]}, expected a class in [0, {classes})")
+    wrong = (labels < 0) | (labels >= classes)
+    refuse_where(wrong, name, labels, f"a class in [0, {classes})")
     return np.ascontiguousarray(labels, dtype=np.int64)
 
 
@@ -246,37 +244,23 @@ def check_numbers(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype
 
 
 def _at_least_zero(name: str, value: Array) -> Array:
-    if not isinstance(value, Operand) and (value < 0).any():
-        index = tuple(int(i) for i in np.argwhere(value < 0)[0])
-        raise ValueError(f"{name}{list(index)} is {value[index]}, expected numbers >= 0")
+    if not isinstance(value, Operand):
+        refuse_where(value < 0, name, value, "numbers >= 0")
     return value
 
 
 def check_pointwise_target(name: str, target: Array, kind: str) -> None:
     """Refuse targets that the loss does not allow; those in a GPU's memory are not looked at."""
-    if isinstance(target, Operand):
-        return
     loss = POINTWISE[kind]
-    if loss.allows is None:
-        return
-    wrong = ~loss.allows(target)
-    if wrong.any():
-        index = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(f"{name}{list(index)} is {target[index]}, expected {loss.targets}")
+    if not isinstance(target, Operand) and loss.allows is not None:
+        refuse_where(~loss.allows(target), name, target, str(loss.targets))
 
 
-def check_sample_weight(name: str, weight: Any, batch: int, dtype: np.dtype[Any]) -> Array | None:
-    """Finite weights >= 0, one per example."""
+def check_weights(name: str, weight: Any, count: int, dtype: np.dtype[Any]) -> Array | None:
+    """Finite weights >= 0, one per example or class; None stays None."""
     if weight is None:
         return None
-    return _at_least_zero(name, check_numbers(name, weight, (batch,), dtype))
-
-
-def check_class_weight(weight: Any, classes: int, dtype: np.dtype[Any]) -> Array | None:
-    """Finite weights >= 0, one per class."""
-    if weight is None:
-        return None
-    return _at_least_zero("class_weight", check_numbers("class_weight", weight, (classes,), dtype))
+    return _at_least_zero(name, check_numbers(name, weight, (count,), dtype))
 
 
 def check_pos_weight(weight: Any, columns: int, dtype: np.dtype[Any]) -> Any:
@@ -284,18 +268,3 @@ def check_pos_weight(weight: Any, columns: int, dtype: np.dtype[Any]) -> Any:
     if not isinstance(weight, Operand) and np.ndim(weight) == 0:
         return float(_at_least_zero("pos_weight", check_numbers("pos_weight", weight, (), dtype)))
     return _at_least_zero("pos_weight", check_numbers("pos_weight", weight, (columns,), dtype))
-
-
-def check_smoothing(label_smoothing: Any) -> None:
-    if not is_number(label_smoothing) or not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing is {label_smoothing!r}, expected a number in [0, 1]")
-
-
-def check_delta(delta: Any) -> None:
-    if not is_number(delta) or not delta > 0:
-        raise ValueError(f"delta is {delta!r}, expected a finite number > 0")
-
-
-def check_temperature(temperature: Any) -> None:
-    if not is_number(temperature) or not temperature > 0:
-        raise ValueError(f"temperature is {temperature!r}, expected a finite number > 0")

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from ..arrays import tensors
 from ..formulas import storage
 from ..runtime.dtypes import Array
-from .optimizer import Group, Optimizer, Row, Schedule
+from .optimizer import Group, Optimizer, Row
 
 __all__ = [  # also what `pyoptim` shows of this file
     "AMSGrad",
@@ -63,9 +63,6 @@ class SGD(Optimizer):
         "velocity": "torch",
     }
     _looking_ahead = False
-
-    def __init__(self, params: Any, lr: float | Schedule = 1e-3, **hyperparameters: Any) -> None:
-        super().__init__(params, lr=lr, **hyperparameters)
 
     def _rule(self, group: Group) -> str:
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
@@ -146,6 +143,7 @@ class Adagrad(Optimizer):
     eps_root : float, default 0
     """
 
+    _rule_name = "adagrad"
     defaults: ClassVar = {
         "lr": 1e-2,
         "lr_decay": 0.0,
@@ -153,12 +151,6 @@ class Adagrad(Optimizer):
         "eps": 1e-10,
         "eps_root": 0.0,
     }
-
-    def __init__(self, params: Any, lr: float | Schedule = 1e-2, **hyperparameters: Any) -> None:
-        super().__init__(params, lr=lr, **hyperparameters)
-
-    def _rule(self, group: Group) -> str:
-        return "adagrad"
 
     def _initial(self, group: Group) -> dict[str, float]:
         return {"sum": group["initial_accumulator_value"]}
@@ -195,9 +187,6 @@ class RMSprop(Optimizer):
         "centered": False,
     }
 
-    def __init__(self, params: Any, lr: float | Schedule = 1e-2, **hyperparameters: Any) -> None:
-        super().__init__(params, lr=lr, **hyperparameters)
-
     def _rule(self, group: Group) -> str:
         centered = "_centered" if group["centered"] else ""
         return f"rmsprop{centered}{'_momentum' if group['momentum'] else ''}"
@@ -223,13 +212,8 @@ class Adadelta(Optimizer):
         Inside both roots, as in the paper.
     """
 
+    _rule_name = "adadelta"
     defaults: ClassVar = {"lr": 1.0, "rho": 0.9, "eps": 1e-6}
-
-    def __init__(self, params: Any, lr: float | Schedule = 1.0, **hyperparameters: Any) -> None:
-        super().__init__(params, lr=lr, **hyperparameters)
-
-    def _rule(self, group: Group) -> str:
-        return "adadelta"
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         return (lr, group["rho"], 1 - group["rho"], group["eps"])
@@ -269,9 +253,6 @@ class Adam(Optimizer):
         "amsgrad_max": "raw",
         "bias_correction": True,
     }
-
-    def __init__(self, params: Any, lr: float | Schedule = 1e-3, **hyperparameters: Any) -> None:
-        super().__init__(params, lr=lr, **hyperparameters)
 
     def _rule(self, group: Group) -> str:
         return "amsgrad" if group["amsgrad"] else "adam"
@@ -321,13 +302,8 @@ class Adamax(Optimizer):
     eps : float, default 1e-8
     """
 
+    _rule_name = "adamax"
     defaults: ClassVar = {"lr": 2e-3, "betas": (0.9, 0.999), "eps": 1e-8}
-
-    def __init__(self, params: Any, lr: float | Schedule = 2e-3, **hyperparameters: Any) -> None:
-        super().__init__(params, lr=lr, **hyperparameters)
-
-    def _rule(self, group: Group) -> str:
-        return "adamax"
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         b1, b2 = group["betas"]
@@ -352,6 +328,7 @@ class NAdam(Optimizer):
     momentum_decay : float or None, default 4e-3
     """
 
+    _rule_name = "nadam"
     defaults: ClassVar = {
         "lr": 2e-3,
         "betas": (0.9, 0.999),
@@ -359,12 +336,6 @@ class NAdam(Optimizer):
         "eps_root": 0.0,
         "momentum_decay": 4e-3,
     }
-
-    def __init__(self, params: Any, lr: float | Schedule = 2e-3, **hyperparameters: Any) -> None:
-        super().__init__(params, lr=lr, **hyperparameters)
-
-    def _rule(self, group: Group) -> str:
-        return "nadam"
 
     def _mu(self, group: Group, t: float) -> float:
         decay = group["momentum_decay"]
@@ -382,17 +353,8 @@ class NAdam(Optimizer):
         b1, b2 = group["betas"]
         product = scalars["mu_product"]
         mu, mu_next = self._mu(group, t), self._mu(group, t + 1)
-        return (
-            b1,
-            1 - b1,
-            b2,
-            1 - b2,
-            lr * mu_next / (1 - product * mu_next),
-            lr * (1 - mu) / (1 - product),
-            1 / (1 - b2**t),
-            group["eps_root"],
-            group["eps"],
-        )
+        steps = (lr * mu_next / (1 - product * mu_next), lr * (1 - mu) / (1 - product))
+        return (b1, 1 - b1, b2, 1 - b2, *steps, 1 / (1 - b2**t), group["eps_root"], group["eps"])
 
 
 class RAdam(Optimizer):
@@ -412,13 +374,8 @@ class RAdam(Optimizer):
     eps_root : float, default 0
     """
 
+    _rule_name = "radam"
     defaults: ClassVar = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "eps_root": 0.0}
-
-    def __init__(self, params: Any, lr: float | Schedule = 1e-3, **hyperparameters: Any) -> None:
-        super().__init__(params, lr=lr, **hyperparameters)
-
-    def _rule(self, group: Group) -> str:
-        return "radam"
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         b1, b2 = group["betas"]
@@ -445,13 +402,8 @@ class Lion(Optimizer):
     betas : pair of float, default (0.9, 0.99)
     """
 
+    _rule_name = "lion"
     defaults: ClassVar = {"lr": 1e-4, "betas": (0.9, 0.99), "decoupled_weight_decay": True}
-
-    def __init__(self, params: Any, lr: float | Schedule = 1e-4, **hyperparameters: Any) -> None:
-        super().__init__(params, lr=lr, **hyperparameters)
-
-    def _rule(self, group: Group) -> str:
-        return "lion"
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         b1, b2 = group["betas"]
@@ -475,13 +427,8 @@ class Rprop(Optimizer):
         The smallest and the largest step.
     """
 
+    _rule_name = "rprop"
     defaults: ClassVar = {"lr": 1e-2, "etas": (0.5, 1.2), "step_sizes": (1e-6, 50.0)}
-
-    def __init__(self, params: Any, lr: float | Schedule = 1e-2, **hyperparameters: Any) -> None:
-        super().__init__(params, lr=lr, **hyperparameters)
-
-    def _rule(self, group: Group) -> str:
-        return "rprop"
 
     def _initial(self, group: Group) -> dict[str, float]:
         lr = group["lr"]
@@ -510,13 +457,8 @@ class ASGD(Optimizer):
     t0 : float >= 0, default 1e6
     """
 
+    _rule_name = "asgd"
     defaults: ClassVar = {"lr": 1e-2, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6}
-
-    def __init__(self, params: Any, lr: float | Schedule = 1e-2, **hyperparameters: Any) -> None:
-        super().__init__(params, lr=lr, **hyperparameters)
-
-    def _rule(self, group: Group) -> str:
-        return "asgd"
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         lambd, alpha = group["lambd"], group["alpha"]

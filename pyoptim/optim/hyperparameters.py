@@ -5,83 +5,56 @@ Its twin is the namespace `allowed` of ``csrc/include/pyoptim/optimizer.hpp``; a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from ..runtime.numbers import is_count, is_number, plain
+from ..runtime.numbers import AT_LEAST_ZERO, COUNT, FLAG, FRACTION, NUMBER, SHARE, Range, one_of, plain
 
 
-def _at_least_zero(value: Any) -> bool:
-    return is_number(value) and value >= 0
+def _numbers(value: Any, count: int, each: Range = NUMBER) -> bool:
+    return isinstance(value, tuple | list) and len(value) == count and all(map(each.allowed, value))
 
 
-def _fraction(value: Any) -> bool:
-    return is_number(value) and 0 <= value < 1
-
-
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool | np.bool_)
-
-
-def _pair(value: Any) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2 and all(map(is_number, value))
-
-
-def _eps_pair(value: Any) -> bool:
-    return (
-        isinstance(value, tuple | list)
-        and len(value) == 2
-        and (value[0] is None or _at_least_zero(value[0]))
-        and _at_least_zero(value[1])
-    )
-
-
-_AT_LEAST_ZERO = (_at_least_zero, "a finite number >= 0")
-_NUMBER = (is_number, "a finite number")
-_SHARE = (lambda v: is_number(v) and 0 <= v <= 1, "a number in [0, 1]")
-_FLAG = (_flag, "True or False")
-
-
-def choice(*names: str | None) -> tuple[Callable[[Any], bool], str]:
-    """An entry of the table: the value is one of these names."""
-    return (lambda v: (v is None or isinstance(v, str)) and v in names), " or ".join(map(repr, names))
+_AT_LEAST_ZERO_OR_NONE = Range(
+    lambda v: v is None or AT_LEAST_ZERO.allowed(v), "None or a finite number >= 0"
+)
 
 
 # A hyperparameter that is not listed is a flag if its default is one, else a finite number >= 0.
-_EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "lr": (lambda v: callable(v) or _at_least_zero(v), "a finite number >= 0 or a schedule"),
-    "dampening": _NUMBER,
-    "velocity": choice("torch", "classical"),
-    "eps_pair": (_eps_pair, "a pair of finite numbers >= 0, of which the first may be None"),
-    "alpha": _SHARE,
-    "exponent": _NUMBER,
-    "rho": _SHARE,
-    "betas": (lambda v: _pair(v) and all(map(_fraction, v)), "two numbers in [0, 1)"),
-    "etas": (lambda v: _pair(v) and 0 < v[0] < 1 < v[1], "two numbers, in (0, 1) and above 1"),
-    "step_sizes": (lambda v: _pair(v) and 0 <= v[0] <= v[1], "two numbers >= 0, the smaller first"),
-    "lambd": _NUMBER,
-    "beta2_decay": (lambda v: is_number(v) and v <= 0, "a finite number <= 0"),
-    "d": (lambda v: is_number(v) and v >= 1, "a finite number >= 1"),
-    "ns_coefficients": (
-        lambda v: isinstance(v, tuple | list) and len(v) == 3 and all(map(is_number, v)),
-        "three finite numbers",
+_EXPECTED = {
+    "lr": Range(lambda v: callable(v) or AT_LEAST_ZERO.allowed(v), "a finite number >= 0 or a schedule"),
+    "dampening": NUMBER,
+    "velocity": one_of("torch", "classical"),
+    "eps_pair": Range(
+        lambda v: _numbers(v, 2, _AT_LEAST_ZERO_OR_NONE) and v[1] is not None,
+        "a pair of finite numbers >= 0, of which the first may be None",
     ),
-    "ns_steps": (is_count, "a positive integer"),
-    "adjust_lr_fn": choice("original", "match_rms_adamw"),
-    "amsgrad_max": choice("raw", "corrected"),
-    "momentum_decay": (lambda v: v is None or _at_least_zero(v), "None or a finite number >= 0"),
+    "alpha": SHARE,
+    "exponent": NUMBER,
+    "rho": SHARE,
+    "betas": Range(lambda v: _numbers(v, 2, FRACTION), "two numbers in [0, 1)"),
+    "etas": Range(lambda v: _numbers(v, 2) and 0 < v[0] < 1 < v[1], "two numbers, in (0, 1) and above 1"),
+    "step_sizes": Range(
+        lambda v: _numbers(v, 2) and 0 <= v[0] <= v[1], "two numbers >= 0, the smaller first"
+    ),
+    "lambd": NUMBER,
+    "beta2_decay": Range(lambda v: NUMBER.allowed(v) and v <= 0, "a finite number <= 0"),
+    "d": Range(lambda v: NUMBER.allowed(v) and v >= 1, "a finite number >= 1"),
+    "ns_coefficients": Range(lambda v: _numbers(v, 3), "three finite numbers"),
+    "ns_steps": COUNT,
+    "adjust_lr_fn": one_of("original", "match_rms_adamw"),
+    "amsgrad_max": one_of("raw", "corrected"),
+    "momentum_decay": _AT_LEAST_ZERO_OR_NONE,
 }
 
 
-def _expected(name: str, known: Mapping[str, Any]) -> tuple[Callable[[Any], bool], str]:
+def _expected(name: str, known: Mapping[str, Any]) -> Range:
     """What a hyperparameter may be, among the others of its optimizer, and the same in words."""
     if name == "eps" and "beta2_decay" in known:  # Adafactor has two
         name = "eps_pair"
     if name == "alpha" and "lambd" in known:  # ASGD's is an exponent, not a decay rate
         name = "exponent"
-    return _EXPECTED.get(name) or (_FLAG if isinstance(known[name], bool) else _AT_LEAST_ZERO)
+    return _EXPECTED.get(name) or (FLAG if isinstance(known[name], bool) else AT_LEAST_ZERO)
 
 
 def checked(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,9 +70,7 @@ def checked(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, An
     for name, value in values.items():
         if name not in known:
             raise TypeError(f"{name!r} is no hyperparameter, expected one of {', '.join(known)}")
-        allowed, expected = _expected(name, known)
-        if not allowed(value):
-            raise ValueError(f"{name} is {value!r}, expected {expected}")
+        _expected(name, known).check(name, value)
     return {name: plain(value) for name, value in values.items()}
 
 
@@ -109,17 +80,15 @@ class Checked:
     Its value is also in the attribute of that name with a ``_`` before it, which costs a step less to read.
     """
 
-    def __init__(self, allowed: Callable[[Any], bool], expected: str, fixed: bool = False) -> None:
-        self._allowed, self._expected, self._fixed = allowed, expected, fixed
+    def __init__(self, range_: Range, fixed: bool = False) -> None:
+        self._range, self._fixed = range_, fixed
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
     def checked(self, value: Any, label: str) -> Any:
         """The value, with NumPy's numbers as Python's; ValueError if it cannot be."""
-        if not self._allowed(value):
-            raise ValueError(f"{label} is {value!r}, expected {self._expected}")
-        return plain(value)
+        return plain(self._range.check(label, value))
 
     def __get__(self, owner: Any, cls: type) -> Any:
         return self if owner is None else getattr(owner, "_" + self._name)

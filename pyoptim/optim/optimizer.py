@@ -6,7 +6,7 @@ coefficients at step t.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,11 +14,11 @@ from ..arrays import tensors
 from ..backends import StepGroup
 from ..backends.places import HOST, Place, place_of
 from ..formulas import storage
-from ..formulas.rules import RULES
+from ..formulas.rules import RULES, Rule
 from ..runtime.dtypes import Array
-from ..runtime.numbers import is_count, is_integer, is_number
+from ..runtime.numbers import COUNT, POSITIVE, Range, is_integer, one_of
 from . import state, stepping, structure
-from .hyperparameters import Checked, ParameterGroup, checked, choice
+from .hyperparameters import Checked, ParameterGroup, checked
 
 Schedule = Callable[[int], float]
 Group = dict[str, Any]
@@ -42,14 +42,14 @@ class Optimizer:
         Arrays in the memory of one GPU work too, without a copy: CuPy's, PyTorch's CUDA tensors, and
         whatever has ``__cuda_array_interface__`` or speaks DLPack; contiguous, of the same dtypes. Every
         optimizer has them, with all that is below, and averages. They need the backend "cuda" or "cupy".
-        States are kept there; a step is queued on the stream of the gradients, one launch for each rule and
-        dtype (more for what looks at a whole tensor), and not waited for (but for ``nonfinite="raise"`` and
-        ``"skip"``). `state_dict` brings states to NumPy arrays, and `load_state_dict` takes them back, so
+        States are kept on the GPU; a step is queued on the stream of the gradients, one launch for each rule
+        and dtype (more for what looks at a whole tensor), and not waited for (but for ``nonfinite="raise"``
+        and ``"skip"``). `state_dict` brings states to NumPy arrays, and `load_state_dict` takes them back, so
         they move between processor and GPU. A step cannot be captured into a CUDA graph of yours, which
-        would repeat its coefficients: there it is a RuntimeError.
-    lr : float or callable
-        Learning rate, or a schedule ``step -> lr`` where step counts the steps already taken: see
-        `pyoptim.schedules`.
+        would repeat its coefficients: that is a RuntimeError.
+    lr : float or callable, optional
+        Learning rate, by default that of the class; or a schedule ``step -> lr`` where step counts the steps
+        already taken: see `pyoptim.schedules`.
     weight_decay : float
         Coupled (L2) decay adds ``weight_decay * p`` to the gradient, as PyTorch does.
     decoupled_weight_decay : bool
@@ -95,14 +95,15 @@ class Optimizer:
     """
 
     defaults: ClassVar[dict[str, Any]]  # of the class's own hyperparameters, beside `SHARED`
-    _kind: ClassVar[str] = "Stepper"  # the backends' class whose steps these are; others see whole tensors
+    _rule_name: ClassVar[str]  # of classes whose options choose no other rule
+    _kind: ClassVar[str] = "Stepper"  # the backends' class that makes the steps
 
-    max_grad_norm: Any = Checked(lambda v: v is None or (is_number(v) and v > 0), "None or a number > 0")
-    nonfinite: Any = Checked(*choice("ignore", "raise", "skip"))
-    accumulate: Any = Checked(is_count, "a positive integer")
-    rounding: Any = Checked(*choice("master", "stochastic", "nearest"), fixed=True)
-    state_dtype: Any = Checked(*choice(None, "bfloat16", "int8"), fixed=True)
-    seed: Any = Checked(lambda v: is_integer(v) and 0 <= v < 2**32, "an integer from 0 to 2**32 - 1")
+    max_grad_norm: Any = Checked(Range(lambda v: v is None or POSITIVE.allowed(v), "None or a number > 0"))
+    nonfinite: Any = Checked(one_of("ignore", "raise", "skip"))
+    accumulate: Any = Checked(COUNT)
+    rounding: Any = Checked(one_of("master", "stochastic", "nearest"), fixed=True)
+    state_dtype: Any = Checked(one_of(None, "bfloat16", "int8"), fixed=True)
+    seed: Any = Checked(Range(lambda v: is_integer(v) and 0 <= v < 2**32, "an integer from 0 to 2**32 - 1"))
     _max_grad_norm: float | None
     _nonfinite: str
     _accumulate: int
@@ -112,6 +113,7 @@ class Optimizer:
     def __init__(
         self,
         params: Any,
+        lr: float | Schedule | None = None,
         *,
         max_grad_norm: float | None = None,
         nonfinite: str = "ignore",
@@ -124,7 +126,8 @@ class Optimizer:
         self.max_grad_norm, self.nonfinite, self.accumulate = max_grad_norm, nonfinite, accumulate
         self.rounding, self.state_dtype, self.seed = rounding, state_dtype, seed
         self._defaults = {**SHARED, **self.defaults}
-        self._defaults.update(checked(hyperparameters, self._defaults))
+        given = hyperparameters if lr is None else {"lr": lr, **hyperparameters}
+        self._defaults.update(checked(given, self._defaults))
 
         self.param_groups: list[Group] = []
         self._tensors: list[Any] = []  # PyTorch's, of which the parameters are views
@@ -137,7 +140,7 @@ class Optimizer:
         self._params: list[Any] = [p for group in self.param_groups for p in group["params"]]
         self._place: Place = place_of(self._names, self._params)
 
-        # Where anything is kept in fewer bits than it is computed in, everything goes the packed way.
+        # If any array has fewer bits than the arithmetic, the backend's PackedStepper updates all of them.
         self._is_packed = state_dtype is not None or any(p.dtype.itemsize == 2 for p in self._params)
         if self._is_packed:
             state.check_packable(self)
@@ -163,7 +166,7 @@ class Optimizer:
         self.param_groups.append(ParameterGroup(group, self._defaults, type(self)))
 
     def _derive(self) -> None:
-        """Make what depends on where the arrays are; neither copied nor pickled."""
+        """Make what holds addresses of arrays, and is therefore neither copied nor pickled."""
         self._addresses = self._place.addresses(self._params)
         self._accumulator: Any = None
         self._renew_steppers()
@@ -181,7 +184,7 @@ class Optimizer:
 
     def _rule(self, group: Group) -> str:
         """The name of the rule that the group's options choose."""
-        raise NotImplementedError
+        return self._rule_name
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         """The rule's coefficients at step t."""
@@ -271,7 +274,7 @@ class Optimizer:
     _row = stepping.row_of
 
     def _next_rows(self, scalars: list[dict[str, float]]) -> tuple[list[dict[str, float]], list[Row]]:
-        """The step after the one with these scalars: its own, and the coefficients of each group."""
+        """Return the scalars of the step after the one with these, and its coefficients for each group."""
         new = [
             self._next_scalars(group, last) for group, last in zip(self.param_groups, scalars, strict=True)
         ]
@@ -306,6 +309,10 @@ class Optimizer:
 
     def _stepper_of(self, backend: Any) -> Any:
         return getattr(backend, self._kind)(self._step_groups(), *self._place.queues)
+
+    def _by_group(self) -> Iterator[tuple[Rule, Group, list[state.State]]]:
+        """Yield the rule, the hyperparameters and the states of each group."""
+        return zip(self._rules, self.param_groups, self._states, strict=True)
 
     def _step_groups(self) -> list[StepGroup]:
         return stepping.step_groups(self)

@@ -26,7 +26,7 @@ Scalars = dict[str, float]
 
 
 def allocate(optimizer: Optimizer, group: Group) -> list[State]:
-    """The states of each parameter: for each dtype and name one buffer, of which they are views."""
+    """Return each parameter's states, as views of one buffer for each dtype and name."""
     params, initial = group["params"], optimizer._initial(group)
     layouts = [optimizer._layout(group, p.shape) for p in params]
     states: list[State] = [{} for _ in params]
@@ -44,7 +44,7 @@ def allocate(optimizer: Optimizer, group: Group) -> list[State]:
 
 
 def allocate_packed(optimizer: Optimizer, group: Group) -> list[State]:
-    """The states of each parameter, in fewer bits, and the float32 masters of those of 16 bits."""
+    """Return each parameter's states in fewer bits, with a float32 master if the parameter has 16."""
     initial, place = optimizer._initial(group), optimizer._place
     states: list[State] = []
     for p in group["params"]:
@@ -136,7 +136,7 @@ def load_state_dict(optimizer: Optimizer, given: Mapping[str, Any]) -> None:
 
 
 def _check_owners(groups: list[Mapping[str, Any]], state: Mapping[Any, Any], count: int) -> None:
-    """ValueError unless each of so many parameters has a state and is in one group."""
+    """Raise ValueError unless each of ``count`` parameters has a state and is in one group."""
     if set(state) != set(range(count)):
         raise ValueError(f"state_dict['state'] is of the parameters {list(state)}, expected 0 to {count - 1}")
     owned = [i for given in groups for i in given["params"]]
@@ -145,7 +145,7 @@ def _check_owners(groups: list[Mapping[str, Any]], state: Mapping[Any, Any], cou
 
 
 def _check_options(optimizer: Optimizer, i: int, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyperparameters for group i, which choose the rule that it has, and as many parameters."""
+    """Return the options for group i; ValueError if they choose another rule, or its size differs."""
     group, rule, states = optimizer.param_groups[i], optimizer._rules[i], optimizer._states[i]
     options = {k: v for k, v in given.items() if k != "params"}
     options = checked(options, optimizer._defaults)
@@ -165,7 +165,7 @@ def _check_states(
     state: Mapping[int, Mapping[str, Any]],
     copies: list[tuple[Array, Array]],
 ) -> Scalars:
-    """The scalars for a group; pairs of a state array and its new values are added to ``copies``."""
+    """Return a group's scalars; append pairs of a state array and its new values to ``copies``."""
     scalars = optimizer._first_scalars(optimizer.param_groups[group])
     for i, arrays in zip(indices, optimizer._states[group], strict=True):
         label, entry = f"state_dict['state'][{i}]", state[i]
@@ -189,7 +189,7 @@ def _check_scalar(label: str, name: str, value: Any) -> float:
 
 
 def _check_accumulated(optimizer: Optimizer, accumulated: Any) -> tuple[int, list[Array]]:
-    """How many gradients ``accumulate`` has gathered, and copies of their sums."""
+    """Return the number of gradients gathered for ``accumulate``, and copies of their sums."""
     label, params = "state_dict['accumulated']", optimizer._params
     if (
         not isinstance(accumulated, Mapping)
@@ -214,7 +214,7 @@ def _check_accumulated(optimizer: Optimizer, accumulated: Any) -> tuple[int, lis
 
 
 def check_structure(state_dict: Any, count: int) -> tuple[list[Mapping[str, Any]], Mapping[Any, Any]]:
-    """The groups and the state of a state_dict, ours or PyTorch's, of so many groups.
+    """Return the groups and the state of a state_dict of ``count`` groups, ours or PyTorch's.
 
     Raises
     ------

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def new_stepper(optimizer: Optimizer) -> Any:
-    """A stepper of the backend in force, which the optimizer keeps."""
+    """Return a new stepper of the backend in force, which the optimizer keeps."""
     place = optimizer._place
     backend = place.backend()
     if optimizer._is_packed:
@@ -44,9 +44,7 @@ def step_groups(optimizer: Optimizer) -> list[backends.StepGroup]:
             [optimizer._staged.get(next(index), p) for p in group["params"]],
             [[state[name] for name in rule.states] for state in states],
         )
-        for rule, group, states in zip(
-            optimizer._rules, optimizer.param_groups, optimizer._states, strict=True
-        )
+        for rule, group, states in optimizer._by_group()
     ]
 
 
@@ -54,9 +52,7 @@ def packed_arrays(optimizer: Optimizer) -> list[storage.PackedArray]:
     """The arrays of each parameter, some of which are kept in fewer bits."""
     index = iter(range(len(optimizer._params)))
     arrays = []
-    for i, (rule, group, states) in enumerate(
-        zip(optimizer._rules, optimizer.param_groups, optimizer._states, strict=True)
-    ):
+    for i, (rule, group, states) in enumerate(optimizer._by_group()):
         for p, state in zip(group["params"], states, strict=True):
             param = storage.Packed(p.dtype.name, optimizer._staged.get(next(index), p))
             packed = [storage.pack_state(name, state) for name in rule.states]
@@ -88,7 +84,7 @@ def row_of(optimizer: Optimizer, group: Group, rule: Rule, scalars: dict[str, fl
 
 
 def run(optimizer: Optimizer, stepper: Any, flat: list[Any], *args: Any) -> None:
-    """``stepper.step(flat, *args)``: with the gradients as they come, if it takes them."""
+    """Make a step with the gradients as they are if the stepper takes them so, else with checked ones."""
     if not optimizer._staged and stepper.checks and stepper.step(flat, *args):
         return
     found = None if optimizer._finder is None else optimizer._finder.find(flat)
@@ -113,7 +109,7 @@ def prepare(optimizer: Optimizer, grads: list[Any]) -> tuple[list[Array], float]
         grads, norm = _normed(optimizer, grads)
         if optimizer._nonfinite != "ignore" and not _is_finite(optimizer, norm, grads):
             return [], 0.0
-        if accumulating and not clips_itself:  # the kernels may have found that they are tensors
+        if accumulating and not clips_itself:  # the kernels took them as they are, perhaps as tensors
             grads = optimizer._checked(grads)
     else:
         grads = optimizer._checked(grads)
@@ -152,7 +148,7 @@ def _accumulated(optimizer: Optimizer, grads: list[Array]) -> tuple[list[Array],
 
 
 def _is_finite(optimizer: Optimizer, norm: float, grads: list[Any]) -> bool:
-    """Whether to step; raises or counts where ``nonfinite`` says so."""
+    """Return whether to step; count or refuse gradients that are not finite, as ``nonfinite`` says."""
     if math.isfinite(norm):
         return True
     grads = [optimizer._place.values(g) for g in optimizer._checked(grads)]

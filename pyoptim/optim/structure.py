@@ -27,13 +27,13 @@ def is_groups(params: Any) -> bool:
 
 
 def flatten(label: str, params: Any) -> tuple[Keys, list[Any]]:
-    """The keys and the arrays of a group; of a subclass of ndarray or a tensor, the plain array."""
+    """Return a group's keys and arrays; subclasses of ndarray and CPU tensors become plain arrays."""
     if isinstance(params, np.ndarray):
         return None, [np.asarray(params)]
     if isinstance(params, Mapping | list | tuple):
         keys = list(params) if isinstance(params, Mapping) else list(range(len(params)))
         return keys, [_parameter(f"{label}[{key!r}]", params[key]) for key in keys]
-    if hasattr(params, "__dlpack__") or gpu_views.is_there(params):
+    if hasattr(params, "__dlpack__") or gpu_views.is_on_gpu(params):
         return None, [_parameter(label, params)]
     raise TypeError(
         f"{label} is a {type(params).__name__}, expected an array, a list, tuple or dict of arrays, "
@@ -44,7 +44,7 @@ def flatten(label: str, params: Any) -> tuple[Keys, list[Any]]:
 def _parameter(name: str, value: Any) -> Any:
     if getattr(value, "requires_grad", False) and not value.is_leaf:
         raise ValueError(f"{name} is computed from other tensors, expected a leaf or a detached tensor")
-    if gpu_views.is_there(value):
+    if gpu_views.is_on_gpu(value):
         dispatch.for_device()  # raises if no backend for GPUs runs
         return gpu_views.view_of_parameter(name, value)
     return tensors.in_place(name, value)

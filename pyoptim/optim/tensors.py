@@ -54,13 +54,8 @@ class LARS(_Trusting):
     """
 
     directed = False
+    _rule_name = "momentum"
     defaults: ClassVar = {"lr": 1e-1, "momentum": 0.9, "trust": 1e-3, "eps": 1e-8}
-
-    def __init__(self, params: Any, lr: float | Schedule = 1e-1, **hyperparameters: Any) -> None:
-        super().__init__(params, lr=lr, **hyperparameters)
-
-    def _rule(self, group: Group) -> str:
-        return "momentum"
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         return (group["momentum"], lr, 1.0)
@@ -87,9 +82,6 @@ class LAMB(_Trusting):
 
     directed = True
     defaults: ClassVar = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "bias_correction": True}
-
-    def __init__(self, params: Any, lr: float | Schedule = 1e-3, **hyperparameters: Any) -> None:
-        super().__init__(params, lr=lr, **hyperparameters)
 
     def _rule(self, group: Group) -> str:
         _check_decay(self, group, decoupled=False)
@@ -136,9 +128,6 @@ class Adafactor(Optimizer):
         "d": 1.0,
         "decoupled_weight_decay": True,
     }
-
-    def __init__(self, params: Any, lr: float | Schedule = 1e-2, **hyperparameters: Any) -> None:
-        super().__init__(params, lr=lr, **hyperparameters)
 
     def _layout(self, group: Group, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         if len(shape) < 2:
@@ -197,8 +186,8 @@ class Muon(Optimizer):
         "adjust_lr_fn": "original",
     }
 
-    def __init__(self, params: Any, lr: float | Schedule = 1e-3, **hyperparameters: Any) -> None:
-        super().__init__(params, lr=lr, **hyperparameters)
+    def __init__(self, params: Any, lr: float | Schedule | None = None, **hyperparameters: Any) -> None:
+        super().__init__(params, lr, **hyperparameters)
         for name, p in zip(self._names, self._params, strict=True):
             if len(p.shape) != 2:
                 raise ValueError(f"{name} has shape {p.shape}, expected a matrix for Muon")

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .extras import needed
+
 Array = NDArray[Any]
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -18,9 +20,6 @@ def is_parameter_dtype(dtype: np.dtype[Any]) -> bool:
 
 def bfloat16() -> np.dtype[Any]:
     """NumPy's bfloat16, which the package ml_dtypes adds."""
-    try:
-        import ml_dtypes
-    except ImportError as error:
-        raise ImportError("bfloat16 needs ml_dtypes (pip install 'pyoptim[bfloat16]')") from error
+    ml_dtypes = needed("ml_dtypes", "bfloat16 needs ml_dtypes", "pyoptim[bfloat16]")
     dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
     return dtype

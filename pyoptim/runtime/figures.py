@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .extras import needed
+
 
 def new_figure(width: float, height: float) -> Any:
     """A matplotlib figure of this size in inches, without a display or matplotlib's global state."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib (pip install 'pyoptim[plot]')") from error
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = needed("matplotlib.figure", "plots need matplotlib", "pyoptim[plot]")
+    return figure.Figure(figsize=(width, height), layout="constrained")
 
 
 def check_image(path: str | Path) -> None:

@@ -24,6 +24,8 @@ _NOW = {
     "pyoptim.trainer": ("pyoptim.train.history", "pyoptim.train.trainer"),
 }
 
+_CLASSES = {"Memory": "OverlapFinder"}  # classes that have another name now
+
 
 class _OldNames:
     """A finder and loader without their base classes: importing `importlib.abc` would take 5 ms."""
@@ -41,6 +43,7 @@ class _OldNames:
         for name in _NOW[module.__name__]:
             now = vars(importlib.import_module(name))
             module.__dict__.update({key: value for key, value in now.items() if not key.startswith("__")})
+            module.__dict__.update({old: now[new] for old, new in _CLASSES.items() if new in now})
 
 
 sys.meta_path.append(_OldNames())

@@ -8,7 +8,6 @@ What differs between steps lies in the GPU's memory, and the step itself moves i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,20 +17,23 @@ from ..arrays import gpu, memory
 from ..arrays.gpu import DeviceArray
 from ..arrays.queue import Pool, Queue
 from ..backends.gpu import copies as gpu_copies
-from ..backends.gpu.constants import PLAN, POSITION, TYPES, WARPS, blocks_of
+from ..backends.gpu.batches import Sums
+from ..backends.gpu.constants import PLAN, blocks_of
 from ..optim.optimizer import Optimizer
 from ..runtime.dtypes import Array
 from . import engine as compiled
+from .data import Data
+from .engine import Advance
 from .resume import Epoch
 from .weight_noise import WeightNoise, noisy
 
-_CHUNK = 0.02  # seconds of work between two looks at the outside world
-_GRAPHS = 16  # sizes of batches whose graphs are kept
-_COUNTERS = ("step", "num_batches_tracked")  # buffers that a training pass counts up by 1
+_CHUNK = 0.02  # seconds of work between two calls of ``advance``, when Ctrl-C is served too
+_GRAPHS = 16  # graphs that are kept, one for each size of batch
+_COUNTERS = ("step", "num_batches_tracked")  # buffers that every training pass increments
 
 
 def why_not(model: nn.Sequential, optimizer: Optimizer, trust_lr: bool = False) -> str | None:
-    """Why steps cannot be captured, naming the part, or None.
+    """Return why steps cannot be captured as CUDA graphs, naming the part, or None if they can.
 
     ``trust_lr``: whether a learning rate that is none of `schedules` may be called before its steps.
     """
@@ -43,79 +45,23 @@ def why_not(model: nn.Sequential, optimizer: Optimizer, trust_lr: bool = False) 
     return reason
 
 
-def batches(
-    arrays: tuple[Any, ...], size: int, dtype: np.dtype[Any], order: Array | None = None, first: int = 0
-) -> Iterator[Any]:
-    """Batches of data in a GPU's memory, from example ``first`` on; bytes become ``dtype``."""
-    queue, examples = arrays[0].queue, len(arrays[0])
-    there = None if order is None else gpu.uploaded(queue, order)
-    for begin in range(first, examples, size):
-        rows = min(size, examples - begin)
-        yield tuple(None if a is None else _batch(a, rows, begin, there, dtype) for a in arrays)
-
-
-def _batch(array: DeviceArray, rows: int, begin: int, order: DeviceArray | None, dtype: Any) -> DeviceArray:
-    """Rows of an array from ``begin`` on, without a copy where none is needed."""
-    if order is not None:
-        return gpu_copies.rows_of(array, rows, dtype, order[begin:])
-    part = array[begin : begin + rows]
-    return part if array.dtype != np.uint8 else gpu_copies.rows_of(part, rows, dtype)
-
-
-class Sums:
-    """The loss of some batches, and how many examples were classified right, added up on the GPU."""
-
-    def __init__(self, queue: Queue, classification: bool) -> None:
-        self._queue, self._classification = queue, classification
-        self._there = gpu.empty(queue, (1,), POSITION)
-        self.address = self._there.address
-        self.begin()
-
-    def begin(self, steps: int = 0, example: int = 0, loss: float = 0.0, right: int = 0) -> None:
-        """Start from these counts and sums."""
-        self._queue.put(self.address, np.array([(steps, example, 0, loss, right)], POSITION))
-
-    def add(self, output: Any, target: Any, loss: Any) -> None:
-        """Add a batch; the host does not wait."""
-        self.count(output, target)
-        self.finish(len(output), loss)
-
-    def count(self, output: Any, target: Any) -> None:
-        """Count the examples of a batch that were classified right."""
-        if self._classification:
-            labels, shares = (target.address, None) if target.ndim == 1 else (None, target.address)
-            kernel, blocks = f"count_right<{TYPES[output.dtype]}>", blocks_of(len(output), WARPS)
-            with self._queue.aside():
-                self._queue.launch(
-                    kernel, blocks, *output.shape, output.address, labels, shares, self.address
-                )
-
-    def finish(self, examples: int, loss: Any) -> None:
-        """Add the loss of a batch that has been counted, and advance to the next."""
-        self._queue.launch("finish_step<double>", 1, examples, loss.address, self.address)
-
-    def read(self) -> Any:
-        """Return the sums and counts as a `POSITION`; the host waits for them."""
-        return self._there.numpy()[0]
-
-
 class _Graph:
-    """A captured step, with what the counters of the model were then."""
+    """A captured step, with the values of the model's counters at the capture."""
 
     def __init__(self, graph: Any, counters: list[Array]) -> None:
         self.launch, self.counters = graph.launch, counters
         self._at = [int(counter) for counter in counters]
 
     def steps(self) -> int | None:
-        """How many steps the counters have gone on since; None where each went its own way."""
+        """Return how many steps all counters have advanced since the capture; None if they differ."""
         ahead = {int(counter) - at for counter, at in zip(self.counters, self._at, strict=True)}
         return None if len(ahead) > 1 else ahead.pop() if ahead else 0
 
 
 class Engine:
-    """A model on a GPU, its loss and its optimizer; `why_not` has said None.
+    """Trains a model on a GPU by CUDA graphs, where `why_not` returns None.
 
-    Graphs hold no address of the data, and serve all of the same dtypes and shapes of an example.
+    Graphs hold no addresses of data. They serve all data of the same dtypes and shapes of an example.
 
     Attributes
     ----------
@@ -150,25 +96,18 @@ class Engine:
         self._arrays, self._order = (), None
 
     def run_epoch(
-        self,
-        x: Any,
-        y: Any,
-        weight: Any,
-        order: Array | None,
-        noise: WeightNoise | None,
-        epoch: Epoch,
-        advance: Callable[[int], None],
+        self, data: Data, order: Array | None, noise: WeightNoise | None, epoch: Epoch, advance: Advance
     ) -> None:
         """Do what the compiled engine's method does; data are in the GPU's memory."""
-        self._begin((x, y, weight), order, noise)
-        while epoch.done < len(x):
-            left = len(x) - epoch.done
+        self._begin(data, order, noise)
+        while epoch.done < len(data.x):
+            left = len(data.x) - epoch.done
             size = min(self._batch_size, left)
             steps = self._run(size, min(self._chunk, left // size), blocks_of(left, size), epoch)
             epoch.done += steps * size
             advance(steps * size)
 
-    def _begin(self, arrays: tuple[Any, ...], order: Array | None, noise: WeightNoise | None) -> None:
+    def _begin(self, arrays: Data, order: Array | None, noise: WeightNoise | None) -> None:
         """Take the epoch's data, and drop graphs that no longer suit the model, the optimizer or the data."""
         if order is None:
             self._order = None
@@ -185,7 +124,8 @@ class Engine:
         self._gradients = compiled.gradients_of(model, optimizer)
         self._stepper = optimizer._stepper()
         rules = [rule.name for rule in optimizer._rules]
-        turns = [group.get("ns_steps") for group in optimizer.param_groups]  # of which launches are made
+        # Each of Muon's iterations is some launches, so their number is part of what a graph depends on.
+        turns = [group.get("ns_steps") for group in optimizer.param_groups]
         of_optimizer = (self._stepper, *rules, *turns, optimizer.max_grad_norm)
         self._noise = noise
         if noise is not None:
@@ -197,21 +137,22 @@ class Engine:
             self._recipe, self._chunk = recipe, 1
             self._graphs: dict[int, _Graph] = {}  # by size of batch
             self._seen: set[int] = set()
-        # Of the steps to come: the optimizer's scalars before and after them, and their coefficients.
+        # The optimizer's scalars before and after each step to come, and the coefficients of each.
         self._scalars = [optimizer._scalars]
         self._rows: list[list[tuple[float, ...]]] = []
 
     def _plan(self, steps: int) -> None:
-        """Work out the coefficients of so many steps to come, unless that has been done."""
+        """Compute the coefficients of the next steps, as far as they are not known yet."""
         while len(self._rows) < steps:
             scalars, rows = self._optimizer._next_rows(self._scalars[-1])
             self._scalars.append(scalars)
             self._rows.append(rows)
 
     def _run(self, size: int, steps: int, left: int, epoch: Epoch) -> int:
-        """So many steps, of those that the epoch has left, on batches of a size.
+        """Run at most ``steps`` steps on batches of ``size`` examples, and return how many.
 
-        One where it is the first of that size; returns how many it were.
+        The first step on batches of a new size is run alone, and captured the next time. ``left`` is the
+        number of steps that the epoch has left.
         """
         started = time.perf_counter()
         graph = self._graphs.get(size)
@@ -225,7 +166,7 @@ class Engine:
         self._stepper.plan(self._gradients, self._rows[:steps])
         self._sums.begin(ahead or 0, epoch.done, epoch.loss, epoch.correct)
         try:
-            if graph is None:  # this step trains, and makes all that is made at first use
+            if graph is None:  # this step also makes everything that is made at its first use
                 self._step(size)
                 self._seen.add(size)
             else:
@@ -247,27 +188,23 @@ class Engine:
         return steps
 
     def _captured(self, size: int) -> _Graph:
-        counters = [
-            value
-            for layer in self._model.leaves().values()
-            for name, value in layer.buffers.items()
-            if name in _COUNTERS
-        ]
+        buffers = self._model._named("buffers").items()
+        counters = [value for name, value in buffers if name.rpartition(".")[2] in _COUNTERS]
         counters.append(self._noise_step)
         before = [int(counter) for counter in counters]
         try:
-            if len(self._graphs) == _GRAPHS:  # data of many lengths: as many sizes of the last batch
+            if len(self._graphs) == _GRAPHS:  # each length of data has a last batch of another size
                 del self._graphs[next(n for n in self._graphs if n != self._batch_size)]
             graph = self._queue.capture(lambda: self._step(size))
             moved = [c for c, was in zip(counters, before, strict=True) if int(c) != was]
-        finally:  # nothing has been run
+        finally:  # a capture runs nothing, so nothing may be counted
             for counter, was in zip(counters, before, strict=True):
                 counter[...] = was
         self._graphs[size] = _Graph(graph, moved)
         return self._graphs[size]
 
     def _step(self, size: int) -> None:
-        """Queue a step, as `Trainer._step` has it, on the batch that the position is at."""
+        """Queue the kernels of a step like `Trainer._step` on the batch at the current position."""
         queue, model = self._queue, self._model
         queue.position, pool = self._sums.address, queue.pool
         queue.pool = self._pool
@@ -292,7 +229,7 @@ class Engine:
             queue.position, queue.pool = None, pool
 
     def _batch(self, which: int, size: int) -> Any:
-        """Return a batch of x, y or weight, wherever they are when the step runs."""
+        """Return a batch of x, y or weight, whose address is read from `_where` when the step runs."""
         array, first = self._arrays[which], self._where.address
         if array is None:
             return None

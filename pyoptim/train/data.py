@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import nn
-from ..backends.places import Place
+from ..backends.places import Place, place_with
 from ..runtime.dtypes import Array
-from . import cuda_engine
 
 
 class Data(NamedTuple):
@@ -33,17 +32,8 @@ class Data(NamedTuple):
     def batches(
         self, size: int, dtype: np.dtype[Any], order: Array | None = None, first: int = 0
     ) -> Iterator[Data]:
-        """Batches from example ``first`` on, whose examples are of the dtype."""
-        if not isinstance(self.x, np.ndarray):
-            yield from (Data(*batch) for batch in cuda_engine.batches(self, size, dtype, order, first))
-            return
-        for begin in range(first, len(self.x), size):
-            chosen = slice(begin, begin + size)
-            if order is None:
-                x, y, *weight = (a[chosen] for a in self if a is not None)
-            else:
-                x, y, *weight = (a.take(order[chosen], axis=0) for a in self if a is not None)
-            yield Data(x.astype(dtype, copy=False), y, *weight)
+        """Yield batches of ``size`` examples from example ``first`` on, with x in ``dtype``."""
+        return (Data(*batch) for batch in place_with(self.x).batches(self, size, dtype, order, first))
 
 
 def checked(
@@ -54,7 +44,7 @@ def checked(
     weight: Any = None,
     names: tuple[str, str] = ("x", "y"),
 ) -> Data:
-    """Examples, targets and the weights of examples, converted to what a step takes."""
+    """Return checked examples, targets and weights, converted to what a training step takes."""
     x_name, y_name = names
     x = model.check_input(x_name, x, keep_bytes=True)
     if len(x) == 0:
@@ -74,8 +64,7 @@ def check_batches(model: nn.Sequential, x: Array, size: int) -> None:
     smallest = len(x) % size or size
     shape = x.shape[1:]
     for layer in model.leaves().values():
-        takes = isinstance(layer, nn.BatchNorm) and layer.takes_statistics(True)
-        if takes and smallest * int(np.prod(shape[1:])) < 2:
+        if layer.takes_statistics(True) and smallest * int(np.prod(shape[1:])) < 2:
             raise ValueError(
                 f"batch_size {size} makes a batch of 1 of {len(x)} examples, "
                 f"which {layer!r} cannot take statistics of"

@@ -23,15 +23,17 @@ from ..optim.optimizer import Optimizer
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..schedules import Schedule
+from .data import Data
 from .resume import Epoch
 from .weight_noise import WeightNoise
 
-_CHUNK = 0.02  # seconds of work between two looks at the outside world
+_CHUNK = 0.02  # seconds of work between two calls of ``advance``, when Ctrl-C is served too
+Advance = Callable[[int], None]  # is told how many examples more have been trained on
 _HOGWILD_BATCH = 16  # larger batches train faster when threads share one
 
 
 def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
-    """The gradient of each of the optimizer's parameters, as a view of the model's gradients.
+    """Return for each parameter of the optimizer the view of the model's gradients that belongs to it.
 
     Raises
     ------
@@ -85,7 +87,7 @@ def _is_whole(array: Any) -> bool:
 
 
 def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr: bool = False) -> str | None:
-    """Why the engine cannot train this, naming the part, or None.
+    """Return why the engine cannot train this, naming the part, or None if it can.
 
     ``trust_lr``: whether a learning rate that is none of `schedules` may be called before its steps.
     """
@@ -109,7 +111,7 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
 
 
 def why_no_plan(optimizer: Optimizer, trust_lr: bool) -> str | None:
-    """Why the steps to come are not rows of coefficients that are known ahead, or None."""
+    """Return why the coefficients of later steps cannot be computed ahead, or None if they can."""
     kind = type(optimizer)
     if any(getattr(kind, name) is not getattr(Optimizer, name) for name in ("step", "_apply", "_row")):
         return f"the steps of {kind.__name__} are more than rows of coefficients"
@@ -126,7 +128,7 @@ def why_no_plan(optimizer: Optimizer, trust_lr: bool) -> str | None:
 
 
 def why_no_hogwild(model: nn.Sequential, optimizer: Optimizer, batch_size: int) -> str | None:
-    """Why threads cannot train this without locks, naming the part, or None; `why_not` has said None."""
+    """Return why threads cannot train without locks what `why_not` returns None for, or None if they can."""
     if batch_size > _HOGWILD_BATCH:
         return f"batch_size is {batch_size}, expected at most {_HOGWILD_BATCH}"
     if optimizer.max_grad_norm is not None:
@@ -148,9 +150,9 @@ def why_no_hogwild(model: nn.Sequential, optimizer: Optimizer, batch_size: int) 
 
 
 class Engine:
-    """A model, its loss and its optimizer, ready to run epochs; `why_not` has said None.
+    """Runs epochs of a model, its loss and its optimizer, where `why_not` returns None.
 
-    With ``hogwild`` threads do not wait for each other; `why_no_hogwild` has then said None.
+    With ``hogwild`` threads do not wait for each other, which needs `why_no_hogwild` to return None too.
     """
 
     def __init__(
@@ -167,16 +169,8 @@ class Engine:
 
         gradients = iter(gradients_of(model, optimizer))
         groups = [
-            (
-                rule.name,
-                [
-                    (p, next(gradients), [state[name] for name in rule.states])
-                    for p, state in zip(group["params"], states, strict=True)
-                ],
-            )
-            for rule, group, states in zip(
-                optimizer._rules, optimizer.param_groups, optimizer._states, strict=True
-            )
+            (rule.name, [(p, next(gradients), list(own)) for p, own in zip(params, states, strict=True)])
+            for rule, params, states in optimizer._step_groups()
         ]
         self._flat, added = model.flat_parameters, None
         if penalty is not None:
@@ -188,23 +182,14 @@ class Engine:
         self._chunk = 1  # batches
 
     def run_epoch(
-        self,
-        x: Array,
-        y: Array,
-        weight: Array | None,
-        order: Array | None,
-        noise: WeightNoise | None,
-        epoch: Epoch,
-        advance: Callable[[int], None],
+        self, data: Data, order: Array | None, noise: WeightNoise | None, epoch: Epoch, advance: Advance
     ) -> None:
         """Train on every example once, or on those that ``epoch`` has left.
 
         Parameters
         ----------
-        x, y
-            Checked data; x may be of uint8.
-        weight : array (examples,) or None
-            Checked weights of the examples in the loss.
+        data : Data
+            Checked; x may be of uint8.
         order : int64 array (examples,) or None
         noise : WeightNoise or None
             The noise of the first batch.
@@ -214,21 +199,20 @@ class Engine:
             Called with the number of examples done.
         """
         engine, size = self._engine, self._batch_size
-        examples = len(x)
+        examples = len(data.x)
         engine.begin_epoch(epoch.loss, epoch.correct, None if noise is None else (self._flat, *noise))
         while epoch.done < examples:
             begin = epoch.done
             end = min(examples, begin + self._chunk * size)
             started = time.perf_counter()
-            self._train((x, y, order, weight, (begin, end)))
+            self._train(data, order, begin, end)
             seconds = max(time.perf_counter() - started, 1e-6)
             self._chunk = max(1, min(int(self._chunk * _CHUNK / seconds), 4 * self._chunk))
             epoch.done, epoch.loss, epoch.correct = end, engine.loss, engine.correct
             advance(end - begin)
 
-    def _train(self, examples: tuple[Array, Array, Array | None, Array | None, tuple[int, int]]) -> None:
+    def _train(self, data: Data, order: Array | None, begin: int, end: int) -> None:
         engine, optimizer = self._engine, self._optimizer
-        begin, end = examples[-1]
         scalars, rows = [optimizer._scalars], []
         for _ in range(begin, end, self._batch_size):
             new, of_groups = optimizer._next_rows(scalars[-1])
@@ -237,7 +221,7 @@ class Engine:
         arguments = (self._batch_size, np.array(rows), optimizer.max_grad_norm or 0.0, optimizer.nonfinite)
         steps, skipped = engine.steps, engine.skipped
         try:
-            engine.train(*examples, *arguments)
+            engine.train(data.x, data.y, order, data.weight, (begin, end), *arguments)
         finally:  # Ctrl-C is raised as soon as the engine returns
             optimizer._scalars = scalars[engine.steps - steps]
             optimizer.skipped += engine.skipped - skipped
@@ -248,11 +232,7 @@ class Engine:
 
 
 def _described(model: nn.Sequential, shape: tuple[int, ...]) -> tuple[Any, ...]:
-    """A model as the engine takes it: its layers as in a file, the shape of an example, and all arrays."""
-    buffers = {
-        prefix + name: value
-        for prefix, layer in model.leaves().items()
-        for name, value in layer.buffers.items()
-    }
+    """Return what the engine is told of a model: layers as in a file, sizes of an example, all arrays."""
+    buffers = model._named("buffers")
     layers = json.dumps(describe("layers", model.layers))
     return layers, (math.prod(shape), shape[-1]), model.flat_parameters, model.flat_gradients, buffers

@@ -1,8 +1,7 @@
-"""What `Trainer.fit` is asked for, and what it makes of that before anything happens."""
+"""The arguments of `Trainer.fit`, checked, and what it prepares from them before the first step."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from ..backends.places import Place
 from ..callbacks import Callback
-from ..runtime.numbers import check_count
+from ..runtime.numbers import AT_LEAST_ZERO, FRACTION, check_count, one_of
 from ..transforms import Transform
 from .data import Data, check_batches
 from .resume import Resume
@@ -28,7 +27,7 @@ class Options:
     Raises
     ------
     TypeError, ValueError
-        One of them cannot be; the message has its name.
+        An argument has a value that is not allowed; the message names it.
     """
 
     epochs: int
@@ -45,19 +44,15 @@ class Options:
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs)
-        if not 0 <= self.weight_noise < math.inf:
-            raise ValueError(f"weight_noise is {self.weight_noise!r}, expected a finite number >= 0")
+        AT_LEAST_ZERO.check("weight_noise", self.weight_noise)
         if not isinstance(self.callbacks, Sequence):
             raise TypeError(f"callbacks is a {type(self.callbacks).__name__}, expected a list of them")
         for i, callback in enumerate(self.callbacks):
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks[{i}] is a {type(callback).__name__}, expected a Callback")
-        if self.engine not in ("auto", "native", "python"):
-            raise ValueError(f"engine is {self.engine!r}, expected 'auto', 'native' or 'python'")
-        if self.parallel not in (None, "hogwild"):
-            raise ValueError(f"parallel is {self.parallel!r}, expected None or 'hogwild'")
-        if not 0 <= self.checkpoint_every < math.inf:
-            raise ValueError(f"checkpoint_every is {self.checkpoint_every!r}, expected a finite number >= 0")
+        one_of("auto", "native", "python").check("engine", self.engine)
+        one_of(None, "hogwild").check("parallel", self.parallel)
+        AT_LEAST_ZERO.check("checkpoint_every", self.checkpoint_every)
 
 
 class Run(NamedTuple):
@@ -70,7 +65,7 @@ class Run(NamedTuple):
     resume: Resume | None
 
     def placed(self, place: Place) -> Run:
-        """The same with the data in the model's memory, but for those that a transform works on."""
+        """Return this run with data in the model's memory; those for a transform stay in the processor's."""
         held_back = None if self.held_back is None else self.held_back.at(place)
         if self.options.transform is None:
             return self._replace(data=self.data.at(place), held_back=held_back)
@@ -80,9 +75,8 @@ class Run(NamedTuple):
 
 
 def hold_back(trainer: Trainer, data: Data, validation: Any, share: float) -> tuple[Data, Data | None]:
-    """The data to train on, and those to validate with."""
-    if not 0 <= share < 1:
-        raise ValueError(f"validation_split is {share!r}, expected a number in [0, 1)")
+    """Return the data to train on and the data to validate with, or None for the latter."""
+    FRACTION.check("validation_split", share)
     if share and validation is not None:
         raise ValueError("validation_split and validation_data: expected one of them at most")
     if validation is not None:
@@ -101,7 +95,7 @@ def hold_back(trainer: Trainer, data: Data, validation: Any, share: float) -> tu
 
 
 def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Options) -> Run:
-    """A training on checked data, of which nothing has run."""
+    """Prepare a training on checked data; nothing of it has run yet."""
     count = len(data.x)
     batch_size = count if options.batch_size is None else options.batch_size
     check_count("batch_size", batch_size)
@@ -111,7 +105,7 @@ def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Optio
     if options.checkpoint is not None:
         fixed: dict[str, Any] = {"batch_size": batch_size, "shuffle": options.shuffle, "examples": count}
         frozen = [name for name, layer in trainer.model.leaves().items() if not layer.trainable]
-        if frozen:  # files from before there was such a thing have none
+        if frozen:  # files of versions without frozen layers lack this entry
             fixed["frozen"] = frozen
         resume = Resume(options.checkpoint, options.checkpoint_every, trainer, fixed, options.callbacks)
         resume.check()

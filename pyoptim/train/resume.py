@@ -26,12 +26,12 @@ _FORMAT = "pyoptim-training-1"
 class Epoch:
     """How far an epoch has come, and the random state with which it began."""
 
-    index: int  # in this training
+    index: int  # of the epoch within this training, from 0
     rng: Mapping[str, Any]
-    done: int = 0  # examples
-    loss: float = 0.0  # summed over them
-    correct: int = 0
-    seconds: float = 0.0
+    done: int = 0  # examples that have been trained on
+    loss: float = 0.0  # sum over those examples
+    correct: int = 0  # how many of them were classified right
+    seconds: float = 0.0  # spent on this epoch so far
 
 
 class Resume:
@@ -41,10 +41,10 @@ class Resume:
     ----------
     path : str or Path
     every : float
-        Seconds from one time to the next.
+        Seconds between two saves.
     trainer : Trainer
     fixed : mapping
-        What must be the same in the training that goes on.
+        Options that a training must have in common with the one that wrote the file.
     callbacks : sequence of Callback
     """
 
@@ -65,7 +65,7 @@ class Resume:
             self.save(epoch, history)
 
     def check(self) -> None:
-        """Raise what `save` would, before the training: there is no folder, or something cannot be saved."""
+        """Raise what `save` would raise, before the training: no folder, or state that cannot be saved."""
         if not self.path.parent.is_dir():
             raise ValueError(
                 f"checkpoint is {str(self.path)!r}, but there is no folder {str(self.path.parent)!r}"
@@ -74,7 +74,7 @@ class Resume:
         checkpoint.optimizer_state(self._trainer.optimizer)
 
     def save(self, epoch: Epoch, history: Mapping[str, list[float]]) -> None:
-        """Write everything; whoever reads the file sees the old or the new state whole."""
+        """Write the whole state; a reader of the file sees the old or the new one, never a part."""
         trainer = self._trainer
         optimizer, tensors = checkpoint.optimizer_state(trainer.optimizer)
         tensors = {f"optimizer.{name}": value for name, value in tensors.items()}
@@ -98,7 +98,7 @@ class Resume:
         self._due = time.monotonic() + self._every
 
     def load(self) -> tuple[Epoch, dict[str, list[float]]]:
-        """Take everything over but the callbacks: the epoch that was running, and the history before it.
+        """Restore all state but the callbacks'; return the epoch that was running and the history before it.
 
         Raises
         ------

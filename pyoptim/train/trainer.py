@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import nn
 from ..arrays.memory import empty_like
+from ..backends.places import count_right
 from ..callbacks import Callback
 from ..optim.optimizer import Optimizer
 from ..runtime.dtypes import Array
@@ -18,6 +19,7 @@ from ..transforms import Transform
 from . import cuda_engine, evaluation
 from . import engine as compiled
 from .data import Data, check_batches, checked
+from .engine import Advance
 from .history import History
 from .preparing import Options, Run, hold_back, prepare
 from .progress import Progress
@@ -80,14 +82,14 @@ class Trainer:
             raise ValueError(f"metrics have the names {names[1:]}, expected each once, and none of them loss")
         self.metrics, self.penalty = tuple(metrics), penalty
         self._rng = np.random.default_rng(seed)
-        self._engine: cuda_engine.Engine | None = None  # of a model on a GPU
+        self._engine: cuda_engine.Engine | None = None  # kept from fit to fit for a model on a GPU
 
     def _find_gradients(self) -> None:
-        """Find those of the optimizer's parameters; ValueError where it updates others than it should."""
+        """Find the optimizer's gradients; ValueError if it does not update exactly what the model trains."""
         self._gradients = self.optimizer.structured(compiled.gradients_of(self.model, self.optimizer))
 
     def _check_loss(self) -> None:
-        """TypeError where the model is on a GPU, which knows no losses written in Python."""
+        """Raise TypeError if the model is on a GPU and the loss, not being pyoptim.nn's, has no kernel."""
         kind = type(self.loss)
         if not self.model._place.runs_python and getattr(nn, kind.__name__, None) is not kind:
             raise TypeError(f"loss is a {kind.__name__}, expected pyoptim.nn's for a model on a GPU")
@@ -122,7 +124,7 @@ class Trainer:
         ----------
         x : array (examples, ...)
             Of any real dtype; converted to the model's once, but for uint8, converted batch by batch. For a
-            model on a GPU data are copied there once, or x is an array of the model's dtype or uint8 in its
+            model on a GPU data are copied to it once, or x is an array of the model's dtype or uint8 in its
             memory (CuPy's, PyTorch's, and what else has ``__cuda_array_interface__`` or speaks DLPack), which
             is taken as it is: its values are not looked at.
         y : array (examples, ...)
@@ -222,7 +224,9 @@ class Trainer:
                 self._run_epoch(run, epoch, history, progress)
                 epoch = Epoch(epoch.index + 1, self._rng.bit_generator.state)
                 if self.stop_training:
-                    epoch.index = max(options.epochs, epoch.index)  # so that the same call does not go on
+                    epoch.index = max(
+                        options.epochs, epoch.index
+                    )  # so that the same call, with this checkpoint, ends at once
                 elif resume is not None:
                     resume.save_if_due(epoch, history)
             if resume is not None:
@@ -236,7 +240,7 @@ class Trainer:
                 self._engine.forget_data()
 
     def _begin(self, run: Run, history: History) -> Epoch:
-        """Where the training stands: at its beginning, or where a checkpoint was saved."""
+        """Tell the callbacks, and return the epoch to begin with: the first, or that of a checkpoint."""
         epoch, resume = Epoch(0, self._rng.bit_generator.state), run.resume
         self.stop_training, self.resuming = False, resume is not None and resume.path.exists()
         if resume is not None and self.resuming:
@@ -255,7 +259,7 @@ class Trainer:
         if epoch.done == 0:
             for callback in callbacks:
                 callback.on_epoch_begin(done)
-        # Made anew for every epoch: callbacks may have changed what it is made of.
+        # The engine is made anew for every epoch, since callbacks may have changed its parts.
         history.reason = self._why_not(run)
         self.optimizer.check_memory()
         self._find_gradients()
@@ -274,7 +278,7 @@ class Trainer:
             callback.on_epoch_end(done, measured)
 
     def _new_engine(self, run: Run) -> tuple[str, compiled.Engine | cuda_engine.Engine]:
-        """What runs epochs where the model is, and the name of that path."""
+        """Return the name of the engine for the model's device, as in `History.path`, and the engine."""
         if self.model._place.queue is not None:
             return "cuda", self._graphs(run.batch_size)
         hogwild = run.options.parallel == "hogwild"
@@ -284,7 +288,7 @@ class Trainer:
         )  # fmt: skip
 
     def _graphs(self, batch_size: int) -> cuda_engine.Engine:
-        """What trains on a GPU: that of before, unless it was for something else."""
+        """Return the engine for a GPU: the last one if it was made of the same parts, else a new one."""
         parts = self.model, self.loss, self.optimizer, batch_size
         if self._engine is None or not self._engine.is_of(*parts):
             self._engine = None  # gives its memory back first
@@ -293,7 +297,7 @@ class Trainer:
         return self._engine
 
     def _why_not(self, run: Run) -> str | None:
-        """Why the engine cannot run an epoch, or None; ValueError if it was insisted on."""
+        """Return why no engine can run an epoch, or None; ValueError if ``engine="native"`` wants one."""
         options, on_gpu = run.options, self.model._place.queue is not None
         insists = options.engine == "native"
         if options.engine == "python":
@@ -371,7 +375,7 @@ class Trainer:
                 run.resume.save_if_due(epoch, history)
 
         if engine is not None:
-            engine.run_epoch(*run.data, order, noise, epoch, advance)
+            engine.run_epoch(run.data, order, noise, epoch, advance)
         else:
             self._python_epoch(run, order, noise, epoch, advance)
         measured = {"loss": epoch.loss / examples}
@@ -380,9 +384,9 @@ class Trainer:
         return {**measured, "seconds": time.perf_counter() - started}
 
     def _draw(self, run: Run, epoch: Epoch) -> tuple[Array | None, WeightNoise | None]:
-        """The order of the examples in an epoch, and the noise on the weights."""
+        """Draw the order of the examples in an epoch, and the noise on the weights."""
         now = self._rng.bit_generator.state
-        if epoch.done > 0:  # again as when the epoch began
+        if epoch.done > 0:  # a resumed epoch draws the same numbers again
             self._rng.bit_generator.state = epoch.rng
         order = self._rng.permutation(len(run.data.x)) if run.options.shuffle else None
         noise = None
@@ -394,12 +398,7 @@ class Trainer:
         return order, noise
 
     def _python_epoch(
-        self,
-        run: Run,
-        order: Array | None,
-        noise: WeightNoise | None,
-        epoch: Epoch,
-        advance: Callable[[int], None],
+        self, run: Run, order: Array | None, noise: WeightNoise | None, epoch: Epoch, advance: Advance
     ) -> None:
         left = run.data.batches(run.batch_size, self.model.dtype, order, epoch.done)
         for i, batch in enumerate(left, epoch.done // run.batch_size):
@@ -438,7 +437,7 @@ class Trainer:
             if self.penalty is not None:
                 value = self.penalty._added(model, value)
         value = float(value)  # the host waits for a loss on the GPU
-        right = evaluation.count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
+        right = count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
         self.optimizer.step(self._gradients)
         return value, right
 

@@ -11,11 +11,11 @@ from ..runtime import dispatch
 
 
 class WeightNoise(NamedTuple):
-    """Normal noise of standard deviation ``std``: a function of a seed, a step, and a parameter's place."""
+    """Normal noise of standard deviation ``std``: a function of a seed, a step and the element's index."""
 
     std: float
-    seed: int  # of an epoch
-    step: int  # which batch of it
+    seed: int  # drawn for each epoch
+    step: int  # index of the batch in the epoch
 
 
 @contextmanager

@@ -143,7 +143,7 @@ def test_activations(dev, dtype, kind, rng):
         dev.activation_forward(kind, dev.put(x, i % 3), y, 0.75, 1.5)
         native.activation_forward(kind, x, expected, 0.75, 1.5)
         assert same(y.numpy(), expected)
-        kept = x if activations.KINDS[kind].keeps_input else expected
+        kept = x if activations.ACTIVATIONS[kind].keeps_input else expected
         dx, expected_dx = dev.put(dy), np.empty_like(x)
         dev.activation_backward(kind, dx, dev.put(kept), dx, 0.75, 1.5)
         native.activation_backward(kind, dy, kept, expected_dx, 0.75, 1.5)

@@ -10,7 +10,7 @@ import pyoptim as po
 from pyoptim.arrays.gpu import DeviceArray
 
 
-def kept_there(values):
+def kept_on_gpu(values):
     """As `there`; bfloat16 as DLPack would bring it."""
     return [
         DeviceArray(v.ctypes.data, v.shape, v.dtype, 0, (v,), stream=1)
@@ -38,12 +38,12 @@ def test_packed_arrays_have_the_cpu_s_bits(gpu, kinds, state_dtype, rounding, na
     here = packed_arrays(rng, kinds)
     copies = [p.copy() for p in here]
     options = {"state_dtype": state_dtype, "rounding": rounding, "seed": 3, "weight_decay": 0.01}
-    cpu, own = PACKED[name](here, **options), PACKED[name](kept_there(copies), **options)
+    cpu, own = PACKED[name](here, **options), PACKED[name](kept_on_gpu(copies), **options)
     assert_kept_alike(states(own), states(cpu))
     for i in range(4):
         grads = packed_arrays(rng, kinds)
         cpu_step(cpu, grads)
-        own.step(kept_there(grads))
+        own.step(kept_on_gpu(grads))
         assert_same(copies, here)
         if i == 1:  # in the middle, to and fro
             own.save(tmp_path / "own.safetensors")
@@ -60,12 +60,12 @@ def test_packed_gradients_accumulate_and_average(gpu, kinds, state_dtype, rng):
     here = packed_arrays(rng, kinds)
     copies = [p.copy() for p in here]
     options = {"state_dtype": state_dtype, "accumulate": 3}
-    cpu, own = po.Adam(here, **options), po.Adam(kept_there(copies), **options)
+    cpu, own = po.Adam(here, **options), po.Adam(kept_on_gpu(copies), **options)
     ours, theirs = po.averages.EMA(own, 0.9), po.averages.EMA(cpu, 0.9)
     for i in range(8):
         grads = packed_arrays(rng, kinds)
         cpu_step(cpu, grads)
-        own.step(kept_there(grads))
+        own.step(kept_on_gpu(grads))
         assert_same(copies, here)
         assert_same(ours.state_dict()["averages"], theirs.averages)
         assert own.state_dict()["accumulated"]["count"] == (i + 1) % 3
@@ -84,11 +84,11 @@ def test_packed_arrays_look_ahead(gpu, kinds, state_dtype, rng):
     here = packed_arrays(rng, kinds)
     copies = [p.copy() for p in here]
     options = {"lr": 0.1, "momentum": 0.3, "velocity": "classical", "state_dtype": state_dtype}
-    cpu, own = po.SGD(here, **options), po.SGD(kept_there(copies), **options)
+    cpu, own = po.SGD(here, **options), po.SGD(kept_on_gpu(copies), **options)
     for _ in range(3):
         grads = packed_arrays(rng, kinds)
         cpu_step(cpu, grads)
-        own.step(kept_there(grads))
+        own.step(kept_on_gpu(grads))
         with cpu.lookahead(), own.lookahead():
             assert_same(copies, here)
         assert_same(copies, here)
@@ -99,17 +99,17 @@ def test_packed_gradients_are_clipped_and_checked(gpu, kinds, rng):
     here = packed_arrays(rng, kinds)
     copies = [p.copy() for p in here]
     options = {"momentum": 0.9, "max_grad_norm": 0.5, "nonfinite": "skip", "lr": 0.1}
-    cpu, own = po.SGD(here, **options), po.SGD(kept_there(copies), **options)
+    cpu, own = po.SGD(here, **options), po.SGD(kept_on_gpu(copies), **options)
     for scale in (1, 1e-3):  # longer and shorter than the limit
         grads = [np.asarray(scale * rng.normal(size=p.shape), p.dtype) for p in here]
         cpu_step(cpu, grads)
-        own.step(kept_there(grads))
+        own.step(kept_on_gpu(grads))
     for entry, other in zip(states(own).values(), states(cpu).values(), strict=True):
         # The factor has another order of sums, and then is rounded to float32.
         np.testing.assert_allclose(entry["momentum_buffer"], other["momentum_buffer"], rtol=1e-6)
     before = [p.copy() for p in copies]
     grads[1][5] = np.inf
-    own.step(kept_there(grads))
+    own.step(kept_on_gpu(grads))
     assert own.skipped == 1
     assert_same(copies, before)
 

@@ -238,8 +238,8 @@ def test_torch_tensors(recorder, monkeypatch):
     for lazy in (sparse, signs):
         with pytest.raises(TypeError, match="params is a tensor that is not dense in memory"):
             gpu_views.view("params", lazy)
-    assert gpu_views._made_contiguous(sparse) is sparse
-    assert not gpu_views._made_contiguous(signs).is_neg()
+    assert gpu_views.made_contiguous(sparse) is sparse
+    assert not gpu_views.made_contiguous(signs).is_neg()
     with torch.no_grad():
         own._params[0].owner.resize_(1, 3)
     with pytest.raises(ValueError, match=r"params\['w'\] has been resized"):

@@ -308,7 +308,7 @@ def found(monkeypatch):
     torch = pytest.importorskip("torch")
     pytest.importorskip("pyoptim.runtime._native")
     for module in (gpu_checks, gpu_views):
-        monkeypatch.setattr(module, "_CUDA", (1, 13))
+        monkeypatch.setattr(module, "DLPACK_GPU", (1, 13))
     stream = types.SimpleNamespace(cuda_stream=0)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     calls, find = [], gpu_checks.TensorFinder.find

@@ -650,7 +650,7 @@ def test_a_model_moves_there_and_back(gpu, rng):
     assert kinds == {"running_mean": there, "running_var": there, "num_batches_tracked": here, "seed": here,
                      "step": here}  # fmt: skip
     assert_same(model.state_dict(), before)
-    queues = {id(p.queue) for p in model._state().values() if isinstance(p, there)}
+    queues = {id(p.queue) for p in model._named("parameters", "buffers").values() if isinstance(p, there)}
     assert queues == {id(model._place.queue)}
     assert po.Adam(model.parameters())._place.queue is model._place.queue
     np.testing.assert_allclose(model(x), outputs, rtol=1e-12)

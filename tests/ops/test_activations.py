@@ -8,14 +8,14 @@ from oracles import layers as oracles
 from support import backends, kinds
 
 from pyoptim import nn, ops
-from pyoptim.formulas.activations import KINDS
+from pyoptim.formulas.activations import ACTIVATIONS
 
 EPS = {np.float32: 2.0**-24, np.float64: 2.0**-53}
 ORACLES = oracles.ACTIVATIONS
 
 
 def kept(kind, x, y):
-    return x if KINDS[kind].keeps_input else y
+    return x if ACTIVATIONS[kind].keeps_input else y
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def rng():
     return np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ACTIVATIONS)
 @pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 4097])
 def test_values(backend, dtype, kind, n, rng):
     x = rng.normal(0, 4, size=n).astype(dtype)
@@ -35,7 +35,7 @@ def test_values(backend, dtype, kind, n, rng):
     assert (np.abs(y - exact) <= units * EPS[dtype] * np.abs(exact) + 16 * np.finfo(dtype).tiny).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ACTIVATIONS)
 def test_gradients_by_central_differences(backend, kind, rng):
     x, dy = rng.normal(0, 3, size=64), rng.normal(size=64)
     y = ops.activation_forward(x, kind)
@@ -124,7 +124,7 @@ def everything(dtype):
     x = np.concatenate([rng.normal(0, 5, size=200_003), rng.normal(0, 1e-3, 99)]).astype(dtype)
     dy = rng.normal(size=x.size).astype(dtype)
     results = []
-    for kind in KINDS:
+    for kind in ACTIVATIONS:
         y = ops.activation_forward(x, kind)
         results += [y, ops.activation_backward(dy, kept(kind, x, y), kind)]
     rows = x[:200_000].reshape(-1, 40)
@@ -192,7 +192,7 @@ def test_layers_are_saved_with_their_parameters(tmp_path, rng):
 
 def test_both_languages_list_the_same_kinds():
     native = pytest.importorskip("pyoptim.runtime._native")
-    kinds = [(kind, value.keeps_input) for kind, value in KINDS.items()]
+    kinds = [(kind, value.keeps_input) for kind, value in ACTIVATIONS.items()]
     assert list(native.activation_kinds().items()) == kinds  # in the order by which GPUs' kernels know them
 
 
@@ -207,19 +207,19 @@ def test_both_languages_fuse_the_same_kinds():
             return False
         return True
 
-    assert tuple(kind for kind in KINDS if fuses(kind)) == ops.ACTIVATIONS
+    assert tuple(kind for kind in ACTIVATIONS if fuses(kind)) == ops.ACTIVATIONS
 
 
 def test_every_kind_is_a_public_layer():
     layers = [layer() for layer in nn.activations.ELEMENTWISE] + [nn.GELU("tanh")]
-    assert sorted(layer.kind for layer in layers) == sorted(KINDS)
+    assert sorted(layer.kind for layer in layers) == sorted(ACTIVATIONS)
     assert {type(layer).__name__ for layer in layers} <= set(nn.__all__)
-    assert set(KINDS) | {None} == set(ORACLES)
+    assert set(ACTIVATIONS) | {None} == set(ORACLES)
 
 
 @pytest.mark.parametrize("layer", kinds.activations(), ids=repr)
 def test_options_of_layers_are_those_of_their_formulas(layer):
-    defaults = KINDS[layer.kind].defaults
+    defaults = ACTIVATIONS[layer.kind].defaults
     given = {name: getattr(layer, name) for name in defaults}
     assert layer.arguments == (("approximate",) if isinstance(layer, nn.GELU) else tuple(defaults))
     assert given in (defaults, {name: value + 0.25 for name, value in defaults.items()})
@@ -253,6 +253,6 @@ def test_bad_input(backend, call, error, message):
 
 def test_unaligned_and_strided(backend, dtype, rng):
     wide = rng.normal(size=2 * 99 + 1).astype(dtype)
-    for kind in KINDS:
+    for kind in ACTIVATIONS:
         expected = ops.activation_forward(wide[1::2].copy(), kind)
         assert np.array_equal(ops.activation_forward(wide[1::2], kind), expected)

@@ -288,7 +288,10 @@ def test_hyperparameters(name, option):
         values = NO_NUMBER  # an exponent
     for value in values:
         p = BASE.reshape(4, 5)
-        for params, options in (p, {option: value}), ([{"params": p, option: value}], {}):
+        given = [([{"params": p, option: value}], {})]
+        if option != "lr" or value is not None:  # None: the default of the class
+            given.append((p, {option: value}))
+        for params, options in given:
             with pytest.raises(ValueError, match=rf"^{option} is "):
                 OPTIMIZERS[name](params, **options)
 

@@ -17,11 +17,10 @@ from ...arrays.queue import Queue
 from ...formulas.losses import POINTWISE
 from ...formulas.norms import NormOptions
 from ...runtime import dispatch
-from ...runtime.dispatch import BackendError
 from ..reference import FUNCTIONS
 from .constants import CHUNK, ELEMENTS, PART_ROWS, THREADS, TYPES, WARP, WARPS, blocks_of
 from .products import ACTIVATION_NAMES, product
-from .steps import COLUMN_SPACE
+from .steps import COLUMN_SPACE, host_functions
 
 __all__ = ["add", "affine", *FUNCTIONS]
 
@@ -35,10 +34,7 @@ class _Launch:
 
     def __init__(self, function: str, array: Any) -> None:
         if not isinstance(array, DeviceArray):
-            raise BackendError(
-                f"the {dispatch.for_device().name!r} backend has no {function} for arrays in the "
-                "processor's memory: ask for another backend, or for none"
-            )
+            host_functions(dispatch.for_device().name)(function)  # raises
         assert array.queue is not None
         self.queue: Queue = array.queue
         self._type = TYPES[array.dtype]

@@ -13,6 +13,7 @@ from ...arrays.queue import Queue
 from ...formulas.storage import Packed
 from ...runtime import dispatch
 from . import copies
+from .batches import Sums, batches
 
 
 class Gpu:
@@ -21,7 +22,7 @@ class Gpu:
     clips = True
     runs_python = False
 
-    overlap_finder: Any = staticmethod(gpu_checks.Memory)
+    overlap_finder: Any = staticmethod(gpu_checks.DeviceRanges)
     check_gradients: Any = staticmethod(gpu_checks.check_gradients)
     gradient_finder: Any = staticmethod(gpu_checks.TensorFinder)
 
@@ -56,6 +57,9 @@ class Gpu:
 
     def values(self, array: Any) -> Any:
         return array.download(self.queue)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return gpu.empty(self.queue, shape, dtype)
 
     def zeros_beside(self, arrays: Sequence[Any], shapes: Sequence[tuple[int, ...]], dtype: Any) -> list[Any]:
         return gpu.zeros_beside(self.queue, arrays, shapes, dtype)
@@ -92,8 +96,22 @@ class Gpu:
         """Return a user's array in this GPU's memory as one of ours, not copied; see `gpu_data.adopted`."""
         return gpu_data.adopted(name, value, self.queue, dtype, shape, or_bytes=or_bytes)
 
+    release = staticmethod(gpu_data.release)
+
     def result(self, array: Any, given: Any) -> Any:
         return array.numpy() if isinstance(given, np.ndarray) else array.copy()
+
+    # Data and losses.
+
+    batches = staticmethod(batches)
+
+    def sums(self, classification: bool) -> Sums:
+        return Sums(self.queue, classification)
+
+    def added(self, loss: Any, more: Any) -> Any:
+        self.queue.join()
+        dispatch.of(loss).add(loss, more, loss)
+        return loss
 
     # Steps made of several kernels.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...arrays.queue import Launcher, Queue
-from ...formulas.activations import KINDS
+from ...formulas.activations import ACTIVATIONS
 from ...runtime.dispatch import BackendError
 from .constants import ELEMENTS, TYPES, blocks_of
 from .cublaslt import Blas
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ...arrays.gpu import DeviceArray
 
 
-ACTIVATION_NAMES = list(KINDS)  # kernels know an activation by its index in this list
+ACTIVATION_NAMES = list(ACTIVATIONS)  # kernels know an activation by its index in this list
 TILE = 32  # rows and columns of a tile of our own kernel: kTile of launch.hpp
 
 

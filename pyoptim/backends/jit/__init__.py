@@ -28,15 +28,14 @@ from ..reference.layers import *
 from ..reference.steps import PackedStepper, sum_of_squares
 from ..reference.tensors import AdafactorStepper, MuonStepper
 from .layers import *
+from .layers import compiled
 from .losses import kl_divergence, penalty, pointwise_loss, softmax_cross_entropy
 
 __all__ = ["name", "sum_of_squares", *STEPPERS, *FUNCTIONS]
 
 name = "numba"
 
-# fastmath stays off, so nothing is contracted or reassociated, and bits are those of the other backends.
-_jit = numba.njit(nogil=True, error_model="numpy")
-_common = _jit(common)
+_common = compiled(common)
 
 _GRAIN = 1 << 16  # elements that pay for a task of the pool
 _pool: ThreadPoolExecutor | None = None
@@ -62,10 +61,10 @@ def loop({", ".join(["begin", "end", "shared", "own", "param", "grad", *states])
         p, g = common(shared, param[i], grad[i])
         {targets}{"," if not states else ""} = rule(own, {elements})
 """
-    scope: dict[str, Any] = {"common": _common, "rule": _jit(rule.function)}
+    scope: dict[str, Any] = {"common": _common, "rule": compiled(rule.function)}
     exec(source, scope)
-    compiled: Callable[..., None] = _jit(scope["loop"])
-    return compiled
+    made: Callable[..., None] = compiled(scope["loop"])
+    return made
 
 
 class Stepper:

@@ -13,26 +13,15 @@ import numpy as np
 from numba.extending import overload
 
 from ...formulas import norms
-from ...formulas.activations import KINDS, upper_tail
+from ...formulas.activations import ACTIVATIONS, upper_tail
 from ...formulas.norms import NormOptions
 from ...runtime.dtypes import Array
-from .. import reference
-from ..reference.layers import Gradients, Pair
+from ..reference.layers import Gradients, Pair, dense_functions
 
-__all__ = [
-    "activation_backward",
-    "activation_forward",
-    "dense_backward",
-    "dense_forward",
-    "layer_norm_backward",
-    "layer_norm_forward",
-    "norm_backward",
-    "norm_forward",
-]
-
-_jit = numba.njit(nogil=True, error_model="numpy")
-_running_statistic, _inverse_deviation = _jit(norms.running_statistic), _jit(norms.inverse_deviation)
-_norm_value, _norm_gradient = _jit(norms.value), _jit(norms.gradient)
+# fastmath stays off, so nothing is contracted or reassociated, and bits are those of the other backends.
+compiled = numba.njit(nogil=True, error_model="numpy")
+_running_statistic, _inverse_deviation = compiled(norms.running_statistic), compiled(norms.inverse_deviation)
+_norm_value, _norm_gradient = compiled(norms.value), compiled(norms.gradient)
 
 
 overload(upper_tail)(lambda x: upper_tail)  # compiled code may call it now
@@ -40,14 +29,14 @@ overload(upper_tail)(lambda x: upper_tail)  # compiled code may call it now
 
 @cache
 def _loops(kind: str) -> tuple[Any, Any]:
-    value, slope = _jit(KINDS[kind].value), _jit(KINDS[kind].slope)
+    value, slope = compiled(ACTIVATIONS[kind].value), compiled(ACTIVATIONS[kind].slope)
 
-    @_jit
+    @compiled
     def forward(x, y, a, b):  # type: ignore[no-untyped-def]
         for i in range(x.size):
             y[i] = value(x[i], a, b)
 
-    @_jit
+    @compiled
     def backward(dy, kept, dx, a, b):  # type: ignore[no-untyped-def]
         for i in range(kept.size):
             s = slope(kept[i], a, b)
@@ -64,27 +53,7 @@ def activation_backward(kind: str, dy: Array, kept: Array, dx: Array, a: float =
     _loops(kind)[1](dy.ravel(), kept.ravel(), dx.reshape(-1), a, b)
 
 
-def dense_forward(x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array) -> None:
-    reference.dense_forward(x, weight, bias, None, y)
-    if activation is not None:
-        activation_forward(activation, y, y)
-
-
-def dense_backward(
-    dy: Array,
-    x: Array,
-    weight: Array,
-    y: Array | None,
-    activation: str | None,
-    dx: Array | None,
-    dweight: Array | None,
-    dbias: Array | None,
-) -> None:
-    dz = dy
-    if activation is not None and y is not None:
-        dz = np.empty_like(dy)
-        activation_backward(activation, dy, y, dz)
-    reference.dense_backward(dz, x, weight, None, None, dx, dweight, dbias)
+dense_forward, dense_backward = dense_functions(activation_forward, activation_backward)
 
 
 def norm_forward(
@@ -95,7 +64,7 @@ def norm_forward(
 
 # Arrays that may be None are arguments of their own: Numba compiles what depends on them only if they are
 # arrays, which it does not see in a tuple.
-@_jit
+@compiled
 def _norm_forward(  # type: ignore[no-untyped-def]
     x, gamma, beta, running_mean, running_var, options, y, mean, inv_std
 ):
@@ -127,8 +96,7 @@ def _norm_forward(  # type: ignore[no-untyped-def]
         shift = x.dtype.type(0) if beta is None else beta[c]
         for n in range(batch):
             for s in range(space):
-                z = _norm_value(x[n, c, s], mean[c], scale, shift)
-                y[n, c, s] = 0.0 if relu and z <= 0 else z  # NaN stays NaN
+                y[n, c, s] = _norm_value(relu, x[n, c, s], mean[c], scale, shift)
 
 
 def norm_backward(
@@ -137,7 +105,7 @@ def norm_backward(
     _norm_backward(dy, x, *affine, *saved, relu, *gradients)
 
 
-@_jit
+@compiled
 def _norm_backward(  # type: ignore[no-untyped-def]
     dy, x, gamma, beta, mean, inv_std, of_this_batch, relu, dx, dgamma, dbeta
 ):
@@ -169,7 +137,7 @@ def layer_norm_forward(x: Array, affine: Pair, eps: float, y: Array, saved: tupl
     _layer_norm_forward(x, *affine, eps, y, *saved)
 
 
-@_jit
+@compiled
 def _layer_norm_forward(x, gamma, beta, eps, y, mean, inv_std):  # type: ignore[no-untyped-def]
     rows, features = x.shape
     for r in range(rows):
@@ -197,7 +165,7 @@ def layer_norm_backward(
     _layer_norm_backward(dy, x, gamma, *saved, *gradients)
 
 
-@_jit
+@compiled
 def _layer_norm_backward(  # type: ignore[no-untyped-def]
     dy, x, gamma, mean, inv_std, dx, dgamma, dbeta
 ):

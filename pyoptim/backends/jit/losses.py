@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 
 from ...formulas.losses import POINTWISE, cross_entropy_of_row
 from ...runtime.dtypes import Array
+from .layers import compiled
 
-_jit = numba.njit(nogil=True, error_model="numpy")
-_of_row = _jit(cross_entropy_of_row)
+_of_row = compiled(cross_entropy_of_row)
 
 
 def softmax_cross_entropy(
@@ -39,7 +38,7 @@ def kl_divergence(
     return float(_cross_entropy(logits, None, target, dlogits, *weights, 0.0, batch, temperature, True))
 
 
-@_jit
+@compiled
 def _cross_entropy(  # type: ignore[no-untyped-def]
     logits, labels, shares, dlogits, sample_weight, class_weight, smoothing, divisor, temperature, divergence
 ):
@@ -93,9 +92,9 @@ def pointwise_loss(
 
 @cache
 def _loop(kind: str) -> Any:
-    value, slope = _jit(POINTWISE[kind].value), _jit(POINTWISE[kind].slope)
+    value, slope = compiled(POINTWISE[kind].value), compiled(POINTWISE[kind].slope)
 
-    @_jit
+    @compiled
     def loop(prediction, target, dprediction, sample_weight, columns):  # type: ignore[no-untyped-def]
         total = 0.0
         for i in range(prediction.shape[0]):
@@ -119,7 +118,7 @@ def penalty(
     return float(sum(of_runs))
 
 
-@_jit
+@compiled
 def _penalty(w, gradient, l2, l1, by_l2, by_l1):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(w.size):

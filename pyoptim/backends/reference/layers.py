@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ...formulas import norms, random
-from ...formulas.activations import KINDS
+from ...formulas.activations import ACTIVATIONS
 from ...formulas.norms import NormOptions
 from ...runtime.dtypes import Array
 from .steps import sum_of_squares
@@ -30,56 +30,64 @@ __all__ = [
 
 Pair = tuple[Array | None, Array | None]
 Gradients = tuple[Array | None, Array, Array]
-
-
-def dense_forward(x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array) -> None:
-    """``y = activation(x weight^T + bias)``; x (batch, in), weight (out, in), y (batch, out)."""
-    np.matmul(x, weight.T, out=y)
-    if bias is not None:
-        y += bias
-    if activation is not None:
-        activation_forward(activation, y, y)
-
-
-def dense_backward(
-    dy: Array,
-    x: Array,
-    weight: Array,
-    y: Array | None,
-    activation: str | None,
-    dx: Array | None,
-    dweight: Array | None,
-    dbias: Array | None,
-) -> None:
-    """The gradients of `dense_forward` from dy (batch, out) and, if there is an activation, its output y.
-
-    None in place of dx, dweight or dbias skips that one.
-    """
-    dz = dy
-    if activation is not None and y is not None:
-        dz = np.empty_like(dy)
-        activation_backward(activation, dy, y, dz)
-    if dweight is not None:
-        np.matmul(dz.T, x, out=dweight)
-    if dx is not None:
-        np.matmul(dz, weight, out=dx)
-    if dbias is not None:
-        dbias[...] = dz.sum(axis=0, dtype=np.float64)
+Function = Callable[..., None]
 
 
 def activation_forward(kind: str, x: Array, y: Array, a: float = 0.0, b: float = 0.0) -> None:
     """``y = kind(x)`` with the parameters a and b; y may be x."""
     number = x.dtype.type
     with np.errstate(all="ignore"):
-        y[...] = KINDS[kind].value(x, number(a), number(b))
+        y[...] = ACTIVATIONS[kind].value(x, number(a), number(b))
 
 
 def activation_backward(kind: str, dy: Array, kept: Array, dx: Array, a: float = 0.0, b: float = 0.0) -> None:
-    """``dx = dy * kind'(x)``; dx may be dy. ``kept`` is x or y, whichever the kind keeps: see `KINDS`."""
+    """``dx = dy * kind'(x)``; dx may be dy. ``kept`` is x or y, as the entry in `ACTIVATIONS` says."""
     number = kept.dtype.type
     with np.errstate(all="ignore"):
-        slope = KINDS[kind].slope(kept, number(a), number(b))
+        slope = ACTIVATIONS[kind].slope(kept, number(a), number(b))
         dx[...] = np.where(slope == 0, number(0), dy * slope)
+
+
+def dense_functions(forward: Function, backward: Function) -> tuple[Function, Function]:
+    """Return the `dense_forward` and `dense_backward` of a backend whose activations are these functions."""
+
+    def dense_forward(x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array) -> None:
+        """``y = activation(x weight^T + bias)``; x (batch, in), weight (out, in), y (batch, out)."""
+        np.matmul(x, weight.T, out=y)
+        if bias is not None:
+            y += bias
+        if activation is not None:
+            forward(activation, y, y)
+
+    def dense_backward(
+        dy: Array,
+        x: Array,
+        weight: Array,
+        y: Array | None,
+        activation: str | None,
+        dx: Array | None,
+        dweight: Array | None,
+        dbias: Array | None,
+    ) -> None:
+        """The gradients of `dense_forward` from dy (batch, out) and, if there is an activation, its output y.
+
+        None in place of dx, dweight or dbias skips that one.
+        """
+        dz = dy
+        if activation is not None and y is not None:
+            dz = np.empty_like(dy)
+            backward(activation, dy, y, dz)
+        if dweight is not None:
+            np.matmul(dz.T, x, out=dweight)
+        if dx is not None:
+            np.matmul(dz, weight, out=dx)
+        if dbias is not None:
+            dbias[...] = dz.sum(axis=0, dtype=np.float64)
+
+    return dense_forward, dense_backward
+
+
+dense_forward, dense_backward = dense_functions(activation_forward, activation_backward)
 
 
 def softmax_forward(log: bool, x: Array, y: Array) -> None:
@@ -167,9 +175,7 @@ def norm_forward(
         mean[...] = exact
         inv_std[...] = norms.inverse_deviation(var, eps)
         scale = inv_std if gamma is None else gamma * inv_std
-        y[...] = norms.value(x, mean[:, None], scale[:, None], 0 if beta is None else beta[:, None])
-        if relu:
-            np.maximum(y, 0, out=y)
+        y[...] = norms.value(relu, x, mean[:, None], scale[:, None], 0 if beta is None else beta[:, None])
 
 
 def norm_backward(

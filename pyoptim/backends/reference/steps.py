@@ -71,7 +71,7 @@ class TrustStepper:
         given = [trust for trust, n in zip(trusts, self._sizes, strict=True) for _ in range(n)]
         if not self._directions:
             for i, (lr, decay, scale, trust, eps) in enumerate(given):
-                p, g = _norm(self._params[i]), scale * _norm(grads[i])
+                p, g = norm(self._params[i]), scale * norm(grads[i])
                 rate = lr * (trust * p / (g + decay * p + eps)) if p > 0 and g > 0 else lr
                 at = len(Common._fields) + 1  # the index of momentum's grad_in
                 rows[i] = (*rows[i][:at], rate, *rows[i][at + 1 :])
@@ -84,12 +84,12 @@ class TrustStepper:
             if decay:
                 with np.errstate(all="ignore"):
                     direction -= param.dtype.type(decay) * param
-            p, d = _norm(param), _norm(direction)
+            p, d = norm(param), norm(direction)
             along.append((-1.0, 0.0, 1.0, lr * p / d if p > 0 and d > 0 else lr))
         return self._descent.step(self._directions, along)
 
 
-def _norm(x: Array) -> float:
+def norm(x: Array) -> float:
     return math.sqrt(sum_of_squares(x))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from ...formulas.rules import Common, common, split_coefficients
 from ...runtime.dtypes import Array
 from .. import StepGroup
+from .steps import norm
 
 Row = tuple[float, ...]
 _OWN = len(Common._fields)  # the index in a row of the first coefficient after Common's
@@ -56,7 +57,7 @@ def _factored(p: Array, state: Sequence[Array], d: Array, largest: float, fresh:
         variance = rows * cols / np.maximum(rows.mean(axis=-2, keepdims=True), least)
     d /= np.sqrt(np.maximum(variance, least * least))
     root = math.sqrt(p.size)
-    relative, clip = max(smallest, _norm(p) / root), max(1.0, _norm(d) / (root * threshold))
+    relative, clip = max(smallest, norm(p) / root), max(1.0, norm(d) / (root * threshold))
     return largest * relative / clip
 
 
@@ -64,10 +65,6 @@ def _blend(old: Array, new: Array, fresh: float) -> Array:
     """Move ``old`` towards ``new`` in place by the share ``fresh``, and return it in double."""
     old += fresh * (new - old)
     return old.astype(np.float64)
-
-
-def _norm(x: Array) -> float:
-    return math.sqrt(float(np.square(x, dtype=np.float64).sum()))
 
 
 class MuonStepper:
@@ -107,7 +104,7 @@ def _orthogonal(matrix: Array, polynomial: Sequence[float], steps: int, eps: flo
     """Approximate U V^T of the singular value decomposition by X = aX + bSX + cSSX, with S = X X^T."""
     wide = matrix.shape[0] <= matrix.shape[1]
     x = matrix if wide else matrix.T
-    x = x / x.dtype.type(max(_norm(x), eps))
+    x = x / x.dtype.type(max(norm(x), eps))
     a, b, c = map(x.dtype.type, polynomial)
     for _ in range(steps):
         gram = x @ x.T
