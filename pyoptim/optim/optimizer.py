@@ -6,6 +6,7 @@ coefficients at step t.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -96,6 +97,7 @@ class Optimizer:
 
     defaults: ClassVar[dict[str, Any]]  # of the class's own hyperparameters, beside `SHARED`
     _rule_name: ClassVar[str]  # of classes whose options choose no other rule
+    __signature__: ClassVar[inspect.Signature]
     _kind: ClassVar[str] = "Stepper"  # the backends' class that makes the steps
 
     max_grad_norm: Any = Checked(Range(lambda v: v is None or POSITIVE.allowed(v), "None or a number > 0"))
@@ -109,6 +111,19 @@ class Optimizer:
     _accumulate: int
     _rounding: str
     _seed: int
+
+    def __init_subclass__(cls) -> None:
+        """Give the class a signature that names its hyperparameters with their defaults."""
+        super().__init_subclass__()
+        _, *given = inspect.signature(cls.__init__).parameters.values()
+        if "__init__" in vars(cls):
+            cls.__signature__ = inspect.Signature(given)
+        elif "defaults" in vars(cls):
+            params, lr, *shared, rest = given
+            own = {**SHARED, **cls.defaults}
+            first = [params, lr.replace(default=own.pop("lr"))]
+            keywords = [inspect.Parameter(name, rest.KEYWORD_ONLY, default=own[name]) for name in own]
+            cls.__signature__ = inspect.Signature([*first, *keywords, *shared])
 
     def __init__(
         self,

@@ -689,3 +689,20 @@ def test_asgd_averages_are_copies():
     assert_same_bits(average, p)
     average[...] = 99
     assert states(optimizer)[0, "ax"].max() < 2
+
+
+def test_signatures_name_the_hyperparameters():
+    """`help` shows every hyperparameter with its default, also of classes that users derive."""
+    parameters = inspect.signature(po.Adam).parameters
+    defaults = {"lr": 1e-3, "betas": (0.9, 0.999), "weight_decay": 0.0, "nonfinite": "ignore"}
+    assert {name: parameters[name].default for name in defaults} == defaults
+
+    class Same(po.Adam):
+        pass
+
+    class Own(po.Adam):
+        def __init__(self, params, gain=1):
+            super().__init__(params)
+
+    assert inspect.signature(Same) == inspect.signature(po.Adam)
+    assert list(inspect.signature(Own).parameters) == ["params", "gain"]

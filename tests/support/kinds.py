@@ -3,7 +3,7 @@
 from oracles import layers as oracles
 
 from pyoptim import nn
-from pyoptim.formulas.activations import KINDS
+from pyoptim.formulas.activations import ACTIVATIONS
 from pyoptim.formulas.losses import POINTWISE
 
 # The layers that are no elementwise activations, apart from Residual, which is made of others.
@@ -20,7 +20,7 @@ def activations():
     made = [nn.GELU("tanh")]
     for kind in nn.activations.ELEMENTWISE:
         made.append(kind())
-        defaults = KINDS[made[-1].kind].defaults
+        defaults = ACTIVATIONS[made[-1].kind].defaults
         if defaults:
             made.append(kind(**{name: value + 0.25 for name, value in defaults.items()}))
     return made
