@@ -5,6 +5,10 @@
 // is compiled with contraction: the micro-kernels are made of multiply-adds.
 #include "cpu/product.hpp"
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #if defined(__clang__)
 #define PYOPTIM_UNROLL _Pragma("unroll")
 #else
@@ -158,19 +162,54 @@ struct Panel {
     const T *a, *b;
     ptrdiff_t a_row, a_col, b_row, y_row;
     T* y;
-    bool add;  // whether the sums are added to what y holds
+    const T* first;  // what row i begins with, at first + i * first_row: y itself, or a bias. Null: zeros
+    ptrdiff_t first_row;  // 0 for a bias
+    ptrdiff_t live;       // how many lanes of the last vector belong to y
+    bool relu;
 };
+
+// Reads the first `live` lanes; the others become 0.
+template <class T>
+Vector<T> load_first(const T* from, ptrdiff_t live) {
+    if (live == Tile<T>::lanes) return load(from);
+    Vector<T> v = {};
+    for (ptrdiff_t lane = 0; lane < live; ++lane) v[lane] = from[lane];
+    return v;
+}
+
+template <class T>
+void store_first(T* to, const Vector<T>& v, ptrdiff_t live) {
+    if (live == Tile<T>::lanes) {
+        __builtin_memcpy(to, &v, sizeof(v));
+        return;
+    }
+#if defined(__AVX512F__)
+    const auto mask = (1u << live) - 1;
+    if constexpr (sizeof(T) == 4) {
+        _mm512_mask_storeu_ps(to, static_cast<__mmask16>(mask), reinterpret_cast<const __m512&>(v));
+    } else {
+        _mm512_mask_storeu_pd(to, static_cast<__mmask8>(mask), reinterpret_cast<const __m512d&>(v));
+    }
+#else
+    T lanes[Tile<T>::lanes];
+    __builtin_memcpy(lanes, &v, sizeof(v));
+    for (ptrdiff_t lane = 0; lane < live; ++lane) to[lane] = lanes[lane];
+#endif
+}
 
 template <ptrdiff_t rows, ptrdiff_t vectors, class T>
 void outer_tile(const Panel<T>& it) {
     using V = Vector<T>;
     constexpr ptrdiff_t lanes = Tile<T>::lanes;
+    const auto live = [&it](ptrdiff_t v) { return v + 1 < vectors ? lanes : it.live; };
     V sum[rows][vectors] = {};
-    if (it.add) {
+    if (it.first != nullptr) {
         PYOPTIM_UNROLL
         for (ptrdiff_t i = 0; i < rows; ++i) {
             PYOPTIM_UNROLL
-            for (ptrdiff_t v = 0; v < vectors; ++v) sum[i][v] = load(it.y + i * it.y_row + v * lanes);
+            for (ptrdiff_t v = 0; v < vectors; ++v) {
+                sum[i][v] = load_first(it.first + i * it.first_row + v * lanes, live(v));
+            }
         }
     }
     // Every third row has a pointer: the two after it are within reach of an addressing mode.
@@ -193,11 +232,18 @@ void outer_tile(const Panel<T>& it) {
         for (ptrdiff_t i = 0; i < (rows + 2) / 3; ++i) a[i] += a_col;
         b += b_row;
     }
+    if (it.relu) {
+        PYOPTIM_UNROLL
+        for (ptrdiff_t i = 0; i < rows; ++i) {
+            PYOPTIM_UNROLL
+            for (ptrdiff_t v = 0; v < vectors; ++v) sum[i][v] = math::relu_if(true, sum[i][v]);
+        }
+    }
     PYOPTIM_UNROLL
     for (ptrdiff_t i = 0; i < rows; ++i) {
         PYOPTIM_UNROLL
         for (ptrdiff_t v = 0; v < vectors; ++v) {
-            __builtin_memcpy(it.y + i * it.y_row + v * lanes, &sum[i][v], sizeof(V));
+            store_first<T>(it.y + i * it.y_row + v * lanes, sum[i][v], live(v));
         }
     }
 }
@@ -213,6 +259,19 @@ void outer_tile_of(ptrdiff_t count, const Panel<T>& it) {
     }
 }
 
+// Computes the tiles of `rows` rows, `vectors` vectors wide. `panel` is that of the first row.
+template <ptrdiff_t vectors, class T>
+void all_rows(const Panel<T>& panel, ptrdiff_t rows) {
+    constexpr ptrdiff_t most = Tile<T>::rows * Tile<T>::vectors / larger(vectors, Tile<T>::vectors);
+    evenly(0, rows, most, [&](ptrdiff_t i, ptrdiff_t count) {
+        Panel<T> tile = panel;
+        tile.a += i * panel.a_row;
+        tile.y += i * panel.y_row;
+        if (tile.first != nullptr) tile.first += i * panel.first_row;
+        outer_tile_of<vectors>(count, tile);
+    });
+}
+
 // Copies `depth` rows of b with `live` columns into a panel of `cols` columns; the other columns become 0.
 template <ptrdiff_t cols, class T>
 void pack(const T* b, ptrdiff_t b_row, ptrdiff_t depth, ptrdiff_t live, T* out) {
@@ -225,51 +284,70 @@ void pack(const T* b, ptrdiff_t b_row, ptrdiff_t depth, ptrdiff_t live, T* out) 
     }
 }
 
-// Computes the columns of y from `begin` on that whole panels of `vectors` cover, and returns the end of that
-// range.
+// Computes the columns of y from `begin` on that panels of `vectors` cover, and returns the end of that
+// range. Only panels of one vector may have fewer columns than that. Panels are copied to `packed` if it is
+// not null.
 template <ptrdiff_t vectors, class T>
-ptrdiff_t whole_panels(const Panel<T>& block, ptrdiff_t rows, ptrdiff_t begin, ptrdiff_t end, T* packed) {
-    constexpr ptrdiff_t cols = vectors * Tile<T>::lanes;
-    constexpr ptrdiff_t most = Tile<T>::rows * Tile<T>::vectors / larger(vectors, Tile<T>::vectors);
-    for (; begin + cols <= end; begin += cols) {
+ptrdiff_t panels(const Panel<T>& block, ptrdiff_t rows, ptrdiff_t begin, ptrdiff_t end, T* packed) {
+    constexpr ptrdiff_t lanes = Tile<T>::lanes, cols = vectors * lanes;
+    for (; begin + (vectors > 1 ? cols : 1) <= end; begin += cols) {
         Panel<T> panel = block;
         panel.b += begin;
+        panel.y += begin;
+        if (panel.first != nullptr) panel.first += begin;
+        panel.live = smaller(lanes, end - begin);
         if (packed != nullptr) {
-            pack<cols>(panel.b, panel.b_row, panel.depth, cols, packed);
+            pack<cols>(panel.b, panel.b_row, panel.depth, smaller(cols, end - begin), packed);
             panel.b = packed;
             panel.b_row = cols;
         }
-        evenly(0, rows, most, [&](ptrdiff_t i, ptrdiff_t count) {
-            panel.a = block.a + i * block.a_row;
-            panel.y = block.y + i * block.y_row + begin;
-            outer_tile_of<vectors>(count, panel);
-        });
+        all_rows<vectors>(panel, rows);
     }
     return begin;
 }
 
-// Handles fewer columns than a vector has lanes: they are computed in scratch memory, then copied.
+// Exchanges the lanes of a and b that one step of transposing a square exchanges.
+template <ptrdiff_t step, class V, ptrdiff_t... lane>
+void exchange(V& a, V& b, Indices<lane...>) {
+    constexpr ptrdiff_t lanes = sizeof...(lane);
+    const V low = __builtin_shufflevector(a, b, ((lane & step) != 0 ? lanes + lane - step : lane)...);
+    b = __builtin_shufflevector(a, b, ((lane & step) != 0 ? lanes + lane : lane + step)...);
+    a = low;
+}
+
+// Transposes the square whose rows are v[0..lanes).
+template <ptrdiff_t step, ptrdiff_t lanes, class V>
+__attribute__((always_inline)) inline void transpose(V* v) {
+    if constexpr (step < lanes) {
+        PYOPTIM_UNROLL
+        for (ptrdiff_t i = 0; i < lanes; ++i) {
+            if ((i & step) == 0) exchange<step>(v[i], v[i + step], typename Count<lanes>::Type());
+        }
+        transpose<2 * step, lanes>(v);
+    }
+}
+
+// out[p * cols + c] = w[c * k + p] for p < depth and the rows c < live of w; 0 for the other c below the
+// number of lanes. `end` is the end of w.
 template <class T>
-void last_columns(const Product<T>& it, const Panel<T>& block, ptrdiff_t rows, ptrdiff_t live, T* scratch) {
+void pack_transposed(const T* w, const T* end, ptrdiff_t k, ptrdiff_t depth, ptrdiff_t live, T* out) {
+    using V = Vector<T>;
     constexpr ptrdiff_t lanes = Tile<T>::lanes;
-    T* const tile = scratch + Tile<T>::depth * Tile<T>::cols;
-    Panel<T> panel = block;
-    pack<lanes>(block.b, block.b_row, block.depth, live, scratch);
-    panel.b = scratch;
-    panel.b_row = lanes;
-    panel.y = tile;
-    panel.y_row = lanes;
-    evenly(0, rows, Tile<T>::rows, [&](ptrdiff_t i, ptrdiff_t count) {
-        panel.a = block.a + i * block.a_row;
-        T* const y = block.y + i * it.n;
-        for (ptrdiff_t r = 0; r < count && block.add; ++r) {
-            for (ptrdiff_t j = 0; j < live; ++j) tile[r * lanes + j] = y[r * it.n + j];
+    for (ptrdiff_t p = 0; p < depth; p += lanes) {
+        const ptrdiff_t n = smaller(lanes, depth - p);
+        V v[lanes];
+        if (live == lanes && end - (w + p) >= (lanes - 1) * k + lanes) {
+            PYOPTIM_UNROLL
+            for (ptrdiff_t c = 0; c < lanes; ++c)
+                v[c] = load(w + c * k + p);  // what is behind `depth` is not used
+        } else {
+            for (ptrdiff_t c = 0; c < lanes; ++c) v[c] = c < live ? load_first(w + c * k + p, n) : V{};
         }
-        outer_tile_of<1>(count, panel);
-        for (ptrdiff_t r = 0; r < count; ++r) {
-            for (ptrdiff_t j = 0; j < live; ++j) y[r * it.n + j] = tile[r * lanes + j];
+        transpose<1, lanes>(v);
+        for (ptrdiff_t q = 0; q < n; ++q) {
+            __builtin_memcpy(out + (p + q) * Tile<T>::cols, &v[q], sizeof(V));
         }
-    });
+    }
 }
 
 }  // namespace
@@ -289,6 +367,48 @@ void dots(const Dots<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t c
 }
 
 template <class T>
+void pack_weight(const T* w, ptrdiff_t n, ptrdiff_t k, ptrdiff_t begin, ptrdiff_t depth, ptrdiff_t col_begin,
+                 ptrdiff_t col_end, T* packed) {
+    constexpr ptrdiff_t lanes = Tile<T>::lanes, cols = Tile<T>::cols;
+    for (ptrdiff_t j = col_begin; j < col_end; j += lanes) {
+        pack_transposed(w + j * k + begin, w + n * k, k, depth, smaller(lanes, n - j),
+                        packed + j / cols * cols * depth + j % cols);
+    }
+}
+
+template <class T>
+void packed_product(const Dots<T>& it, const T* packed, ptrdiff_t begin, ptrdiff_t depth, ptrdiff_t row_begin,
+                    ptrdiff_t row_end, ptrdiff_t col_begin, ptrdiff_t col_end) {
+    constexpr ptrdiff_t lanes = Tile<T>::lanes, cols = Tile<T>::cols, rows = Tile<T>::rows;
+    // Rows of x that stay in L2 while all panels are multiplied by them.
+    const ptrdiff_t fit = ptrdiff_t(512 << 10) / (larger(depth, 1) * ptrdiff_t(sizeof(T)));
+    const ptrdiff_t block = larger(1, fit / rows) * rows;
+    for (ptrdiff_t i = row_begin; i < row_end; i += block) {
+        for (ptrdiff_t j = col_begin; j < col_end; j += cols) {
+            const ptrdiff_t live = smaller(cols, col_end - j);
+            T* const y = it.y + i * it.n + j;
+            Panel<T> panel = {
+                depth, it.x + i * it.k + begin, packed + j * depth, it.k, 1, cols, it.n, y, nullptr, 0, 0,
+                false};
+            panel.live = (live - 1) % lanes + 1;
+            panel.relu = it.relu && begin + depth == it.k;
+            if (begin > 0) {
+                panel.first = y;
+                panel.first_row = it.n;
+            } else if (it.bias != nullptr) {
+                panel.first = it.bias + j;
+            }
+            const ptrdiff_t count = smaller(block, row_end - i);
+            if (live > lanes) {
+                all_rows<2>(panel, count);
+            } else {
+                all_rows<1>(panel, count);
+            }
+        }
+    }
+}
+
+template <class T>
 void product(const Product<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
              ptrdiff_t col_end, T* scratch) {
     constexpr ptrdiff_t wide_rows = Tile<T>::wide_rows;
@@ -303,28 +423,30 @@ void product(const Product<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdi
         }
         return;
     }
-    // A copy of b pays where enough tiles read it.
+    // A copy of b pays where enough tiles read it. The last columns are always copied: a vector of them would
+    // read what is behind.
     T* const packed = rows >= 4 * Tile<T>::rows && it.k >= 4 * Tile<T>::rows ? scratch : nullptr;
+    const ptrdiff_t whole = col_end - (col_end - col_begin) % Tile<T>::lanes;
     for (ptrdiff_t p0 = 0; p0 == 0 || p0 < it.k; p0 += Tile<T>::depth) {
-        Panel<T> block = {smaller(Tile<T>::depth, it.k - p0),
-                          it.a + row_begin * it.a_row + p0 * it.a_col,
-                          it.b + p0 * it.b_row,
-                          it.a_row,
-                          it.a_col,
-                          it.b_row,
-                          it.n,
-                          it.y + row_begin * it.n,
-                          p0 > 0};
+        T* const y = it.y + row_begin * it.n;
+        const Panel<T> block = {smaller(Tile<T>::depth, it.k - p0),
+                                it.a + row_begin * it.a_row + p0 * it.a_col,
+                                it.b + p0 * it.b_row,
+                                it.a_row,
+                                it.a_col,
+                                it.b_row,
+                                it.n,
+                                y,
+                                p0 > 0 ? y : nullptr,
+                                it.n,
+                                0,
+                                false};
         ptrdiff_t j = col_begin;
-        if (rows <= wide_rows) j = whole_panels<Tile<T>::wide>(block, rows, j, col_end, packed);
-        if (rows <= 2 * wide_rows) j = whole_panels<Tile<T>::wide / 2>(block, rows, j, col_end, packed);
-        j = whole_panels<2>(block, rows, j, col_end, packed);
-        j = whole_panels<1>(block, rows, j, col_end, packed);
-        if (j < col_end) {
-            block.b += j;
-            block.y += j;
-            last_columns(it, block, rows, col_end - j, scratch);
-        }
+        if (rows <= wide_rows) j = panels<Tile<T>::wide>(block, rows, j, whole, packed);
+        if (rows <= 2 * wide_rows) j = panels<Tile<T>::wide / 2>(block, rows, j, whole, packed);
+        j = panels<2>(block, rows, j, whole, packed);
+        j = panels<1>(block, rows, j, whole, packed);
+        panels<1>(block, rows, j, col_end, scratch);
     }
 }
 
@@ -360,10 +482,14 @@ double multiply_add(size_t n, T x) {
     return 2.0 * double(n) * double(count * Tile<T>::lanes);
 }
 
-#define X(T)                                                                                     \
-    template void dots<T>(const Dots<T>&, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t);           \
-    template void product<T>(const Product<T>&, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, T*); \
-    template void column_sum<T>(const T*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, T*);       \
+#define X(T)                                                                                                 \
+    template void dots<T>(const Dots<T>&, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t);                       \
+    template void pack_weight<T>(const T*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, \
+                                 T*);                                                                        \
+    template void packed_product<T>(const Dots<T>&, const T*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t,    \
+                                    ptrdiff_t, ptrdiff_t);                                                   \
+    template void product<T>(const Product<T>&, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, T*);             \
+    template void column_sum<T>(const T*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, T*);                   \
     template double multiply_add<T>(size_t, T);
 X(float)
 X(double)

@@ -20,12 +20,20 @@ struct Tile {
     static constexpr ptrdiff_t depth = 1024;  // of one pass: a panel of b, depth x cols, stays in L2
 };
 
-// A panel of b, and a tile of results.
+// A panel of b.
 template <class T>
-constexpr size_t kProductScratch = size_t(Tile<T>::depth * Tile<T>::cols + Tile<T>::rows * Tile<T>::lanes);
+constexpr size_t kProductScratch = size_t(Tile<T>::depth * Tile<T>::cols);
 
 template <class T>
 void dots(const Dots<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin, ptrdiff_t col_end);
+
+template <class T>
+void pack_weight(const T* w, ptrdiff_t n, ptrdiff_t k, ptrdiff_t begin, ptrdiff_t depth, ptrdiff_t col_begin,
+                 ptrdiff_t col_end, T* packed);
+
+template <class T>
+void packed_product(const Dots<T>&, const T* packed, ptrdiff_t begin, ptrdiff_t depth, ptrdiff_t row_begin,
+                    ptrdiff_t row_end, ptrdiff_t col_begin, ptrdiff_t col_end);
 
 template <class T>
 void product(const Product<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
