@@ -19,7 +19,7 @@ from .optim.optimizer import Optimizer
 from .optim.tensors import *  # noqa: F403
 from .runtime import renamed as _renamed  # noqa: F401
 from .runtime.dispatch import BackendError, available_backends, use_backend
-from .runtime.threads import get_num_threads, set_num_threads
+from .runtime.threads import get_num_threads, num_threads, set_num_threads
 
 __version__ = "0.1.0"
 
@@ -78,6 +78,7 @@ __all__ = [
     "include_dir",
     "metrics",
     "nn",
+    "num_threads",
     "ops",
     "schedules",
     "set_num_threads",

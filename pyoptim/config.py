@@ -48,9 +48,9 @@ def show_config() -> Config:
         ``pyoptim``, ``python``, ``numpy``: versions; ``platform``; ``backend``: the one in force;
         ``backends``: those that run here; ``unavailable``: the others, with the reason;
         ``instruction_set`` and ``instruction_sets`` of the compiled kernels (None, [] without them);
-        ``threads``; ``openmp``; ``cuda``: the GPU in use (or None), and what multiplies matrices on it (set
-        ``PYOPTIM_CUBLAS`` to "off" for our own kernel, or to the path of libcublasLt); and the versions of
-        optional packages.
+        ``threads``, and in ``threads_from`` why there are so many; ``cuda``: the GPU in use (or None), and
+        what multiplies matrices on it (set ``PYOPTIM_CUBLAS`` to "off" for our own kernel, or to the path of
+        libcublasLt); and the versions of optional packages.
     """
     reasons = []
     for name in (*dispatch.MODULES, *dispatch.DEVICE_MODULES):
@@ -70,7 +70,7 @@ def show_config() -> Config:
         instruction_set=native.instruction_set() if native is not None else None,
         instruction_sets=native.instruction_sets() if native is not None else [],
         threads=threads.get_num_threads(),
-        openmp=native is not None and native.openmp,
+        threads_from=threads.reason(),
         cuda=_devices(),
         **{name: _version(*(_CUPY if name == "cupy" else [name])) for name in _OPTIONAL},
     )

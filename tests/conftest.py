@@ -12,6 +12,7 @@ import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # They share the cores; tests of threads set their number.
     os.environ.setdefault("PYOPTIM_NUM_THREADS", "1")
+os.environ["PYOPTIM_ALWAYS_SHARE"] = "1"  # Work is cut for all threads also while the machine is busy.
 
 import filelock
 import numpy as np

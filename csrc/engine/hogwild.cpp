@@ -32,7 +32,7 @@ Hogwild<T>::Hogwild(std::vector<LayerView<T>> layers, const Loss& loss, std::siz
     if (total == 0 || static_cast<std::size_t>(last - first_) != total) {
         throw std::invalid_argument("hogwild: expected gradients in one block");
     }
-    workers_.resize(static_cast<std::size_t>(threads_for(std::size_t{1} << 16, 1)));
+    workers_.resize(static_cast<std::size_t>(get_num_threads()));
     for (Worker& worker : workers_) {
         worker.gradients.resize(total);
         auto own = layers;

@@ -54,35 +54,34 @@ class AdafactorStepper {
     // grads: one address per array; rows: one row of `length` numbers per group, end to end.
     void step(const T* const* grads, const double* rows) {
         const cpu::Kernels<T>& table = kernels<T>();
-        parallel(threads_for(total_, kBlock), [&](int thread, int threads) {
-            const Range mine = share(pieces_.size(), 1, thread, threads);
-            const auto each = [&](auto visit) {
+        const int most = threads_for(total_, kBlock);
+        const auto each = [&](auto visit) {
+            parallel(most, [&](int thread, int threads) {
+                const Range mine = share(pieces_.size(), 1, thread, threads);
                 for (std::size_t k = mine.begin; k < mine.end; ++k) {
                     const TensorArray<T>& array = arrays_[pieces_[k].array];
                     const auto& c = reinterpret_cast<const Adafactor&>(rows[array.group * length]);
                     visit(pieces_[k], array, c, grads[pieces_[k].array]);
                 }
-                if (threads > 1) barrier();
-            };
-            each([&](const Piece& piece, const TensorArray<T>& array, const Adafactor& c, const T* grad) {
-                if (!array.is_vector) measure(table, piece, array, c, grad);
             });
-            each([&](const Piece& piece, const TensorArray<T>& array, const Adafactor& c, const T*) {
-                if (!array.is_vector && piece.row == 0) factor(piece, array, c);
-            });
-            each([&](Piece& piece, const TensorArray<T>& array, const Adafactor& c, const T* grad) {
-                direct(table, piece, array, c, grad);
-            });
-            std::size_t last = arrays_.size();
-            double rate = 0;
-            each([&](const Piece& piece, const TensorArray<T>& array, const Adafactor& c, const T*) {
-                if (piece.array != last) rate = rate_of(piece.array, c);
-                last = piece.array;
-                const T row[] = {-1, 0, static_cast<T>(c.param_scale), static_cast<T>(rate)};
-                table.step[static_cast<int>(cpu::RuleId::sgd)](piece.size, array.param + offset(piece),
-                                                               directions_.data() + piece.position, nullptr,
-                                                               row);
-            });
+        };
+        each([&](const Piece& piece, const TensorArray<T>& array, const Adafactor& c, const T* grad) {
+            if (!array.is_vector) measure(table, piece, array, c, grad);
+        });
+        each([&](const Piece& piece, const TensorArray<T>& array, const Adafactor& c, const T*) {
+            if (!array.is_vector && piece.row == 0) factor(piece, array, c);
+        });
+        each([&](Piece& piece, const TensorArray<T>& array, const Adafactor& c, const T* grad) {
+            direct(table, piece, array, c, grad);
+        });
+        rates_.resize(arrays_.size());
+        for (std::size_t i = 0; i < arrays_.size(); ++i) {
+            rates_[i] = rate_of(i, reinterpret_cast<const Adafactor&>(rows[arrays_[i].group * length]));
+        }
+        each([&](const Piece& piece, const TensorArray<T>& array, const Adafactor& c, const T*) {
+            const T row[] = {-1, 0, static_cast<T>(c.param_scale), static_cast<T>(rates_[piece.array])};
+            table.step[static_cast<int>(cpu::RuleId::sgd)](piece.size, array.param + offset(piece),
+                                                           directions_.data() + piece.position, nullptr, row);
         });
     }
 
@@ -179,6 +178,7 @@ class AdafactorStepper {
     std::vector<T> directions_;    // the directions of all arrays, end to end
     std::vector<double> columns_;  // sums of squares of the columns of each piece
     std::vector<double> means_;    // the mean of the row factors, per matrix
+    std::vector<double> rates_;    // the learning rate of each array, in the current step
 };
 
 }  // namespace pyoptim::core

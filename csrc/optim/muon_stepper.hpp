@@ -41,16 +41,17 @@ class MuonStepper {
         const std::size_t tile = lines(table.product_scratch), own = tile + small_need_;
         T* const memory = scratch<T>(large_need_ + own * static_cast<std::size_t>(most));
         squares_.resize(most_blocks_ * static_cast<std::size_t>(most));
+        T* const tiles = memory + large_need_;
+        for (const std::size_t i : large_) {
+            run({table, most, tiles, own, squares_.data()}, arrays_[i], grads[i], rows, memory);
+        }
         parallel(most, [&](int thread, int threads) {
             const auto t = static_cast<std::size_t>(thread);
-            T* const mine = memory + large_need_ + own * t;
-            for (const std::size_t i : large_) {
-                run({table, thread, threads, mine, squares_.data()}, arrays_[i], grads[i], rows, memory);
-            }
+            T* const mine = tiles + own * t;
             const Range share_of = share(small_.size(), 1, thread, threads);
             for (std::size_t k = share_of.begin; k < share_of.end; ++k) {
                 const std::size_t i = small_[k];
-                run({table, 0, 1, mine, squares_.data() + most_blocks_ * t}, arrays_[i], grads[i], rows,
+                run({table, 1, mine, own, squares_.data() + most_blocks_ * t}, arrays_[i], grads[i], rows,
                     mine + tile);
             }
         });
@@ -58,44 +59,54 @@ class MuonStepper {
 
   private:
     // How many multiply-adds of a product make a thread worth while, and how many make it worth while that
-    // all threads work on one matrix and wait for each other.
+    // all threads work on one matrix.
     static constexpr std::size_t kGrain = 1 << 16, kAlone = 1 << 21;
 
     static std::size_t lines(std::size_t n) { return (n + 63) / 64 * 64; }
 
-    // The threads that work on a matrix.
+    // The threads that work on a matrix. Each function ends when all its parts have been computed.
     struct Team {
         const cpu::Kernels<T>& table;
-        int thread, threads;
-        T* tile;  // scratch memory for the products of this thread
+        int threads;
+        T* tiles;  // scratch memory for the products of each thread, `apart` elements from the next one's
+        std::size_t apart;
         double* squares;
 
-        void wait() const {
-            if (threads > 1) barrier();
+        // Calls body(begin, end, thread) on parts of [0, n).
+        template <class Body>
+        void each(std::size_t n, std::size_t unit, Body body) const {
+            parallel(threads, [&](int thread, int count) {
+                const Range mine = share(n, unit, thread, count);
+                body(mine.begin, mine.end, thread);
+            });
         }
-        Range part(std::size_t n, std::size_t unit) const { return share(n, unit, thread, threads); }
         // x = a x + b y, by gradient descent.
         void blend(std::size_t n, double a, T* x, double b, const T* y) const {
             const T row[] = {-1, 0, static_cast<T>(a), static_cast<T>(b)};
-            const Range mine = part(n, 64);
-            table.step[static_cast<int>(cpu::RuleId::sgd)](mine.end - mine.begin, x + mine.begin,
-                                                           y + mine.begin, nullptr, row);
+            each(n, 64, [&](std::size_t begin, std::size_t end, int) {
+                table.step[static_cast<int>(cpu::RuleId::sgd)](end - begin, x + begin, y + begin, nullptr,
+                                                               row);
+            });
         }
         // y (m, n) = x (m, k) w (n, k)^T
         void dots(std::size_t m, std::size_t n, std::size_t k, const T* x, const T* w, T* y) const {
-            const Range mine = part(m, 1);
-            table.dots({index(n), index(k), x, w, nullptr, y, false}, index(mine.begin), index(mine.end), 0,
-                       index(n));
+            each(m, 1, [&](std::size_t begin, std::size_t end, int) {
+                table.dots({index(n), index(k), x, w, nullptr, y, false}, index(begin), index(end), 0,
+                           index(n));
+            });
         }
         void product(std::size_t m, const cpu::Product<T>& it) const {
             const bool by_rows = index(m) >= it.n;
             const auto unit = static_cast<std::size_t>(by_rows ? table.tile_rows : table.tile_cols);
-            const Range mine = part(by_rows ? m : static_cast<std::size_t>(it.n), unit);
-            if (by_rows) {
-                table.product(it, index(mine.begin), index(mine.end), 0, it.n, tile);
-            } else {
-                table.product(it, 0, index(m), index(mine.begin), index(mine.end), tile);
-            }
+            each(by_rows ? m : static_cast<std::size_t>(it.n), unit,
+                 [&](std::size_t begin, std::size_t end, int thread) {
+                     T* const tile = tiles + apart * static_cast<std::size_t>(thread);
+                     if (by_rows) {
+                         table.product(it, index(begin), index(end), 0, it.n, tile);
+                     } else {
+                         table.product(it, 0, index(m), index(begin), index(end), tile);
+                     }
+                 });
         }
     };
     static std::ptrdiff_t index(std::size_t n) { return static_cast<std::ptrdiff_t>(n); }
@@ -110,12 +121,12 @@ class MuonStepper {
 
         T coefficients[kMuonLength];
         for (int k = 0; k < kMuonLength; ++k) coefficients[k] = static_cast<T>(row[k]);
-        const Range blocks = team.part((size + kSumBlock - 1) / kSumBlock, 1);
         const auto each_block = [&](auto visit) {
-            for (std::size_t b = blocks.begin; b < blocks.end; ++b) {
-                visit(b, b * kSumBlock, std::min(kSumBlock, size - b * kSumBlock));
-            }
-            team.wait();
+            team.each((size + kSumBlock - 1) / kSumBlock, 1, [&](std::size_t first, std::size_t last, int) {
+                for (std::size_t b = first; b < last; ++b) {
+                    visit(b, b * kSumBlock, std::min(kSumBlock, size - b * kSumBlock));
+                }
+            });
         };
         each_block([&](std::size_t b, std::size_t begin, std::size_t count) {
             std::fill_n(x + begin, count, T(0));
@@ -136,23 +147,17 @@ class MuonStepper {
             } else {
                 team.product(n, {index(n), index(height), x, 1, index(n), x, index(n), gram});
             }
-            team.wait();
             team.dots(n, n, n, gram, gram, square);  // gram is symmetric
-            team.wait();
             team.blend(n * n, c.b, gram, c.c, square);
-            team.wait();
             if (wide) {
                 team.product(n, {index(width), index(n), gram, index(n), 1, x, index(width), moved});
             } else {
                 team.dots(height, n, n, x, gram, moved);
             }
-            team.wait();
             team.blend(size, c.a, x, 1, moved);
-            team.wait();
         }
         const double rate = muon_rate(c, static_cast<double>(height), static_cast<double>(width));
         team.blend(size, c.param_scale, array.param, rate, x);
-        team.wait();  // the next matrix uses the same memory
     }
 
     std::vector<TensorArray<T>> arrays_;

@@ -43,13 +43,16 @@ class TrustStepper {
     // grads: one address per array; coefficients: the rows of all groups, end to end; one Trust per group.
     void step(const T* const* grads, const T* coefficients, const Trust* trusts) {
         const cpu::Kernels<T>& table = kernels<T>();
-        parallel(threads_for(total_, kBlock), [&](int thread, int threads) {
+        const int most = threads_for(total_, kBlock);
+        parallel(most, [&](int thread, int threads) {
             const Range mine = share(blocks_.size(), 1, thread, threads);
             for (std::size_t b = mine.begin; b < mine.end; ++b) {
                 const std::size_t i = blocks_[b].array;
                 squares_[b] = measure(table, blocks_[b], grads[i], coefficients, trusts[arrays_[i].group]);
             }
-            if (threads > 1) barrier();
+        });
+        parallel(most, [&](int thread, int threads) {
+            const Range mine = share(blocks_.size(), 1, thread, threads);
             double rate = 0;
             for (std::size_t b = mine.begin; b < mine.end; ++b) {
                 const std::size_t i = blocks_[b].array;

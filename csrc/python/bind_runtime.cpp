@@ -5,20 +5,25 @@
 #include "runtime/bandwidth.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/parallel.hpp"
+#include "runtime/processors.hpp"
+
+// What threadpoolctl finds in this library: see pyoptim/runtime/threads.py.
+extern "C" {
+__attribute__((visibility("default"))) int pyoptim_threads() { return pyoptim::core::get_num_threads(); }
+__attribute__((visibility("default"))) void pyoptim_use_threads(int n) { pyoptim::core::set_num_threads(n); }
+}
 
 namespace pyoptim::python {
 
 void bind_runtime(py::module_& m) {
     m.def("get_num_threads", &core::get_num_threads);
     m.def("set_num_threads", &core::set_num_threads, py::arg("n"));
+    m.def("most_threads", &core::most_threads);
+    m.def("processor_quota", &core::processor_quota, py::arg("root") = "",
+          "Processors that the quota of this process's control groups is worth; 0 if it has none.");
     m.def("instruction_set", [] { return std::string(core::instruction_set().name); });
     m.def("instruction_sets", &core::usable_instruction_sets, "Those that run here, best first.");
     m.def("use_instruction_set", &core::use_instruction_set, py::arg("name"));
-#ifdef PYOPTIM_OPENMP
-    m.attr("openmp") = true;
-#else
-    m.attr("openmp") = false;
-#endif
     m.def(
         "stream_update",
         [](Array<double> a, const Array<double>& b, double s) {

@@ -2,90 +2,98 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
+#include <mutex>
+#include <thread>
 
-#ifdef PYOPTIM_OPENMP
-#include <omp.h>
+#include "runtime/pool.hpp"
+#include "runtime/processors.hpp"
+
+#if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
-#ifdef __SANITIZE_THREAD__
-#include <sanitizer/tsan_interface.h>
-#endif
 #endif
 
 namespace pyoptim::core {
 
 namespace {
-std::atomic<int> g_limit{0}, g_version{0};
 
-#ifdef PYOPTIM_OPENMP
-std::atomic<bool> g_forked{false};
-// The thread pool of libgomp does not survive a fork: a child that used it would wait for ever.
-const int g_registered = pthread_atfork(nullptr, nullptr, [] { g_forked = true; });
+std::atomic<int> g_limit{0};  // 0: not decided yet
+thread_local bool g_in_region = false;
+
+std::atomic<Pool*> g_pool{nullptr};
+std::mutex g_creation;
+
+// Threads do not outlive the library: the program may unload it.
+struct EndsPool {
+    ~EndsPool() {
+        if (Pool* const pool = g_pool) pool->end();
+    }
+} g_ends_pool;
+
+Pool& the_pool() {
+    Pool* pool = g_pool.load(std::memory_order_acquire);
+    if (pool != nullptr) return *pool;
+    const std::lock_guard<std::mutex> lock(g_creation);
+    pool = g_pool.load(std::memory_order_relaxed);
+    if (pool == nullptr) {
+        pool = new Pool(most_threads());  // never freed: at the end of the program, threads may still ask it
+        g_pool.store(pool, std::memory_order_release);
+    }
+    return *pool;
+}
+
+#if defined(__unix__) || defined(__APPLE__)
+// A forked child has none of the threads: it makes a pool of its own.
+[[maybe_unused]] const int g_registered =
+    pthread_atfork([] { g_creation.lock(); }, [] { g_creation.unlock(); },
+                   [] {
+                       g_pool = nullptr;
+                       g_creation.unlock();
+                   });
 #endif
+
+// The number at the beginning of an environment variable (OMP_NUM_THREADS may be a list), or 0 if it has
+// none.
+int number_in(const char* variable) {
+    const char* const value = std::getenv(variable);
+    const long number = value == nullptr ? 0 : std::strtol(value, nullptr, 10);
+    return static_cast<int>(std::clamp(number, 0L, static_cast<long>(most_threads())));
+}
+
 }  // namespace
 
-#ifdef PYOPTIM_OPENMP
+int most_threads() { return std::max(64, 4 * static_cast<int>(std::thread::hardware_concurrency())); }
 
-// OpenMP keeps one number per thread of the program. So each thread takes over a new limit when it next calls
-// this, and a number that threadpoolctl sets after that holds.
 int get_num_threads() {
-    thread_local int seen = 0;
-    if (seen != g_version) {
-        seen = g_version;
-        omp_set_num_threads(g_limit);
+    int limit = g_limit;
+    if (limit == 0) {
+        limit = number_in("PYOPTIM_NUM_THREADS");
+        if (limit == 0) limit = number_in("OMP_NUM_THREADS");
+        if (limit == 0) limit = std::min(usable_processors(), most_threads());
+        int undecided = 0;
+        if (!g_limit.compare_exchange_strong(undecided, limit)) limit = undecided;
     }
-    return std::max(1, omp_get_max_threads());
+    return limit;
 }
+
+void set_num_threads(int n) { g_limit = std::clamp(n, 1, most_threads()); }
 
 int threads_for(std::size_t work, std::size_t grain) {
-    if (work < 2 * grain || g_forked || omp_in_parallel()) return 1;
-    return static_cast<int>(std::min<std::size_t>(work / grain, static_cast<std::size_t>(get_num_threads())));
+    if (work < 2 * grain || g_in_region) return 1;
+    const int limit = get_num_threads();
+    static const bool always = std::getenv("PYOPTIM_ALWAYS_SHARE") != nullptr;
+    if (limit == 1 || !(always || the_pool().is_free())) return 1;
+    return static_cast<int>(std::min<std::size_t>(work / grain, static_cast<std::size_t>(limit)));
 }
 
-// ThreadSanitizer does not see how libgomp's threads wait for each other: these two tell it. What a thread
-// did before released(at) has happened for all that call acquired(at) later.
-#ifdef __SANITIZE_THREAD__
-#define PYOPTIM_UNCHECKED __attribute__((no_sanitize("thread")))
-static void released(void* at) { __tsan_release(at); }
-static void acquired(void* at) { __tsan_acquire(at); }
-#else
-#define PYOPTIM_UNCHECKED
-static void released(void*) {}
-static void acquired(void*) {}
-#endif
-
-// Unchecked are only the variables by which OpenMP hands `body` and `context` to its threads.
-PYOPTIM_UNCHECKED void run_parallel(int threads, void (*body)(int, int, void*), void* context) {
-    static_cast<void>(g_registered);
-    released(context);
-#pragma omp parallel num_threads(threads)
-    {
-        acquired(context);
-        // OpenMP may give fewer threads than asked for: the split follows what it gave.
-        body(omp_get_thread_num(), omp_get_num_threads(), context);
-        released(context);
+void run_parallel(int parts, void (*body)(int, int, void*), void* context) {
+    if (!g_in_region) {
+        g_in_region = true;
+        const bool shared = the_pool().run(parts, body, context);
+        g_in_region = false;
+        if (shared) return;
     }
-    acquired(context);
-}
-
-void barrier() {
-    static char every_barrier;
-    released(&every_barrier);
-#pragma omp barrier
-    acquired(&every_barrier);
-}
-
-#else
-
-int get_num_threads() { return 1; }
-int threads_for(std::size_t, std::size_t) { return 1; }
-void run_parallel(int, void (*body)(int, int, void*), void* context) { body(0, 1, context); }
-void barrier() {}
-
-#endif
-
-void set_num_threads(int n) {
-    g_limit = n;
-    ++g_version;
+    for (int part = 0; part < parts; ++part) body(part, parts, context);
 }
 
 }  // namespace pyoptim::core

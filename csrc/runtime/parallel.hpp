@@ -1,31 +1,33 @@
-// Threads: OpenMP behind one function, so that threadpoolctl sees and limits them.
+// Work that several threads share: a pool of our own, in which the calling thread never waits for a thread
+// that has not begun.
 #pragma once
 
 #include <cstddef>
 
 namespace pyoptim::core {
 
-int get_num_threads();        // the limit in force for this thread
-void set_num_threads(int n);  // n >= 1, for every thread
+int get_num_threads();        // how many threads a region may have at most, the caller among them
+void set_num_threads(int n);  // at least 1, at most most_threads()
+int most_threads();
 
-// How many threads to use for `work` units, if each thread should have at least `grain` of them. It is 1
-// inside another parallel region and in a forked child, where the thread pool of OpenMP no longer exists.
+// How many parts to cut `work` units into, if waking a thread pays for `grain` of them. It is 1 inside
+// another region, while the pool serves another thread, and for a while after this machine turned out to be
+// busy: when a region waited long for a thread that was not scheduled.
 int threads_for(std::size_t work, std::size_t grain);
 
-// Waits until all threads of this region have called it. Only for regions of two or more threads.
-void barrier();
+// Calls body(part, parts, context) once for each part, on this thread and on those of the pool, in no
+// particular order and maybe one after the other, so no part may wait for another. A body must not throw.
+void run_parallel(int parts, void (*body)(int part, int parts, void* context), void* context);
 
-void run_parallel(int threads, void (*body)(int thread, int threads, void* context), void* context);
-
-// Calls body(thread, threads) on each of `threads` threads.
+// Calls body(part, parts) once for each part, as run_parallel does.
 template <class Body>
-void parallel(int threads, Body&& body) {
-    if (threads <= 1) {
+void parallel(int parts, Body&& body) {
+    if (parts <= 1) {
         body(0, 1);
         return;
     }
     run_parallel(
-        threads, [](int thread, int count, void* context) { (*static_cast<Body*>(context))(thread, count); },
+        parts, [](int part, int count, void* context) { (*static_cast<Body*>(context))(part, count); },
         const_cast<void*>(static_cast<const void*>(&body)));
 }
 

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'coefficients', 'common_coefficients', 'compiled_kinds', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'layer_norm_backward', 'layer_norm_forward', 'multiply_add', 'norm_backward', 'norm_forward', 'openmp', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'tensor_layouts', 'use_instruction_set']
+__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'coefficients', 'common_coefficients', 'compiled_kinds', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'layer_norm_backward', 'layer_norm_forward', 'most_threads', 'multiply_add', 'norm_backward', 'norm_forward', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'processor_quota', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'tensor_layouts', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
@@ -175,6 +175,8 @@ def layer_norm_forward(x: numpy.typing.NDArray[numpy.float32], affine: tuple[num
 @typing.overload
 def layer_norm_forward(x: numpy.typing.NDArray[numpy.float64], affine: tuple[numpy.typing.NDArray[numpy.float64] | None, numpy.typing.NDArray[numpy.float64] | None], eps: typing.SupportsFloat | typing.SupportsIndex, y: numpy.typing.NDArray[numpy.float64], saved: tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]) -> None:
     ...
+def most_threads() -> int:
+    ...
 def multiply_add(dtype: str, n: typing.SupportsInt | typing.SupportsIndex) -> float:
     """
     n rounds of multiply-adds in the registers of all threads; returns the number of operations.
@@ -211,6 +213,10 @@ def pointwise_loss(kind: str, prediction: numpy.typing.NDArray[numpy.float32], t
 @typing.overload
 def pointwise_loss(kind: str, prediction: numpy.typing.NDArray[numpy.float64], target: numpy.typing.NDArray[numpy.float64], dprediction: numpy.typing.NDArray[numpy.float64] | None, sample_weight: numpy.typing.NDArray[numpy.float64] | None, parameter: float | numpy.typing.NDArray[numpy.float64]) -> float:
     ...
+def processor_quota(root: str = '') -> int:
+    """
+    Processors that the quota of this process's control groups is worth; 0 if it has none.
+    """
 def rules() -> dict[str, tuple[str, str]]:
     """
     Every rule: its name -> (names of its states, names of its coefficients).
@@ -258,4 +264,3 @@ def tensor_layouts(tensors: list[typing.Any]) -> bytes | None:
 def use_instruction_set(name: str) -> None:
     ...
 common_coefficients: str = 'grad_scale, weight_decay, param_scale'
-openmp: bool = True

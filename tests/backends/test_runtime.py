@@ -18,9 +18,9 @@ from support import children
 from support.backends import LIVE, _native, running_on, use_threads, why_not
 
 import pyoptim as po
+from pyoptim.runtime import threads
 
 native = pytest.mark.skipif(_native is None, reason="without the compiled kernels")
-openmp = pytest.mark.skipif(not (_native and _native.openmp), reason="built without OpenMP")
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 BACKENDS = [
@@ -226,25 +226,120 @@ optimizer = po.SGD(p)
 
 
 @native
-@openmp
 @linux
-def test_threads_are_openmps_and_are_limited(run_python):
+@pytest.mark.parametrize("first", ["pyoptim", "threadpoolctl"])
+def test_threadpoolctl_limits_the_threads(run_python, first):
     pytest.importorskip("threadpoolctl")
     code = """
 from threadpoolctl import threadpool_info, threadpool_limits
-libraries = [lib for lib in threadpool_info() if lib["user_api"] == "openmp"]
-assert len(libraries) == 1, libraries
-with threadpool_limits(1, user_api="openmp"):
+(library,) = [lib for lib in threadpool_info() if lib["user_api"] == "pyoptim"]
+assert library["num_threads"] == 4 and library["version"] == po.__version__, library
+with threadpool_limits(1):
     assert po.get_num_threads() == 1
     print(started())
-with threadpool_limits(2, user_api="openmp"):
+with threadpool_limits({"pyoptim": 2}):
     assert po.get_num_threads() == 2
     print(started())
+assert po.get_num_threads() == 4
 """
-    assert succeeds(run_python(COUNT + code, OMP_NUM_THREADS="4")) == ["0", "1"]
+    before = "" if first == "pyoptim" else "import threadpoolctl\n"
+    assert succeeds(run_python(before + COUNT + code, PYOPTIM_NUM_THREADS="4")) == ["0", "1"]
+
+
+@native
+@linux
+def test_threads_are_started_when_they_are_needed(run_python):
     code = "print(started()); po.set_num_threads(3); print(started())"
     assert succeeds(run_python(COUNT + code, PYOPTIM_NUM_THREADS="1")) == ["0", "2"]
-    assert succeeds(run_python(COUNT + "print(po.get_num_threads())", OMP_NUM_THREADS="3")) == ["3"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "n", "reason"),
+    [
+        ({"OMP_NUM_THREADS": "3"}, 3, "OMP_NUM_THREADS"),
+        ({"OMP_NUM_THREADS": "5,2"}, 5, "OMP_NUM_THREADS"),
+        ({"OMP_NUM_THREADS": "3", "PYOPTIM_NUM_THREADS": "7"}, 7, "PYOPTIM_NUM_THREADS"),
+        ({"OMP_NUM_THREADS": "none"}, None, "process"),
+        ({}, None, "process"),
+    ],
+)
+def test_the_number_of_threads_and_why(run_python, environment, n, reason):
+    code = """
+import pyoptim as po
+config = po.show_config()
+print(po.get_num_threads(), config["threads"], config["threads_from"])
+"""
+    unset = {"OMP_NUM_THREADS": "", "PYOPTIM_NUM_THREADS": ""}
+    now, shown, *why = succeeds(run_python(code, **unset | environment))
+    assert now == shown
+    assert reason in " ".join(why)
+    if n is not None:
+        assert int(now) == n
+
+
+GROUPS = {
+    "no control groups": ({}, 0),
+    "v2 without a quota": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, 0),
+    "v2 in a container": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 2),
+    "v2, a group above": (
+        {
+            "proc/self/cgroup": "0::/a/b\n",
+            "sys/fs/cgroup/a/cpu.max": "100000 100000\n",
+            "sys/fs/cgroup/a/b/cpu.max": "400000 100000\n",
+        },
+        1,
+    ),
+    "v1": (
+        {
+            "proc/self/cgroup": "9:memory:/x\n4:cpu,cpuacct:/x/y\n1:name=systemd:/x\n",
+            "sys/fs/cgroup/cpu,cpuacct/x/y/cpu.cfs_quota_us": "250000\n",
+            "sys/fs/cgroup/cpu,cpuacct/x/y/cpu.cfs_period_us": "100000\n",
+        },
+        3,
+    ),
+    "v1 in a container": (
+        {
+            "proc/self/cgroup": "4:cpu:/docker/0123\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+        },
+        1,
+    ),
+    "v1 without a quota": (
+        {
+            "proc/self/cgroup": "4:cpu:/\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+        },
+        0,
+    ),
+}
+
+
+@linux
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_quota_of_control_groups(tmp_path, group):
+    contents, expected = GROUPS[group]
+    for name, text in contents.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert threads._quota(str(tmp_path)) == expected
+    if _native:
+        assert _native.processor_quota(str(tmp_path)) == expected
+
+
+def test_num_threads_is_for_a_block():
+    with use_threads(3):
+        with po.num_threads(2):
+            assert po.get_num_threads() == 2
+        assert po.get_num_threads() == 3
+        with pytest.raises(RuntimeError, match="inside"), po.num_threads(1):
+            raise RuntimeError("inside")
+        assert po.get_num_threads() == 3
+        with pytest.raises(ValueError, match="n is 0"), po.num_threads(0):
+            pass
+        assert po.get_num_threads() == 3
 
 
 @linux

@@ -370,7 +370,7 @@ def test_batch_norm_layer_against_torch(backend, shape, momentum, rng):
 
 
 def test_every_layer_is_public_and_has_an_oracle():
-    bases = {"Activation", "_Random"}
+    bases = {"Activation", "_Affine", "_Random"}
     elementwise = {kind.__name__ for kind in nn.activations.ELEMENTWISE}
     assert set(nn.Layer.kinds) - bases == elementwise | {*kinds.LAYERS, "Residual"}
     assert set(nn.Layer.kinds) - bases <= set(nn.__all__)

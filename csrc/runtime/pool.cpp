@@ -1,0 +1,189 @@
+#include "runtime/pool.hpp"
+
+#include <algorithm>
+#include <system_error>
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <csignal>
+#define PYOPTIM_SIGNALS
+#endif
+// A test of the pool defines this to a pause of random length, where threads may meet in any order.
+#ifndef PYOPTIM_POOL_PAUSE
+#define PYOPTIM_POOL_PAUSE()
+#endif
+
+namespace pyoptim::core {
+
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::nanoseconds;
+
+// How long a thread looks for the next region before it sleeps. Waking it again costs the caller about 5 us,
+// and the thread comes some 50 us later on virtual machines.
+constexpr auto kSpin = microseconds(100);
+// How long a caller looks for the end of a part that another thread computes before it offers that thread its
+// processor, and before it sleeps.
+constexpr auto kLook = microseconds(20), kYield = microseconds(500);
+// A caller that waited for so long runs alone for kPenalty times as long: so waiting costs a small share of
+// the time at most, however busy the machine is. A thread that had to be woken may begin late, but by no more
+// than its part takes, since the caller takes a part that nobody has begun.
+constexpr auto kShort = microseconds(20), kLong = microseconds(100);
+constexpr int kPenalty = 20;
+bool is_too_long(nanoseconds waited, nanoseconds own) {
+    return waited > kShort && (waited > own || (waited > kLong && 4 * waited > own));
+}
+
+void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+}  // namespace
+
+Pool::Pool(int capacity) : capacity_(capacity), seats_(new Seat[static_cast<std::size_t>(capacity)]) {}
+
+bool Pool::is_free() const {
+    return !taken_.load(std::memory_order_relaxed) &&
+           Clock::now().time_since_epoch().count() >= alone_until_.load(std::memory_order_relaxed);
+}
+
+bool Pool::run(int parts, Body body, void* context) {
+    bool free = false;
+    if (parts > capacity_ || taken_.load(std::memory_order_relaxed) ||
+        !taken_.compare_exchange_strong(free, true, std::memory_order_acquire)) {
+        return false;
+    }
+    const auto start = Clock::now();
+    if (parts > threads_) start_threads(parts);
+    body_ = body;
+    context_ = context;
+    const std::uint64_t region =
+        ((region_.load(std::memory_order_relaxed) >> 16) + 1) << 16 | static_cast<std::uint64_t>(parts);
+    PYOPTIM_POOL_PAUSE();
+    region_.store(region);  // in one order with `asleep`: a thread sees the one or this one sees the other
+    for (int i = 1; i < parts && i < threads_; ++i) wake_up(seats_[i]);
+
+    claim_parts(region, 0);
+    const auto finished = Clock::now();
+    for (int part = 0; part < parts; ++part) wait_for(seats_[part], region, finished);
+    const auto waited = Clock::now() - finished;
+    if (is_too_long(waited, finished - start)) {
+        alone_until_ = (finished + kPenalty * waited).time_since_epoch().count();
+    }
+    taken_.store(false, std::memory_order_release);
+    return true;
+}
+
+// Every part that was begun in this region has its number in `begun`. All parts have been begun when a region
+// ends, so a thread that comes late, with the number of an earlier region, claims nothing.
+void Pool::claim_parts(std::uint64_t region, int first) {
+    const int parts = static_cast<int>(region & 0xffff);
+    for (int i = 0; i < parts; ++i) {
+        const int part = (first + i) % parts;
+        Seat& seat = seats_[part];
+        std::uint64_t before = seat.begun.load(std::memory_order_relaxed);
+        PYOPTIM_POOL_PAUSE();
+        if (before >= region ||
+            !seat.begun.compare_exchange_strong(before, region, std::memory_order_acq_rel)) {
+            continue;
+        }
+        PYOPTIM_POOL_PAUSE();
+        body_(part, parts, context_);
+        PYOPTIM_POOL_PAUSE();
+        seat.done.store(region);
+        if (seats_[0].asleep.load()) wake_up(seats_[0]);
+    }
+}
+
+void Pool::wait_for(Seat& seat, std::uint64_t region, Clock::time_point since) {
+    const auto done = [&] { return seat.done.load(std::memory_order_acquire) == region; };
+    for (int i = 0; !done(); ++i) {
+        relax();
+        if (i % 16 != 15) continue;
+        const auto waited = Clock::now() - since;
+        if (waited < kLook) continue;
+        if (waited < kYield) {
+            std::this_thread::yield();
+        } else {
+            sleep_unless(seats_[0], [&] { return seat.done.load() == region; });
+        }
+    }
+}
+
+void Pool::work(int number) {
+    std::uint64_t seen = 0;
+    for (;;) {
+        auto since = Clock::now();
+        std::uint64_t region;
+        for (int i = 0; (region = region_.load(std::memory_order_acquire)) == seen; ++i) {
+            if (ended_.load(std::memory_order_relaxed)) return;
+            relax();
+            if (i % 16 != 15 || Clock::now() - since < kSpin) continue;
+            sleep_unless(seats_[number], [&] { return region_.load() != seen || ended_.load(); });
+            since = Clock::now();
+        }
+        seen = region;
+        claim_parts(region, number % static_cast<int>(region & 0xffff));
+    }
+}
+
+// Sleeps until wake_up(seat), unless `ready` holds. Whoever makes it hold calls wake_up afterwards.
+template <class Ready>
+void Pool::sleep_unless(Seat& seat, Ready ready) {
+    seat.asleep = true;
+    PYOPTIM_POOL_PAUSE();
+    if (ready()) {
+        seat.asleep = false;
+        return;
+    }
+    std::unique_lock<std::mutex> lock(seat.mutex);
+    seat.wake.wait(lock, [&] { return !seat.asleep; });
+}
+
+void Pool::wake_up(Seat& seat) {
+    if (!seat.asleep.load() || !seat.asleep.exchange(false)) return;
+    {
+        const std::lock_guard<std::mutex> lock(seat.mutex);
+    }
+    seat.wake.notify_one();
+}
+
+void Pool::start_threads(int count) {
+#ifdef PYOPTIM_SIGNALS
+    // Signals go to the program's own threads.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+#endif
+    try {
+        for (; threads_ < count; ++threads_) {
+            seats_[threads_].thread = std::thread(&Pool::work, this, threads_);
+        }
+    } catch (const std::system_error&) {  // The system gives no more threads; those that run do all the work.
+    }
+#ifdef PYOPTIM_SIGNALS
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+#endif
+}
+
+void Pool::end() {
+    bool free = false;
+    while (!taken_.compare_exchange_weak(free, true, std::memory_order_acquire)) {
+        free = false;
+        std::this_thread::yield();
+    }
+    ended_ = true;
+    for (int i = 1; i < threads_; ++i) {
+        wake_up(seats_[i]);
+        seats_[i].thread.join();
+    }
+}
+
+}  // namespace pyoptim::core
