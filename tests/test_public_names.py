@@ -45,3 +45,16 @@ def test_every_optimizer_has_a_row_in_the_readme():
     for name, options in listed.items():
         own = [o for o in getattr(po, name).defaults if o not in {"lr", *SHARED}]
         assert options == "as `Adam`" or set(own) == set(options.strip("`").split(", ")), name
+
+
+def test_import_loads_nothing_slow(run_python):
+    """Beyond NumPy the import takes 13 ms; each of these modules would add 2 to 100."""
+    slow = "email pathlib urllib numpy.typing importlib.metadata importlib.resources numba torch scipy"
+    code = f"""
+import sys, numpy
+before = set(sys.modules)
+import pyoptim
+print([name for name in "{slow}".split() if name in set(sys.modules) - before])
+"""
+    result = run_python(code)
+    assert (result.stdout.strip(), result.stderr) == ("[]", "")

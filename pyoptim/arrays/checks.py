@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy import ndarray
-from numpy.typing import DTypeLike
 
 from ..runtime.dtypes import FLOATS, Array, is_parameter_dtype
 from .gpu import DeviceArray
@@ -15,6 +14,9 @@ from .gpu_views import is_on_gpu
 from .memory import OverlapFinder, is_fast
 from .operand import Operand
 from .tensors import in_place
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 
 def check_operand(name: str, value: Any) -> None:

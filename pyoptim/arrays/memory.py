@@ -6,15 +6,17 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy import empty as new
 from numpy import ndarray
-from numpy.typing import DTypeLike
 
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 
 def aligned_zeros(size: int, dtype: DTypeLike) -> Array:

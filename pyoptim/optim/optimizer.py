@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..arrays import tensors
 from ..backends import StepGroup
@@ -20,6 +19,9 @@ from ..runtime.dtypes import Array
 from ..runtime.numbers import COUNT, POSITIVE, Range, is_integer, one_of
 from . import state, stepping, structure
 from .hyperparameters import Checked, ParameterGroup, checked
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Schedule = Callable[[int], float]
 Group = dict[str, Any]

@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 
 try:
@@ -115,24 +114,30 @@ def _quota(root: str = "") -> int:
     """Twin of processor_quota in csrc/runtime/processors.cpp, for installs without it."""
     least = math.inf
     try:
-        lines = Path(f"{root}/proc/self/cgroup").read_text().splitlines()
+        lines = _read(f"{root}/proc/self/cgroup").splitlines()
     except OSError:
         return 0
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        top = Path(f"{root}/sys/fs/cgroup/{controllers}")
-        group = top / path.lstrip("/")
-        for folder in (group, *group.parents[: len(group.parts) - len(top.parts)]):
-            least = min(least, _quota_of(folder))
+        while True:  # the group's own quota, and those of the groups above it
+            least = min(least, _quota_of(f"{root}/sys/fs/cgroup/{controllers}{path}"))
+            if not path:
+                break
+            path = path.rpartition("/")[0]
     return 0 if least == math.inf else math.ceil(least)
 
 
-def _quota_of(folder: Path) -> float:
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read()
+
+
+def _quota_of(folder: str) -> float:
     for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
         try:
-            quota, period = " ".join((folder / name).read_text() for name in names).split()
+            quota, period = " ".join(_read(f"{folder}/{name}") for name in names).split()
         except (OSError, ValueError):
             continue
         if quota.isdecimal() and int(quota) > 0:
