@@ -116,6 +116,31 @@ void bind_optimizers(py::module_& m) {
         },
         py::arg("name"), py::arg("options"), py::arg("steps"),
         "The rule of an optimizer of the C++ API, and its coefficients at the first steps.");
+    m.def(
+        "next_coefficients",
+        [](const std::string& name, const std::map<std::string, Value>& options, std::int64_t step,
+           double mu_product, const std::vector<double>& lr) {
+            const auto optimizer = make_optimizer<double>(name, 0);
+            for (const auto& [option, value] : options) set(*optimizer, option, value);
+            Progress progress;
+            progress.step = step;
+            progress.mu_product = mu_product;
+            std::vector<double> rows, products = {mu_product};
+            for (const double rate : lr) {
+                optimizer->lr = rate;
+                const Row row = optimizer->next(progress, progress);
+                rows.insert(rows.end(), row.values, row.values + row.count);
+                products.push_back(progress.mu_product);
+            }
+            const auto steps = static_cast<py::ssize_t>(lr.size());
+            const auto length = lr.empty() ? 0 : static_cast<py::ssize_t>(rows.size()) / steps;
+            return std::make_pair(py::array_t<double>(std::vector<py::ssize_t>{steps, length}, rows.data()),
+                                  products);
+        },
+        py::arg("name"), py::arg("options"), py::arg("step"), py::arg("mu_product"), py::arg("lr"),
+        "The coefficients of the steps after `step`, one row for each learning rate, and the products of "
+        "NAdam's "
+        "momenta before the first and after each.");
     m.def("sum_of_squares", &sum_of_squares<float>, exact("x"));
     m.def("sum_of_squares", &sum_of_squares<double>, exact("x"));
     m.attr("common_coefficients") = Common::coefficient_names;

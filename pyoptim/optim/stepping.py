@@ -60,21 +60,32 @@ def packed_arrays(optimizer: Optimizer) -> list[storage.PackedArray]:
     return arrays
 
 
-def row_of(optimizer: Optimizer, group: Group, rule: Rule, scalars: dict[str, float], factor: float) -> Row:
-    """A group's coefficients: those that all rules share, then the rule's own."""
+def learning_rate(optimizer: Optimizer, group: Group, step: float) -> float:
+    """A group's learning rate at this step, of which the first is 1."""
     lr = group["lr"]
     if type(lr) is not float:
         if callable(lr):
-            lr = lr(optimizer.epoch if getattr(lr, "unit", "step") == "epoch" else scalars["step"] - 1)
+            lr = lr(optimizer.epoch if getattr(lr, "unit", "step") == "epoch" else step - 1)
         if is_number(lr):
             lr = float(lr)  # a float32 would do arithmetic in float32
     if type(lr) is not float or not 0 <= lr < inf:
-        raise ValueError(f"lr is {lr!r} at step {scalars['step']}, expected a finite number >= 0")
+        raise ValueError(f"lr is {lr!r} at step {step}, expected a finite number >= 0")
+    return lr
+
+
+def check_rule(optimizer: Optimizer, group: Group, rule: Rule) -> None:
+    """ValueError where a group's options no longer choose the rule that it was made for."""
     if optimizer._rule(group) != rule.name:
         raise ValueError(
             f"a parameter group's options now choose the rule {optimizer._rule(group)!r} instead of "
             f"{rule.name!r}; options that need other state are fixed when the optimizer is made"
         )
+
+
+def row_of(optimizer: Optimizer, group: Group, rule: Rule, scalars: dict[str, float], factor: float) -> Row:
+    """A group's coefficients: those that all rules share, then the rule's own."""
+    lr = learning_rate(optimizer, group, scalars["step"])
+    check_rule(optimizer, group, rule)
     decay = group["weight_decay"]
     if group["maximize"]:
         factor = -factor

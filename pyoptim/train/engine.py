@@ -1,8 +1,8 @@
 """The compiled training engine: whole epochs in C++, where every part is compiled.
 
-Python computes the coefficients of the steps to come, in chunks of about 20 ms of work, and hands them to
-the engine: so schedules may be any function of the step, Ctrl-C and the progress bar are served between
-chunks, and the coefficients have one definition. The bits are those of `Trainer`'s own loop.
+The engine is handed the coefficients of the steps to come, in chunks of about 20 ms of work: so schedules may
+be any function of the step, and Ctrl-C and the progress bar are served between chunks. The bits are those of
+`Trainer`'s own loop.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from .. import nn
 from ..arrays.memory import is_fast
 from ..nn.checkpoint import describe
 from ..nn.layers import walk
+from ..optim import elementwise, stepping
 from ..optim.optimizer import Optimizer
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
+from ..runtime.numbers import is_number
 from ..schedules import Schedule
 from .data import Data
 from .resume import Epoch
@@ -213,22 +215,71 @@ class Engine:
 
     def _train(self, data: Data, order: Array | None, begin: int, end: int) -> None:
         engine, optimizer = self._engine, self._optimizer
-        scalars, rows = [optimizer._scalars], []
-        for _ in range(begin, end, self._batch_size):
-            new, of_groups = optimizer._next_rows(scalars[-1])
-            scalars.append(new)
-            rows.append([number for row in of_groups for number in row])
-        arguments = (self._batch_size, np.array(rows), optimizer.max_grad_norm or 0.0, optimizer.nonfinite)
+        rows, scalars_after = _plan(optimizer, -(-(end - begin) // self._batch_size))
+        arguments = (self._batch_size, rows, optimizer.max_grad_norm or 0.0, optimizer.nonfinite)
         steps, skipped = engine.steps, engine.skipped
         try:
             engine.train(data.x, data.y, order, data.weight, (begin, end), *arguments)
         finally:  # Ctrl-C is raised as soon as the engine returns
-            optimizer._scalars = scalars[engine.steps - steps]
+            optimizer._scalars = scalars_after(engine.steps - steps)
             optimizer.skipped += engine.skipped - skipped
         if engine.wrong >= 0:
             raise ValueError(
                 f"{optimizer._gradient_names()[engine.wrong]} holds NaN or infinity, expected finite values"
             )
+
+
+_Scalars = list[dict[str, float]]  # of each parameter group
+
+
+def _plan(optimizer: Optimizer, steps: int) -> tuple[Array, Callable[[int], _Scalars]]:
+    """Return the coefficients of the steps to come, one row each, and a function: scalars after some of them.
+
+    For the package's own optimizers C++ computes them. They have Python's bits, and Python takes 3 us a step.
+    """
+    kind = type(optimizer)
+    if getattr(elementwise, kind.__name__, None) is not kind or getattr(optimizer, "_looking_ahead", False):
+        return _plan_in_python(optimizer, steps)
+    from ..runtime import _native
+
+    rows, last, products = [], optimizer._scalars, []
+    for rule, group, scalars in zip(optimizer._rules, optimizer.param_groups, last, strict=True):
+        stepping.check_rule(optimizer, group, rule)
+        first = int(scalars["step"])
+        if callable(group["lr"]):
+            lr = [stepping.learning_rate(optimizer, group, t) for t in range(first + 1, first + 1 + steps)]
+        else:
+            lr = [stepping.learning_rate(optimizer, group, first + 1)] * steps
+        options = {name: _plain(value) for name, value in group.items() if name not in ("params", "lr")}
+        of_group, product = _native.next_coefficients(
+            kind.__name__.lower(), options, first, scalars.get("mu_product", 1.0), lr
+        )
+        rows.append(of_group)
+        products.append(product)
+
+    def scalars_after(done: int) -> _Scalars:
+        return [
+            {name: product[done] if name == "mu_product" else value + done for name, value in scalars.items()}
+            for scalars, product in zip(last, products, strict=True)
+        ]
+
+    return np.concatenate(rows, axis=1), scalars_after
+
+
+def _plan_in_python(optimizer: Optimizer, steps: int) -> tuple[Array, Callable[[int], _Scalars]]:
+    scalars, rows = [optimizer._scalars], []
+    for _ in range(steps):
+        new, of_groups = optimizer._next_rows(scalars[-1])
+        scalars.append(new)
+        rows.append([number for row in of_groups for number in row])
+    return np.array(rows), scalars.__getitem__
+
+
+def _plain(value: Any) -> Any:
+    """A hyperparameter as C++ takes it: numbers are doubles."""
+    if isinstance(value, tuple | list):
+        return tuple(float(number) for number in value)
+    return float(value) if is_number(value) else value
 
 
 def _described(model: nn.Sequential, shape: tuple[int, ...]) -> tuple[Any, ...]:

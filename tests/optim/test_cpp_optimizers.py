@@ -8,6 +8,7 @@ from oracles import optimizers as oracles
 
 import pyoptim as po
 from pyoptim.optim import elementwise
+from pyoptim.train import engine
 
 native = pytest.importorskip("pyoptim.runtime._native")
 CASES = [case for case in oracles.CASES if case[0] in elementwise.__all__ and not callable(case[1].get("lr"))]
@@ -92,6 +93,21 @@ def test_coefficients_are_python_s(name, options):
     for row in rows:
         scalars, (expected,) = optimizer._next_rows(scalars)
         assert tuple(row) == expected
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=map(oracles.case_id, CASES))
+def test_plans_of_epochs_are_python_s(name, options):
+    """Two groups, schedules, the middle of a training, and stops anywhere within a plan."""
+    p = [np.ones(2), np.ones(3)]
+    groups = [{"params": p[0]}, {"params": p[1], "lr": po.schedules.Cosine(0.1, steps=9), "weight_decay": 1}]
+    optimizer = getattr(po, name)(groups, **options)
+    for _ in range(3):
+        optimizer.step([np.ones(2), np.ones(3)])
+    rows, scalars_after = engine._plan(optimizer, 5)
+    expected, expected_scalars = engine._plan_in_python(optimizer, 5)
+    assert rows.tolist() == expected.tolist()
+    for done in range(6):
+        assert scalars_after(done) == expected_scalars(done)
 
 
 @pytest.mark.parametrize(("name", "old", "new"), OLD_NAMES)
