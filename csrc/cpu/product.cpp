@@ -1,11 +1,11 @@
-// The matrix products of dense layers, each on its operands as they lie in memory: the forward pass, where
-// both have the summed index contiguous, as scalar products; the backward pass as sums of outer products.
-// Each element is summed in an order that depends on the number of terms alone, however rows and columns
-// are split and whatever the tile, so the result does not depend on the number of threads. This file alone
-// is compiled with contraction: the micro-kernels are made of multiply-adds.
+// The matrix products of dense layers: the forward pass as scalar products, where both operands have the
+// summed index contiguous, or as outer products with a transposed copy of the weight; the backward pass as
+// outer products. Each element is summed in an order that depends on the shape alone, however rows and
+// columns are split and whatever the tile, so the result does not depend on the number of threads. This file
+// alone is compiled with contraction: the micro-kernels are made of multiply-adds.
 #include "cpu/product.hpp"
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && PYOPTIM_VECTOR_BYTES == 64
 #include <immintrin.h>
 #endif
 
@@ -30,7 +30,7 @@ Vector<T> load(const T* from) {
 }
 
 template <class T>
-struct Bits;  // the unsigned integer that has a lane's size
+struct Bits;  // the integer that has a lane's size
 template <>
 struct Bits<float> {
     typedef int32_t Type;
@@ -183,7 +183,7 @@ void store_first(T* to, const Vector<T>& v, ptrdiff_t live) {
         __builtin_memcpy(to, &v, sizeof(v));
         return;
     }
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && PYOPTIM_VECTOR_BYTES == 64
     const auto mask = (1u << live) - 1;
     if constexpr (sizeof(T) == 4) {
         _mm512_mask_storeu_ps(to, static_cast<__mmask16>(mask), reinterpret_cast<const __m512&>(v));

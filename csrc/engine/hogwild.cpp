@@ -72,7 +72,8 @@ void Hogwild<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end
         worker.outcome = {};
         worker.failure = nullptr;  // an earlier call may have left several, of which it threw one
     }
-    const int threads = static_cast<int>(std::min(workers_.size(), batches));
+    const int threads =
+        static_cast<int>(std::min({workers_.size(), batches, static_cast<std::size_t>(get_num_threads())}));
     parallel(threads, [&](int thread, int) {
         Worker& worker = workers_[static_cast<std::size_t>(thread)];
         try {  // a thread's first scratch memory may fail, and no exception may leave a parallel region

@@ -169,7 +169,7 @@ void dense_update(const std::vector<DenseUpdate<T>>& updates, const T* coefficie
         T* const gradient = memory + table.product_scratch;
         for (const auto& it : updates) {
             const auto [batch, in, out] = it.shape;
-            // These are the rows that this thread has in the forward pass, so they are in its caches.
+            // Where the forward pass is of scalar products, this thread has mostly had the same rows.
             const Span mine = part(out, table.dot_cols, thread, threads);
             const std::ptrdiff_t tall = batch == 1 ? 1 : table.tile_rows;
             const std::ptrdiff_t wide = std::min(in, kBlock / tall / table.tile_cols * table.tile_cols);

@@ -1,4 +1,5 @@
-// Dense layers on raw pointers, row-major; nothing overlaps. Each call is one parallel region at most.
+// Dense layers on raw pointers, row-major; nothing overlaps. A call is one parallel region or two; a
+// forward pass of more than 512 inputs may be two for each 512.
 #pragma once
 
 #include <cstddef>

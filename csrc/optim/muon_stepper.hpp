@@ -45,6 +45,7 @@ class MuonStepper {
         for (const std::size_t i : large_) {
             run({table, most, tiles, own, squares_.data()}, arrays_[i], grads[i], rows, memory);
         }
+        if (small_.empty()) return;
         parallel(most, [&](int thread, int threads) {
             const auto t = static_cast<std::size_t>(thread);
             T* const mine = tiles + own * t;

@@ -22,10 +22,12 @@ thread_local bool g_in_region = false;
 
 std::atomic<Pool*> g_pool{nullptr};
 std::mutex g_creation;
+std::atomic<bool> g_ended{false};
 
 // Threads do not outlive the library: the program may unload it.
 struct EndsPool {
     ~EndsPool() {
+        g_ended = true;
         if (Pool* const pool = g_pool) pool->end();
     }
 } g_ends_pool;
@@ -79,7 +81,7 @@ int get_num_threads() {
 void set_num_threads(int n) { g_limit = std::clamp(n, 1, most_threads()); }
 
 int threads_for(std::size_t work, std::size_t grain) {
-    if (work < 2 * grain || g_in_region) return 1;
+    if (work < 2 * grain || g_in_region || g_ended) return 1;
     const int limit = get_num_threads();
     static const bool always = std::getenv("PYOPTIM_ALWAYS_SHARE") != nullptr;
     if (limit == 1 || !(always || the_pool().is_free())) return 1;
@@ -87,9 +89,10 @@ int threads_for(std::size_t work, std::size_t grain) {
 }
 
 void run_parallel(int parts, void (*body)(int, int, void*), void* context) {
-    if (!g_in_region) {
+    if (!g_in_region && !g_ended) {
+        Pool& pool = the_pool();
         g_in_region = true;
-        const bool shared = the_pool().run(parts, body, context);
+        const bool shared = pool.run(parts, body, context);
         g_in_region = false;
         if (shared) return;
     }

@@ -1,7 +1,6 @@
 #include "runtime/pool.hpp"
 
 #include <algorithm>
-#include <system_error>
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
@@ -20,6 +19,7 @@ namespace pyoptim::core {
 namespace {
 
 using std::chrono::microseconds;
+using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
 
 // How long a thread looks for the next region before it sleeps. Waking it again costs the caller about 5 us,
@@ -28,14 +28,14 @@ constexpr auto kSpin = microseconds(100);
 // How long a caller looks for the end of a part that another thread computes before it offers that thread its
 // processor, and before it sleeps.
 constexpr auto kLook = microseconds(20), kYield = microseconds(500);
-// A caller that waited for so long runs alone for kPenalty times as long: so waiting costs a small share of
-// the time at most, however busy the machine is. A thread that had to be woken may begin late, but by no more
-// than its part takes, since the caller takes a part that nobody has begun.
-constexpr auto kShort = microseconds(20), kLong = microseconds(100);
+// A caller that waited for too long runs alone for kPenalty times as long, at most kMostAlone: so waiting
+// costs a small share of the time, however busy the machine is. Waiting for as long as the own work took is
+// usual: a part may be twice as long as another, and a thread that had to be woken begins late, but never
+// after the caller has ended, which takes what nobody has begun.
+constexpr auto kPatience = microseconds(20);
 constexpr int kPenalty = 20;
-bool is_too_long(nanoseconds waited, nanoseconds own) {
-    return waited > kShort && (waited > own || (waited > kLong && 4 * waited > own));
-}
+constexpr auto kMostAlone = milliseconds(50);
+bool is_too_long(nanoseconds waited, nanoseconds own) { return waited > kPatience && 2 * waited > 3 * own; }
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -47,7 +47,8 @@ void relax() {
 
 }  // namespace
 
-Pool::Pool(int capacity) : capacity_(capacity), seats_(new Seat[static_cast<std::size_t>(capacity)]) {}
+Pool::Pool(int capacity)
+    : capacity_(capacity), seats_(new Seat[static_cast<std::size_t>(capacity)]), most_threads_(capacity) {}
 
 bool Pool::is_free() const {
     return !taken_.load(std::memory_order_relaxed) &&
@@ -61,7 +62,7 @@ bool Pool::run(int parts, Body body, void* context) {
         return false;
     }
     const auto start = Clock::now();
-    if (parts > threads_) start_threads(parts);
+    if (std::min(parts, most_threads_) > threads_) start_threads(parts);
     body_ = body;
     context_ = context;
     const std::uint64_t region =
@@ -75,7 +76,9 @@ bool Pool::run(int parts, Body body, void* context) {
     for (int part = 0; part < parts; ++part) wait_for(seats_[part], region, finished);
     const auto waited = Clock::now() - finished;
     if (is_too_long(waited, finished - start)) {
-        alone_until_ = (finished + kPenalty * waited).time_since_epoch().count();
+        const auto alone = std::min<nanoseconds>(kPenalty * waited, kMostAlone);
+        alone_until_ =
+            (finished + std::chrono::duration_cast<Clock::duration>(alone)).time_since_epoch().count();
     }
     taken_.store(false, std::memory_order_release);
     return true;
@@ -157,16 +160,18 @@ void Pool::wake_up(Seat& seat) {
 
 void Pool::start_threads(int count) {
 #ifdef PYOPTIM_SIGNALS
-    // Signals go to the program's own threads.
+    // Signals go to the program's own threads, except those that tell of a fault of the thread itself.
     sigset_t all, before;
     sigfillset(&all);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP}) sigdelset(&all, fault);
     pthread_sigmask(SIG_SETMASK, &all, &before);
 #endif
     try {
         for (; threads_ < count; ++threads_) {
             seats_[threads_].thread = std::thread(&Pool::work, this, threads_);
         }
-    } catch (const std::system_error&) {  // The system gives no more threads; those that run do all the work.
+    } catch (...) {  // The system gives no more threads or memory; those that run do all the work.
+        most_threads_ = threads_;
     }
 #ifdef PYOPTIM_SIGNALS
     pthread_sigmask(SIG_SETMASK, &before, nullptr);

@@ -51,6 +51,7 @@ class Pool {
 
     const int capacity_;
     const std::unique_ptr<Seat[]> seats_;  // that of number 0 belongs to the thread that calls run()
+    int most_threads_;                     // fewer than capacity_ once the system has refused one
     int threads_ = 1;                      // how many seats have a thread, the caller's included
 
     // The region that runs now or ran last: its number, and in the lowest 16 bits how many parts it has.

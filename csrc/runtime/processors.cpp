@@ -45,10 +45,11 @@ int processor_quota(const std::string& root) {
         std::getline(fields, path);
         const bool v2 = controllers.empty();
         if (!v2 && (',' + controllers + ',').find(",cpu,") == std::string::npos) continue;
-        const std::string top = root + (v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/" + controllers);
         for (;;) {
-            const double here = quota_of(top + path);
-            if (here > 0 && (least == 0 || here < least)) least = here;
+            for (const std::string& folder : {controllers, std::string("cpu")}) {  // v1 has both, or only one
+                const double here = quota_of(root + "/sys/fs/cgroup/" + folder + path);
+                if (here > 0 && (least == 0 || here < least)) least = here;
+            }
             if (path.empty()) break;
             path.erase(path.rfind('/') == std::string::npos ? 0 : path.rfind('/'));
         }

@@ -8,7 +8,7 @@
 namespace pyoptim::core {
 
 // How many elements make waking a thread worth while, in a streaming kernel and in one that computes an exp.
-// Either is about 20 us of work: on a busy machine a woken thread may come late, and all wait for it.
+// Either is about 20 us of work, many times what a part costs that another thread takes.
 constexpr std::size_t kGrain = 65536, kExpGrain = 16384;
 constexpr std::size_t kLine = 64;  // elements; splits fall on cache lines
 

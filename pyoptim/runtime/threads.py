@@ -9,16 +9,19 @@ import math
 import operator
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 try:
     _native: ModuleType | None = importlib.import_module("pyoptim.runtime._native")
 except ModuleNotFoundError:  # an installation without compiled kernels
     _native = None
 
-_limit: int | None = None
+_limit: int | None = None  # as set from Python
+_reason = "set by the program"
 
 
 def set_num_threads(n: int) -> None:
@@ -44,27 +47,22 @@ def set_num_threads(n: int) -> None:
     -----
     ``threadpoolctl.threadpool_limits`` sets the number too, and ``threadpool_info`` lists it.
     """
-    global _limit
+    global _limit, _reason
     if not hasattr(n, "__index__") or isinstance(n, bool):
         raise TypeError(f"n is {n!r}, expected an integer")
     n = operator.index(n)
-    most = max(64, 4 * (os.cpu_count() or 1)) if _native is None else _native.most_threads()
-    if not 1 <= n <= most:
-        raise ValueError(f"n is {n}, expected between 1 and {most}")
-    _limit = n
+    if not 1 <= n <= _most():
+        raise ValueError(f"n is {n}, expected between 1 and {_most()}")
+    _limit, _reason = n, "set by the program"
     if _native is not None:
         _native.set_num_threads(n)
 
 
 def get_num_threads() -> int:
     """The number of threads in force: see `set_num_threads`."""
-    global _limit
     if _native is not None:
         return int(_native.get_num_threads())
-    if _limit is None:
-        first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-        _limit = int(first) if first.isdecimal() and int(first) > 0 else _usable_processors()
-    return _limit
+    return _limit or _number_in_omp() or _usable_processors()
 
 
 @contextmanager
@@ -90,16 +88,26 @@ def num_threads(n: int) -> Iterator[None]:
 
 def reason() -> str:
     """Why `get_num_threads` is what it is, in a few words."""
-    quota = _quota() if _native is None else _native.processor_quota()
+    if _limit is not None and get_num_threads() == _limit:
+        return _reason
     for number, why in (
-        (os.environ.get("PYOPTIM_NUM_THREADS"), "PYOPTIM_NUM_THREADS"),
-        (os.environ.get("OMP_NUM_THREADS", "").partition(",")[0], "OMP_NUM_THREADS"),
+        (_number_in_omp(), "OMP_NUM_THREADS"),
         (_allowed(), "processors that this process may run on"),
-        (quota, "CPU quota of its control group"),
+        (_quota() if _native is None else _native.processor_quota(), "CPU quota of its control group"),
     ):
-        if str(number) == str(get_num_threads()):
+        if number == get_num_threads():
             return why
     return "set by the program"
+
+
+def _number_in_omp() -> int:
+    """The first number of OMP_NUM_THREADS, which may be a list, or 0."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(int(first), _most()) if first.isdecimal() else 0
+
+
+def _most() -> int:
+    return max(64, 4 * (os.cpu_count() or 1)) if _native is None else int(_native.most_threads())
 
 
 def _allowed() -> int:
@@ -122,7 +130,8 @@ def _quota(root: str = "") -> int:
         if controllers and "cpu" not in controllers.split(","):
             continue
         while True:  # the group's own quota, and those of the groups above it
-            least = min(least, _quota_of(f"{root}/sys/fs/cgroup/{controllers}{path}"))
+            for folder in (controllers, "cpu"):  # version 1 has both names, or only one
+                least = min(least, _quota_of(f"{root}/sys/fs/cgroup/{folder}{path}"))
             if not path:
                 break
             path = path.rpartition("/")[0]
@@ -146,37 +155,56 @@ def _quota_of(folder: str) -> float:
 
 
 def _read_environment() -> None:
+    global _reason
     value = os.environ.get("PYOPTIM_NUM_THREADS", "")
     if value:
         try:
             set_num_threads(int(value))
         except ValueError as error:
             raise ValueError(f"PYOPTIM_NUM_THREADS is {value!r}: {error}") from None
+        _reason = "PYOPTIM_NUM_THREADS"
 
 
-class _Registers:
-    """Tells threadpoolctl of the compiled library as soon as it is imported, without importing it."""
+class _Finder:
+    """Makes threadpoolctl, when a program imports it, know the compiled library."""
+
+    def __init__(self) -> None:
+        self._looking = threading.local()
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != "threadpoolctl":
+        if fullname != "threadpoolctl" or getattr(self._looking, "now", False):
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                execute(module)
-                _register(module)
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        self._looking.now = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._looking.now = False
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
         return spec
 
 
-def _register(threadpoolctl: ModuleType) -> None:
-    class PyoptimController(threadpoolctl.LibController):  # type: ignore[misc, name-defined]
+class _Loader:
+    """A loader of threadpoolctl that registers the compiled library afterwards."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        _register(module)
+
+
+def _register(threadpoolctl: Any) -> None:
+    if not hasattr(threadpoolctl, "register"):  # older than 3.2
+        return
+
+    class PyoptimController(threadpoolctl.LibController):  # type: ignore[misc]
         user_api = internal_api = "pyoptim"
         filename_prefixes = ("_native",)
         check_symbols = ("pyoptim_threads",)
@@ -187,10 +215,8 @@ def _register(threadpoolctl: ModuleType) -> None:
         def set_num_threads(self, num_threads: int) -> None:
             self.dynlib.pyoptim_use_threads(num_threads)
 
-        def get_version(self) -> str:
-            from importlib.metadata import version
-
-            return version("pyoptim")
+        def get_version(self) -> Any:
+            return getattr(sys.modules.get("pyoptim"), "__version__", None)
 
     threadpoolctl.register(PyoptimController)
 
@@ -199,5 +225,4 @@ _read_environment()
 if _native is not None:
     if "threadpoolctl" in sys.modules:
         _register(sys.modules["threadpoolctl"])
-    else:
-        sys.meta_path.insert(0, _Registers())  # importlib.abc, for a base class, would take 5 ms to import
+    sys.meta_path.insert(0, _Finder())

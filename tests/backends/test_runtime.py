@@ -227,8 +227,16 @@ optimizer = po.SGD(p)
 
 @native
 @linux
-@pytest.mark.parametrize("first", ["pyoptim", "threadpoolctl"])
-def test_threadpoolctl_limits_the_threads(run_python, first):
+@pytest.mark.parametrize(
+    ("before", "between"),
+    [
+        ("", ""),
+        ("import threadpoolctl\n", ""),
+        ("", "import importlib.util; assert importlib.util.find_spec('threadpoolctl')\n"),
+    ],
+    ids=["pyoptim first", "threadpoolctl first", "looked for before"],
+)
+def test_threadpoolctl_limits_the_threads(run_python, before, between):
     pytest.importorskip("threadpoolctl")
     code = """
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -242,8 +250,13 @@ with threadpool_limits({"pyoptim": 2}):
     print(started())
 assert po.get_num_threads() == 4
 """
-    before = "" if first == "pyoptim" else "import threadpoolctl\n"
-    assert succeeds(run_python(before + COUNT + code, PYOPTIM_NUM_THREADS="4")) == ["0", "1"]
+    assert succeeds(run_python(before + COUNT + between + code, PYOPTIM_NUM_THREADS="4")) == ["0", "1"]
+
+
+@pytest.mark.parametrize("there", ["None", "types.ModuleType('threadpoolctl')"], ids=["blocked", "too old"])
+def test_threadpoolctl_may_be_missing_or_old(run_python, there):
+    code = f"import sys, types; sys.modules['threadpoolctl'] = {there}; import pyoptim; print('imported')"
+    assert succeeds(run_python(code)) == ["imported"]
 
 
 @native
