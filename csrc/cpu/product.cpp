@@ -163,26 +163,24 @@ struct Panel {
     ptrdiff_t a_row, a_col, b_row, y_row;
     T* y;
     const T* first;  // what row i begins with, at first + i * first_row: y itself, or a bias. Null: zeros
-    ptrdiff_t first_row;  // 0 for a bias
+    ptrdiff_t first_row;  // 0 for a bias and for zeros
     ptrdiff_t live;       // how many lanes of the last vector belong to y
     bool relu;
 };
 
-// Reads the first `live` lanes; the others become 0.
+// Reads the first `live` lanes; the others become 0. Not inlined: that would double the size of all tiles.
 template <class T>
-Vector<T> load_first(const T* from, ptrdiff_t live) {
-    if (live == Tile<T>::lanes) return load(from);
+__attribute__((noinline)) Vector<T> load_part(const T* from, ptrdiff_t live) {
     Vector<T> v = {};
     for (ptrdiff_t lane = 0; lane < live; ++lane) v[lane] = from[lane];
     return v;
 }
 
 template <class T>
-void store_first(T* to, const Vector<T>& v, ptrdiff_t live) {
-    if (live == Tile<T>::lanes) {
-        __builtin_memcpy(to, &v, sizeof(v));
-        return;
-    }
+#if !(defined(__AVX512F__) && PYOPTIM_VECTOR_BYTES == 64)
+__attribute__((noinline))
+#endif
+void store_part(T* to, const Vector<T>& v, ptrdiff_t live) {
 #if defined(__AVX512F__) && PYOPTIM_VECTOR_BYTES == 64
     const auto mask = (1u << live) - 1;
     if constexpr (sizeof(T) == 4) {
@@ -201,14 +199,28 @@ template <ptrdiff_t rows, ptrdiff_t vectors, class T>
 void outer_tile(const Panel<T>& it) {
     using V = Vector<T>;
     constexpr ptrdiff_t lanes = Tile<T>::lanes;
-    const auto live = [&it](ptrdiff_t v) { return v + 1 < vectors ? lanes : it.live; };
-    V sum[rows][vectors] = {};
-    if (it.first != nullptr) {
+    // Only tiles of one or two vectors are of a forward pass, or at the end of rows.
+    const auto is_whole = [&it](ptrdiff_t v) { return vectors > 2 || v + 1 < vectors || it.live == lanes; };
+    V sum[rows][vectors], start[vectors] = {};
+    if (it.first != nullptr && it.first_row == 0) {
+        PYOPTIM_UNROLL
+        for (ptrdiff_t v = 0; v < vectors; ++v) {
+            const T* const from = it.first + v * lanes;
+            start[v] = is_whole(v) ? load(from) : load_part(from, it.live);
+        }
+    }
+    PYOPTIM_UNROLL
+    for (ptrdiff_t i = 0; i < rows; ++i) {
+        PYOPTIM_UNROLL
+        for (ptrdiff_t v = 0; v < vectors; ++v) sum[i][v] = start[v];
+    }
+    if (it.first_row != 0) {
         PYOPTIM_UNROLL
         for (ptrdiff_t i = 0; i < rows; ++i) {
             PYOPTIM_UNROLL
             for (ptrdiff_t v = 0; v < vectors; ++v) {
-                sum[i][v] = load_first(it.first + i * it.first_row + v * lanes, live(v));
+                const T* const from = it.first + i * it.first_row + v * lanes;
+                sum[i][v] = is_whole(v) ? load(from) : load_part(from, it.live);
             }
         }
     }
@@ -232,7 +244,7 @@ void outer_tile(const Panel<T>& it) {
         for (ptrdiff_t i = 0; i < (rows + 2) / 3; ++i) a[i] += a_col;
         b += b_row;
     }
-    if (it.relu) {
+    if (vectors <= 2 && it.relu) {
         PYOPTIM_UNROLL
         for (ptrdiff_t i = 0; i < rows; ++i) {
             PYOPTIM_UNROLL
@@ -243,7 +255,12 @@ void outer_tile(const Panel<T>& it) {
     for (ptrdiff_t i = 0; i < rows; ++i) {
         PYOPTIM_UNROLL
         for (ptrdiff_t v = 0; v < vectors; ++v) {
-            store_first<T>(it.y + i * it.y_row + v * lanes, sum[i][v], live(v));
+            T* const to = it.y + i * it.y_row + v * lanes;
+            if (is_whole(v)) {
+                __builtin_memcpy(to, &sum[i][v], sizeof(V));
+            } else {
+                store_part<T>(to, sum[i][v], it.live);
+            }
         }
     }
 }
@@ -341,7 +358,7 @@ void pack_transposed(const T* w, const T* end, ptrdiff_t k, ptrdiff_t depth, ptr
             for (ptrdiff_t c = 0; c < lanes; ++c)
                 v[c] = load(w + c * k + p);  // what is behind `depth` is not used
         } else {
-            for (ptrdiff_t c = 0; c < lanes; ++c) v[c] = c < live ? load_first(w + c * k + p, n) : V{};
+            for (ptrdiff_t c = 0; c < lanes; ++c) v[c] = c < live ? load_part(w + c * k + p, n) : V{};
         }
         transpose<1, lanes>(v);
         for (ptrdiff_t q = 0; q < n; ++q) {
@@ -438,7 +455,7 @@ void product(const Product<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdi
                                 it.n,
                                 y,
                                 p0 > 0 ? y : nullptr,
-                                it.n,
+                                p0 > 0 ? it.n : 0,
                                 0,
                                 false};
         ptrdiff_t j = col_begin;
