@@ -33,8 +33,8 @@ class Pool {
 
     // What belongs to one number: the part of that number, and the thread that tries it first.
     struct alignas(64) Seat {
-        std::atomic<std::uint64_t> begun{0},
-            done{0};  // the last region whose part somebody has begun, has done
+        std::atomic<std::uint64_t> begun{0};  // the last region whose part of this number has been begun
+        std::atomic<std::uint64_t> done{0};   // the last one whose part has been computed
         std::atomic<bool> asleep{false};
         std::thread thread;
         std::mutex mutex;

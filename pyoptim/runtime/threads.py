@@ -115,7 +115,8 @@ def _allowed() -> int:
 
 
 def _usable_processors() -> int:
-    return min(_allowed(), _quota() or _allowed())
+    allowed = _allowed()
+    return min(allowed, _quota() or allowed)
 
 
 def _quota(root: str = "") -> int:
