@@ -131,7 +131,7 @@ struct Kernels {
                  ptrdiff_t col_end);
     void (*product)(const Product<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
                     ptrdiff_t col_end, T* scratch);
-    size_t product_scratch;                    // elements of scratch, per thread
+    size_t product_scratch;  // elements of scratch that product and packed_product need, per thread
     ptrdiff_t dot_cols, tile_rows, tile_cols;  // results are best split at multiples of these
 
     // What dots computes, by outer products, which need a transposed copy of the rows of w: pack_weight
@@ -142,7 +142,8 @@ struct Kernels {
     void (*pack_weight)(const T* w, ptrdiff_t n, ptrdiff_t k, ptrdiff_t begin, ptrdiff_t depth,
                         ptrdiff_t col_begin, ptrdiff_t col_end, T* packed);
     void (*packed_product)(const Dots<T>&, const T* packed, ptrdiff_t begin, ptrdiff_t depth,
-                           ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin, ptrdiff_t col_end);
+                           ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin, ptrdiff_t col_end,
+                           T* scratch);
     ptrdiff_t lanes;  // elements of a vector
 
     // out[j] = sum over rows of x[row, j], for j in [begin, end)

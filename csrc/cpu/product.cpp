@@ -276,13 +276,48 @@ void outer_tile_of(ptrdiff_t count, const Panel<T>& it) {
     }
 }
 
-// Computes the tiles of `rows` rows, `vectors` vectors wide. `panel` is that of the first row.
+// Copies rows of a tile by tile: first the elements of the first column that a tile of y takes, then those of
+// the second.
+template <class T>
+void pack_rows(const Panel<T>& panel, ptrdiff_t rows, T* out) {
+    evenly(0, rows, Tile<T>::rows, [&](ptrdiff_t i, ptrdiff_t count) {
+        const T* const a = panel.a + i * panel.a_row;
+        T* const tile = out + i * panel.depth;
+        if (panel.a_row == 1) {
+            for (ptrdiff_t p = 0; p < panel.depth; ++p) {
+                for (ptrdiff_t r = 0; r < count; ++r) tile[p * count + r] = a[p * panel.a_col + r];
+            }
+            return;
+        }
+        for (ptrdiff_t r = 0; r < count; ++r) {  // one row after the other, since they compete for the cache
+            const T* const row = a + r * panel.a_row;
+            for (ptrdiff_t p = 0; p < panel.depth; ++p) tile[p * count + r] = row[p * panel.a_col];
+        }
+    });
+}
+
+// Whether a is copied by pack_rows before it is multiplied. That pays where its rows or columns lie a
+// multiple of a page apart: such addresses compete for the same few places of a cache.
+template <class T>
+bool packs_rows(const Panel<T>& of, ptrdiff_t cols) {
+    const ptrdiff_t apart = larger(of.a_row, of.a_col) * ptrdiff_t(sizeof(T));
+    return apart % 4096 == 0 && cols >= 8 * Tile<T>::cols && of.depth >= 4 * Tile<T>::rows;
+}
+
+// Computes the tiles of `rows` rows, `vectors` vectors wide. `panel` is that of the first row. `packed_a` is
+// the copy of a that pack_rows has made, or null.
 template <ptrdiff_t vectors, class T>
-void all_rows(const Panel<T>& panel, ptrdiff_t rows) {
+void all_rows(const Panel<T>& panel, ptrdiff_t rows, const T* packed_a) {
     constexpr ptrdiff_t most = Tile<T>::rows * Tile<T>::vectors / larger(vectors, Tile<T>::vectors);
     evenly(0, rows, most, [&](ptrdiff_t i, ptrdiff_t count) {
         Panel<T> tile = panel;
-        tile.a += i * panel.a_row;
+        if (packed_a == nullptr) {
+            tile.a += i * panel.a_row;
+        } else {
+            tile.a = packed_a + i * panel.depth;
+            tile.a_row = 1;
+            tile.a_col = count;
+        }
         tile.y += i * panel.y_row;
         if (tile.first != nullptr) tile.first += i * panel.first_row;
         outer_tile_of<vectors>(count, tile);
@@ -303,9 +338,10 @@ void pack(const T* b, ptrdiff_t b_row, ptrdiff_t depth, ptrdiff_t live, T* out) 
 
 // Computes the columns of y from `begin` on that panels of `vectors` cover, and returns the end of that
 // range. Only panels of one vector may have fewer columns than that. Panels are copied to `packed` if it is
-// not null.
+// not null. `packed_a` is as in all_rows.
 template <ptrdiff_t vectors, class T>
-ptrdiff_t panels(const Panel<T>& block, ptrdiff_t rows, ptrdiff_t begin, ptrdiff_t end, T* packed) {
+ptrdiff_t panels(const Panel<T>& block, ptrdiff_t rows, ptrdiff_t begin, ptrdiff_t end, T* packed,
+                 const T* packed_a = nullptr) {
     constexpr ptrdiff_t lanes = Tile<T>::lanes, cols = vectors * lanes;
     for (; begin + (vectors > 1 ? cols : 1) <= end; begin += cols) {
         Panel<T> panel = block;
@@ -318,7 +354,7 @@ ptrdiff_t panels(const Panel<T>& block, ptrdiff_t rows, ptrdiff_t begin, ptrdiff
             panel.b = packed;
             panel.b_row = cols;
         }
-        all_rows<vectors>(panel, rows);
+        all_rows<vectors>(panel, rows, packed_a);
     }
     return begin;
 }
@@ -371,6 +407,15 @@ void pack_transposed(const T* w, const T* end, ptrdiff_t k, ptrdiff_t depth, ptr
 
 template <class T>
 void dots(const Dots<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin, ptrdiff_t col_end) {
+    if (it.k == 1) {
+        for (ptrdiff_t i = row_begin; i < row_end; ++i) {
+            T* const __restrict y = it.y + i * it.n;
+            for (ptrdiff_t j = col_begin; j < col_end; ++j) {
+                y[j] = math::relu_if(it.relu, it.x[i] * it.w[j] + (it.bias == nullptr ? T(0) : it.bias[j]));
+            }
+        }
+        return;
+    }
     // Rows of x that stay in L2, while each few rows of w stay in L1.
     const ptrdiff_t block = larger(Tile<T>::dot_rows, ptrdiff_t(256 << 10) / (larger(it.k, 1) * sizeof(T)));
     for (ptrdiff_t i0 = row_begin; i0 < row_end; i0 += block) {
@@ -395,31 +440,33 @@ void pack_weight(const T* w, ptrdiff_t n, ptrdiff_t k, ptrdiff_t begin, ptrdiff_
 
 template <class T>
 void packed_product(const Dots<T>& it, const T* packed, ptrdiff_t begin, ptrdiff_t depth, ptrdiff_t row_begin,
-                    ptrdiff_t row_end, ptrdiff_t col_begin, ptrdiff_t col_end) {
+                    ptrdiff_t row_end, ptrdiff_t col_begin, ptrdiff_t col_end, T* scratch) {
     constexpr ptrdiff_t lanes = Tile<T>::lanes, cols = Tile<T>::cols, rows = Tile<T>::rows;
     // Rows of x that stay in L2 while all panels are multiplied by them.
-    const ptrdiff_t fit = ptrdiff_t(512 << 10) / (larger(depth, 1) * ptrdiff_t(sizeof(T)));
+    const ptrdiff_t fit = ptrdiff_t(256 << 10) / (larger(depth, 1) * ptrdiff_t(sizeof(T)));
     const ptrdiff_t block = larger(1, fit / rows) * rows;
     for (ptrdiff_t i = row_begin; i < row_end; i += block) {
+        const ptrdiff_t count = smaller(block, row_end - i);
+        Panel<T> panel = {
+            depth, it.x + i * it.k + begin,         nullptr, it.k, 1, cols, it.n, nullptr, nullptr, 0,
+            0,     it.relu && begin + depth == it.k};
+        T* const packed_a = packs_rows(panel, col_end - col_begin) ? scratch : nullptr;
+        if (packed_a != nullptr) pack_rows(panel, count, packed_a);
         for (ptrdiff_t j = col_begin; j < col_end; j += cols) {
             const ptrdiff_t live = smaller(cols, col_end - j);
-            T* const y = it.y + i * it.n + j;
-            Panel<T> panel = {
-                depth, it.x + i * it.k + begin, packed + j * depth, it.k, 1, cols, it.n, y, nullptr, 0, 0,
-                false};
+            panel.b = packed + j * depth;
+            panel.y = it.y + i * it.n + j;
             panel.live = (live - 1) % lanes + 1;
-            panel.relu = it.relu && begin + depth == it.k;
             if (begin > 0) {
-                panel.first = y;
+                panel.first = panel.y;
                 panel.first_row = it.n;
             } else if (it.bias != nullptr) {
                 panel.first = it.bias + j;
             }
-            const ptrdiff_t count = smaller(block, row_end - i);
             if (live > lanes) {
-                all_rows<2>(panel, count);
+                all_rows<2>(panel, count, packed_a);
             } else {
-                all_rows<1>(panel, count);
+                all_rows<1>(panel, count, packed_a);
             }
         }
     }
@@ -429,8 +476,7 @@ template <class T>
 void product(const Product<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
              ptrdiff_t col_end, T* scratch) {
     constexpr ptrdiff_t wide_rows = Tile<T>::wide_rows;
-    const ptrdiff_t rows = row_end - row_begin;
-    if (rows <= 0) return;
+    if (row_end <= row_begin) return;
     if (it.k == 1) {  // a pure stream of stores
         for (ptrdiff_t i = row_begin; i < row_end; ++i) {
             const T scalar = it.a[i * it.a_row];
@@ -442,28 +488,41 @@ void product(const Product<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdi
     }
     // A copy of b pays where enough tiles read it. The last columns are always copied: a vector of them would
     // read what is behind.
-    T* const packed = rows >= 4 * Tile<T>::rows && it.k >= 4 * Tile<T>::rows ? scratch : nullptr;
+    const ptrdiff_t all = row_end - row_begin;
+    T* const packed = all >= 4 * Tile<T>::rows && it.k >= 4 * Tile<T>::rows ? scratch : nullptr;
     const ptrdiff_t whole = col_end - (col_end - col_begin) % Tile<T>::lanes;
-    for (ptrdiff_t p0 = 0; p0 == 0 || p0 < it.k; p0 += Tile<T>::depth) {
-        T* const y = it.y + row_begin * it.n;
-        const Panel<T> block = {smaller(Tile<T>::depth, it.k - p0),
-                                it.a + row_begin * it.a_row + p0 * it.a_col,
-                                it.b + p0 * it.b_row,
-                                it.a_row,
-                                it.a_col,
-                                it.b_row,
-                                it.n,
-                                y,
-                                p0 > 0 ? y : nullptr,
-                                p0 > 0 ? it.n : 0,
-                                0,
-                                false};
-        ptrdiff_t j = col_begin;
-        if (rows <= wide_rows) j = panels<Tile<T>::wide>(block, rows, j, whole, packed);
-        if (rows <= 2 * wide_rows) j = panels<Tile<T>::wide / 2>(block, rows, j, whole, packed);
-        j = panels<2>(block, rows, j, whole, packed);
-        j = panels<1>(block, rows, j, whole, packed);
-        panels<1>(block, rows, j, col_end, scratch);
+    // For few rows a large b is a stream, best read in the order of memory: a few of its rows at a time.
+    const bool streams = all <= wide_rows && it.k * it.n * ptrdiff_t(sizeof(T)) > ptrdiff_t(1 << 20);
+    const ptrdiff_t depth = streams ? Tile<T>::few_depth : Tile<T>::depth;
+    const ptrdiff_t block = all <= 2 * wide_rows ? all : Tile<T>::block;
+    for (ptrdiff_t p0 = 0; p0 == 0 || p0 < it.k; p0 += depth) {
+        for (ptrdiff_t i = row_begin; i < row_end; i += block) {
+            const ptrdiff_t rows = smaller(block, row_end - i);
+            T* const y = it.y + i * it.n;
+            const Panel<T> panel = {smaller(depth, it.k - p0),
+                                    it.a + i * it.a_row + p0 * it.a_col,
+                                    it.b + p0 * it.b_row,
+                                    it.a_row,
+                                    it.a_col,
+                                    it.b_row,
+                                    it.n,
+                                    y,
+                                    p0 > 0 ? y : nullptr,
+                                    p0 > 0 ? it.n : 0,
+                                    0,
+                                    false};
+            ptrdiff_t j = col_begin;
+            if (all <= wide_rows) j = panels<Tile<T>::wide>(panel, rows, j, whole, packed);
+            if (all <= 2 * wide_rows) j = panels<Tile<T>::wide / 2>(panel, rows, j, whole, packed);
+            T* packed_a = nullptr;
+            if (packed != nullptr && packs_rows(panel, col_end - j)) {
+                packed_a = scratch + Tile<T>::depth * Tile<T>::cols;
+                pack_rows(panel, rows, packed_a);
+            }
+            j = panels<2>(panel, rows, j, whole, packed, packed_a);
+            j = panels<1>(panel, rows, j, whole, packed, packed_a);
+            panels<1>(panel, rows, j, col_end, scratch, packed_a);
+        }
     }
 }
 
@@ -504,7 +563,7 @@ double multiply_add(size_t n, T x) {
     template void pack_weight<T>(const T*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, \
                                  T*);                                                                        \
     template void packed_product<T>(const Dots<T>&, const T*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t,    \
-                                    ptrdiff_t, ptrdiff_t);                                                   \
+                                    ptrdiff_t, ptrdiff_t, T*);                                               \
     template void product<T>(const Product<T>&, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, T*);             \
     template void column_sum<T>(const T*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, T*);                   \
     template double multiply_add<T>(size_t, T);

@@ -17,12 +17,15 @@ struct Tile {
     static constexpr ptrdiff_t rows = many ? 12 : 6, vectors = 2, cols = vectors * lanes;
     // The same number of sums for few rows: long pieces of each.
     static constexpr ptrdiff_t wide = many ? 8 : 4, wide_rows = rows * vectors / wide;
-    static constexpr ptrdiff_t depth = 1024;  // of one pass: a panel of b, depth x cols, stays in L2
+    // Terms of the sums that one pass adds: a panel of b, depth x cols, stays in L2. Few rows use it up
+    // faster.
+    static constexpr ptrdiff_t depth = 512, few_depth = 16;
+    static constexpr ptrdiff_t block = 512;  // rows of a that one pass takes
 };
 
-// A panel of b.
+// A panel of b, and a block of a.
 template <class T>
-constexpr size_t kProductScratch = size_t(Tile<T>::depth * Tile<T>::cols);
+constexpr size_t kProductScratch = size_t(Tile<T>::depth * (Tile<T>::cols + Tile<T>::block));
 
 template <class T>
 void dots(const Dots<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin, ptrdiff_t col_end);
@@ -33,7 +36,7 @@ void pack_weight(const T* w, ptrdiff_t n, ptrdiff_t k, ptrdiff_t begin, ptrdiff_
 
 template <class T>
 void packed_product(const Dots<T>&, const T* packed, ptrdiff_t begin, ptrdiff_t depth, ptrdiff_t row_begin,
-                    ptrdiff_t row_end, ptrdiff_t col_begin, ptrdiff_t col_end);
+                    ptrdiff_t row_end, ptrdiff_t col_begin, ptrdiff_t col_end, T* scratch);
 
 template <class T>
 void product(const Product<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,

@@ -84,7 +84,9 @@ void dense_forward(const DenseShape& s, const T* x, const T* weight, const T* bi
     }
     // Each pass takes kDepth inputs, so that the copy stays in the caches.
     const std::ptrdiff_t cols = table.tile_cols, wide = (s.out + cols - 1) / cols * cols;
-    T* const packed = scratch<T>(static_cast<std::size_t>(wide * std::min(s.in, kDepth)));
+    T* const own = scratch<T>(table.product_scratch * static_cast<std::size_t>(most) +
+                              static_cast<std::size_t>(wide * std::min(s.in, kDepth)));
+    T* const packed = own + table.product_scratch * static_cast<std::size_t>(most);
     for (std::ptrdiff_t begin = 0; begin == 0 || begin < s.in; begin += kDepth) {
         const std::ptrdiff_t depth = std::min(kDepth, s.in - begin);
         const auto pack = [&](Span of) {
@@ -99,7 +101,8 @@ void dense_forward(const DenseShape& s, const T* x, const T* weight, const T* bi
             const Area mine = area(s.batch >= 4 * table.tile_rows * threads || s.out < cols * threads,
                                    s.batch, table.tile_rows, s.out, cols, thread, threads);
             table.packed_product(dots, packed, begin, depth, mine.rows.begin, mine.rows.end, mine.cols.begin,
-                                 mine.cols.end);
+                                 mine.cols.end,
+                                 own + table.product_scratch * static_cast<std::size_t>(thread));
             if (last) finish(mine);
         });
     }
@@ -135,8 +138,14 @@ void dense_backward(const DenseShape& s, const DenseInputs<T>& of, const DenseGr
     const bool alone = size <= kAlone;
     if (alone) prepare({0, s.out});
 
-    const cpu::Product<T> dweight = {s.in, s.batch, dz, 1, s.out, of.x, s.in, to.dweight};
+    // Of a single input the weight is also a row, and its gradient the product x^T dz.
+    const bool single = s.in == 1;
+    const DenseShape of_weight = single ? DenseShape{s.batch, s.out, 1} : s;
+    const cpu::Product<T> dweight =
+        single ? cpu::Product<T>{s.out, s.batch, of.x, 1, 1, dz, s.out, to.dweight}
+               : cpu::Product<T>{s.in, s.batch, dz, 1, s.out, of.x, s.in, to.dweight};
     const cpu::Product<T> dx = {s.in, s.out, dz, s.out, 1, of.weight, s.in, to.dx};
+    const cpu::Dots<T> dx_of_one = {1, s.out, dz, of.weight, nullptr, to.dx, false};
     const std::ptrdiff_t tile_rows = table.tile_rows, tile_cols = table.tile_cols;
     if (!alone) {
         parallel(most, [&](int thread, int threads) { prepare(part(s.out, 64, thread, threads)); });
@@ -147,11 +156,15 @@ void dense_backward(const DenseShape& s, const DenseInputs<T>& of, const DenseGr
             table.product(it, mine.rows.begin, mine.rows.end, mine.cols.begin, mine.cols.end, memory);
         };
         // dx first: it reads the weight, which the forward pass may have left in the caches.
-        if (to.dx != nullptr) {
+        if (to.dx != nullptr && single && s.out >= table.lanes) {
+            const Span rows = part(s.batch, 1, thread, threads);
+            table.dots(dx_of_one, rows.begin, rows.end, 0, 1);
+        } else if (to.dx != nullptr) {
             run(dx, area(s.in < 4 * tile_cols, s.batch, 1, s.in, tile_cols, thread, threads));
         }
         if (to.dweight == nullptr) return;
-        run(dweight, area(s.out >= 4 * tile_rows, s.out, 1, s.in, tile_cols, thread, threads));
+        run(dweight,
+            area(of_weight.out >= 4 * tile_rows, of_weight.out, 1, of_weight.in, tile_cols, thread, threads));
     });
 }
 

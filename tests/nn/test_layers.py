@@ -29,6 +29,11 @@ DENSE_SHAPES = [  # (batch, in, out)
     (1025, 18, 14),
     (14, 63, 1025),
     (1024, 5, 1024),
+    (50, 1, 1),  # a single input
+    (1025, 1, 33),
+    (1, 601, 701),  # a weight larger than a cache, and few rows
+    (51, 1024, 530),  # rows a multiple of a page apart
+    (530, 300, 1024),
 ]
 NORM_SHAPES = [(2, 1), (5, 3), (33, 64), (32, 65), (128, 130), (3, 4, 5), (2, 3, 16), (4, 2, 3, 17)]
 
