@@ -50,6 +50,36 @@ inline __attribute__((always_inline)) void put_lanes(T* to, const V& v) {
     __builtin_memcpy(to, &v, sizeof(v));
 }
 
+// The sum of n doubles, half of which are added to the other half until two are left: no long chain of
+// additions has to wait for its last sum.
+template <ptrdiff_t n>
+inline __attribute__((always_inline)) double sum_of_halves(const double* lanes) {
+    if constexpr (n == 2) {
+        return lanes[0] + lanes[1];
+    } else {
+        typedef double Half __attribute__((vector_size(n / 2 * sizeof(double))));
+        Half low, high;
+        __builtin_memcpy(&low, lanes, sizeof(Half));
+        __builtin_memcpy(&high, lanes + n / 2, sizeof(Half));
+        low += high;
+        double sums[n / 2];
+        __builtin_memcpy(sums, &low, sizeof(Half));
+        return sum_of_halves<n / 2>(sums);
+    }
+}
+
+// The sum of all lanes of `count` vectors.
+template <class T>
+inline __attribute__((always_inline)) double sum_of_lanes(const typename Norm<T>::Vector* v,
+                                                          ptrdiff_t count) {
+    using Wide = typename Norm<T>::Wide;
+    Wide all = __builtin_convertvector(v[0], Wide);
+    for (ptrdiff_t q = 1; q < count; ++q) all += __builtin_convertvector(v[q], Wide);
+    double lanes[Norm<T>::lanes];
+    put_lanes(lanes, all);
+    return sum_of_halves<Norm<T>::lanes>(lanes);
+}
+
 // Sums two values of each element down the columns: visit(row, column, live, sums, squares) adds `live`
 // lanes; flush(rows, row, column, sums, squares) takes the sums of a block of `rows` that begins at `row`.
 // Where possible, kGroup rows are visited together, so that sums are loaded and stored less often.
@@ -145,13 +175,12 @@ void run_moments(ptrdiff_t n, const T* x, double& mean, double& m2) {
     for (ptrdiff_t begin = 0; begin < n; begin += kBlock) {
         const ptrdiff_t live = begin + kBlock < n ? kBlock : n - begin;
         const T* const from = x + begin;
+        Vector s1[kChains] = {}, s2[kChains] = {}, v;
         T shift = from[0];
         if (live >= L) {
-            T sum = 0;
-            for (ptrdiff_t k = 0; k < L; ++k) sum += from[k];
-            shift = sum / T(L);
+            get_lanes(v, from);
+            shift = T(sum_of_lanes<T>(&v, 1) / double(L));
         }
-        Vector s1[kChains] = {}, s2[kChains] = {}, v;
         ptrdiff_t i = 0;
         for (; i + kChains * L <= live; i += kChains * L) {
             for (ptrdiff_t q = 0; q < kChains; ++q) {
@@ -167,13 +196,8 @@ void run_moments(ptrdiff_t n, const T* x, double& mean, double& m2) {
             s1[0] += d;
             s2[0] += d * d;
         }
-        double sum = 0, squares = 0;
-        for (ptrdiff_t q = 0; q < kChains; ++q) {
-            for (ptrdiff_t k = 0; k < L; ++k) {
-                sum += double(s1[q][k]);
-                squares += double(s2[q][k]);
-            }
-        }
+        const ptrdiff_t used = live < kChains * L ? 1 : kChains;
+        double sum = sum_of_lanes<T>(s1, used), squares = sum_of_lanes<T>(s2, used);
         for (; i < live; ++i) {
             const double d = double(from[i]) - double(shift);
             sum += d;
@@ -335,12 +359,9 @@ void norm_products_as(const NormMatrix& it, const T* dy, const T* x, ptrdiff_t b
                 total += double(dz);
                 products += double(dz) * double(d);
             }
-            for (ptrdiff_t q = 0; q < kChains; ++q) {
-                for (ptrdiff_t lane = 0; lane < L; ++lane) {
-                    total += double(s1[q][lane]);
-                    products += double(s2[q][lane]);
-                }
-            }
+            const ptrdiff_t used = live < kChains * L ? 1 : kChains;
+            total += sum_of_lanes<T>(s1, used);
+            products += sum_of_lanes<T>(s2, used);
         }
         sum[r - begin] = total;
         product[r - begin] = products;
