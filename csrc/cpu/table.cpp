@@ -69,7 +69,7 @@ using Unsigned8 = Block8<false>;
 }  // namespace
 const StorageKernels storage[] = {
     {nullptr, nullptr, nullptr},
-    {decode16<Float16>, encode16<Float16, Nearest>, encode16<Float16, Stochastic>},
+    {decode16<Float16>, nearest_float16, encode16<Float16, Stochastic>},
     {decode16<BFloat16>, encode16<BFloat16, Nearest>, encode16<BFloat16, Stochastic>},
     {decode8<Signed8>, encode8<Signed8>, encode8<Signed8>},
     {decode8<Unsigned8>, encode8<Unsigned8>, encode8<Unsigned8>},
