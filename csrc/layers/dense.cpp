@@ -184,22 +184,26 @@ void dense_update(const std::vector<DenseUpdate<T>>& updates, const T* coefficie
             const auto [batch, in, out] = it.shape;
             // Where the forward pass is of scalar products, this thread has mostly had the same rows.
             const Span mine = part(out, table.dot_cols, thread, threads);
-            const std::ptrdiff_t tall = batch == 1 ? 1 : table.tile_rows;
-            const std::ptrdiff_t wide = std::min(in, kBlock / tall / table.tile_cols * table.tile_cols);
+            const std::ptrdiff_t tall =
+                batch == 1 && in > 0 ? std::max<std::ptrdiff_t>(1, kBlock / in) : table.tile_rows;
+            const std::ptrdiff_t wide =
+                tall * in <= kBlock ? in : kBlock / tall / table.tile_cols * table.tile_cols;
             for (std::ptrdiff_t i = mine.begin; i < mine.end; i += tall) {
                 const std::ptrdiff_t rows = std::min(tall, mine.end - i);
                 for (std::ptrdiff_t j = 0; j < in; j += wide) {
                     const std::ptrdiff_t cols = std::min(wide, in - j);
                     table.product({cols, batch, it.dz + i, 1, out, it.x + j, in, gradient}, 0, rows, 0, cols,
                                   memory);
-                    for (std::ptrdiff_t row = 0; row < rows; ++row) {
+                    // Rows of the block that lie together in the weight are one array for the rule.
+                    const std::ptrdiff_t each_time = cols == in ? rows : 1;
+                    for (std::ptrdiff_t row = 0; row < rows; row += each_time) {
                         const std::ptrdiff_t at = (i + row) * in + j;
                         T* state[cpu::kMaxStates];
                         for (int k = 0; k < cpu::kMaxStates; ++k) {
                             state[k] = it.weight.state[k] == nullptr ? nullptr : it.weight.state[k] + at;
                         }
-                        table.step[it.weight.rule](static_cast<std::size_t>(cols), it.weight.param + at,
-                                                   gradient + row * cols, state,
+                        table.step[it.weight.rule](static_cast<std::size_t>(each_time * cols),
+                                                   it.weight.param + at, gradient + row * cols, state,
                                                    coefficients + it.weight.coefficients);
                     }
                 }
