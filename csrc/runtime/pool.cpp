@@ -28,14 +28,13 @@ constexpr auto kSpin = microseconds(100);
 // How long a caller looks for the end of a part that another thread computes before it offers that thread its
 // processor, and before it sleeps.
 constexpr auto kLook = microseconds(20), kYield = microseconds(500);
-// A caller that waited for too long runs alone for kPenalty times as long, at most kMostAlone: so waiting
-// costs a small share of the time, however busy the machine is. Waiting for as long as the own work took is
-// usual: a part may be twice as long as another, and a thread that had to be woken begins late, but never
-// after the caller has ended, which takes what nobody has begun.
-constexpr auto kPatience = microseconds(20);
+// Sharing a region gains what one thread would have taken, by the caller's own parts, less what the region
+// took. Where the gains of late regions sum up to a loss of more than kLoss, the machine is busy: the caller
+// runs alone for kPenalty times as long as was lost, at most kMostAlone. So sharing costs a small part of the
+// time, however busy the machine is. Earlier gains count up to kGain.
+constexpr auto kLoss = microseconds(50), kGain = microseconds(50);
 constexpr int kPenalty = 20;
 constexpr auto kMostAlone = milliseconds(50);
-bool is_too_long(nanoseconds waited, nanoseconds own) { return waited > kPatience && 2 * waited > 3 * own; }
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -71,14 +70,17 @@ bool Pool::run(int parts, Body body, void* context) {
     region_.store(region);  // in one order with `asleep`: a thread sees the one or this one sees the other
     for (int i = 1; i < parts && i < threads_; ++i) wake_up(seats_[i]);
 
-    claim_parts(region, 0);
+    const auto begun = Clock::now();
+    const int own = claim_parts(region, 0);
     const auto finished = Clock::now();
     for (int part = 0; part < parts; ++part) wait_for(seats_[part], region, finished);
-    const auto waited = Clock::now() - finished;
-    if (is_too_long(waited, finished - start)) {
-        const auto alone = std::min<nanoseconds>(kPenalty * waited, kMostAlone);
-        alone_until_ =
-            (finished + std::chrono::duration_cast<Clock::duration>(alone)).time_since_epoch().count();
+    const auto end = Clock::now();
+    if (own > 0)
+        gain_ = std::min<nanoseconds>(gain_ + (finished - begun) * parts / own - (end - start), kGain);
+    if (gain_ < -kLoss) {
+        const auto alone = std::min<nanoseconds>(-kPenalty * gain_, kMostAlone);
+        alone_until_ = (end + std::chrono::duration_cast<Clock::duration>(alone)).time_since_epoch().count();
+        gain_ = {};
     }
     taken_.store(false, std::memory_order_release);
     return true;
@@ -86,8 +88,9 @@ bool Pool::run(int parts, Body body, void* context) {
 
 // Every part that was begun in this region has its number in `begun`. All parts have been begun when a region
 // ends, so a thread that comes late, with the number of an earlier region, claims nothing.
-void Pool::claim_parts(std::uint64_t region, int first) {
+int Pool::claim_parts(std::uint64_t region, int first) {
     const int parts = static_cast<int>(region & 0xffff);
+    int claimed = 0;
     for (int i = 0; i < parts; ++i) {
         const int part = (first + i) % parts;
         Seat& seat = seats_[part];
@@ -98,11 +101,13 @@ void Pool::claim_parts(std::uint64_t region, int first) {
             continue;
         }
         PYOPTIM_POOL_PAUSE();
+        ++claimed;
         body_(part, parts, context_);
         PYOPTIM_POOL_PAUSE();
         seat.done.store(region);
         if (seats_[0].asleep.load()) wake_up(seats_[0]);
     }
+    return claimed;
 }
 
 void Pool::wait_for(Seat& seat, std::uint64_t region, Clock::time_point since) {
@@ -128,9 +133,15 @@ void Pool::work(int number) {
         for (int i = 0; (region = region_.load(std::memory_order_acquire)) == seen; ++i) {
             if (ended_.load(std::memory_order_relaxed)) return;
             relax();
-            if (i % 16 != 15 || Clock::now() - since < kSpin) continue;
-            sleep_unless(seats_[number], [&] { return region_.load() != seen || ended_.load(); });
-            since = Clock::now();
+            if (i % 16 != 15) continue;
+            const auto spun = Clock::now() - since;
+            if (spun < kLook) continue;
+            if (spun < kSpin) {
+                std::this_thread::yield();  // maybe to the caller, which has this processor too
+            } else {
+                sleep_unless(seats_[number], [&] { return region_.load() != seen || ended_.load(); });
+                since = Clock::now();
+            }
         }
         seen = region;
         claim_parts(region, number % static_cast<int>(region & 0xffff));

@@ -41,7 +41,7 @@ class Pool {
         std::condition_variable wake;
     };
 
-    void claim_parts(std::uint64_t region, int first);
+    int claim_parts(std::uint64_t region, int first);  // returns how many of them this thread has computed
     void wait_for(Seat& seat, std::uint64_t region, Clock::time_point since);
     void start_threads(int count);
     void work(int number);
@@ -53,6 +53,7 @@ class Pool {
     const std::unique_ptr<Seat[]> seats_;  // that of number 0 belongs to the thread that calls run()
     int most_threads_;                     // fewer than capacity_ once the system has refused one
     int threads_ = 1;                      // how many seats have a thread, the caller's included
+    std::chrono::nanoseconds gain_{};      // what sharing has gained lately
 
     // The region that runs now or ran last: its number, and in the lowest 16 bits how many parts it has.
     alignas(64) std::atomic<std::uint64_t> region_{0};
