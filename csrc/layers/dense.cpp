@@ -123,20 +123,22 @@ void dense_backward(const DenseShape& s, const DenseInputs<T>& of, const DenseGr
     const T* const dz = has_activation ? written : of.dy;  // the gradient before the activation
     if (keeps && !has_activation) std::copy(of.dy, of.dy + size, to.dz);
 
-    const auto prepare = [&](Span cols) {
-        const std::ptrdiff_t width = cols.end - cols.begin;
-        if (has_activation && width == s.out) {
-            table.activation_backward(of.activation, static_cast<std::size_t>(size), of.dy, of.y, written);
-        } else if (has_activation) {
-            for (std::ptrdiff_t at = cols.begin; at < size; at += s.out) {
-                table.activation_backward(of.activation, static_cast<std::size_t>(width), of.dy + at,
-                                          of.y + at, written + at);
-            }
-        }
+    const auto activate = [&](const Range& of_all) {
+        table.activation_backward(of.activation, of_all.end - of_all.begin, of.dy + of_all.begin,
+                                  of.y + of_all.begin, written + of_all.begin);
+    };
+    const auto sum = [&](Span cols) {
         if (to.dbias != nullptr) table.column_sum(dz, s.batch, s.out, cols.begin, cols.end, to.dbias);
     };
-    const bool alone = size <= kAlone;
-    if (alone) prepare({0, s.out});
+    const bool alone = size <= kAlone || most == 1;
+    if (alone) {
+        if (has_activation) activate({0, static_cast<std::size_t>(size)});
+        sum({0, s.out});
+    } else if (has_activation) {
+        parallel(most, [&](int thread, int threads) {
+            activate(share(static_cast<std::size_t>(size), 64, thread, threads));
+        });
+    }
 
     // Of a single input the weight is also a row, and its gradient the product x^T dz.
     const bool single = s.in == 1;
@@ -147,14 +149,12 @@ void dense_backward(const DenseShape& s, const DenseInputs<T>& of, const DenseGr
     const cpu::Product<T> dx = {s.in, s.out, dz, s.out, 1, of.weight, s.in, to.dx};
     const cpu::Dots<T> dx_of_one = {1, s.out, dz, of.weight, nullptr, to.dx, false};
     const std::ptrdiff_t tile_rows = table.tile_rows, tile_cols = table.tile_cols;
-    if (!alone) {
-        parallel(most, [&](int thread, int threads) { prepare(part(s.out, 64, thread, threads)); });
-    }
     parallel(most, [&](int thread, int threads) {
         T* const memory = own + table.product_scratch * static_cast<std::size_t>(thread);
         const auto run = [&](const cpu::Product<T>& it, const Area& mine) {
             table.product(it, mine.rows.begin, mine.rows.end, mine.cols.begin, mine.cols.end, memory);
         };
+        if (!alone) sum(part(s.out, 16, thread, threads));
         // dx first: it reads the weight, which the forward pass may have left in the caches.
         if (to.dx != nullptr && single && s.out >= table.lanes) {
             const Span rows = part(s.batch, 1, thread, threads);

@@ -64,7 +64,11 @@ int number_in(const char* variable) {
 
 }  // namespace
 
-int most_threads() { return std::max(64, 4 * static_cast<int>(std::thread::hardware_concurrency())); }
+int most_threads() {
+    // Kept, since the system takes some microseconds to tell.
+    static const int most = std::max(64, 4 * static_cast<int>(std::thread::hardware_concurrency()));
+    return most;
+}
 
 int get_num_threads() {
     int limit = g_limit;
