@@ -2,8 +2,10 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -11,6 +13,7 @@
 
 #include "optim/stepper.hpp"
 #include "pyoptim/optimizer.hpp"
+#include "python/held_group.hpp"
 #include "python/prepared.hpp"
 #include "runtime/reduce.hpp"
 
@@ -20,6 +23,8 @@ namespace {
 
 class Stepper : public PreparedByType<core::Stepper> {
   public:
+    using Dict = py::typing::Dict<py::str, py::object>;
+
     // Averages, if any, are one per parameter of all groups.
     Stepper(const std::vector<Group>& groups, const std::vector<py::array>& averages) {
         prepare(groups, [&](auto& stepper, int rule, const py::array& param, const auto& states) {
@@ -33,7 +38,55 @@ class Stepper : public PreparedByType<core::Stepper> {
         return step_all(grads, coefficients, weight);
     }
 
+    // Prepares `advance` for an optimizer of the class of this name, in lower case, and its parameter groups.
+    // rate: function of (lr, step, epoch) for an lr that is no float. chosen: the context variable that names
+    // the backend in force; ours: its values that mean this one.
+    void hold(const std::string& name, const std::vector<Dict>& groups, const py::object& rate,
+              const py::object& chosen, const std::vector<py::object>& ours) {
+        require(groups.size() == rules_.size(), "groups of parameters and of hyperparameters");
+        if (!held_.empty()) return;
+        for (const Dict& group : groups) held_.emplace_back(name, group);
+        rate_ = rate;
+        chosen_ = chosen;
+        ours_ = ours;
+    }
+
+    // Makes a step with the coefficients that follow from the groups' hyperparameters, and advances the
+    // scalars of each group. Returns false, with nothing done, where only Python knows the coefficients or
+    // finds the mistake: an option cannot be, another backend is in force, a gradient is not as it should be.
+    bool advance(const Gradients::List& grads, const py::object& groups,
+                 const py::typing::List<Dict>& scalars, const py::object& epoch) {
+        if (!is_in_force() || !PyList_Check(groups.ptr())) return false;
+        const auto fits = [&] { return gradients_.by_type(grads) != nullptr; };
+        const HeldGroup::Rates rates{rate_, epoch, fits};
+        for (std::size_t i = 0; i < held_.size(); ++i) {
+            // A rate that is a function may do anything, even to these lists.
+            if (PyList_GET_SIZE(groups.ptr()) != PyList_GET_SIZE(scalars.ptr()) ||
+                scalars.size() != held_.size()) {
+                return false;
+            }
+            const auto group = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(groups.ptr(), index(i)));
+            const auto last = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(scalars.ptr(), index(i)));
+            if (!held_[i].next(group.ptr(), last.ptr(), kRules[rules_[i]].name, rates)) return false;
+        }
+        if (scalars.size() != held_.size() || !step_all(grads, held_, 0.0)) return false;
+        for (std::size_t i = 0; i < held_.size(); ++i) {
+            held_[i].advance(PyList_GET_ITEM(scalars.ptr(), index(i)));
+        }
+        return true;
+    }
+
   private:
+    static py::ssize_t index(std::size_t i) { return static_cast<py::ssize_t>(i); }
+
+    bool is_in_force() const {
+        if (held_.empty()) return false;
+        PyObject* value = nullptr;
+        if (PyContextVar_Get(chosen_.ptr(), nullptr, &value) != 0) throw py::error_already_set();
+        const auto now = py::reinterpret_steal<py::object>(value);
+        return std::any_of(ours_.begin(), ours_.end(), [&](const py::object& one) { return one.is(now); });
+    }
+
     template <class T>
     void add(core::Stepper<T>& stepper, int rule, const py::array& param,
              const std::vector<py::array>& states, const py::array& average) {
@@ -43,6 +96,10 @@ class Stepper : public PreparedByType<core::Stepper> {
         }
         stepper.add(entry);
     }
+
+    std::vector<HeldGroup> held_;  // one for each group; none before `hold`
+    py::object rate_, chosen_;
+    std::vector<py::object> ours_;
 };
 
 template <class T>
@@ -102,21 +159,6 @@ void bind_optimizers(py::module_& m) {
         },
         "Every optimizer of the C++ API: its name -> its hyperparameters with their defaults.");
     m.def(
-        "coefficients",
-        [](const std::string& name, const std::map<std::string, Value>& options, int steps) {
-            const auto optimizer = make_optimizer<double>(name, 0);
-            for (const auto& [option, value] : options) set(*optimizer, option, value);
-            std::vector<std::vector<double>> rows;
-            Progress progress;
-            for (int i = 0; i < steps; ++i) {
-                const Row row = optimizer->next(progress, progress);
-                rows.emplace_back(row.values, row.values + row.count);
-            }
-            return std::make_pair(std::string(optimizer->rule()), rows);
-        },
-        py::arg("name"), py::arg("options"), py::arg("steps"),
-        "The rule of an optimizer of the C++ API, and its coefficients at the first steps.");
-    m.def(
         "next_coefficients",
         [](const std::string& name, const std::map<std::string, Value>& options, std::int64_t step,
            double mu_product, const std::vector<double>& lr) {
@@ -134,13 +176,13 @@ void bind_optimizers(py::module_& m) {
             }
             const auto steps = static_cast<py::ssize_t>(lr.size());
             const auto length = lr.empty() ? 0 : static_cast<py::ssize_t>(rows.size()) / steps;
-            return std::make_pair(py::array_t<double>(std::vector<py::ssize_t>{steps, length}, rows.data()),
-                                  products);
+            return std::make_tuple(std::string(optimizer->rule()),
+                                   py::array_t<double>(std::vector<py::ssize_t>{steps, length}, rows.data()),
+                                   products);
         },
         py::arg("name"), py::arg("options"), py::arg("step"), py::arg("mu_product"), py::arg("lr"),
-        "The coefficients of the steps after `step`, one row for each learning rate, and the products of "
-        "NAdam's "
-        "momenta before the first and after each.");
+        "The rule of an optimizer of the C++ API; its coefficients of the steps after `step`, one row for "
+        "each learning rate; and the products of NAdam's momenta before the first and after each.");
     m.def("sum_of_squares", &sum_of_squares<float>, exact("x"));
     m.def("sum_of_squares", &sum_of_squares<double>, exact("x"));
     m.attr("common_coefficients") = Common::coefficient_names;
@@ -148,6 +190,10 @@ void bind_optimizers(py::module_& m) {
         .def(py::init<const std::vector<Stepper::Group>&, const std::vector<py::array>&>(), py::arg("groups"),
              py::arg("averages"))
         .def("step", &Stepper::step, py::arg("grads"), py::arg("coefficients"), py::arg("weight") = 0.0)
+        .def("hold", &Stepper::hold, py::arg("name"), py::arg("groups"), py::arg("rate"), py::arg("chosen"),
+             py::arg("ours"))
+        .def("advance", &Stepper::advance, py::arg("grads"), py::arg("groups"), py::arg("scalars"),
+             py::arg("epoch"))
         .def("sum_of_squares", &Stepper::sum_of_squares, py::arg("grads"));
 }
 

@@ -66,7 +66,7 @@ class PackedStepper : public Prepared {
               bool stochastic) const {
         std::vector<const void*> data;
         if (!addresses(grads, data)) return false;
-        const std::vector<float> rows = flatten<float>(coefficients, rules_);
+        const std::vector<float>& rows = flatten<float>(coefficients, rules_);
         unlocked([&] { stepper_.step(data.data(), rows.data(), key, stochastic); });
         return true;
     }

@@ -34,8 +34,8 @@ class TensorStepper : public PreparedByType<Steps> {
             require(row.size() == Steps<float>::length, "coefficients and their names");
             rows.insert(rows.end(), row.begin(), row.end());
         }
-        const std::optional<Gradients::ByType> found = gradients_.by_type(grads);
-        if (!found) return false;
+        const Gradients::ByType* const found = gradients_.by_type(grads);
+        if (found == nullptr) return false;
         this->unlocked([&] {
             if (!found->f32.empty()) f32_.step(found->f32.data(), rows.data());
             if (!found->f64.empty()) f64_.step(found->f64.data(), rows.data());

@@ -31,7 +31,6 @@ class Gradients {
     void expect(const py::array& param) {
         const std::uint8_t kind = param.dtype().kind() == 'f' ? dlpack::kFloat : dlpack::kBfloat;
         slots_.push_back({param, param.data(), param.size(), param.itemsize() == sizeof(double), kind});
-        doubles_ += slots_.back().is_double ? 1 : 0;
         large_ = large_ || param.size() > 16384;
     }
     // Registers an array that every step writes and returns its address; throws if it is read-only. No two
@@ -68,11 +67,12 @@ class Gradients {
         std::vector<const float*> f32;
         std::vector<const double*> f64;
     };
-    // Nothing if each() is false.
-    std::optional<ByType> by_type(const List& grads) const {
-        ByType found;
-        found.f32.reserve(slots_.size() - doubles_);
-        found.f64.reserve(doubles_);
+    // Null if each() is false. They stay until this thread's next call: a step of a few thousand elements
+    // would notice what new memory costs.
+    const ByType* by_type(const List& grads) const {
+        thread_local ByType found;
+        found.f32.clear();
+        found.f64.clear();
         const bool all = each(grads, [&](const Slot& slot, const void* data) {
             if (slot.is_double) {
                 found.f64.push_back(static_cast<const double*>(data));
@@ -80,7 +80,7 @@ class Gradients {
                 found.f32.push_back(static_cast<const float*>(data));
             }
         });
-        return all ? std::optional(std::move(found)) : std::nullopt;
+        return all ? &found : nullptr;
     }
 
     // For gradients of float32 and float64; nothing if each() is false.
@@ -134,7 +134,6 @@ class Gradients {
     std::vector<Slot> slots_;
     std::vector<py::array> claimed_;  // references that keep the arrays alive
     Intervals written_;
-    std::size_t doubles_ = 0;
     bool large_ = false;
 };
 

@@ -8,18 +8,19 @@
 
 #include "optim/rule_info.hpp"
 #include "python/gradients.hpp"
+#include "python/held_group.hpp"
 
 namespace pyoptim::python {
 
 using core::kRules, core::rule_index;
 using Rows = py::typing::List<py::typing::Tuple<py::float_, py::ellipsis>>;
 
-// The rows of all groups, end to end, cast once from double.
+// The rows of all groups, end to end, cast once from double. They stay until this thread's next call.
 template <class T>
-std::vector<T> flatten(const Rows& rows, const std::vector<int>& rules) {
+const std::vector<T>& flatten(const Rows& rows, const std::vector<int>& rules) {
     require(rows.size() == rules.size(), "coefficients and groups");
-    std::vector<T> values;
-    values.reserve(16 * rules.size());
+    thread_local std::vector<T> values;
+    values.clear();
     for (std::size_t i = 0; i < rules.size(); ++i) {
         const py::tuple row = py::reinterpret_borrow<py::object>(rows[i]);
         require(static_cast<int>(row.size()) == kRules[rules[i]].coefficients,
@@ -28,6 +29,19 @@ std::vector<T> flatten(const Rows& rows, const std::vector<int>& rules) {
             values.push_back(static_cast<T>(PyFloat_AsDouble(value.ptr())));
             if (PyErr_Occurred()) throw py::error_already_set();
         }
+    }
+    return values;
+}
+
+// The same of the rows that C++ has found for some groups.
+template <class T>
+const std::vector<T>& flatten(const std::vector<HeldGroup>& groups, const std::vector<int>& rules) {
+    thread_local std::vector<T> values;
+    values.clear();
+    for (std::size_t i = 0; i < rules.size(); ++i) {
+        const Row& row = groups[i].row();
+        require(row.count == kRules[rules[i]].coefficients, "coefficients and the rule's names");
+        for (int k = 0; k < row.count; ++k) values.push_back(static_cast<T>(row.values[k]));
     }
     return values;
 }
@@ -116,25 +130,23 @@ class PreparedByType : public Prepared {
     }
 
     // Returns false, with nothing done, if Gradients::each does; the caller then finds out why.
-    template <class... Options>
-    bool step_all(const Gradients::List& grads, const Rows& rows, Options... options) {
-        const std::optional<Gradients::ByType> found = gradients_.by_type(grads);
-        if (!found) return false;
-        run(f32_, found->f32, rows, options...);
-        run(f64_, found->f64, rows, options...);
+    // rows: Rows, or groups for which C++ has found the rows.
+    template <class AnyRows, class... Options>
+    bool step_all(const Gradients::List& grads, const AnyRows& rows, Options... options) {
+        const Gradients::ByType* const found = gradients_.by_type(grads);
+        if (found == nullptr) return false;
+        // Both come first: without the GIL, other threads may change what rows are read from.
+        const float* const c32 = found->f32.empty() ? nullptr : flatten<float>(rows, rules_).data();
+        const double* const c64 = found->f64.empty() ? nullptr : flatten<double>(rows, rules_).data();
+        unlocked([&] {
+            if (c32 != nullptr) f32_.step(found->f32.data(), c32, options...);
+            if (c64 != nullptr) f64_.step(found->f64.data(), c64, options...);
+        });
         return true;
     }
 
     Steps<float> f32_;
     Steps<double> f64_;
-
-  private:
-    template <class T, class... Options>
-    void run(Steps<T>& stepper, const std::vector<const T*>& grads, const Rows& rows, Options... options) {
-        if (grads.empty()) return;
-        const std::vector<T> coefficients = flatten<T>(rows, rules_);
-        unlocked([&] { stepper.step(grads.data(), coefficients.data(), options...); });
-    }
 };
 
 }  // namespace pyoptim::python

@@ -107,7 +107,7 @@ class SGD(Optimizer):
         if self._looking_ahead:
             raise RuntimeError("lookahead inside lookahead: the parameters already stand there")
         self.check_memory()
-        self._looking_ahead = True
+        self._looking_ahead, self._advance = True, None
         kept = self._place.copies(self._params)
         try:
             self._move_along_velocities()

@@ -97,6 +97,7 @@ class Checked:
         if self._fixed and hasattr(owner, "_" + self._name):
             raise ValueError(f"{self._name} is fixed when the optimizer is made")
         setattr(owner, "_" + self._name, self.checked(value, self._name))
+        owner._advance = None  # the next step finds out anew what it has to do
 
 
 class ParameterGroup(dict[str, Any]):

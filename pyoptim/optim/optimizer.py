@@ -190,6 +190,9 @@ class Optimizer:
 
     def _renew_steppers(self) -> None:
         self._steppers: dict[str, Any] = {}  # by backend
+        # What makes whole steps in one call; None where that is to be found out or steps are more, False if
+        # nothing does. It notices itself what users change in groups and arrays.
+        self._advance: Any = None
         averages = [] if self.average is None else self.average.averages
         states: list[Any] = [a for group in self._states for own in group for a in own.values()]
         self._written: Any = self._place.overlap_finder(
@@ -258,8 +261,13 @@ class Optimizer:
             A gradient that does not fit, that overlaps a parameter or a state, or that is not finite
             under ``nonfinite="raise"``. Nothing is changed.
         """
-        # The bulk of a step of a few thousand elements is this Python, so it is written for speed.
+        # Much of a step of a few thousand elements is this Python, so it is written for speed.
         flat = [grads] if self._lone else structure.in_order(self._keys, self._grouped, grads)
+        advance = self._advance
+        if advance and self.average is None and advance(flat, self.param_groups, self._scalars, self.epoch):
+            if self._tensors:
+                tensors.tell_autograd(self._tensors)
+            return
         factor = 1.0
         if (
             self._accumulate > 1
@@ -270,6 +278,8 @@ class Optimizer:
             flat, factor = stepping.prepare(self, flat)
             if not flat and self._params:
                 return
+        elif self._advance is None:
+            self._advance = stepping.advance_of(self)
         scalars: list[dict[str, float]] = []
         rows: list[Row] = []
         for group in self.param_groups:
@@ -405,9 +415,10 @@ class Optimizer:
         checkpoint.load_optimizer(self, path)
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = {"_addresses", "_accumulator", "_steppers", "_written", "_finder"}
+        derived = {"_addresses", "_accumulator", "_steppers", "_advance", "_written", "_finder"}
         own = {name: value for name, value in self.__dict__.items() if name not in derived}
-        return {**own, "_tensors": []}  # a copy does not share the tensors' memory
+        # A copy has step counts of its own, and does not share the tensors' memory.
+        return {**own, "_scalars": [dict(scalars) for scalars in self._scalars], "_tensors": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -132,7 +132,7 @@ def load_state_dict(optimizer: Optimizer, given: Mapping[str, Any]) -> None:
     optimizer._scalars = scalars
     optimizer.epoch, optimizer.skipped = counts["epoch"], counts["skipped"]  # PyTorch's state has neither
     optimizer._rounding, optimizer._seed = randomness["rounding"], randomness["seed"]
-    optimizer._sums, optimizer._summed = sums, summed
+    optimizer._sums, optimizer._summed, optimizer._advance = sums, summed, None
 
 
 def _check_owners(groups: list[Mapping[str, Any]], state: Mapping[Any, Any], count: int) -> None:

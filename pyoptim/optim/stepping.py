@@ -11,6 +11,7 @@ import numpy as np
 from .. import backends, gradients
 from ..formulas import storage
 from ..formulas.rules import Rule
+from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..runtime.numbers import is_number
 
@@ -33,6 +34,26 @@ def new_stepper(optimizer: Optimizer) -> Any:
         stepper = optimizer._stepper_of(backend)
     optimizer._steppers[backend.name] = stepper
     return stepper
+
+
+def is_compiled(optimizer: Optimizer) -> bool:
+    """Whether C++ computes the same coefficients, as for the package's own elementwise optimizers."""
+    return type(optimizer).__module__ == f"{__package__}.elementwise"
+
+
+def advance_of(optimizer: Optimizer) -> Any:
+    """Return the function that makes whole steps of (gradients, groups, scalars, epoch), and tells if it did.
+
+    It is None where there is none now, and False where there never is.
+    """
+    if optimizer._is_packed or optimizer._staged or not is_compiled(optimizer):
+        return False
+    if optimizer._place.backend().name != "native" or getattr(optimizer, "_looking_ahead", False):
+        return None
+    stepper = optimizer._stepper()
+    name, in_force = type(optimizer).__name__.lower(), dispatch.values_in_force("native")
+    stepper.hold(name, optimizer.param_groups, learning_rate, *in_force)
+    return stepper.advance
 
 
 def step_groups(optimizer: Optimizer) -> list[backends.StepGroup]:
@@ -60,12 +81,11 @@ def packed_arrays(optimizer: Optimizer) -> list[storage.PackedArray]:
     return arrays
 
 
-def learning_rate(optimizer: Optimizer, group: Group, step: float) -> float:
-    """A group's learning rate at this step, of which the first is 1."""
-    lr = group["lr"]
+def learning_rate(lr: Any, step: float, epoch: int) -> float:
+    """The learning rate that ``lr`` is at this step, of which the first is 1, after so many epochs."""
     if type(lr) is not float:
         if callable(lr):
-            lr = lr(optimizer.epoch if getattr(lr, "unit", "step") == "epoch" else step - 1)
+            lr = lr(epoch if getattr(lr, "unit", "step") == "epoch" else step - 1)
         if is_number(lr):
             lr = float(lr)  # a float32 would do arithmetic in float32
     if type(lr) is not float or not 0 <= lr < inf:
@@ -84,7 +104,7 @@ def check_rule(optimizer: Optimizer, group: Group, rule: Rule) -> None:
 
 def row_of(optimizer: Optimizer, group: Group, rule: Rule, scalars: dict[str, float], factor: float) -> Row:
     """A group's coefficients: those that all rules share, then the rule's own."""
-    lr = learning_rate(optimizer, group, scalars["step"])
+    lr = learning_rate(group["lr"], scalars["step"], optimizer.epoch)
     check_rule(optimizer, group, rule)
     decay = group["weight_decay"]
     if group["maximize"]:

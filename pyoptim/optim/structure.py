@@ -64,8 +64,10 @@ def in_order(keys: Sequence[Keys], grouped: bool, grads: Any) -> list[Any]:
     """The gradients of all groups in the order of the parameters."""
     if not grouped:
         return _in_order_of(keys[0], "grads", grads)
-    if not isinstance(grads, Sequence) or len(grads) != len(keys):
+    if (type(grads) is not list and not isinstance(grads, Sequence)) or len(grads) != len(keys):
         raise ValueError(f"grads is {describe(grads)}, expected a sequence of {len(keys)} groups' gradients")
+    if len(keys) == 1:
+        return _in_order_of(keys[0], "grads[0]", grads[0])
     return [
         g
         for i, (own, part) in enumerate(zip(keys, grads, strict=True))
@@ -77,6 +79,8 @@ def _in_order_of(keys: Keys, label: str, grads: Any) -> list[Any]:
     """A group's gradients in the order of its parameters."""
     if keys is None:
         return [grads]
+    if type(grads) is list and len(grads) == len(keys) and (not keys or keys[0] == 0):
+        return grads  # the usual list costs no more than this
     if isinstance(grads, Mapping):
         if len(grads) == len(keys):
             try:

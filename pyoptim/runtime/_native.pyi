@@ -6,9 +6,13 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'coefficients', 'common_coefficients', 'compiled_kinds', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'layer_norm_backward', 'layer_norm_forward', 'most_threads', 'multiply_add', 'next_coefficients', 'norm_backward', 'norm_forward', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'processor_quota', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'tensor_layouts', 'use_instruction_set']
+__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'common_coefficients', 'compiled_kinds', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'layer_norm_backward', 'layer_norm_forward', 'most_threads', 'multiply_add', 'next_coefficients', 'norm_backward', 'norm_forward', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'processor_quota', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'tensor_layouts', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
+        ...
+    def advance(self, grads: list[typing.Any], groups: typing.Any, scalars: list[dict[str, typing.Any]], epoch: typing.Any) -> bool:
+        ...
+    def hold(self, name: str, groups: collections.abc.Sequence[dict[str, typing.Any]], rate: typing.Any, chosen: typing.Any, ours: collections.abc.Sequence[typing.Any]) -> None:
         ...
     def step(self, grads: list[typing.Any], coefficients: list[tuple[float, ...]], weight: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> bool:
         ...
@@ -107,10 +111,6 @@ def activation_kinds() -> dict[str, bool]:
     """
     The name of each activation, and whether it keeps its input (else its output) for the backward pass.
     """
-def coefficients(name: str, options: collections.abc.Mapping[str, bool | typing.SupportsFloat | typing.SupportsIndex | typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(2)"] | str | None], steps: typing.SupportsInt | typing.SupportsIndex) -> tuple[str, list[list[float]]]:
-    """
-    The rule of an optimizer of the C++ API, and its coefficients at the first steps.
-    """
 def compiled_kinds() -> tuple[list[str], list[str]]:
     """
     The classes of layers and of losses that the engine and the C++ API know.
@@ -181,9 +181,9 @@ def multiply_add(dtype: str, n: typing.SupportsInt | typing.SupportsIndex) -> fl
     """
     n rounds of multiply-adds in the registers of all threads; returns the number of operations.
     """
-def next_coefficients(name: str, options: collections.abc.Mapping[str, bool | typing.SupportsFloat | typing.SupportsIndex | typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(2)"] | str | None], step: typing.SupportsInt | typing.SupportsIndex, mu_product: typing.SupportsFloat | typing.SupportsIndex, lr: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> tuple[numpy.typing.NDArray[numpy.float64], list[float]]:
+def next_coefficients(name: str, options: collections.abc.Mapping[str, bool | typing.SupportsFloat | typing.SupportsIndex | typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(2)"] | str | None], step: typing.SupportsInt | typing.SupportsIndex, mu_product: typing.SupportsFloat | typing.SupportsIndex, lr: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> tuple[str, numpy.typing.NDArray[numpy.float64], list[float]]:
     """
-    The coefficients of the steps after `step`, one row for each learning rate, and the products of NAdam's momenta before the first and after each.
+    The rule of an optimizer of the C++ API; its coefficients of the steps after `step`, one row for each learning rate; and the products of NAdam's momenta before the first and after each.
     """
 @typing.overload
 def norm_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], affine: tuple[numpy.typing.NDArray[numpy.float32] | None, numpy.typing.NDArray[numpy.float32] | None], saved: tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32], bool], relu: bool, gradients: tuple[numpy.typing.NDArray[numpy.float32] | None, numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32]]) -> None:

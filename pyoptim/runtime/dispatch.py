@@ -72,6 +72,16 @@ def current() -> Any:
     return _default
 
 
+def values_in_force(name: str) -> tuple[ContextVar[Any], list[Any]]:
+    """Return the variable that `use_backend` sets, and its values with which the backend ``name`` runs."""
+    global _default
+    backend = get(name)
+    if _default is None:
+        with suppress(ValueError, BackendError):  # of which `current` tells who asks for the default
+            _default = _choose()
+    return _chosen, [backend, None] if _default is backend else [backend]
+
+
 def _choose() -> Any:
     wanted = os.environ.get("PYOPTIM_BACKEND", "")
     if wanted:

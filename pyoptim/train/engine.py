@@ -19,7 +19,7 @@ from .. import nn
 from ..arrays.memory import is_fast
 from ..nn.checkpoint import describe
 from ..nn.layers import walk
-from ..optim import elementwise, stepping
+from ..optim import stepping
 from ..optim.optimizer import Optimizer
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
@@ -237,22 +237,22 @@ def _plan(optimizer: Optimizer, steps: int) -> tuple[Array, Callable[[int], _Sca
 
     For the package's own optimizers C++ computes them. They have Python's bits, and Python takes 3 us a step.
     """
-    kind = type(optimizer)
-    if getattr(elementwise, kind.__name__, None) is not kind or getattr(optimizer, "_looking_ahead", False):
+    if not stepping.is_compiled(optimizer) or getattr(optimizer, "_looking_ahead", False):
         return _plan_in_python(optimizer, steps)
     from ..runtime import _native
 
+    rate = stepping.learning_rate
     rows, last, products = [], optimizer._scalars, []
     for rule, group, scalars in zip(optimizer._rules, optimizer.param_groups, last, strict=True):
         stepping.check_rule(optimizer, group, rule)
         first = int(scalars["step"])
         if callable(group["lr"]):
-            lr = [stepping.learning_rate(optimizer, group, t) for t in range(first + 1, first + 1 + steps)]
+            lr = [rate(group["lr"], t, optimizer.epoch) for t in range(first + 1, first + 1 + steps)]
         else:
-            lr = [stepping.learning_rate(optimizer, group, first + 1)] * steps
+            lr = [rate(group["lr"], first + 1, optimizer.epoch)] * steps
         options = {name: _plain(value) for name, value in group.items() if name not in ("params", "lr")}
-        of_group, product = _native.next_coefficients(
-            kind.__name__.lower(), options, first, scalars.get("mu_product", 1.0), lr
+        _, of_group, product = _native.next_coefficients(
+            type(optimizer).__name__.lower(), options, first, scalars.get("mu_product", 1.0), lr
         )
         rows.append(of_group)
         products.append(product)

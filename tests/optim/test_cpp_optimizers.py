@@ -36,6 +36,13 @@ OLD_NAMES = [
 ]
 
 
+def coefficients(name, options, steps):
+    """The rule of an optimizer of the C++ API, and its coefficients at the first steps."""
+    rates = [options.get("lr", getattr(po, name).defaults["lr"])] * steps
+    rule, rows, _ = native.next_coefficients(name.lower(), options, 0, 1.0, rates)
+    return rule, rows.tolist()
+
+
 def refusal_in_python(name, option, value):
     """What a hyperparameter may be instead of this, or None if it may be this."""
     try:
@@ -47,7 +54,7 @@ def refusal_in_python(name, option, value):
 
 def refusal_in_cpp(name, option, value):
     try:
-        native.coefficients(name.lower(), {option: value}, 0)
+        coefficients(name, {option: value}, 0)
     except ValueError as error:
         return str(error).partition(", expected ")[2]
     return None
@@ -87,7 +94,7 @@ def test_choices():
 @pytest.mark.parametrize(("name", "options"), CASES, ids=map(oracles.case_id, CASES))
 def test_coefficients_are_python_s(name, options):
     optimizer = getattr(po, name)(np.ones(1), **options)
-    rule, rows = native.coefficients(name.lower(), options, 300)
+    rule, rows = coefficients(name, options, 300)
     assert rule == optimizer._rules[0].name
     scalars = optimizer._scalars
     for row in rows:
@@ -112,11 +119,11 @@ def test_plans_of_epochs_are_python_s(name, options):
 
 @pytest.mark.parametrize(("name", "old", "new"), OLD_NAMES)
 def test_older_names_in_cpp_still_work(name, old, new):
-    assert native.coefficients(name.lower(), old, 5) == native.coefficients(name.lower(), new, 5)
-    assert native.coefficients(name.lower(), old, 5) != native.coefficients(name.lower(), {}, 5)
+    assert coefficients(name, old, 5) == coefficients(name, new, 5)
+    assert coefficients(name, old, 5) != coefficients(name, {}, 5)
 
 
 def test_unknown_names_are_refused():
     for option, value in (("speed", 1.0), ("betas", 0.9), ("velocity", 1.0), ("momentum", "classical")):
         with pytest.raises(ValueError, match=f"no hyperparameter named '{option}'"):
-            native.coefficients("sgd", {option: value}, 1)
+            coefficients("SGD", {option: value}, 1)

@@ -419,7 +419,12 @@ class ASGD final : public Optimizer<T> {
                       {{"lambd", &lambd, allowed::number}, {"alpha", &alpha, allowed::number}, {"t0", &t0}})
     Row coefficients(const Progress& at, double lr) const override {
         const auto before = static_cast<double>(at.step - 1);
-        const double eta = at.step > 1 ? lr / std::pow(1 + lambd * lr * before, alpha) : lr;
+        const double base = 1 + lambd * lr * before, power = std::pow(base, alpha);
+        if (!(base > 0) || !(power > 0) || !std::isfinite(power)) {
+            throw std::invalid_argument("(1 + lambd*lr*(t-1))^alpha is no finite number > 0 at step " +
+                                        std::to_string(at.step) + ": lambd is " + std::to_string(lambd));
+        }
+        const double eta = lr / power;
         const double share = before - t0;
         const double mu = 1 / (share > 1 ? share : 1);
         return {1 - lambd * eta, eta, 1 - mu, mu};
