@@ -7,7 +7,9 @@ Imported when first used; `Optimizer.step` of the package itself takes CPU tenso
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,9 +28,9 @@ except ImportError as error:
     raise ImportError("pyoptim.torch needs PyTorch (pip install torch)") from error
 
 try:
-    from .runtime._native import tensor_layouts as _tensor_layouts
+    from .runtime import _native
 except ImportError:
-    _tensor_layouts = None  # type: ignore[assignment]
+    _native = None  # type: ignore[assignment]
 
 
 __all__ = ["Optimizer", "load_state_dict", "state_dict"]
@@ -208,10 +210,24 @@ def _copied(array: Array) -> torch.Tensor:
 
 def _layouts(tensors: list[torch.Tensor]) -> Any:
     """The address, shape, strides and dtype of each, to be compared with those of another time."""
-    known = None if _tensor_layouts is None else _tensor_layouts(tensors)
+    known = None if _native is None else _native.tensor_layouts(tensors)
     if known is not None:
         return known
     return [(p.data_ptr(), p.shape, p.stride(), p.dtype) for p in tensors]
+
+
+def _never_changes(value: Any) -> bool:
+    """Whether a hyperparameter is an object whose value stays: not a tensor, nor a list."""
+    return all(map(_never_changes, value)) if type(value) is tuple else type(value) in _SCALARS
+
+
+_SCALARS = {float, int, bool, str, type(None)}
+
+# PyTorch wraps every optimizer's step in a function that calls hooks and tells the profiler, at 8 us a call.
+# Ours asks first whether there are any; the wrapped step is for where there are.
+_machinery = sys.modules[torch.optim.Optimizer.__module__]
+_pre_hooks, _post_hooks = (getattr(_machinery, f"_global_optimizer_{w}_hooks", {}) for w in ("pre", "post"))
+_profiler = torch.autograd.profiler
 
 
 class _Part(NamedTuple):
@@ -221,6 +237,18 @@ class _Part(NamedTuple):
     tensors: list[torch.Tensor]  # the parameters of all members
     layouts: Any  # of the tensors: see `_layouts`
     ours: _Ours
+    seen: list[Any]  # each member's hyperparameters, as PyTorch's group had them in the last step, or None
+
+    def gradients(self) -> list[Any] | None:
+        """The tensors' gradients, or an empty list; None if only some have one, or memory has changed."""
+        if type(self.layouts) is bytes:
+            found: list[Any] | None = _native.tensor_gradients(self.tensors, self.layouts)
+            return found
+        grads = [p.grad for p in self.tensors]
+        present = [g for g in grads if g is not None]
+        if 0 < len(present) < len(grads) or _layouts(self.tensors) != self.layouts:
+            return None
+        return present
 
 
 class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
@@ -278,6 +306,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                     f"{name} is not for pyoptim.torch.Optimizer: PyTorch does it on the gradients"
                 )
         self._class, self._names = optimizer, tuple(_neutral(optimizer))
+        self._values = itemgetter(*self._names)
         self._fixed: dict[str, Any] = {"rounding": rounding, "state_dtype": state_dtype, "seed": seed}
         self._parts: list[_Part] | None = None
         super().__init__(params, _options(optimizer, hyperparameters))
@@ -296,30 +325,24 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 self.param_groups[:] = before
                 raise
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient; returns what the closure does, if there is one."""
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._parts is None:
-            self._regroup()
-        work = []
-        for part in self._current_parts():
-            grads = [p.grad for p in part.tensors]
-            if grads and grads[0] is not None:
-                work.append((part, grads))
+        work = self._work()
         if len(work) > 1:  # a single part checks its gradients itself, before it moves anything
             work = [(part, self._arrays(part, grads)) for part, grads in work]
         for part, _ in work:  # nothing moves before all gradients and options are checked
-            for (i, _), own in zip(part.members, part.ours.param_groups, strict=True):
-                theirs = self.param_groups[i]
-                for name in self._names:
-                    value = theirs[name]
-                    if type(value) is torch.Tensor:
-                        value = value.item()
-                    if value != own[name]:  # which checks it
-                        own[name] = value
+            for k, (i, _) in enumerate(part.members):
+                given = self._values(self.param_groups[i])
+                if given != part.seen[k]:
+                    own = part.ours.param_groups[k]
+                    for name, value in zip(self._names, given, strict=True):
+                        number = value.item() if type(value) is torch.Tensor else value
+                        if number != own[name]:  # which checks it
+                            own[name] = number
+                    part.seen[k] = given if _never_changes(given) else None
         for part, arrays in work:
             if len(part.members) > 1:
                 flat = iter(arrays)
@@ -328,6 +351,24 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 part.ours.step([arrays])
         return loss
 
+    _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient; returns what the closure does, if there is one."""
+        watched = (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _pre_hooks
+            or _post_hooks
+            or _profiler._is_profiler_enabled
+        )
+        # PyTorch has wrapped the step of a subclass that overrides this one.
+        if watched and type(self).step is Optimizer.step:
+            return self._step_with_hooks(closure)
+        return self._step(closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # PyTorch wraps it no more
+
     def _arrays(self, part: _Part, grads: list[Any]) -> list[Any]:
         try:
             return [g.numpy() for g in grads]
@@ -335,18 +376,21 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             names = part.ours._gradient_names()
             return [g if g.is_cuda else in_place(name, g) for name, g in zip(names, grads, strict=True)]
 
-    def _current_parts(self) -> list[_Part]:
-        """The parts, made anew if one of them has gradients for some of its parameters only."""
+    def _work(self) -> list[tuple[_Part, list[Any]]]:
+        """The parts that have gradients, with these; made anew if one has some for some parameters only."""
+        if self._parts is None:
+            self._regroup()
         assert self._parts is not None
+        work: list[tuple[_Part, list[Any]]] = []
         for part in self._parts:
-            present = [p.grad is not None for p in part.tensors]
-            if (any(present) and not all(present)) or _layouts(part.tensors) != part.layouts:
-                break
-        else:
-            return self._parts
-        self._synchronize()
-        self._regroup(by_gradient=True)
-        return self._parts
+            grads = part.gradients()
+            if grads is None:
+                self._synchronize()
+                self._regroup(by_gradient=True)
+                return self._work()
+            if grads:
+                work.append((part, grads))
+        return work
 
     def _regroup(self, by_gradient: bool = False) -> None:
         """Make new parts from ``self.state``."""
@@ -371,7 +415,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             index = iter(range(len(tensors)))
             numbered = [{**g, "params": [next(index) for _ in g["params"]]} for g in groups]
             load_state_dict(ours, {"state": entries, "param_groups": numbered})
-        return _Part(members, tensors, _layouts(tensors), ours)
+        return _Part(members, tensors, _layouts(tensors), ours, [None] * len(members))
 
     def _synchronize(self) -> None:
         """Write the parts' states into ``self.state``."""
@@ -421,4 +465,5 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._values = itemgetter(*self._names)
         self._parts = None  # the next step makes them: they hold addresses

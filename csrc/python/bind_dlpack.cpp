@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <cstring>
 #include <tuple>
 
 #include "python/arrays.hpp"
@@ -12,25 +13,62 @@ namespace pyoptim::python {
 
 namespace {
 
-// The address, type, shape and strides of each tensor as bytes, to be compared with those of another time.
+// Calls visit(values, count) for all that tells where a tensor's memory is, and its form: address, type,
+// shape and strides. Returns false if it does not say.
+template <class Visit>
+bool visit_layout(PyObject* tensor, Visit visit) {
+    dlpack::Tensor t;
+    if (!dlpack::view(tensor, t) || (t.ndim > 0 && t.strides == nullptr)) return false;
+    visit(&t.data, 1);
+    visit(&t.byte_offset, 1);
+    visit(&t.ndim, 1);
+    visit(&t.code, 1);
+    visit(&t.bits, 1);
+    visit(t.shape, t.ndim);
+    visit(t.strides, t.ndim);
+    return true;
+}
+
+template <class T>
+std::size_t bytes_of(const T*, int count) {
+    return sizeof(T) * static_cast<std::size_t>(count);
+}
+
+// The layout of each tensor as bytes, to be compared with those of another time.
 std::optional<py::bytes> tensor_layouts(const py::typing::List<py::object>& tensors) {
     std::string all;
+    const auto add = [&](const auto* values, int count) {
+        all.append(reinterpret_cast<const char*>(values), bytes_of(values, count));
+    };
     for (const py::handle tensor : tensors) {
-        dlpack::Tensor t;
-        if (!dlpack::view(tensor.ptr(), t) || (t.ndim > 0 && t.strides == nullptr)) return std::nullopt;
-        const auto add = [&](const auto* values, int count) {
-            all.append(reinterpret_cast<const char*>(values),
-                       sizeof(*values) * static_cast<std::size_t>(count));
-        };
-        add(&t.data, 1);
-        add(&t.byte_offset, 1);
-        add(&t.ndim, 1);
-        add(&t.code, 1);
-        add(&t.bits, 1);
-        add(t.shape, t.ndim);
-        add(t.strides, t.ndim);
+        if (!visit_layout(tensor.ptr(), add)) return std::nullopt;
     }
     return py::bytes(all);
+}
+
+// The gradients of the tensors; an empty list if none has one. Nothing if some have one and others not, or if
+// a layout is another than in `layouts`.
+std::optional<py::typing::List<py::object>> tensor_gradients(const py::typing::List<py::object>& tensors,
+                                                             const py::bytes& layouts) {
+    static const PyObject* const name = PyUnicode_InternFromString("grad");
+    const char* at = PyBytes_AS_STRING(layouts.ptr());
+    const char* const end = at + PyBytes_GET_SIZE(layouts.ptr());
+    bool same = true;
+    const auto compare = [&](const auto* values, int count) {
+        const std::size_t bytes = bytes_of(values, count);
+        same = same && bytes <= static_cast<std::size_t>(end - at) && std::memcmp(at, values, bytes) == 0;
+        if (same) at += bytes;
+    };
+    py::list all;
+    for (const py::handle tensor : tensors) {
+        if (!visit_layout(tensor.ptr(), compare) || !same) return std::nullopt;
+        auto grad =
+            py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor.ptr(), const_cast<PyObject*>(name)));
+        if (!grad) throw py::error_already_set();
+        if (!grad.is_none()) all.append(std::move(grad));
+    }
+    if (at != end || (!all.empty() && all.size() != tensors.size())) return std::nullopt;
+    return all;
 }
 
 // Finds the gradients of parameters on a GPU, if they are tensors of the same kind as their parameters.
@@ -97,6 +135,8 @@ class TensorGradients {
 void bind_dlpack(py::module_& m) {
     m.def("tensor_layouts", &tensor_layouts, py::arg("tensors"),
           "What differs where one has got other memory or another form; None where one does not say.");
+    m.def("tensor_gradients", &tensor_gradients, py::arg("tensors"), py::arg("layouts"),
+          "The gradients of tensors that are as they were for tensor_layouts; none, or one for each.");
     py::class_<TensorGradients>(m, "TensorGradients")
         .def(py::init<std::vector<TensorGradients::Param>, const std::vector<TensorGradients::Bytes>&,
                       std::pair<std::int32_t, std::int32_t>>(),

@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <utility>
 
 namespace pyoptim::python::dlpack {
 
@@ -44,14 +45,17 @@ struct Exchange {
     int (*current_stream)(std::int32_t device_type, std::int32_t device, void** stream);
 };
 
-// The table of functions of a type, or null if it has none. The answer for the last type is remembered.
+// The table of functions of a type, or null if it has none. The answers for the last two types are
+// remembered, as a step asks for parameters and for gradients, which PyTorch gives two types.
 inline const Exchange* exchange_of(PyTypeObject* type) {
     struct Known {
         py::object type;  // a reference, so that no other type gets the same address
         const Exchange* exchange = nullptr;
     };
-    static Known& known = *new Known;  // never destroyed: Python may be gone by then
-    if (known.type.ptr() == reinterpret_cast<PyObject*>(type)) return known.exchange;
+    static Known* const known = new Known[2];  // never destroyed: Python may be gone by then
+    for (int i = 0; i < 2; ++i) {
+        if (known[i].type.ptr() == reinterpret_cast<PyObject*>(type)) return known[i].exchange;
+    }
     const auto object = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(type));
     const py::object capsule = py::getattr(object, "__dlpack_c_exchange_api__", py::none());
     const Exchange* found = nullptr;
@@ -59,7 +63,7 @@ inline const Exchange* exchange_of(PyTypeObject* type) {
         found = static_cast<const Exchange*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
         if (found->major != 1 || found->view == nullptr) found = nullptr;
     }
-    known = {object, found};
+    known[1] = std::exchange(known[0], {object, found});
     return found;
 }
 

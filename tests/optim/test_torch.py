@@ -11,6 +11,10 @@ from support.optimizers import NO_STATE_DICTS, OPTIMIZERS, assert_same_bits, sna
 import pyoptim as po
 
 torch = pytest.importorskip("torch")
+from torch.optim.optimizer import (  # noqa: E402
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16}
 
@@ -680,6 +684,62 @@ def test_closures_hooks_and_zero_grad():
     assert len(seen) == 5
     ours.zero_grad()
     assert all(p.grad is None for p in a.parameters())
+
+
+def stepped(optimizer, p, steps=1):
+    for k in range(steps):
+        p.grad = torch.full_like(p, 0.5 + k)
+        optimizer.step()
+
+
+def test_hooks_of_every_kind_are_called_once():
+    class Own(po.torch.Optimizer):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    for cls in (po.torch.Optimizer, Own):
+        p, calls = torch.nn.Parameter(torch.ones(3)), []
+        optimizer = cls([p], po.Adam)
+        stepped(optimizer, p)
+        handles = [
+            optimizer.register_step_pre_hook(lambda *_, calls=calls: calls.append("before")),
+            optimizer.register_step_post_hook(lambda *_, calls=calls: calls.append("after")),
+            register_optimizer_step_pre_hook(lambda *_, calls=calls: calls.append("before any")),
+            register_optimizer_step_post_hook(lambda *_, calls=calls: calls.append("after any")),
+        ]
+        for handle, own in zip(handles, ("before", "after", "before any", "after any"), strict=True):
+            calls.clear()
+            stepped(optimizer, p)
+            assert calls.count(own) == 1
+            handle.remove()
+        calls.clear()
+        stepped(optimizer, p)
+        assert not calls
+
+
+def test_the_profiler_sees_steps():
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = po.torch.Optimizer([p], po.Adam)
+    stepped(optimizer, p)
+    with torch.profiler.profile() as profile:
+        stepped(optimizer, p, 2)
+    (event,) = [e for e in profile.key_averages() if e.key == "Optimizer.step#Optimizer.step"]
+    assert event.count == 2
+
+
+def test_hyperparameters_that_change_in_place_are_noticed():
+    rate, betas = torch.tensor(0.1), [0.5, 0.5]
+    ours, theirs = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    a = po.torch.Optimizer([ours], po.Adam, lr=0.1)
+    b = po.torch.Optimizer([theirs], po.Adam, lr=0.1)
+    a.param_groups[0].update(lr=rate, betas=betas)
+    for lr, first in ((0.1, 0.5), (0.2, 0.5), (0.2, 0.75), (0.05, 0.25)):
+        rate.fill_(lr)
+        betas[0] = first
+        b.param_groups[0].update(lr=rate.item(), betas=(first, 0.5))
+        stepped(a, ours)
+        stepped(b, theirs)
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
