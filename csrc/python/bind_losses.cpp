@@ -97,6 +97,35 @@ double penalty(const Array<T>& parameters, const Array<T>& gradients, const Runs
     return core::add_penalty(of);
 }
 
+// Whether this is a contiguous array of NumPy's own type object for T; pybind11 asks NumPy, which takes
+// longer.
+template <class T>
+bool is_plain(const py::array& x) {
+    static const PyObject* const builtin = py::dtype::of<T>().release().ptr();
+    return py::detail::array_proxy(x.ptr())->descr == builtin &&
+           py::detail::check_flags(x.ptr(), py::array::c_style);
+}
+
+template <class T>
+bool any_outside_of(const py::array& x, double low, double high) {
+    const T least = static_cast<T>(low), most = static_cast<T>(high);
+    const T* const values = static_cast<const T*>(x.data());
+    const py::ssize_t n = x.size();
+    std::optional<py::gil_scoped_release> release;
+    if (n > 16384) release.emplace();
+    int wrong = 0;
+    for (py::ssize_t i = 0; i < n; ++i) wrong |= !(values[i] >= least) | !(values[i] <= most);
+    return wrong != 0;
+}
+
+// One function for all types, as overloads that do not fit cost more than a short loop.
+bool any_outside(const py::array& x, double low, double high) {
+    if (is_plain<float>(x)) return any_outside_of<float>(x, low, high);
+    if (is_plain<double>(x)) return any_outside_of<double>(x, low, high);
+    if (is_plain<std::int64_t>(x)) return any_outside_of<std::int64_t>(x, low, high);
+    throw py::type_error("x must be a contiguous float32, float64 or int64 array");
+}
+
 template <class T>
 void exponential(const Array<T>& x, Array<T> y) {
     require(x.size() == y.size(), "y as x");
@@ -125,6 +154,7 @@ void bind_for(py::module_& m) {
 void bind_losses(py::module_& m) {
     bind_for<float>(m);
     bind_for<double>(m);
+    m.def("any_outside", &any_outside, exact("x"), py::arg("low"), py::arg("high"));
 }
 
 }  // namespace pyoptim::python

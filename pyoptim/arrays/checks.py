@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy import ndarray
 
+from ..runtime import dispatch
 from ..runtime.dtypes import FLOATS, Array, is_parameter_dtype
 from .gpu import DeviceArray
 from .gpu_views import is_on_gpu
@@ -17,6 +19,10 @@ from .tensors import in_place
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
+
+_FLOAT32, _FLOAT64 = FLOATS
+_INT64 = np.dtype(np.int64)
+_FLOAT32_MAX, _FLOAT64_MAX = (float(np.finfo(dtype).max) for dtype in FLOATS)
 
 
 def check_operand(name: str, value: Any) -> None:
@@ -37,6 +43,10 @@ def as_numpy(name: str, value: Any) -> Array:
 
 def check_float_array(name: str, value: Any, ndim: int | tuple[int, ...] | None = None) -> Array:
     """Return a float32 or float64 array of the wanted number of dimensions, made contiguous."""
+    if type(value) is ndarray and (ndim is None or value.ndim == ndim):  # the usual case at little cost
+        dtype = value.dtype
+        if (dtype is _FLOAT32 or dtype is _FLOAT64) and value.flags.carray:
+            return value
     here = isinstance(value, ndarray)
     if not here:
         check_operand(name, value)
@@ -51,6 +61,8 @@ def check_float_array(name: str, value: Any, ndim: int | tuple[int, ...] | None 
 
 def check_like(name: str, value: Any, shape: tuple[int, ...], dtype: DTypeLike, why: str = "") -> Array:
     """Return the value as a contiguous array, which must have exactly this shape and dtype."""
+    if type(value) is ndarray and value.dtype is dtype and value.shape == shape and value.flags.carray:
+        return value  # the usual case at little cost
     here = isinstance(value, ndarray)
     if not here:
         check_operand(name, value)
@@ -124,6 +136,19 @@ def check_gradients(
             raise ValueError(f"{name} overlaps a parameter or an optimizer state")
         checked.append(contiguous)
     return checked
+
+
+def is_within(array: Array, low: float, high: float = inf) -> bool:
+    """Whether a contiguous array's elements are all finite and from low to high; False also if unknown."""
+    dtype = array.dtype
+    if dtype is _FLOAT32 or dtype is _FLOAT64:
+        most = _FLOAT32_MAX if dtype is _FLOAT32 else _FLOAT64_MAX
+    elif dtype is _INT64:
+        most = 2.0**62
+    else:
+        return False
+    any_outside = getattr(dispatch.current(), "any_outside", None)  # backends for GPUs have none
+    return any_outside is not None and not any_outside(array, max(low, -most), min(high, most))
 
 
 def check_finite(name: str, value: Array) -> None:

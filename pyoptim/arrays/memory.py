@@ -41,6 +41,11 @@ def empty_like(array: Any) -> Array:
     return cast(Array, array.empty(array.shape))
 
 
+def as_rows(array: Array) -> Array:
+    """Return a contiguous array with elements as a matrix of the same last dimension."""
+    return array if array.ndim == 2 else array.reshape(-1, array.shape[-1])
+
+
 def constant(array: Any, like: Any) -> Any:
     """Return a small array that never changes, in the memory of another."""
     here = isinstance(like, ndarray) or not isinstance(array, ndarray)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from ..formulas.rules import Rule
 
 # Classes that every backend has, beside `reference.FUNCTIONS`; those for the processor's memory also have
-# `sum_of_squares`.
+# `sum_of_squares` and `any_outside`.
 STEPPERS = ("AdafactorStepper", "MuonStepper", "PackedStepper", "Stepper", "TrustStepper")
 
 

@@ -19,7 +19,17 @@ class Pointwise(NamedTuple):
     slope: Callable[[Any, Any, Any], Any]
     parameter: str | None = None  # the option of `ops.pointwise_loss` that is a, if the functions read it
     targets: str | None = None  # what targets must be, in words; None: any numbers will do
-    allows: Callable[[Any], Any] | None = None  # which targets of an array are that
+    # A function of targets, whose values must be from low to high; None: any targets will do.
+    bounded: Callable[[Any], Any] | None = None
+    low: float = 0.0
+    high: float = 1.0
+
+    def allows(self, targets: Any) -> Any:
+        """Which targets of an array are what they must be."""
+        if self.bounded is None:
+            return np.ones(np.shape(targets), bool)
+        values = self.bounded(targets)
+        return (values >= self.low) & (values <= self.high)
 
 
 def _huber(x: Any, t: Any, a: Any) -> Any:
@@ -47,11 +57,9 @@ POINTWISE = {  # in the order of the C++ list: kernels know a loss by its place
     "squared": Pointwise(lambda x, t, a: (x - t) * (x - t), lambda x, t, a: 2.0 * (x - t)),
     "absolute": Pointwise(lambda x, t, a: np.abs(x - t), lambda x, t, a: np.sign(x - t)),
     "huber": Pointwise(_huber, lambda x, t, a: np.maximum(np.minimum(x - t, a), -a), "delta"),
-    "binary": Pointwise(
-        _binary, _binary_slope, "pos_weight", "numbers in [0, 1]", lambda t: (t >= 0) & (t <= 1)
-    ),
+    "binary": Pointwise(_binary, _binary_slope, "pos_weight", "numbers in [0, 1]", lambda t: t),
     "hinge": Pointwise(
-        lambda x, t, a: np.maximum(1.0 - t * x, 0.0), _hinge_slope, None, "-1 or 1", lambda t: np.abs(t) == 1
+        lambda x, t, a: np.maximum(1.0 - t * x, 0.0), _hinge_slope, None, "-1 or 1", np.abs, 1.0
     ),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..arrays.checks import check_float_array, check_like
-from ..arrays.memory import empty_like
+from ..arrays.memory import as_rows, empty_like
 from ..formulas.activations import ACTIVATIONS
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
@@ -13,6 +13,9 @@ from .either_memory import for_either_memory
 
 def check_parameters(activation: str, parameters: dict[str, float]) -> tuple[float, float]:
     """Return the two numbers that kernels take for an activation's parameters."""
+    usual = None if parameters else _usual.get(activation)
+    if usual is not None:
+        return usual
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
     known = ACTIVATIONS[activation].defaults
@@ -32,7 +35,12 @@ def check_parameters(activation: str, parameters: dict[str, float]) -> tuple[flo
     if "low" in values and not values["low"] < values["high"]:
         raise ValueError(f"low is {values['low']!r}, expected a number below high, {values['high']!r}")
     a, b = (*map(float, values.values()), 0.0, 0.0)[:2]
+    if not parameters:
+        _usual[activation] = (a, b)
     return a, b
+
+
+_usual: dict[str, tuple[float, float]] = {}  # what an activation without parameters was last time
 
 
 @for_either_memory
@@ -99,8 +107,7 @@ def softmax(x: Array, log: bool) -> Array:
     """`softmax_forward` of a checked array."""
     y = empty_like(x)
     if x.size:
-        rows = (-1, x.shape[-1])
-        dispatch.of(x).softmax_forward(log, x.reshape(rows), y.reshape(rows))
+        dispatch.of(x).softmax_forward(log, as_rows(x), as_rows(y))
     return y
 
 
@@ -118,6 +125,5 @@ def softmax_gradient(dy: Array, y: Array, log: bool) -> Array:
     """`softmax_backward` of checked arrays."""
     dx = empty_like(y)
     if y.size:
-        rows = (-1, y.shape[-1])
-        dispatch.of(y).softmax_backward(log, dy.reshape(rows), y.reshape(rows), dx.reshape(rows))
+        dispatch.of(y).softmax_backward(log, as_rows(dy), as_rows(y), as_rows(dx))
     return dx

@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 from ..arrays.checks import check_float_array, check_like
 from ..arrays.gpu import DeviceArray
@@ -75,7 +76,7 @@ def batch_norm_forward(
     """
     x3, last = _check_norm("x", x)
     channels = x3.shape[1:2]
-    gamma, beta = check_affine(gamma, beta, x3.shape[1:2], x3, " as x's channels")
+    gamma, beta = check_affine(gamma, beta, channels, x3, " as x's channels")
     check_norm_activation(activation)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var: expected both or neither")
@@ -88,9 +89,10 @@ def batch_norm_forward(
         why = " as x's channels"
         used_mean = check_like("running_mean", running_mean, channels, x3.dtype, why)
         used_var = check_like("running_var", running_var, channels, x3.dtype, why)
-        if training:
-            _check_updated("running_mean", running_mean, x=x, gamma=gamma, beta=beta)
-            _check_updated("running_var", running_var, x=x, gamma=gamma, beta=beta, running_mean=running_mean)
+        if training and not _own_memory(x, gamma, beta, running_mean, running_var):
+            others = {"x": x, "gamma": gamma, "beta": beta}
+            _check_updated("running_mean", running_mean, others)
+            _check_updated("running_var", running_var, {**others, "running_mean": running_mean})
     if training or running_mean is None:
         check_values_per_channel(x3)
     y = empty_like(x3)
@@ -104,7 +106,22 @@ def batch_norm_forward(
     return _as_given(y, x.shape, last), saved
 
 
-def _check_updated(name: str, array: Any, **others: Any) -> None:
+def _own_memory(x: Any, gamma: Any, beta: Any, mean: Any, var: Any) -> bool:
+    """Whether the arrays are NumPy's, the last two can be written, and each has memory of its own."""
+    return (
+        type(x) is ndarray
+        and x.flags.owndata
+        and mean.flags.owndata
+        and mean.flags.writeable
+        and var.flags.owndata
+        and var.flags.writeable
+        and mean is not var
+        and (gamma is None or (gamma.flags.owndata and gamma is not mean and gamma is not var))
+        and (beta is None or (beta.flags.owndata and beta is not mean and beta is not var))
+    )
+
+
+def _check_updated(name: str, array: Any, others: dict[str, Any]) -> None:
     if isinstance(array, DeviceArray):
         check_updated(name, array, others)
         return
@@ -221,4 +238,4 @@ def _as_given(y: Array, shape: tuple[int, ...], channels_last: bool) -> Array:
 def as_channels(x: Array) -> Array:
     """(N, C, *spatial) as (N, C, space), without a copy."""
     shape = x.shape
-    return x.reshape(shape[0], shape[1], math.prod(shape[2:]) if len(shape) > 2 else 1)
+    return x.reshape(shape[0], shape[1], 1 if len(shape) == 2 else math.prod(shape[2:]))

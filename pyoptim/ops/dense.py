@@ -90,4 +90,6 @@ def dense_backward(
 def _check_dense(x: Any, weight: Any) -> tuple[Array, Array]:
     x = check_float_array("x", x, ndim=2)
     weight = check_float_array("weight", weight, ndim=2)
+    if weight.dtype is x.dtype and weight.shape[1] == x.shape[1]:
+        return x, weight
     return x, check_like("weight", weight, (weight.shape[0], x.shape[1]), x.dtype, " for x")

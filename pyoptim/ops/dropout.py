@@ -17,6 +17,8 @@ DROP_PROBABILITY = Range(FRACTION.allowed, "a drop probability in [0, 1)")
 
 
 def _check_stream(seed: Any, step: Any) -> tuple[int, int]:
+    if type(seed) is int and type(step) is int and 0 <= seed < 2**64 and 0 <= step < 2**64:
+        return seed, step  # the usual case at little cost
     for name, value in (("seed", seed), ("step", step)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**64:
             raise ValueError(f"{name} is {value!r}, expected an integer in [0, 2**64)")

@@ -58,7 +58,8 @@ def layer_norm_forward(
     gamma, beta = check_affine(gamma, beta, shape, x, " as features")
     y = empty_like(x)
     saved = SavedLayerNorm(empty(x2.shape[:1], x), empty(x2.shape[:1], x))
-    dispatch.of(x).layer_norm_forward(x2, (gamma, beta), float(eps), y.reshape(x2.shape), saved)
+    rows = y if x2 is x else y.reshape(x2.shape)
+    dispatch.of(x).layer_norm_forward(x2, (gamma, beta), float(eps), rows, saved)
     return y, saved
 
 
@@ -99,8 +100,11 @@ def layer_norm_backward(
     mean = check_like("saved.mean", saved.mean, x2.shape[:1], x.dtype, " for x")
     inv_std = check_like("saved.inv_std", saved.inv_std, x2.shape[:1], x.dtype, " for x")
     dx, dgamma, dbeta = empty_like(x), empty(shape, x), empty(shape, x)
-    gradients = dx.reshape(x2.shape), dgamma.reshape(-1), dbeta.reshape(-1)
-    dispatch.of(x).layer_norm_backward(dy.reshape(x2.shape), x2, gamma, (mean, inv_std), gradients)
+    if x2 is x:
+        gradients = dx, dgamma, dbeta
+    else:
+        gradients, dy = (dx.reshape(x2.shape), dgamma.reshape(-1), dbeta.reshape(-1)), dy.reshape(x2.shape)
+    dispatch.of(x).layer_norm_backward(dy, x2, gamma, (mean, inv_std), gradients)
     return dx, dgamma, dbeta
 
 
@@ -121,6 +125,8 @@ def _vector(array: Array) -> Array:
 
 def check_features(features: Any) -> tuple[int, ...]:
     """Dimensions to normalise, each a positive integer."""
+    if type(features) is int and features >= 1:  # the usual case at little cost
+        return (features,)
     shape = features if isinstance(features, tuple | list) else (features,)
     for n in shape:
         if not is_count(n):
@@ -135,5 +141,7 @@ def _check_rows(x: Any, features: Any) -> tuple[Array, tuple[int, ...], Array]:
     x, shape = check_float_array("x", x), check_features(features)
     if x.shape[-len(shape) :] != shape:
         raise ValueError(f"x has shape {x.shape}, expected (..., {', '.join(map(str, shape))})")
+    if x.ndim == 2 and len(shape) == 1:
+        return x, shape, x
     size = math.prod(shape)
     return x, shape, x.reshape(x.size // size, size)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..arrays.checks import as_numpy, check_finite, check_float_array, check_like, refuse_where
+from ..arrays.checks import as_numpy, check_finite, check_float_array, check_like, is_within, refuse_where
 from ..arrays.gpu import DeviceArray
 from ..arrays.memory import constant, empty, empty_like
 from ..arrays.operand import Operand
@@ -16,6 +16,8 @@ from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..runtime.numbers import POSITIVE, SHARE
 from .either_memory import for_either_memory
+
+_INT64 = np.dtype(np.int64)
 
 
 @for_either_memory
@@ -133,15 +135,16 @@ def run_pointwise(
     kind: str, prediction: Array, target: Array, dprediction: Array | None, rows: Array | None, parameter: Any
 ) -> float:
     """`pointwise_loss` on checked arrays; parameter is a number, or an array along the last dimension."""
-    shape = (prediction.shape[0] if prediction.ndim else 1, -1)
     if not isinstance(parameter, float | int):
         if prediction.ndim > 2:
             parameter = _tiled(parameter, math.prod(prediction.shape[1:-1]))
         parameter = constant(parameter, prediction)
-    gradient = None if dprediction is None else dprediction.reshape(shape)
-    value: float = dispatch.of(prediction).pointwise_loss(
-        kind, prediction.reshape(shape), target.reshape(shape), gradient, rows, parameter
-    )
+    gradient = dprediction
+    if prediction.ndim != 2:
+        shape = (prediction.shape[0] if prediction.ndim else 1, -1)
+        prediction, target = prediction.reshape(shape), target.reshape(shape)
+        gradient = None if dprediction is None else dprediction.reshape(shape)
+    value: float = dispatch.of(prediction).pointwise_loss(kind, prediction, target, gradient, rows, parameter)
     return value
 
 
@@ -212,21 +215,26 @@ def check_labels(name: str, labels: Any, batch: int, classes: int) -> Array:
         raise ValueError(f"{name} is empty, expected at least one example")
     if on_gpu:
         return cast(Array, labels)
-    wrong = (labels < 0) | (labels >= classes)
-    refuse_where(wrong, name, labels, f"a class in [0, {classes})")
-    return np.ascontiguousarray(labels, dtype=np.int64)
+    usual = labels.dtype is _INT64 and labels.flags.carray
+    converted: Array = labels if usual else np.ascontiguousarray(labels, dtype=np.int64)
+    if not is_within(converted, 0, classes - 1):  # a uint64 beyond int64 is negative
+        wrong = (labels < 0) | (labels >= classes)
+        refuse_where(wrong, name, labels, f"a class in [0, {classes})")
+    return converted
 
 
 def check_shares(name: str, target: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Shares of the classes, finite and >= 0, in this dtype."""
-    target = check_numbers(name, target, shape, dtype)
-    if target.size == 0:
+    shares = check_numbers(name, target, shape, dtype, 0.0)
+    if shares.size == 0:
         raise ValueError(f"{name} is empty, expected at least one example and class")
-    return _at_least_zero(name, target)
+    return shares
 
 
-def check_numbers(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Finite numbers of any dtype, converted to a contiguous array of ``dtype``.
+def check_numbers(
+    name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], low: float = -math.inf
+) -> Array:
+    """Finite numbers of any dtype, converted to a contiguous array of ``dtype``; ``low`` may be 0, the least.
 
     An array in a GPU's memory must have that dtype already; its values are not looked at.
     """
@@ -237,22 +245,23 @@ def check_numbers(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype
         raise TypeError(f"{name} has dtype {value.dtype}, expected numbers")
     if value.shape != shape:
         raise ValueError(f"{name} has shape {value.shape}, expected {shape}")
-    with np.errstate(over="ignore"):
-        converted = np.ascontiguousarray(value, dtype).reshape(shape)
-    check_finite(name, converted)
+    converted: Array = value
+    if value.dtype is not dtype or not value.flags.carray:
+        with np.errstate(over="ignore"):
+            converted = np.ascontiguousarray(value, dtype).reshape(shape)
+    if not is_within(converted, low):
+        check_finite(name, converted)
+        if low == 0:
+            refuse_where(converted < 0, name, converted, "numbers >= 0")
     return converted
-
-
-def _at_least_zero(name: str, value: Array) -> Array:
-    if not isinstance(value, Operand):
-        refuse_where(value < 0, name, value, "numbers >= 0")
-    return value
 
 
 def check_pointwise_target(name: str, target: Array, kind: str) -> None:
     """Refuse targets that the loss does not allow; those in a GPU's memory are not looked at."""
     loss = POINTWISE[kind]
-    if not isinstance(target, Operand) and loss.allows is not None:
+    if loss.bounded is None or isinstance(target, Operand):
+        return
+    if not is_within(np.asarray(loss.bounded(target)), loss.low, loss.high):
         refuse_where(~loss.allows(target), name, target, str(loss.targets))
 
 
@@ -260,11 +269,11 @@ def check_weights(name: str, weight: Any, count: int, dtype: np.dtype[Any]) -> A
     """Finite weights >= 0, one per example or class; None stays None."""
     if weight is None:
         return None
-    return _at_least_zero(name, check_numbers(name, weight, (count,), dtype))
+    return check_numbers(name, weight, (count,), dtype, 0.0)
 
 
 def check_pos_weight(weight: Any, columns: int, dtype: np.dtype[Any]) -> Any:
     """A finite number >= 0, or one per column."""
     if not isinstance(weight, Operand) and np.ndim(weight) == 0:
-        return float(_at_least_zero("pos_weight", check_numbers("pos_weight", weight, (), dtype)))
-    return _at_least_zero("pos_weight", check_numbers("pos_weight", weight, (columns,), dtype))
+        return float(check_numbers("pos_weight", weight, (), dtype, 0.0))
+    return check_numbers("pos_weight", weight, (columns,), dtype, 0.0)

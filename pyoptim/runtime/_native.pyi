@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'common_coefficients', 'compiled_kinds', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'layer_norm_backward', 'layer_norm_forward', 'most_threads', 'multiply_add', 'next_coefficients', 'norm_backward', 'norm_forward', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'processor_quota', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'tensor_gradients', 'tensor_layouts', 'use_instruction_set']
+__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'any_outside', 'common_coefficients', 'compiled_kinds', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'layer_norm_backward', 'layer_norm_forward', 'most_threads', 'multiply_add', 'next_coefficients', 'norm_backward', 'norm_forward', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'processor_quota', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'tensor_gradients', 'tensor_layouts', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
@@ -111,6 +111,8 @@ def activation_kinds() -> dict[str, bool]:
     """
     The name of each activation, and whether it keeps its input (else its output) for the backward pass.
     """
+def any_outside(x: numpy.ndarray, low: typing.SupportsFloat | typing.SupportsIndex, high: typing.SupportsFloat | typing.SupportsIndex) -> bool:
+    ...
 def compiled_kinds() -> tuple[list[str], list[str]]:
     """
     The classes of layers and of losses that the engine and the C++ API know.

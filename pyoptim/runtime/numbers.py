@@ -11,6 +11,8 @@ import numpy as np
 
 
 def is_number(value: Any) -> bool:
+    if type(value) is float:  # the usual case at little cost
+        return math.isfinite(value)
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     try:
@@ -24,7 +26,7 @@ def is_integer(value: Any) -> bool:
 
 
 def is_count(value: Any) -> bool:
-    return is_integer(value) and value >= 1
+    return (type(value) is int or is_integer(value)) and value >= 1
 
 
 class Range(NamedTuple):

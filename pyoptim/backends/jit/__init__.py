@@ -25,13 +25,14 @@ from ...runtime.dtypes import Array
 from .. import STEPPERS, StepGroup
 from ..reference import FUNCTIONS, steps
 from ..reference.layers import *
+from ..reference.losses import any_outside
 from ..reference.steps import PackedStepper, sum_of_squares
 from ..reference.tensors import AdafactorStepper, MuonStepper
 from .layers import *
 from .layers import compiled
 from .losses import kl_divergence, penalty, pointwise_loss, softmax_cross_entropy
 
-__all__ = ["name", "sum_of_squares", *STEPPERS, *FUNCTIONS]
+__all__ = ["any_outside", "name", "sum_of_squares", *STEPPERS, *FUNCTIONS]
 
 name = "numba"
 

@@ -8,10 +8,11 @@ from .. import STEPPERS
 from . import layers, losses
 from .layers import *
 from .losses import *
+from .losses import any_outside
 from .steps import PackedStepper, Stepper, TrustStepper, sum_of_squares
 from .tensors import AdafactorStepper, MuonStepper
 
 FUNCTIONS = (*layers.__all__, *losses.__all__)  # of layers and losses, which every backend has
-__all__ = ["name", "sum_of_squares", *STEPPERS, *FUNCTIONS]
+__all__ = ["any_outside", "name", "sum_of_squares", *STEPPERS, *FUNCTIONS]
 
 name = "numpy"

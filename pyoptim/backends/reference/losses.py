@@ -10,6 +10,11 @@ from ...runtime.dtypes import Array
 __all__ = ["kl_divergence", "pointwise_loss", "softmax_cross_entropy"]
 
 
+def any_outside(x: Array, low: float, high: float) -> bool:
+    """Whether an element of x, of float32, float64 or int64, is below low, above high or NaN."""
+    return bool(x.size) and not (low <= x.min() and x.max() <= high)
+
+
 def softmax_cross_entropy(
     logits: Array,
     target: Array,
