@@ -16,8 +16,7 @@ namespace pyoptim {
 
 namespace {
 
-constexpr std::size_t kPredictBatch = 1024;  // the most examples that predict() takes at a time
-constexpr std::size_t kChunk = 256;          // the number of steps whose coefficients are computed together
+constexpr std::size_t kChunk = 256;  // the number of steps whose coefficients are computed together
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
@@ -343,18 +342,10 @@ double Network<T>::step(const Dataset<T>& data, Optimizer<T>& optimizer, const L
 
 template <class T>
 void Network<T>::predict(const T* x, std::size_t examples, T* y) const {
-    // A layer that normalises by statistics of the batch needs all examples in one batch.
-    std::size_t most = kPredictBatch;
-    for (const core::LayerView<T>& view : impl_->chain.views()) {
-        if (view.entry->statistics(*view.layer, view.in.size, false) > 0) most = examples;
+    if (impl_->predictor == nullptr) {
+        impl_->predictor = std::make_unique<core::Predictor<T>>(impl_->chain.views());
     }
-    most = std::max<std::size_t>(std::min(examples, most), 1);
-    core::Engine<T> engine(impl_->chain.views(), Loss{"MSE"}, most);
-    for (std::size_t begin = 0; begin < examples; begin += most) {
-        const std::size_t n = std::min(most, examples - begin);
-        const T* const output = engine.predict(x + begin * inputs(), n);
-        std::copy(output, output + n * outputs(), y + begin * outputs());
-    }
+    impl_->predictor->predict({examples, x, nullptr, y});
 }
 
 void set_num_threads(int n) {

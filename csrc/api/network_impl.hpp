@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/engine.hpp"
+#include "engine/predictor.hpp"
 #include "pyoptim/network.hpp"
 
 namespace pyoptim {
@@ -47,7 +48,8 @@ struct Network<T>::Impl {
     std::vector<Progress> after;  // the optimizer's progress before the first of these steps, and after each
     Loss loss;                    // the loss that the engine was made for
     std::unique_ptr<core::Engine<T>> engine;
-    bool busy = false;  // whether the engine is training
+    std::unique_ptr<core::Predictor<T>> predictor;  // made by the first prediction
+    bool busy = false;                              // whether the engine is training
 };
 
 }  // namespace pyoptim

@@ -140,12 +140,12 @@ const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t
 }
 
 template <class T>
-void Engine<T>::forward(const T* x, std::size_t n, bool training) {
+void Engine<T>::forward(const T* x, std::size_t n) {
     const T* const input = x;
     for (std::size_t i = 0; i < layers_.size(); ++i) {
         T* const y = outputs_[i].data();
         if (compiled_[i] != nullptr) {
-            compiled_[i]->forward({n, x, y, training});
+            compiled_[i]->forward({n, x, y, true});
         } else {
             const std::size_t begin = layers_[i].begin,
                               size = n * static_cast<std::size_t>(layers_[i].out.size);
@@ -270,7 +270,7 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
             gaussian_noise(noise_.stream, noise_.deviation, noise_.size, kept_.data(), noisy);
             ++noise_.stream.step;
         }
-        forward(x, n, true);
+        forward(x, n);
         double value = loss(of, begin, n, outcome);
         backward(x, n, fused);
         if (!penalty_.runs.empty()) value += add_penalty(penalty_);
@@ -278,12 +278,6 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
         std::copy(kept_.begin(), kept_.end(), noisy);
         if (!update(rows + (outcome.steps - before) * row, row, options, outcome)) return;
     }
-}
-
-template <class T>
-const T* Engine<T>::predict(const T* x, std::size_t n) {
-    forward(x, n, false);
-    return outputs_.back().data();
 }
 
 template class Engine<float>;

@@ -76,10 +76,6 @@ class Engine {
     void train(const Examples<T>&, std::size_t begin, std::size_t end, std::size_t batch, const T* rows,
                std::size_t row, const StepOptions&, Outcome&);
 
-    // Returns the outputs (n, outputs) for n <= capacity examples in evaluation mode, in memory that the
-    // engine owns and that the next call of train() or predict() overwrites.
-    const T* predict(const T* x, std::size_t n);
-
     std::size_t inputs() const { return static_cast<std::size_t>(layers_.front().in.size); }
     std::size_t outputs() const { return static_cast<std::size_t>(layers_.back().out.size); }
     std::size_t capacity() const { return capacity_; }
@@ -89,7 +85,7 @@ class Engine {
     // Each works on the n examples of a batch, which begins at `begin` in the order of the training;
     // engine.cpp says what each returns.
     const T* gather(const Examples<T>&, std::size_t begin, std::size_t n);
-    void forward(const T* x, std::size_t n, bool training);
+    void forward(const T* x, std::size_t n);
     void backward(const T* x, std::size_t n, bool fused);
     double loss(const Examples<T>&, std::size_t begin, std::size_t n, Outcome&);
     bool update(const T* row, std::size_t length, const StepOptions&, Outcome&);

@@ -113,6 +113,14 @@ class CompiledLayer {
     virtual void forward(const Forward<T>&) = 0;
     // Writes the gradients of the parameters, unless the layer is frozen, and that of x.
     virtual void backward(const Backward<T>&) = 0;
+    // A prediction passes blocks of a batch through all layers, each while it is in the caches. prepare()
+    // reads the parameters for a batch of n examples. Then threads share the work of copy(), whose parts may
+    // run at once, and after that evaluate(), which computes what forward() does in evaluation for n examples
+    // of that batch. It may be called by several threads at once, must not throw, and changes nothing that
+    // they share. These are for layers that take no statistics of the batch.
+    virtual void prepare(std::size_t) {}
+    virtual void copy(int /*part*/, int /*parts*/) {}
+    virtual void evaluate(std::size_t n, const T* x, T* y) { forward({n, x, y, false}); }
     // Whether backward() writes the gradient of x over dy, and not to dx.
     virtual bool works_in_place() const { return false; }
     // Returns the gradient that the layer leaves out if it is given a `fused_weight`, and its number of
@@ -140,6 +148,8 @@ struct LayerEntry {
     bool states_whole_input = false;
     // Whether the layer makes a vector of an example of several dimensions.
     bool flattens = false;
+    // Whether the layer hands its input on in evaluation.
+    bool only_in_training = false;
     // Whether the layer has a block of layers; the engine adds the input of the block to its output.
     bool has_block = false;
     // Returns the number of values that an example of `in` elements adds to each statistic over the batch, or

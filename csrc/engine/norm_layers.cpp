@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <limits>
 
 #include "engine/layer.hpp"
@@ -39,7 +40,8 @@ class BatchNormLayer final : public CompiledLayer<T> {
           running_{of.array("running_mean").value, of.array("running_var").value},
           tracked_(of.array("num_batches_tracked").count),
           mean_(static_cast<std::size_t>(channels_)),
-          inv_std_(static_cast<std::size_t>(channels_)) {}
+          inv_std_(static_cast<std::size_t>(channels_)),
+          evaluated_(channels_, space_) {}
 
     void forward(const Forward<T>& to) override {
         options_.training = to.training && trainable_;
@@ -51,6 +53,13 @@ class BatchNormLayer final : public CompiledLayer<T> {
         of_this_batch_ = options_.training || tracked_ == nullptr;
         norm_forward<T>(shape(to.n), to.x, {affine_.weight, affine_.bias}, running_, options_, to.y,
                         mean_.data(), inv_std_.data());
+    }
+
+    void prepare(std::size_t) override {
+        evaluated_.prepare({affine_.weight, affine_.bias}, running_, options_.eps);
+    }
+    void evaluate(std::size_t n, const T* x, T* y) override {
+        evaluated_.apply(static_cast<std::ptrdiff_t>(n), options_.relu, x, y);
     }
 
     void backward(const Backward<T>& of) override {
@@ -71,6 +80,7 @@ class BatchNormLayer final : public CompiledLayer<T> {
     std::int64_t* tracked_;  // the number of batches that the running statistics have seen; null without them
     std::vector<T> mean_, inv_std_;  // the statistics that the last forward pass used
     bool of_this_batch_ = false;     // whether they are those of its batch, or else running statistics
+    RunningNorm<T> evaluated_;
 };
 
 Width batch_norm_output(Layer& layer, const Width& in) {
@@ -107,11 +117,27 @@ class LayerNormLayer final : public CompiledLayer<T> {
           eps_(of.layer->eps),
           affine_(of, features_),
           mean_(capacity * static_cast<std::size_t>(rows_)),
-          inv_std_(mean_.size()) {}
+          inv_std_(mean_.size()) {
+        if (affine_.weight != nullptr) return;
+        plain_.assign(2 * static_cast<std::size_t>(features_), T(0));
+        std::fill_n(plain_.data(), features_, T(1));
+        affine_.weight = plain_.data();
+        affine_.bias = plain_.data() + features_;
+    }
 
     void forward(const Forward<T>& to) override {
         layer_norm_forward<T>(shape(to.n), to.x, affine_.weight, affine_.bias, eps_, to.y, mean_.data(),
                               inv_std_.data());
+    }
+
+    void evaluate(std::size_t n, const T* x, T* y) override {
+        constexpr std::ptrdiff_t kRows = 64;
+        T mean[kRows], inv_std[kRows];  // which nobody reads
+        const std::ptrdiff_t rows = shape(n).rows;
+        for (std::ptrdiff_t i = 0; i < rows; i += kRows) {
+            layer_norm_forward<T>({std::min(kRows, rows - i), features_}, x + i * features_, affine_.weight,
+                                  affine_.bias, eps_, y + i * features_, mean, inv_std);
+        }
     }
 
     void backward(const Backward<T>& of) override {
@@ -125,6 +151,7 @@ class LayerNormLayer final : public CompiledLayer<T> {
     std::ptrdiff_t features_, rows_;  // the length of a row, and the number of rows of an example
     double eps_;
     Affine<T> affine_;
+    std::vector<T> plain_;           // gamma and beta of a layer without: ones and zeros
     std::vector<T> mean_, inv_std_;  // the statistics of each row of the last forward pass
 };
 

@@ -115,6 +115,7 @@ std::vector<LayerEntry> other_entries() {
     LayerEntry noise{
         "GaussianNoise", {{"std", &Layer::deviation, kNotNegative}}, LayerMakers::of<GaussianNoiseLayer>()};
     dropout.arrays = noise.arrays = random_arrays;
+    dropout.only_in_training = noise.only_in_training = true;
     return {
         flatten,
         residual,

@@ -109,6 +109,38 @@ void dense_forward(const DenseShape& s, const T* x, const T* weight, const T* bi
 }
 
 template <class T>
+std::size_t dense_copy_size(const DenseShape& s) {
+    const std::ptrdiff_t cols = kernels<T>().tile_cols, wide = (s.out + cols - 1) / cols * cols;
+    return packing_pays(s, kernels<T>().lanes) ? static_cast<std::size_t>(wide * s.in) : 0;
+}
+
+template <class T>
+void dense_copy(const DenseShape& s, const T* weight, int part_index, int parts, T* copy) {
+    const cpu::Kernels<T>& table = kernels<T>();
+    const std::ptrdiff_t cols = table.tile_cols, wide = (s.out + cols - 1) / cols * cols;
+    const Span mine = part(s.out, cols, part_index, parts);
+    for (std::ptrdiff_t begin = 0; begin < s.in; begin += kDepth) {
+        table.pack_weight(weight, s.out, s.in, begin, std::min(kDepth, s.in - begin), mine.begin, mine.end,
+                          copy + wide * begin);
+    }
+}
+
+template <class T>
+void dense_forward_rows(const DenseShape& s, const T* x, const T* copy, const T* bias, Activation activation,
+                        T* y) {
+    const cpu::Kernels<T>& table = kernels<T>();
+    const bool relu = activation == Activation::relu;
+    const std::ptrdiff_t cols = table.tile_cols, wide = (s.out + cols - 1) / cols * cols;
+    const cpu::Dots<T> dots = {s.out, s.in, x, nullptr, bias, y, relu};
+    for (std::ptrdiff_t begin = 0; begin == 0 || begin < s.in; begin += kDepth) {
+        table.packed_product(dots, copy + wide * begin, begin, std::min(kDepth, s.in - begin), 0, s.batch, 0,
+                             s.out, nullptr);
+    }
+    if (activation == Activation::identity || relu) return;
+    table.activation_forward(activation, static_cast<std::size_t>(s.batch * s.out), y, y);
+}
+
+template <class T>
 void dense_backward(const DenseShape& s, const DenseInputs<T>& of, const DenseGradients<T>& to) {
     const cpu::Kernels<T>& table = kernels<T>();
     const std::ptrdiff_t size = s.batch * s.out;
@@ -212,9 +244,12 @@ void dense_update(const std::vector<DenseUpdate<T>>& updates, const T* coefficie
     });
 }
 
-#define X(T)                                                                                             \
-    template void dense_forward<T>(const DenseShape&, const T*, const T*, const T*, Activation, T*);     \
-    template void dense_backward<T>(const DenseShape&, const DenseInputs<T>&, const DenseGradients<T>&); \
+#define X(T)                                                                                              \
+    template void dense_forward<T>(const DenseShape&, const T*, const T*, const T*, Activation, T*);      \
+    template std::size_t dense_copy_size<T>(const DenseShape&);                                           \
+    template void dense_copy<T>(const DenseShape&, const T*, int, int, T*);                               \
+    template void dense_forward_rows<T>(const DenseShape&, const T*, const T*, const T*, Activation, T*); \
+    template void dense_backward<T>(const DenseShape&, const DenseInputs<T>&, const DenseGradients<T>&);  \
     template void dense_update<T>(const std::vector<DenseUpdate<T>>&, const T*);
 X(float)
 X(double)

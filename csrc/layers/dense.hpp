@@ -21,6 +21,20 @@ struct DenseShape {
 template <class T>
 void dense_forward(const DenseShape&, const T* x, const T* weight, const T* bias, Activation, T* y);
 
+// The same in parts that threads compute on their own, for the weight of a network that is read by all of
+// them: parts of the rows of a batch of shape `whole`, with a copy of the weight if that pays for it. The
+// bits are those of dense_forward for the batch.
+//
+// Returns the elements of the copy, or 0 if there is none.
+template <class T>
+std::size_t dense_copy_size(const DenseShape& whole);
+// Writes one of several parts of the copy, for a batch of any size.
+template <class T>
+void dense_copy(const DenseShape&, const T* weight, int part, int parts, T* copy);
+// Computes y (rows.batch, out) on this thread alone. `copy` is whole, and not null.
+template <class T>
+void dense_forward_rows(const DenseShape& rows, const T* x, const T* copy, const T* bias, Activation, T* y);
+
 // What the backward pass reads: arguments of the forward pass, and the gradient dy of its result y.
 template <class T>
 struct DenseInputs {

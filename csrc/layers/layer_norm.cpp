@@ -31,7 +31,9 @@ cpu::LayerNorm<T> filled(const LayerNormShape& s, const T* gamma, const T* beta,
 template <class T>
 void layer_norm_forward(const LayerNormShape& s, const T* x, const T* gamma, const T* beta, double eps, T* y,
                         T* mean, T* inv_std) {
-    T* const memory = reinterpret_cast<T*>(scratch<double>(2 * static_cast<size_t>(s.features)));
+    const bool is_plain = gamma == nullptr || beta == nullptr;
+    T* const memory =
+        is_plain ? reinterpret_cast<T*>(scratch<double>(2 * static_cast<size_t>(s.features))) : nullptr;
     const auto it = filled(s, gamma, beta, memory);
     split(static_cast<size_t>(s.rows), volume(s), kGrain, 1, [&](ptrdiff_t begin, ptrdiff_t end) {
         kernels<T>().layer_norm(it, x, begin, end, eps, y, mean, inv_std);

@@ -222,6 +222,34 @@ void norm_forward(const NormShape& s, const T* x, const NormAffine<T>& affine, c
 }
 
 template <class T>
+RunningNorm<T>::RunningNorm(ptrdiff_t channels, ptrdiff_t space)
+    : shape_{kFolded, channels, space},
+      memory_(Coefficients<T>::doubles(Plan(shape_), shape_) + static_cast<size_t>(channels)) {}
+
+template <class T>
+void RunningNorm<T>::prepare(const NormAffine<T>& affine, const NormRunning<T>& running, double eps) {
+    const Plan plan(shape_);
+    T* const inv_std = reinterpret_cast<T*>(memory_.data() + Coefficients<T>::doubles(plan, shape_));
+    for (ptrdiff_t c = 0; c < shape_.channels; ++c) {
+        inv_std[c] = math::inverse_deviation<T>(static_cast<double>(running.var[c]), eps);
+    }
+    Coefficients<T>(plan, shape_, memory_.data()).fill_forward(affine, running.mean, inv_std);
+}
+
+template <class T>
+void RunningNorm<T>::apply(ptrdiff_t n, bool relu, const T* x, T* y) {
+    const Plan plan(shape_);
+    const NormCoefficients<T> k = Coefficients<T>(plan, shape_, memory_.data()).view();
+    const auto apply_to = [&](const NormMatrix& matrix, ptrdiff_t at) {
+        kernels<T>().norm_apply(matrix, x + at, 0, matrix.rows, k, relu, y + at);
+    };
+    if (!plan.by_columns()) return apply_to({n * shape_.channels, shape_.space, shape_.channels}, 0);
+    const ptrdiff_t whole = n / plan.folds, cols = plan.matrix.cols;
+    apply_to({whole, cols, 0}, 0);
+    apply_to({n % plan.folds, cols / plan.folds, 0}, whole * cols);
+}
+
+template <class T>
 void norm_backward(const NormShape& s, const T* dy, const T* x, const NormAffine<T>& affine,
                    const NormSaved<T>& saved, T* dx, T* dgamma, T* dbeta) {
     if (s.batch * s.channels * s.space == 0) {
@@ -277,6 +305,7 @@ void norm_backward(const NormShape& s, const T* dy, const T* x, const NormAffine
 }
 
 #define X(T)                                                                                               \
+    template class RunningNorm<T>;                                                                         \
     template void norm_forward<T>(const NormShape&, const T*, const NormAffine<T>&, const NormRunning<T>&, \
                                   const NormOptions&, T*, T*, T*);                                         \
     template void norm_backward<T>(const NormShape&, const T*, const T*, const NormAffine<T>&,             \

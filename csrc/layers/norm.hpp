@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 namespace pyoptim::core {
 
@@ -35,6 +36,21 @@ struct NormOptions {
 template <class T>
 void norm_forward(const NormShape&, const T* x, const NormAffine<T>&, const NormRunning<T>&,
                   const NormOptions&, T* y, T* mean, T* inv_std);
+
+// What norm_forward computes in evaluation by running statistics, on parts of a batch that threads compute on
+// their own. prepare() reads the statistics, apply() what it made of them.
+template <class T>
+class RunningNorm {
+  public:
+    RunningNorm(std::ptrdiff_t channels, std::ptrdiff_t space);
+    void prepare(const NormAffine<T>&, const NormRunning<T>&, double eps);
+    // Computes y of n examples x on this thread alone.
+    void apply(std::ptrdiff_t n, bool relu, const T* x, T* y);
+
+  private:
+    NormShape shape_;             // that of a batch for which the coefficients are laid out
+    std::vector<double> memory_;  // of the coefficients
+};
 
 // The statistics that the forward pass kept. If they are not those of the batch, they are running statistics:
 // constants through which no gradient flows.

@@ -1,18 +1,15 @@
 // The training engine over arrays that Python owns.
 #include <pybind11/stl.h>
 
-#include <map>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "api/layer_json.hpp"
-#include "engine/chain.hpp"
 #include "engine/engine.hpp"
 #include "engine/hogwild.hpp"
 #include "optim/rule_info.hpp"
-#include "python/arrays.hpp"
+#include "python/bound_chain.hpp"
 #include "python/penalized.hpp"
 
 namespace pyoptim::python {
@@ -22,10 +19,6 @@ namespace {
 template <class T>
 class Engine {
   public:
-    // The layers as a model's file describes them, the elements of an example and the length of its last
-    // dimension, all parameters, all gradients, and the buffers by their names in files.
-    using Model = std::tuple<std::string, std::pair<std::ptrdiff_t, std::ptrdiff_t>, Array<T>, Array<T>,
-                             std::map<std::string, py::array>>;
     // One tuple per group: the rule's name, and per parameter: itself, its gradient, its states.
     using Parameter = std::tuple<Array<T>, Array<T>, std::vector<Array<T>>>;
     using Group = std::tuple<std::string, std::vector<Parameter>>;
@@ -35,11 +28,10 @@ class Engine {
     using Noise = std::optional<std::tuple<Array<T>, double, std::uint64_t, std::uint64_t>>;
 
     // loss: as the JSON {"type": ..., ...}
-    Engine(const Model& model, const std::string& loss, std::size_t capacity,
+    Engine(const Model<T>& model, const std::string& loss, std::size_t capacity,
            const std::vector<Group>& groups, bool hogwild, const Penalty& penalty)
-        : chain_(core::layers_from(std::get<0>(model)),
-                 {std::get<1>(model).first, std::get<1>(model).second}),
-          engine_(views(model), core::loss_from(loss), capacity),
+        : chain_(model),
+          engine_(chain_.views(), core::loss_from(loss), capacity),
           takes_labels_(core::loss_entry(core::loss_from(loss).type).classification) {
         if (hogwild) hogwild_.emplace(chain_.views(), core::loss_from(loss), capacity);
         for (const auto& [name, parameters] : groups) {
@@ -49,15 +41,16 @@ class Engine {
                             static_cast<int>(states.size()) == core::kRules[rule].states,
                         "a parameter, its gradient and its states");
                 typename core::Stepper<T>::Array array{
-                    rule, row_, claim(parameter), {}, static_cast<std::size_t>(parameter.size()), nullptr};
+                    rule,   row_, chain_.claim(parameter), {}, static_cast<std::size_t>(parameter.size()),
+                    nullptr};
                 for (std::size_t k = 0; k < states.size(); ++k) {
                     require(states[k].size() == parameter.size(), "a state and its parameter");
-                    array.state[k] = claim(states[k]);
+                    array.state[k] = chain_.claim(states[k]);
                 }
                 if (hogwild_) {
-                    hogwild_->add(array, claim(gradient));
+                    hogwild_->add(array, chain_.claim(gradient));
                 } else {
-                    engine_.add(array, claim(gradient));
+                    engine_.add(array, chain_.claim(gradient));
                 }
             }
             row_ += static_cast<std::size_t>(core::kRules[rule].coefficients);
@@ -77,7 +70,10 @@ class Engine {
         core::WeightNoise<T> own{};
         if (noise) {
             const auto& [parameters, deviation, seed, step] = *noise;
-            own = {claim(parameters), static_cast<std::size_t>(parameters.size()), deviation, {seed, step}};
+            own = {chain_.claim(parameters),
+                   static_cast<std::size_t>(parameters.size()),
+                   deviation,
+                   {seed, step}};
         }
         engine_.set_noise(own);
         outcome = {};
@@ -143,39 +139,9 @@ class Engine {
     core::Outcome outcome;
 
   private:
-    T* claim(Array<T> array) {
-        kept_.push_back(array);
-        return array.mutable_data();  // throws if read-only
-    }
-
-    // The views of the layers, once they have their memory.
-    const std::vector<core::LayerView<T>>& views(const Model& model) {
-        const auto& [layers, input, parameters, gradients, buffers] = model;
-        const auto size = static_cast<py::ssize_t>(chain_.parameter_count());
-        require(parameters.size() == size && gradients.size() == size, "layers and parameters");
-        chain_.bind(claim(parameters), claim(gradients));
-        for (core::LayerView<T>& view : chain_.views()) {
-            for (core::LayerArray<T>& array : view.arrays) {
-                if (array.role == core::Role::parameter) continue;
-                const auto found = buffers.find(view.name + array.name);
-                require(found != buffers.end() && found->second.size() == array.size(), "buffers of a layer");
-                if (array.role == core::Role::buffer) {
-                    require(py::isinstance<Array<T>>(found->second), "a buffer is of another type");
-                    array.value = claim(found->second.template cast<Array<T>>());
-                } else {
-                    using Counter = Array<std::int64_t>;
-                    require(py::isinstance<Counter>(found->second), "a counter is of another type");
-                    kept_.push_back(found->second);
-                    array.count = found->second.template cast<Counter>().mutable_data();
-                }
-            }
-        }
-        return chain_.views();
-    }
-
-    std::vector<py::array> kept_;  // alive
+    std::vector<py::array> kept_;  // the penalty's, alive
     std::size_t row_ = 0;          // coefficients of a step
-    core::Chain<T> chain_;
+    BoundChain<T> chain_;
     core::Engine<T> engine_;
     bool takes_labels_;
     std::optional<core::Hogwild<T>> hogwild_;  // trains instead
@@ -186,8 +152,8 @@ void bind_for(py::module_& m, const char* name) {
     using E = Engine<T>;
     const auto outcome = [](auto member) { return [member](const E& self) { return self.outcome.*member; }; };
     py::class_<E>(m, name)
-        .def(py::init<const typename E::Model&, const std::string&, std::size_t,
-                      const std::vector<typename E::Group>&, bool, const typename E::Penalty&>(),
+        .def(py::init<const Model<T>&, const std::string&, std::size_t, const std::vector<typename E::Group>&,
+                      bool, const typename E::Penalty&>(),
              py::arg("model"), py::arg("loss"), py::arg("capacity"), py::arg("groups"), py::arg("hogwild"),
              py::arg("penalty").none(true))
         .def("begin_epoch", &E::begin_epoch, py::arg("loss"), py::arg("correct"), py::arg("noise").none(true))

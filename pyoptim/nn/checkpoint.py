@@ -44,7 +44,7 @@ def load_model(kind: type[Sequential], path: str | Path) -> Sequential:
     try:
         if description["dtype"] not in [dtype.name for dtype in FLOATS]:
             raise ValueError(f"its dtype is {description['dtype']!r}")
-        layers = [_layer(fields) for fields in description["layers"]]
+        layers = [layer_from(fields) for fields in description["layers"]]
         _check_sizes(layers, tensors)
         model = kind(*layers, dtype=description["dtype"])
         model.load_state_dict(tensors)
@@ -53,12 +53,13 @@ def load_model(kind: type[Sequential], path: str | Path) -> Sequential:
     return model.eval()
 
 
-def _layer(fields: dict[str, Any]) -> Layer:
+def layer_from(fields: dict[str, Any]) -> Layer:
+    """Make a layer of what `describe` returned of one."""
     options = {name: value for name, value in fields.items() if name not in ("type", "trainable")}
     if fields["type"] not in Layer.kinds:
         raise ValueError(f"{fields['type']!r} is no layer")
     if "block" in options:
-        options["block"] = [_layer(inner) for inner in options["block"]]
+        options["block"] = [layer_from(inner) for inner in options["block"]]
     layer = Layer.kinds[fields["type"]](**options)
     if "trainable" in fields:
         layer.trainable = fields["trainable"]

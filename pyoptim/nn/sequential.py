@@ -15,6 +15,7 @@ from ..arrays.memory import aligned_zeros
 from ..backends.places import HOST, Place, place_named
 from ..runtime.dtypes import FLOATS, Array
 from .layers import Layer, backward, bind, check_layers, walk
+from .prediction import Predictor, outputs
 
 
 class Sequential:
@@ -64,6 +65,7 @@ class Sequential:
     owned = False  # whether a `Residual` has taken its layers
     _place: Place = HOST
     _given: Any = None  # the last forward's input, if that is somebody's array in a GPU's memory
+    _unkept: Any = None  # the last forward's input, if the layers have not kept what backward reads
 
     def __init__(self, *layers: Layer, seed: int | None = None, dtype: DTypeLike = np.float32) -> None:
         check_layers("layers", layers)
@@ -71,6 +73,7 @@ class Sequential:
         if self.dtype not in FLOATS:
             raise TypeError(f"dtype is {self.dtype}, expected float32 or float64")
         self.layers = layers
+        self._predictors: list[Predictor] = []  # those that no thread is using
         self.training = True
         self._output_shape: tuple[int, ...] | None = None  # of the last forward
 
@@ -87,9 +90,15 @@ class Sequential:
         for layer in layers:
             layer.owned = True
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["_predictors"]
+        return state
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A copy or pickle holds every array separately, so the layers' arrays are made views again.
         self.__dict__.update(state)
+        self._predictors = []
         self.__dict__.pop("_queue", None)  # of version 0.1
         bind(self.layers, self.flat_parameters, self.flat_gradients)
 
@@ -140,7 +149,7 @@ class Sequential:
             for name, value in list(vars(layer).items()):
                 if name.startswith("_") and isinstance(value, np.ndarray | gpu.DeviceArray | tuple):
                     delattr(layer, name)
-        self._place, self._output_shape, self._given = place, None, None
+        self._place, self._output_shape, self._given, self._unkept = place, None, None, None
         return self
 
     def leaves(self) -> dict[str, Layer]:
@@ -190,16 +199,21 @@ class Sequential:
         """
         if gpu_views.is_on_gpu(x):
             return cast(Array, self._adopted(name, x, keep_bytes))
-        x = np.asarray(x)
-        if x.dtype.kind not in "fiub":
-            raise TypeError(f"{name} has dtype {x.dtype}, expected numbers")
-        self._check_shape(name, x.shape)
-        if keep_bytes and x.dtype == np.uint8:
-            return np.ascontiguousarray(x)
-        with np.errstate(over="ignore"):  # what is too large for the dtype is found to be infinite
-            converted = np.ascontiguousarray(x, self.dtype)
+        converted = self._converted(name, x, keep_bytes)
+        self._check_shape(name, converted.shape)
         check_finite(name, converted)
         return converted
+
+    def _converted(self, name: str, x: Any, keep_bytes: bool) -> Array:
+        """Return numbers as a contiguous array of the model's dtype, or of bytes; not checked further."""
+        given: Array = np.asarray(x)
+        if given.dtype == self.dtype and given.flags.c_contiguous:
+            return given
+        if given.dtype.kind not in "fiub":
+            raise TypeError(f"{name} has dtype {given.dtype}, expected numbers")
+        dtype = given.dtype if keep_bytes and given.dtype == np.uint8 else self.dtype
+        with np.errstate(over="ignore"):  # what is too large for the dtype is found to be infinite
+            return given.astype(dtype, order="C", copy=False)
 
     def _adopted(self, name: str, x: Any, keep_bytes: bool) -> Any:
         """Return a user's array in the model's GPU's memory, as `check_input` does."""
@@ -225,13 +239,14 @@ class Sequential:
         """The output for a checked batch."""
         for layer in self.layers:
             x = layer.forward(x, self.training)
-        self._output_shape = x.shape
+        self._output_shape, self._unkept = x.shape, None
         return x
 
     def forward(self, x: Any) -> Array:
         """The output for a batch of any real dtype, e.g. (batch, features).
 
-        `backward` reads x again, so leave it as it is until then.
+        `backward` reads x again, so leave it as it is until then. In evaluation mode the layers keep nothing,
+        and `backward` computes what they would have kept once more: leave the parameters alone too.
 
         A model on a GPU takes arrays of its memory too (CuPy's, PyTorch's, and what else has
         ``__cuda_array_interface__`` or speaks DLPack) of its dtype, without a copy and without a look at
@@ -243,6 +258,10 @@ class Sequential:
         TypeError, ValueError
             Not numbers, not finite, or not the shape that the layers take.
         """
+        computed = None if self.training else outputs(self, "x", x)
+        if computed is not None:
+            self._output_shape, self._given, self._unkept = computed[0].shape, None, computed[1]
+            return computed[0]
         x = self.check_input("x", x)
         y: Array = self._place.result(self._forward(self._place.upload(x)), x)
         self._given = None if isinstance(x, np.ndarray) else x
@@ -279,6 +298,10 @@ class Sequential:
         return dx if dx is None or not isinstance(dy, np.ndarray) else self._place.values(dx)
 
     def _backward(self, dy: Array, need_dx: bool = False) -> Array | None:
+        if self._unkept is not None:
+            x, self._unkept = self._unkept.astype(self.dtype, copy=False), None
+            for layer in self.layers:
+                x = layer.forward(x, False)
         return backward(self.layers, dy, need_dx)
 
     def parameters(self) -> dict[str, Array]:
@@ -343,6 +366,26 @@ class Sequential:
         from . import checkpoint
 
         return checkpoint.load_model(Sequential, path)
+
+    def folded(self) -> Sequential:
+        """A copy for predictions, in evaluation mode, in which `Dense` layers normalise by themselves.
+
+        Each `BatchNorm` that follows a `Dense` without an activation, and has running statistics, becomes
+        part of that layer's weight and bias, computed in float64 and rounded once. A model with nothing to
+        fold is copied as it is. Later changes of the model do not reach the copy.
+
+        Outputs differ from the model's by rounding: of a layer with n inputs, by at most some n units in the
+        last place of the largest of the terms that are summed, which are inputs times weights, the bias and
+        the running mean, all divided by the running deviation; mostly by a few.
+
+        Raises
+        ------
+        ValueError
+            A layer is not one of pyoptim.nn's.
+        """
+        from . import folding
+
+        return folding.folded(Sequential, self)
 
     def summary(self) -> str:
         """A line per layer, those in blocks too, and the number of parameters."""

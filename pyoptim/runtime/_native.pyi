@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'any_outside', 'common_coefficients', 'compiled_kinds', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'layer_norm_backward', 'layer_norm_forward', 'most_threads', 'multiply_add', 'next_coefficients', 'norm_backward', 'norm_forward', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'processor_quota', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'tensor_gradients', 'tensor_layouts', 'use_instruction_set']
+__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Predictor32', 'Predictor64', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'any_outside', 'common_coefficients', 'compiled_kinds', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'layer_norm_backward', 'layer_norm_forward', 'most_threads', 'multiply_add', 'next_coefficients', 'norm_backward', 'norm_forward', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'processor_quota', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'tensor_gradients', 'tensor_layouts', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
@@ -89,6 +89,16 @@ class Engine64:
         ...
     @property
     def wrong(self) -> int:
+        ...
+class Predictor32:
+    def __init__(self, model: tuple[str, tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], collections.abc.Mapping[str, numpy.ndarray]]) -> None:
+        ...
+    def predict(self, x: numpy.ndarray, y: numpy.typing.NDArray[numpy.float32]) -> bool:
+        ...
+class Predictor64:
+    def __init__(self, model: tuple[str, tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], typing.Annotated[numpy.typing.ArrayLike, numpy.float64], typing.Annotated[numpy.typing.ArrayLike, numpy.float64], collections.abc.Mapping[str, numpy.ndarray]]) -> None:
+        ...
+    def predict(self, x: numpy.ndarray, y: numpy.typing.NDArray[numpy.float64]) -> bool:
         ...
 class TensorGradients:
     def __init__(self, params: collections.abc.Sequence[tuple[typing.Any, typing.SupportsInt | typing.SupportsIndex, collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], written: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], device: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]) -> None:

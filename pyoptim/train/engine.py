@@ -8,7 +8,6 @@ be any function of the step, and Ctrl-C and the progress bar are served between 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +16,8 @@ import numpy as np
 
 from .. import nn
 from ..arrays.memory import is_fast
-from ..nn.checkpoint import describe
 from ..nn.layers import walk
+from ..nn.prediction import described
 from ..optim import stepping
 from ..optim.optimizer import Optimizer
 from ..runtime import dispatch
@@ -178,8 +177,9 @@ class Engine:
         if penalty is not None:
             added = (self._flat, model.flat_gradients, penalty._runs(model), penalty.l2, penalty.l1)
         kind = _native.Engine32 if model.dtype == np.float32 else _native.Engine64
-        described = _described(model, shape)
-        self._engine = kind(described, json.dumps(loss.describe()), batch_size, groups, hogwild, added)
+        self._engine = kind(
+            described(model, shape), json.dumps(loss.describe()), batch_size, groups, hogwild, added
+        )
         self._optimizer, self._batch_size = optimizer, batch_size
         self._chunk = 1  # batches
 
@@ -280,10 +280,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return tuple(float(number) for number in value)
     return float(value) if is_number(value) else value
-
-
-def _described(model: nn.Sequential, shape: tuple[int, ...]) -> tuple[Any, ...]:
-    """Return what the engine is told of a model: layers as in a file, sizes of an example, all arrays."""
-    buffers = model._named("buffers")
-    layers = json.dumps(describe("layers", model.layers))
-    return layers, (math.prod(shape), shape[-1]), model.flat_parameters, model.flat_gradients, buffers

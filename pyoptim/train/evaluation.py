@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import nn
 from ..backends.places import place_with
+from ..nn.prediction import outputs as outputs_of
 from ..runtime.dtypes import Array
 from .data import Data
 
@@ -24,7 +25,8 @@ def evaluate(
     outputs = []
     data, examples = data.at(model._place), len(data.x)
     for x, y, weight in data.batches(_batch_size(model, data.x), model.dtype):
-        output = model._forward(x)
+        computed = outputs_of(model, "x", x)
+        output = model._forward(x) if computed is None else computed[0]
         if metrics:
             outputs.append(np.array(output))
         value = loss.evaluate(output, y, None, weight)
@@ -40,6 +42,10 @@ def evaluate(
 
 def predict(model: nn.Sequential, x: Any) -> Array:
     """See `Trainer.predict`."""
+    computed = outputs_of(model, "x", x)
+    if computed is not None:
+        model.eval()
+        return computed[0]
     x = model.check_input("x", x, keep_bytes=True)
     model.eval()
     place, size = place_with(x), _batch_size(model, x)

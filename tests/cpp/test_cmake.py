@@ -180,6 +180,11 @@ def test_cpp_has_every_layer_and_loss(built, tmp_path, name):
     assert list(result.parameters()) == list(model.parameters())
     for array, value in model.state_dict().items():
         assert np.array_equal(result.state_dict()[array], value), array
+    folded, own = nn.Sequential.load(tmp_path / "result.safetensors.folded"), model.folded()
+    assert repr(folded) == repr(own)
+    assert len(own.parameters()) < len(model.parameters())
+    for array, value in own.state_dict().items():
+        assert np.array_equal(folded.state_dict()[array], value), array
 
 
 @needs_tools

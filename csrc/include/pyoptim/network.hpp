@@ -143,6 +143,11 @@ class PYOPTIM_API Network {
     /// y (examples, outputs) for x (examples, inputs), in evaluation: logits, not probabilities.
     void predict(const T* x, std::size_t examples, T* y) const;
 
+    /// A copy for predictions: each BatchNorm with running statistics that follows a Dense without an
+    /// activation becomes part of its weight and bias, computed in double and rounded once. Outputs differ by
+    /// rounding. Without such a layer it is a plain copy.
+    Network folded() const;
+
     /// A safetensors file that `pyoptim.nn.Sequential.load` reads, replaced at once.
     void save(const std::string& path) const;
     /// One that Python's `save`, or ours, wrote; of the same dtype.

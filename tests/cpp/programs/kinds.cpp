@@ -1,7 +1,7 @@
 // Every kind of layer and loss. With one argument, makes a network and saves it to that file; kinds FILE TYPE
 // makes one with a layer of that type, whose options are the defaults. Else
 // kinds MODEL INPUTS TARGETS LOSS OUTPUTS RESULT predicts with a saved model, trains it for two epochs on
-// targets (int64 labels if LOSS is "labels") and saves it.
+// targets (int64 labels if LOSS is "labels") and saves it, and folded as RESULT.folded.
 #include <cstdio>
 #include <fstream>
 #include <iterator>
@@ -82,4 +82,5 @@ int main(int argc, char** argv) {
     };
     network.fit(data, optimizer, options);
     network.save(argv[6]);
+    network.folded().save(std::string(argv[6]) + ".folded");
 }

@@ -1,0 +1,64 @@
+// Predictions: the outputs of a chain of layers in evaluation mode.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "engine/layer.hpp"
+#include "runtime/scratch.hpp"
+
+namespace pyoptim::core {
+
+template <class T>
+class Predictor {
+  public:
+    // What the views refer to must outlive the predictor. Their values may change between predictions.
+    explicit Predictor(std::vector<LayerView<T>> layers);
+
+    // Writes the outputs (n, outputs) of n examples x to y; x has `bytes` instead if it is null. The outputs
+    // do not depend on how the examples are cut into blocks, and are those of all of them in one batch.
+    struct Batch {
+        std::size_t n;
+        const T* x;
+        const std::uint8_t* bytes;
+        T* y;
+    };
+    // Returns false, with some of y unspecified, if one of x is seen to be NaN or infinite, and true for
+    // others unless `looks` is false.
+    bool predict(const Batch&, bool looks = false);
+
+    std::size_t inputs() const { return static_cast<std::size_t>(layers_.front().in.size); }
+    std::size_t outputs() const { return static_cast<std::size_t>(layers_.back().out.size); }
+
+  private:
+    // A step of the forward pass: y = layer(x), or y = shortcut + x if the layer has a block. The numbers are
+    // of places, where the output of a layer is kept until nobody reads it any more.
+    struct Step {
+        std::size_t layer;
+        int x, shortcut, y;
+        std::size_t width;  // the elements of an example in y
+    };
+    // Memory of all places for so many examples.
+    struct Room {
+        T* memory;
+        std::size_t rows;
+    };
+    void make_layers(std::size_t capacity);
+    bool run(const Batch&, const Room&, bool whole, bool looks);
+    bool run_blocks(const Batch&, int most, bool looks);
+
+    std::vector<LayerView<T>> layers_;
+    std::vector<std::unique_ptr<CompiledLayer<T>>> compiled_;  // by layer; null for one that has a block
+    std::size_t capacity_ = 0;                                 // the largest batch that they take as a whole
+    std::vector<Step> steps_;
+    std::vector<std::size_t> starts_;  // where the places are in memory for one example; the input is at 0
+    std::size_t total_ = 0;            // the elements of that memory
+    bool needs_whole_ = false;         // whether a layer takes statistics of the batch
+    std::size_t weights_ = 0;          // the number of parameters
+    std::size_t widest_ = 0;           // the most elements of an example in a layer's input and output
+    Memory<T> memory_;
+};
+
+}  // namespace pyoptim::core
