@@ -8,6 +8,7 @@ be any function of the step, and Ctrl-C and the progress bar are served between 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -241,15 +242,11 @@ def _plan(optimizer: Optimizer, steps: int) -> tuple[Array, Callable[[int], _Sca
         return _plan_in_python(optimizer, steps)
     from ..runtime import _native
 
-    rate = stepping.learning_rate
     rows, last, products = [], optimizer._scalars, []
     for rule, group, scalars in zip(optimizer._rules, optimizer.param_groups, last, strict=True):
         stepping.check_rule(optimizer, group, rule)
         first = int(scalars["step"])
-        if callable(group["lr"]):
-            lr = [rate(group["lr"], t, optimizer.epoch) for t in range(first + 1, first + 1 + steps)]
-        else:
-            lr = [rate(group["lr"], first + 1, optimizer.epoch)] * steps
+        lr = _rates(group["lr"], first, steps, optimizer.epoch)
         options = {name: _plain(value) for name, value in group.items() if name not in ("params", "lr")}
         _, of_group, product = _native.next_coefficients(
             type(optimizer).__name__.lower(), options, first, scalars.get("mu_product", 1.0), lr
@@ -264,6 +261,18 @@ def _plan(optimizer: Optimizer, steps: int) -> tuple[Array, Callable[[int], _Sca
         ]
 
     return np.concatenate(rows, axis=1), scalars_after
+
+
+def _rates(lr: Any, first: int, steps: int, epoch: int) -> list[float]:
+    """Return the learning rates of the steps after the first ones, as `stepping.learning_rate` does."""
+    rate = stepping.learning_rate
+    if not callable(lr) or (isinstance(lr, Schedule) and lr.unit == "epoch"):
+        return [rate(lr, first + 1, epoch)] * steps
+    if isinstance(lr, Schedule):
+        rates = [lr(k) for k in range(first, first + steps)]
+        if set(map(type, rates)) == {float} and min(rates) >= 0 and math.isfinite(sum(rates)):
+            return rates
+    return [rate(lr, t, epoch) for t in range(first + 1, first + 1 + steps)]
 
 
 def _plan_in_python(optimizer: Optimizer, steps: int) -> tuple[Array, Callable[[int], _Scalars]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,14 @@ from .preparing import Options, Run, hold_back, prepare
 from .progress import Progress
 from .resume import Epoch
 from .weight_noise import WeightNoise, noisy
+
+
+class _Path(NamedTuple):
+    """What runs epochs: its name and reason are those of `History`; without an engine, the generic loop."""
+
+    name: str
+    reason: str | None
+    engine: compiled.Engine | cuda_engine.Engine | None
 
 
 class Trainer:
@@ -215,13 +223,13 @@ class Trainer:
     def _run(self, run: Run, history: History) -> None:
         """Go through the epochs, and fill the history."""
         options, resume = run.options, run.resume
-        epoch = self._begin(run, history)
+        epoch, path = self._begin(run, history), None
         examples = len(run.data.x)
         progress = Progress(options.epochs, examples, enabled=options.verbose)
         progress.advance(min(epoch.index, options.epochs) * examples + epoch.done)
         try:
             while epoch.index < options.epochs:
-                self._run_epoch(run, epoch, history, progress)
+                path = self._run_epoch(run, epoch, path, history, progress)
                 epoch = Epoch(epoch.index + 1, self._rng.bit_generator.state)
                 if self.stop_training:
                     epoch.index = max(
@@ -253,20 +261,18 @@ class Trainer:
             resume.load_callbacks()
         return epoch
 
-    def _run_epoch(self, run: Run, epoch: Epoch, history: History, progress: Progress) -> None:
-        """Run the rest of an epoch, with its callbacks and its validation."""
+    def _run_epoch(
+        self, run: Run, epoch: Epoch, path: _Path | None, history: History, progress: Progress
+    ) -> _Path:
+        """Run the rest of an epoch, with its callbacks and its validation, on the path of the last one."""
         done, callbacks = self.optimizer.epoch, run.options.callbacks
         if epoch.done == 0:
             for callback in callbacks:
                 callback.on_epoch_begin(done)
-        # The engine is made anew for every epoch, since callbacks may have changed its parts.
-        history.reason = self._why_not(run)
-        self.optimizer.check_memory()
-        self._find_gradients()
-        history.path, engine = "python", None
-        if history.reason is None:
-            history.path, engine = self._new_engine(run)
-        measured = self._train_epoch(engine, run, epoch, history, progress)
+        if path is None or callbacks or self.metrics:  # functions of the user may have changed its parts
+            path = self._new_path(run)
+        history.path, history.reason = path.name, path.reason
+        measured = self._train_epoch(path.engine, run, epoch, history, progress)
         self.optimizer.epoch = done + 1
         if run.held_back is not None:
             results = self._evaluate(run.held_back)
@@ -276,16 +282,23 @@ class Trainer:
         progress.end_epoch(epoch.index, measured)
         for callback in callbacks:
             callback.on_epoch_end(done, measured)
+        return path
 
-    def _new_engine(self, run: Run) -> tuple[str, compiled.Engine | cuda_engine.Engine]:
-        """Return the name of the engine for the model's device, as in `History.path`, and the engine."""
+    def _new_path(self, run: Run) -> _Path:
+        """Choose what runs an epoch of the model, the loss and the optimizer as they are now."""
+        reason = self._why_not(run)
+        self.optimizer.check_memory()
+        self._find_gradients()
+        if reason is not None:
+            return _Path("python", reason, None)
         if self.model._place.queue is not None:
-            return "cuda", self._graphs(run.batch_size)
+            return _Path("cuda", None, self._graphs(run.batch_size))
         hogwild = run.options.parallel == "hogwild"
-        return "native", compiled.Engine(
+        engine = compiled.Engine(
             self.model, self.loss, self.optimizer, run.data.x.shape[1:], run.batch_size, hogwild,
             self.penalty,
         )  # fmt: skip
+        return _Path("native", None, engine)
 
     def _graphs(self, batch_size: int) -> cuda_engine.Engine:
         """Return the engine for a GPU: the last one if it was made of the same parts, else a new one."""

@@ -260,6 +260,26 @@ def test_schedules(lr):
     both(lambda m: po.Adam(m.parameters(), lr=lr))
 
 
+def test_a_schedule_of_the_users_own_kind():
+    class Own(schedules.Schedule):
+        kind = float
+
+        def __call__(self, k):
+            return self.kind(0.01 + 0.001 * k)
+
+    class Narrow(Own):
+        kind = np.float32
+
+    class Ending(Own):
+        def __call__(self, k):
+            return 0.1 if k < 7 else float("nan")
+
+    for schedule in (Own(), Narrow()):
+        both(lambda m, schedule=schedule: po.SGD(m.parameters(), lr=schedule))
+    with pytest.raises(ValueError, match="lr is nan at step 8"):
+        both(lambda m: po.SGD(m.parameters(), lr=Ending()))
+
+
 def test_groups_lists_and_the_flat_vector_train_alike():
     def grouped(model):
         named = model.parameters()
