@@ -2,7 +2,6 @@
 
 #include "engine/layer.hpp"
 #include "layers/activation_names.hpp"
-#include "runtime/scratch.hpp"
 
 namespace pyoptim::core {
 
@@ -26,17 +25,13 @@ class DenseLayer final : public CompiledLayer<T> {
         dense_forward<T>(shape(to.n), to.x, weight_.value, bias_.value, activation_, to.y);
     }
 
-    void prepare(std::size_t n) override {
-        const std::size_t size = dense_copy_size<T>(shape(n));
-        copies_ = size > 0;
-        copy_.reserve(size);
-    }
+    void prepare(std::size_t n) override { copies_ = copy_.prepare(shape(n)); }
     void copy(int part, int parts) override {
-        if (copies_) dense_copy<T>({0, in_, out_}, weight_.value, part, parts, copy_.data());
+        if (copies_) copy_.update(shape(0), weight_.value, part, parts);
     }
     void evaluate(std::size_t n, const T* x, T* y) override {
         if (copies_) {
-            dense_forward_rows<T>(shape(n), x, copy_.data(), bias_.value, activation_, y);
+            copy_.forward(shape(n), x, bias_.value, activation_, y);
         } else {  // a part of a batch pays for a copy even less
             dense_forward<T>(shape(n), x, weight_.value, bias_.value, activation_, y);
         }
@@ -64,7 +59,7 @@ class DenseLayer final : public CompiledLayer<T> {
     LayerArray<T> weight_, bias_;
     std::vector<T> dz_;    // the gradient before the activation, which a fused update needs
     bool copies_ = false;  // whether a prediction multiplies by a copy of the weight
-    Memory<T> copy_;
+    DenseCopy<T> copy_;
 };
 
 Width output(Layer& layer, const Width& in) {

@@ -1,6 +1,7 @@
 #include "layers/dense.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "runtime/dispatch.hpp"
 #include "runtime/parallel.hpp"
@@ -52,6 +53,9 @@ bool packing_pays(const DenseShape& s, std::ptrdiff_t lanes) {
     return vectors / out * (multiply + 0.7) + 0.5 * in / static_cast<double>(s.batch) < dots;
 }
 
+// The columns of a transposed copy of a weight.
+std::ptrdiff_t padded(std::ptrdiff_t out, std::ptrdiff_t cols) { return (out + cols - 1) / cols * cols; }
+
 std::size_t work(const DenseShape& s) {
     const auto multiply_adds = static_cast<std::size_t>(s.batch * s.out) * static_cast<std::size_t>(s.in + 1);
     return multiply_adds / static_cast<std::size_t>(std::clamp<std::ptrdiff_t>(s.batch, 1, kReuse));
@@ -83,7 +87,7 @@ void dense_forward(const DenseShape& s, const T* x, const T* weight, const T* bi
         return;
     }
     // Each pass takes kDepth inputs, so that the copy stays in the caches.
-    const std::ptrdiff_t cols = table.tile_cols, wide = (s.out + cols - 1) / cols * cols;
+    const std::ptrdiff_t cols = table.tile_cols, wide = padded(s.out, cols);
     T* const own = scratch<T>(table.product_scratch * static_cast<std::size_t>(most) +
                               static_cast<std::size_t>(wide * std::min(s.in, kDepth)));
     T* const packed = own + table.product_scratch * static_cast<std::size_t>(most);
@@ -109,35 +113,44 @@ void dense_forward(const DenseShape& s, const T* x, const T* weight, const T* bi
 }
 
 template <class T>
-std::size_t dense_copy_size(const DenseShape& s) {
-    const std::ptrdiff_t cols = kernels<T>().tile_cols, wide = (s.out + cols - 1) / cols * cols;
-    return packing_pays(s, kernels<T>().lanes) ? static_cast<std::size_t>(wide * s.in) : 0;
+bool DenseCopy<T>::prepare(const DenseShape& whole) {
+    const cpu::Kernels<T>& table = kernels<T>();
+    if (!packing_pays(whole, table.lanes)) return false;
+    is_old_ = kernels_ == &table;
+    if (is_old_) return true;
+    copy_.reserve(static_cast<std::size_t>(padded(whole.out, table.tile_cols) * whole.in));
+    weight_.reserve(static_cast<std::size_t>(whole.out * whole.in));
+    kernels_ = &table;
+    return true;
 }
 
 template <class T>
-void dense_copy(const DenseShape& s, const T* weight, int part_index, int parts, T* copy) {
+void DenseCopy<T>::update(const DenseShape& s, const T* weight, int part_index, int parts) {
     const cpu::Kernels<T>& table = kernels<T>();
-    const std::ptrdiff_t cols = table.tile_cols, wide = (s.out + cols - 1) / cols * cols;
-    const Span mine = part(s.out, cols, part_index, parts);
+    const Span mine = part(s.out, table.tile_cols, part_index, parts);
+    const T* const now = weight + mine.begin * s.in;
+    T* const before = weight_.data() + mine.begin * s.in;
+    const std::size_t bytes = static_cast<std::size_t>((mine.end - mine.begin) * s.in) * sizeof(T);
+    if (is_old_ && std::memcmp(now, before, bytes) == 0) return;
+    std::memcpy(before, now, bytes);
     for (std::ptrdiff_t begin = 0; begin < s.in; begin += kDepth) {
         table.pack_weight(weight, s.out, s.in, begin, std::min(kDepth, s.in - begin), mine.begin, mine.end,
-                          copy + wide * begin);
+                          copy_.data() + padded(s.out, table.tile_cols) * begin);
     }
 }
 
 template <class T>
-void dense_forward_rows(const DenseShape& s, const T* x, const T* copy, const T* bias, Activation activation,
-                        T* y) {
+void DenseCopy<T>::forward(const DenseShape& rows, const T* x, const T* bias, Activation activation,
+                           T* y) const {
     const cpu::Kernels<T>& table = kernels<T>();
     const bool relu = activation == Activation::relu;
-    const std::ptrdiff_t cols = table.tile_cols, wide = (s.out + cols - 1) / cols * cols;
-    const cpu::Dots<T> dots = {s.out, s.in, x, nullptr, bias, y, relu};
-    for (std::ptrdiff_t begin = 0; begin == 0 || begin < s.in; begin += kDepth) {
-        table.packed_product(dots, copy + wide * begin, begin, std::min(kDepth, s.in - begin), 0, s.batch, 0,
-                             s.out, nullptr);
+    const cpu::Dots<T> dots = {rows.out, rows.in, x, nullptr, bias, y, relu};
+    for (std::ptrdiff_t begin = 0; begin == 0 || begin < rows.in; begin += kDepth) {
+        table.packed_product(dots, copy_.data() + padded(rows.out, table.tile_cols) * begin, begin,
+                             std::min(kDepth, rows.in - begin), 0, rows.batch, 0, rows.out, nullptr);
     }
     if (activation == Activation::identity || relu) return;
-    table.activation_forward(activation, static_cast<std::size_t>(s.batch * s.out), y, y);
+    table.activation_forward(activation, static_cast<std::size_t>(rows.batch * rows.out), y, y);
 }
 
 template <class T>
@@ -244,12 +257,10 @@ void dense_update(const std::vector<DenseUpdate<T>>& updates, const T* coefficie
     });
 }
 
-#define X(T)                                                                                              \
-    template void dense_forward<T>(const DenseShape&, const T*, const T*, const T*, Activation, T*);      \
-    template std::size_t dense_copy_size<T>(const DenseShape&);                                           \
-    template void dense_copy<T>(const DenseShape&, const T*, int, int, T*);                               \
-    template void dense_forward_rows<T>(const DenseShape&, const T*, const T*, const T*, Activation, T*); \
-    template void dense_backward<T>(const DenseShape&, const DenseInputs<T>&, const DenseGradients<T>&);  \
+#define X(T)                                                                                             \
+    template void dense_forward<T>(const DenseShape&, const T*, const T*, const T*, Activation, T*);     \
+    template class DenseCopy<T>;                                                                         \
+    template void dense_backward<T>(const DenseShape&, const DenseInputs<T>&, const DenseGradients<T>&); \
     template void dense_update<T>(const std::vector<DenseUpdate<T>>&, const T*);
 X(float)
 X(double)

@@ -8,6 +8,7 @@
 
 #include "cpu/kernels.hpp"
 #include "optim/stepper.hpp"
+#include "runtime/scratch.hpp"
 
 namespace pyoptim::core {
 
@@ -21,19 +22,26 @@ struct DenseShape {
 template <class T>
 void dense_forward(const DenseShape&, const T* x, const T* weight, const T* bias, Activation, T* y);
 
-// The same in parts that threads compute on their own, for the weight of a network that is read by all of
-// them: parts of the rows of a batch of shape `whole`, with a copy of the weight if that pays for it. The
-// bits are those of dense_forward for the batch.
-//
-// Returns the elements of the copy, or 0 if there is none.
+// The weight of a dense layer as the forward pass of large batches takes it, kept from one prediction to the
+// next. Threads then compute parts of the rows of a batch on their own, with the bits of dense_forward for
+// the whole batch.
 template <class T>
-std::size_t dense_copy_size(const DenseShape& whole);
-// Writes one of several parts of the copy, for a batch of any size.
-template <class T>
-void dense_copy(const DenseShape&, const T* weight, int part, int parts, T* copy);
-// Computes y (rows.batch, out) on this thread alone. `copy` is whole, and not null.
-template <class T>
-void dense_forward_rows(const DenseShape& rows, const T* x, const T* copy, const T* bias, Activation, T* y);
+class DenseCopy {
+  public:
+    // Makes room for the copy, and returns false if a batch of this shape does without one.
+    bool prepare(const DenseShape& whole);
+    // Brings one of several parts of the copy up to date. Nobody tells when a weight changes, so this
+    // compares it with what it was; to write the copy anew costs much more, since other threads have read it.
+    void update(const DenseShape&, const T* weight, int part, int parts);
+    // Computes y (rows.batch, out) on this thread alone.
+    void forward(const DenseShape& rows, const T* x, const T* bias, Activation, T* y) const;
+
+  private:
+    Memory<T> copy_;
+    Memory<T> weight_;               // the weight of which it is a copy
+    const void* kernels_ = nullptr;  // for which instruction set it has been laid out
+    bool is_old_ = false;            // whether there was a copy before this prediction
+};
 
 // What the backward pass reads: arguments of the forward pass, and the gradient dy of its result y.
 template <class T>
