@@ -345,7 +345,7 @@ void Network<T>::predict(const T* x, std::size_t examples, T* y) const {
     if (impl_->predictor == nullptr) {
         impl_->predictor = std::make_unique<core::Predictor<T>>(impl_->chain.views());
     }
-    impl_->predictor->predict({examples, x, nullptr, y});
+    impl_->predictor->predict({examples, x, nullptr, y}, examples);
 }
 
 void set_num_threads(int n) {

@@ -13,8 +13,8 @@ namespace {
 
 // Places that are not in the predictor's memory, and none at all.
 constexpr int kInput = -1, kOutput = -2, kNone = -3;
-// Batches of fewer examples pass through one layer after the other, whose outputs threads share: then none of
-// them reads all weights.
+// Batches of fewer examples pass through one layer after the other, if threads share its outputs: then none
+// of them reads all weights.
 constexpr std::size_t kWhole = 96;
 // A block has so many bytes in the input and the output of its widest layer, and at least and at most so many
 // examples.
@@ -87,16 +87,16 @@ void Predictor<T>::make_layers(std::size_t capacity) {
 }
 
 template <class T>
-bool Predictor<T>::predict(const Batch& of, bool looks) {
+bool Predictor<T>::predict(const Batch& of, std::size_t whole, bool looks) {
     if (of.n == 0) return true;
-    if (needs_whole_ || of.n < kWhole) {
+    const int most = threads_for(of.n * (weights_ + widest_) / std::min(of.n, kReuse), kGrain);
+    if (needs_whole_ || (whole < kWhole && most > 1)) {
         if (of.n > capacity_) make_layers(of.n);
         return run(of, {memory_.reserve(total_ * of.n), of.n}, true, looks);
     }
     for (const auto& layer : compiled_) {
-        if (layer != nullptr) layer->prepare(of.n);
+        if (layer != nullptr) layer->prepare(whole);
     }
-    const int most = threads_for(of.n * (weights_ + widest_) / kReuse, kGrain);
     parallel(weights_ <= kCopiedAlone ? 1 : most, [&](int part, int parts) {
         for (const auto& layer : compiled_) {
             if (layer != nullptr) layer->copy(part, parts);
@@ -128,10 +128,10 @@ bool Predictor<T>::run_blocks(const Batch& of, int most, bool looks) {
     return finite;
 }
 
-// Passes examples through all layers: through one after the other with all threads, if they are the whole
-// batch, or else on this thread alone.
+// Passes examples through all layers: through one after the other with all threads if `by_layers`, for a
+// whole batch, or else on this thread alone.
 template <class T>
-bool Predictor<T>::run(const Batch& of, const Room& room, bool whole, bool looks) {
+bool Predictor<T>::run(const Batch& of, const Room& room, bool by_layers, bool looks) {
     const T* input = of.x;
     if (input == nullptr) {
         for (std::size_t i = 0; i < of.n * inputs(); ++i) room.memory[i] = static_cast<T>(of.bytes[i]);
@@ -150,7 +150,7 @@ bool Predictor<T>::run(const Batch& of, const Room& room, bool whole, bool looks
         if (layer == nullptr) {
             const T* const shortcut = read(step.shortcut);
             for (std::size_t i = 0; i < of.n * step.width; ++i) y[i] = shortcut[i] + x[i];
-        } else if (whole) {
+        } else if (by_layers) {
             layer->forward({of.n, x, y, false});
         } else {
             layer->evaluate(of.n, x, y);

@@ -17,17 +17,19 @@ class Predictor {
     // What the views refer to must outlive the predictor. Their values may change between predictions.
     explicit Predictor(std::vector<LayerView<T>> layers);
 
-    // Writes the outputs (n, outputs) of n examples x to y; x has `bytes` instead if it is null. The outputs
-    // do not depend on how the examples are cut into blocks, and are those of all of them in one batch.
+    // Some examples of a batch: n of them, in x or, if x is null, in `bytes`. Outputs (n, outputs) go to y.
     struct Batch {
         std::size_t n;
         const T* x;
         const std::uint8_t* bytes;
         T* y;
     };
-    // Returns false, with some of y unspecified, if one of x is seen to be NaN or infinite, and true for
-    // others unless `looks` is false.
-    bool predict(const Batch&, bool looks = false);
+    // Writes the outputs of examples of a batch of `whole`, with the bits of the layers one by one on all of
+    // that batch. A layer that takes statistics of the batch needs it in one call. Returns false, with y
+    // unspecified, if an element of x is not finite; unless `looks` it may return true then.
+    bool predict(const Batch&, std::size_t whole, bool looks = false);
+    bool needs_whole() const { return needs_whole_; }
+    std::size_t weights() const { return weights_; }
 
     std::size_t inputs() const { return static_cast<std::size_t>(layers_.front().in.size); }
     std::size_t outputs() const { return static_cast<std::size_t>(layers_.back().out.size); }
@@ -46,7 +48,7 @@ class Predictor {
         std::size_t rows;
     };
     void make_layers(std::size_t capacity);
-    bool run(const Batch&, const Room&, bool whole, bool looks);
+    bool run(const Batch&, const Room&, bool by_layers, bool looks);
     bool run_blocks(const Batch&, int most, bool looks);
 
     std::vector<LayerView<T>> layers_;

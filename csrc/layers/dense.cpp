@@ -118,9 +118,9 @@ bool DenseCopy<T>::prepare(const DenseShape& whole) {
     if (!packing_pays(whole, table.lanes)) return false;
     is_old_ = kernels_ == &table;
     if (is_old_) return true;
+    kernels_ = nullptr;
     copy_.reserve(static_cast<std::size_t>(padded(whole.out, table.tile_cols) * whole.in));
     weight_.reserve(static_cast<std::size_t>(whole.out * whole.in));
-    kernels_ = &table;
     return true;
 }
 
@@ -131,6 +131,7 @@ void DenseCopy<T>::update(const DenseShape& s, const T* weight, int part_index, 
     const T* const now = weight + mine.begin * s.in;
     T* const before = weight_.data() + mine.begin * s.in;
     const std::size_t bytes = static_cast<std::size_t>((mine.end - mine.begin) * s.in) * sizeof(T);
+    if (part_index == 0) kernels_ = &table;  // which no part reads
     if (is_old_ && std::memcmp(now, before, bytes) == 0) return;
     std::memcpy(before, now, bytes);
     for (std::ptrdiff_t begin = 0; begin < s.in; begin += kDepth) {

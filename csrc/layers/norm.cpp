@@ -222,14 +222,14 @@ void norm_forward(const NormShape& s, const T* x, const NormAffine<T>& affine, c
 }
 
 template <class T>
-RunningNorm<T>::RunningNorm(ptrdiff_t channels, ptrdiff_t space)
-    : shape_{kFolded, channels, space},
-      memory_(Coefficients<T>::doubles(Plan(shape_), shape_) + static_cast<size_t>(channels)) {}
+RunningNorm<T>::RunningNorm(ptrdiff_t channels, ptrdiff_t space) : shape_{kFolded, channels, space} {}
 
 template <class T>
 void RunningNorm<T>::prepare(const NormAffine<T>& affine, const NormRunning<T>& running, double eps) {
     const Plan plan(shape_);
-    T* const inv_std = reinterpret_cast<T*>(memory_.data() + Coefficients<T>::doubles(plan, shape_));
+    const size_t coefficients = Coefficients<T>::doubles(plan, shape_);
+    memory_.resize(coefficients + static_cast<size_t>(shape_.channels));
+    T* const inv_std = reinterpret_cast<T*>(memory_.data() + coefficients);
     for (ptrdiff_t c = 0; c < shape_.channels; ++c) {
         inv_std[c] = math::inverse_deviation<T>(static_cast<double>(running.var[c]), eps);
     }

@@ -1,6 +1,8 @@
 // Predictions by a model whose arrays Python owns.
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "engine/predictor.hpp"
 #include "python/bound_chain.hpp"
 
@@ -8,26 +10,39 @@ namespace pyoptim::python {
 
 namespace {
 
+constexpr std::size_t kWork = std::size_t{1} << 31;  // multiply-adds between two looks for signals
+
 template <class T>
 class Predictor {
   public:
     explicit Predictor(const Model<T>& model) : chain_(model), predictor_(chain_.views()) {}
 
-    // Returns whether all of x is finite; if not, y is unspecified.
+    // Returns whether all of x is finite; if not, y is unspecified. Signals are served
+    // between pieces of about 20 ms.
     bool predict(const py::array& x, Array<T> y) {
         const auto examples = static_cast<std::size_t>(x.ndim() > 0 ? x.shape(0) : 0);
         require(static_cast<std::size_t>(x.size()) == examples * predictor_.inputs() &&
                     static_cast<std::size_t>(y.size()) == examples * predictor_.outputs(),
                 "x and the inputs, y and the outputs");
-        typename core::Predictor<T>::Batch batch{examples, nullptr, nullptr, y.mutable_data()};
-        if (py::isinstance<Array<std::uint8_t>>(x)) {
-            batch.bytes = static_cast<const std::uint8_t*>(x.data());
-        } else {
-            require(py::isinstance<Array<T>>(x), "x is of another type");
-            batch.x = static_cast<const T*>(x.data());
+        const bool is_bytes = py::isinstance<Array<std::uint8_t>>(x);
+        require(is_bytes || py::isinstance<Array<T>>(x), "x is of another type");
+        const T* const values = is_bytes ? nullptr : static_cast<const T*>(x.data());
+        const auto* const bytes = is_bytes ? static_cast<const std::uint8_t*>(x.data()) : nullptr;
+        T* const out = y.mutable_data();
+        const std::size_t most = predictor_.needs_whole() ? examples : kWork / predictor_.weights() + 128;
+        for (std::size_t begin = 0; begin < examples; begin += most) {
+            const std::size_t n = std::min(most, examples - begin), at = begin * predictor_.inputs();
+            {
+                py::gil_scoped_release release;
+                if (!predictor_.predict({n, is_bytes ? nullptr : values + at, is_bytes ? bytes + at : nullptr,
+                                         out + begin * predictor_.outputs()},
+                                        examples, true)) {
+                    return false;
+                }
+            }
+            if (PyErr_CheckSignals() != 0) throw py::error_already_set();
         }
-        py::gil_scoped_release release;
-        return predictor_.predict(batch, true);
+        return true;
     }
 
   private:

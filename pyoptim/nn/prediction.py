@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
+from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,7 @@ class Predictor:
         self.output_shape = model.output_shape(shape)
         self._layers, self._shape = model.layers, shape
         self._options = [(layer, _options_of(layer)) for layer in _all_layers(model.layers)]
+        self._arrays = list(model._named("parameters", "buffers").values())  # alive, for their ids
         self._made_of = self._parts()
 
     def fits(self, model: Sequential, shape: tuple[int, ...]) -> bool:
@@ -106,14 +108,19 @@ def _all_layers(layers: Iterable[Layer]) -> Iterator[Layer]:
         yield from _all_layers(layer.block)
 
 
-def _is_compiled(model: Sequential) -> bool:
-    """Return whether all layers are compiled, and have the arrays that the model gave them."""
+@cache
+def _kinds() -> frozenset[str]:
+    """Return the names of the layers that are compiled."""
     from ..runtime import _native
 
-    kinds, _ = _native.compiled_kinds()
+    return frozenset(_native.compiled_kinds()[0])
+
+
+def _is_compiled(model: Sequential) -> bool:
+    """Return whether all layers are compiled, and have the arrays that the model gave them."""
     for layer in _all_layers(model.layers):
         name = type(layer).__name__
-        if name not in kinds or Layer.kinds.get(name) is not type(layer) or "forward" in vars(layer):
+        if name not in _kinds() or Layer.kinds.get(name) is not type(layer) or "forward" in vars(layer):
             return False
     buffers = model._named("buffers").values()
     arrays = [model.flat_parameters, model.flat_gradients, *buffers]

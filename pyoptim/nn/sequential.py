@@ -150,6 +150,7 @@ class Sequential:
                 if name.startswith("_") and isinstance(value, np.ndarray | gpu.DeviceArray | tuple):
                     delattr(layer, name)
         self._place, self._output_shape, self._given, self._unkept = place, None, None, None
+        self._predictors.clear()
         return self
 
     def leaves(self) -> dict[str, Layer]:

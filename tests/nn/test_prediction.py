@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+import signal
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from support.backends import running_on
 
 import pyoptim as po
 from pyoptim import nn
+from pyoptim.nn import prediction
 
 pytestmark = pytest.mark.skipif("native" not in po.available_backends(), reason="needs compiled kernels")
 
@@ -241,6 +244,39 @@ def test_several_threads_predict_with_one_model(rng):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that signals")
+def test_a_long_prediction_is_interrupted(monkeypatch, rng):
+    def empty(shape, dtype):
+        made.append(np.full(shape, np.nan, dtype))
+        return made[-1]
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    made = []
+    monkeypatch.setattr(prediction, "np", types.SimpleNamespace(empty=empty, float32=np.float32))
+    model = nn.Sequential(nn.Dense(500, 2000), nn.Dense(2000, 2000), nn.Dense(2000, 1), seed=0).eval()
+    x = np.ones((20_000, 500), np.float32)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        model(x[:1])
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(KeyboardInterrupt):
+            model(x)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert np.isnan(made[-1][-1]).all()  # not computed any more
+    assert np.array_equal(model(x[:1]), by_layers(model, x[:1]))
+
+
+def test_a_batch_in_pieces_has_the_bits_of_the_whole(rng):
+    # So large that signals are served within the batch, of which few examples are left then.
+    model = nn.Sequential(nn.Dense(1500, 1500), nn.Dense(1500, 40), seed=0).eval()
+    x = rng.normal(size=(1070, 1500)).astype(np.float32)
+    assert np.array_equal(model(x), by_layers(model, x))
 
 
 # Folding.

@@ -140,7 +140,8 @@ class PYOPTIM_API Network {
     /// One step on all of `data` as one batch; returns the loss before it.
     double step(const Dataset<T>& data, Optimizer<T>& optimizer, const Loss& loss = {});
 
-    /// y (examples, outputs) for x (examples, inputs), in evaluation: logits, not probabilities.
+    /// y (examples, outputs) for x (examples, inputs), in evaluation: logits, not probabilities. The network
+    /// keeps the memory of this, with copies of its weights, for the next call.
     void predict(const T* x, std::size_t examples, T* y) const;
 
     /// A copy for predictions: each BatchNorm with running statistics that follows a Dense without an
