@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -62,7 +63,7 @@ def get_num_threads() -> int:
     """The number of threads in force: see `set_num_threads`."""
     if _native is not None:
         return int(_native.get_num_threads())
-    return _limit or _number_in_omp() or _usable_processors()
+    return _limit or _number_at_first()
 
 
 @contextmanager
@@ -98,6 +99,11 @@ def reason() -> str:
         if number == get_num_threads():
             return why
     return "set by the program"
+
+
+@cache  # a kernel asks at each call, and the quota is in files
+def _number_at_first() -> int:
+    return _number_in_omp() or _usable_processors()
 
 
 def _number_in_omp() -> int:

@@ -18,7 +18,7 @@ from support import children
 from support.backends import LIVE, _native, running_on, use_threads, why_not
 
 import pyoptim as po
-from pyoptim.runtime import threads
+from pyoptim.runtime import dispatch, threads
 
 native = pytest.mark.skipif(_native is None, reason="without the compiled kernels")
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -220,7 +220,7 @@ def started():
     before = len(os.listdir("/proc/self/task"))
     optimizer.step(np.ones(p.shape))
     return len(os.listdir("/proc/self/task")) - before
-p = np.ones(200_000)
+p = np.ones(1_200_000)
 optimizer = po.SGD(p)
 """
 
@@ -288,6 +288,20 @@ print(po.get_num_threads(), config["threads"], config["threads_from"])
     assert reason in " ".join(why)
     if n is not None:
         assert int(now) == n
+
+
+def test_the_number_of_threads_is_found_once(monkeypatch):
+    """Without the compiled part the quota is in files, which a kernel cannot read at each call."""
+    calls = []
+    monkeypatch.setattr(threads, "_native", None)
+    monkeypatch.setattr(threads, "_limit", None)
+    monkeypatch.setattr(threads, "_quota", lambda root="": calls.append(root) or 3)
+    monkeypatch.setattr(threads, "_allowed", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    threads._number_at_first.cache_clear()
+    assert [po.get_num_threads() for _ in range(3)] == [3, 3, 3]
+    assert len(calls) == 1
+    threads._number_at_first.cache_clear()
 
 
 GROUPS = {
@@ -374,7 +388,7 @@ print(1 <= started() <= 2)  # the first may be done before a second is needed
 FORK = """
 import hashlib, os, sys, warnings, numpy as np, pyoptim as po
 warnings.simplefilter("ignore")  # Python 3.12 warns of every fork of a process with threads
-p, g = np.linspace(-1, 1, 300_000), np.linspace(1, 2, 300_000)
+p, g = np.linspace(-1, 1, 1_200_000), np.linspace(1, 2, 1_200_000)
 optimizer = po.Adam(p)
 optimizer.step(g)
 reader, writer = os.pipe()
@@ -420,7 +434,9 @@ def work(backend, seed, size, steps):
     return hashlib.sha256(params[0].tobytes() + params[1].tobytes()).hexdigest()
 
 
-def test_steps_from_several_threads_at_once(backend):
+def test_steps_from_several_threads_at_once(backend, monkeypatch):
+    if backend == "numba":
+        monkeypatch.setattr(dispatch.get(backend), "_GRAIN", 1 << 14)
     jobs = [(backend, seed, size, 6) for seed in range(4) for size in (5, 20_000, 150_000)]
     with use_threads(2):
         alone = [work(*job) for job in jobs]
