@@ -1,7 +1,8 @@
 """Every activation, once: the Python twin of ``csrc/formulas/activations.hpp``.
 
 NumPy calls these functions with whole arrays, Numba with scalars. A value is a function of (x, a, b). A
-slope, by which the gradient is multiplied, is a function of (x or y, a, b), whichever the forward pass keeps.
+slope, by which the gradient is multiplied, is a function of (x or y, a, b), whichever the forward pass keeps;
+it may be a truth value, which stands for 1 or 0.
 Definitions are PyTorch's, derivatives at kinks included.
 """
 
@@ -11,6 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from .elementwise import where
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848, 1.0507009873554804934
 
@@ -68,12 +71,12 @@ def upper_tail(x):  # type: ignore[no-untyped-def]
 
 def _gelu(x, a, b):  # type: ignore[no-untyped-def]
     tail = upper_tail(x)  # type: ignore[no-untyped-call]
-    return x * np.where(x < 0, tail, 1 - tail)
+    return x * where(x < 0, tail, 1 - tail)
 
 
 def _gelu_slope(x, a, b):  # type: ignore[no-untyped-def]
     tail = upper_tail(x)  # type: ignore[no-untyped-call]
-    return np.where(x < 0, tail, 1 - tail) + x * (0.3989422804014327 * np.exp(-0.5 * (x * x)))
+    return where(x < 0, tail, 1 - tail) + x * (0.3989422804014327 * np.exp(-0.5 * (x * x)))
 
 
 def _gelu_tanh(x, a, b):  # type: ignore[no-untyped-def]
@@ -98,27 +101,27 @@ def _softplus(x, a, b):  # type: ignore[no-untyped-def]
 ACTIVATIONS = {  # in the order of the C++ list: kernels on GPUs know an activation by its place
     "identity": Kind(lambda x, a, b: x, lambda y, a, b: 1 + 0 * a),
     "relu": Kind(
-        lambda x, a, b: np.where(x <= 0, 0 * a, x),  # NaN stays NaN
-        lambda y, a, b: np.where(y <= 0, 0 * a, 1 + 0 * a),
+        lambda x, a, b: np.maximum(x, 0 * a) + 0 * a,  # makes +0 of -0; NaN stays NaN
+        lambda y, a, b: np.logical_not(y <= 0),
         fused=True,
     ),
     "sigmoid": Kind(lambda x, a, b: 1 / (1 + np.exp(-x)), lambda y, a, b: y * (1 - y), fused=True),
     "tanh": Kind(lambda x, a, b: np.tanh(x), lambda y, a, b: 1 - y * y, fused=True),
     "leaky_relu": Kind(
-        lambda x, a, b: np.where(x > 0, x, x * a),
-        lambda y, a, b: np.where(y > 0, 1 + 0 * a, a),
+        lambda x, a, b: where(x > 0, x, x * a),
+        lambda y, a, b: where(y > 0, 1 + 0 * a, a),
         defaults={"slope": 0.01},
     ),
     "elu": Kind(
-        lambda x, a, b: np.where(x > 0, x, a * np.expm1(np.minimum(x, 0 * a))),
-        lambda y, a, b: np.where(y > 0, 1 + 0 * a, y + a),
+        lambda x, a, b: where(x > 0, x, a * np.expm1(np.minimum(x, 0 * a))),
+        lambda y, a, b: where(y > 0, 1 + 0 * a, y + a),
         defaults={"alpha": 1.0},
     ),
     "selu": Kind(
-        lambda x, a, b: np.where(
+        lambda x, a, b: where(
             x > 0, _SELU_SCALE * x, (_SELU_SCALE * _SELU_ALPHA) * np.expm1(np.minimum(x, 0 * a))
         ),
-        lambda y, a, b: np.where(y > 0, _SELU_SCALE + 0 * a, y + _SELU_SCALE * _SELU_ALPHA),
+        lambda y, a, b: where(y > 0, _SELU_SCALE + 0 * a, y + _SELU_SCALE * _SELU_ALPHA),
     ),
     "gelu": Kind(_gelu, _gelu_slope, True),
     "gelu_tanh": Kind(_gelu_tanh, _gelu_tanh_slope, True),
@@ -126,18 +129,18 @@ ACTIVATIONS = {  # in the order of the C++ list: kernels on GPUs know an activat
     "softplus": Kind(_softplus, lambda x, a, b: 1 / (1 + np.exp(-(a * x))), True, {"beta": 1.0}),
     "hardtanh": Kind(
         lambda x, a, b: np.minimum(np.maximum(x, a), b),
-        lambda x, a, b: np.where((x <= a) | (x >= b), 0 * a, 1 + 0 * a),
+        lambda x, a, b: np.logical_not((x <= a) | (x >= b)),
         True,
         {"low": -1.0, "high": 1.0},
     ),
     "hardsigmoid": Kind(
         lambda x, a, b: np.minimum(np.maximum(x + 3, 0 * a), 6 + 0 * a) / 6,
-        lambda x, a, b: np.where((x > -3) & (x < 3), 1 / (6 + 0 * a), 0 * a),
+        lambda x, a, b: where((x > -3) & (x < 3), 1 / (6 + 0 * a), 0 * a),
         True,
     ),
     "hardswish": Kind(
         lambda x, a, b: x * np.minimum(np.maximum(x + 3, 0 * a), 6 + 0 * a) / 6,
-        lambda x, a, b: np.where(x <= -3, 0 * a, np.where(x >= 3, 1 + 0 * a, x / 3 + 0.5)),
+        lambda x, a, b: where(x <= -3, 0 * a, where(x >= 3, 1 + 0 * a, x / 3 + 0.5)),
         True,
     ),
 }

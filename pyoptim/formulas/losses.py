@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .elementwise import sign, where
+
 
 class Pointwise(NamedTuple):
     """A loss of one prediction and its target."""
@@ -45,17 +47,17 @@ def _binary(x: Any, t: Any, a: Any) -> Any:
 
 def _binary_slope(x: Any, t: Any, a: Any) -> Any:
     e = np.exp(-np.abs(x))
-    return np.where(x < 0.0, e, 1.0) / (1.0 + e) * (1.0 + (a - 1.0) * t) - a * t
+    return where(x < 0.0, e, 1.0) / (1.0 + e) * (1.0 + (a - 1.0) * t) - a * t
 
 
 def _hinge_slope(x: Any, t: Any, a: Any) -> Any:
     margin = 1.0 - t * x
-    return np.where(margin <= 0.0, 0.0, -t + 0.0 * margin)  # NaN stays NaN
+    return where(margin <= 0.0, 0.0, -t + 0.0 * margin)  # NaN stays NaN
 
 
 POINTWISE = {  # in the order of the C++ list: kernels know a loss by its place
     "squared": Pointwise(lambda x, t, a: (x - t) * (x - t), lambda x, t, a: 2.0 * (x - t)),
-    "absolute": Pointwise(lambda x, t, a: np.abs(x - t), lambda x, t, a: np.sign(x - t)),
+    "absolute": Pointwise(lambda x, t, a: np.abs(x - t), lambda x, t, a: sign(x - t)),
     "huber": Pointwise(_huber, lambda x, t, a: np.maximum(np.minimum(x - t, a), -a), "delta"),
     "binary": Pointwise(_binary, _binary_slope, "pos_weight", "numbers in [0, 1]", lambda t: t),
     "hinge": Pointwise(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...formulas.elementwise import sign
 from ...formulas.losses import POINTWISE, cross_entropy_of_row
 from ...runtime.dtypes import Array
 from .layers import compiled
@@ -127,7 +128,6 @@ def _penalty(w, gradient, l2, l1, by_l2, by_l1):  # type: ignore[no-untyped-def]
             gradient[i] += by_l2 * w[i]
             total += l2 / 2.0 * value * value
         if l1 != 0.0:
-            side = np.sign(w[i])
-            gradient[i] += by_l1 * (side + (side - side))  # + 0: Numba's sign of -0 is -0
+            gradient[i] += by_l1 * sign(w[i])
             total += l1 * np.abs(value)
     return total

@@ -31,6 +31,8 @@ def softmax_cross_entropy(
     """
     batch, classes = logits.shape
     divisor = float(batch)
+    if target.ndim == 1 and class_weight is None and sample_weight is None and not smoothing:
+        return _of_labels(logits, target, dlogits)
     if target.ndim == 1:
         q = np.zeros(logits.shape)
         q[np.arange(batch), target] = 1
@@ -46,6 +48,20 @@ def softmax_cross_entropy(
         q *= sample_weight[:, None]
     with np.errstate(all="ignore"):
         return float(_of_rows(logits, q, dlogits, divisor, 1.0).sum() / divisor)
+
+
+def _of_labels(logits: Array, labels: Array, dlogits: Array | None) -> float:
+    """`softmax_cross_entropy` of labels without weights, with the bits of `_of_rows`."""
+    rows = np.arange(len(logits))
+    with np.errstate(all="ignore"):
+        shifted = logits - logits.max(axis=1, keepdims=True).astype(np.float64)
+        e = np.exp(shifted)
+        sums = e.sum(axis=1)
+        if dlogits is not None:
+            share = e * (1 / sums)[:, None]
+            share[rows, labels] -= 1
+            np.divide(share, len(logits), out=dlogits, casting="same_kind")
+        return float(cross_entropy_of_row(1.0, shifted[rows, labels], sums, 1.0).sum() / len(logits))
 
 
 def kl_divergence(
