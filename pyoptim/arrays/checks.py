@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +14,7 @@ from ..runtime import dispatch
 from ..runtime.dtypes import FLOATS, Array, is_parameter_dtype
 from .gpu import DeviceArray
 from .gpu_views import is_on_gpu
-from .memory import OverlapFinder, is_fast
+from .memory import OverlapFinder, Seen, is_fast
 from .operand import Operand
 from .tensors import in_place
 
@@ -128,6 +129,8 @@ def check_gradients(
     TypeError, ValueError
         The wrong type, dtype or shape; overlapping memory.
     """
+    if written.passed.are(grads) and all(map(_is_like, grads, params)):
+        return list(grads)
     checked = []
     for name, g, p in zip(names, grads, params, strict=True):
         g = in_place(name, g)
@@ -135,6 +138,8 @@ def check_gradients(
         if g.size and written.overlaps(g):
             raise ValueError(f"{name} overlaps a parameter or an optimizer state")
         checked.append(contiguous)
+    if all(map(operator.is_, checked, grads)):
+        written.passed = Seen(checked)
     return checked
 
 
@@ -149,6 +154,10 @@ def is_within(array: Array, low: float, high: float = inf) -> bool:
         return False
     any_outside = getattr(dispatch.current(), "any_outside", None)  # backends for GPUs have none
     return any_outside is not None and not any_outside(array, max(low, -most), min(high, most))
+
+
+def _is_like(array: Array, other: Array) -> bool:
+    return array.shape == other.shape and array.dtype == other.dtype and is_fast(array)
 
 
 def check_finite(name: str, value: Array) -> None:

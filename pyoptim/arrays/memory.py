@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+import weakref
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
@@ -108,19 +110,64 @@ def views(buffer: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
     return pieces
 
 
+def follows(first: Array, second: Array) -> bool:
+    """Return whether the second array begins where the first ends, in the memory of one owner."""
+    return joined([first, second]) is not None
+
+
+def joined(arrays: Sequence[Array]) -> Array | None:
+    """Return contiguous arrays that follow each other in the memory of one owner as one vector, else None."""
+    first = arrays[0]
+    if len(arrays) == 1:
+        return first.reshape(-1)
+    owner = first.base
+    if type(owner) is not ndarray or not owner.flags.c_contiguous:
+        return None
+    begin = end = address(first)
+    for array in arrays:
+        if array.base is not owner or array.dtype != first.dtype or address(array) != end:
+            return None
+        end += array.nbytes
+    return ndarray(((end - begin) // first.itemsize,), first.dtype, owner, begin - address(owner))
+
+
+def address(array: Array) -> int:
+    """Return where an array's memory begins, in as short a time as NumPy allows."""
+    return int(array.__array_interface__["data"][0])
+
+
+class Seen:
+    """Recognises arrays that it was made of, without keeping them."""
+
+    def __init__(self, arrays: Sequence[Array] = ()) -> None:
+        self._references = [weakref.ref(array) for array in arrays]
+
+    def are(self, arrays: Sequence[Any]) -> bool:
+        """Return whether these are the same objects."""
+        seen = [reference() for reference in self._references]
+        return len(seen) == len(arrays) and all(map(operator.is_, arrays, seen))
+
+
 def is_fast(array: Array) -> bool:
     """Return whether the kernels can read this memory as it is."""
     return bool(array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative)
 
 
 class OverlapFinder:
-    """The address ranges of some arrays, sorted, so that overlaps are found without comparing each."""
+    """The address ranges of some arrays, sorted, so that overlaps are found without comparing each.
+
+    Attributes
+    ----------
+    passed : Seen
+        Arrays that were last found to be contiguous and to overlap none of them.
+    """
 
     def __init__(self, arrays: Sequence[Array]) -> None:
         self._arrays = sorted((a for a in arrays if a.size), key=np.lib.array_utils.byte_bounds)
         bounds = [np.lib.array_utils.byte_bounds(a) for a in self._arrays]
         self._begins = [begin for begin, _ in bounds]
         self._reach = list(accumulate((end for _, end in bounds), max))  # running maxima
+        self.passed = Seen()
 
     def overlaps(self, array: Array) -> bool:
         begin, end = np.lib.array_utils.byte_bounds(array)

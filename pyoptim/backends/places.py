@@ -59,13 +59,13 @@ class Host:
 
     def addresses(self, params: Sequence[Any]) -> list[Any]:
         """Return the addresses with which `check_memory` compares later ones."""
-        return [(p.ctypes.data, p.shape) for p in params]
+        return [(_address(p), p.shape) for p in params]
 
     def check_memory(self, names: Sequence[str], params: Sequence[Any], addresses: Sequence[Any]) -> None:
         """Raise ValueError if a parameter has become read-only or has been resized."""
         self.check_writeable(names, params)
         for name, p, address in zip(names, params, addresses, strict=True):
-            if (p.ctypes.data, p.shape) != address:
+            if (_address(p), p.shape) != address:
                 raise ValueError(f"{name} has been resized or reshaped: make a new optimizer for it")
 
     def check_writeable(self, names: Sequence[str], params: Sequence[Any]) -> None:
@@ -177,6 +177,11 @@ class Host:
 
 HOST = Host()
 Place: TypeAlias = "Host | Gpu"
+
+
+def _address(array: Any) -> int | None:
+    """Return where an array's memory is, or None for a view, whose memory is not its own to resize."""
+    return array.ctypes.data if array.base is None else None  # reading it takes as long as a small kernel
 
 
 class Sums:

@@ -2,9 +2,12 @@
 
 A rule is a pure function of one element, ``(c, p, g, *states) -> (p, *states)``. NumPy calls it with
 whole arrays, Numba with scalars. It uses only ``+ - * /``, ``np.sqrt``, ``abs``, ``np.maximum``,
-``np.minimum`` and ``np.sign``, and no literals (which would be float64), in the same order of operations
+``np.minimum`` and `sign`, and no literals (which would be float64), in the same order of operations
 as the C++, so every backend gives the same bits. ``c`` is a named tuple of the rule's coefficients,
 computed on the host in double and cast once.
+
+A step in NumPy repeats the operations that `pyoptim.backends.reference.traced` noted when it called the rule
+with stand-ins for arrays.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+from .elementwise import sign
 
 
 @dataclass(frozen=True)
@@ -190,22 +195,19 @@ def radam(c, p, g, exp_avg, exp_avg_sq):  # type: ignore[no-untyped-def]
 
 @_rule("beta1 one_minus_beta1 beta2 one_minus_beta2 lr")
 def lion(c, p, g, exp_avg):  # type: ignore[no-untyped-def]
-    direction = np.sign(c.beta1 * exp_avg + c.one_minus_beta1 * g)
-    p = p - c.lr * (direction + (direction - direction))  # + 0: Numba's sign of -0 is -0
+    p = p - c.lr * sign(c.beta1 * exp_avg + c.one_minus_beta1 * g)
     return p, c.beta2 * exp_avg + c.one_minus_beta2 * g
 
 
 @_rule("one eta_minus eta_plus smallest largest")
 def rprop(c, p, g, prev, step_size):  # type: ignore[no-untyped-def]
-    agreement = np.sign(g * prev)
-    agreement = agreement + (agreement - agreement)  # + 0: Numba's sign of -0 is -0
+    agreement = sign(g * prev)
     kept = np.maximum(agreement, agreement - agreement)
     turned = kept - agreement
     factor = kept * c.eta_plus + turned * c.eta_minus + (c.one - kept - turned)
     step_size = np.minimum(np.maximum(step_size * factor, c.smallest), c.largest)
     prev = g * (c.one - turned)
-    direction = np.sign(prev)
-    return p - (direction + (direction - direction)) * step_size, prev, step_size
+    return p - sign(prev) * step_size, prev, step_size
 
 
 @_rule("shrink eta stale fresh")

@@ -11,7 +11,10 @@ from typing import Any
 
 from numpy import ndarray
 
-MODULES = {"native": "native", "numba": "jit", "numpy": "reference"}  # best first
+# Fastest first, by measurement: Numba takes a fifth to four fifths of NumPy's time for a step,
+# half for an epoch. But it compiles, for 0.3 s at the first use of a rule and some 4 s at that of
+# a network, which a short training is spared by PYOPTIM_BACKEND=numpy.
+MODULES = {"native": "native", "numba": "jit", "numpy": "reference"}
 DEVICE_MODULES = {"cuda": "gpu.cuda", "cupy": "gpu.nvrtc"}  # for arrays in a GPU's memory
 
 

@@ -8,7 +8,7 @@ define: there the functions of `reference` stand.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
@@ -19,10 +19,10 @@ try:
 except ImportError as error:
     raise ImportError("Numba is not installed (pip install 'pyoptim[numba]')") from error
 
-from ...formulas.rules import Rule, common, split_coefficients
+from ...formulas.rules import Common, Rule, common
 from ...runtime import threads
 from ...runtime.dtypes import Array
-from .. import STEPPERS, StepGroup
+from .. import STEPPERS
 from ..reference import FUNCTIONS, steps
 from ..reference.layers import *
 from ..reference.losses import any_outside
@@ -38,7 +38,7 @@ name = "numba"
 
 _common = compiled(common)
 
-_GRAIN = 1 << 16  # elements that pay for a task of the pool
+_GRAIN = 1 << 19  # elements that pay for a task of the pool, which begins some 50 us after it is asked for
 _pool: ThreadPoolExecutor | None = None
 
 
@@ -52,47 +52,38 @@ os.register_at_fork(after_in_child=_forget_pool)
 
 @cache
 def _loop(rule: Rule) -> Callable[..., None]:
-    """Return ``loop(begin, end, shared, own, param, grad, *states)``, which applies the rule in place."""
-    states = [f"s{k}" for k in range(len(rule.states))]
-    elements = ", ".join(["p", "g", *(f"{s}[i]" for s in states)])
-    targets = ", ".join(["param[i]", *(f"{s}[i]" for s in states)])
+    """Return ``loop(row, begin, end, param, grad, *states)``, which applies the rule to a part in place.
+
+    LLVM makes vector code of it since the coefficients are read before the loop, and since indices of the
+    slices begin at 0: one that might be negative would be tested, as it would count from the end.
+    """
+    written = ["param", *rule.states]
+    arrays = ["param", "grad", *rule.states]
+    shared = len(Common._fields)
+    values = [f"row[{i}]" for i in range(shared + len(rule.coefficients._fields))]
+    states = "".join(f", {s}[i]" for s in rule.states)
     source = f"""
-def loop({", ".join(["begin", "end", "shared", "own", "param", "grad", *states])}):
-    for i in range(begin, end):
+def loop(row, begin, end, {", ".join(arrays)}):
+    shared = Common({", ".join(values[:shared])})
+    own = Own({", ".join(values[shared:])})
+    {", ".join(arrays)} = {", ".join(f"{a}[begin:end]" for a in arrays)}
+    for i in range(param.size):
         p, g = common(shared, param[i], grad[i])
-        {targets}{"," if not states else ""} = rule(own, {elements})
+        {"".join(f"{a}[i], " for a in written)}= rule(own, p, g{states})
 """
-    scope: dict[str, Any] = {"common": _common, "rule": compiled(rule.function)}
+    scope: dict[str, Any] = {
+        "Common": Common, "Own": rule.coefficients, "common": _common, "rule": compiled(rule.function)
+    }  # fmt: skip
     exec(source, scope)
     made: Callable[..., None] = compiled(scope["loop"])
     return made
 
 
-class Stepper:
+class Stepper(steps.Stepper):
     """See `pyoptim.backends.Stepper`."""
 
-    checks = False
-
-    def __init__(self, groups: Sequence[StepGroup]) -> None:
-        self._groups = [
-            (
-                g.rule,
-                [
-                    (p.ravel(), [s.ravel() for s in states])
-                    for p, states in zip(g.params, g.states, strict=True)
-                ],
-            )
-            for g in groups
-        ]
-
-    def step(self, grads: list[Array], coefficients: list[tuple[float, ...]]) -> bool:
-        remaining = iter(grads)
-        for (rule, arrays), row in zip(self._groups, coefficients, strict=True):
-            loop = _loop(rule)
-            for param, states in arrays:
-                shared, own = split_coefficients(rule, row, param.dtype.type)
-                _split(param.size, loop, shared, own, param, next(remaining).ravel(), *states)
-        return True
+    def _update(self, rule: Rule, row: tuple[float, ...], run: steps.Run, arrays: list[Array]) -> None:
+        _split(arrays[0].size, _loop(rule), run.values, arrays)
 
 
 class TrustStepper(steps.TrustStepper):
@@ -101,14 +92,24 @@ class TrustStepper(steps.TrustStepper):
     _stepper = Stepper
 
 
-def _split(n: int, loop: Callable[..., None], *args: Any) -> None:
+def _split(n: int, loop: Callable[..., None], row: Array, arrays: list[Array]) -> None:
+    """Run a loop over the elements from 0 to n, where it pays in parts that several threads take.
+
+    The pool's take them from the front and this one from the end, so it waits for none that nobody has begun.
+    """
     global _pool
-    parts = min(threads.get_num_threads(), n // _GRAIN)
-    if parts < 2:
-        loop(0, n, *args)
+    workers = threads.get_num_threads() - 1
+    parts = min(4 * (workers + 1), n // _GRAIN)
+    if workers == 0 or parts < 2:
+        loop(row, 0, n, *arrays)
         return
-    if _pool is None or _pool._max_workers < parts:
-        _pool = ThreadPoolExecutor(parts, thread_name_prefix="pyoptim")
+    if _pool is None or _pool._max_workers != workers:
+        _pool = ThreadPoolExecutor(workers, thread_name_prefix="pyoptim")
     cuts = [n * i // parts for i in range(parts + 1)]
-    for done in [_pool.submit(loop, a, b, *args) for a, b in pairwise(cuts)]:
-        done.result()
+    given = [(_pool.submit(loop, row, a, b, *arrays), a, b) for a, b in pairwise(cuts)]
+    for part, a, b in reversed(given):
+        if part.cancel():
+            loop(row, a, b, *arrays)
+    for part, *_ in given:
+        if not part.cancelled():
+            part.result()

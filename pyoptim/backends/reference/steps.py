@@ -3,16 +3,66 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ... import backends
+from ...arrays import memory
 from ...formulas.rules import RULES, Common, Rule, common, split_coefficients
 from ...formulas.storage import Packed, PackedArray, decode, encode, hash_key
 from ...runtime.dtypes import Array
 from .. import StepGroup
+from . import traced
+
+_BLOCK = 1 << 17  # bytes of each array that a rule's calls work on in turn, so that caches hold them all
+
+
+class Run:
+    """Arrays of a step group that follow each other in memory, as do their states: a step takes them as one.
+
+    Attributes
+    ----------
+    arrays : list of array
+        The parameters and each state, as one vector each.
+    sizes : list of int
+        How many elements each parameter has.
+    values, coefficients : array, list of array
+        Memory for a row of coefficients in the parameters' type, and an array without dimensions for each.
+    """
+
+    def __init__(self, rule: Rule, pieces: Sequence[Sequence[Array]]) -> None:
+        self.sizes = [p.size for p, *_ in pieces]
+        self.arrays: list[Any] = [memory.joined(same) for same in zip(*pieces, strict=True)]
+        self.values = np.empty(len(Common._fields) + len(rule.coefficients._fields), pieces[0][0].dtype)
+        self.coefficients = [self.values[i, ...] for i in range(self.values.size)]
+        # Gradients that were found to be one vector, and at which byte of their owner's memory it begins.
+        self._joined, self._begin = memory.Seen(), 0
+
+    def parts(self, grads: Sequence[Array]) -> Iterator[list[Array]]:
+        """Yield vectors to be updated together: of the parameters, their gradients and each state."""
+        param, *states = self.arrays
+        if len(grads) == 1:
+            yield [param, grads[0].reshape(-1), *states]
+            return
+        if not self._joined.are(grads):
+            together = memory.joined(grads)
+            if together is None:
+                yield from self._apart(grads)
+                return
+            self._joined = memory.Seen(grads)
+            self._begin = memory.address(grads[0]) - memory.address(together.base)  # type: ignore[arg-type]
+        # The same views are where they were.
+        yield [param, np.ndarray((param.size,), param.dtype, grads[0].base, self._begin), *states]
+
+    def _apart(self, grads: Sequence[Array]) -> Iterator[list[Array]]:
+        end = 0
+        for grad, size in zip(grads, self.sizes, strict=True):
+            begin, end = end, end + size
+            param, *states = [a[begin:end] for a in self.arrays]
+            yield [param, grad.reshape(-1), *states]
 
 
 class Stepper:
@@ -21,18 +71,40 @@ class Stepper:
     checks = False
 
     def __init__(self, groups: Sequence[StepGroup]) -> None:
-        self._groups = groups
+        self._groups = [(group.rule, _runs(group)) for group in groups]
 
     def step(self, grads: list[Array], coefficients: list[tuple[float, ...]]) -> bool:
-        remaining = iter(grads)
+        end = 0
         with np.errstate(all="ignore"):  # NaN and infinity propagate silently, as in the other backends
-            for (rule, params, states), row in zip(self._groups, coefficients, strict=True):
-                for param, state in zip(params, states, strict=True):
-                    shared, own = split_coefficients(rule, row, param.dtype.type)
-                    p, g = common(shared, param, next(remaining))
-                    for old, new in zip((param, *state), rule.function(own, p, g, *state), strict=True):
-                        old[...] = new
+            for (rule, runs), row in zip(self._groups, coefficients, strict=True):
+                for run in runs:
+                    run.values[:] = row  # what is beyond float32 is infinity, as in C++
+                    begin, end = end, end + len(run.sizes)
+                    for arrays in run.parts(grads[begin:end]):
+                        self._update(rule, row, run, arrays)
         return True
+
+    def _update(self, rule: Rule, row: tuple[float, ...], run: Run, arrays: list[Array]) -> None:
+        """Update vectors by the rule, block by block."""
+        update, count = traced.update(rule, tuple(map((1.0).__eq__, row)))
+        n, kind = arrays[0].size, arrays[0].dtype
+        block = _BLOCK // kind.itemsize
+        scratch = [np.empty(min(n, block), kind) for _ in range(count)]
+        if n <= block:
+            update(run.coefficients, scratch, *arrays)
+            return
+        for begin in range(0, n, block):
+            if begin + block > n:
+                scratch = [s[: n - begin] for s in scratch]
+            update(run.coefficients, scratch, *[a[begin : begin + block] for a in arrays])
+
+
+def _runs(group: StepGroup) -> list[Run]:
+    pieces = [(p, *states) for p, states in zip(group.params, group.states, strict=True)]
+    if not pieces:
+        return []
+    cuts = [i for i in range(1, len(pieces)) if not all(map(memory.follows, pieces[i - 1], pieces[i]))]
+    return [Run(group.rule, pieces[a:b]) for a, b in pairwise([0, *cuts, len(pieces)])]
 
 
 class TrustStepper:
