@@ -19,6 +19,10 @@ void bind_runtime(py::module_& m) {
     m.def("get_num_threads", &core::get_num_threads);
     m.def("set_num_threads", &core::set_num_threads, py::arg("n"));
     m.def("most_threads", &core::most_threads);
+    m.def("divide_grains", &core::divide_grains, py::arg("by"),
+          "Divides what must be there to do for each thread that is woken; 1 is the library's own choice.");
+    m.def("most_parts", &core::most_parts,
+          "Parts of the largest region that this thread began since the last call; 1 if all ran here.");
     m.def("processor_quota", &core::processor_quota, py::arg("root") = "",
           "Processors that the quota of this process's control groups is worth; 0 if it has none.");
     m.def("instruction_set", [] { return std::string(core::instruction_set().name); });

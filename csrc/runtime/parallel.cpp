@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "runtime/pool.hpp"
 #include "runtime/processors.hpp"
@@ -17,8 +18,10 @@ namespace pyoptim::core {
 
 namespace {
 
-std::atomic<int> g_limit{0};  // 0: not decided yet
+std::atomic<int> g_limit{0};          // 0: not decided yet
+std::atomic<std::size_t> g_finer{1};  // what grains are divided by
 thread_local bool g_in_region = false;
+thread_local int g_most_parts = 1;
 
 std::atomic<Pool*> g_pool{nullptr};
 std::mutex g_creation;
@@ -84,7 +87,12 @@ int get_num_threads() {
 
 void set_num_threads(int n) { g_limit = std::clamp(n, 1, most_threads()); }
 
+void divide_grains(std::size_t by) { g_finer = std::max<std::size_t>(by, 1); }
+
+int most_parts() { return std::exchange(g_most_parts, 1); }
+
 int threads_for(std::size_t work, std::size_t grain) {
+    work *= g_finer.load(std::memory_order_relaxed);
     if (work < 2 * grain || g_in_region || g_ended) return 1;
     const int limit = get_num_threads();
     static const bool always = std::getenv("PYOPTIM_ALWAYS_SHARE") != nullptr;
@@ -93,6 +101,7 @@ int threads_for(std::size_t work, std::size_t grain) {
 }
 
 void run_parallel(int parts, void (*body)(int, int, void*), void* context) {
+    g_most_parts = std::max(g_most_parts, parts);
     if (!g_in_region && !g_ended) {
         Pool& pool = the_pool();
         g_in_region = true;

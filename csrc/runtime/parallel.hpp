@@ -15,6 +15,11 @@ int most_threads();
 // busy: when a region waited long for a thread that was not scheduled.
 int threads_for(std::size_t work, std::size_t grain);
 
+// For `pyoptim bench threads`, which measures whether the grains are right: divides every grain by a number
+// from now on, and tells how many parts the largest region had that this thread began since it last asked.
+void divide_grains(std::size_t by);
+int most_parts();
+
 // Calls body(part, parts, context) once for each part, on this thread and on those of the pool, in no
 // particular order and maybe one after the other, so no part may wait for another. A body must not throw.
 void run_parallel(int parts, void (*body)(int part, int parts, void* context), void* context);

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Predictor32', 'Predictor64', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'any_outside', 'common_coefficients', 'compiled_kinds', 'dense_backward', 'dense_forward', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'layer_norm_backward', 'layer_norm_forward', 'most_threads', 'multiply_add', 'next_coefficients', 'norm_backward', 'norm_forward', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'processor_quota', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'tensor_gradients', 'tensor_layouts', 'use_instruction_set']
+__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Predictor32', 'Predictor64', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'any_outside', 'common_coefficients', 'compiled_kinds', 'dense_backward', 'dense_forward', 'divide_grains', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'layer_norm_backward', 'layer_norm_forward', 'most_parts', 'most_threads', 'multiply_add', 'next_coefficients', 'norm_backward', 'norm_forward', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'processor_quota', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'tensor_gradients', 'tensor_layouts', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
@@ -139,6 +139,10 @@ def dense_forward(x: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.N
 @typing.overload
 def dense_forward(x: numpy.typing.NDArray[numpy.float64], weight: numpy.typing.NDArray[numpy.float64], bias: numpy.typing.NDArray[numpy.float64] | None, activation: str | None, y: numpy.typing.NDArray[numpy.float64]) -> None:
     ...
+def divide_grains(by: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Divides what must be there to do for each thread that is woken; 1 is the library's own choice.
+    """
 @typing.overload
 def dropout(x: numpy.typing.NDArray[numpy.float32], p: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, step: typing.SupportsInt | typing.SupportsIndex, y: numpy.typing.NDArray[numpy.float32]) -> None:
     ...
@@ -187,6 +191,10 @@ def layer_norm_forward(x: numpy.typing.NDArray[numpy.float32], affine: tuple[num
 @typing.overload
 def layer_norm_forward(x: numpy.typing.NDArray[numpy.float64], affine: tuple[numpy.typing.NDArray[numpy.float64] | None, numpy.typing.NDArray[numpy.float64] | None], eps: typing.SupportsFloat | typing.SupportsIndex, y: numpy.typing.NDArray[numpy.float64], saved: tuple[numpy.typing.NDArray[numpy.float64], numpy.typing.NDArray[numpy.float64]]) -> None:
     ...
+def most_parts() -> int:
+    """
+    Parts of the largest region that this thread began since the last call; 1 if all ran here.
+    """
 def most_threads() -> int:
     ...
 def multiply_add(dtype: str, n: typing.SupportsInt | typing.SupportsIndex) -> float:
