@@ -1,20 +1,36 @@
 """``pyoptim bench``: every kernel, and training, against NumPy, PyTorch and JAX, checked before it is timed.
 
-To add cases: a module with a `Family`, and its line in `FAMILIES`.
+To add cases: a module with a `Family`, and its line in `FAMILIES`. A family that `sweeps` runs only if it is
+asked for.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from ..runtime import dispatch, threads
 from ..runtime.figures import check_image
-from . import activations, layers, libraries, machine, norms, optimizers, report, training
-from .case import Case, Mismatch, Options, Row
-from .timing import FULL, QUICK, Effort, in_turn, nothing
+from . import (
+    activations,
+    busy,
+    crossover,
+    layers,
+    libraries,
+    machine,
+    norms,
+    optimizers,
+    predictions,
+    report,
+    shapes,
+    tabular,
+    training,
+)
+from .case import Case, Family, Mismatch, Options, Row
+from .timing import QUICK, Effort, Run, in_turn, nothing, settle_openmp
 
 FAMILIES = {
     "optimizers": optimizers.FAMILY,
@@ -22,6 +38,11 @@ FAMILIES = {
     "norm": norms.FAMILY,
     "activations": activations.FAMILY,
     "training": training.FAMILY,
+    "layers": shapes.FAMILY,
+    "tabular": tabular.FAMILY,
+    "predict": predictions.FAMILY,
+    "threads": crossover.FAMILY,
+    "busy": busy.FAMILY,
 }
 
 GPU_FAMILIES = {
@@ -41,102 +62,185 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 1 if a result is wrong, or with ``--strict`` if a target is missed; 2 if it cannot run.
+        0; 1 if a result is wrong, or with ``--strict`` if a target is missed; 2 if it cannot run; 130 if it
+        was interrupted, after writing what it had.
     """
     arguments = _parser().parse_args(argv)
-    device = arguments.device
-    possible = FAMILIES if device == "cpu" else GPU_FAMILIES
+    settle_openmp()
     try:
-        installed = libraries.installed(device)
-        if arguments.plot:
-            check_image(arguments.plot)  # a missing package is an error before the measurements
-        for peer in arguments.against or ():
-            if peer not in installed:
-                raise ImportError(f"--against asks for {peer}, which is not installed for {device}")
-        if arguments.threads is not None:
-            threads.set_num_threads(arguments.threads)
-        for part in arguments.parts or ():
-            if part not in possible:
-                raise ValueError(f"--parts asks for {part}, which is not measured on {device}")
-        known = machine.describe(device)
+        options, names = _choose(arguments)
+        known = machine.describe(options.device)
     except (ImportError, ValueError, dispatch.BackendError) as error:
         print(f"pyoptim bench: {error}", file=sys.stderr)
         return 2
-    sizes = _SIZES if device == "cpu" else _GPU_SIZES
-    options = Options(
-        arguments.sizes or (_QUICK_SIZES if arguments.quick else sizes),
-        arguments.dtype,
-        arguments.against or installed,
-        arguments.optimizers or optimizers.NAMES,
-        arguments.quick,
-        device,
-    )
     if "torch" in options.peers:
         import torch
 
         torch.set_num_threads(threads.get_num_threads())
     else:
         known["torch"] = None
-    report.print_header(known, options.dtype)
-    rows, wrong = [], 0
-    families = [possible[part] for part in arguments.parts or possible]
-    for family in families:
-        for case in family.cases(options):
+    families = [_possible(options.device)[name] for name in names]
+    report.print_header(known, options.dtype, [family.sweeps for family in families])
+    if missing := libraries.missing(options.device):
+        print(f"not installed, so not compared with: {', '.join(missing)}", flush=True)
+    rows, wrong, conclusions, interrupted = list[Row](), 0, list[str](), False
+    try:
+        for family in families:
+            before = len(rows)
+            wrong += _run(family, options, arguments.match, rows)
+            conclusions += family.conclude(rows[before:]) if family.conclude else []
+    except KeyboardInterrupt:  # what is measured by now is worth keeping
+        print("pyoptim bench: interrupted", file=sys.stderr)
+        interrupted = True
+    except dispatch.BackendError as error:
+        print(f"pyoptim bench: {error}", file=sys.stderr)
+        return 2
+    verdicts = report.judge(rows, [target for family in families for target in family.targets])
+    report.print_footer(rows, verdicts, conclusions)
+    if arguments.json:
+        report.write_json(arguments.json, known, rows, verdicts, conclusions)
+    if arguments.plot and rows:
+        draw = families[0].draw or report.draw
+        draw(arguments.plot, rows)
+    missed = [verdict for verdict in verdicts if not verdict["passed"]]
+    return 130 if interrupted else int(wrong > 0 or (arguments.strict and missed != []))
+
+
+def _possible(device: str) -> dict[str, Family]:
+    return FAMILIES if device == "cpu" else GPU_FAMILIES
+
+
+def _choose(arguments: argparse.Namespace) -> tuple[Options, Sequence[str]]:
+    """The options of all cases, and the names of the parts; sets the number of threads."""
+    device, possible = arguments.device, _possible(arguments.device)
+    installed = libraries.installed(device)
+    if arguments.plot:
+        check_image(arguments.plot)  # a missing package is an error before the measurements
+    for peer in arguments.against or ():
+        if peer not in installed:
+            raise ImportError(f"--against asks for {peer}, which is not installed for {device}")
+    if arguments.threads is not None:
+        threads.set_num_threads(arguments.threads)
+    asked = [part for group in (*arguments.part, arguments.parts or ()) for part in group]
+    for part in asked:
+        if part not in possible:
+            raise ValueError(f"--parts asks for {part}, which is not measured on {device}")
+    many = threads.get_num_threads()
+    options = Options(
+        arguments.sizes or (_QUICK_SIZES if arguments.quick else _SIZES if device == "cpu" else _GPU_SIZES),
+        arguments.dtype or "float32",
+        arguments.against or installed,
+        arguments.optimizers or optimizers.NAMES,
+        arguments.quick,
+        device,
+        [arguments.dtype] if arguments.dtype else ["float32", "float64"],
+        [many] if arguments.threads is not None else sorted({1, many}),
+    )
+    return options, asked or [name for name, family in possible.items() if not family.sweeps]
+
+
+def _run(family: Family, options: Options, match: str, rows: list[Row]) -> int:
+    """Append the rows of a family; returns how many cases were wrong."""
+    wrong, effort = 0, QUICK if options.quick else family.effort
+    show = report.print_line if family.sweeps else report.print_row
+    with contextlib.closing(family.cases(options)) as cases:  # what runs meanwhile ends with it
+        for case in cases:
+            case = case._replace(
+                dtype=case.dtype or options.dtype, threads=case.threads or threads.get_num_threads()
+            )
+            if not all(text.strip() in case.label for text in match.split(",")):
+                continue
             try:
-                rows.append(_measure(case, options, QUICK if arguments.quick else FULL))
-                report.print_row(rows[-1])
+                rows.append(_measure(case, options, effort))
+                show(rows[-1])
             except Mismatch as mismatch:
                 print(f"WRONG: {mismatch}", file=sys.stderr, flush=True)
                 wrong += 1
             gc.collect()  # so that the arrays of one case make room for those of the next
-    verdicts = report.judge(rows, [target for family in families for target in family.targets])
-    report.print_footer(rows, verdicts)
-    if arguments.json:
-        report.write_json(arguments.json, known, rows, verdicts)
-    if arguments.plot and rows:
-        report.draw(arguments.plot, rows)
-    missed = [verdict for verdict in verdicts if not verdict["passed"]]
-    return int(wrong > 0 or (arguments.strict and missed != []))
+    return wrong
+
+
+@contextlib.contextmanager
+def _limited(n: int, peers: Collection[str]) -> Iterator[None]:
+    """At most n threads, in PyTorch too."""
+    before = threads.get_num_threads()
+    try:
+        _limit(n, peers)
+        yield
+    finally:
+        _limit(before, peers)
+
+
+def _limit(n: int, peers: Collection[str]) -> None:
+    threads.set_num_threads(n)
+    if "torch" in peers and n != (torch := sys.modules["torch"]).get_num_threads():
+        torch.set_num_threads(n)
 
 
 def _measure(case: Case, options: Options, effort: Effort) -> Row:
-    runs = case.prepare()
-    ceiling, wait = {}, nothing
-    if options.device == "cuda":
-        wait = libraries.OurDevice().wait
-        if not case.flops and case.traffic > 8 * machine.last_level_cache(options.device):
-            ceiling = machine.copy_runs(options.peers)
-    elif case.flops:
-        ceiling = machine.peak_runs(options.dtype)
-    elif case.streams or case.traffic > 8 * machine.last_level_cache(options.device):
-        ceiling = machine.streaming_runs(options.peers)
-    seconds = in_turn({**runs, **{name: run for name, (_, run) in ceiling.items()}}, effort, wait)
+    case = case._replace(dtype=case.dtype or options.dtype, threads=case.threads or threads.get_num_threads())
+    with _limited(case.threads, options.peers), machine.Disturbance(case.load != "idle") as disturbance:
+        runs = case.prepare()
+        ceiling, wait = _ceiling(case, options), nothing
+        if options.device == "cuda":
+            wait = libraries.OurDevice().wait
+        found = in_turn({**runs, **{name: run for name, (_, run) in ceiling.items()}}, effort, wait)
     return Row(
         case.name,
         case.size,
-        options.dtype,
+        case.dtype,
         case.traffic,
-        {name: seconds[name] * case.scale for name in runs},
-        {name: size / seconds[name] for name, (size, _) in ceiling.items()},
+        {name: found[name].scaled(case.scale).median for name in runs},
+        {name: size / found[name].median for name, (size, _) in ceiling.items()},
         case.flops,
+        {name: found[name].scaled(case.scale).quartiles for name in runs},
+        case.threads,
+        case.load,
+        disturbance.text,
+        disturbance.counters,
+        case.parts,
     )
+
+
+def _ceiling(case: Case, options: Options) -> dict[str, tuple[int, Run]]:
+    """What the work can be compared with: its size in bytes or operations, and what does no other work."""
+    is_large = case.traffic > 8 * machine.last_level_cache(options.device)
+    if options.device == "cuda":
+        return machine.copy_runs(options.peers) if is_large and not case.flops else {}
+    if case.flops:
+        return machine.peak_runs(case.dtype)
+    return machine.streaming_runs(options.peers) if case.streams or is_large else {}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "pyoptim bench", description="Time the kernels against NumPy and PyTorch."
+        "pyoptim bench",
+        description="Time the kernels, and what is built of them, against other libraries.",
+        epilog="Only where they are asked for: "
+        + "; ".join(f"{name}: {family.sweeps}" for name, family in FAMILIES.items() if family.sweeps),
     )
-    parser.add_argument("--parts", type=_some_of(FAMILIES), help=f"default: {','.join(FAMILIES)}")
+    usual = ", ".join(name for name, family in FAMILIES.items() if not family.sweeps)
+    parser.add_argument(
+        "part", nargs="*", metavar="PART", type=_some_of(FAMILIES), default=[], help=f"default: {usual}"
+    )
+    parser.add_argument("--parts", type=_some_of(FAMILIES), help="the same, separated by commas")
+    parser.add_argument(
+        "--match", metavar="TEXTS", default="", help="only cases with all of these texts: 'step,32,2 busy'"
+    )
     parser.add_argument(
         "--sizes", type=_sizes, help="elements of optimizers; default: 1e3,1e4,1e5,1e6,1e7,5e7"
     )
     names = optimizers.NAMES
     parser.add_argument("--optimizers", type=_some_of(names), help=f"default: {','.join(names)}")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where arrays lie")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--threads", type=int, help="of pyoptim and PyTorch; default: all processors")
+    parser.add_argument("--dtype", choices=("float32", "float64"), help="default: float32; of sweeps both")
     parser.add_argument(
-        "--against", type=_some_of(["numpy", "torch", "jax", "cupy"]), help="default: those installed"
+        "--threads", type=int, help="of pyoptim and PyTorch; default: all processors; layers: 1 too"
+    )
+    parser.add_argument(
+        "--against",
+        type=_some_of(["numpy", "torch", "jax", "onnxruntime", "cupy"]),
+        help="default: those installed",
     )
     parser.add_argument("--json", metavar="FILE", help="write what was measured")
     parser.add_argument("--plot", metavar="FILE", help="draw time over size into an image")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,16 +30,17 @@ class _Arrays(NamedTuple):
         return {"y": self.y, "dx": self.dx}
 
 
-def _cases(options: Options) -> Iterator[Case]:
+def _cases(options: Options) -> Generator[Case]:
     dtype = np.dtype(options.dtype)
     for kind in _KINDS:
-        prepare = functools.partial(_prepare, kind, dtype, options.peers)
-        yield Case(kind, _SIZE, 5 * _SIZE * dtype.itemsize, prepare)
+        runs = functools.partial(prepare, kind, _SIZE, dtype, options.peers)
+        yield Case(kind, _SIZE, 5 * _SIZE * dtype.itemsize, runs)
 
 
-def _prepare(kind: str, dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[str, Run]:
+def prepare(kind: str, size: int, dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[str, Run]:
+    """The runs of an activation of this many elements, checked."""
     rng = np.random.default_rng(0)
-    x, dy = (rng.normal(0, std, size=_SIZE).astype(dtype).astype(np.float64) for std in (2, 1))
+    x, dy = (rng.normal(0, std, size=size).astype(dtype).astype(np.float64) for std in (2, 1))
     a, b = _numbers(kind)
     y = ACTIVATIONS[kind].value(x, a, b)
     dx = dy * ACTIVATIONS[kind].slope(x if ACTIVATIONS[kind].keeps_input else y, a, b)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from .timing import Run
+from .timing import FULL, Effort, Run
 
 
 class Mismatch(Exception):
@@ -21,6 +21,8 @@ class Options(NamedTuple):
     names: Collection[str]  # of the cases to run
     quick: bool = False
     device: str = "cpu"  # or "cuda"
+    dtypes: Sequence[str] = ("float32",)  # of the parts that measure several
+    threads: Sequence[int] = (1,)  # likewise
 
 
 class Case(NamedTuple):
@@ -37,6 +39,15 @@ class Case(NamedTuple):
     flops: int = 0  # operations of one run, if they and not memory are the limit; else 0
     scale: float = 1  # factor of the times, for a run that does only a part of the work
     streams: bool = False  # compared with plain streaming, although caches may keep a part
+    dtype: str = ""  # if it is not that of the options
+    threads: int = 0  # the most that may run, if it is not the number in force
+    load: str = "idle"  # what else runs on the machine meanwhile
+    parts: int = 0  # into which the work is cut, if the case is about that
+
+    @property
+    def label(self) -> str:
+        """What ``--match`` looks at."""
+        return f"{self.name}, {self.size}, {self.dtype}, {self.threads} threads, {self.load}"
 
 
 class Row(NamedTuple):
@@ -51,6 +62,12 @@ class Row(NamedTuple):
     # speeds of multiply-adds in registers, in operations per second.
     ceiling: Mapping[str, float]
     flops: int = 0
+    quartiles: Mapping[str, tuple[float, float]] = {}  # the first and the third, of the same seconds
+    threads: int = 0
+    load: str = "idle"  # what the benchmark itself kept running meanwhile
+    disturbed: str = ""  # by what, where something else was running too
+    counters: Mapping[str, Any] = {}  # see machine.Disturbance
+    parts: int = 0
 
     def faster_than(self, peer: str) -> float | None:
         """How many times as fast as the fastest competitor whose name begins with ``peer``."""
@@ -87,10 +104,15 @@ class Target(NamedTuple):
     text: str
     bound: float
     value: Callable[[Row], float | None]
+    of: Callable[[list[float]], float] = min  # median: in half of the rows
 
 
 class Family(NamedTuple):
     """Cases of one kind."""
 
-    cases: Callable[[Options], Iterator[Case]]
+    cases: Callable[[Options], Generator[Case]]
     targets: Sequence[Target]
+    effort: Effort = FULL
+    sweeps: str = ""  # what is measured, of a part that is run only where it is asked for; else ""
+    draw: Callable[[str, Sequence[Row]], None] | None = None  # into an image; None: time over size
+    conclude: Callable[[Sequence[Row]], list[str]] | None = None  # what the rows say together

@@ -7,7 +7,7 @@ the small cases themselves. To add cases: a generator of `Case`, and its family 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,7 +87,7 @@ class _Dense(NamedTuple):
         return {name: getattr(self, name) for name in ("y", "dx", "dweight", "dbias")}
 
 
-def _dense_cases(options: Options) -> Iterator[Case]:
+def _dense_cases(options: Options) -> Generator[Case]:
     dtype = np.dtype(options.dtype)
     for (inputs, outputs), batches in _DENSE.items():
         for batch in batches:
@@ -196,10 +196,10 @@ class _Loss(NamedTuple):
     dx: Array
 
 
-def _loss_cases(options: Options) -> Iterator[Case]:
+def _loss_cases(options: Options) -> Generator[Case]:
     dtype = np.dtype(options.dtype)
     for batch, classes in _LOGITS:
-        prepare = functools.partial(_cross_entropy, batch, classes, dtype, options.peers)
+        prepare = functools.partial(cross_entropy, batch, classes, dtype, options.peers)
         yield Case(f"cross-entropy {classes}", batch, 2 * batch * classes * dtype.itemsize, prepare)
     for batch, classes in _LOGITS:
         prepare = functools.partial(_divergence, batch, classes, dtype, options.peers)
@@ -208,7 +208,8 @@ def _loss_cases(options: Options) -> Iterator[Case]:
     yield Case("squared error", _SQUARED, 3 * _SQUARED * dtype.itemsize, squared)
 
 
-def _cross_entropy(batch: int, classes: int, dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[str, Run]:
+def cross_entropy(batch: int, classes: int, dtype: np.dtype[Any], peers: tuple[str, ...]) -> dict[str, Run]:
+    """The runs of cross-entropy with its gradient, checked."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(batch, classes)).astype(dtype).astype(np.float64)
     labels, rows = rng.integers(0, classes, batch), np.arange(batch)

@@ -111,12 +111,26 @@ def of_users(device: str) -> Library:
     return of(next(iter(installed(device)), "pyoptim") if device == "cuda" else "numpy", device)
 
 
+# The modules that each needs.
+_PEERS = {"torch": ["torch"], "jax": ["jax"], "onnxruntime": ["onnxruntime", "onnx"]}
+
+
+def _is_there(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
 def installed(device: str) -> tuple[str, ...]:
     """The libraries to compare with that are installed and reach "cpu" or "cuda"."""
     if device == "cpu":
-        return ("numpy", *(peer for peer in ("torch", "jax") if importlib.util.find_spec(peer) is not None))
+        return ("numpy", *(peer for peer, modules in _PEERS.items() if all(map(_is_there, modules))))
     found = []
     for peer, module in (("torch", "torch.cuda"), ("cupy", "cupy")):
         if importlib.util.find_spec(peer) is not None and importlib.import_module(module).is_available():
             found.append(peer)
     return tuple(found)
+
+
+def missing(device: str) -> tuple[str, ...]:
+    """The libraries that could be compared with on this device, but are not installed."""
+    possible = _PEERS if device == "cpu" else ("torch", "cupy")
+    return tuple(peer for peer in possible if peer not in installed(device))

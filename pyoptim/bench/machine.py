@@ -6,10 +6,16 @@ import datetime
 import functools
 import os
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 from ..config import show_config
 from ..runtime import dispatch, threads
@@ -37,9 +43,70 @@ def describe(device: str) -> dict[str, Any]:
             "gpu": gpu["name"],
             "backend": backend.name,
         }
+    found["processors"] = os.cpu_count()
     if hasattr(os, "getloadavg"):
         found["load_average"] = os.getloadavg()[0]  # of the last minute: other programs disturb the figures
     return found
+
+
+class Disturbance:
+    """What else ran on the machine while a case was measured: a ``with`` block.
+
+    Attributes
+    ----------
+    counters : dict
+        ``load_average``, of the last minute; ``switches``, how often a thread of this process lost its
+        processor against its will; on Linux ``others`` and ``steal``, how many processors other processes,
+        and other guests of the host, used on average.
+    text : str
+        What is worth telling; "" beside processes of the benchmark's own.
+    """
+
+    def __init__(self, has_own: bool = False) -> None:
+        self._has_own = has_own
+        self.counters: dict[str, float] = {}
+        self.text = ""
+
+    def __enter__(self) -> Disturbance:
+        self._before = _counters()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        spent = {name: after - self._before[name] for name, after in _counters().items()}
+        seconds, told = max(spent["seconds"], 1e-9), []
+        if hasattr(os, "getloadavg"):
+            self.counters["load_average"] = os.getloadavg()[0]
+        self.counters["switches"] = spent["switches"]
+        if "all" in spent and seconds > _TICKS * _TICK:
+            others, steal = max(0.0, (spent["all"] - spent["own"]) / seconds), spent["steal"] / seconds
+            self.counters |= {"others": others, "steal": steal}
+            if others > 0.2:
+                told.append(f"others use {others:.1f} processors")
+            if steal > 0.05:
+                told.append(f"the host takes {steal:.1f} processors")
+        # Competitors with more threads than there are processors interrupt each other, so switches alone say
+        # nothing.
+        if told and not self._has_own:
+            told.append(f"{spent['switches'] / seconds:.0f} involuntary switches a second")
+            self.text = ", ".join(told)
+
+
+# The system counts processor time in ticks: seconds of one, and how many must pass before a share of them
+# says something.
+_TICK, _TICKS = 0.01, 20
+
+
+def _counters() -> dict[str, float]:
+    found = {"seconds": time.perf_counter(), "switches": 0.0}
+    if resource is not None:
+        found["switches"] = float(resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw)
+    try:
+        first = Path("/proc/stat").read_text().partition("\n")[0]
+    except OSError:
+        return found
+    # user, nice, system, idle, waiting, interrupts, soft interrupts, steal: proc_stat(5)
+    user, nice, system, _, _, hard, soft, steal = (int(v) * _TICK for v in first.split()[1:9])
+    return {**found, "all": user + nice + system + hard + soft, "own": time.process_time(), "steal": steal}
 
 
 def _cpu() -> str:

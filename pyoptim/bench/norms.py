@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -29,20 +29,21 @@ _GPU_CASES = [
 _RESULTS = ("y", "dx", "dgamma", "dbeta")
 
 
-def _cases(options: Options) -> Iterator[Case]:
+def _cases(options: Options) -> Generator[Case]:
     dtype = np.dtype(options.dtype)
     for kind, shape in _CASES if options.device == "cpu" else _GPU_CASES:
         # Forward reads x twice, for the statistics and for y, and writes y; backward reads x and dy twice and
         # writes dx. A row of layer norm is still in the first-level cache when it is read again.
         passes = 5 if kind == "layer norm" else 8
         size = int(np.prod(shape))
-        prepare = functools.partial(_prepare, kind, shape, dtype, options)
+        runs = functools.partial(prepare, kind, shape, dtype, options)
         traffic = passes * size * dtype.itemsize
         name = f"{kind} {'x'.join(map(str, shape))}"
-        yield Case(name, shape[0], traffic, prepare, streams=shape == (4096, 1024))
+        yield Case(name, shape[0], traffic, runs, streams=shape == (4096, 1024))
 
 
-def _prepare(kind: str, shape: tuple[int, ...], dtype: np.dtype[Any], options: Options) -> dict[str, Run]:
+def prepare(kind: str, shape: tuple[int, ...], dtype: np.dtype[Any], options: Options) -> dict[str, Run]:
+    """The runs of a normalisation of this shape, checked."""
     rng = np.random.default_rng(0)
     by_row = kind == "layer norm"
     x3 = (*shape[:2], int(np.prod(shape[2:])))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,7 +95,7 @@ _BLOCK = 99_991
 _STEPS = 3
 
 
-def _cases(options: Options) -> Iterator[Case]:
+def _cases(options: Options) -> Generator[Case]:
     dtype = np.dtype(options.dtype)
     for name in options.names:
         kind = "Adam" if name in SEVERAL else name

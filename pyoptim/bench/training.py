@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from .timing import Run
 _WIDTHS = (784, 256, 128, 10)
 _EPOCH = 60_000
 _LR = {"Adam": 1e-3, "SGD": 0.01}
+_EPS = 1e-5  # of BatchNorm
 _CHECKED = 10  # steps whose losses are compared
 # The examples of a run, by the size of a batch.
 _EXAMPLES = {1: 2_000, 10: 10_000, 32: 16_000, 128: 32_000, 1024: 30_720}
@@ -46,13 +47,19 @@ class _Work(NamedTuple):
     x: Array  # the examples of a run: float32 from 0 to 1
     y: Array
     device: str
+    widths: tuple[int, ...] = ()  # of the network, from inputs to classes; empty: MNIST's
+
+    @property
+    def layers(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of each dense layer."""
+        return list(itertools.pairwise(self.widths or _WIDTHS))
 
 
 # A function that trains on the examples in this order (None: in a random one) and returns the mean loss.
 _Epoch = Callable[[Array | None], float]
 
 
-def _cases(options: Options) -> Iterator[Case]:
+def _cases(options: Options) -> Generator[Case]:
     on_gpu = options.device == "cuda"
     examples = _QUICK_EXAMPLES if options.quick else _GPU_EXAMPLES if on_gpu else _EXAMPLES
     wanted = [("Adam", batch, False) for batch in examples]
@@ -67,7 +74,7 @@ def _cases(options: Options) -> Iterator[Case]:
             optimizer, batch, norm = key
             x, y = _data(examples[batch])
             work = _Work(optimizer, batch, norm, x, y, options.device)
-            return _checked(work, options.peers)
+            return checked(work, options.peers)
 
         yield Case(name, batch, 4 * _EPOCH * _WIDTHS[0], prepare, flops, _EPOCH / examples[batch])
 
@@ -81,14 +88,17 @@ def _data(examples: int) -> tuple[Array, Array]:
     return x, rng.integers(0, _WIDTHS[-1], examples)
 
 
-def _checked(work: _Work, peers: tuple[str, ...]) -> dict[str, Run]:
+def checked(
+    work: _Work, peers: tuple[str, ...], ways: tuple[str, ...] = ("fused", "foreach")
+) -> dict[str, Run]:
+    """The runs that train, after first steps whose losses must agree; ways: of PyTorch's optimizer."""
     first = work._replace(x=work.x[: _CHECKED * work.batch], y=work.y[: _CHECKED * work.batch])
     makers: dict[str, Callable[[_Work], _Epoch]] = {"pyoptim": _pyoptim}
     if "torch" in peers:
-        makers |= {f"torch {way}": _torch(way) for way in ("fused", "foreach")}
+        makers |= {f"torch {way}": _torch(way) for way in ways}
         if work.device == "cuda":
             makers["torch graph"] = _torch_graph
-    if "jax" in peers and not work.norm:
+    if "jax" in peers:
         makers["jax"] = _jax
     order = np.arange(len(first.x))
     losses = {who: make(first)(order) for who, make in makers.items()}
@@ -98,23 +108,24 @@ def _checked(work: _Work, peers: tuple[str, ...]) -> dict[str, Run]:
                 f"{work.optimizer}, batch {work.batch}: {who} has a mean loss of {loss} over the first "
                 f"steps, pyoptim {losses['pyoptim']}"
             )
-    if work.norm:
+    if work.norm and not work.widths:
         makers[_NORMED] = lambda work: _pyoptim(work._replace(norm=False))
     epochs = {who: make(work) for who, make in makers.items()}
     return {who: lambda epoch=epoch: epoch(None) for who, epoch in epochs.items()}  # type: ignore[misc]
 
 
-def _model(norm: bool) -> nn.Sequential:
+def _model(work: _Work) -> nn.Sequential:
     layers: list[nn.Layer] = []
-    for inputs, outputs in itertools.pairwise(_WIDTHS[:-1]):
-        layers.append(nn.Dense(inputs, outputs, activation=None if norm else "relu", init="he"))
-        if norm:
+    *hidden, last = work.layers
+    for inputs, outputs in hidden:
+        layers.append(nn.Dense(inputs, outputs, activation=None if work.norm else "relu", init="he"))
+        if work.norm:
             layers.append(nn.BatchNorm(outputs, activation="relu"))
-    return nn.Sequential(*layers, nn.Dense(*_WIDTHS[-2:]), seed=0)
+    return nn.Sequential(*layers, nn.Dense(*last), seed=0)
 
 
 def _pyoptim(work: _Work) -> _Epoch:
-    model = _model(work.norm).to(work.device)
+    model = _model(work).to(work.device)
     optimizer = {"Adam": Adam, "SGD": SGD}[work.optimizer](model.parameters(), lr=_LR[work.optimizer])
     trainer = Trainer(model, nn.CrossEntropy(), optimizer, seed=0)
     data = libraries.of("pyoptim", work.device).array(work.x)  # copied to a GPU once, as for PyTorch
@@ -134,13 +145,14 @@ class _Torch:
         import torch
 
         layers: list[Any] = []
-        for inputs, outputs in itertools.pairwise(_WIDTHS):
+        *hidden, last = work.layers
+        for inputs, outputs in hidden:
             layers.append(torch.nn.Linear(inputs, outputs))
-            if outputs != _WIDTHS[-1]:
-                layers += [torch.nn.BatchNorm1d(outputs)] * work.norm + [torch.nn.ReLU()]
+            layers += [torch.nn.BatchNorm1d(outputs)] * work.norm + [torch.nn.ReLU()]
+        layers.append(torch.nn.Linear(*last))
         self.model = torch.nn.Sequential(*layers).to(work.device)
         with torch.no_grad():
-            ours = _model(work.norm).parameters().values()
+            ours = _model(work).parameters().values()
             for theirs, values in zip(self.model.parameters(), ours, strict=True):
                 theirs.copy_(torch.from_numpy(values))
         kind = getattr(torch.optim, work.optimizer)
@@ -218,6 +230,11 @@ def _jax(work: _Work) -> _Epoch:
 
     def loss_of(parameters: Any, x: Any, y: Any) -> Any:
         *hidden, last = parameters
+        if work.norm:
+            for (weight, bias), (gamma, beta) in zip(hidden[::2], hidden[1::2], strict=True):
+                x = x @ weight.T + bias
+                x = jax.nn.relu((x - x.mean(0)) * gamma / np_.sqrt(x.var(0) + _EPS) + beta)
+            hidden = []
         for weight, bias in hidden:
             x = jax.nn.relu(x @ weight.T + bias)
         logits = jax.nn.log_softmax(x @ last[0].T + last[1])
@@ -241,7 +258,7 @@ def _jax(work: _Work) -> _Epoch:
         return state, losses.mean()
 
     compiled = jax.jit(run, donate_argnums=0)
-    values = [np_.array(p) for p in _model(False).parameters().values()]
+    values = [np_.array(p) for p in _model(work).parameters().values()]
     parameters = list(zip(values[::2], values[1::2], strict=True))
     zeros = [tree(np_.zeros_like, parameters) for _ in range(2)]
     state = [(parameters, *zeros, np_.zeros((), np_.float32))]
