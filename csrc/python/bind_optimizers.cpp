@@ -57,7 +57,15 @@ class Stepper : public PreparedByType<core::Stepper> {
     bool advance(const Gradients::List& grads, const py::object& groups,
                  const py::typing::List<Dict>& scalars, const py::object& epoch) {
         if (!is_in_force() || !PyList_Check(groups.ptr())) return false;
-        const auto fits = [&] { return gradients_.by_type(grads) != nullptr; };
+        const auto fits = [&] {
+            if (gradients_.by_type(grads) == nullptr) return false;
+            for (std::size_t i = 0; i < held_.size() && index(i) < PyList_GET_SIZE(groups.ptr()); ++i) {
+                const auto group =
+                    py::reinterpret_borrow<py::object>(PyList_GET_ITEM(groups.ptr(), index(i)));
+                if (!held_[i].is_ready(group.ptr(), kRules[rules_[i]].name)) return false;
+            }
+            return true;
+        };
         const HeldGroup::Rates rates{rate_, epoch, fits};
         for (std::size_t i = 0; i < held_.size(); ++i) {
             // A rate that is a function may do anything, even to these lists.

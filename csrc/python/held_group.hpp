@@ -48,6 +48,11 @@ class HeldGroup {
         std::function<bool()> may_begin;  // whether the step will be made unless the rate stops it
     };
 
+    // Whether the group's hyperparameters, but for the learning rate, can be held and choose this rule.
+    bool is_ready(PyObject* group, const char* rule) {
+        return PyDict_Check(group) && (is_current(group) || read(group, rule));
+    }
+
     // Finds the coefficients of the step after that of these scalars; group and scalars are dictionaries.
     // Returns false where only Python knows them, or the reason why there are none.
     bool next(PyObject* group, PyObject* scalars, const char* rule, const Rates& rates) {
@@ -101,8 +106,6 @@ class HeldGroup {
         return all;
     }
 
-    bool is_ready(PyObject* group, const char* rule) { return is_current(group) || read(group, rule); }
-
     // Whether the dictionary has the keys and the values that are held, in the same order. The learning rate
     // may be any.
     bool is_current(PyObject* group) const {
@@ -135,7 +138,8 @@ class HeldGroup {
             const py::object chosen = given.attr("_rule")(given);
             if (chosen.cast<std::string>() != rule || std::strcmp(optimizer_->rule(), rule) != 0)
                 return false;
-        } catch (const py::error_already_set&) {
+        } catch (const py::error_already_set& error) {
+            if (!error.matches(PyExc_Exception)) throw;  // the user's Ctrl-C
             return false;
         }
         for (std::size_t k = 0; k < values.size(); ++k) entries_[k].value = std::move(values[k]);
@@ -151,8 +155,11 @@ class HeldGroup {
         }
         if (!PyLong_CheckExact(value)) return false;
         out = PyLong_AsDouble(value);
-        if (PyErr_Occurred()) PyErr_Clear();  // an integer beyond all doubles, for which out is -1
-        return out >= 0 && out < kLargest;
+        if (PyErr_Occurred()) {  // an integer beyond all doubles
+            PyErr_Clear();
+            return false;
+        }
+        return out > -kLargest && out < kLargest;
     }
 
     static bool within(const Range& range, double value) { return value >= range.low && value <= range.high; }

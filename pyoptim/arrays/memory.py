@@ -123,6 +123,8 @@ def joined(arrays: Sequence[Array]) -> Array | None:
     owner = first.base
     if type(owner) is not ndarray or not owner.flags.c_contiguous:
         return None
+    if first.flags.writeable and not owner.flags.writeable:  # made so after the arrays were
+        return None
     begin = end = address(first)
     for array in arrays:
         if array.base is not owner or array.dtype != first.dtype or address(array) != end:

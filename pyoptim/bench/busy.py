@@ -44,6 +44,7 @@ _ALONE = "alone"  # pyoptim on one thread
 # Programs that run meanwhile, until they are killed or their parent has ended.
 _SPIN = """
 import os
+print("begun", flush=True)
 while os.getppid() == parent:
     for _ in range(1_000_000):
         pass
@@ -65,21 +66,21 @@ while os.getppid() == parent:
 def running(program: str, copies: int) -> Iterator[None]:
     """Run copies of a Python program meanwhile; they end with the block, and with this process."""
     children: list[subprocess.Popen[bytes]] = []
-    try:
-        for _ in range(copies):
-            # Elsewhere than here, where a folder may be called pyoptim.
-            command = [sys.executable, "-c", f"parent = {os.getpid()}\n{program}"]
-            home = tempfile.gettempdir()
-            children.append(subprocess.Popen(command, stdout=subprocess.PIPE, cwd=home))
-        if program is _TRAIN:
+    # A folder of their own, since Python imports from where it starts, and here may be one called pyoptim.
+    with tempfile.TemporaryDirectory() as home:
+        try:
+            for _ in range(copies):
+                command = [sys.executable, "-c", f"parent = {os.getpid()}\n{program}"]
+                children.append(subprocess.Popen(command, stdout=subprocess.PIPE, cwd=home))
             for child in children:
-                child.stdout.readline()  # type: ignore[union-attr]
-        yield
-    finally:
-        for child in children:
-            child.kill()
-        for child in children:
-            child.communicate()
+                if child.stdout.readline().strip() != b"begun":  # type: ignore[union-attr]
+                    raise OSError("a process to run beside the benchmark has not begun")
+            yield
+        finally:
+            for child in children:
+                child.kill()
+            for child in children:
+                child.communicate()
 
 
 @contextlib.contextmanager

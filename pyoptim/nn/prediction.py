@@ -58,7 +58,13 @@ def outputs(model: Sequential, name: str, x: Any) -> tuple[Array, Array] | None:
         model._check_shape(name, x.shape)
         if not _is_compiled(model):
             return None
-        predictor = Predictor(model, shape)
+        try:
+            predictor = Predictor(model, shape)
+        except (TypeError, ValueError, RuntimeError):
+            return None  # the layers compute what compiled code refuses, or refuse it in their own words
+    if predictor.takes_statistics and len(x) < 2:
+        model._predictors.append(predictor)
+        return None  # the layers say that statistics take more values, where they do
     y = np.empty((len(x), *predictor.output_shape), model.dtype)
     finite = predictor.predict(x, y)
     model._predictors.append(predictor)
@@ -76,6 +82,7 @@ class Predictor:
         kind = _native.Predictor32 if model.dtype == np.float32 else _native.Predictor64
         self.predict = kind(described(model, shape)).predict
         self.output_shape = model.output_shape(shape)
+        self.takes_statistics = any(layer.takes_statistics(False) for layer in _all_layers(model.layers))
         self._layers, self._shape = model.layers, shape
         self._options = [(layer, _options_of(layer)) for layer in _all_layers(model.layers)]
         self._arrays = list(model._named("parameters", "buffers").values())  # alive, for their ids
@@ -131,4 +138,6 @@ def _is_compiled(model: Sequential) -> bool:
         if p.ctypes.data != address or p.dtype != model.dtype or not is_fast(p):
             return False
         address += p.nbytes
+    if address != model.flat_parameters.ctypes.data + model.flat_parameters.nbytes:
+        return False
     return all(a.dtype in (model.dtype, np.int64) for a in buffers)

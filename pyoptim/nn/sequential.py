@@ -246,8 +246,9 @@ class Sequential:
     def forward(self, x: Any) -> Array:
         """The output for a batch of any real dtype, e.g. (batch, features).
 
-        `backward` reads x again, so leave it as it is until then. In evaluation mode the layers keep nothing,
-        and `backward` computes what they would have kept once more: leave the parameters alone too.
+        `backward` reads x again, so leave it as it is until then. In evaluation mode compiled layers
+        keep nothing, and `backward` computes what they would have kept once more: leave the parameters alone
+        too.
 
         A model on a GPU takes arrays of its memory too (CuPy's, PyTorch's, and what else has
         ``__cuda_array_interface__`` or speaks DLPack) of its dtype, without a copy and without a look at

@@ -263,12 +263,17 @@ def _plan(optimizer: Optimizer, steps: int) -> tuple[Array, Callable[[int], _Sca
     return np.concatenate(rows, axis=1), scalars_after
 
 
+def is_of_user(lr: Any) -> bool:
+    """Whether a learning rate is a function of the user's own, which may count its calls or do more."""
+    return callable(lr) and type(lr).__module__ != Schedule.__module__
+
+
 def _rates(lr: Any, first: int, steps: int, epoch: int) -> list[float]:
     """Return the learning rates of the steps after the first ones, as `stepping.learning_rate` does."""
     rate = stepping.learning_rate
-    if not callable(lr) or (isinstance(lr, Schedule) and lr.unit == "epoch"):
+    if not callable(lr) or (not is_of_user(lr) and lr.unit == "epoch"):
         return [rate(lr, first + 1, epoch)] * steps
-    if isinstance(lr, Schedule):
+    if not is_of_user(lr):
         rates = [lr(k) for k in range(first, first + steps)]
         if set(map(type, rates)) == {float} and min(rates) >= 0 and math.isfinite(sum(rates)):
             return rates

@@ -19,7 +19,7 @@ from ..transforms import Transform
 from . import cuda_engine, evaluation
 from . import engine as compiled
 from .data import Data, check_batches, checked
-from .engine import Advance
+from .engine import Advance, is_of_user
 from .history import History
 from .preparing import Options, Run, hold_back, prepare
 from .progress import Progress
@@ -269,7 +269,12 @@ class Trainer:
         if epoch.done == 0:
             for callback in callbacks:
                 callback.on_epoch_begin(done)
-        if path is None or callbacks or self.metrics:  # functions of the user may have changed its parts
+        of_user = [
+            *callbacks,
+            *self.metrics,
+            *filter(is_of_user, (g["lr"] for g in self.optimizer.param_groups)),
+        ]
+        if path is None or path.engine is None or of_user:  # functions may have changed its parts
             path = self._new_path(run)
         history.path, history.reason = path.name, path.reason
         measured = self._train_epoch(path.engine, run, epoch, history, progress)

@@ -153,6 +153,8 @@ def test_joined():
     for apart in ([a, c], [b, a], [a, a], [a, b.copy()], [np.ones(1), np.ones(1)]):
         assert memory.joined(apart) is None
     assert memory.joined([a, b.view(np.float32)]) is None
+    a.base.flags.writeable = False  # which leaves the arrays as they are
+    assert memory.joined([a, b, c]) is None
 
 
 @pytest.mark.parametrize("name", FALLBACKS)

@@ -258,6 +258,11 @@ def test_busy_processes_end_with_the_block(error, monkeypatch):
     assert all(child.poll() is not None for child in made)
 
 
+def test_a_process_that_does_not_begin_is_an_error():
+    with pytest.raises(OSError, match="has not begun"), busy.running("raise SystemExit", 1):
+        raise AssertionError("nothing runs beside this")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="a parent's end is seen by its number")
 def test_busy_processes_end_with_a_parent_that_is_killed(tmp_path):
     program = (

@@ -173,6 +173,12 @@ def changes():
     def another_layer(model):
         model.layers = (*model.layers[:3], nn.Tanh())
 
+    def fewer_layers(model):
+        model.layers = model.layers[:2]
+
+    def another_kind_of_number(model):
+        model.layers[1].eps = np.float32(0.5)
+
     def a_function(model):
         model.layers[3].forward = lambda x, training: x + 1
 
@@ -196,6 +202,17 @@ def test_changes_of_a_model_are_seen(n, change, rng):
     after = model(x)
     assert np.array_equal(after, by_layers(model, x))
     assert np.array_equal(before, after) == (change.__name__ == "read_only")
+
+
+def test_statistics_take_more_than_one_row(backend):
+    model = nn.Sequential(nn.Dense(4, 3), nn.BatchNorm(3, track_running_stats=False), seed=0).eval()
+    assert np.isfinite(model(np.ones((2, 4)))).all()
+    for rows in (0, 1):
+        with pytest.raises(ValueError, match="values per channel"):
+            model(np.ones((rows, 4)))
+    trainer = po.Trainer(model, nn.MSE(), po.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="values per channel"):
+        trainer.predict(np.ones((1, 4)))
 
 
 def test_backward_after_an_evaluation(rng, backend):

@@ -164,6 +164,16 @@ def test_a_function_is_asked_once_a_step():
     assert rate.calls == 5
 
 
+@pytest.mark.parametrize("option", [{"dampening": -1}, {"weight_decay": 2**31}, {"dampening": 2**40}])
+def test_a_function_is_asked_once_a_step_beside_other_groups(option):
+    rate = Counted()
+    groups = [{"params": [np.ones(3)], "lr": rate}, {"params": [np.ones(3)], **option}]
+    optimizer = po.SGD(groups, lr=0.1, momentum=0.9)
+    for _ in range(4):
+        optimizer.step([[np.ones(3)], [np.ones(3)]])
+    assert rate.calls == 4
+
+
 class Owner:
     """Something that an optimizer's learning rate leads to, and that leads to the optimizer."""
 

@@ -543,6 +543,18 @@ def test_hogwild_is_ended_by_ctrl_c(start_python):
     assert ended - sent < 5  # 0.1 on a machine that does nothing else
 
 
+def test_a_rate_that_freezes_a_layer_is_noticed():
+    model = nn.Sequential(nn.Dense(3, 4), nn.Dense(4, 2), seed=0)
+
+    def rate(k):
+        model.layers[0].trainable = False
+        return 0.1
+
+    trainer = po.Trainer(model, nn.CrossEntropy(), po.SGD(model.parameters(), lr=rate))
+    with pytest.raises(ValueError, match="frozen"):
+        trainer.fit(np.ones((8, 3)), np.zeros(8, int), epochs=3, batch_size=4, verbose=False)
+
+
 @pytest.mark.skipif(
     not os.path.isdir(os.path.join(os.environ.get("PYOPTIM_DATA", ""), "mnist")),
     reason="needs MNIST: PYOPTIM_DATA names no folder that holds mnist/",
