@@ -89,7 +89,7 @@ void Predictor<T>::make_layers(std::size_t capacity) {
 template <class T>
 bool Predictor<T>::predict(const Batch& of, std::size_t whole, bool looks) {
     if (of.n == 0) return true;
-    const int most = threads_for(of.n * (weights_ + widest_) / std::min(of.n, kReuse), kGrain);
+    const int most = threads_for(of.n * work() / std::min(of.n, kReuse), kGrain);
     if (needs_whole_ || (whole < kWhole && most > 1)) {
         if (of.n > capacity_) make_layers(of.n);
         return run(of, {memory_.reserve(total_ * of.n), of.n}, true, looks);

@@ -29,7 +29,8 @@ class Predictor {
     // unspecified, if an element of x is not finite; unless `looks` it may return true then.
     bool predict(const Batch&, std::size_t whole, bool looks = false);
     bool needs_whole() const { return needs_whole_; }
-    std::size_t weights() const { return weights_; }
+    // Of one example: its multiply-adds, and the elements that its widest layer reads and writes.
+    std::size_t work() const { return weights_ + widest_; }
 
     std::size_t inputs() const { return static_cast<std::size_t>(layers_.front().in.size); }
     std::size_t outputs() const { return static_cast<std::size_t>(layers_.back().out.size); }

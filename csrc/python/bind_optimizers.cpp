@@ -45,7 +45,9 @@ class Stepper : public PreparedByType<core::Stepper> {
               const py::object& chosen, const std::vector<py::object>& ours) {
         require(groups.size() == rules_.size(), "groups of parameters and of hyperparameters");
         if (!held_.empty()) return;
-        for (const Dict& group : groups) held_.emplace_back(name, group);
+        std::vector<HeldGroup> held;
+        for (const Dict& group : groups) held.emplace_back(name, group);
+        held_ = std::move(held);
         rate_ = rate;
         chosen_ = chosen;
         ours_ = ours;

@@ -29,7 +29,7 @@ class Predictor {
         const T* const values = is_bytes ? nullptr : static_cast<const T*>(x.data());
         const auto* const bytes = is_bytes ? static_cast<const std::uint8_t*>(x.data()) : nullptr;
         T* const out = y.mutable_data();
-        const std::size_t most = predictor_.needs_whole() ? examples : kWork / predictor_.weights() + 128;
+        const std::size_t most = predictor_.needs_whole() ? examples : kWork / predictor_.work() + 128;
         for (std::size_t begin = 0; begin < examples; begin += most) {
             const std::size_t n = std::min(most, examples - begin), at = begin * predictor_.inputs();
             {

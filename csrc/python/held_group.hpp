@@ -59,19 +59,20 @@ class HeldGroup {
         if (!PyDict_Check(group) || !PyDict_Check(scalars)) return false;
         PyObject* const step = PyDict_GetItemWithError(scalars, names().step.ptr());
         PyObject* const product = PyDict_GetItemWithError(scalars, names().mu_product.ptr());
-        PyObject* const lr = PyDict_GetItemWithError(group, names().lr.ptr());
-        if (step == nullptr || lr == nullptr || !PyLong_CheckExact(step)) return false;
+        // A reference of its own, since Python may run before it is called.
+        const auto lr = py::reinterpret_borrow<py::object>(PyDict_GetItemWithError(group, names().lr.ptr()));
+        if (step == nullptr || !lr || !PyLong_CheckExact(step)) return false;
         Progress last;
         last.step = PyLong_AsLongLong(step);
         if (product != nullptr) last.mu_product = PyFloat_AsDouble(product);
         if (PyErr_Occurred()) throw py::error_already_set();
         double rate = 0;
-        if (PyFloat_CheckExact(lr)) {
-            rate = PyFloat_AS_DOUBLE(lr);
+        if (PyFloat_CheckExact(lr.ptr())) {
+            rate = PyFloat_AS_DOUBLE(lr.ptr());
         } else {
             // A function is asked once a step, so only when nothing else stands against this one.
             if (!rates.may_begin() || !is_ready(group, rule)) return false;
-            rate = rates.at(py::handle(lr), last.step + 1, rates.epoch).cast<double>();
+            rate = rates.at(lr, last.step + 1, rates.epoch).cast<double>();
         }
         if (!is_ready(group, rule)) return false;  // the function may have changed other hyperparameters
         optimizer_->lr = rate;

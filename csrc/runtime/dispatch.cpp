@@ -1,5 +1,9 @@
 #include "runtime/dispatch.hpp"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
@@ -10,12 +14,17 @@ namespace {
 
 bool has_baseline() { return true; }
 #if defined(__x86_64__)
-// The features of the levels x86-64-v3 and v4. The builtin also checks that the operating system supports
-// them.
+// Whether the processor converts between float16 and float32, which the builtin below need not know.
+bool has_f16c() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+// The features of the levels x86-64-v3 and v4 that our code uses. The builtin also checks that the operating
+// system supports them.
 bool has_avx2() {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-           __builtin_cpu_supports("bmi2");
+           __builtin_cpu_supports("bmi2") && has_f16c();
 }
 bool has_avx512() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

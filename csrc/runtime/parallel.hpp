@@ -12,11 +12,12 @@ int most_threads();
 
 // How many parts to cut `work` units into, if waking a thread pays for `grain` of them. It is 1 inside
 // another region, while the pool serves another thread, and for a while after this machine turned out to be
-// busy: when a region waited long for a thread that was not scheduled.
+// busy: when regions took longer than one thread would have.
 int threads_for(std::size_t work, std::size_t grain);
 
 // For `pyoptim bench threads`, which measures whether the grains are right: divides every grain by a number
-// from now on, and tells how many parts the largest region had that this thread began since it last asked.
+// from now on, and tells how many parts the largest region was cut into that this thread began since it last
+// asked.
 void divide_grains(std::size_t by);
 int most_parts();
 

@@ -25,8 +25,8 @@ using std::chrono::nanoseconds;
 // How long a thread looks for the next region before it sleeps. Waking it again costs the caller about 5 us,
 // and the thread comes some 50 us later on virtual machines.
 constexpr auto kSpin = microseconds(100);
-// How long a caller looks for the end of a part that another thread computes before it offers that thread its
-// processor, and before it sleeps.
+// How long a thread looks for the next region, or for the end of a part that another thread computes, before
+// it offers its processor to others. And how long it waits for such an end before it sleeps.
 constexpr auto kLook = microseconds(20), kYield = microseconds(500);
 // Sharing a region gains what one thread would have taken, by the caller's own parts, less what the region
 // took. Where the gains of late regions sum up to a loss of more than kLoss, the machine is busy: the caller
@@ -35,6 +35,14 @@ constexpr auto kLook = microseconds(20), kYield = microseconds(500);
 constexpr auto kLoss = microseconds(50), kGain = microseconds(50);
 constexpr int kPenalty = 20;
 constexpr auto kMostAlone = milliseconds(50);
+
+// How long a region of so many parts would have taken the caller alone, which computed `own` of them. Half of
+// what it waited, up to half of its own time, is put down to parts that were longer than its own. Without a
+// part of its own it had no processor, and sharing gained nothing.
+nanoseconds of_one(int parts, int own, nanoseconds computed, nanoseconds waited) {
+    if (own == 0) return nanoseconds(0);
+    return computed * parts / own + std::min(waited, computed) / 2;
+}
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -60,8 +68,8 @@ bool Pool::run(int parts, Body body, void* context) {
         !taken_.compare_exchange_strong(free, true, std::memory_order_acquire)) {
         return false;
     }
-    const auto start = Clock::now();
     if (std::min(parts, most_threads_) > threads_) start_threads(parts);
+    const auto start = Clock::now();
     body_ = body;
     context_ = context;
     const std::uint64_t region =
@@ -75,8 +83,9 @@ bool Pool::run(int parts, Body body, void* context) {
     const auto finished = Clock::now();
     for (int part = 0; part < parts; ++part) wait_for(seats_[part], region, finished);
     const auto end = Clock::now();
-    if (own > 0)
-        gain_ = std::min<nanoseconds>(gain_ + (finished - begun) * parts / own - (end - start), kGain);
+    const nanoseconds taken = end - start;
+    gain_ =
+        std::min<nanoseconds>(gain_ + of_one(parts, own, finished - begun, end - finished) - taken, kGain);
     if (gain_ < -kLoss) {
         const auto alone = std::min<nanoseconds>(-kPenalty * gain_, kMostAlone);
         alone_until_ = (end + std::chrono::duration_cast<Clock::duration>(alone)).time_since_epoch().count();

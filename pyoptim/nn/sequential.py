@@ -208,13 +208,13 @@ class Sequential:
     def _converted(self, name: str, x: Any, keep_bytes: bool) -> Array:
         """Return numbers as a contiguous array of the model's dtype, or of bytes; not checked further."""
         given: Array = np.asarray(x)
-        if given.dtype == self.dtype and given.flags.c_contiguous:
+        if given.dtype == self.dtype and given.flags.carray:
             return given
         if given.dtype.kind not in "fiub":
             raise TypeError(f"{name} has dtype {given.dtype}, expected numbers")
         dtype = given.dtype if keep_bytes and given.dtype == np.uint8 else self.dtype
         with np.errstate(over="ignore"):  # what is too large for the dtype is found to be infinite
-            return given.astype(dtype, order="C", copy=False)
+            return given.astype(dtype, order="C", copy=not given.flags.aligned)
 
     def _adopted(self, name: str, x: Any, keep_bytes: bool) -> Any:
         """Return a user's array in the model's GPU's memory, as `check_input` does."""

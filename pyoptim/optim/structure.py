@@ -80,7 +80,7 @@ def _in_order_of(keys: Keys, label: str, grads: Any) -> list[Any]:
     if keys is None:
         return [grads]
     if type(grads) is list and len(grads) == len(keys) and (not keys or keys[0] == 0):
-        return grads  # the usual list costs no more than this
+        return grads[:]  # another thread may change the user's list while a kernel reads the arrays
     if isinstance(grads, Mapping):
         if len(grads) == len(keys):
             try:

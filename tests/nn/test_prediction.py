@@ -146,6 +146,13 @@ def test_shapes_are_checked_as_before(rng):
             model(np.zeros((1, 3)))
 
 
+def test_input_that_is_not_aligned(rng):
+    x = rng.normal(size=(5, 3)).astype(np.float32)
+    odd = np.frombuffer(b"-" + x.tobytes(), np.float32, offset=1).reshape(x.shape)
+    model = nn.Sequential(nn.Dense(3, 2), seed=0).eval()
+    assert np.array_equal(model(odd), model(x))
+
+
 def changes():
     """Ways to change a model between two predictions."""
 

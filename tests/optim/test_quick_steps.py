@@ -174,6 +174,22 @@ def test_a_function_is_asked_once_a_step_beside_other_groups(option):
     assert rate.calls == 4
 
 
+def test_the_users_list_may_change_during_a_step():
+    params = [np.ones(3), np.ones(3)]
+    grads = [np.ones(3), np.ones(3)]
+
+    def rate(k):
+        grads.clear()
+        return 0.5
+
+    optimizer = po.SGD(params, lr=0.5)
+    optimizer.step(grads)
+    optimizer.param_groups[0]["lr"] = rate
+    optimizer.step(grads)
+    assert grads == []
+    assert [p.tolist() for p in params] == [[0.0] * 3] * 2
+
+
 class Owner:
     """Something that an optimizer's learning rate leads to, and that leads to the optimizer."""
 
