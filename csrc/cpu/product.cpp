@@ -450,7 +450,7 @@ void packed_product(const Dots<T>& it, const T* packed, ptrdiff_t begin, ptrdiff
         Panel<T> panel = {
             depth, it.x + i * it.k + begin,         nullptr, it.k, 1, cols, it.n, nullptr, nullptr, 0,
             0,     it.relu && begin + depth == it.k};
-        T* const packed_a = scratch != nullptr && packs_rows(panel, col_end - col_begin) ? scratch : nullptr;
+        T* const packed_a = packs_rows(panel, col_end - col_begin) ? scratch : nullptr;
         if (packed_a != nullptr) pack_rows(panel, count, packed_a);
         for (ptrdiff_t j = col_begin; j < col_end; j += cols) {
             const ptrdiff_t live = smaller(cols, col_end - j);

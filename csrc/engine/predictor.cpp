@@ -20,9 +20,6 @@ constexpr std::size_t kWhole = 96;
 // examples.
 constexpr std::size_t kBlockBytes = 512 << 10;
 constexpr std::size_t kFewest = 32, kMost = 256;
-// As in layers/dense.cpp: the weights that make waking a thread worth while if each is read for one example,
-// how many examples read a weight in the first cache in that time, and the weights that one thread copies.
-constexpr std::size_t kGrain = 1 << 16, kReuse = 8, kCopiedAlone = 16384;
 
 // The number of the first place that layer i can write to: neither its input, nor that of a block that has
 // not ended.
@@ -89,7 +86,7 @@ void Predictor<T>::make_layers(std::size_t capacity) {
 template <class T>
 bool Predictor<T>::predict(const Batch& of, std::size_t whole, bool looks) {
     if (of.n == 0) return true;
-    const int most = threads_for(of.n * work() / std::min(of.n, kReuse), kGrain);
+    const int most = threads_for(of.n * work() / std::min(of.n, std::size_t{kDenseReuse}), kDenseGrain);
     if (needs_whole_ || (whole < kWhole && most > 1)) {
         if (of.n > capacity_) make_layers(of.n);
         return run(of, {memory_.reserve(total_ * of.n), of.n}, true, looks);
@@ -97,7 +94,7 @@ bool Predictor<T>::predict(const Batch& of, std::size_t whole, bool looks) {
     for (const auto& layer : compiled_) {
         if (layer != nullptr) layer->prepare(whole);
     }
-    parallel(weights_ <= kCopiedAlone ? 1 : most, [&](int part, int parts) {
+    parallel(weights_ <= std::size_t{kPackedAlone} ? 1 : most, [&](int part, int parts) {
         for (const auto& layer : compiled_) {
             if (layer != nullptr) layer->copy(part, parts);
         }

@@ -11,14 +11,8 @@ namespace pyoptim::core {
 
 namespace {
 
-// The work that pays for another thread: so many weights that are read for one example, which takes as long
-// as eight times as many multiply-adds on weights that are in the first cache.
-constexpr std::size_t kGrain = 1 << 16;
-constexpr std::ptrdiff_t kReuse = 8;
 // Gradients of up to this many elements are prepared by the calling thread alone, which saves a region.
 constexpr std::ptrdiff_t kAlone = 8192;
-// The same for a copy of a weight.
-constexpr std::ptrdiff_t kPackedAlone = 16384;
 // Inputs that one pass of the forward product takes.
 constexpr std::ptrdiff_t kDepth = 512;
 
@@ -58,7 +52,7 @@ std::ptrdiff_t padded(std::ptrdiff_t out, std::ptrdiff_t cols) { return (out + c
 
 std::size_t work(const DenseShape& s) {
     const auto multiply_adds = static_cast<std::size_t>(s.batch * s.out) * static_cast<std::size_t>(s.in + 1);
-    return multiply_adds / static_cast<std::size_t>(std::clamp<std::ptrdiff_t>(s.batch, 1, kReuse));
+    return multiply_adds / static_cast<std::size_t>(std::clamp<std::ptrdiff_t>(s.batch, 1, kDenseReuse));
 }
 
 }  // namespace
@@ -69,7 +63,7 @@ void dense_forward(const DenseShape& s, const T* x, const T* weight, const T* bi
     const cpu::Kernels<T>& table = kernels<T>();
     const bool relu = activation == Activation::relu;
     const cpu::Dots<T> dots = {s.out, s.in, x, weight, bias, y, relu};
-    const int most = threads_for(work(s), kGrain);
+    const int most = threads_for(work(s), kDenseGrain);
     const auto finish = [&](const Area& mine) {
         if (activation == Activation::identity || relu) return;
         for (std::ptrdiff_t i = mine.rows.begin; i < mine.rows.end; ++i) {
@@ -160,7 +154,7 @@ void dense_backward(const DenseShape& s, const DenseInputs<T>& of, const DenseGr
     const std::ptrdiff_t size = s.batch * s.out;
     const bool has_activation = of.activation != Activation::identity;
     const std::size_t products = (to.dx != nullptr) + (to.dweight != nullptr);
-    const int most = threads_for(products * work(s), kGrain);
+    const int most = threads_for(products * work(s), kDenseGrain);
     // The scratch memory of all threads is reserved here, because nothing may throw in a parallel region.
     const bool keeps = to.dz != nullptr;
     T* const own = scratch<T>(table.product_scratch * static_cast<std::size_t>(most) +

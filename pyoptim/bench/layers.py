@@ -71,7 +71,7 @@ _DENSE = {(784, 256): (1, 10, 32, 128, 256, 1024), (1024, 1024): (256,)}
 _DENSE_NAMES = [f"dense {inputs}-{outputs} ReLU" for inputs, outputs in _DENSE]
 
 
-class _Dense(NamedTuple):
+class DenseArrays(NamedTuple):
     """The arrays of a dense layer with ReLU, and of its gradients."""
 
     x: Array
@@ -120,12 +120,13 @@ def _dense(shape: tuple[int, int, int], dtype: np.dtype[Any], peers: tuple[str, 
     makers |= {"torch out=": _dense_torch, "torch autograd": _dense_autograd}
     arrays = x, weight, bias, dy, z, x, weight, bias  # the last four are written
     competitors = {
-        who: make(_Dense(*(aligned(a, dtype) for a in arrays))) for who, make in chosen(makers, peers).items()
+        who: make(DenseArrays(*(aligned(a, dtype) for a in arrays)))
+        for who, make in chosen(makers, peers).items()
     }
     return checked(f"dense {inputs}-{outputs}, batch {batch}, {dtype}", competitors, expected)
 
 
-def _dense_pyoptim(a: _Dense) -> Competitor:
+def _dense_pyoptim(a: DenseArrays) -> Competitor:
     backend = dispatch.current()
 
     def run() -> None:
@@ -135,7 +136,7 @@ def _dense_pyoptim(a: _Dense) -> Competitor:
     return Competitor(run, a.results)
 
 
-def _dense_numpy(a: _Dense) -> Competitor:
+def _dense_numpy(a: DenseArrays) -> Competitor:
     dz = np.empty_like(a.dy)
 
     def run() -> None:
@@ -150,7 +151,7 @@ def _dense_numpy(a: _Dense) -> Competitor:
     return Competitor(run, a.results)
 
 
-def _dense_torch(a: _Dense) -> Competitor:
+def _dense_torch(a: DenseArrays) -> Competitor:
     import torch
 
     t = [torch.from_numpy(array) for array in a]
@@ -168,7 +169,7 @@ def _dense_torch(a: _Dense) -> Competitor:
     return Competitor(run, a.results)
 
 
-def _dense_autograd(a: _Dense) -> Competitor:
+def _dense_autograd(a: DenseArrays) -> Competitor:
     import torch
 
     x, weight, bias, dy = (torch.from_numpy(array) for array in a[:4])

@@ -21,7 +21,7 @@ from ..runtime.dtypes import Array
 from ..runtime.figures import new_figure
 from . import activations, norms
 from .case import Case, Family, Options, Row, Target
-from .layers import Competitor, Expected, Maker, aligned, checked, chosen, cross_entropy
+from .layers import Competitor, DenseArrays, Expected, Maker, aligned, checked, chosen, cross_entropy
 from .timing import SWEEP, Run
 
 _BATCHES = (1, 10, 32, 128, 200, 1024, 4096)
@@ -94,19 +94,6 @@ def _other_cases(dtype: str, options: Options) -> Generator[Case]:
         yield Case(f"cross-entropy {classes}", batch, 2 * batch * classes * kind.itemsize, of_loss)
 
 
-class _Arrays(NamedTuple):
-    """What a dense layer with ReLU reads, and what it writes."""
-
-    x: Array
-    weight: Array
-    bias: Array
-    dy: Array
-    y: Array
-    dx: Array
-    dweight: Array
-    dbias: Array
-
-
 def _some(n: int) -> Array:
     """At most 64 indices below n, the first and the last among them: the results that are checked."""
     return np.unique(np.linspace(0, n - 1, 64).astype(int))
@@ -126,7 +113,7 @@ def _prepare(
     if way == "forward":
         makers["torch functional"] = _torch_functional
     competitors = {
-        who: make(way, _Arrays(*(aligned(a, dtype) for a in (*given, x, weight, bias))))
+        who: make(way, DenseArrays(*(aligned(a, dtype) for a in (*given, x, weight, bias))))
         for who, make in chosen(makers, peers).items()
     }
     return checked(f"{way} {inputs}-{outputs}, batch {batch}, {dtype}", competitors, expected)
@@ -154,14 +141,14 @@ def _backward_expected(x: Array, weight: Array, bias: Array, dy: Array, y: Array
     }
 
 
-def _results(way: str, a: _Arrays) -> Callable[[], dict[str, Array]]:
+def _results(way: str, a: DenseArrays) -> Callable[[], dict[str, Array]]:
     if way == "forward":
         return lambda: {"y": a.y[_some(len(a.y))]}
     rows, cols = _some(len(a.x)), _some(len(a.bias))
     return lambda: {"dx": a.dx[rows], "dweight": a.dweight[cols], "dbias": a.dbias}
 
 
-def _ours(way: str, a: _Arrays) -> Competitor:
+def _ours(way: str, a: DenseArrays) -> Competitor:
     backend = dispatch.current()
     if way == "forward":
         run = functools.partial(backend.dense_forward, a.x, a.weight, a.bias, "relu", a.y)
@@ -171,7 +158,7 @@ def _ours(way: str, a: _Arrays) -> Competitor:
     return Competitor(run, _results(way, a))
 
 
-def _torch(way: str, a: _Arrays) -> Competitor:
+def _torch(way: str, a: DenseArrays) -> Competitor:
     import torch
 
     x, weight, bias, dy, y, dx, dweight, dbias = (torch.from_numpy(array) for array in a)
@@ -191,7 +178,7 @@ def _torch(way: str, a: _Arrays) -> Competitor:
     return Competitor(forward if way == "forward" else backward, _results(way, a))
 
 
-def _torch_functional(way: str, a: _Arrays) -> Competitor:
+def _torch_functional(way: str, a: DenseArrays) -> Competitor:
     import torch
 
     x, weight, bias = (torch.from_numpy(array) for array in a[:3])
