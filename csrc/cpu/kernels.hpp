@@ -136,9 +136,9 @@ struct Kernels {
 
     // What dots computes, by outer products, which need a transposed copy of the rows of w: pack_weight
     // writes the terms [begin, begin + depth) of the columns [col_begin, col_end) of w (n, k)^T in panels of
-    // tile_cols columns, to where they lie in the copy of all columns. packed_product takes it, for the same
-    // terms, and adds them to the bias if begin is 0, else to y. Splits of columns fall on multiples of
-    // tile_cols. Without scratch, rows of x are never copied, however they lie.
+    // tile_cols columns. packed_product takes them, for the same columns and terms, and adds them to the bias
+    // if begin is 0, else to y. Splits of columns fall on multiples of tile_cols. Without scratch, rows of x
+    // are never copied, however they lie.
     void (*pack_weight)(const T* w, ptrdiff_t n, ptrdiff_t k, ptrdiff_t begin, ptrdiff_t depth,
                         ptrdiff_t col_begin, ptrdiff_t col_end, T* packed);
     void (*packed_product)(const Dots<T>&, const T* packed, ptrdiff_t begin, ptrdiff_t depth,

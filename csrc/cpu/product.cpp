@@ -276,10 +276,48 @@ void outer_tile_of(ptrdiff_t count, const Panel<T>& it) {
     }
 }
 
+// Exchanges the lanes of a and b that one step of transposing a square exchanges.
+template <ptrdiff_t step, class V, ptrdiff_t... lane>
+void exchange(V& a, V& b, Indices<lane...>) {
+    constexpr ptrdiff_t lanes = sizeof...(lane);
+    const V low = __builtin_shufflevector(a, b, ((lane & step) != 0 ? lanes + lane - step : lane)...);
+    b = __builtin_shufflevector(a, b, ((lane & step) != 0 ? lanes + lane : lane + step)...);
+    a = low;
+}
+
+// Transposes the square whose rows are v[0..lanes).
+template <ptrdiff_t step, ptrdiff_t lanes, class V>
+__attribute__((always_inline)) inline void transpose(V* v) {
+    if constexpr (step < lanes) {
+        PYOPTIM_UNROLL
+        for (ptrdiff_t i = 0; i < lanes; ++i) {
+            if ((i & step) == 0) exchange<step>(v[i], v[i + step], typename Count<lanes>::Type());
+        }
+        transpose<2 * step, lanes>(v);
+    }
+}
+
+// out[p * count + r] = a[r * a_row + p] for p below the number of lanes and r < count. The last vector of
+// each row of `out` reaches into what is behind it, so rows are written in order, and the last lanes of a row
+// before its first.
+template <class T>
+void pack_square(const T* a, ptrdiff_t a_row, ptrdiff_t count, T* out) {
+    constexpr ptrdiff_t lanes = Tile<T>::lanes;
+    for (ptrdiff_t first = (count - 1) / lanes * lanes; first >= 0; first -= lanes) {
+        Vector<T> v[lanes];
+        for (ptrdiff_t r = 0; r < lanes; ++r) {
+            v[r] = first + r < count ? load(a + (first + r) * a_row) : Vector<T>{};
+        }
+        transpose<1, lanes>(v);
+        for (ptrdiff_t p = 0; p < lanes; ++p) __builtin_memcpy(out + p * count + first, &v[p], sizeof(v[p]));
+    }
+}
+
 // Copies rows of a tile by tile: first the elements of the first column that a tile of y takes, then those of
-// the second.
+// the second. The copy of the last tile may be followed by a vector of anything.
 template <class T>
 void pack_rows(const Panel<T>& panel, ptrdiff_t rows, T* out) {
+    constexpr ptrdiff_t lanes = Tile<T>::lanes;
     evenly(0, rows, Tile<T>::rows, [&](ptrdiff_t i, ptrdiff_t count) {
         const T* const a = panel.a + i * panel.a_row;
         T* const tile = out + i * panel.depth;
@@ -289,9 +327,13 @@ void pack_rows(const Panel<T>& panel, ptrdiff_t rows, T* out) {
             }
             return;
         }
-        for (ptrdiff_t r = 0; r < count; ++r) {  // one row after the other, since they compete for the cache
-            const T* const row = a + r * panel.a_row;
-            for (ptrdiff_t p = 0; p < panel.depth; ++p) tile[p * count + r] = row[p * panel.a_col];
+        ptrdiff_t p = 0;
+        if (panel.a_col == 1) {
+            for (; p + lanes <= panel.depth; p += lanes)
+                pack_square(a + p, panel.a_row, count, tile + p * count);
+        }
+        for (; p < panel.depth; ++p) {
+            for (ptrdiff_t r = 0; r < count; ++r) tile[p * count + r] = a[r * panel.a_row + p * panel.a_col];
         }
     });
 }
@@ -359,27 +401,6 @@ ptrdiff_t panels(const Panel<T>& block, ptrdiff_t rows, ptrdiff_t begin, ptrdiff
     return begin;
 }
 
-// Exchanges the lanes of a and b that one step of transposing a square exchanges.
-template <ptrdiff_t step, class V, ptrdiff_t... lane>
-void exchange(V& a, V& b, Indices<lane...>) {
-    constexpr ptrdiff_t lanes = sizeof...(lane);
-    const V low = __builtin_shufflevector(a, b, ((lane & step) != 0 ? lanes + lane - step : lane)...);
-    b = __builtin_shufflevector(a, b, ((lane & step) != 0 ? lanes + lane : lane + step)...);
-    a = low;
-}
-
-// Transposes the square whose rows are v[0..lanes).
-template <ptrdiff_t step, ptrdiff_t lanes, class V>
-__attribute__((always_inline)) inline void transpose(V* v) {
-    if constexpr (step < lanes) {
-        PYOPTIM_UNROLL
-        for (ptrdiff_t i = 0; i < lanes; ++i) {
-            if ((i & step) == 0) exchange<step>(v[i], v[i + step], typename Count<lanes>::Type());
-        }
-        transpose<2 * step, lanes>(v);
-    }
-}
-
 // out[p * cols + c] = w[c * k + p] for p < depth and the rows c < live of w; 0 for the other c below the
 // number of lanes. `end` is the end of w.
 template <class T>
@@ -390,6 +411,8 @@ void pack_transposed(const T* w, const T* end, ptrdiff_t k, ptrdiff_t depth, ptr
         const ptrdiff_t n = smaller(lanes, depth - p);
         V v[lanes];
         if (live == lanes && end - (w + p) >= (lanes - 1) * k + lanes) {
+            // Rows far apart are more streams than a processor reads ahead of by itself.
+            for (ptrdiff_t c = 0; c < lanes; ++c) __builtin_prefetch(w + c * k + p + 2 * lanes);
             PYOPTIM_UNROLL
             for (ptrdiff_t c = 0; c < lanes; ++c)
                 v[c] = load(w + c * k + p);  // what is behind `depth` is not used
@@ -434,7 +457,7 @@ void pack_weight(const T* w, ptrdiff_t n, ptrdiff_t k, ptrdiff_t begin, ptrdiff_
     constexpr ptrdiff_t lanes = Tile<T>::lanes, cols = Tile<T>::cols;
     for (ptrdiff_t j = col_begin; j < col_end; j += lanes) {
         pack_transposed(w + j * k + begin, w + n * k, k, depth, smaller(lanes, n - j),
-                        packed + j / cols * cols * depth + j % cols);
+                        packed + (j - col_begin) / cols * cols * depth + j % cols);
     }
 }
 
@@ -454,7 +477,7 @@ void packed_product(const Dots<T>& it, const T* packed, ptrdiff_t begin, ptrdiff
         if (packed_a != nullptr) pack_rows(panel, count, packed_a);
         for (ptrdiff_t j = col_begin; j < col_end; j += cols) {
             const ptrdiff_t live = smaller(cols, col_end - j);
-            panel.b = packed + j * depth;
+            panel.b = packed + (j - col_begin) * depth;
             panel.y = it.y + i * it.n + j;
             panel.live = (live - 1) % lanes + 1;
             if (begin > 0) {

@@ -23,9 +23,9 @@ struct Tile {
     static constexpr ptrdiff_t block = 512;  // rows of a that one pass takes
 };
 
-// A panel of b, and a block of a.
+// A panel of b, and a block of a with the vector that may follow it.
 template <class T>
-constexpr size_t kProductScratch = size_t(Tile<T>::depth * (Tile<T>::cols + Tile<T>::block));
+constexpr size_t kProductScratch = size_t(Tile<T>::depth * (Tile<T>::cols + Tile<T>::block) + Tile<T>::lanes);
 
 template <class T>
 void dots(const Dots<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin, ptrdiff_t col_end);

@@ -39,12 +39,26 @@ Area area(bool by_rows, std::ptrdiff_t m, std::ptrdiff_t row_unit, std::ptrdiff_
 // the shape alone. The cycles per output were measured (AVX-512 and AVX2; two multiply-adds of a vector a
 // cycle): the sums across a vector that end a scalar product cost six, more where a row is shorter than a
 // vector; an outer product computes whole vectors, needed or not; the copy of a weight costs half a cycle.
+// A weight that exceeds L2 costs more: scalar products read it anew, eight bytes a cycle, for each few rows
+// of x that L2 holds, and copying it takes a cycle for four bytes. Rows a multiple of a page apart compete
+// for the same places of a cache, which the widest tile of scalar products feels.
+template <class T>
 bool packing_pays(const DenseShape& s, std::ptrdiff_t lanes) {
+    const std::ptrdiff_t row = s.in * static_cast<std::ptrdiff_t>(sizeof(T));
+    const bool is_far = s.out * row > (1 << 20);
+    const bool competes = row % 4096 == 0 && lanes * sizeof(T) == 64;
     const auto in = static_cast<double>(s.in), out = static_cast<double>(s.out);
+    const auto batch = static_cast<double>(s.batch);
     const auto multiply = in / (2 * static_cast<double>(lanes));
     const auto vectors = static_cast<double>((s.out + lanes - 1) / lanes * lanes);
-    const double dots = multiply + 6 + (s.in < lanes ? 2 * in : 0);
-    return vectors / out * (multiply + 0.7) + 0.5 * in / static_cast<double>(s.batch) < dots;
+    double dots = (competes ? 1.3 : 1) * multiply + 6 + (s.in < lanes ? 2 * in : 0);
+    if (is_far) {
+        const auto rows =
+            static_cast<double>(std::max<std::ptrdiff_t>(3, std::min(s.batch, (256 << 10) / row)));
+        dots += static_cast<double>(row) / rows / 8;
+    }
+    const double copy = (is_far ? 0.25 * sizeof(T) : 0.5) * in / batch;
+    return vectors / out * (multiply + 0.7) + copy < dots;
 }
 
 // The columns of a transposed copy of a weight.
@@ -55,61 +69,103 @@ std::size_t work(const DenseShape& s) {
     return multiply_adds / static_cast<std::size_t>(std::clamp<std::ptrdiff_t>(s.batch, 1, kDenseReuse));
 }
 
+// What the threads of one forward pass share.
+template <class T>
+struct Forward {
+    const DenseShape& shape;
+    const cpu::Kernels<T>& table;
+    const cpu::Dots<T>& dots;
+    Activation activation;
+    int most;  // threads
+
+    void finish(const Area& mine) const {
+        if (activation == Activation::identity || dots.relu) return;
+        for (std::ptrdiff_t i = mine.rows.begin; i < mine.rows.end; ++i) {
+            T* const row = dots.y + i * shape.out + mine.cols.begin;
+            table.activation_forward(activation, static_cast<std::size_t>(mine.cols.end - mine.cols.begin),
+                                     row, row);
+        }
+    }
+    void pack(std::ptrdiff_t begin, std::ptrdiff_t depth, Span cols, T* packed) const {
+        table.pack_weight(dots.w, shape.out, shape.in, begin, depth, cols.begin, cols.end, packed);
+    }
+};
+
+// Each thread copies and multiplies columns of its own, so many at a time that the copy stays in L2.
+template <class T>
+void forward_by_columns(const Forward<T>& it) {
+    const auto [batch, in, out] = it.shape;
+    const std::ptrdiff_t cols = it.table.tile_cols, wide = 16 * cols;
+    const std::size_t size = it.table.product_scratch;
+    const std::size_t each = size + static_cast<std::size_t>(wide * std::min(in, kDepth));
+    T* const own = scratch<T>(each * static_cast<std::size_t>(it.most));
+    const auto multiply = [&, batch = batch, in = in](Span block, T* memory) {
+        T* const packed = memory + size;
+        for (std::ptrdiff_t begin = 0; begin == 0 || begin < in; begin += kDepth) {
+            const std::ptrdiff_t depth = std::min(kDepth, in - begin);
+            it.pack(begin, depth, block, packed);
+            it.table.packed_product(it.dots, packed, begin, depth, 0, batch, block.begin, block.end, memory);
+        }
+        it.finish({{0, batch}, block});
+    };
+    parallel(it.most, [&, out = out](int thread, int threads) {
+        const Span mine = part(out, cols, thread, threads);
+        for (std::ptrdiff_t j = mine.begin; j < mine.end; j += wide) {
+            multiply({j, std::min(j + wide, mine.end)}, own + each * static_cast<std::size_t>(thread));
+        }
+    });
+}
+
+// Threads share a copy of kDepth inputs of the weight, and each multiplies rows of its own.
+template <class T>
+void forward_by_rows(const Forward<T>& it) {
+    const auto [batch, in, out] = it.shape;
+    const std::ptrdiff_t cols = it.table.tile_cols;
+    const std::size_t size = it.table.product_scratch, all = size * static_cast<std::size_t>(it.most);
+    T* const own = scratch<T>(all + static_cast<std::size_t>(padded(out, cols) * std::min(in, kDepth)));
+    T* const packed = own + all;
+    for (std::ptrdiff_t begin = 0; begin == 0 || begin < in; begin += kDepth) {
+        const std::ptrdiff_t depth = std::min(kDepth, in - begin);
+        parallel(out * depth <= kPackedAlone ? 1 : it.most, [&, out = out](int thread, int threads) {
+            const Span mine = part(out, cols, thread, threads);
+            it.pack(begin, depth, mine, packed + mine.begin * depth);
+        });
+        parallel(it.most, [&, batch = batch, out = out, in = in](int thread, int threads) {
+            const Span rows = part(batch, it.table.tile_rows, thread, threads);
+            it.table.packed_product(it.dots, packed, begin, depth, rows.begin, rows.end, 0, out,
+                                    own + size * static_cast<std::size_t>(thread));
+            if (begin + depth == in) it.finish({rows, {0, out}});
+        });
+    }
+}
+
 }  // namespace
 
 template <class T>
 void dense_forward(const DenseShape& s, const T* x, const T* weight, const T* bias, Activation activation,
                    T* y) {
     const cpu::Kernels<T>& table = kernels<T>();
-    const bool relu = activation == Activation::relu;
-    const cpu::Dots<T> dots = {s.out, s.in, x, weight, bias, y, relu};
+    const cpu::Dots<T> dots = {s.out, s.in, x, weight, bias, y, activation == Activation::relu};
     const int most = threads_for(work(s), kDenseGrain);
-    const auto finish = [&](const Area& mine) {
-        if (activation == Activation::identity || relu) return;
-        for (std::ptrdiff_t i = mine.rows.begin; i < mine.rows.end; ++i) {
-            T* const row = y + i * s.out + mine.cols.begin;
-            table.activation_forward(activation, static_cast<std::size_t>(mine.cols.end - mine.cols.begin),
-                                     row, row);
-        }
-    };
-    if (!packing_pays(s, table.lanes)) {
+    const Forward<T> it = {s, table, dots, activation, most};
+    const bool many_rows = s.batch >= 4 * table.tile_rows * most;
+    if (!packing_pays<T>(s, table.lanes)) {
         parallel(most, [&](int thread, int threads) {
             const Area mine = area(s.batch > s.out, s.batch, 1, s.out, table.dot_cols, thread, threads);
             table.dots(dots, mine.rows.begin, mine.rows.end, mine.cols.begin, mine.cols.end);
-            finish(mine);
+            it.finish(mine);
         });
-        return;
-    }
-    // Each pass takes kDepth inputs, so that the copy stays in the caches.
-    const std::ptrdiff_t cols = table.tile_cols, wide = padded(s.out, cols);
-    T* const own = scratch<T>(table.product_scratch * static_cast<std::size_t>(most) +
-                              static_cast<std::size_t>(wide * std::min(s.in, kDepth)));
-    T* const packed = own + table.product_scratch * static_cast<std::size_t>(most);
-    for (std::ptrdiff_t begin = 0; begin == 0 || begin < s.in; begin += kDepth) {
-        const std::ptrdiff_t depth = std::min(kDepth, s.in - begin);
-        const auto pack = [&](Span of) {
-            table.pack_weight(weight, s.out, s.in, begin, depth, of.begin, of.end, packed);
-        };
-        const bool last = begin + depth == s.in, alone = s.out * depth <= kPackedAlone;
-        if (alone) pack({0, s.out});
-        if (!alone) {
-            parallel(most, [&](int thread, int threads) { pack(part(s.out, cols, thread, threads)); });
-        }
-        parallel(most, [&](int thread, int threads) {
-            const Area mine = area(s.batch >= 4 * table.tile_rows * threads || s.out < cols * threads,
-                                   s.batch, table.tile_rows, s.out, cols, thread, threads);
-            table.packed_product(dots, packed, begin, depth, mine.rows.begin, mine.rows.end, mine.cols.begin,
-                                 mine.cols.end,
-                                 own + table.product_scratch * static_cast<std::size_t>(thread));
-            if (last) finish(mine);
-        });
+    } else if (s.out >= (many_rows ? 4 : 1) * table.tile_cols * most) {
+        forward_by_columns(it);
+    } else {
+        forward_by_rows(it);
     }
 }
 
 template <class T>
 bool DenseCopy<T>::prepare(const DenseShape& whole) {
     const cpu::Kernels<T>& table = kernels<T>();
-    if (!packing_pays(whole, table.lanes)) return false;
+    if (!packing_pays<T>(whole, table.lanes)) return false;
     is_old_ = kernels_ == &table;
     if (is_old_) return true;
     kernels_ = nullptr;
@@ -129,8 +185,9 @@ void DenseCopy<T>::update(const DenseShape& s, const T* weight, int part_index, 
     if (is_old_ && std::memcmp(now, before, bytes) == 0) return;
     std::memcpy(before, now, bytes);
     for (std::ptrdiff_t begin = 0; begin < s.in; begin += kDepth) {
-        table.pack_weight(weight, s.out, s.in, begin, std::min(kDepth, s.in - begin), mine.begin, mine.end,
-                          copy_.data() + padded(s.out, table.tile_cols) * begin);
+        const std::ptrdiff_t depth = std::min(kDepth, s.in - begin);
+        table.pack_weight(weight, s.out, s.in, begin, depth, mine.begin, mine.end,
+                          copy_.data() + padded(s.out, table.tile_cols) * begin + mine.begin * depth);
     }
 }
 

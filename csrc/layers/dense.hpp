@@ -1,5 +1,5 @@
 // Dense layers on raw pointers, row-major; nothing overlaps. A call is one parallel region or two; a
-// forward pass of more than 512 inputs may be two for each 512.
+// forward pass of more than 512 inputs to few outputs may be two for each 512.
 #pragma once
 
 #include <cstddef>

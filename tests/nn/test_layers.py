@@ -34,6 +34,8 @@ DENSE_SHAPES = [  # (batch, in, out)
     (1, 601, 701),  # a weight larger than a cache, and few rows
     (51, 1024, 530),  # rows a multiple of a page apart
     (530, 300, 1024),
+    (61, 1537, 1111),  # several passes over the inputs, several blocks of outputs
+    (200, 2048, 65),
 ]
 NORM_SHAPES = [(2, 1), (5, 3), (33, 64), (32, 65), (128, 130), (3, 4, 5), (2, 3, 16), (4, 2, 3, 17)]
 
@@ -248,6 +250,19 @@ def test_same_bits_for_every_number_of_threads(backend, dtype):
         po.set_num_threads(before)
     for other in results[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(61, 1537, 1111), (200, 2048, 65), (40, 1024, 700)], ids=str)
+def test_wide_layers_have_the_same_bits_for_every_number_of_threads(dtype, shape, rng):
+    """Threads that copy columns of their own, and threads that share a copy, sum in the same order."""
+    n, i, o = shape
+    x, w, b = (rng.normal(size=s).astype(dtype) for s in ((n, i), (o, i), (o,)))
+    results = []
+    for threads in (1, 2, 3, 7):
+        with po.num_threads(threads):
+            results.append(ops.dense_forward(x, w, b, "tanh"))
+    for other in results[1:]:
+        assert np.array_equal(results[0], other)
 
 
 def test_strided_inputs_give_the_same_bits(backend, dtype, rng):
