@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -34,11 +35,13 @@ class Range(NamedTuple):
 
     allowed: Callable[[Any], bool]
     expected: str
+    names: tuple[str | None, ...] = ()  # the values that are allowed, where these are names
 
     def check(self, name: str, value: Any) -> Any:
         """Return the value if it is allowed; else raise ValueError."""
         if not self.allowed(value):
-            raise ValueError(f"{name} is {value!r}, expected {self.expected}")
+            near = nearest(value, self.names)
+            raise ValueError(f"{name} is {shown(value)}, expected {self.expected}{near}")
         return value
 
     def number(self, name: str, value: Any) -> float:
@@ -57,14 +60,99 @@ FLAG = Range(lambda v: isinstance(v, bool | np.bool_), "True or False")
 
 def one_of(*names: str | None) -> Range:
     """The range of values that are one of these names."""
-    return Range(lambda v: (v is None or isinstance(v, str)) and v in names, " or ".join(map(repr, names)))
+    allowed = " or ".join(map(repr, names))
+    return Range(lambda v: (v is None or isinstance(v, str)) and v in names, allowed, names)
+
+
+def shown(value: Any) -> str:
+    """The value as messages show it: on one line, and the begin of it where it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+# What other libraries call what has another name here.
+_ELSEWHERE = {
+    "learning_rate": "lr", "beta_1": "betas", "beta_2": "betas", "beta1": "betas", "beta2": "betas",
+    "epsilon": "eps", "wd": "weight_decay", "l2_reg": "weight_decay", "clipnorm": "max_grad_norm",
+    "global_clipnorm": "max_grad_norm", "gradient_accumulation_steps": "accumulate", "swish": "silu",
+    "linear": "identity", "negative_slope": "slope", "xavier": "glorot", "kaiming": "he", "mse": "squared",
+    "mae": "absolute", "l1": "absolute", "gpu": "cuda", "acc": "accuracy",
+}  # fmt: skip
+
+
+def nearest(value: Any, known: Iterable[str | None]) -> str:
+    """What a message about an unknown name ends with: the known name that was likely meant, or nothing."""
+    names = {name.lower(): name for name in known if name is not None}
+    if not isinstance(value, str) or not names:
+        return ""
+    from difflib import get_close_matches  # costs what `import pyoptim` need not
+
+    lower = value.lower()
+    near = [_ELSEWHERE[lower]] if _ELSEWHERE.get(lower) in names else get_close_matches(lower, names, 1)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""
+
+
+def check_name(name: str, value: Any, known: Iterable[str], what: str = "") -> str:
+    """The value if it is one of the ``known`` names; else a ValueError. ``what`` is allowed beside them."""
+    if not isinstance(value, str) or value not in known:
+        names = ", ".join(known)
+        raise ValueError(f"{name} is {shown(value)}, expected {what}one of {names}{nearest(value, known)}")
+    return value
+
+
+def check_type(name: str, value: Any, kind: Any, expected: str) -> Any:
+    """The value if it is an instance of ``kind``; else a TypeError that says what was ``expected``."""
+    if not isinstance(value, kind):
+        came = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+        raise TypeError(f"{name} is {came}, expected {expected}")
+    return value
+
+
+def check_text(name: str, value: Any, expected: str = "a string") -> str:
+    """The value if it is a string; else a TypeError."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {shown(value)}, expected {expected}")
+    return value
+
+
+def check_callable(name: str, value: Any, expected: str) -> Any:
+    """The value if it can be called and is no class; else a TypeError that says what was ``expected``."""
+    if not callable(value) or isinstance(value, type):
+        raise TypeError(f"{name} is {shown(value)}, expected {expected}")
+    return value
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """The value as a bool if it is True, False, 1 or 0; else a TypeError."""
+    if not isinstance(value, bool | np.bool_ | Integral) or value not in (0, 1):
+        raise TypeError(f"{name} is {shown(value)}, expected True or False")
+    return bool(value)
+
+
+def check_path(name: str, value: Any) -> str:
+    """The value as a string if it can name a file; else a TypeError or a ValueError."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise TypeError(f"{name} is {shown(value)}, expected a string or a Path")
+    path = os.fspath(value)
+    if not path or "\0" in path:
+        raise ValueError(f"{name} is {path!r}, expected the name of a file")
+    return path
+
+
+def check_seed(name: str, value: Any) -> np.random.Generator:
+    """The random numbers of a seed: None, an integer >= 0, or what else NumPy takes for one."""
+    try:
+        return np.random.default_rng(value)
+    except (TypeError, ValueError, OverflowError, IndexError) as error:
+        kind = ValueError if isinstance(value, Integral) else TypeError
+        raise kind(f"{name} is {shown(value)}, expected None or an integer >= 0") from error
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
     """The value as an int if it is an integer >= ``least``, which is 0 or 1; else a ValueError."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         expected = "a positive integer" if least else "an integer >= 0"
-        raise ValueError(f"{name} is {value!r}, expected {expected}")
+        raise ValueError(f"{name} is {shown(value)}, expected {expected}")
     return int(value)
 
 
