@@ -116,9 +116,12 @@ class Gradients {
         constexpr int kWanted =
             py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
         // An unpickled array, or one with metadata, has a descriptor of its own.
+        // Python refuses a masked array by its name.
+        const bool has_no_mask = Py_TYPE(grad) == py::detail::npy_api::get().PyArray_Type_ ||
+                                 PyObject_HasAttrString(grad, "mask") == 0;
         const bool same_type =
             g->descr == p->descr || py::detail::npy_api::get().PyArray_EquivTypes_(g->descr, p->descr);
-        const bool fits = same_type && g->nd == p->nd && (g->flags & kWanted) == kWanted &&
+        const bool fits = has_no_mask && same_type && g->nd == p->nd && (g->flags & kWanted) == kWanted &&
                           std::equal(g->dimensions, g->dimensions + g->nd, p->dimensions);
         return fits ? g->data : nullptr;
     }

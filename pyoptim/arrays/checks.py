@@ -14,7 +14,7 @@ from ..runtime import dispatch
 from ..runtime.dtypes import FLOATS, Array, is_parameter_dtype
 from .gpu import DeviceArray
 from .gpu_views import is_on_gpu
-from .memory import OverlapFinder, Seen, is_fast
+from .memory import OverlapFinder, Seen, is_fast, refuse_masked
 from .operand import Operand
 from .tensors import in_place
 
@@ -34,12 +34,19 @@ def check_operand(name: str, value: Any) -> None:
 
 
 def as_numpy(name: str, value: Any) -> Array:
-    """Convert a value to a NumPy array; our own GPU arrays are downloaded, others' are a TypeError."""
+    """Convert a value to a NumPy array; our own GPU arrays are downloaded, others' are a TypeError.
+
+    So are masked arrays, also in a list, and what NumPy makes no array of.
+    """
+    refuse_masked(name, value)
     if isinstance(value, ndarray):
         return np.asarray(value)
     if not isinstance(value, DeviceArray) and is_on_gpu(value):
         check_operand(name, value)
-    return np.asarray(value)
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} is a {type(value).__name__}, expected an array: {error}") from error
 
 
 def check_float_array(name: str, value: Any, ndim: int | tuple[int, ...] | None = None) -> Array:
@@ -51,6 +58,7 @@ def check_float_array(name: str, value: Any, ndim: int | tuple[int, ...] | None 
     here = isinstance(value, ndarray)
     if not here:
         check_operand(name, value)
+    refuse_masked(name, value)
     if value.dtype not in FLOATS:
         raise TypeError(f"{name} has dtype {value.dtype}, expected float32 or float64")
     wanted = (ndim,) if isinstance(ndim, int) else ndim
@@ -67,6 +75,7 @@ def check_like(name: str, value: Any, shape: tuple[int, ...], dtype: DTypeLike, 
     here = isinstance(value, ndarray)
     if not here:
         check_operand(name, value)
+    refuse_masked(name, value)
     if value.dtype != dtype:
         raise TypeError(f"{name} has dtype {value.dtype}, expected {np.dtype(dtype)}{why}")
     if value.shape != shape:

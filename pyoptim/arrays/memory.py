@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 import weakref
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -19,6 +20,17 @@ from ..runtime.dtypes import Array
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
+
+
+def refuse_masked(name: str, value: Any) -> None:
+    """Raise TypeError if an array, or one in a list, is masked: kernels would read what the mask hides."""
+    ma: Any = sys.modules.get("numpy.ma")
+    if ma is None:
+        return
+    kinds = set(map(type, value)) if isinstance(value, list | tuple) else {type(value)}
+    if any(issubclass(kind, ma.MaskedArray) for kind in kinds):
+        which = "has" if isinstance(value, list | tuple) else "is"
+        raise TypeError(f"{name} {which} a masked array, expected one without a mask, such as its filled(0)")
 
 
 def aligned_zeros(size: int, dtype: DTypeLike) -> Array:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .memory import refuse_masked
+
 
 def is_tensor(value: Any) -> bool:
     torch: Any = sys.modules.get("torch")
@@ -20,9 +22,11 @@ def in_place(name: str, value: Any) -> Any:
     Raises
     ------
     TypeError
-        The tensor is not in the processor's memory, or is not dense.
+        The tensor is not in the processor's memory, or is not dense; or this is a masked array.
     """
     if isinstance(value, np.ndarray):
+        if type(value) is not np.ndarray:
+            refuse_masked(name, value)
         return np.asarray(value)
     if not hasattr(value, "__dlpack__"):
         return value

@@ -29,7 +29,7 @@ def is_groups(params: Any) -> bool:
 def flatten(label: str, params: Any) -> tuple[Keys, list[Any]]:
     """Return a group's keys and arrays; subclasses of ndarray and CPU tensors become plain arrays."""
     if isinstance(params, np.ndarray):
-        return None, [np.asarray(params)]
+        return None, [_parameter(label, params)]
     if isinstance(params, Mapping | list | tuple):
         keys = list(params) if isinstance(params, Mapping) else list(range(len(params)))
         return keys, [_parameter(f"{label}[{key!r}]", params[key]) for key in keys]

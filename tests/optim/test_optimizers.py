@@ -299,15 +299,19 @@ def test_shapes(backend, dtype, shape):
 
 
 def test_subclasses_of_ndarray_are_plain_arrays(backend):
-    """A mask or a matrix product must not change what an update is."""
+    """Another product must not change what an update is."""
+
+    class Odd(np.ndarray):
+        def __mul__(self, other):
+            return self
+
     x, g = np.ones((2, 2)), np.array([[1.0, 2.0], [3.0, 4.0]])
-    expected, masked_param, masked_grad = x.copy(), x.copy(), x.copy()
+    expected, odd_param, odd_grad = x.copy(), x.copy(), x.copy()
     po.Adagrad(expected, lr=0.5).step(g)
-    masked = np.ma.MaskedArray(masked_param, mask=[[True, False], [False, False]])
-    po.Adagrad(masked, lr=0.5).step(g)
-    po.Adagrad(masked_grad, lr=0.5).step(np.ma.MaskedArray(g, mask=[[True, False], [False, False]]))
-    assert_same_bits(masked_param, expected)
-    assert_same_bits(masked_grad, expected)
+    po.Adagrad(odd_param.view(Odd), lr=0.5).step(g)
+    po.Adagrad(odd_grad, lr=0.5).step(g.view(Odd))
+    assert_same_bits(odd_param, expected)
+    assert_same_bits(odd_grad, expected)
 
 
 OF_WHOLE_TENSORS = ("LARS", "LAMB", "Adafactor", "Muon")
