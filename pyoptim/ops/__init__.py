@@ -1,7 +1,7 @@
 """Layers and losses as functions on arrays: checked, then run by the backend in force.
 
-Arrays are float32 or float64, all of one dtype; what is not contiguous is copied. Layouts and definitions
-are PyTorch's.
+Arrays are float32 or float64, all of one dtype; what is not contiguous is copied. Masked arrays are refused.
+Layouts and definitions are PyTorch's.
 
 They are NumPy's, or all in one GPU's memory: CuPy's, PyTorch's CUDA tensors, or any with
 ``__cuda_array_interface__`` or DLPack. Those are read where they are, on the stream of the first, after

@@ -7,31 +7,35 @@ from ..arrays.memory import as_rows, empty_like
 from ..formulas.activations import ACTIVATIONS
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
-from ..runtime.numbers import is_number
+from ..runtime.numbers import AT_LEAST_ZERO, NUMBER, POSITIVE, check_flag, check_name, is_number, nearest
 from .either_memory import for_either_memory
 
 
 def check_parameters(activation: str, parameters: dict[str, float]) -> tuple[float, float]:
     """Return the two numbers that kernels take for an activation's parameters."""
-    usual = None if parameters else _usual.get(activation)
+    try:
+        usual = None if parameters else _usual.get(activation)
+    except TypeError:  # it cannot be a key
+        usual = None
     if usual is not None:
         return usual
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+    if type(activation) is not str or activation not in ACTIVATIONS:
+        check_name("activation", activation, ACTIVATIONS)
     known = ACTIVATIONS[activation].defaults
     for name, value in parameters.items():
         if name not in known:
             raise TypeError(
                 f"{name!r} is no parameter of {activation}, expected {', '.join(known) or 'none'}"
+                f"{nearest(name, known)}"
             )
         if not is_number(value):
-            raise ValueError(f"{name} is {value!r}, expected a finite number")
+            NUMBER.check(name, value)
     values = {**known, **parameters}
     for name in ("slope", "alpha"):  # the sign of the output must tell that of the input
         if name in values and not values[name] >= 0:
-            raise ValueError(f"{name} is {values[name]!r}, expected a number >= 0")
+            AT_LEAST_ZERO.check(name, values[name])
     if "beta" in values and not values["beta"] > 0:
-        raise ValueError(f"beta is {values['beta']!r}, expected a number > 0")
+        POSITIVE.check("beta", values["beta"])
     if "low" in values and not values["low"] < values["high"]:
         raise ValueError(f"low is {values['low']!r}, expected a number below high, {values['high']!r}")
     a, b = (*map(float, values.values()), 0.0, 0.0)[:2]
@@ -97,6 +101,8 @@ def activation_backward(dy: Array, kept: Array, activation: str, **parameters: f
 @for_either_memory
 def softmax_forward(x: Array, log: bool = False) -> Array:
     """Softmax over the last axis, or its logarithm."""
+    if log is not True and log is not False:
+        log = check_flag("log", log)
     x = check_float_array("x", x)
     if x.ndim == 0:
         raise ValueError("x is a scalar, expected at least one dimension")
@@ -114,6 +120,8 @@ def softmax(x: Array, log: bool) -> Array:
 @for_either_memory
 def softmax_backward(dy: Array, y: Array, log: bool = False) -> Array:
     """dx from the gradient dy and the output y of `softmax_forward`."""
+    if log is not True and log is not False:
+        log = check_flag("log", log)
     y = check_float_array("y", y)
     if y.ndim == 0:
         raise ValueError("y is a scalar, expected at least one dimension")

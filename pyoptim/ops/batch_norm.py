@@ -15,6 +15,7 @@ from ..arrays.memory import empty, empty_like, is_fast
 from ..formulas.norms import NormOptions
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
+from ..runtime.numbers import AT_LEAST_ZERO, SHARE, check_flag, one_of
 from .either_memory import for_either_memory
 from .layer_norm import check_affine
 
@@ -80,10 +81,14 @@ def batch_norm_forward(
     check_norm_activation(activation)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var: expected both or neither")
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"momentum is {momentum!r}, expected a number in [0, 1]")
-    if not eps >= 0:
-        raise ValueError(f"eps is {eps!r}, expected a number >= 0")
+    if type(momentum) is not float or not 0 <= momentum <= 1:
+        momentum = SHARE.number("momentum", momentum)
+    if type(eps) is not float or not eps >= 0:
+        eps = AT_LEAST_ZERO.number("eps", eps)
+    if training is not True and training is not False:
+        training = check_flag("training", training)
+    if unbiased is not True and unbiased is not False:
+        unbiased = check_flag("unbiased", unbiased)
     used_mean, used_var = running_mean, running_var
     if running_mean is not None and running_var is not None:
         why = " as x's channels"
@@ -96,7 +101,7 @@ def batch_norm_forward(
     if training or running_mean is None:
         check_values_per_channel(x3)
     y = empty_like(x3)
-    options = NormOptions(float(momentum), float(eps), bool(training), bool(unbiased), activation is not None)
+    options = NormOptions(momentum, eps, training, unbiased, activation is not None)
     saved = norm_forward(x3, (gamma, beta), (used_mean, used_var), options, y)
     if training and running_mean is not None and running_var is not None:
         if used_mean is not running_mean:
@@ -205,8 +210,8 @@ def batch_norm_backward(
 
 
 def check_norm_activation(activation: str | None) -> None:
-    if activation not in (None, "relu"):
-        raise ValueError(f"activation is {activation!r}, expected None or 'relu'")
+    if activation is not None and (type(activation) is not str or activation != "relu"):
+        one_of(None, "relu").check("activation", activation)
 
 
 def check_values_per_channel(x: Array) -> None:

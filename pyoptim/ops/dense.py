@@ -9,6 +9,7 @@ from ..arrays.memory import empty, empty_like
 from ..formulas import activations
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
+from ..runtime.numbers import check_name
 from .either_memory import for_either_memory
 
 # The activations that a dense layer can apply in the same pass: a public name.
@@ -16,8 +17,13 @@ ACTIVATIONS = tuple(name for name, kind in activations.ACTIVATIONS.items() if ki
 
 
 def check_activation(activation: str | None) -> None:
-    if activation is not None and activation not in ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}, expected None or one of {', '.join(ACTIVATIONS)}")
+    if activation is not None and (type(activation) is not str or activation not in ACTIVATIONS):
+        if isinstance(activation, str) and activation in activations.ACTIVATIONS:
+            raise ValueError(
+                f"activation is {activation!r}, expected None or one of {', '.join(ACTIVATIONS)}; others are "
+                "layers of their own"
+            )
+        check_name("activation", activation, ACTIVATIONS, "None or ")
 
 
 @for_either_memory

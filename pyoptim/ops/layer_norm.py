@@ -9,7 +9,7 @@ from ..arrays.checks import check_float_array, check_like
 from ..arrays.memory import empty, empty_like
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
-from ..runtime.numbers import is_count
+from ..runtime.numbers import AT_LEAST_ZERO, is_count, shown
 from .either_memory import for_either_memory
 
 
@@ -53,13 +53,13 @@ def layer_norm_forward(
         A dtype or a shape does not match.
     """
     x, shape, x2 = _check_rows(x, features)
-    if not eps >= 0:
-        raise ValueError(f"eps is {eps!r}, expected a number >= 0")
+    if type(eps) is not float or not eps >= 0:
+        eps = AT_LEAST_ZERO.number("eps", eps)
     gamma, beta = check_affine(gamma, beta, shape, x, " as features")
     y = empty_like(x)
     saved = SavedLayerNorm(empty(x2.shape[:1], x), empty(x2.shape[:1], x))
     rows = y if x2 is x else y.reshape(x2.shape)
-    dispatch.of(x).layer_norm_forward(x2, (gamma, beta), float(eps), rows, saved)
+    dispatch.of(x).layer_norm_forward(x2, (gamma, beta), eps, rows, saved)
     return y, saved
 
 
@@ -130,7 +130,7 @@ def check_features(features: Any) -> tuple[int, ...]:
     shape = features if isinstance(features, tuple | list) else (features,)
     for n in shape:
         if not is_count(n):
-            raise ValueError(f"features is {features!r}, expected a positive integer or a tuple of them")
+            raise ValueError(f"features is {shown(features)}, expected a positive integer or a tuple of them")
     if not shape:
         raise ValueError(f"features is {features!r}, expected at least one dimension")
     return tuple(int(n) for n in shape)
@@ -140,7 +140,7 @@ def _check_rows(x: Any, features: Any) -> tuple[Array, tuple[int, ...], Array]:
     """x contiguous, the shape of what is normalised, and x as (pieces, elements of one)."""
     x, shape = check_float_array("x", x), check_features(features)
     if x.shape[-len(shape) :] != shape:
-        raise ValueError(f"x has shape {x.shape}, expected (..., {', '.join(map(str, shape))})")
+        raise ValueError(f"x has shape {x.shape}, expected (..., {', '.join(map(str, shape))}) by features")
     if x.ndim == 2 and len(shape) == 1:
         return x, shape, x
     size = math.prod(shape)

@@ -14,7 +14,7 @@ from ..arrays.operand import Operand
 from ..formulas.losses import POINTWISE
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
-from ..runtime.numbers import POSITIVE, SHARE
+from ..runtime.numbers import POSITIVE, SHARE, check_name
 from .either_memory import for_either_memory
 
 _INT64 = np.dtype(np.int64)
@@ -114,8 +114,8 @@ def pointwise_loss(
     target = check_like("target", target, prediction.shape, prediction.dtype, " as prediction")
     if prediction.size == 0:
         raise ValueError("prediction is empty, expected at least one element")
-    if kind not in POINTWISE:
-        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(POINTWISE)}")
+    if type(kind) is not str or kind not in POINTWISE:
+        check_name("kind", kind, POINTWISE)
     check_pointwise_target("target", target, kind)
     POSITIVE.check("delta", delta)
     batch = prediction.shape[0] if prediction.ndim else 1
@@ -274,6 +274,6 @@ def check_weights(name: str, weight: Any, count: int, dtype: np.dtype[Any]) -> A
 
 def check_pos_weight(weight: Any, columns: int, dtype: np.dtype[Any]) -> Any:
     """A finite number >= 0, or one per column."""
-    if not isinstance(weight, Operand) and np.ndim(weight) == 0:
+    if not isinstance(weight, Operand) and as_numpy("pos_weight", weight).ndim == 0:
         return float(check_numbers("pos_weight", weight, (), dtype, 0.0))
     return check_numbers("pos_weight", weight, (columns,), dtype, 0.0)
