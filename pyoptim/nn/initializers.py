@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..runtime.dtypes import Array
+from ..runtime.numbers import AT_LEAST_ZERO, NUMBER, POSITIVE, check_callable, check_name
 
 __all__ = [
     "Constant", "Glorot", "He", "Initializer", "LeCun", "Normal", "Orthogonal", "TruncatedNormal", "Uniform",
@@ -22,6 +23,9 @@ class Constant:
     """Every element is ``value``."""
 
     value: float
+
+    def __post_init__(self) -> None:
+        NUMBER.check("value", self.value)
 
     def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         return np.full(shape, self.value)
@@ -40,6 +44,9 @@ class Normal:
 
     std: float = 0.01
 
+    def __post_init__(self) -> None:
+        AT_LEAST_ZERO.check("std", self.std)
+
     def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         return rng.normal(0.0, self.std, shape)
 
@@ -49,6 +56,9 @@ class Uniform:
     """Uniform in ``[-limit, limit)``."""
 
     limit: float = 0.05
+
+    def __post_init__(self) -> None:
+        AT_LEAST_ZERO.check("limit", self.limit)
 
     def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         return rng.uniform(-self.limit, self.limit, shape)
@@ -62,8 +72,8 @@ class TruncatedNormal:
     bound: float = 2.0
 
     def __post_init__(self) -> None:
-        if not self.bound > 0:
-            raise ValueError(f"bound is {self.bound!r}, expected a number > 0")
+        AT_LEAST_ZERO.check("std", self.std)
+        POSITIVE.check("bound", self.bound)
 
     def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         values = rng.normal(size=shape)
@@ -80,6 +90,9 @@ class Orthogonal:
     """
 
     gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        NUMBER.check("gain", self.gain)
 
     def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         rows, columns = shape
@@ -128,7 +141,6 @@ _BY_NAME: dict[str, Initializer] = {
 def get(name: str, value: str | Initializer) -> Initializer:
     """An initialiser from its name, or itself; ``name`` is the argument's, for the message."""
     if callable(value):
-        return value
-    if value not in _BY_NAME:
-        raise ValueError(f"{name} is {value!r}, expected a callable or one of {', '.join(_BY_NAME)}")
-    return _BY_NAME[value]
+        checked: Initializer = check_callable(name, value, "an instance, such as He()")
+        return checked
+    return _BY_NAME[check_name(name, value, _BY_NAME, "a callable or ")]

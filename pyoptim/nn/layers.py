@@ -20,7 +20,7 @@ from ..ops.dense import check_activation
 from ..ops.layer_norm import check_features
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
-from ..runtime.numbers import AT_LEAST_ZERO, NUMBER, SHARE, check_count, one_of
+from ..runtime.numbers import AT_LEAST_ZERO, FLAG, NUMBER, SHARE, check_count, check_flag, one_of, shown
 from . import initializers
 from .initializers import Initializer
 
@@ -66,7 +66,9 @@ class Layer:
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        self._trainable = check_flag("trainable", value)
+        if not FLAG.allowed(value):
+            raise TypeError(f"trainable is {shown(value)}, expected {FLAG.expected}")
+        self._trainable = bool(value)
 
     @property
     def learns(self) -> bool:
@@ -152,7 +154,7 @@ class Dense(Layer):
         check_count("out_features", out_features)
         check_activation(activation)
         self.in_features, self.out_features = int(in_features), int(out_features)
-        self.bias, self.activation = bool(bias), activation
+        self.bias, self.activation = check_flag("bias", bias), activation
         self._init = initializers.get("init", init)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -261,7 +263,8 @@ class BatchNorm(_Affine):
         check_count("features", features)
         self.features, self.eps = int(features), AT_LEAST_ZERO.number("eps", eps)
         self.momentum = None if momentum is None else SHARE.number("momentum", momentum)
-        self.affine, self.track_running_stats = bool(affine), bool(track_running_stats)
+        self.affine = check_flag("affine", affine)
+        self.track_running_stats = check_flag("track_running_stats", track_running_stats)
         self.running_var = one_of("unbiased", "biased").check("running_var", running_var)
         check_norm_activation(activation)
         self.activation = activation
@@ -327,7 +330,7 @@ class LayerNorm(_Affine):
     def __init__(self, features: int | tuple[int, ...], eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
         self.features, self.eps = check_features(features), AT_LEAST_ZERO.number("eps", eps)
-        self.affine = bool(affine)
+        self.affine = check_flag("affine", affine)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if shape[-len(self.features) :] != self.features:
@@ -401,13 +404,6 @@ def _share(count: int, like: Any) -> float:
     the number of steps repeated.
     """
     return 1.0 / count if isinstance(like, np.ndarray) else -float(count)
-
-
-def check_flag(name: str, value: Any) -> bool:
-    """Return the value as a bool; TypeError if it is neither True nor False."""
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} is {value!r}, expected True or False")
-    return bool(value)
 
 
 def check_layers(label: str, layers: Sequence[Any]) -> None:

@@ -13,7 +13,7 @@ from ..backends.places import place_with
 from ..ops import losses
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
-from ..runtime.numbers import POSITIVE, SHARE
+from ..runtime.numbers import POSITIVE, SHARE, check_flag
 
 __all__ = ["L1", "MSE", "BinaryCrossEntropy", "CrossEntropy", "Hinge", "Huber", "KLDiv", "Loss"]
 
@@ -168,7 +168,7 @@ class KLDiv(Loss):
 
     def __init__(self, temperature: float = 1.0, from_logits: bool = False) -> None:
         self.temperature = POSITIVE.number("temperature", temperature)
-        self.from_logits = bool(from_logits)
+        self.from_logits = check_flag("from_logits", from_logits)
 
     def check_target(
         self, name: str, target: Any, batch: int, shape: tuple[int, ...], dtype: np.dtype[Any]

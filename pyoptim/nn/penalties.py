@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..runtime import dispatch
-from ..runtime.numbers import AT_LEAST_ZERO
+from ..runtime.numbers import AT_LEAST_ZERO, check_flag, check_type
 from .layers import BatchNorm
 from .sequential import Sequential
 
@@ -35,11 +35,11 @@ class Penalty:
         self, l2: float = 0.0, l1: float = 0.0, biases: bool = False, batch_norm: bool = False
     ) -> None:
         self.l2, self.l1 = AT_LEAST_ZERO.number("l2", l2), AT_LEAST_ZERO.number("l1", l1)
-        self.biases, self.batch_norm = bool(biases), bool(batch_norm)
+        self.biases, self.batch_norm = check_flag("biases", biases), check_flag("batch_norm", batch_norm)
 
     def add(self, model: Sequential) -> float:
         """The penalty of the model's parameters, whose gradient is added to the model's."""
-        return float(self._add(model))
+        return float(self._add(check_type("model", model, Sequential, "a Sequential")))
 
     def _add(self, model: Sequential) -> Any:
         w = model.flat_parameters

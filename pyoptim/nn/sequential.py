@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..arrays import gpu, gpu_data, gpu_views
-from ..arrays.checks import check_finite, check_like
+from ..arrays.checks import as_numpy, check_finite, check_like
 from ..arrays.memory import aligned_zeros
 from ..backends.places import HOST, Place, place_named
 from ..runtime.dtypes import FLOATS, Array
+from ..runtime.numbers import check_flag, check_path, check_seed, check_text, check_type, shown
 from .layers import Layer, backward, bind, check_layers, walk
 from .prediction import Predictor, outputs
 
@@ -69,9 +70,8 @@ class Sequential:
 
     def __init__(self, *layers: Layer, seed: int | None = None, dtype: DTypeLike = np.float32) -> None:
         check_layers("layers", layers)
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in FLOATS:
-            raise TypeError(f"dtype is {self.dtype}, expected float32 or float64")
+        rng = check_seed("seed", seed)
+        self.dtype = _float_dtype(dtype)
         self.layers = layers
         self._predictors: list[Predictor] = []  # those that no thread is using
         self.training = True
@@ -81,7 +81,6 @@ class Sequential:
         self.flat_parameters = aligned_zeros(size, self.dtype)
         self.flat_gradients = aligned_zeros(size, self.dtype)
         bind(layers, self.flat_parameters, self.flat_gradients)
-        rng = np.random.default_rng(seed)
         for layer in self.leaves().values():
             for name, value in layer.buffer_values().items():
                 floating = value.dtype.kind == "f"
@@ -131,7 +130,7 @@ class Sequential:
         take without a copy (`cupy.asarray`, `torch.as_tensor`). Models, optimizers and trainings that were
         saved on a GPU go on on the processor, and the other way round.
         """
-        place = place_named(device)
+        place = place_named(check_text("device", device, "'cpu', 'cuda', or e.g. 'cuda:1'"))
         if self.owned:
             raise ValueError(f"{self!r} belongs to another model, expected that one to be moved")
         if self.device == place.name:
@@ -183,6 +182,9 @@ class Sequential:
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one output for one input of ``shape``; ValueError where a layer does not fit."""
+        if not isinstance(shape, tuple | list):
+            raise TypeError(f"shape is {shown(shape)}, expected a tuple of integers")
+        shape = tuple(shape)
         for layer in self.layers:
             shape = layer.output_shape(shape)
         return shape
@@ -207,7 +209,7 @@ class Sequential:
 
     def _converted(self, name: str, x: Any, keep_bytes: bool) -> Array:
         """Return numbers as a contiguous array of the model's dtype, or of bytes; not checked further."""
-        given: Array = np.asarray(x)
+        given: Array = x if type(x) is np.ndarray else as_numpy(name, x)
         if given.dtype == self.dtype and given.flags.carray:
             return given
         if given.dtype.kind not in "fiub":
@@ -286,6 +288,7 @@ class Sequential:
         TypeError, ValueError
             There was no forward, or dy is not of its output's shape and dtype.
         """
+        need_dx = check_flag("need_dx", need_dx)
         if self._output_shape is None:
             raise ValueError("backward before forward: there is no output to take a gradient of")
         borrowed = [] if self._given is None else [self._given]
@@ -340,6 +343,7 @@ class Sequential:
             Missing or unknown names, other shapes or dtypes. Nothing is changed.
         """
         own = self._named("parameters", "buffers")
+        check_type("state", state, Mapping, "a mapping of names to arrays, as state_dict returns it")
         if set(state) != set(own):
             missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
             raise ValueError(f"state does not fit: missing {missing}, unknown {unknown}")
@@ -354,7 +358,7 @@ class Sequential:
         """Write layers, what of them is frozen, parameters and buffers to a safetensors file, atomically."""
         from . import checkpoint
 
-        checkpoint.save_model(self, path)
+        checkpoint.save_model(self, check_path("path", path))
 
     @staticmethod
     def load(path: str | Path) -> Sequential:
@@ -367,7 +371,7 @@ class Sequential:
         """
         from . import checkpoint
 
-        return checkpoint.load_model(Sequential, path)
+        return checkpoint.load_model(Sequential, check_path("path", path))
 
     def folded(self) -> Sequential:
         """A copy for predictions, in evaluation mode, in which `Dense` layers normalise by themselves.
@@ -400,6 +404,17 @@ class Sequential:
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))})"
+
+
+def _float_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype that a user names, if it is one that models compute in."""
+    try:
+        made: np.dtype[Any] = np.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"dtype is {shown(dtype)}, expected float32 or float64") from error
+    if made not in FLOATS:
+        raise TypeError(f"dtype is {made}, expected float32 or float64")
+    return made
 
 
 def _check_layers(layers: Iterable[Layer]) -> None:
