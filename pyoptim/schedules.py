@@ -101,9 +101,22 @@ class Schedule:
                         f"{label} is {value!r}, which counts epochs: give unit='epoch' to the whole"
                     )
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._quickly = cls._at if cls.__call__ is Schedule.__call__ else cls.__call__
+
     def __call__(self, k: int) -> float:
         """The learning rate at k >= 0."""
+        if type(k) is not int or k < 0:
+            AT_LEAST_ZERO.check("k", k)
+        return self._at(k)
+
+    def _at(self, k: int) -> float:
+        """What `__call__` returns for a k that is known to be right."""
         raise NotImplementedError
+
+    # What optimizers call, who know that k is right. It is `__call__` where a user has derived one.
+    _quickly = _at
 
 
 @dataclass(frozen=True)
@@ -112,7 +125,7 @@ class Constant(Schedule):
 
     lr: Rate
 
-    def __call__(self, k: int) -> float:
+    def _at(self, k: int) -> float:
         return self.lr
 
 
@@ -123,7 +136,7 @@ class InverseTime(Schedule):
     lr: Rate
     decay: Rate
 
-    def __call__(self, k: int) -> float:
+    def _at(self, k: int) -> float:
         return self.lr / (1 + self.decay * k)
 
 
@@ -135,7 +148,7 @@ class Exponential(Schedule):
     rate: Positive
     steps: Count = 1
 
-    def __call__(self, k: int) -> float:
+    def _at(self, k: int) -> float:
         return _scaled(self.lr, self.rate, k / self.steps)
 
 
@@ -146,7 +159,7 @@ class InverseSqrt(Schedule):
     lr: Rate
     scale: Rate = 1.0
 
-    def __call__(self, k: int) -> float:
+    def _at(self, k: int) -> float:
         return self.lr * self.scale / math.sqrt(max(k, 1))
 
 
@@ -158,7 +171,7 @@ class Linear(Schedule):
     final: Rate
     steps: Count
 
-    def __call__(self, k: int) -> float:
+    def _at(self, k: int) -> float:
         a = min(k / self.steps, 1.0)
         return (1 - a) * self.lr + a * self.final
 
@@ -171,7 +184,7 @@ class Step(Schedule):
     every: Count
     gamma: Rate = 0.1
 
-    def __call__(self, k: int) -> float:
+    def _at(self, k: int) -> float:
         return _scaled(self.lr, self.gamma, k // self.every)
 
 
@@ -189,9 +202,11 @@ class Piecewise(Schedule):
         super().__post_init__()
         wanted = len(self.boundaries) + 1
         if len(self.rates) != wanted:
-            raise ValueError(f"rates of Piecewise is {self.rates!r}, expected {wanted} numbers")
+            raise ValueError(
+                f"rates of Piecewise is {self.rates!r}, expected {wanted} numbers: one more than boundaries"
+            )
 
-    def __call__(self, k: int) -> float:
+    def _at(self, k: int) -> float:
         return self.rates[bisect_right(self.boundaries, k)]
 
 
@@ -204,7 +219,7 @@ class Polynomial(Schedule):
     power: Rate = 1.0
     final: Rate = 0.0
 
-    def __call__(self, k: int) -> float:
+    def _at(self, k: int) -> float:
         return float((self.lr - self.final) * (1 - min(k / self.steps, 1.0)) ** self.power + self.final)
 
 
@@ -222,7 +237,7 @@ class Cosine(Schedule):
     restarts: Flag = False
     growth: Count = 1
 
-    def __call__(self, k: int) -> float:
+    def _at(self, k: int) -> float:
         length = self.steps
         if self.restarts:
             if self.growth == 1:
@@ -245,7 +260,7 @@ class Cyclic(Schedule):
     mode: Annotated[str, one_of("triangular", "triangular2", "exp_range")] = "triangular"
     gamma: Rate = 1.0
 
-    def __call__(self, k: int) -> float:
+    def _at(self, k: int) -> float:
         cycle = k // (2 * self.half_cycle)
         height = 1 - abs(k / self.half_cycle - 2 * cycle - 1)
         if self.mode == "triangular2":
@@ -269,7 +284,7 @@ class OneCycle(Schedule):
     start_factor: Positive = 25.0
     end_factor: Positive = 1e4
 
-    def __call__(self, k: int) -> float:
+    def _at(self, k: int) -> float:
         first = self.peak / self.start_factor
         top = self.rise * self.steps - 1
         if k <= top:
@@ -289,7 +304,7 @@ class RangeTest(Schedule):
     highest: Positive
     steps: Count
 
-    def __call__(self, k: int) -> float:
+    def _at(self, k: int) -> float:
         a = min(k / self.steps, 1.0)
         return float(self.lowest ** (1 - a) * self.highest**a)
 
@@ -302,11 +317,12 @@ class WarmUp(Schedule):
     steps: Count
     first: Rate = 0.0
 
-    def __call__(self, k: int) -> float:
+    def _at(self, k: int) -> float:
+        then = getattr(self.then, "_quickly", self.then)
         if k >= self.steps:
-            return self.then(k - self.steps)
+            return then(k - self.steps)
         a = k / self.steps
-        return (1 - a) * self.first + a * self.then(0)
+        return (1 - a) * self.first + a * then(0)
 
 
 @dataclass(frozen=True)
@@ -320,12 +336,14 @@ class Joined(Schedule):
         super().__post_init__()
         if len(self.parts) != len(self.boundaries) + 1:
             raise ValueError(
-                f"parts of Joined has {len(self.parts)} schedules, expected {len(self.boundaries) + 1}"
+                f"parts of Joined has {len(self.parts)} schedules, expected {len(self.boundaries) + 1}: "
+                "one more than boundaries"
             )
 
-    def __call__(self, k: int) -> float:
+    def _at(self, k: int) -> float:
         i = bisect_right(self.boundaries, k)
-        return self.parts[i](k - (self.boundaries[i - 1] if i else 0))
+        part = self.parts[i]
+        return getattr(part, "_quickly", part)(k - (self.boundaries[i - 1] if i else 0))
 
 
 @dataclass(frozen=True)
@@ -334,8 +352,8 @@ class Chained(Schedule):
 
     parts: Parts
 
-    def __call__(self, k: int) -> float:
-        return math.prod(part(k) for part in self.parts)
+    def _at(self, k: int) -> float:
+        return math.prod(getattr(part, "_quickly", part)(k) for part in self.parts)
 
 
 def _cosine(begin: float, end: float, a: float) -> float:

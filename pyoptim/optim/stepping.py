@@ -85,7 +85,9 @@ def learning_rate(lr: Any, step: float, epoch: int) -> float:
     """The learning rate that ``lr`` is at this step, of which the first is 1, after so many epochs."""
     if type(lr) is not float:
         if callable(lr):
-            lr = lr(epoch if getattr(lr, "unit", "step") == "epoch" else step - 1)
+            unit = getattr(lr, "unit", None)
+            at = lr if unit is None else getattr(lr, "_quickly", lr)
+            lr = at(epoch if unit == "epoch" else step - 1)
         if is_number(lr):
             lr = float(lr)  # a float32 would do arithmetic in float32
     if type(lr) is not float or not 0 <= lr < inf:

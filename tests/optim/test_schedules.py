@@ -208,3 +208,27 @@ def test_epochs_are_counted_by_the_trainer():
     trainer = po.Trainer(model, nn.CrossEntropy(), optimizer)
     trainer.fit(np.ones((4, 2)), np.zeros(4, int), epochs=3, batch_size=2, verbose=False)
     assert seen == [0, 0, 1, 1, 2, 2]
+
+
+def test_schedules_that_users_derive():
+    """By a `__call__` of their own, which may ask that of the class it comes from."""
+
+    class Doubled(s.Cosine):
+        def __call__(self, k):
+            return 2 * super().__call__(k)
+
+    expected = s.Cosine(1.0, 10)
+    for schedule in (Doubled(1.0, 10), s.WarmUp(Doubled(1.0, 10), 3), s.Joined([Doubled(1.0, 10)], [])):
+        shift = 3 if isinstance(schedule, s.WarmUp) else 0
+        assert schedule(5 + shift) == 2 * expected(5)
+        optimizer = po.SGD(p := np.zeros(1), lr=schedule)
+        for _ in range(6 + shift):
+            p[...] = 0
+            optimizer.step(-np.ones(1))
+        assert p[0] == 2 * expected(5)
+
+
+@pytest.mark.parametrize("k", [-1, "3", None, float("nan"), np.zeros(3)])
+def test_what_k_cannot_be(k):
+    with pytest.raises(ValueError, match=r"k is .*, expected a finite number >= 0"):
+        s.Cosine(1.0, 10)(k)
