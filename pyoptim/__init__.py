@@ -17,11 +17,13 @@ from .optim import tensors as _tensors
 from .optim.elementwise import *  # noqa: F403
 from .optim.optimizer import Optimizer
 from .optim.tensors import *  # noqa: F403
+from .runtime import dispatch as _dispatch
 from .runtime import renamed as _renamed  # noqa: F401
 from .runtime.dispatch import BackendError, available_backends, use_backend
 from .runtime.threads import get_num_threads, num_threads, set_num_threads
 
 __version__ = "0.1.0"
+_dispatch.warn_without_kernels()
 
 if TYPE_CHECKING:
     from . import (
@@ -93,11 +95,24 @@ __all__ += _tensors.__all__
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
-        raise AttributeError(f"module 'pyoptim' has no attribute {name!r}")
+        raise AttributeError(f"module 'pyoptim' has no attribute {name!r}{_nearest(name)}")
     module = importlib.import_module(f".{_LAZY[name]}", __name__)
     value = module if name == _LAZY[name] else getattr(module, name)
     globals()[name] = value
     return value
+
+
+def _nearest(name: str) -> str:
+    """The end of a message about an unknown name: the one that was likely meant, maybe of another module."""
+    if name.startswith("_"):  # what tools ask every module for
+        return ""
+    from .runtime.numbers import nearest
+
+    found = nearest(name, __all__)
+    for module in ("nn", "schedules", "callbacks", "metrics", "transforms", "ops") if not found else ():
+        space = importlib.import_module(f".{module}", __name__)
+        found = found or nearest(name, space.__all__).replace("mean '", f"mean '{module}.")
+    return found
 
 
 def __dir__() -> list[str]:

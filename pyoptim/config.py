@@ -46,7 +46,8 @@ def show_config() -> Config:
     -------
     dict
         ``pyoptim``, ``python``, ``numpy``: versions; ``platform``; ``backend``: the one in force;
-        ``backends``: those that run here; ``unavailable``: the others, with the reason;
+        ``backends``: those that run here; ``unavailable``: the others, with the reason; ``kernels``:
+        "compiled", or why they are not, and what helps;
         ``instruction_set`` and ``instruction_sets`` of the compiled kernels (None, [] without them);
         ``threads``, and in ``threads_from`` why there are so many; ``cuda``: the GPU in use (or None), and
         what multiplies matrices on it (set ``PYOPTIM_CUBLAS`` to "off" for our own kernel, or to the path of
@@ -67,6 +68,7 @@ def show_config() -> Config:
         backend=dispatch.current().name,
         backends=dispatch.available_backends(),
         unavailable=reasons,
+        kernels=dispatch.kernels(),
         instruction_set=native.instruction_set() if native is not None else None,
         instruction_sets=native.instruction_sets() if native is not None else [],
         threads=threads.get_num_threads(),

@@ -56,5 +56,5 @@ before = set(sys.modules)
 import pyoptim
 print([name for name in "{slow}".split() if name in set(sys.modules) - before])
 """
-    result = run_python(code)
+    result = run_python(code, PYTHONWARNINGS="ignore:pyoptim runs without")
     assert (result.stdout.strip(), result.stderr) == ("[]", "")

@@ -11,6 +11,9 @@ from typing import Any
 
 from numpy import ndarray
 
+from . import threads
+from .numbers import check_name
+
 # Fastest first, by measurement: Numba takes a fifth to four fifths of NumPy's time for a step,
 # half for an epoch. But it compiles, for 0.3 s at the first use of a rule and some 4 s at that of
 # a network, which a short training is spared by PYOPTIM_BACKEND=numpy.
@@ -20,6 +23,35 @@ DEVICE_MODULES = {"cuda": "gpu.cuda", "cupy": "gpu.nvrtc"}  # for arrays in a GP
 
 class BackendError(RuntimeError):
     """A backend that was asked for by name cannot run here."""
+
+
+def kernels() -> str:
+    """Whether there are compiled kernels: "compiled", or why not and what helps."""
+    if threads._native is not None:
+        return "compiled"
+    if os.path.exists(_PURE):
+        with open(_PURE) as file:
+            return file.read().strip()
+    return (
+        "not compiled: install a C++ compiler, then pyoptim once more as before with pip's options "
+        "--force-reinstall --no-deps --no-cache-dir -v, the last of which shows what is missing"
+    )
+
+
+_PURE = os.path.join(os.path.dirname(__file__), "pure.txt")  # installs with PYOPTIM_PURE=1 have this file
+
+
+def warn_without_kernels() -> None:
+    """Warn that another backend takes the place of the compiled one, unless somebody wanted it so."""
+    if threads._native is None and not os.environ.get("PYOPTIM_BACKEND") and not os.path.exists(_PURE):
+        import warnings
+
+        warnings.warn(
+            "pyoptim runs without its compiled kernels, on Numba or NumPy, which are slower. They are "
+            f"{kernels()}. If it is meant to be so, set PYOPTIM_BACKEND=numpy (or numba), or install with "
+            "PYOPTIM_PURE=1",
+            stacklevel=3,
+        )
 
 
 _cache: dict[str, Any] = {}
@@ -39,8 +71,7 @@ def get(name: str) -> Any:
         There is, but it cannot run here; the message says what is missing.
     """
     modules = {**MODULES, **DEVICE_MODULES}
-    if name not in modules:
-        raise ValueError(f"backend is {name!r}, expected one of {', '.join(modules)}")
+    check_name("backend name", name, modules)
     if name not in _cache:
         try:
             _cache[name] = importlib.import_module(f"pyoptim.backends.{modules[name]}")

@@ -16,6 +16,8 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from .numbers import shown
+
 try:
     _native: ModuleType | None = importlib.import_module("pyoptim.runtime._native")
 except ModuleNotFoundError:  # an installation without compiled kernels
@@ -49,9 +51,13 @@ def set_num_threads(n: int) -> None:
     ``threadpoolctl.threadpool_limits`` sets the number too, and ``threadpool_info`` lists it.
     """
     global _limit, _reason
-    if not hasattr(n, "__index__") or isinstance(n, bool):
-        raise TypeError(f"n is {n!r}, expected an integer")
-    n = operator.index(n)
+    try:
+        count = operator.index(n)
+    except TypeError:
+        count = None
+    if count is None or isinstance(n, bool):
+        raise TypeError(f"n is {shown(n)}, expected an integer")
+    n = count
     if not 1 <= n <= _most():
         raise ValueError(f"n is {n}, expected between 1 and {_most()}")
     _limit, _reason = n, "set by the program"

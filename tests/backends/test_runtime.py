@@ -148,6 +148,30 @@ def test_without_the_compiled_part(run_without_native, tmp_path):
     fails(run(STEP, PYOPTIM_BACKEND="native"), *words)
 
 
+def test_the_import_warns_where_nothing_is_compiled(run_without_native, tmp_path):
+    """Once, of the line that imports pyoptim; not where somebody has chosen so."""
+    code = "import pyoptim\nimport pyoptim.nn"
+    said = run_without_native(code).stderr
+    assert said.count("Warning") == 1
+    assert "<string>:1: UserWarning: pyoptim runs without its compiled kernels" in said
+    for word in ("C++ compiler", "--force-reinstall", "PYOPTIM_BACKEND=numpy", "PYOPTIM_PURE=1"):
+        assert word in said
+    assert run_without_native(code, PYOPTIM_BACKEND="numpy").stderr == ""
+    assert run_without_native(code, PYTHONWARNINGS="ignore:pyoptim runs without").stderr == ""
+    info = "import pyoptim as po; print(po.show_config()['kernels'])"
+    assert run_without_native(info).stdout.startswith("not compiled: install a C++ compiler")
+
+    (tmp_path / "copy/pyoptim/runtime/pure.txt").write_text("left out\n")  # what PYOPTIM_PURE=1 writes
+    done = run_without_native(info)
+    assert (done.stdout, done.stderr) == ("left out\n", "")
+
+
+@native
+def test_the_import_does_not_warn_where_kernels_are_compiled(run_python):
+    done = run_python("import pyoptim as po; print(po.show_config()['kernels'])")
+    assert (done.stdout, done.stderr) == ("compiled\n", "")
+
+
 def test_import_is_light(run_python):
     """NumPy, and nothing heavy, also to make an optimizer and to step on the best backend."""
     heavy = {"numba", "torch", "scipy", "matplotlib", "tqdm", "safetensors", "sklearn", "cupy", "mpi4py"}

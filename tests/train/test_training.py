@@ -304,7 +304,7 @@ def test_train_options(run_pyoptim, tmp_path):
     [
         (["train", "nonsense"], "nonsense"),
         (["train", "--optimizer", "adamm"], "--optimizer is 'adamm'"),
-        (["train", "--backend", "fortran"], "backend is 'fortran'"),
+        (["train", "--backend", "fortran"], "backend name is 'fortran'"),
         (["train", "--batch-size", "0"], "not a positive integer"),
         (["train", "--epochs", "0"], "not a positive integer"),
         (["train", "--plot", "x.nonsense"], "nonsense"),
