@@ -30,7 +30,14 @@ STUDIES = ("batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    if (
+        isinstance(arguments, str)
+        or not isinstance(arguments, Sequence)
+        or not all(isinstance(argument, str) for argument in arguments)
+    ):
+        raise TypeError(f"argv is {arguments!r}, expected a sequence of strings")
+    arguments = list(arguments)
     if arguments[:1] == ["bench"]:  # it has a parser of its own
         from .bench import main as bench
 
@@ -194,7 +201,10 @@ def _optimizer(name: str, option: str = "--optimizer") -> type[Optimizer]:
         if issubclass(value, pyoptim.Optimizer) and value is not pyoptim.Optimizer
     }
     if name.lower() not in classes:
-        raise ValueError(f"{option} is {name!r}, expected one of {', '.join(sorted(classes))}")
+        from .runtime.numbers import nearest
+
+        known = sorted(classes)
+        raise ValueError(f"{option} is {name!r}, expected one of {', '.join(known)}{nearest(name, known)}")
     chosen: type[Optimizer] = classes[name.lower()]
     return chosen
 

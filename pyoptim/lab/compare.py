@@ -14,6 +14,7 @@ import numpy as np
 from .. import schedules
 from ..optim.optimizer import Optimizer
 from ..runtime.dtypes import Array
+from ..runtime.numbers import check_name
 from ..surfaces import SURFACES, Surface
 from . import compare_plots
 
@@ -78,8 +79,7 @@ def check(options: argparse.Namespace, find: Callable[[str], type[Optimizer]]) -
     from ..datasets import NAMES
 
     known = ("surfaces", *SURFACES, *NAMES)
-    if options.problem not in known:
-        raise ValueError(f"PROBLEM is {options.problem!r}, expected one of {', '.join(known)}")
+    check_name("PROBLEM", options.problem, known)
     if options.schedules and (options.gif or options.optimizers or options.epochs):
         raise ValueError("--schedules takes --steps and --plot only")
     on_data = options.problem in NAMES and not options.schedules

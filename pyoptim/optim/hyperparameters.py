@@ -8,7 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..runtime.numbers import AT_LEAST_ZERO, COUNT, FLAG, FRACTION, NUMBER, SHARE, Range, one_of, plain
+from ..runtime.numbers import (
+    AT_LEAST_ZERO,
+    COUNT,
+    FLAG,
+    FRACTION,
+    NUMBER,
+    SHARE,
+    Range,
+    nearest,
+    one_of,
+    plain,
+)
 
 
 def _numbers(value: Any, count: int, each: Range = NUMBER) -> bool:
@@ -69,7 +80,8 @@ def checked(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, An
     """
     for name, value in values.items():
         if name not in known:
-            raise TypeError(f"{name!r} is no hyperparameter, expected one of {', '.join(known)}")
+            near = nearest(name, known)
+            raise TypeError(f"{name!r} is no hyperparameter, expected one of {', '.join(known)}{near}")
         _expected(name, known).check(name, value)
     return {name: plain(value) for name, value in values.items()}
 

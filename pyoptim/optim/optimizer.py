@@ -16,7 +16,7 @@ from ..backends.places import HOST, Place, place_of
 from ..formulas import storage
 from ..formulas.rules import RULES, Rule
 from ..runtime.dtypes import Array
-from ..runtime.numbers import COUNT, POSITIVE, Range, is_integer, one_of
+from ..runtime.numbers import COUNT, POSITIVE, Range, check_path, is_integer, one_of
 from . import state, stepping, structure
 from .hyperparameters import Checked, ParameterGroup, checked
 
@@ -140,6 +140,8 @@ class Optimizer:
         seed: int = 0,
         **hyperparameters: Any,
     ) -> None:
+        if type(self) is Optimizer:
+            raise TypeError("an Optimizer is what all optimizers share, expected one of them, such as Adam")
         self.max_grad_norm, self.nonfinite, self.accumulate = max_grad_norm, nonfinite, accumulate
         self.rounding, self.state_dtype, self.seed = rounding, state_dtype, seed
         self._defaults = {**SHARED, **self.defaults}
@@ -397,7 +399,7 @@ class Optimizer:
         """
         from . import checkpoint
 
-        checkpoint.save_optimizer(self, path)
+        checkpoint.save_optimizer(self, check_path("path", path))
 
     def load(self, path: str | Path) -> None:
         """Take over what `save` of an optimizer of the same class, options and shapes wrote.
@@ -412,7 +414,7 @@ class Optimizer:
         """
         from . import checkpoint
 
-        checkpoint.load_optimizer(self, path)
+        checkpoint.load_optimizer(self, check_path("path", path))
 
     def __getstate__(self) -> dict[str, Any]:
         derived = {"_addresses", "_accumulator", "_steppers", "_advance", "_written", "_finder"}
