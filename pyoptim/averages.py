@@ -13,7 +13,7 @@ from .arrays.tensors import tell_autograd, tensors_among
 from .backends.places import HOST, place_of
 from .optim import structure
 from .optim.optimizer import Optimizer
-from .runtime.numbers import FRACTION, check_count
+from .runtime.numbers import FRACTION, check_count, check_flag
 
 __all__ = ["EMA", "SWA", "WeightAverage"]
 
@@ -135,7 +135,7 @@ class EMA(WeightAverage):
     """
 
     def __init__(self, params: Any, decay: float = 0.999, warm_up: bool = False) -> None:
-        self.decay, self.warm_up = FRACTION.number("decay", decay), bool(warm_up)
+        self.decay, self.warm_up = FRACTION.number("decay", decay), check_flag("warm_up", warm_up)
         super().__init__(params)
 
     def _weight(self) -> float:

@@ -15,8 +15,24 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .arrays import gpu_views
+from .arrays.checks import as_numpy
 from .runtime.dtypes import Array
-from .runtime.numbers import AT_LEAST_ZERO, FRACTION, check_count, one_of
+from .runtime.numbers import (
+    AT_LEAST_ZERO,
+    FRACTION,
+    NUMBER,
+    check_callable,
+    check_count,
+    check_flag,
+    check_path,
+    check_text,
+    is_integer,
+    is_number,
+    nearest,
+    one_of,
+    plain,
+    shown,
+)
 
 if TYPE_CHECKING:
     from .train.trainer import Trainer
@@ -109,14 +125,15 @@ class _Monitor(Callback):
 
     def __init__(self, monitor: str, mode: str) -> None:
         one_of("auto", "min", "max").check("mode", mode)
-        self.monitor = monitor
+        self.monitor = check_text("monitor", monitor, "the name of a measurement, such as 'val_loss'")
         more = mode == "max" or (mode == "auto" and monitor.endswith(("accuracy", "acc", "score")))
         self._sign = -1.0 if more else 1.0
         self.best = math.inf * self._sign
 
     def _value(self, logs: Logs) -> float:
         if self.monitor not in logs:
-            raise ValueError(f"monitor is {self.monitor!r}, but an epoch measures {', '.join(logs)}")
+            near = nearest(self.monitor, logs)
+            raise ValueError(f"monitor is {self.monitor!r}, but an epoch measures {', '.join(logs)}{near}")
         return logs[self.monitor]
 
     def _improves(self, value: float, margin: float, relative: bool = False) -> bool:
@@ -162,7 +179,8 @@ class EarlyStopping(_Monitor):
         super().__init__(monitor, mode)
         self.min_delta = AT_LEAST_ZERO.number("min_delta", min_delta)
         self.patience = check_count("patience", patience, 0)
-        self.baseline, self.restore_best_weights = baseline, bool(restore_best_weights)
+        self.baseline = None if baseline is None else NUMBER.number("baseline", baseline)
+        self.restore_best_weights = check_flag("restore_best_weights", restore_best_weights)
         self.start_from_epoch = check_count("start_from_epoch", start_from_epoch, 0)
         self.stopped_epoch: int | None = None
 
@@ -215,7 +233,8 @@ class ModelCheckpoint(_Monitor):
         every: int = 1,
     ) -> None:
         super().__init__(monitor, mode)
-        self.path, self.save_best_only = str(path), bool(save_best_only)
+        self.path = check_path("path", path)
+        self.save_best_only = check_flag("save_best_only", save_best_only)
         self.every = check_count("every", every)
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
@@ -336,9 +355,7 @@ class LearningRateScheduler(Callback):
     """
 
     def __init__(self, schedule: Callable[..., float]) -> None:
-        if not callable(schedule):
-            raise TypeError(f"schedule is {schedule!r}, expected a function")
-        self.schedule = schedule
+        self.schedule = check_callable("schedule", schedule, "a function")
 
     def on_epoch_begin(self, epoch: int) -> None:
         from inspect import signature
@@ -360,7 +377,10 @@ class CSVLogger(Callback):
     """
 
     def __init__(self, path: str | Path, separator: str = ",", append: bool = False) -> None:
-        self.path, self.separator, self.append = Path(path), separator, bool(append)
+        self.path, self.append = Path(check_path("path", path)), check_flag("append", append)
+        if not isinstance(separator, str) or len(separator) != 1:
+            raise ValueError(f"separator is {shown(separator)}, expected one character")
+        self.separator = separator
         self._names: list[str] | None = None
 
     def on_train_begin(self) -> None:
@@ -429,12 +449,17 @@ class ActivationStatistics(Callback):
         percentiles: Sequence[float] = (15, 50, 85),
         every: int | None = None,
     ) -> None:
-        if not all(0 <= p <= 100 for p in percentiles):
-            raise ValueError(f"percentiles is {percentiles!r}, expected numbers from 0 to 100")
+        percentiles = plain(percentiles)
+        if not isinstance(percentiles, tuple) or not all(is_number(p) and 0 <= p <= 100 for p in percentiles):
+            raise ValueError(f"percentiles is {shown(percentiles)}, expected numbers from 0 to 100")
         if every is not None:
             check_count("every", every)
-        self.x, self.layer, self.unit = x if gpu_views.is_on_gpu(x) else np.asarray(x), layer, unit
-        self.percentiles, self.every = tuple(percentiles), every
+        if not is_integer(layer) or not (unit is None or is_integer(unit)):
+            name, value = ("unit", unit) if is_integer(layer) else ("layer", layer)
+            raise ValueError(f"{name} is {shown(value)}, expected an integer")
+        self.x = x if gpu_views.is_on_gpu(x) else as_numpy("x", x)
+        self.layer, self.unit = layer, unit
+        self.percentiles, self.every = percentiles, every
         self._measured: dict[str, Array] = {}  # by step; a checkpoint keeps them
         self._batches = 0
 

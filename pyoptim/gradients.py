@@ -15,6 +15,7 @@ from .arrays import checks, gpu_views
 from .arrays.checks import check_float_array
 from .backends.places import HOST
 from .runtime.dtypes import Array
+from .runtime.numbers import POSITIVE
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "global_norm"]
 
@@ -77,8 +78,8 @@ def clip_grad_norm_(grads: Any, max_norm: float) -> float:
         The norm is not finite, an array is read-only or overlaps another (as the same one twice, which
         would be scaled twice), or max_norm is not greater than 0. Nothing is changed.
     """
-    if not max_norm > 0:
-        raise ValueError(f"max_norm is {max_norm!r}, expected a number > 0")
+    if type(max_norm) is not float or not max_norm > 0:
+        max_norm = POSITIVE.number("max_norm", max_norm)
     named = _writeable(grads)
     kernels = _kernels_for(named)
     arrays = [g for _, g in named]
@@ -102,8 +103,8 @@ def clip_grad_value_(grads: Any, clip_value: float) -> None:
     ValueError
         An array is read-only, or clip_value is not greater than 0. Nothing is changed.
     """
-    if not clip_value > 0:
-        raise ValueError(f"clip_value is {clip_value!r}, expected a number > 0")
+    if type(clip_value) is not float or not clip_value > 0:
+        clip_value = POSITIVE.number("clip_value", clip_value)
     named = _writeable(grads)
     _kernels_for(named).clamp([g for _, g in named], clip_value)
 

@@ -14,7 +14,7 @@ import numpy as np
 from .arrays.checks import as_numpy
 from .runtime.dtypes import Array
 from .runtime.extras import needed
-from .runtime.numbers import check_count
+from .runtime.numbers import AT_LEAST_ZERO, SHARE, check_count, one_of
 
 __all__ = [
     "TopK",
@@ -69,8 +69,7 @@ def coverage(targets: Any, outputs: Any, threshold: float) -> tuple[float, float
     accuracy : float
         The accuracy on those examples; NaN if there are none.
     """
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold is {threshold!r}, expected a number from 0 to 1")
+    threshold = SHARE.number("threshold", threshold)
     targets, outputs = _scores(targets, outputs)
     powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
     answered = 1 / powers.sum(axis=1) >= threshold
@@ -80,16 +79,20 @@ def coverage(targets: Any, outputs: Any, threshold: float) -> tuple[float, float
 
 def precision(targets: Any, outputs: Any, average: str = "macro") -> float:
     """scikit-learn's ``precision_score``; 0 for a class that was never predicted."""
+    _AVERAGE.check("average", average)
     return float(_sklearn().precision_score(*_classes(targets, outputs), average=average, zero_division=0))
 
 
 def recall(targets: Any, outputs: Any, average: str = "macro") -> float:
     """scikit-learn's ``recall_score``; 0 for a class that does not occur."""
+    _AVERAGE.check("average", average)
     return float(_sklearn().recall_score(*_classes(targets, outputs), average=average, zero_division=0))
 
 
 def f_score(targets: Any, outputs: Any, beta: float = 1.0, average: str = "macro") -> float:
     """scikit-learn's ``fbeta_score``."""
+    _AVERAGE.check("average", average)
+    AT_LEAST_ZERO.check("beta", beta)
     score = _sklearn().fbeta_score
     return float(score(*_classes(targets, outputs), beta=beta, average=average, zero_division=0))
 
@@ -106,7 +109,23 @@ def precision_recall_curve(targets: Any, scores: Any) -> tuple[Array, Array, Arr
     -------
     precision, recall, thresholds : array
     """
-    targets, scores = as_numpy("targets", targets), as_numpy("scores", scores)
+    scores = as_numpy("scores", scores)
+    if (
+        scores.dtype.kind not in "fiub"
+        or scores.ndim != 1
+        or scores.size == 0
+        or not np.isfinite(scores).all()
+    ):
+        raise ValueError(
+            f"scores are {scores.dtype} of shape {scores.shape}, expected finite numbers (examples,)"
+        )
+    targets = as_numpy("targets", targets)
+    if targets.dtype.kind not in "fiub" or targets.shape != scores.shape:
+        raise ValueError(
+            f"targets are {targets.dtype} of shape {targets.shape}, expected one for each of the scores"
+        )
+    if not any(np.isin(targets, pair).all() for pair in ((0, 1), (-1, 1))):
+        raise ValueError("targets hold other numbers than 0 and 1, or -1 and 1")
     p, r, thresholds = _sklearn().precision_recall_curve(targets, scores)
     return p, r, thresholds
 
@@ -115,13 +134,16 @@ def _sklearn() -> Any:
     return needed("sklearn.metrics", "this metric needs scikit-learn", "pyoptim[sklearn]")
 
 
+_AVERAGE = one_of("macro", "micro", "weighted", "binary")
+
+
 def _targets(given: Any, outputs: Array) -> Array:
     targets = as_numpy("targets", given)
     if targets.dtype.kind not in "iu" or targets.ndim != 1:
         raise TypeError(f"targets are {targets.dtype} of shape {targets.shape}, expected class indices")
     if len(targets) != len(outputs) or len(targets) == 0:
         raise ValueError(
-            f"targets are {len(targets)}, expected one per output ({len(outputs)}), at least one"
+            f"targets are {len(targets)}, expected one per output ({len(outputs)} outputs), at least one"
         )
     return targets
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from .arrays.checks import as_numpy
 from .runtime.dtypes import Array
 
 __all__ = [
@@ -39,7 +40,10 @@ def __dir__() -> list[str]:
 
 
 def _coordinates(p: Any) -> tuple[Array, Array]:
-    p = np.asarray(p, np.float64)
+    p = as_numpy("p", p)
+    if p.dtype.kind not in "fiub":
+        raise TypeError(f"p has dtype {p.dtype}, expected numbers")
+    p = p.astype(np.float64, copy=False)
     if p.ndim == 0 or len(p) != 2:
         raise ValueError(f"p has shape {p.shape}, expected (2, ...): coordinates x and y")
     return p[0], p[1]

@@ -8,13 +8,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from .arrays.memory import refuse_masked
 from .runtime.dtypes import Array
 from .runtime.extras import needed
-from .runtime.numbers import AT_LEAST_ZERO, POSITIVE, SHARE
+from .runtime.numbers import (
+    AT_LEAST_ZERO,
+    POSITIVE,
+    SHARE,
+    check_callable,
+    check_count,
+    check_type,
+    is_count,
+    shown,
+)
 
 __all__ = ["Compose", "Crop", "CutMix", "Flip", "Mixup", "Noise", "Rotate", "Shift"]
 
@@ -26,13 +38,30 @@ def __dir__() -> list[str]:
 Transform = Callable[[Array, Array, np.random.Generator], tuple[Array, Array]]
 
 
+def _check_batch(x: Any, y: Any, rng: Any) -> None:
+    """Raise TypeError or ValueError unless these are a batch of arrays and a random generator."""
+    for name, value in (("x", x), ("y", y)):
+        check_type(name, value, np.ndarray, "a NumPy array")
+        refuse_masked(name, value)
+        if value.ndim == 0:
+            raise TypeError(f"{name} is a scalar, expected a batch")
+    if x.dtype.kind not in "fiub":
+        raise TypeError(f"x has dtype {x.dtype}, expected numbers")
+    if len(x) != len(y):
+        raise ValueError(f"y has {len(y)} targets, expected {len(x)}: one per example of x")
+    check_type("rng", rng, np.random.Generator, "a numpy.random.Generator")
+
+
 class Compose:
     """One transform after the other."""
 
     def __init__(self, *transforms: Transform) -> None:
+        for i, transform in enumerate(transforms):
+            check_callable(f"transforms[{i}]", transform, "a transform, such as Noise(0.1)")
         self.transforms = transforms
 
     def __call__(self, x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+        _check_batch(x, y, rng)
         for transform in self.transforms:
             x, y = transform(x, y, rng)
         return x, y
@@ -45,19 +74,23 @@ class Noise:
         self.std = AT_LEAST_ZERO.number("std", std)
 
     def __call__(self, x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+        _check_batch(x, y, rng)
         return x + rng.normal(0, self.std, x.shape).astype(x.dtype), y
 
 
 class _OfImages:
     def __init__(self, shape: tuple[int, int, int] | None = None) -> None:
-        if shape is not None and (len(shape) != 3 or min(shape) < 1):
-            raise ValueError(f"shape is {shape!r}, expected (channels, height, width)")
+        if shape is not None and not (
+            isinstance(shape, tuple | list) and len(shape) == 3 and all(map(is_count, shape))
+        ):
+            raise ValueError(f"shape is {shown(shape)}, expected (channels, height, width)")
         self.shape = shape
 
     def __call__(self, x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+        _check_batch(x, y, rng)
         images = x
         if self.shape is not None:
-            if x[0].size != np.prod(self.shape):
+            if math.prod(x.shape[1:]) != math.prod(self.shape):
                 raise ValueError(f"x has shape {x.shape}, expected examples of shape {self.shape}")
             images = x.reshape(-1, *self.shape)
         if images.ndim != 4:
@@ -74,7 +107,7 @@ class Shift(_OfImages):
 
     def __init__(self, pixels: int, shape: tuple[int, int, int] | None = None) -> None:
         super().__init__(shape)
-        self.pixels = int(AT_LEAST_ZERO.number("pixels", pixels))
+        self.pixels = check_count("pixels", pixels, 0)
 
     def _change(self, x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
         n, p = len(x), self.pixels
@@ -99,8 +132,8 @@ class Crop(_OfImages):
 
     def __init__(self, share: float, shape: tuple[int, int, int] | None = None) -> None:
         super().__init__(shape)
-        if not 0 < share <= 1:
-            raise ValueError(f"share is {share!r}, expected a number in (0, 1]")
+        if not (SHARE.allowed(share) and share > 0):
+            raise ValueError(f"share is {shown(share)}, expected a number in (0, 1]")
         self.share = float(share)
 
     def _change(self, x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -166,6 +199,7 @@ class Mixup(_Mixing):
     """
 
     def __call__(self, x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+        _check_batch(x, y, rng)
         self._check(y)
         share, other = rng.beta(self.alpha, self.alpha), rng.permutation(len(x))
         return _blend(x, x[other], share), _blend(y, y[other], share)

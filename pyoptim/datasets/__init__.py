@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.numbers import check_flag, check_name
 from ._files import DatasetError, read
 from ._sources import SOURCES
 
@@ -90,8 +91,8 @@ def load(name: str, *, flatten: bool = False, normalize: bool = False) -> Datase
     "Learning Multiple Layers of Features from Tiny Images",
     https://www.cs.toronto.edu/~kriz/cifar.html.
     """
-    if name not in NAMES:
-        raise ValueError(f"unknown data set {name!r}, expected one of {', '.join(NAMES)}")
+    check_name("unknown data set: name", name, NAMES)
+    flatten, normalize = check_flag("flatten", flatten), check_flag("normalize", normalize)
     if name == "digits":
         with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:
             x_train, y_train, x_test, y_test = (file[field] for field in Dataset._fields)
