@@ -8,7 +8,7 @@ Imported when first used; `Optimizer.step` of the package itself takes CPU tenso
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from .optim.optimizer import SHARED, Group
 from .optim.optimizer import Optimizer as _Ours
 from .optim.state import State, check_structure
 from .runtime.dtypes import Array
+from .runtime.numbers import check_callable, check_type, shown
 
 try:
     import torch
@@ -61,6 +62,7 @@ def state_dict(ours: _Ours) -> dict[str, Any]:
     ValueError
         PyTorch has no such optimizer or hyperparameter, lr is a schedule, or an accumulation is under way.
     """
+    check_type("ours", ours, _Ours, "one of pyoptim's optimizers")
     name = type(ours).__name__ if type(ours).__name__ != "AMSGrad" else "Adam"
     theirs = getattr(torch.optim, name, None)
     if theirs is None:
@@ -122,6 +124,7 @@ def load_state_dict(ours: _Ours, state_dict: Mapping[str, Any]) -> None:
     TypeError, ValueError
         It does not fit: the message names what. Nothing is changed.
     """
+    check_type("ours", ours, _Ours, "one of pyoptim's optimizers")
     given_groups, given_state = check_structure(state_dict, len(ours.param_groups))
     state: dict[int, dict[str, Any]] = {}
     groups = []
@@ -305,6 +308,12 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 raise TypeError(
                     f"{name} is not for pyoptim.torch.Optimizer: PyTorch does it on the gradients"
                 )
+        if not isinstance(params, Iterable) or getattr(params, "ndim", 1) == 0:
+            raise TypeError(f"params is {shown(params)}, expected tensors, or dicts with groups of them")
+        if not isinstance(params, torch.Tensor):  # which PyTorch refuses
+            params = list(params)
+            if not params:
+                raise ValueError("params is empty: optimizer got an empty parameter list")
         self._class, self._names = optimizer, tuple(_neutral(optimizer))
         self._values = itemgetter(*self._names)
         self._fixed: dict[str, Any] = {"rounding": rounding, "state_dtype": state_dtype, "seed": seed}
@@ -314,6 +323,9 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; hyperparameters that it does not have are the defaults."""
+        check_type("param_group", param_group, dict, "a dict")
+        if "params" not in param_group:
+            raise ValueError(f"param_group has {list(param_group)}, expected 'params' too")
         _options(self._class, param_group)
         before = list(self.param_groups)
         super().add_param_group(param_group)
@@ -328,6 +340,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
+            check_callable("closure", closure, "a function")
             with torch.enable_grad():
                 loss = closure()
         work = self._work()

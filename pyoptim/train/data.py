@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import nn
+from ..arrays.checks import as_numpy
 from ..backends.places import Place, place_with
 from ..runtime.dtypes import Array
 
@@ -50,8 +51,9 @@ def checked(
     if len(x) == 0:
         raise ValueError(f"{x_name} is empty, expected at least one example")
     y = model._place.download(y_name, y)
-    if np.ndim(y) == 0 or len(y) != len(x):
-        size = "a scalar" if np.ndim(y) == 0 else f"{len(y)} targets"
+    scalar = as_numpy(y_name, y).ndim == 0
+    if scalar or len(y) != len(x):
+        size = "a scalar" if scalar else f"{len(y)} targets"
         raise ValueError(f"{y_name} has {size}, expected {len(x)}: one per example of {x_name}")
     shape = model.output_shape(x.shape[1:])
     y = loss.check_target(y_name, y, len(x), shape, model.dtype)

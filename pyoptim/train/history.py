@@ -27,5 +27,6 @@ class History(dict[str, list[float]]):
     def plot(self, path: str | Path) -> None:
         """Draw loss and accuracy over the epochs into an image file. Needs the extra ``plot``."""
         from ..runtime.figures import plot_history
+        from ..runtime.numbers import check_path
 
-        plot_history(self, path)
+        plot_history(self, check_path("path", path))

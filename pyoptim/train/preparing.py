@@ -11,7 +11,16 @@ import numpy as np
 
 from ..backends.places import Place
 from ..callbacks import Callback
-from ..runtime.numbers import AT_LEAST_ZERO, FRACTION, check_count, one_of
+from ..runtime.numbers import (
+    AT_LEAST_ZERO,
+    FRACTION,
+    check_callable,
+    check_count,
+    check_path,
+    is_integer,
+    one_of,
+    shown,
+)
 from ..transforms import Transform
 from .data import Data, check_batches
 from .resume import Resume
@@ -50,6 +59,14 @@ class Options:
         for i, callback in enumerate(self.callbacks):
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks[{i}] is a {type(callback).__name__}, expected a Callback")
+        if self.transform is not None:
+            check_callable("transform", self.transform, "a function of x, y and rng")
+        if not isinstance(self.verbose, bool | np.bool_) and not (
+            is_integer(self.verbose) and self.verbose >= 0
+        ):
+            raise TypeError(f"verbose is {shown(self.verbose)}, expected True or False")
+        if self.checkpoint is not None:
+            check_path("checkpoint", self.checkpoint)
         one_of("auto", "native", "python").check("engine", self.engine)
         one_of(None, "hogwild").check("parallel", self.parallel)
         AT_LEAST_ZERO.check("checkpoint_every", self.checkpoint_every)
@@ -80,6 +97,8 @@ def hold_back(trainer: Trainer, data: Data, validation: Any, share: float) -> tu
     if share and validation is not None:
         raise ValueError("validation_split and validation_data: expected one of them at most")
     if validation is not None:
+        if not isinstance(validation, tuple | list) or len(validation) != 2:
+            raise TypeError(f"validation_data is {shown(validation)}, expected (x, y)")
         names = "validation_data[0]", "validation_data[1]"
         return data, trainer._check_data(validation[0], validation[1], names=names)
     if not share:

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import metrics as public_metrics
 from .. import nn
 from ..arrays.memory import empty_like
 from ..backends.places import count_right
 from ..callbacks import Callback
 from ..optim.optimizer import Optimizer
 from ..runtime.dtypes import Array
+from ..runtime.numbers import check_flag, check_seed, nearest, shown
 from ..transforms import Transform
 from . import cuda_engine, evaluation
 from . import engine as compiled
@@ -72,11 +74,15 @@ class Trainer:
         if not isinstance(model, nn.Sequential):
             raise TypeError(f"model is a {type(model).__name__}, expected a Sequential")
         if not isinstance(loss, nn.Loss):
-            raise TypeError(f"loss is a {type(loss).__name__}, expected a Loss, e.g. CrossEntropy()")
+            near = nearest(loss, nn.losses.__all__)
+            raise TypeError(f"loss is a {type(loss).__name__}, expected a Loss, e.g. CrossEntropy(){near}")
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer is a {type(optimizer).__name__}, expected an Optimizer")
+            raise TypeError(f"optimizer is a {type(optimizer).__name__}, expected an Optimizer, such as Adam")
         if penalty is not None and not isinstance(penalty, nn.Penalty):
             raise TypeError(f"penalty is a {type(penalty).__name__}, expected a Penalty or None")
+        if not isinstance(metrics, Sequence) or isinstance(metrics, str):
+            raise TypeError(f"metrics is {shown(metrics)}, expected a sequence of functions")
+        self._rng = check_seed("seed", seed)
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self._find_gradients()
         self._check_loss()
@@ -84,12 +90,14 @@ class Trainer:
         self.resuming = False  # from a checkpoint
         for i, metric in enumerate(metrics):
             if not callable(metric):
-                raise TypeError(f"metrics[{i}] is {metric!r}, expected a function of targets and outputs")
+                near = nearest(metric, public_metrics.__all__)
+                raise TypeError(
+                    f"metrics[{i}] is {shown(metric)}, expected a function of targets and outputs{near}"
+                )
         names = ["loss", *map(evaluation.name_of, metrics)]
         if len(set(names)) < len(names):
             raise ValueError(f"metrics have the names {names[1:]}, expected each once, and none of them loss")
         self.metrics, self.penalty = tuple(metrics), penalty
-        self._rng = np.random.default_rng(seed)
         self._engine: cuda_engine.Engine | None = None  # kept from fit to fit for a model on a GPU
 
     def _find_gradients(self) -> None:
@@ -165,7 +173,7 @@ class Trainer:
         checkpoint_every : float, default 60
             Seconds from one time to the next; it is saved at the end in any case.
         verbose : bool, default True
-            Show a progress bar.
+            Show a progress bar; any count above 0 is True, as in Keras.
         engine : {"auto", "native", "python"}
             Run epochs in the compiled engine where every part is compiled, which gives the same bits as
             the generic loop, or always, or never. A learning rate that is a function of your own, and
@@ -208,7 +216,7 @@ class Trainer:
         there are weights and ``shuffle`` are the same.
         """
         options = Options(
-            epochs=epochs, batch_size=batch_size, shuffle=bool(shuffle), callbacks=callbacks,
+            epochs=epochs, batch_size=batch_size, shuffle=check_flag("shuffle", shuffle), callbacks=callbacks,
             transform=transform, weight_noise=weight_noise, verbose=verbose, engine=engine,
             parallel=parallel, checkpoint=checkpoint, checkpoint_every=checkpoint_every,
         )  # fmt: skip
@@ -492,6 +500,6 @@ class Trainer:
         array (examples, *outputs)
             In a GPU's memory where x is.
         """
-        outputs = evaluation.predict(self.model.folded() if fold else self.model, x)
+        outputs = evaluation.predict(self.model.folded() if check_flag("fold", fold) else self.model, x)
         self.model.eval()
         return outputs
