@@ -3,6 +3,9 @@
 All take the targets first: class indices of shape (examples,), then a model's outputs of shape
 (examples, classes), be they logits or probabilities, or predicted class indices of shape (examples,).
 Any function ``(targets, outputs) -> number`` can be one of the ``metrics`` of a `Trainer`.
+
+An example whose largest output is NaN or infinite has no softmax, so no class is predicted for it: it is
+never right, and stands in no column of a confusion matrix.
 """
 
 from __future__ import annotations
@@ -34,8 +37,8 @@ def __dir__() -> list[str]:
 
 def accuracy(targets: Any, outputs: Any) -> float:
     """The share of examples whose class was predicted."""
-    targets, classes = _classes(targets, outputs)
-    return float(np.mean(targets == classes))
+    targets, classes, known = _classes(targets, outputs)
+    return float(np.mean((targets == classes) & known))
 
 
 class TopK:
@@ -48,8 +51,8 @@ class TopK:
         targets, outputs = _scores(targets, outputs)
         own = np.take_along_axis(outputs, targets[:, None], axis=1)
         earlier = np.arange(outputs.shape[1]) < targets[:, None]  # argmax takes the first of equals
-        ahead = (outputs > own) | (outputs == own) & earlier | np.isnan(outputs)
-        return float(np.mean(ahead.sum(axis=1) < self.k))
+        ahead = (outputs > own) | (outputs == own) & earlier
+        return float(np.mean((ahead.sum(axis=1) < self.k) & _finite(outputs)))
 
 
 def coverage(targets: Any, outputs: Any, threshold: float) -> tuple[float, float]:
@@ -71,7 +74,8 @@ def coverage(targets: Any, outputs: Any, threshold: float) -> tuple[float, float
     """
     threshold = SHARE.number("threshold", threshold)
     targets, outputs = _scores(targets, outputs)
-    powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    with np.errstate(invalid="ignore"):
+        powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
     answered = 1 / powers.sum(axis=1) >= threshold
     right = outputs.argmax(axis=1)[answered] == targets[answered]
     return float(np.mean(answered)), float(np.mean(right)) if answered.any() else float("nan")
@@ -79,27 +83,24 @@ def coverage(targets: Any, outputs: Any, threshold: float) -> tuple[float, float
 
 def precision(targets: Any, outputs: Any, average: str = "macro") -> float:
     """scikit-learn's ``precision_score``; 0 for a class that was never predicted."""
-    _AVERAGE.check("average", average)
-    return float(_sklearn().precision_score(*_classes(targets, outputs), average=average, zero_division=0))
+    return _score("precision_score", targets, outputs, average)
 
 
 def recall(targets: Any, outputs: Any, average: str = "macro") -> float:
     """scikit-learn's ``recall_score``; 0 for a class that does not occur."""
-    _AVERAGE.check("average", average)
-    return float(_sklearn().recall_score(*_classes(targets, outputs), average=average, zero_division=0))
+    return _score("recall_score", targets, outputs, average)
 
 
 def f_score(targets: Any, outputs: Any, beta: float = 1.0, average: str = "macro") -> float:
     """scikit-learn's ``fbeta_score``."""
-    _AVERAGE.check("average", average)
     AT_LEAST_ZERO.check("beta", beta)
-    score = _sklearn().fbeta_score
-    return float(score(*_classes(targets, outputs), beta=beta, average=average, zero_division=0))
+    return _score("fbeta_score", targets, outputs, average, beta=beta)
 
 
 def confusion_matrix(targets: Any, outputs: Any) -> Array:
     """scikit-learn's ``confusion_matrix``: how many of each class (row) were predicted as each (column)."""
-    return np.asarray(_sklearn().confusion_matrix(*_classes(targets, outputs)))
+    targets, classes, labels = _with_labels(targets, outputs)
+    return np.asarray(_sklearn().confusion_matrix(targets, classes, labels=labels))
 
 
 def precision_recall_curve(targets: Any, scores: Any) -> tuple[Array, Array, Array]:
@@ -137,8 +138,37 @@ def _sklearn() -> Any:
 _AVERAGE = one_of("macro", "micro", "weighted", "binary")
 
 
+def _score(name: str, targets: Any, outputs: Any, average: str, **options: float) -> float:
+    _AVERAGE.check("average", average)
+    targets, classes, labels = _with_labels(targets, outputs)
+    if labels is not None and average == "binary":
+        labels, average = np.array([1]), "macro"
+    score = getattr(_sklearn(), name)
+    return float(score(targets, classes, labels=labels, average=average, zero_division=0, **options))
+
+
+def _with_labels(targets: Any, outputs: Any) -> tuple[Array, Array, Array | None]:
+    """Return targets, classes, and scikit-learn's ``labels``: those to look at, None for all that occur.
+
+    Where no class is predicted, the one returned is a number that is none of them.
+    """
+    targets, classes, known = _classes(targets, outputs)
+    if known.all():
+        return targets, classes, None
+    none = min(int(targets.min()), 0) - 1
+    return targets, np.where(known, classes, none), np.union1d(targets, classes[known])
+
+
+def _finite(outputs: Array) -> Array:
+    """Return whether the largest output of each example is finite."""
+    finite: Array = np.isfinite(outputs.max(axis=1))
+    return finite
+
+
 def _targets(given: Any, outputs: Array) -> Array:
     targets = as_numpy("targets", given)
+    if targets.dtype == np.bool_:
+        targets = targets.astype(np.int64)
     if targets.dtype.kind not in "iu" or targets.ndim != 1:
         raise TypeError(f"targets are {targets.dtype} of shape {targets.shape}, expected class indices")
     if len(targets) != len(outputs) or len(targets) == 0:
@@ -148,11 +178,15 @@ def _targets(given: Any, outputs: Array) -> Array:
     return targets
 
 
-def _classes(targets: Any, outputs: Any) -> tuple[Array, Array]:
+def _classes(targets: Any, outputs: Any) -> tuple[Array, Array, Array]:
+    """Return targets, predicted classes, and for which examples there is one."""
     outputs = as_numpy("outputs", outputs)
     if outputs.ndim not in (1, 2):
         raise ValueError(f"outputs have shape {outputs.shape}, expected (examples, classes) or (examples,)")
-    return _targets(targets, outputs), outputs if outputs.ndim == 1 else outputs.argmax(axis=1)
+    targets = _targets(targets, outputs)
+    if outputs.ndim == 1:
+        return targets, outputs, np.ones(len(outputs), np.bool_)
+    return targets, outputs.argmax(axis=1), _finite(outputs)
 
 
 def _scores(targets: Any, outputs: Any) -> tuple[Array, Array]:
