@@ -20,7 +20,8 @@ DLPACK_GPU = (2, 13)  # DLPack's numbers for a GPU's memory, and for memory shar
 HALF = ("float16", "bfloat16")
 INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 BYTES = ("uint8",)
-NUMBERS = ("float16", "bool", *INTEGERS)  # the dtypes that targets in NumPy arrays may have
+LABELS = ("bool", *INTEGERS)
+NUMBERS = ("float16", *LABELS)  # the dtypes that targets in NumPy arrays may have
 _TYPESTRS = {np.dtype(name).str: name for name in ("float32", "float64", *NUMBERS)}
 
 

@@ -72,7 +72,7 @@ def _run(function: Callable[..., R], given: inspect.BoundArguments, on_gpu: dict
     streams: dict[int, int] = {}
     for name, value in on_gpu.items():
         dense = value if name in written else gpu_views.made_contiguous(value)
-        views[name] = gpu_views.view(name, dense, streams, gpu_views.INTEGERS if name == "labels" else ())
+        views[name] = gpu_views.view(name, dense, streams, gpu_views.LABELS if name == "labels" else ())
     first = next(iter(views))
     for name, array in views.items():
         if array.device != views[first].device:
@@ -89,7 +89,7 @@ def _run(function: Callable[..., R], given: inspect.BoundArguments, on_gpu: dict
 
 
 def _operand(array: DeviceArray, queue: Queue, make: Callable[..., Any] | None) -> Operand:
-    if array.dtype.kind in "iu" and array.dtype != int64:  # the kernels' labels; what takes some waits anyway
+    if array.dtype.kind in "iub" and array.dtype != int64:  # labels; what takes some waits anyway
         array = gpu.uploaded(queue, array.download(queue).astype(int64))
     return Operand.of(array, queue, make)
 

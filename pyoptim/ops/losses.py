@@ -37,12 +37,13 @@ def softmax_cross_entropy(
     Parameters
     ----------
     logits : array (batch, classes)
-    labels : integer array (batch,), each in [0, classes), or float array (batch, classes)
+    labels : integer or bool array (batch,), each in [0, classes), or float array (batch, classes)
         The latter is each class's share of the target, >= 0; usually a row sums to 1. Labels in a GPU's
         memory are read in place where they are int64, and converted by the processor else.
     class_weight : array (classes,), optional
         Multiplies each class's term. With integer labels the mean is the weighted one: the sum is divided
-        by that of the labels' weights (and is 0 where they are all 0), not by the batch.
+        by that of the labels' weights, not by the batch. Where these are all 0, so are the loss and its
+        gradient, also with label_smoothing.
     label_smoothing : float in [0, 1], default 0
     sample_weight : array (batch,), optional
         Multiplies each example's loss; the divisor stays the same.
@@ -207,8 +208,8 @@ def check_labels(name: str, labels: Any, batch: int, classes: int) -> Array:
     """Class indices as contiguous int64; in a GPU's memory only their shape is looked at."""
     on_gpu = isinstance(labels, Operand)
     labels = labels if on_gpu else as_numpy(name, labels)
-    if labels.dtype.kind not in "iu":
-        raise TypeError(f"{name} has dtype {labels.dtype}, expected integers")
+    if labels.dtype.kind not in "iub":
+        raise TypeError(f"{name} has dtype {labels.dtype}, expected integers or bool")
     if labels.shape != (batch,):
         raise ValueError(f"{name} has shape {labels.shape}, expected ({batch},): one per example")
     if batch == 0:

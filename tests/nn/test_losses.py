@@ -10,7 +10,7 @@ from oracles import losses as oracles
 from support import backends, kinds
 
 import pyoptim as po
-from pyoptim import nn, ops
+from pyoptim import metrics, nn, ops
 from pyoptim.formulas.losses import POINTWISE
 from pyoptim.runtime import dispatch
 
@@ -151,6 +151,19 @@ def test_weights_that_are_all_zero_give_zero(backend, dtype):
     loss, gradient = ops.softmax_cross_entropy(logits, np.array([0, 0]), class_weight=[0, 1, 1])
     assert loss == 0
     assert not gradient.any()
+
+
+@pytest.mark.parametrize("kind", ["?", *np.typecodes["AllInteger"]])
+def test_labels_of_every_dtype(backend, rng, kind):
+    logits, labels = rng.normal(size=(20, 2)), rng.integers(0, 2, 20)
+    given = labels.astype(kind)
+    assert ops.softmax_cross_entropy(logits, given)[0] == ops.softmax_cross_entropy(logits, labels)[0]
+    assert metrics.accuracy(given, logits) == metrics.accuracy(labels, logits)
+    assert metrics.TopK(1)(given, logits) == metrics.accuracy(labels, logits)
+    if kind != "?":
+        given[3] = 2
+        with pytest.raises(ValueError, match=r"labels\[3\] is 2"):
+            ops.softmax_cross_entropy(logits, given)
 
 
 def pointwise_data(rng, kind, shape, dtype):
