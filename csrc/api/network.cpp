@@ -245,9 +245,17 @@ void Network<T>::Impl::run(core::Engine<T>& with, const core::Examples<T>& of, s
             for (std::size_t i = 0; i < width; ++i) rows[filled++] = static_cast<T>(row.values[i]);
         }
         const std::size_t steps = outcome.steps, skipped = outcome.skipped;
-        with.train(of, begin, end, batch, rows.data(), width, options, outcome);
-        optimizer.impl_->progress = after[outcome.steps - steps];
-        optimizer.skipped += outcome.skipped - skipped;
+        const auto advance = [&] {
+            optimizer.impl_->progress = after[outcome.steps - steps];
+            optimizer.skipped += outcome.skipped - skipped;
+        };
+        try {
+            with.train(of, begin, end, batch, rows.data(), width, options, outcome);
+        } catch (...) {  // the steps before are done
+            advance();
+            throw;
+        }
+        advance();
         if (outcome.wrong >= 0) throw std::domain_error("a gradient holds NaN or infinity");
     }
 }
@@ -322,8 +330,7 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
         }
         core::Outcome outcome;
         impl_->run(engine, of, data.examples, batch, optimizer, false, outcome);
-        const auto examples = static_cast<double>(data.examples);
-        result = {outcome.loss / examples, static_cast<double>(outcome.correct) / examples};
+        result = {outcome.sums.mean_loss(), outcome.sums.accuracy()};
         if (options.after_epoch && !options.after_epoch(epoch, result)) break;
     }
     return result;
@@ -337,7 +344,7 @@ double Network<T>::step(const Dataset<T>& data, Optimizer<T>& optimizer, const L
     core::Outcome outcome;
     impl_->run(engine, {data.x, data.bytes, data.labels, data.targets, nullptr, nullptr}, data.examples,
                data.examples, optimizer, true, outcome);
-    return outcome.loss / static_cast<double>(data.examples);
+    return outcome.last;
 }
 
 template <class T>

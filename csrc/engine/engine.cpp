@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "layers/dropout.hpp"
@@ -21,14 +23,15 @@ void add_arrays(std::size_t n, const T* a, const T* b, T* out) {
     });
 }
 
-// The index of the first largest element, where NaN counts as largest, like numpy.argmax.
+// The index of the first largest element, or -1 if that is NaN, which counts as largest, or infinite: such
+// outputs have no softmax, so they name no class.
 template <class T>
-std::ptrdiff_t argmax(const T* x, std::ptrdiff_t n) {
+std::ptrdiff_t class_of(const T* x, std::ptrdiff_t n) {
     std::ptrdiff_t best = 0;
     for (std::ptrdiff_t j = 1; j < n && x[best] == x[best]; ++j) {
         if (x[j] > x[best] || x[j] != x[j]) best = j;
     }
-    return best;
+    return std::isfinite(x[best]) ? best : -1;
 }
 
 }  // namespace
@@ -49,6 +52,11 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_
     for (std::size_t i = count; i-- > 0;) {
         outputs_[i].resize(capacity * static_cast<std::size_t>(layers_[i].out.size));
         if (layers_[i].learns()) first_trainable_ = i;
+    }
+    for (const LayerView<T>& layer : layers_) {
+        for (const LayerArray<T>& array : layer.arrays) {
+            if (array.role != Role::parameter) buffers_.push_back(array);
+        }
     }
     for (std::size_t i = 0; i < count; ++i) {  // inner residuals before the outer ones
         const LayerView<T>& layer = layers_[i];
@@ -115,6 +123,22 @@ void Engine<T>::set_noise(const WeightNoise<T>& noise) {
     kept_.resize(noise.size);
 }
 
+// Copies the labels of a batch to labels_, since the caller's memory may change, and checks them.
+template <class T>
+void Engine<T>::take_labels(const Examples<T>& of, std::size_t begin, std::size_t n) {
+    if (of.labels == nullptr) return;
+    const auto classes = static_cast<std::int64_t>(outputs());
+    for (std::size_t i = 0; i < n; ++i) {
+        const std::size_t at =
+            of.order == nullptr ? begin + i : static_cast<std::size_t>(of.order[begin + i]);
+        labels_[i] = of.labels[at];
+        if (labels_[i] >= 0 && labels_[i] < classes) continue;
+        throw std::invalid_argument("the label of example " + std::to_string(at) + " is " +
+                                    std::to_string(labels_[i]) + ", expected a class in [0, " +
+                                    std::to_string(classes) + ")");
+    }
+}
+
 // Returns the inputs of a batch: where the caller has them, or as copies in input_.
 template <class T>
 const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t n) {
@@ -178,9 +202,9 @@ void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
 }
 
 // Returns the mean loss of a batch after its forward pass, and writes the gradient of the output to
-// gradient_.
+// gradient_. The sums receive everything but the loss.
 template <class T>
-double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, Outcome& outcome) {
+double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, Sums& sums) {
     const std::size_t width = outputs();
     const T* const output = outputs_.back().data();
     const auto example = [&](std::size_t i) {
@@ -193,13 +217,44 @@ double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, 
     }
     for (std::size_t i = 0; i < n && classification_; ++i) {
         const auto classes = static_cast<std::ptrdiff_t>(width);
-        if (of.labels != nullptr) labels_[i] = of.labels[example(i)];
+        const std::ptrdiff_t found = class_of(output + i * width, classes);
         const std::ptrdiff_t label =
-            of.labels != nullptr ? labels_[i] : argmax(targets_.data() + i * width, classes);
-        outcome.correct += argmax(output + i * width, classes) == label;
+            of.labels != nullptr ? labels_[i] : class_of(targets_.data() + i * width, classes);
+        sums.correct += found >= 0 && found == label;
     }
-    return compiled_loss_->compute({n, width, output, of.labels == nullptr ? nullptr : labels_.data(),
-                                    targets_.data(), weight, gradient_.data()});
+    const LossBatch<T> batch = {
+        n,      width,           output, of.labels == nullptr ? nullptr : labels_.data(), targets_.data(),
+        weight, gradient_.data()};
+    sums.divisor += compiled_loss_->divisor(batch);
+    sums.examples += n;
+    return compiled_loss_->compute(batch);
+}
+
+template <class T>
+void Engine<T>::keep_buffers() {
+    kept_buffers_.clear();
+    kept_counts_.clear();
+    for (const LayerArray<T>& array : buffers_) {
+        if (array.role == Role::counter) {
+            kept_counts_.push_back(*array.count);
+        } else {
+            kept_buffers_.insert(kept_buffers_.end(), array.value, array.value + array.size());
+        }
+    }
+}
+
+template <class T>
+void Engine<T>::restore_buffers() {
+    auto value = kept_buffers_.cbegin();
+    auto count = kept_counts_.cbegin();
+    for (const LayerArray<T>& array : buffers_) {
+        if (array.role == Role::counter) {
+            *array.count = *count++;
+        } else {
+            std::copy(value, value + array.size(), array.value);
+            value += array.size();
+        }
+    }
 }
 
 // Takes a step. Returns false if a gradient is not finite and the options end the run for that.
@@ -253,8 +308,9 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
     if (of.weight != nullptr) weight_.resize(capacity_);
     // Clipping and the search for non-finite values need all gradients before the first update, and a penalty
     // adds to them, so none of these allows a fused update.
+    const bool may_refuse = options.nonfinite != NonFinite::ignore;
     const bool fused = batch <= kFused && !options.keep_gradients && options.max_grad_norm <= 0 &&
-                       options.nonfinite == NonFinite::ignore && penalty_.runs.empty();
+                       !may_refuse && penalty_.runs.empty();
     for (std::size_t i = 0; i < layers_.size() && fused && !zeroed_; ++i) {
         if (weights_[i].size == 0) continue;
         const auto [gradient, size] = compiled_[i]->fusible_gradient();
@@ -263,7 +319,9 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
     zeroed_ = fused;
     for (; begin < end; begin += batch) {
         const std::size_t n = std::min(batch, end - begin);
+        take_labels(of, begin, n);
         const T* const x = gather(of, begin, n);
+        if (may_refuse) keep_buffers();
         T* const noisy = noise_.parameters;
         if (noise_.size > 0) {
             std::copy(noisy, noisy + noise_.size, kept_.begin());
@@ -271,12 +329,20 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
             ++noise_.stream.step;
         }
         forward(x, n);
-        double value = loss(of, begin, n, outcome);
+        Sums of_batch;
+        outcome.last = loss(of, begin, n, of_batch);
         backward(x, n, fused);
-        if (!penalty_.runs.empty()) value += add_penalty(penalty_);
-        outcome.loss += value * static_cast<double>(n);
+        if (!penalty_.runs.empty()) outcome.last += add_penalty(penalty_);
+        of_batch.loss = outcome.last * of_batch.divisor;
         std::copy(kept_.begin(), kept_.end(), noisy);
-        if (!update(rows + (outcome.steps - before) * row, row, options, outcome)) return;
+        const std::size_t steps = outcome.steps;
+        const bool goes_on = update(rows + (steps - before) * row, row, options, outcome);
+        if (outcome.steps > steps) {
+            outcome.sums.add(of_batch);
+        } else {
+            restore_buffers();
+        }
+        if (!goes_on) return;
     }
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -46,13 +47,35 @@ struct StepOptions {
     bool keep_gradients = false;
 };
 
-// What train() did. Each call adds to the numbers of earlier calls, except for `wrong`.
+// What train() measured on the batches of the steps that changed the parameters. A step that is left out, or
+// that ends the run, adds to none of these sums.
+struct Sums {
+    double loss = 0;           // the losses of the batches, each times its divisor
+    double divisor = 0;        // the divisors: what the losses of a batch are divided by for their mean
+    std::size_t correct = 0;   // examples that were classified correctly
+    std::size_t examples = 0;  // all examples of these batches
+
+    // The mean loss; 0 where no example has any weight, and NaN without examples.
+    double mean_loss() const {
+        if (examples == 0) return std::numeric_limits<double>::quiet_NaN();
+        return divisor == 0 ? loss : loss / divisor;
+    }
+    double accuracy() const { return static_cast<double>(correct) / static_cast<double>(examples); }
+    void add(const Sums& other) {
+        loss += other.loss;
+        divisor += other.divisor;
+        correct += other.correct;
+        examples += other.examples;
+    }
+};
+
+// What train() did. Each call adds to the numbers of earlier calls, except for `wrong` and `last`.
 struct Outcome {
     std::size_t steps = 0;      // steps that changed the parameters
     std::size_t skipped = 0;    // steps that were left out under NonFinite::skip
     std::ptrdiff_t wrong = -1;  // the index of the array whose gradient ended the run, or -1
-    double loss = 0;            // the sum of the losses of all examples
-    std::size_t correct = 0;    // examples that were classified correctly
+    Sums sums;
+    double last = 0;  // the mean loss of the last batch, be it counted or not
 };
 
 template <class T>
@@ -72,7 +95,10 @@ class Engine {
     void set_noise(const WeightNoise<T>&);
 
     // Trains on the examples [begin, end) of the order, in batches. `rows` holds the coefficients of each
-    // step, `row` elements per step, with a factor of 1 on the gradient.
+    // step, `row` elements per step, with a factor of 1 on the gradient. A step that is left out, or that
+    // ends the run, changes neither parameters nor buffers nor counters. Throws std::invalid_argument for a
+    // label that is not a class, before its step: labels are the caller's memory, which may change at any
+    // time.
     void train(const Examples<T>&, std::size_t begin, std::size_t end, std::size_t batch, const T* rows,
                std::size_t row, const StepOptions&, Outcome&);
 
@@ -84,11 +110,14 @@ class Engine {
   private:
     // Each works on the n examples of a batch, which begins at `begin` in the order of the training;
     // engine.cpp says what each returns.
+    void take_labels(const Examples<T>&, std::size_t begin, std::size_t n);
     const T* gather(const Examples<T>&, std::size_t begin, std::size_t n);
     void forward(const T* x, std::size_t n);
     void backward(const T* x, std::size_t n, bool fused);
-    double loss(const Examples<T>&, std::size_t begin, std::size_t n, Outcome&);
+    double loss(const Examples<T>&, std::size_t begin, std::size_t n, Sums&);
     bool update(const T* row, std::size_t length, const StepOptions&, Outcome&);
+    void keep_buffers();
+    void restore_buffers();
 
     std::vector<LayerView<T>> layers_;
     std::vector<std::unique_ptr<CompiledLayer<T>>> compiled_;  // by layer; null for one that has a block
@@ -108,6 +137,11 @@ class Engine {
     std::vector<T> gradient_, other_gradient_;  // the gradients of a layer's output and of its input
     Stepper<T> stepper_;                        // updates all arrays that add() added
     std::vector<const T*> gradients_;           // the gradient of each of these arrays
+
+    // The buffers and counters of all layers, and what they held before a step that may be left out.
+    std::vector<LayerArray<T>> buffers_;
+    std::vector<T> kept_buffers_;
+    std::vector<std::int64_t> kept_counts_;
 
     Penalized<T> penalty_{};
     WeightNoise<T> noise_{};

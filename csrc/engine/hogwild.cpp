@@ -86,10 +86,11 @@ void Hogwild<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end
             worker.failure = std::current_exception();
         }
     });
-    for (Worker& worker : workers_) {
+    for (const Worker& worker : workers_) {
         outcome.steps += worker.outcome.steps;
-        outcome.loss += worker.outcome.loss;
-        outcome.correct += worker.outcome.correct;
+        outcome.sums.add(worker.outcome.sums);
+    }
+    for (Worker& worker : workers_) {
         if (worker.failure) std::rethrow_exception(std::exchange(worker.failure, nullptr));
     }
 }

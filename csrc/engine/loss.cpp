@@ -30,6 +30,11 @@ class CrossEntropyLoss final : public CompiledLoss<T> {
             static_cast<std::ptrdiff_t>(of.rows));
     }
 
+    double divisor(const LossBatch<T>& of) const override {
+        if (of.labels == nullptr || class_weight_.empty()) return static_cast<double>(of.rows);
+        return label_weights(of.rows, of.labels, class_weight_.data());
+    }
+
   private:
     std::vector<T> class_weight_;
     double smoothing_;

@@ -30,6 +30,9 @@ class CompiledLoss {
     virtual ~CompiledLoss() = default;
     // Returns the mean loss of the batch, and writes the gradient.
     virtual double compute(const LossBatch<T>&) const = 0;
+    // Returns what the sum of the losses of the batch is divided by for that mean. The mean of several
+    // batches is the sum of their losses, each times its divisor, divided by the sum of the divisors.
+    virtual double divisor(const LossBatch<T>& of) const { return static_cast<double>(of.rows); }
 };
 
 template <class>

@@ -1,5 +1,6 @@
 #include "layers/losses.hpp"
 
+#include <limits>
 #include <stdexcept>
 
 #include "runtime/dispatch.hpp"
@@ -9,13 +10,19 @@
 namespace pyoptim::core {
 
 template <class T>
+double label_weights(std::size_t n, const std::int64_t* labels, const T* class_weight) {
+    double sum = 0;
+    for (std::size_t i = 0; i < n; ++i) sum += static_cast<double>(class_weight[labels[i]]);
+    return sum;
+}
+
+template <class T>
 double cross_entropy(cpu::CrossEntropy<T> it, std::ptrdiff_t batch) {
     const auto n = static_cast<std::size_t>(batch);
     double divisor = static_cast<double>(batch);
     if (it.labels != nullptr && it.class_weight != nullptr) {
-        divisor = 0;
-        for (std::size_t i = 0; i < n; ++i) divisor += static_cast<double>(it.class_weight[it.labels[i]]);
-        if (divisor == 0) divisor = 1;
+        divisor = label_weights(n, it.labels, it.class_weight);
+        if (divisor == 0) divisor = std::numeric_limits<double>::infinity();
     }
     it.scale = 1 / divisor;
     return sum_of_blocks(n, it.classes > 256 ? 16 : 64, n * static_cast<std::size_t>(it.classes), kExpGrain,
@@ -69,8 +76,9 @@ cpu::PointwiseKind pointwise_named(const std::string& name) {
     throw std::invalid_argument("there is no loss named '" + name + "'");
 }
 
-#define X(T)                                                                \
-    template double cross_entropy<T>(cpu::CrossEntropy<T>, std::ptrdiff_t); \
+#define X(T)                                                                      \
+    template double label_weights<T>(std::size_t, const std::int64_t*, const T*); \
+    template double cross_entropy<T>(cpu::CrossEntropy<T>, std::ptrdiff_t);       \
     template double pointwise_loss<T>(const cpu::Pointwise<T>&, const Predictions<T>&);
 X(float)
 X(double)

@@ -3,15 +3,20 @@
 #pragma once
 
 #include <cstddef>
-
+#include <cstdint>
 #include <string>
 
 #include "cpu/kernels.hpp"
 
 namespace pyoptim::core {
 
-// The mean over the rows. With labels and class weights it is the weighted mean: the sum over the sum of the
-// labels' weights, or 0 if those are all 0. The argument's `scale` need not be set.
+// The sum of the weights of n labels, each of which must be a class.
+template <class T>
+double label_weights(std::size_t n, const std::int64_t* labels, const T* class_weight);
+
+// The mean over the rows. With labels and class weights it is the weighted mean: the sum over
+// label_weights(). If that is 0, loss and gradient are 0, or NaN where a logit is. The argument's `scale`
+// need not be set.
 template <class T>
 double cross_entropy(cpu::CrossEntropy<T>, std::ptrdiff_t batch);
 

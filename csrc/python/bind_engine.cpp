@@ -64,8 +64,12 @@ class Engine {
         }
     }
 
-    // Of an epoch that goes on, the sums of what is done.
-    void begin_epoch(double loss, std::size_t correct, const Noise& noise) {
+    // The sums of an epoch: of losses and of their divisors, and the numbers of examples that were classified
+    // correctly and of all.
+    using Sums = std::tuple<double, double, std::size_t, std::size_t>;
+
+    // `done`: of an epoch that goes on, the sums so far.
+    void begin_epoch(const Sums& done, const Noise& noise) {
         require(!hogwild_ || !noise, "hogwild, and noise");
         core::WeightNoise<T> own{};
         if (noise) {
@@ -77,8 +81,12 @@ class Engine {
         }
         engine_.set_noise(own);
         outcome = {};
-        outcome.loss = loss;
-        outcome.correct = correct;
+        const auto& [loss, divisor, correct, examples] = done;
+        outcome.sums = {loss, divisor, correct, examples};
+    }
+    Sums sums() const {
+        const core::Sums& of = outcome.sums;
+        return {of.loss, of.divisor, of.correct, of.examples};
     }
 
     // Trains on the examples [begin, end) of `order`; one row of coefficients per step.
@@ -88,7 +96,7 @@ class Engine {
         const auto [begin, end] = range;
         const auto examples = static_cast<std::size_t>(x.ndim() > 0 ? x.shape(0) : 0);
         require(batch > 0 && batch <= engine_.capacity() && begin <= end && end <= examples &&
-                    (!order || static_cast<std::size_t>(order->size()) == examples) &&
+                    (!order || static_cast<std::size_t>(order->size()) >= end) &&
                     (!weight || static_cast<std::size_t>(weight->size()) == examples),
                 "batch, range, order and weight of the examples");
         require(rows.ndim() == 2 && static_cast<std::size_t>(rows.shape(1)) == row_ &&
@@ -107,10 +115,6 @@ class Engine {
             require(takes_labels_ && static_cast<std::size_t>(target.size()) == examples,
                     "labels (examples)");
             of.labels = static_cast<const std::int64_t*>(target.data());
-            for (std::size_t i = 0; i < examples && begin == 0; ++i) {
-                require(of.labels[i] >= 0 && of.labels[i] < static_cast<std::int64_t>(engine_.outputs()),
-                        "labels within the classes");
-            }
         } else {
             require(py::isinstance<Array<T>>(target) &&
                         static_cast<std::size_t>(target.size()) == examples * engine_.outputs(),
@@ -156,15 +160,14 @@ void bind_for(py::module_& m, const char* name) {
                       bool, const typename E::Penalty&>(),
              py::arg("model"), py::arg("loss"), py::arg("capacity"), py::arg("groups"), py::arg("hogwild"),
              py::arg("penalty").none(true))
-        .def("begin_epoch", &E::begin_epoch, py::arg("loss"), py::arg("correct"), py::arg("noise").none(true))
+        .def("begin_epoch", &E::begin_epoch, py::arg("done"), py::arg("noise").none(true))
         .def("train", &E::train, py::arg("x"), py::arg("target"), exact_or_none("order"),
              exact_or_none("weight"), py::arg("range"), py::arg("batch"), exact("rows"),
              py::arg("max_grad_norm"), py::arg("nonfinite"))
         .def_property_readonly("steps", outcome(&core::Outcome::steps))
         .def_property_readonly("skipped", outcome(&core::Outcome::skipped))
         .def_property_readonly("wrong", outcome(&core::Outcome::wrong))
-        .def_property_readonly("loss", outcome(&core::Outcome::loss))
-        .def_property_readonly("correct", outcome(&core::Outcome::correct));
+        .def_property_readonly("sums", &E::sums);
 }
 
 }  // namespace

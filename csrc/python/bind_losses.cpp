@@ -4,6 +4,7 @@
 
 #include <type_traits>
 #include <variant>
+#include <vector>
 
 #include "layers/losses.hpp"
 #include "python/arrays.hpp"
@@ -29,6 +30,23 @@ cpu::CrossEntropy<T> of_logits(const Array<T>& logits, MaybeArray<T>& dlogits,
     return it;
 }
 
+// Labels, each a class. They are copied, since Python may change an array while the kernels read it.
+std::vector<std::int64_t> checked_labels(const Array<std::int64_t>& labels, py::ssize_t classes) {
+    std::vector<std::int64_t> own(labels.data(), labels.data() + labels.size());
+    for (const std::int64_t label : own) {
+        if (label >= 0 && label < classes) continue;
+        throw py::value_error("labels hold " + std::to_string(label) + ", expected classes in [0, " +
+                              std::to_string(classes) + ")");
+    }
+    return own;
+}
+
+template <class T>
+double label_weights(const Array<std::int64_t>& labels, const Array<T>& class_weight) {
+    const auto own = checked_labels(labels, class_weight.size());
+    return core::label_weights(own.size(), own.data(), class_weight.data());
+}
+
 // Target: labels (batch), or T (batch, classes).
 template <class T, class Target>
 double softmax_cross_entropy(const Array<T>& logits, const Array<Target>& target, MaybeArray<T> dlogits,
@@ -38,12 +56,11 @@ double softmax_cross_entropy(const Array<T>& logits, const Array<Target>& target
     require(has_size(class_weight, it.classes), "class_weight (classes)");
     it.class_weight = data_or_null(class_weight);
     it.smoothing = smoothing;
+    std::vector<std::int64_t> labels;
     if constexpr (std::is_same_v<Target, std::int64_t>) {
         require(target.size() == logits.shape(0), "labels (batch)");
-        for (py::ssize_t i = 0; i < target.size(); ++i) {
-            require(target.data()[i] >= 0 && target.data()[i] < it.classes, "labels within the classes");
-        }
-        it.labels = target.data();
+        labels = checked_labels(target, it.classes);
+        it.labels = labels.data();
     } else {
         require(target.size() == logits.size(), "targets as logits");
         it.targets = target.data();
@@ -140,6 +157,7 @@ void bind_for(py::module_& m) {
     m.def("softmax_cross_entropy", &softmax_cross_entropy<T, T>, exact("logits"), exact("target"),
           exact_or_none("dlogits"), exact_or_none("sample_weight"), exact_or_none("class_weight"),
           py::arg("smoothing"));
+    m.def("label_weights", &label_weights<T>, exact("labels"), exact("class_weight"));
     m.def("kl_divergence", &kl_divergence<T>, exact("logits"), exact("target"), exact_or_none("dlogits"),
           exact_or_none("sample_weight"), py::arg("temperature"));
     m.def("pointwise_loss", &pointwise_loss<T>, py::arg("kind"), exact("prediction"), exact("target"),

@@ -145,8 +145,11 @@ class Host:
     def batches(
         self, arrays: tuple[Any, ...], size: int, dtype: Any, order: Any = None, first: int = 0
     ) -> Iterator[tuple[Any, ...]]:
-        """Yield batches from example ``first`` on, in the given order; the first array becomes ``dtype``."""
-        for begin in range(first, len(arrays[0]), size):
+        """Yield batches from example ``first`` on, of those in the order if one is given.
+
+        The first array becomes ``dtype``.
+        """
+        for begin in range(first, len(arrays[0] if order is None else order), size):
             rows = slice(begin, begin + size)
             given = (a for a in arrays if a is not None)
             x, *others = (a[rows] if order is None else a.take(order[rows], axis=0) for a in given)
@@ -188,22 +191,29 @@ class Sums:
     """The loss of some batches, and how many examples were classified right."""
 
     def __init__(self, classification: bool) -> None:
-        self._classification, self._loss, self._right = classification, 0.0, 0
+        self._classification, self._loss, self._divisor, self._right = classification, 0.0, 0.0, 0
 
-    def add(self, output: Any, target: Any, loss: float) -> None:
-        """Add a batch."""
-        self._loss += loss * len(output)
+    def add(self, output: Any, target: Any, loss: float, divisor: float) -> None:
+        """Add a batch, whose loss is a sum divided by ``divisor``."""
+        self._loss += loss * divisor
+        self._divisor += divisor
         if self._classification:
             self._right += count_right(output, target)
 
     def read(self) -> dict[str, float]:
-        return {"loss": self._loss, "right": self._right}
+        """Return the sum of all losses, each times its divisor, that of the divisors, and the right ones."""
+        return {"loss": self._loss, "divisor": self._divisor, "right": self._right}
 
 
 def count_right(output: Any, target: Any) -> int:
-    """Return how often the largest output is that of the label, or that with the largest share."""
-    labels = target if target.ndim == 1 else target.argmax(axis=1)
-    return int(np.count_nonzero(output.argmax(axis=1) == labels))
+    """Return how often the largest output is that of the label, or that with the largest share.
+
+    Outputs of which the largest is NaN or infinite are never right: they have no softmax.
+    """
+    right = output.argmax(axis=1) == (target if target.ndim == 1 else target.argmax(axis=1))
+    if not checks.is_within(output, -math.inf):  # this takes less time than a look at each example
+        right &= np.isfinite(output.max(axis=1))
+    return int(np.count_nonzero(right))
 
 
 class Accumulator:

@@ -44,6 +44,14 @@ class Loss:
         """
         raise NotImplementedError
 
+    def divisor(self, output: Array, target: Array) -> Any:
+        """What `compute` divides the sum of a batch's losses by, for checked targets.
+
+        The mean of several batches is the sum of their losses, each times its divisor, divided by the sum of
+        the divisors. Here it is the number of examples; a loss of another mean overrides this.
+        """
+        return len(output)
+
     def check_sample_weight(self, name: str, weight: Any, batch: int, dtype: np.dtype[Any]) -> Array | None:
         """Weights >= 0 of the examples, converted; TypeError where the loss takes none."""
         if weight is not None and not self.takes_sample_weight:
@@ -105,14 +113,15 @@ class Loss:
 class CrossEntropy(Loss):
     """Softmax cross-entropy (log loss) from logits (batch, classes), as `torch.nn.CrossEntropyLoss`.
 
-    Targets are integer labels (batch,), or a float array (batch, classes) with each class's share >= 0.
-    Stable for any finite logits.
+    Targets are labels (batch,), of any integer dtype or bool, or a float array (batch, classes) with each
+    class's share >= 0. Stable for any finite logits.
 
     Parameters
     ----------
     class_weight : array (classes,), optional
         Multiplies each class's term. With labels the mean is the weighted one: the sum is divided by that
-        of the labels' weights (and is 0 where they are all 0), not by the batch.
+        of the labels' weights, not by the batch. Where these are all 0, so are the loss and its gradient,
+        also with label_smoothing; such a batch counts for nothing in a mean over batches.
     label_smoothing : float in [0, 1], default 0
         Of the target, this share goes to all classes alike.
     """
@@ -141,13 +150,23 @@ class CrossEntropy(Loss):
     def compute(
         self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
     ) -> float:
-        weight = None
-        if self.class_weight is not None:
-            weight = constant(np.ascontiguousarray(self.class_weight, output.dtype), output)
+        weight = self._class_weight_as(output)
         value: float = dispatch.of(output).softmax_cross_entropy(
             output, target, gradient, sample_weight, weight, self.label_smoothing
         )
         return value
+
+    def divisor(self, output: Array, target: Array) -> Any:
+        weight = self._class_weight_as(output)
+        if weight is None or target.ndim == 2:
+            return len(output)
+        return dispatch.of(output).label_weights(target, weight)
+
+    def _class_weight_as(self, output: Array) -> Array | None:
+        if self.class_weight is None:
+            return None
+        weight: Array = constant(np.ascontiguousarray(self.class_weight, output.dtype), output)
+        return weight
 
 
 class KLDiv(Loss):

@@ -66,7 +66,10 @@ class Optimizer:
         What to do when a gradient holds NaN or infinity: step all the same (as PyTorch), raise a
         ValueError, or skip the step and count it. The last two must know before anything is written, so
         they read the gradients once more, in the same pass as ``max_grad_norm``: an eighth of Adam's
-        traffic where they come from memory, little where they are in a cache.
+        traffic where they come from memory, little where they are in a cache. With a `Trainer` a step that
+        is not taken leaves the model's buffers too as they were (running statistics, the position in
+        Dropout's random numbers), and its batch is no part of the epoch's loss and accuracy: "skip" trains
+        as if the batch had not been there.
     accumulate : int, default 1
         Gather the gradients of so many calls of `step`, and update with their mean at the last of them.
     rounding : {"master", "stochastic", "nearest"}, default "master"

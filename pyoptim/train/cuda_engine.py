@@ -100,11 +100,13 @@ class Engine:
     ) -> None:
         """Do what the compiled engine's method does; data are in the GPU's memory."""
         self._begin(data, order, noise)
-        while epoch.done < len(data.x):
-            left = len(data.x) - epoch.done
+        examples = len(data.x if order is None else order)
+        while epoch.done < examples:
+            left = examples - epoch.done
             size = min(self._batch_size, left)
             steps = self._run(size, min(self._chunk, left // size), blocks_of(left, size), epoch)
             epoch.done += steps * size
+            epoch.counted += steps * size
             advance(steps * size)
 
     def _begin(self, arrays: Data, order: Array | None, noise: WeightNoise | None) -> None:
@@ -164,7 +166,7 @@ class Engine:
         queue = self._queue
         self._plan(steps)
         self._stepper.plan(self._gradients, self._rows[:steps])
-        self._sums.begin(ahead or 0, epoch.done, epoch.loss, epoch.correct)
+        self._sums.begin(ahead or 0, epoch.done, (epoch.loss, epoch.divisor), epoch.correct)
         try:
             if graph is None:  # this step also makes everything that is made at its first use
                 self._step(size)
@@ -181,7 +183,8 @@ class Engine:
             del self._scalars[:done], self._rows[:done]
             for counter in () if graph is None else graph.counters:
                 counter += done
-        epoch.loss, epoch.correct = float(now["loss"]), int(now["right"])
+        epoch.loss, epoch.divisor = float(now["loss"]), float(now["divisor"])
+        epoch.correct = int(now["right"])
         if graph is not None and size == self._batch_size:
             seconds = max(time.perf_counter() - started, 1e-6)
             self._chunk = max(1, min(int(steps * _CHUNK / seconds), 4 * self._chunk, PLAN))
@@ -218,13 +221,14 @@ class Engine:
                 gradient = memory.empty_like(output)
                 queue.join()
                 loss = self._loss.evaluate(output, y, gradient, weight)
+                divisor = self._loss.divisor(output, y)
                 self._sums.count(output, y)
                 model._backward(gradient)
                 queue.join()
                 if self.penalty is not None:
                     loss = self.penalty._added(model, loss)
             self._stepper.step(self._gradients, None, self._optimizer.max_grad_norm)
-            self._sums.finish(size, loss)
+            self._sums.finish(size, loss, divisor)
         finally:
             queue.position, queue.pool = None, pool
 

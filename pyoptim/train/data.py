@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import nn
 from ..arrays.checks import as_numpy
-from ..backends.places import Place, place_with
+from ..backends.places import HOST, Place, place_with
 from ..runtime.dtypes import Array
 
 
@@ -28,7 +28,7 @@ class Data(NamedTuple):
 
     def at(self, place: Place) -> Data:
         """Return the same data in another memory."""
-        return Data(*map(place.upload, self))
+        return self if place is HOST else Data(*map(place.upload, self))
 
     def batches(
         self, size: int, dtype: np.dtype[Any], order: Array | None = None, first: int = 0
@@ -59,6 +59,14 @@ def checked(
     y = loss.check_target(y_name, y, len(x), shape, model.dtype)
     weight = model._place.download("sample_weight", weight)
     return Data(x, y, loss.check_sample_weight("sample_weight", weight, len(x), model.dtype))
+
+
+def mean_loss(total: float, divisor: float) -> float:
+    """Return the mean of losses: the sum of each times its divisor, divided by the sum of the divisors.
+
+    The divisors are `nn.Loss.divisor`'s; where all are 0, no example has any weight, and the sum is 0 or NaN.
+    """
+    return total / divisor if divisor else total
 
 
 def check_batches(model: nn.Sequential, x: Array, size: int) -> None:

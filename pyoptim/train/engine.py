@@ -187,13 +187,14 @@ class Engine:
     def run_epoch(
         self, data: Data, order: Array | None, noise: WeightNoise | None, epoch: Epoch, advance: Advance
     ) -> None:
-        """Train on every example once, or on those that ``epoch`` has left.
+        """Train on each example of the order once, or on those that ``epoch`` has left.
 
         Parameters
         ----------
         data : Data
             Checked; x may be of uint8.
-        order : int64 array (examples,) or None
+        order : int64 array or None
+            The examples to train on, in this order; None: all as they come.
         noise : WeightNoise or None
             The noise of the first batch.
         epoch : Epoch
@@ -202,8 +203,9 @@ class Engine:
             Called with the number of examples done.
         """
         engine, size = self._engine, self._batch_size
-        examples = len(data.x)
-        engine.begin_epoch(epoch.loss, epoch.correct, None if noise is None else (self._flat, *noise))
+        examples = len(data.x if order is None else order)
+        sums = (epoch.loss, epoch.divisor, epoch.correct, epoch.counted)
+        engine.begin_epoch(sums, None if noise is None else (self._flat, *noise))
         while epoch.done < examples:
             begin = epoch.done
             end = min(examples, begin + self._chunk * size)
@@ -211,7 +213,8 @@ class Engine:
             self._train(data, order, begin, end)
             seconds = max(time.perf_counter() - started, 1e-6)
             self._chunk = max(1, min(int(self._chunk * _CHUNK / seconds), 4 * self._chunk))
-            epoch.done, epoch.loss, epoch.correct = end, engine.loss, engine.correct
+            epoch.done = end
+            epoch.loss, epoch.divisor, epoch.correct, epoch.counted = engine.sums
             advance(end - begin)
 
     def _train(self, data: Data, order: Array | None, begin: int, end: int) -> None:

@@ -11,7 +11,7 @@ from .. import nn
 from ..backends.places import place_with
 from ..nn.prediction import outputs as outputs_of
 from ..runtime.dtypes import Array
-from .data import Data
+from .data import Data, mean_loss
 
 _BATCH = 1024
 
@@ -30,9 +30,9 @@ def evaluate(
         if metrics:
             outputs.append(np.array(output))
         value = loss.evaluate(output, y, None, weight)
-        sums.add(output, y, value)
+        sums.add(output, y, value, loss.divisor(output, y))
     total = sums.read()
-    measured = {"loss": float(total["loss"]) / examples}
+    measured = {"loss": mean_loss(float(total["loss"]), float(total["divisor"]))}
     if loss.classification:
         measured["accuracy"] = int(total["right"]) / examples
     for metric in metrics:

@@ -8,9 +8,11 @@ from pathlib import Path
 class History(dict[str, list[float]]):
     """What `Trainer.fit` measured: name -> one value per epoch.
 
-    ``loss`` is the mean over the epoch's training batches, as the parameters moved; ``accuracy`` likewise
+    ``loss`` is the mean over the epoch's training examples, as the parameters moved; ``accuracy`` likewise
     for classification; ``val_loss`` and ``val_accuracy`` after each epoch, where there is validation
-    data; ``seconds`` the training time of each epoch.
+    data; ``seconds`` the training time of each epoch. With class weights a mean loss is the weighted one of
+    all examples, whatever the batches. Batches that ``nonfinite="skip"`` of the optimizer left out do not
+    count; NaN where it left out all.
 
     Attributes
     ----------

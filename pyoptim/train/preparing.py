@@ -79,6 +79,7 @@ class Run(NamedTuple):
     data: Data
     held_back: Data | None  # for validation
     batch_size: int
+    examples: int  # that an epoch trains on
     resume: Resume | None
 
     def placed(self, place: Place) -> Run:
@@ -118,7 +119,8 @@ def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Optio
     count = len(data.x)
     batch_size = count if options.batch_size is None else options.batch_size
     check_count("batch_size", batch_size)
-    check_batches(trainer.model, data.x, min(batch_size, count))
+    size = min(batch_size, count)
+    check_batches(trainer.model, data.x, size)
     trainer._find_gradients()
     resume = None
     if options.checkpoint is not None:
@@ -128,4 +130,4 @@ def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Optio
             fixed["frozen"] = frozen
         resume = Resume(options.checkpoint, options.checkpoint_every, trainer, fixed, options.callbacks)
         resume.check()
-    return Run(options, data, held_back, min(batch_size, count), resume)
+    return Run(options, data, held_back, size, count, resume)

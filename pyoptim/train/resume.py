@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..callbacks import Callback
 from ..optim import checkpoint
 from ..runtime import files
 from ..runtime.dtypes import Array
+from .data import mean_loss
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -28,10 +30,20 @@ class Epoch:
 
     index: int  # of the epoch within this training, from 0
     rng: Mapping[str, Any]
-    done: int = 0  # examples that have been trained on
-    loss: float = 0.0  # sum over those examples
-    correct: int = 0  # how many of them were classified right
+    done: int = 0  # examples that have been gone through
+    # Sums over the batches whose steps were taken, which `nonfinite="skip"` may not be.
+    loss: float = 0.0  # of their losses, each times its divisor
+    divisor: float = 0.0  # of these divisors: see `nn.Loss.divisor`
+    correct: int = 0  # how many of their examples were classified right
+    counted: int = 0  # how many examples they have
     seconds: float = 0.0  # spent on this epoch so far
+
+    def measured(self, classification: bool) -> dict[str, float]:
+        """Return the mean loss, and the share of right ones for classes; NaN if no step was taken."""
+        if not self.counted:
+            return dict.fromkeys(["loss", "accuracy"][: 1 + classification], math.nan)
+        measured = {"loss": mean_loss(self.loss, self.divisor)}
+        return {**measured, "accuracy": self.correct / self.counted} if classification else measured
 
 
 class Resume:
@@ -122,7 +134,9 @@ class Resume:
             held = state["average"]
             if held is None and average is not None:
                 raise ValueError(f"it was saved without an average, expected {average!r}")
-            epoch = _checked(Epoch(**description["epoch"]), self._fixed)
+            position = description["epoch"]  # older files lack two sums, to which every example added 1
+            position = dict.fromkeys(("divisor", "counted"), position["done"]) | position
+            epoch = _checked(Epoch(**position), self._fixed)
             rng = np.random.Generator(type(trainer._rng.bit_generator)())
             rng.bit_generator.state = epoch.rng
             rng.bit_generator.state = description["rng"]
@@ -150,12 +164,13 @@ class Resume:
 
 
 def _checked(epoch: Epoch, fixed: Mapping[str, Any]) -> Epoch:
-    counts = (epoch.index, epoch.done, epoch.correct)
+    counts = (epoch.index, epoch.done, epoch.correct, epoch.counted)
     if not all(type(count) is int and count >= 0 for count in counts):
         raise ValueError(f"its position is {counts}, expected counts")
     if epoch.done >= max(fixed["examples"], 1) or epoch.done % fixed["batch_size"]:
         raise ValueError(f"it stands at example {epoch.done}, expected the begin of a batch")
-    epoch.loss, epoch.seconds = float(epoch.loss), float(epoch.seconds)
+    epoch.loss, epoch.divisor = float(epoch.loss), float(epoch.divisor)
+    epoch.seconds = float(epoch.seconds)
     return epoch
 
 

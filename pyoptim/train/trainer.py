@@ -37,6 +37,15 @@ class _Path(NamedTuple):
     engine: compiled.Engine | cuda_engine.Engine | None
 
 
+class _Step(NamedTuple):
+    """What a step on a mini-batch measured."""
+
+    loss: float  # the mean
+    divisor: float  # what the sum of the losses was divided by for it
+    right: int  # how many examples were classified right
+    taken: bool  # whether the optimizer took the step, and did not skip it
+
+
 class Trainer:
     """Trains a model by mini-batches.
 
@@ -145,10 +154,13 @@ class Trainer:
             is taken as it is: its values are not looked at.
         y : array (examples, ...)
             Targets as the loss takes them. For a model on a GPU they, and ``sample_weight``, may be arrays in
-            its memory too; they are copied to the processor once and checked as others are.
+            its memory too; they are copied to the processor once and checked as others are. Labels may be
+            of any integer dtype or bool. Those that change while `fit` runs are checked again by each step;
+            one that is no class is a ValueError before that step.
         epochs : int, default 1
         batch_size : int or None, default 32
             1 is online gradient descent, None the full batch. The last batch of an epoch may be smaller.
+            Where there are fewer examples, they are one batch.
         validation_data : (x, y), optional
             Evaluated after each epoch.
         validation_split : float in [0, 1), default 0
@@ -232,7 +244,7 @@ class Trainer:
         """Go through the epochs, and fill the history."""
         options, resume = run.options, run.resume
         epoch, path = self._begin(run, history), None
-        examples = len(run.data.x)
+        examples = run.examples
         progress = Progress(options.epochs, examples, enabled=options.verbose)
         progress.advance(min(epoch.index, options.epochs) * examples + epoch.done)
         try:
@@ -374,8 +386,7 @@ class Trainer:
         self._find_gradients()
         self.model.train()
         (batch,) = data.at(self.model._place).batches(len(data.x), self.model.dtype)
-        loss, _ = self._step(batch)
-        return loss
+        return self._step(batch).loss
 
     def _check_data(self, x: Any, y: Any, weight: Any = None, names: tuple[str, str] = ("x", "y")) -> Data:
         return checked(self.model, self.loss, x, y, weight, names)
@@ -392,21 +403,18 @@ class Trainer:
         self.model.train()
         started = time.perf_counter() - epoch.seconds
         order, noise = self._draw(run, epoch)
-        examples = len(run.data.x)
 
         def advance(more: int) -> None:
             progress.advance(more)
             epoch.seconds = time.perf_counter() - started
-            if run.resume is not None and epoch.done < examples:
+            if run.resume is not None and epoch.done < run.examples:
                 run.resume.save_if_due(epoch, history)
 
         if engine is not None:
             engine.run_epoch(run.data, order, noise, epoch, advance)
         else:
             self._python_epoch(run, order, noise, epoch, advance)
-        measured = {"loss": epoch.loss / examples}
-        if self.loss.classification:
-            measured["accuracy"] = epoch.correct / examples
+        measured = epoch.measured(self.loss.classification)
         return {**measured, "seconds": time.perf_counter() - started}
 
     def _draw(self, run: Run, epoch: Epoch) -> tuple[Array | None, WeightNoise | None]:
@@ -414,7 +422,7 @@ class Trainer:
         now = self._rng.bit_generator.state
         if epoch.done > 0:  # a resumed epoch draws the same numbers again
             self._rng.bit_generator.state = epoch.rng
-        order = self._rng.permutation(len(run.data.x)) if run.options.shuffle else None
+        order = self._rng.permutation(len(run.data.x))[: run.examples] if run.options.shuffle else None
         noise = None
         if run.options.weight_noise:
             seed, first = int(self._rng.integers(2**63)), epoch.done // run.batch_size
@@ -432,12 +440,15 @@ class Trainer:
                 callback.on_batch_begin(i)
             if run.options.transform is not None:
                 batch = self._transformed(run.options.transform, batch)
-            loss, right = self._step(batch, noise and noise._replace(step=i))
-            size = len(batch.x)
-            epoch.done, epoch.loss = epoch.done + size, epoch.loss + loss * size
-            epoch.correct += right
+            step, size = self._step(batch, noise and noise._replace(step=i)), len(batch.x)
+            epoch.done += size
+            if step.taken:
+                epoch.loss += step.loss * step.divisor
+                epoch.divisor += step.divisor
+                epoch.correct += step.right
+                epoch.counted += size
             for callback in run.options.callbacks:
-                callback.on_batch_end(i, {"loss": loss})
+                callback.on_batch_end(i, {"loss": step.loss})
             advance(size)
 
     def _transformed(self, transform: Transform, batch: Data) -> Data:
@@ -451,10 +462,13 @@ class Trainer:
         x, y, _ = self._check_data(x, y, names=("transform's x", "transform's y"))
         return Data(x.astype(self.model.dtype, copy=False), y, batch.weight)
 
-    def _step(self, batch: Data, noise: WeightNoise | None = None) -> tuple[float, int]:
-        """Train on one mini-batch; its loss, and how many were classified right."""
-        model, loss = self.model, self.loss
+    def _step(self, batch: Data, noise: WeightNoise | None = None) -> _Step:
+        """Train on one mini-batch; a step that the optimizer does not take leaves the model as it was."""
+        model, loss, optimizer = self.model, self.loss, self.optimizer
         x, y, weight = batch.at(model._place)
+        before = {}  # the buffers, as a step that is refused leaves them
+        if optimizer.nonfinite != "ignore":
+            before = {name: buffer.copy() for name, buffer in model._named("buffers").items()}
         with noisy(model, noise):
             output = model._forward(x)
             doutput = empty_like(output)
@@ -463,14 +477,29 @@ class Trainer:
             if self.penalty is not None:
                 value = self.penalty._added(model, value)
         value = float(value)  # the host waits for a loss on the GPU
+        divisor = float(loss.divisor(output, y))
         right = count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
-        self.optimizer.step(self._gradients)
-        return value, right
+        skipped, taken = optimizer.skipped, False
+        try:
+            optimizer.step(self._gradients)
+            taken = optimizer.skipped == skipped
+        finally:
+            if not taken:
+                self._restore(before)
+        return _Step(value, divisor, right, taken)
+
+    def _restore(self, before: dict[str, Any]) -> None:
+        own = self.model._named("buffers")
+        for name, values in before.items():
+            own[name][...] = values
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
         """The loss, for classification the accuracy, and the trainer's metrics, in evaluation mode.
 
-        ``sample_weight`` is as in `fit`, and concerns the loss alone.
+        All are of the data as a whole, whatever its batches: the loss is that of one large batch, weighted by
+        class too. ``sample_weight`` is as in `fit`, and concerns the loss alone. The accuracy is the share of
+        examples whose largest output is that of the label (or of the largest share); one whose largest output
+        is NaN or infinite is never right.
 
         Raises
         ------

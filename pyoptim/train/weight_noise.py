@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 from .. import nn
@@ -18,12 +18,16 @@ class WeightNoise(NamedTuple):
     step: int  # index of the batch in the epoch
 
 
-@contextmanager
-def noisy(model: nn.Sequential, noise: WeightNoise | None) -> Iterator[None]:
+_NOTHING = nullcontext()
+
+
+def noisy(model: nn.Sequential, noise: WeightNoise | None) -> AbstractContextManager[None]:
     """Add noise to all parameters, frozen ones too, inside the ``with`` block; None adds nothing."""
-    if noise is None:
-        yield
-        return
+    return _NOTHING if noise is None else _noisy(model, noise)
+
+
+@contextmanager
+def _noisy(model: nn.Sequential, noise: WeightNoise) -> Iterator[None]:
     kept = model.flat_parameters.copy()
     dispatch.of(kept).gaussian_noise(kept, *noise, model.flat_parameters)
     try:

@@ -288,6 +288,12 @@ def test_cpp_refuses_descriptions_as_python_does(programs, tmp_path):
 
 
 @needs_tools
+def test_cpp_measures_what_python_does(built):
+    """tests/train/test_measures.py checks the same of Python."""
+    assert run(built["find_package"] / "measures") == ""
+
+
+@needs_tools
 def test_c_api(programs, tmp_path):
     run(programs / "c_api", tmp_path / "model.safetensors")
     model = nn.Sequential.load(tmp_path / "model.safetensors")

@@ -15,7 +15,7 @@ if reason := emulator.why_not():
 
 
 def finish_step(cuda, batch, loss, at, stream):
-    cuda.launch("finish_step<double>", 1, (batch, loss.ctypes.data, at.ctypes.data), stream)
+    cuda.launch("finish_step<double>", 1, (batch, 0, loss.ctypes.data, at.ctypes.data), stream)
 
 
 def test_a_graph_is_what_was_launched_and_runs_when_it_is_launched(cuda):

@@ -77,6 +77,20 @@ def test_cross_entropy(run, dtype, shape, soft, weighted, smoothing, rng):
     np.testing.assert_allclose(dx, cpu, rtol=0, atol=16 * np.finfo(dtype).eps * abs(cpu).max())
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_labels_that_all_have_weight_0_cost_nothing(run, dtype, smoothing, rng):
+    logits, labels = rng.normal(size=(9, 4)).astype(dtype), np.zeros(9, np.int64)
+    weight, divisor = np.array([0, 1, 2, 3], dtype), run.array([7.0])
+    dx, partial, loss = run.empty((9, 4), dtype), run.empty(2, float), run.empty(1, float)
+    run("label_weights", 1, 9, 4, labels, weight, divisor, dtype=dtype)
+    assert divisor == 0
+    run("cross_entropy", 2, 9, 4, logits, labels, None, None, weight, smoothing, 1.0, False, 9.0, divisor,
+        dx, partial, dtype=dtype)  # fmt: skip
+    run("total<double>", 1, 2, partial, 1.0, divisor, loss)
+    assert loss == 0
+    assert not dx.any()
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("shape", [(1, 2), (9, 10), (17, 40)], ids=str)

@@ -809,6 +809,47 @@ def test_evaluation_of_several_batches(emulated, rng, monkeypatch):
     np.testing.assert_allclose(here.predict(x), there.predict(x), rtol=1e-9)
 
 
+def test_weighted_means(emulated, rng, monkeypatch):
+    """As tests/train/test_measures.py says of the processor."""
+    monkeypatch.setattr(po.train.evaluation, "_BATCH", 7)
+    x, y = pixels(rng), np.sort(labels(rng))
+    options = {"shuffle": False, "validation_data": (x, y)}
+    for weight, smoothing in (([1.0, 10.0, 50.0], 0.1), ([0.0, 0.0, 1.0], 0.0), ([0.0, 0.0, 0.0], 0.1)):
+        loss = nn.CrossEntropy(weight, smoothing)
+        here, there, generic = (trainer(small(), where, loss) for where in ("cpu", "cuda", "cuda"))
+        histories = [fit(one, x, y, **options) for one in (here, there)]
+        histories.append(fit(generic, x, y, engine="python", **options))
+        assert [h.path for h in histories] == ["native", "cuda", "python"]
+        expected, launched, looped = map(without_seconds, histories)
+        assert launched == looped
+        assert_close(expected, launched)
+        assert_close(state(here), state(there))
+        exact, _ = loss(there.model.eval().forward(x), y)
+        assert there.evaluate(x, y)["loss"] == pytest.approx(exact, rel=1e-9)
+    shuffled = [fit(trainer(small(), "cuda"), x, y, engine=e) for e in ("native", "python")]
+    assert without_seconds(shuffled[0]) == without_seconds(shuffled[1])
+
+
+def test_a_skipped_step_leaves_no_trace(emulated, rng):
+    one = trainer(every_layer(), "cuda", nonfinite="skip")
+    x, y = pixels(rng), labels(rng)
+    one.model.flat_parameters[...] = np.full(one.model.flat_parameters.size, np.nan)
+    before = one.model.state_dict()
+    history = fit(one, x, y, epochs=1)
+    assert np.isnan([*history["loss"], *history["accuracy"]]).all()
+    assert one.optimizer.skipped == 3
+    assert_same(one.model.state_dict(), before)
+
+
+def test_outputs_that_are_no_numbers_are_never_right(emulated, rng):
+    one = trainer(small(), "cuda")
+    one.model.flat_parameters[...] = np.full(one.model.flat_parameters.size, np.nan)
+    x, y = pixels(rng), np.zeros(23, np.uint8)
+    history = fit(one, x, y, validation_data=(x, y))
+    assert history.path == "cuda"
+    assert history["accuracy"] == history["val_accuracy"] == [0] * 3
+
+
 class Own(nn.Layer):
     def forward(self, x, training):
         return x

@@ -146,11 +146,18 @@ def test_cross_entropy_propagates_nan(backend, dtype, classes):
             assert np.isfinite(gradient[[0, 2]]).all()
 
 
-def test_weights_that_are_all_zero_give_zero(backend, dtype):
-    logits = np.arange(6, dtype=dtype).reshape(2, 3)
-    loss, gradient = ops.softmax_cross_entropy(logits, np.array([0, 0]), class_weight=[0, 1, 1])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("classes", [3, 40])
+def test_weights_that_are_all_zero_give_zero(backend, dtype, classes, smoothing):
+    logits = np.arange(2 * classes, dtype=dtype).reshape(2, classes)
+    labels, weight = np.array([0, 0]), np.arange(classes) > 0
+    options = {"class_weight": weight, "label_smoothing": smoothing}
+    loss, gradient = ops.softmax_cross_entropy(logits, labels, **options)
     assert loss == 0
     assert not gradient.any()
+    logits[1, 2] = np.nan  # which no weight hides
+    assert np.isnan(ops.softmax_cross_entropy(logits, labels, **options)[0])
+    assert nn.CrossEntropy(**options).divisor(logits, labels) == 0
 
 
 @pytest.mark.parametrize("kind", ["?", *np.typecodes["AllInteger"]])
@@ -164,6 +171,17 @@ def test_labels_of_every_dtype(backend, rng, kind):
         given[3] = 2
         with pytest.raises(ValueError, match=r"labels\[3\] is 2"):
             ops.softmax_cross_entropy(logits, given)
+
+
+@pytest.mark.parametrize("label", [-1, 4, 2**40])
+def test_backends_check_the_labels_that_they_use(backend, rng, label):
+    """They may have changed since they were checked: in another thread, or between two steps."""
+    logits, labels = rng.normal(size=(3, 4)), np.array([0, 1, label])
+    kernels, weight = dispatch.current(), np.ones(4)
+    with pytest.raises(ValueError, match=r"expected classes in \[0, 4\)"):
+        kernels.softmax_cross_entropy(logits, labels, None, None, weight, 0.0)
+    with pytest.raises(ValueError, match=r"expected classes in \[0, 4\)"):
+        kernels.label_weights(labels, weight)
 
 
 def pointwise_data(rng, kind, shape, dtype):

@@ -34,7 +34,9 @@ PYOPTIM_KERNEL total(Index n, const T* partial, double scale, const double* divi
     double sum = 0;
     for (Index i = thread(); i < n; i += kThreads) sum += partial[i];
     sum = block_sum(sum);
-    if (thread() == 0) *out = divisor != nullptr ? scale * sum / *divisor : scale * sum;
+    if (thread() > 0) return;
+    const double by = divisor != nullptr ? *divisor : 1;
+    *out = by == 0 ? sum * 0 : scale * sum / by;
 }
 
 // The factor that brings the norm of the gradients to at most max_norm; pyoptim/gradients.py has the same

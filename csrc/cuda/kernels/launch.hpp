@@ -74,7 +74,8 @@ struct Position {
     long long steps;    // steps since the capture, which kernels add to the counters as they were then
     long long example;  // the place of the batch's first example in the order of the epoch
     long long row;      // the place of the step among those whose coefficients the host has copied to the GPU
-    double loss;        // the sum of the losses of the epoch's examples so far
+    double loss;        // the sum of the losses of the epoch's batches so far, each times its divisor
+    double divisor;     // the sum of the divisors, which are what the losses of a batch are divided by
     unsigned long long right;  // how many of these examples were classified correctly
 };
 

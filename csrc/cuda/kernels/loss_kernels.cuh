@@ -52,8 +52,7 @@ PYOPTIM_KERNEL softmax_backward(bool log, Index rows, Index classes, const T* dy
     }
 }
 
-// *out = the sum of the class weights of the labels, by which cross_entropy divides, or 1 if that sum is 0.
-// One block.
+// *out = the sum of the class weights of the labels, by which cross_entropy divides. One block.
 template <class T>
 PYOPTIM_KERNEL label_weights(Index rows, Index classes, const long long* labels, const T* class_weight,
                              double* out) {
@@ -63,12 +62,13 @@ PYOPTIM_KERNEL label_weights(Index rows, Index classes, const long long* labels,
         if (label >= 0 && label < classes) sum += double(class_weight[label]);
     }
     sum = block_sum(sum);
-    if (thread() == 0) *out = sum == 0 ? 1 : sum;
+    if (thread() == 0) *out = sum;
 }
 
 // Sums the losses of kWarps rows, and writes their gradient unless dlogits is null. A label that is not a
 // class makes loss and gradient NaN. A temperature divides the logits, and its square multiplies the loss. If
-// `divergence`, the entropy of the targets, which are then not smoothed, is subtracted. A warp per row.
+// `divergence`, the entropy of the targets, which are then not smoothed, is subtracted. A divisor of 0 makes
+// the gradient 0. A warp per row.
 template <class T>
 PYOPTIM_KERNEL cross_entropy(Index rows, Index classes, const T* logits, const long long* labels,
                              const T* targets, const T* sample_weight, const T* class_weight,
@@ -79,7 +79,8 @@ PYOPTIM_KERNEL cross_entropy(Index rows, Index classes, const T* logits, const l
     if (r < rows) {
         const T* const x = logits + r * classes;
         T* const dx = dlogits == nullptr ? nullptr : dlogits + r * classes;
-        const double scale = temperature / (device_divisor != nullptr ? *device_divisor : divisor);
+        const double by = device_divisor != nullptr ? *device_divisor : divisor;
+        const double scale = by == 0 ? 0 : temperature / by;
         const Index label = labels != nullptr ? labels[r] : 0;
         const bool valid = label >= 0 && label < classes;
         double weight = sample_weight == nullptr ? 1.0 : double(sample_weight[r]);

@@ -75,26 +75,31 @@ __device__ inline Index place_of_largest(Index n, const T* x) {
 }
 
 // Counts the rows whose largest output belongs to the label or, if labels is null, to the largest share. A
-// warp per row.
+// row of which that is NaN or infinite is never right: it has no softmax. A warp per row.
 template <class T>
 PYOPTIM_KERNEL count_right(Index rows, Index classes, const T* output, const Index* labels, const T* shares,
                            Position* at) {
     const Index r = warp_row();
     double right = 0;
     if (r < rows) {
-        const Index place = place_of_largest(classes, output + r * classes);
+        const T* const row = output + r * classes;
+        const Index place = place_of_largest(classes, row);
         const Index wanted = labels != nullptr ? labels[r] : place_of_largest(classes, shares + r * classes);
-        right = lane() == 0 && place == wanted ? 1 : 0;
+        const bool finite = row[place] - row[place] == 0;
+        right = lane() == 0 && finite && place == wanted ? 1 : 0;
     }
     right = block_sum(right);
     if (thread() == 0) atomicAdd(&at->right, static_cast<unsigned long long>(right));  // exact in any order
 }
 
-// Ends a step on a number of examples: adds their loss and moves the position on. T is double. One block.
+// Ends a step on a number of examples: adds their loss, times its divisor, and moves the position on. Without
+// a divisor that is the number of examples. T is double. One block.
 template <class T>
-PYOPTIM_KERNEL finish_step(Index batch, const T* loss, Position* at) {
+PYOPTIM_KERNEL finish_step(Index batch, const T* divisor, const T* loss, Position* at) {
     if (thread() > 0) return;
-    at->loss += *loss * T(batch);
+    const T by = divisor != nullptr ? *divisor : T(batch);
+    at->loss += *loss * by;
+    at->divisor += by;
     at->steps += 1;
     at->example += batch;
     at->row += 1;

@@ -18,6 +18,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "pyoptim/export.hpp"
@@ -77,7 +78,8 @@ struct Loss {
 };
 
 /// Examples to learn from: inputs as T or as bytes; targets as labels, which CrossEntropy takes, or as T.
-/// CrossEntropy and KLDiv take each class's share as T.
+/// CrossEntropy and KLDiv take each class's share as T. Labels are of any integer type; those that are not
+/// std::int64_t are copied.
 template <class T>
 struct Dataset {
     const T* x = nullptr;
@@ -92,11 +94,23 @@ struct Dataset {
     Dataset(const std::uint8_t* inputs, const std::int64_t* classes, std::size_t n)
         : bytes(inputs), labels(classes), examples(n) {}
     Dataset(const T* inputs, const T* values, std::size_t n) : x(inputs), targets(values), examples(n) {}
+    template <class Input, class Label,
+              class = std::enable_if_t<std::is_integral_v<Label> && !std::is_same_v<Label, std::int64_t>>>
+    Dataset(const Input* inputs, const Label* classes, std::size_t n)
+        : Dataset(inputs, static_cast<const std::int64_t*>(nullptr), n) {
+        if (classes == nullptr) return;
+        converted = std::make_shared<const std::vector<std::int64_t>>(classes, classes + n);
+        labels = converted->data();
+    }
+
+    std::shared_ptr<const std::vector<std::int64_t>> converted;  ///< labels of another type, as std::int64_t
 };
 
-/// What an epoch measured, as the parameters moved.
+/// What an epoch measured, as the parameters moved: means over the examples, of which those of skipped steps
+/// do not count; NaN if there were no others.
 struct EpochResult {
-    double loss = 0, accuracy = 0;  ///< accuracy: of CrossEntropy
+    double loss = 0;      ///< with class_weight: the weighted mean
+    double accuracy = 0;  ///< of CrossEntropy; an example with a NaN among its outputs is never right
 };
 
 struct FitOptions {
@@ -134,7 +148,8 @@ class PYOPTIM_API Network {
 
     /// Trains by mini-batches. The optimizer is one of `parameter_count()` elements.
     /// Returns the last epoch's result. Under NonFinite::raise throws std::domain_error for a gradient that
-    /// is not finite; the steps before are done.
+    /// is not finite; the steps before are done, and that one changes nothing. Labels that another thread
+    /// changes meanwhile are checked at each step: std::invalid_argument.
     EpochResult fit(const Dataset<T>& data, Optimizer<T>& optimizer, const FitOptions& options = {});
 
     /// One step on all of `data` as one batch; returns the loss before it.

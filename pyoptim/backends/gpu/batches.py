@@ -19,7 +19,7 @@ def batches(
     arrays: tuple[Any, ...], size: int, dtype: np.dtype[Any], order: Array | None = None, first: int = 0
 ) -> Iterator[Any]:
     """Batches of data in a GPU's memory, from example ``first`` on; bytes become ``dtype``."""
-    queue, examples = arrays[0].queue, len(arrays[0])
+    queue, examples = arrays[0].queue, len(arrays[0] if order is None else order)
     on_gpu = None if order is None else gpu.uploaded(queue, order)
     for begin in range(first, examples, size):
         rows = min(size, examples - begin)
@@ -43,14 +43,16 @@ class Sums:
         self.address = self._held.address
         self.begin()
 
-    def begin(self, steps: int = 0, example: int = 0, loss: float = 0.0, right: int = 0) -> None:
-        """Start from these counts and sums."""
-        self._queue.put(self.address, np.array([(steps, example, 0, loss, right)], POSITION))
+    def begin(
+        self, steps: int = 0, example: int = 0, sums: tuple[float, float] = (0.0, 0.0), right: int = 0
+    ) -> None:
+        """Start from these counts, and sums of losses and of their divisors."""
+        self._queue.put(self.address, np.array([(steps, example, 0, *sums, right)], POSITION))
 
-    def add(self, output: Any, target: Any, loss: Any) -> None:
+    def add(self, output: Any, target: Any, loss: Any, divisor: Any) -> None:
         """Add a batch; the host does not wait."""
         self.count(output, target)
-        self.finish(len(output), loss)
+        self.finish(len(output), loss, divisor)
 
     def count(self, output: Any, target: Any) -> None:
         """Count the examples of a batch that were classified right."""
@@ -62,9 +64,13 @@ class Sums:
                     kernel, blocks, *output.shape, output.address, labels, shares, self.address
                 )
 
-    def finish(self, examples: int, loss: Any) -> None:
-        """Add the loss of a batch that has been counted, and advance to the next."""
-        self._queue.launch("finish_step<double>", 1, examples, loss.address, self.address)
+    def finish(self, examples: int, loss: Any, divisor: Any) -> None:
+        """Add the loss of a batch that has been counted, and advance to the next.
+
+        ``divisor`` is what `nn.Loss.divisor` returns: ``examples``, or a number in the GPU's memory.
+        """
+        by = divisor.address if isinstance(divisor, DeviceArray) else None
+        self._queue.launch("finish_step<double>", 1, examples, by, loss.address, self.address)
 
     def read(self) -> Any:
         """Return the sums and counts as a `POSITION`; the host waits for them."""

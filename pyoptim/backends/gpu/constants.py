@@ -15,7 +15,9 @@ THREADS, ELEMENTS, CHUNK, SUM_BLOCK, PART_ROWS, STEP_ROWS, ROW_LENGTH = 256, 102
 WARP, WARPS = 32, THREADS // 32  # threads in a warp, and warps in a block
 ARRAYS = np.dtype([("param", "u8"), ("state", "u8", (4,)), ("size", "i8"), ("row", "i8")])
 CHUNKS = np.dtype([("array", "i4"), ("chunk", "i4")])
-POSITION = np.dtype([("steps", "i8"), ("example", "i8"), ("row", "i8"), ("loss", "f8"), ("right", "u8")])
+POSITION = np.dtype(
+    [("steps", "i8"), ("example", "i8"), ("row", "i8"), ("loss", "f8"), ("divisor", "f8"), ("right", "u8")]
+)
 PLAN = 1024  # steps whose coefficients fit into a plan
 TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 

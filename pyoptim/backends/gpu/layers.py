@@ -134,14 +134,19 @@ def softmax_cross_entropy(
 ) -> DeviceArray:
     """Do what the reference does; labels are not checked, and one that is not a class makes the loss NaN."""
     launch = _Launch("softmax_cross_entropy", logits)
-    batch, classes = logits.shape
     labels, shares = (target, None) if target.ndim == 1 else (None, target)
     divisor = None
     if labels is not None and class_weight is not None:
-        divisor = launch.scratch()
-        launch("label_weights", 1, batch, classes, labels, class_weight, divisor)
+        divisor = label_weights(labels, class_weight)
     weights, options = (sample_weight, class_weight), (smoothing, 1.0, False)
     return _cross_entropy(launch, logits, (labels, shares), weights, options, divisor, dlogits)
+
+
+def label_weights(labels: DeviceArray, class_weight: DeviceArray) -> DeviceArray:
+    launch = _Launch("label_weights", class_weight)
+    total = launch.scratch()
+    launch("label_weights", 1, labels.size, class_weight.size, labels, class_weight, total)
+    return total
 
 
 def _cross_entropy(

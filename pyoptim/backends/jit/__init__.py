@@ -25,7 +25,7 @@ from ...runtime.dtypes import Array
 from .. import STEPPERS
 from ..reference import FUNCTIONS, steps
 from ..reference.layers import *
-from ..reference.losses import any_outside
+from ..reference.losses import any_outside, label_weights
 from ..reference.steps import PackedStepper, sum_of_squares
 from ..reference.tensors import AdafactorStepper, MuonStepper
 from .layers import *

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from ...formulas.elementwise import sign
 from ...formulas.losses import POINTWISE, cross_entropy_of_row
 from ...runtime.dtypes import Array
+from ..reference.losses import check_labels
 from .layers import compiled
 
 _of_row = compiled(cross_entropy_of_row)
@@ -26,8 +28,10 @@ def softmax_cross_entropy(
 ) -> float:
     labels, shares = (target, None) if target.ndim == 1 else (None, target)
     divisor = float(len(logits))
+    if labels is not None:
+        check_labels(labels, logits.shape[1])
     if labels is not None and class_weight is not None:
-        divisor = float(class_weight[labels].sum(dtype=np.float64)) or 1.0
+        divisor = float(class_weight[labels].sum(dtype=np.float64)) or math.inf
     weights = sample_weight, class_weight
     return float(_cross_entropy(logits, labels, shares, dlogits, *weights, smoothing, divisor, 1.0, False))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ...formulas.losses import POINTWISE, cross_entropy_of_row
 from ...runtime.dtypes import Array
 
-__all__ = ["kl_divergence", "pointwise_loss", "softmax_cross_entropy"]
+__all__ = ["kl_divergence", "label_weights", "pointwise_loss", "softmax_cross_entropy"]
 
 
 def any_outside(x: Array, low: float, high: float) -> bool:
@@ -27,9 +29,11 @@ def softmax_cross_entropy(
 
     The target is labels (batch,) or shares (batch, classes). q is (1 - smoothing) of it plus
     smoothing/classes, times the weights of classes and examples. With labels and class weights the
-    divisor is the sum of the labels' weights, or 1 where that is 0.
+    divisor is the sum of the labels' weights; where that is 0, so are the loss and its gradient.
     """
     batch, classes = logits.shape
+    if target.ndim == 1:
+        check_labels(target, classes)
     divisor = float(batch)
     if target.ndim == 1 and class_weight is None and sample_weight is None and not smoothing:
         return _of_labels(logits, target, dlogits)
@@ -37,7 +41,7 @@ def softmax_cross_entropy(
         q = np.zeros(logits.shape)
         q[np.arange(batch), target] = 1
         if class_weight is not None:
-            divisor = float(class_weight[target].sum(dtype=np.float64)) or 1.0
+            divisor = float(class_weight[target].sum(dtype=np.float64)) or math.inf
     else:
         q = target.astype(np.float64)
     if smoothing:
@@ -48,6 +52,18 @@ def softmax_cross_entropy(
         q *= sample_weight[:, None]
     with np.errstate(all="ignore"):
         return float(_of_rows(logits, q, dlogits, divisor, 1.0).sum() / divisor)
+
+
+def check_labels(labels: Array, classes: int) -> None:
+    """Raise ValueError unless each is a class: the array is a user's, who may change it at any time."""
+    if any_outside(labels, 0, classes - 1):
+        raise ValueError(f"labels hold {labels.min()} to {labels.max()}, expected classes in [0, {classes})")
+
+
+def label_weights(labels: Array, class_weight: Array) -> float:
+    """The sum of the weights of all labels."""
+    check_labels(labels, len(class_weight))
+    return float(class_weight[labels].cumsum(dtype=np.float64)[-1])  # in order, as the compiled one
 
 
 def _of_labels(logits: Array, labels: Array, dlogits: Array | None) -> float:

@@ -1,0 +1,159 @@
+// What fit() measures, which batches it counts, and labels that change meanwhile. Prints a line for each
+// check that fails, and nothing else.
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "pyoptim/network.hpp"
+
+using pyoptim::Dataset;
+using pyoptim::EpochResult;
+using pyoptim::FitOptions;
+using pyoptim::Network;
+using Labels = std::vector<std::int64_t>;
+
+static void check(bool right, const char* what) {
+    if (!right) std::printf("%s\n", what);
+}
+
+constexpr std::size_t kExamples = 96, kInputs = 4;
+
+static std::vector<float> inputs() {
+    std::vector<float> x(kExamples * kInputs);
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>((i * 37 % 19) / 9.0 - 1);
+    return x;
+}
+
+static Labels sorted_labels() {
+    Labels labels(kExamples);
+    for (std::size_t i = 0; i < kExamples; ++i) labels[i] = static_cast<std::int64_t>(i / 32);
+    return labels;
+}
+
+static Network<float> network() {
+    return Network<float>(
+        {pyoptim::dense(kInputs, 8), pyoptim::batch_norm(8), pyoptim::dropout(0.3), pyoptim::dense(8, 3)}, 1);
+}
+
+static FitOptions options(std::size_t batch) {
+    FitOptions made;
+    made.batch_size = batch;
+    made.shuffle = false;
+    return made;
+}
+
+static void weighted_means() {
+    const auto x = inputs();
+    const auto labels = sorted_labels();
+    Network<float> plain({pyoptim::dense(kInputs, 3)}, 1);
+    pyoptim::SGD<float> sgd(plain.parameter_count());
+    sgd.lr = 0;
+    FitOptions by_batches = options(10), at_once = options(0);
+    by_batches.loss.class_weight = at_once.loss.class_weight = {1, 10, 50};
+    const Dataset<float> data(x.data(), labels.data(), kExamples);
+    const double one = plain.fit(data, sgd, at_once).loss, many = plain.fit(data, sgd, by_batches).loss;
+    check(std::fabs(one - many) < 1e-6, "the loss of many batches is that of one");
+    check(std::fabs(plain.step(data, sgd, at_once.loss) - one) < 1e-12, "step() returns the same loss");
+    by_batches.loss.class_weight = {0, 0, 0};
+    by_batches.loss.label_smoothing = 0.1;
+    check(plain.fit(data, sgd, by_batches).loss == 0, "without any weight the loss is 0");
+}
+
+static void labels_of_any_integer() {
+    const auto x = inputs();
+    const auto labels = sorted_labels();
+    const std::vector<int> ints(labels.begin(), labels.end());
+    const std::vector<unsigned char> bytes(labels.begin(), labels.end());
+    const auto loss = [&](const auto* some) {
+        Network<float> net = network();
+        pyoptim::SGD<float> sgd(net.parameter_count());
+        return net.fit({x.data(), some, kExamples}, sgd, options(32)).loss;
+    };
+    check(loss(labels.data()) == loss(ints.data()) && loss(labels.data()) == loss(bytes.data()),
+          "labels are of any integer type");
+}
+
+// Trains with the 32 examples from 32 on poisoned, or without them.
+static Network<float> skipped(bool without, EpochResult& result) {
+    auto x = inputs();
+    auto labels = sorted_labels();
+    if (without) {
+        x.erase(x.begin() + 32 * kInputs, x.begin() + 64 * kInputs);
+        labels.erase(labels.begin() + 32, labels.begin() + 64);
+    } else {
+        x[40 * kInputs] = std::numeric_limits<float>::quiet_NaN();
+    }
+    Network<float> net = network();
+    pyoptim::Adam<float> adam(net.parameter_count());
+    adam.nonfinite = pyoptim::NonFinite::skip;
+    FitOptions twice = options(32);
+    twice.epochs = 2;
+    result = net.fit({x.data(), labels.data(), labels.size()}, adam, twice);
+    check(adam.skipped == (without ? 0 : 2), "skipped steps are counted");
+    return net;
+}
+
+static bool same(Network<float>& a, Network<float>& b) {  // the running statistics too
+    const auto x = inputs();
+    std::vector<float> of_a(kExamples * 3), of_b(kExamples * 3);
+    a.predict(x.data(), kExamples, of_a.data());
+    b.predict(x.data(), kExamples, of_b.data());
+    return of_a == of_b;
+}
+
+static void steps_that_are_not_taken() {
+    EpochResult first, second;
+    Network<float> with = skipped(false, first), without = skipped(true, second);
+    check(same(with, without), "a skipped batch leaves no trace in the network");
+    check(first.loss == second.loss && first.accuracy == second.accuracy, "nor in what is measured");
+}
+
+static void divergence() {
+    const auto x = inputs();
+    const Labels zeros(kExamples, 0);
+    for (const float value :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+        Network<float> net({pyoptim::dense(kInputs, 3)}, 1);
+        for (std::size_t i = 0; i < 3; ++i) net.parameters()[kInputs * 3 + i] = value;
+        pyoptim::SGD<float> sgd(net.parameter_count());
+        const EpochResult result = net.fit({x.data(), zeros.data(), kExamples}, sgd, options(32));
+        check(std::isnan(result.loss) && result.accuracy == 0, "outputs that are no numbers are never right");
+    }
+}
+
+static void changing_labels() {
+    const auto x = inputs();
+    auto labels = sorted_labels();
+    Network<float> net = network(), other = network();
+    pyoptim::Adam<float> adam(net.parameter_count()), again(net.parameter_count());
+    FitOptions twice = options(32);
+    twice.epochs = 2;
+    twice.after_epoch = [&](int, const EpochResult&) {
+        labels[70] = 50;
+        return true;
+    };
+    std::string message;
+    try {
+        net.fit({x.data(), labels.data(), kExamples}, adam, twice);
+    } catch (const std::invalid_argument& error) {
+        message = error.what();
+    }
+    check(message == "the label of example 70 is 50, expected a class in [0, 3)",
+          "labels are checked at use");
+    labels[70] = 2;
+    other.fit({x.data(), labels.data(), kExamples}, again, options(32));
+    other.fit({x.data(), labels.data(), 64}, again, options(32));
+    check(same(net, other), "the steps before are done, and that one changes nothing");
+    check(adam.progress().step == again.progress().step, "and the optimizer counts them");
+}
+
+int main() {
+    weighted_means();
+    labels_of_any_integer();
+    steps_that_are_not_taken();
+    divergence();
+    changing_labels();
+}
