@@ -150,7 +150,8 @@ void Network<T>::Impl::initialize(std::uint64_t seed) {
 }
 
 template <class T>
-void Network<T>::Impl::check(const Dataset<T>& data, const Optimizer<T>& optimizer, std::size_t batch) const {
+void Network<T>::Impl::check(const Dataset<T>& data, const Optimizer<T>& optimizer, std::size_t batch,
+                             bool drop_last) const {
     if ((data.x == nullptr) == (data.bytes == nullptr)) refuse("data: expected either x or bytes");
     if ((data.labels == nullptr) == (data.targets == nullptr))
         refuse("data: expected either labels or targets");
@@ -158,7 +159,7 @@ void Network<T>::Impl::check(const Dataset<T>& data, const Optimizer<T>& optimiz
         refuse("optimizer is of " + std::to_string(optimizer.size()) + " elements, expected " +
                std::to_string(parameters.size()) + ", the number of parameters");
     }
-    const std::size_t rest = data.examples % batch, smallest = rest == 0 ? batch : rest;
+    const std::size_t rest = drop_last ? 0 : data.examples % batch, smallest = rest == 0 ? batch : rest;
     for (const core::LayerView<T>& view : chain.views()) {
         const std::ptrdiff_t values = view.entry->statistics(*view.layer, view.in.size, true);
         if (smallest == 1 && values == 1)
@@ -190,8 +191,8 @@ void check_targets(const Dataset<T>& data, const core::LossEntry& loss, std::siz
 
 template <class T>
 core::Engine<T>& Network<T>::Impl::engine_for(const Dataset<T>& data, Optimizer<T>& optimizer, Loss wanted,
-                                              std::size_t batch) {
-    check(data, optimizer, batch);
+                                              std::size_t batch, bool drop_last) {
+    check(data, optimizer, batch, drop_last);
     const auto outputs = static_cast<std::size_t>(chain.views().back().out.size);
     if (wanted.type.empty()) wanted.type = data.labels != nullptr ? "CrossEntropy" : "MSE";
     check_targets(data, core::loss_entry(wanted.type), outputs);
@@ -317,7 +318,8 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
         options.batch_size == 0 ? data.examples : std::min(options.batch_size, data.examples);
     if (data.examples == 0) refuse("data has no examples");
     const typename Impl::Busy busy(*impl_);
-    core::Engine<T>& engine = impl_->engine_for(data, optimizer, options.loss, batch);
+    core::Engine<T>& engine = impl_->engine_for(data, optimizer, options.loss, batch, options.drop_last);
+    const std::size_t used = options.drop_last ? data.examples - data.examples % batch : data.examples;
     std::mt19937_64 rng(options.seed);
     std::vector<std::int64_t> order(data.examples);
     std::iota(order.begin(), order.end(), 0);
@@ -329,7 +331,7 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
             for (std::size_t i = order.size() - 1; i > 0; --i) std::swap(order[i], order[rng() % (i + 1)]);
         }
         core::Outcome outcome;
-        impl_->run(engine, of, data.examples, batch, optimizer, false, outcome);
+        impl_->run(engine, of, used, batch, optimizer, false, outcome);
         result = {outcome.sums.mean_loss(), outcome.sums.accuracy()};
         if (options.after_epoch && !options.after_epoch(epoch, result)) break;
     }
@@ -340,7 +342,7 @@ template <class T>
 double Network<T>::step(const Dataset<T>& data, Optimizer<T>& optimizer, const Loss& loss) {
     if (data.examples == 0) refuse("data has no examples");
     const typename Impl::Busy busy(*impl_);
-    core::Engine<T>& engine = impl_->engine_for(data, optimizer, loss, data.examples);
+    core::Engine<T>& engine = impl_->engine_for(data, optimizer, loss, data.examples, false);
     core::Outcome outcome;
     impl_->run(engine, {data.x, data.bytes, data.labels, data.targets, nullptr, nullptr}, data.examples,
                data.examples, optimizer, true, outcome);

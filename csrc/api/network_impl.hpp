@@ -33,10 +33,10 @@ struct Network<T>::Impl {
     // Writes the initial values of all arrays.
     void initialize(std::uint64_t seed);
     // Throws std::invalid_argument for what cannot be trained on, before anything changes.
-    void check(const Dataset<T>&, const Optimizer<T>&, std::size_t batch) const;
+    void check(const Dataset<T>&, const Optimizer<T>&, std::size_t batch, bool drop_last) const;
     // Returns an engine for this loss and this batch, prepared for the optimizer: a new one or the last one.
-    core::Engine<T>& engine_for(const Dataset<T>&, Optimizer<T>&, Loss, std::size_t batch);
-    // Trains on all examples once, and advances the optimizer.
+    core::Engine<T>& engine_for(const Dataset<T>&, Optimizer<T>&, Loss, std::size_t batch, bool drop_last);
+    // Trains on so many examples of the order once, and advances the optimizer.
     void run(core::Engine<T>&, const core::Examples<T>&, std::size_t examples, std::size_t batch,
              Optimizer<T>&, bool keep_gradients, core::Outcome&);
 

@@ -69,14 +69,15 @@ def mean_loss(total: float, divisor: float) -> float:
     return total / divisor if divisor else total
 
 
-def check_batches(model: nn.Sequential, x: Array, size: int) -> None:
+def check_batches(model: nn.Sequential, x: Array, size: int, drop_last: bool = False) -> None:
     """Raise ValueError if a batch has too few examples for a layer that takes statistics of it."""
-    smallest = len(x) % size or size
+    smallest = size if drop_last else len(x) % size or size
     shape = x.shape[1:]
+    cure = ", or drop_last=True, which leaves that batch out" if size > 1 else ""
     for layer in model.leaves().values():
         if layer.takes_statistics(True) and smallest * int(np.prod(shape[1:])) < 2:
             raise ValueError(
-                f"batch_size {size} makes a batch of 1 of {len(x)} examples, "
-                f"which {layer!r} cannot take statistics of"
+                f"batch_size {size} makes a batch of 1 of {len(x)} examples, which {layer!r} cannot take "
+                f"statistics of: expected another batch_size{cure}"
             )
         shape = layer.output_shape(shape)

@@ -42,6 +42,7 @@ class Options:
     epochs: int
     batch_size: int | None
     shuffle: bool
+    drop_last: bool
     callbacks: Sequence[Callback]
     transform: Transform | None
     weight_noise: float
@@ -120,7 +121,7 @@ def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Optio
     batch_size = count if options.batch_size is None else options.batch_size
     check_count("batch_size", batch_size)
     size = min(batch_size, count)
-    check_batches(trainer.model, data.x, size)
+    check_batches(trainer.model, data.x, size, options.drop_last)
     trainer._find_gradients()
     resume = None
     if options.checkpoint is not None:
@@ -128,6 +129,11 @@ def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Optio
         frozen = [name for name, layer in trainer.model.leaves().items() if not layer.trainable]
         if frozen:  # files of versions without frozen layers lack this entry
             fixed["frozen"] = frozen
+        if options.drop_last:  # likewise
+            fixed["drop_last"] = True
         resume = Resume(options.checkpoint, options.checkpoint_every, trainer, fixed, options.callbacks)
         resume.check()
-    return Run(options, data, held_back, size, count, resume)
+    used = count - count % size if options.drop_last else count
+    if used < count and not options.shuffle:  # else the order of an epoch has so many
+        data, _ = data.cut(used)
+    return Run(options, data, held_back, size, used, resume)

@@ -134,6 +134,7 @@ class Trainer:
         validation_split: float = 0.0,
         sample_weight: Any = None,
         shuffle: bool = True,
+        drop_last: bool = False,
         callbacks: Sequence[Callback] = (),
         transform: Transform | None = None,
         weight_noise: float = 0.0,
@@ -170,6 +171,9 @@ class Trainer:
             is divided by without them, not by the sum of the weights.
         shuffle : bool, default True
             Visit the examples in a new order each epoch; every one once.
+        drop_last : bool, default False
+            Leave out the last batch of an epoch where it is smaller than ``batch_size``: with ``shuffle``
+            other examples each time.
         callbacks : sequence of `callbacks.Callback`
         transform : callable, optional
             ``(x, y, rng) -> (x, y)`` on each mini-batch: see `transforms`.
@@ -228,7 +232,8 @@ class Trainer:
         there are weights and ``shuffle`` are the same.
         """
         options = Options(
-            epochs=epochs, batch_size=batch_size, shuffle=check_flag("shuffle", shuffle), callbacks=callbacks,
+            epochs=epochs, batch_size=batch_size, shuffle=check_flag("shuffle", shuffle),
+            drop_last=check_flag("drop_last", drop_last), callbacks=callbacks,
             transform=transform, weight_noise=weight_noise, verbose=verbose, engine=engine,
             parallel=parallel, checkpoint=checkpoint, checkpoint_every=checkpoint_every,
         )  # fmt: skip

@@ -809,11 +809,11 @@ def test_evaluation_of_several_batches(emulated, rng, monkeypatch):
     np.testing.assert_allclose(here.predict(x), there.predict(x), rtol=1e-9)
 
 
-def test_weighted_means(emulated, rng, monkeypatch):
+def test_weighted_means_and_dropped_batches(emulated, rng, monkeypatch):
     """As tests/train/test_measures.py says of the processor."""
     monkeypatch.setattr(po.train.evaluation, "_BATCH", 7)
     x, y = pixels(rng), np.sort(labels(rng))
-    options = {"shuffle": False, "validation_data": (x, y)}
+    options = {"shuffle": False, "validation_data": (x, y), "drop_last": True}
     for weight, smoothing in (([1.0, 10.0, 50.0], 0.1), ([0.0, 0.0, 1.0], 0.0), ([0.0, 0.0, 0.0], 0.1)):
         loss = nn.CrossEntropy(weight, smoothing)
         here, there, generic = (trainer(small(), where, loss) for where in ("cpu", "cuda", "cuda"))
@@ -826,7 +826,7 @@ def test_weighted_means(emulated, rng, monkeypatch):
         assert_close(state(here), state(there))
         exact, _ = loss(there.model.eval().forward(x), y)
         assert there.evaluate(x, y)["loss"] == pytest.approx(exact, rel=1e-9)
-    shuffled = [fit(trainer(small(), "cuda"), x, y, engine=e) for e in ("native", "python")]
+    shuffled = [fit(trainer(small(), "cuda"), x, y, engine=e, drop_last=True) for e in ("native", "python")]
     assert without_seconds(shuffled[0]) == without_seconds(shuffled[1])
 
 

@@ -325,3 +325,47 @@ def test_targets_of_every_integer_dtype_are_labels(rng, engine, kind):
         history = fit(mine, x, targets, engine=engine, validation_split=0.25)
         found.append((history, mine.evaluate(x, targets), mine.partial_fit(x, targets)))
     assert found[0] == found[1] == found[2]
+
+
+# ---- the last batch
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("n", "size"), [(33, 32), (40, 16), (64, 32), (20, 32), (7, 1)])
+def test_the_last_batch_may_be_dropped(backend, rng, engine, n, size):
+    x, y = data(rng, n)
+    y = rng.permutation(y)
+    mine, other = (trainer(optimizer=po.Adam, normed=size > 1) for _ in range(2))
+    used = n - n % min(n, size)
+    history = fit(mine, x, y, batch_size=size, engine=engine, drop_last=True, epochs=2)
+    assert history == fit(other, x[:used], y[:used], batch_size=size, engine=engine, epochs=2)
+    assert np.array_equal(mine.model.flat_parameters, other.model.flat_parameters)
+    assert mine.optimizer.state_dict()["state"][0]["step"] == 2 * (used // min(n, size))
+
+
+def test_the_dropped_examples_are_others_each_time(backend, rng):
+    x = rng.normal(size=(33, 4)).astype(np.float32)
+    seen = []
+
+    def transform(x, y, rng):
+        seen.append(x[:, 0].copy())
+        return x, y
+
+    fit(trainer(), x, np.zeros(33, int), shuffle=True, drop_last=True, epochs=3, transform=transform)
+    assert [len(batch) for batch in seen] == [32] * 3
+    assert len({frozenset(batch) for batch in seen}) == 3
+    one, other = (
+        fit(trainer(), x, np.arange(33) % 3, shuffle=True, drop_last=True, epochs=3, engine=engine)
+        for engine in ENGINES
+    )
+    assert one == other
+
+
+def test_a_last_batch_of_one_is_refused_under_batch_norm(rng, tmp_path):
+    x, y = data(rng, 33)
+    with pytest.raises(ValueError, match="drop_last=True"):
+        fit(trainer(), x, y)
+    path = tmp_path / "training"
+    fit(trainer(), x, y, drop_last=True, checkpoint=path)
+    with pytest.raises(ValueError, match="drop_last"):
+        fit(trainer(normed=False), x, y, checkpoint=path)

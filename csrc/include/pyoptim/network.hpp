@@ -121,6 +121,7 @@ struct FitOptions {
     /// Called after each epoch (counted from 0); false ends the training.
     std::function<bool(int, const EpochResult&)> after_epoch;
     Loss loss;
+    bool drop_last = false;  ///< leave out the last batch of each epoch where it has fewer than batch_size
 };
 
 /// T is float or double.

@@ -150,10 +150,31 @@ static void changing_labels() {
     check(adam.progress().step == again.progress().step, "and the optimizer counts them");
 }
 
+static void last_batches() {
+    const auto x = inputs();
+    const auto labels = sorted_labels();
+    Network<float> net = network(), other = network();
+    pyoptim::Adam<float> adam(net.parameter_count()), again(net.parameter_count());
+    FitOptions dropping = options(32);
+    bool refused = false;
+    try {
+        net.fit({x.data(), labels.data(), 33}, adam, dropping);
+    } catch (const std::invalid_argument&) {
+        refused = true;
+    }
+    check(refused, "a batch of one example is refused under BatchNorm");
+    dropping.drop_last = true;
+    net.fit({x.data(), labels.data(), 33}, adam, dropping);
+    other.fit({x.data(), labels.data(), 32}, again, options(32));
+    check(same(net, other), "the last batch is dropped");
+    check(net.fit({x.data(), labels.data(), 20}, adam, dropping).loss > 0, "a batch of all is not");
+}
+
 int main() {
     weighted_means();
     labels_of_any_integer();
     steps_that_are_not_taken();
     divergence();
     changing_labels();
+    last_batches();
 }
