@@ -24,7 +24,7 @@ UNCHECKED = {
     "Callback.on_epoch_begin", "Callback.on_epoch_end", "Callback.on_batch_begin", "Callback.on_batch_end",
     "Callback.load_state", "Layer.bind", "Layer.initialize", "Layer.takes_statistics", "Layer.output_shape",
     "Layer.forward", "Layer.backward", "Loss.check_target", "Loss.check_sample_weight", "Loss.compute",
-    "Loss.evaluate", "Loss.parameter", "optim.optimizer.Optimizer.follow", "surfaces.Surface", "Optimizer",
+    "Loss.divisor", "Loss.evaluate", "Loss.parameter", "optim.optimizer.Optimizer.follow", "surfaces.Surface", "Optimizer",
     "nn.sequential.Sequential.check_input", "nn.sequential.Sequential.give_layers",
     "optim.optimizer.Optimizer.structured", "optim.optimizer.Optimizer.rounding =",
     "optim.optimizer.Optimizer.state_dtype =",
