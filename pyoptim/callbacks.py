@@ -112,23 +112,62 @@ class Callback:
         )
 
 
+# Ends of names that say which way is better: scikit-learn's, and what its scores are called elsewhere.
+_MORE = ("accuracy", "acc", "auc", "precision", "recall", "score")
+_LESS = ("deviance", "error", "mae", "mse", "seconds")
+
+
+def _more_is_better(monitor: str, metrics: Sequence[Any]) -> bool:
+    """Whether a larger value of what is monitored is a better one: see `_Monitor`."""
+    name = monitor.removeprefix("val_")
+    for metric in metrics:
+        if getattr(metric, "__name__", type(metric).__name__) == name:
+            says = getattr(metric, "greater_is_better", None)
+            if says is not None:
+                return bool(says)
+            function = getattr(metric, "func", None)  # of a functools.partial
+            name = getattr(function, "__name__", name)
+    if name.endswith(_LESS) or "loss" in name:
+        return False
+    if name.endswith(_MORE):
+        return True
+    raise ValueError(
+        f"monitor is {monitor!r}, which does not say whether more or less is better: give mode='min' or "
+        "mode='max', or the metric an attribute greater_is_better"
+    )
+
+
 class _Monitor(Callback):
-    """Watches one of the measured values for improvement.
+    """Watches one of the measured values for improvement. NaN never is one.
 
     Parameters
     ----------
     monitor : str
         A name in `History`: ``"loss"``, ``"val_loss"``, ``"val_accuracy"``, ...
     mode : {"auto", "min", "max"}
-        Whether less or more is better. ``"auto"``: more for names that end in accuracy, less for others.
+        Whether less or more is better. ``"auto"`` asks the metric of the `Trainer`, if it has an attribute
+        ``greater_is_better`` (True or False), as those of `pyoptim.metrics` have and a function of your own
+        may have. Else the name tells: less for names with "loss" in them or that end in deviance, error, mae,
+        mse or seconds; more for those that end in accuracy, acc, auc, precision, recall or score. Any other
+        name is a ValueError when the training begins.
     """
 
     def __init__(self, monitor: str, mode: str) -> None:
-        one_of("auto", "min", "max").check("mode", mode)
+        self.mode = one_of("auto", "min", "max").check("mode", mode)
         self.monitor = check_text("monitor", monitor, "the name of a measurement, such as 'val_loss'")
-        more = mode == "max" or (mode == "auto" and monitor.endswith(("accuracy", "acc", "score")))
+        self._start()
+
+    def _start(self, metrics: Sequence[Any] | None = None) -> None:
+        """Forget the best value; in mode "auto", the metrics of the training say which way is better."""
+        more = self.mode == "max"
+        if metrics is not None and self.mode == "auto":
+            more = _more_is_better(self.monitor, metrics)
         self._sign = -1.0 if more else 1.0
         self.best = math.inf * self._sign
+
+    def on_train_begin(self) -> None:
+        super().on_train_begin()
+        self._start(self.trainer.metrics)
 
     def _value(self, logs: Logs) -> float:
         if self.monitor not in logs:
@@ -138,33 +177,48 @@ class _Monitor(Callback):
 
     def _improves(self, value: float, margin: float, relative: bool = False) -> bool:
         margin = abs(self.best) * margin if relative and math.isfinite(self.best) else margin
-        return self._sign * value < self._sign * self.best - margin
+        return self._is_better(value, self.best, margin)
+
+    def _is_better(self, value: float, other: float, margin: float) -> bool:
+        return self._sign * value < self._sign * other - margin
 
 
 class EarlyStopping(_Monitor):
-    """End the training when the monitored value has not improved for ``patience`` epochs.
+    """End the training when the monitored value has not improved for ``patience`` epochs: Keras's rules.
+
+    Every call of `Trainer.fit` begins anew.
 
     Parameters
     ----------
     monitor : str, default "val_loss"
     min_delta : float, default 0
-        What counts as improvement.
+        What counts as improvement: the value is better by more than this.
     patience : int, default 0
+        Epochs without improvement after which the training ends; 0 means the same as 1, and the first epoch
+        never ends it.
     mode : {"auto", "min", "max"}
+        Which way is better. ``"auto"``: as the metric's attribute ``greater_is_better`` says, else by the
+        name: "loss" in it, or deviance, error, mae, mse or seconds at its end, is less; accuracy, acc, auc,
+        precision, recall or score at its end is more. Another name is a ValueError when the training begins.
     baseline : float, optional
-        The value to be better than at first.
+        Patience begins anew only with an epoch that is the best so far and better than this by min_delta.
+        While the best so far is worse than the baseline, an epoch that improves on it does not end the
+        training, but counts as one without improvement.
     restore_best_weights : bool, default False
-        Leave the model as it was after the best epoch.
+        Leave the model as it was after the best epoch, whether that reached the baseline or not. An epoch
+        that was NaN is the best only if all are: then the model is left as after the first that counts.
     start_from_epoch : int, default 0
-        Epochs before it do not count.
+        So many epochs at the begin of a fit do not count.
 
     Attributes
     ----------
     best : float
+        The best value so far.
     stopped_epoch : int or None
+        The epoch that ended the training, counted as in `Callback.on_epoch_begin`.
     """
 
-    running: ClassVar = ("best", "stopped_epoch", "_waited", "_weights")
+    running: ClassVar = ("best", "stopped_epoch", "_waited", "_weights", "_first")
 
     def __init__(
         self,
@@ -185,21 +239,25 @@ class EarlyStopping(_Monitor):
         self.stopped_epoch: int | None = None
 
     def on_train_begin(self) -> None:
-        self.best = self._sign * math.inf if self.baseline is None else self.baseline
+        super().on_train_begin()
         self._waited, self.stopped_epoch = 0, None
         self._weights: dict[str, Array] | None = None
+        # The first epoch of this fit. A checkpoint that does not say was of a training's first fit.
+        self._first = 0 if self.trainer.resuming else self.trainer.optimizer.epoch
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         value = self._value(logs)
-        if epoch < self.start_from_epoch:
+        if epoch - self._first < self.start_from_epoch:
             return
-        if self._improves(value, self.min_delta):
-            self.best, self._waited = value, 0
-            if self.restore_best_weights:
-                self._weights = self.trainer.model.state_dict()
-            return
+        improves = self._improves(value, self.min_delta)
+        if self.restore_best_weights and (improves or self._weights is None):
+            self._weights = self.trainer.model.state_dict()
         self._waited += 1
-        if self._waited >= max(self.patience, 1):
+        if improves:
+            self.best = value
+            if self.baseline is None or self._is_better(value, self.baseline, self.min_delta):
+                self._waited = 0
+        elif self._waited >= self.patience and epoch > self._first:
             self.stopped_epoch, self.trainer.stop_training = epoch, True
 
     def on_train_end(self) -> None:
@@ -216,10 +274,18 @@ class ModelCheckpoint(_Monitor):
         May name values: ``"model-{epoch:02d}-{val_loss:.3f}.safetensors"``; epoch counts from 1 here.
     monitor : str, default "val_loss"
     save_best_only : bool, default False
-        Only after an epoch whose monitored value is the best so far.
+        Only after an epoch whose monitored value is the best so far. Further calls of `Trainer.fit` for the
+        same model go on with the best value, so that a better model's file stays, as in Keras; with another
+        model it begins anew.
     mode : {"auto", "min", "max"}
+        Which way is better; only ``save_best_only`` asks. ``"auto"`` is as in `EarlyStopping`.
     every : int, default 1
         Epochs from one time to the next.
+
+    Attributes
+    ----------
+    best : float
+        The best value so far; infinite without ``save_best_only``.
     """
 
     running: ClassVar = ("best",)
@@ -236,6 +302,12 @@ class ModelCheckpoint(_Monitor):
         self.path = check_path("path", path)
         self.save_best_only = check_flag("save_best_only", save_best_only)
         self.every = check_count("every", every)
+        self._model: Any = None
+
+    def on_train_begin(self) -> None:
+        if self.save_best_only and self._model is not self.trainer.model:
+            super().on_train_begin()
+            self._model = self.trainer.model
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         if (epoch + 1) % self.every:
@@ -262,6 +334,7 @@ class _Rates(Callback):
             group["lr"] = min(group["lr"], max(group["lr"] * factor, least))
 
     def on_train_begin(self) -> None:
+        super().on_train_begin()
         for group in self.trainer.optimizer.param_groups:
             if callable(group["lr"]):
                 raise ValueError(f"lr is {group['lr']!r}, expected a number for {type(self).__name__}")
@@ -270,19 +343,25 @@ class _Rates(Callback):
 class ReduceLROnPlateau(_Monitor, _Rates):
     """Multiply the learning rate when the monitored value stops improving.
 
+    Patience and cooldown are PyTorch's. Keras's of the same name are one more each: give ``patience=p - 1``
+    and ``cooldown=c - 1`` for Keras's p and c above 0; 0 stays 0. Every call of `Trainer.fit` begins anew,
+    from the learning rate that the optimizer has then.
+
     Parameters
     ----------
     monitor : str, default "val_loss"
-    factor : float in (0, 1), default 0.1
+    factor : float in [0, 1), default 0.1
     patience : int, default 10
-        Epochs without improvement that are let pass, as in PyTorch (Keras's is one more).
+        Epochs without improvement that are let pass; the next one reduces.
     mode : {"auto", "min", "max"}
+        Which way is better. ``"auto"`` is as in `EarlyStopping`.
     min_delta : float, default 1e-4
-        What counts as improvement.
+        What counts as improvement: the value is better by more than this.
     threshold_mode : {"absolute", "relative"}
-        Of min_delta: Keras's reading, or PyTorch's (a share of the best value).
+        Of min_delta: Keras's reading, or PyTorch's default (a share of the best value; PyTorch calls the two
+        "abs" and "rel", and min_delta "threshold").
     cooldown : int, default 0
-        Epochs after a reduction that do not count.
+        Epochs after a reduction that do not count as being without improvement.
     min_lr : float, default 0
     """
 
@@ -307,6 +386,10 @@ class ReduceLROnPlateau(_Monitor, _Rates):
         self.threshold_mode = one_of("absolute", "relative").check("threshold_mode", threshold_mode)
         self._waited = self._cooling = 0
 
+    def on_train_begin(self) -> None:
+        super().on_train_begin()
+        self._waited = self._cooling = 0
+
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         value = self._value(logs)
         if self._improves(value, self.min_delta, self.threshold_mode == "relative"):
@@ -322,6 +405,8 @@ class ReduceLROnPlateau(_Monitor, _Rates):
 
 class ReduceLROnSmallChange(_Monitor, _Rates):
     """Multiply the learning rate when the objective J changes by less than a threshold from epoch to epoch.
+
+    Every call of `Trainer.fit` begins anew, from the learning rate that the optimizer has then.
 
     Parameters
     ----------
@@ -340,6 +425,10 @@ class ReduceLROnSmallChange(_Monitor, _Rates):
         self.threshold = AT_LEAST_ZERO.number("threshold", threshold)
         self.factor = FRACTION.number("factor", factor)
         self.min_lr, self._last = AT_LEAST_ZERO.number("min_lr", min_lr), math.inf
+
+    def on_train_begin(self) -> None:
+        super().on_train_begin()
+        self._last = math.inf
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         value = self._value(logs)
@@ -418,6 +507,8 @@ class TerminateOnNaN(Callback):
 class ActivationStatistics(Callback):
     """Percentiles of what enters a layer, over the training (Ioffe & Szegedy 2015, fig. 1).
 
+    Further calls of `Trainer.fit` for the same model add to what was measured; another model begins anew.
+
     Parameters
     ----------
     x : array (examples, ...)
@@ -462,6 +553,7 @@ class ActivationStatistics(Callback):
         self.percentiles, self.every = percentiles, every
         self._measured: dict[str, Array] = {}  # by step; a checkpoint keeps them
         self._batches = 0
+        self._model: Any = None
 
     @property
     def steps(self) -> list[int]:
@@ -479,6 +571,8 @@ class ActivationStatistics(Callback):
         layers = self.trainer.model.layers
         if not -len(layers) <= self.layer < len(layers):
             raise ValueError(f"layer is {self.layer}, expected an index of one of {len(layers)} layers")
+        if self._model is not self.trainer.model:
+            self._measured, self._batches, self._model = {}, 0, self.trainer.model
         if not self._measured:
             self._measure(0 if self.every else self.trainer.optimizer.epoch)
 

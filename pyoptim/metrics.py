@@ -2,7 +2,9 @@
 
 All take the targets first: class indices of shape (examples,), then a model's outputs of shape
 (examples, classes), be they logits or probabilities, or predicted class indices of shape (examples,).
-Any function ``(targets, outputs) -> number`` can be one of the ``metrics`` of a `Trainer`.
+Any function ``(targets, outputs) -> number`` can be one of the ``metrics`` of a `Trainer`. Its attribute
+``greater_is_better``, True or False, tells callbacks in mode "auto" which way is better. For those here that
+is True.
 
 An example whose largest output is NaN or infinite has no softmax, so no class is predicted for it: it is
 never right, and stands in no column of a confusion matrix.
@@ -10,7 +12,8 @@ never right, and stands in no column of a confusion matrix.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,6 +38,15 @@ def __dir__() -> list[str]:
     return __all__
 
 
+Metric = TypeVar("Metric", bound=Callable[..., float])
+
+
+def _greater_is_better(metric: Metric) -> Metric:
+    metric.greater_is_better = True  # type: ignore[attr-defined]
+    return metric
+
+
+@_greater_is_better
 def accuracy(targets: Any, outputs: Any) -> float:
     """The share of examples whose class was predicted."""
     targets, classes, known = _classes(targets, outputs)
@@ -43,6 +55,8 @@ def accuracy(targets: Any, outputs: Any) -> float:
 
 class TopK:
     """The share of examples whose class is among the k with the largest outputs."""
+
+    greater_is_better = True
 
     def __init__(self, k: int) -> None:
         self.k, self.__name__ = check_count("k", k), f"top_{k}"
@@ -81,16 +95,19 @@ def coverage(targets: Any, outputs: Any, threshold: float) -> tuple[float, float
     return float(np.mean(answered)), float(np.mean(right)) if answered.any() else float("nan")
 
 
+@_greater_is_better
 def precision(targets: Any, outputs: Any, average: str = "macro") -> float:
     """scikit-learn's ``precision_score``; 0 for a class that was never predicted."""
     return _score("precision_score", targets, outputs, average)
 
 
+@_greater_is_better
 def recall(targets: Any, outputs: Any, average: str = "macro") -> float:
     """scikit-learn's ``recall_score``; 0 for a class that does not occur."""
     return _score("recall_score", targets, outputs, average)
 
 
+@_greater_is_better
 def f_score(targets: Any, outputs: Any, beta: float = 1.0, average: str = "macro") -> float:
     """scikit-learn's ``fbeta_score``."""
     AT_LEAST_ZERO.check("beta", beta)

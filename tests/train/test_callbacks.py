@@ -1,6 +1,7 @@
 """Callbacks, metrics, transforms, and what else `Trainer.fit` takes around its epochs."""
 
 import csv
+import functools
 import math
 
 import numpy as np
@@ -90,15 +91,64 @@ def test_batch_callbacks_do_not_change_the_bits():
         ([3, 4, 4, 1], {"patience": 2}, 3),
         ([3, 4, 2, 4, 4, 0], {"patience": 2}, 5),
         ([3, 2.9, 2.8, 0], {"min_delta": 0.15, "patience": 1}, 2),
-        ([3, 2, 1], {"baseline": 0.5}, 1),
+        ([3, 2, 1], {"baseline": 0.5}, 3),
+        ([3, 2, 2.5, 1], {"baseline": 0.5}, 3),
+        ([3, 2, 2.5, 1], {"baseline": 2.5}, 3),
+        ([0.9, 0.8, 0.7, 0.71, 0.72, 0.73], {"baseline": 0.5, "patience": 2}, 4),
         ([1, 2, 3, 4, 5], {"mode": "max"}, 5),
         ([1, math.nan, 3], {}, 2),
         ([1, 2, 3, 2], {"start_from_epoch": 2}, 4),
         ([1, 2, 3, 4], {"start_from_epoch": 2}, 4),
+        ([math.nan, 2, 3], {}, 3),
+        ([math.nan, math.nan, 3], {"patience": 1}, 2),
     ],
 )
 def test_early_stopping(values, options, epochs):
     assert len(played(callbacks.EarlyStopping(**options), values)) == epochs
+
+
+def keras_stops(values, patience, baseline, min_delta, begin):
+    """The epochs that Keras's EarlyStopping runs, and the one whose weights it leaves."""
+    best, waited, kept = math.inf, 0, None
+    for epoch, value in enumerate(values):
+        if epoch < begin:
+            continue
+        kept = epoch if kept is None else kept
+        waited += 1
+        if value + min_delta < best:
+            best, kept = value, epoch
+            if baseline is None or value + min_delta < baseline:
+                waited = 0
+        elif waited >= patience and epoch > 0:
+            return epoch + 1, kept
+    return len(values), kept
+
+
+def test_early_stopping_is_keras_s():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        values = np.round(np.linspace(1, 0.5, 12) + rng.normal(size=12) / 4, 2)
+        values[rng.random(12) < 0.1] = math.nan
+        options = {
+            "patience": int(rng.integers(4)),
+            "baseline": rng.choice([None, 0.6, 0.3]),
+            "min_delta": float(rng.choice([0, 0.1])),
+        }
+        begin = int(rng.integers(3))
+        stop = callbacks.EarlyStopping(start_from_epoch=begin, restore_best_weights=True, **options)
+        mine, weights = trainer(), []
+        stop.trainer = mine
+        stop.on_train_begin()
+        for epoch, value in enumerate(values):
+            mine.model.flat_parameters[...] = epoch
+            weights.append(epoch)
+            stop.on_epoch_end(epoch, {"val_loss": value})
+            if mine.stop_training:
+                break
+        stop.on_train_end()
+        epochs, kept = keras_stops(values, begin=begin, **options)
+        assert len(weights) == epochs
+        assert mine.model.flat_parameters[0] == kept
 
 
 def test_early_stopping_gives_the_best_weights_back():
@@ -114,6 +164,34 @@ def test_early_stopping_gives_the_best_weights_back():
     assert len(history["loss"]) == 4
     assert stop.stopped_epoch == 3
     assert np.array_equal(mine.model.flat_parameters, seen[1])
+
+
+def keras_rates(values, patience, cooldown, min_lr, min_delta, factor):
+    """The learning rates that Keras's ReduceLROnPlateau leaves after each epoch, from 1 on."""
+    best, waited, cooling, lr, rates = math.inf, 0, 0, 1.0, []
+    for value in values:
+        if cooling:
+            cooling, waited = cooling - 1, 0
+        if value < best - min_delta:
+            best, waited = value, 0
+        elif not cooling:
+            waited += 1
+            if waited >= patience and lr > min_lr:
+                lr, cooling, waited = max(lr * factor, min_lr), cooldown, 0
+        rates.append(lr)
+    return rates
+
+
+def test_reduce_on_plateau_can_be_keras_s():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        values = np.round(np.linspace(1, 0.7, 25) + rng.normal(size=25) / 20, 2)
+        patience, cooldown = (int(n) for n in rng.integers(4, size=2))
+        options = {"factor": 0.5, "min_lr": 0.05, "min_delta": float(rng.choice([0, 0.05]))}
+        own = callbacks.ReduceLROnPlateau(
+            patience=max(patience - 1, 0), cooldown=max(cooldown - 1, 0), **options
+        )
+        assert played(own, values) == keras_rates(values, patience, cooldown, **options)
 
 
 @pytest.mark.parametrize("relative", [False, True])
@@ -140,6 +218,131 @@ def test_reduce_on_small_change_and_scheduler():
     assert played(small, [3, 2, 1.9, 1, 0.9, 0.95], "loss") == [1, 1, 0.5, 0.5, 0.25, 0.125]
     assert played(callbacks.LearningRateScheduler(lambda e: 1 / (1 + e)), [0] * 3) == [1, 1 / 2, 1 / 3]
     assert played(callbacks.LearningRateScheduler(lambda e, lr: lr / 2), [0] * 3) == [0.5, 0.25, 0.125]
+
+
+MONITORS = [
+    lambda **options: callbacks.EarlyStopping(**options),
+    lambda **options: callbacks.ReduceLROnPlateau(patience=0, factor=0.5, **options),
+    lambda **options: callbacks.ModelCheckpoint("{epoch}.safetensors", save_best_only=True, **options),
+]
+
+
+def smaller_is_better(targets, outputs):
+    return 0.0
+
+
+smaller_is_better.greater_is_better = False
+
+
+class Larger:
+    greater_is_better = True
+
+    def __call__(self, targets, outputs):
+        return 0.0
+
+
+def unknown(targets, outputs):
+    return 0.0
+
+
+def r2_score(targets, outputs, weight):
+    return 0.0
+
+
+def nothing_score(targets, outputs):
+    return 0.0
+
+
+nothing_score.greater_is_better = False  # a metric knows better than its name
+
+
+@pytest.mark.parametrize("make", MONITORS)
+@pytest.mark.parametrize("prefix", ["", "val_"])
+@pytest.mark.parametrize(
+    ("metric", "name", "more"),
+    [
+        (None, "loss", False),
+        (None, "accuracy", True),
+        (metrics.precision, "precision", True),
+        (metrics.recall, "recall", True),
+        (metrics.f_score, "f_score", True),
+        (metrics.TopK(3), "top_3", True),
+        (smaller_is_better, "smaller_is_better", False),
+        (nothing_score, "nothing_score", False),
+        (Larger(), "Larger", True),
+        (functools.partial(r2_score, weight=1), "partial", True),
+        (None, "mean_squared_error", False),
+        (None, "my_loss_of_things", False),
+        (None, "balanced_accuracy", True),
+        (None, "rmse", False),
+    ],
+)
+def test_a_metric_says_which_way_is_better(make, prefix, metric, name, more, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    callback, mine = make(monitor=prefix + name), trainer(metrics=[] if metric is None else [metric])
+    callback.trainer = mine
+    callback.on_train_begin()
+    for epoch, value in enumerate([0.6, 0.7, 0.5, math.nan] if more else [0.6, 0.5, 0.7, math.nan]):
+        callback.on_epoch_end(epoch, {prefix + name: value})
+    assert callback.best == (0.7 if more else 0.5)
+
+
+@pytest.mark.parametrize("make", MONITORS)
+def test_a_metric_that_does_not_say_which_way_is_better(make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = {"validation_data": (X, Y), "verbose": False}
+    for mine in (trainer(metrics=[unknown]), trainer()):
+        with pytest.raises(ValueError, match=r"monitor is 'val_unknown', which does not say .*mode='min'"):
+            mine.fit(X, Y, callbacks=[make(monitor="val_unknown")], **data)
+        assert mine.optimizer.epoch == 0
+    mine = trainer(metrics=[unknown])
+    for mode in ("min", "max"):
+        mine.fit(X, Y, callbacks=[make(monitor="val_unknown", mode=mode)], **data)
+    # What is not asked for needs no answer.
+    mine.fit(X, Y, callbacks=[callbacks.ModelCheckpoint("x.safetensors", monitor="val_unknown")], **data)
+
+
+@pytest.mark.parametrize(
+    ("make", "first"),
+    [
+        (lambda: callbacks.EarlyStopping(patience=2), [0.5, 0.6]),
+        (lambda: callbacks.EarlyStopping(patience=2, start_from_epoch=2, baseline=0.9), [0.5, 0.6]),
+        (lambda: callbacks.EarlyStopping("val_accuracy", patience=2), [0.5, 0.4]),
+        (lambda: callbacks.ReduceLROnPlateau(patience=1, cooldown=3, factor=0.5), [0.1] + [0.2] * 3),
+        (lambda: callbacks.ReduceLROnPlateau("val_accuracy", patience=1, factor=0.5), [0.9, 0.1]),
+        (lambda: callbacks.ReduceLROnSmallChange(0.2, monitor="val_loss"), [0.95]),
+    ],
+)
+def test_a_second_fit_begins_anew(make, first):
+    values = [1.0, 1.1, 0.9, 0.95, 1.2, 0.95, 1.0, 0.7, 0.95]
+    used = make()
+    name = used.monitor
+    played(used, first, name)
+    assert played(used, values, name) == played(make(), values, name)
+
+
+def test_a_second_fit_of_one_trainer_begins_anew():
+    stop, mine = callbacks.EarlyStopping("loss", min_delta=1e9, patience=3, start_from_epoch=2), trainer()
+    epochs = [len(mine.fit(X, Y, epochs=9, callbacks=[stop], verbose=False)["loss"]) for _ in range(2)]
+    assert epochs == [6, 6]
+    assert stop.stopped_epoch == 11
+
+
+def test_what_is_kept_of_a_model_stays_with_the_model(tmp_path):
+    path = tmp_path / "best.safetensors"
+    best = callbacks.ModelCheckpoint(path, save_best_only=True)
+    seen = callbacks.ActivationStatistics(X, layer=1)
+    mine, worse = trainer(), trainer(lr=0.0)
+    options = {"validation_data": (X, Y), "callbacks": [best, seen], "verbose": False}
+    mine.fit(X, Y, epochs=4, **options)
+    kept = nn.Sequential.load(path)(X)
+    mine.optimizer.param_groups[0]["maximize"] = True
+    mine.fit(X, Y, epochs=2, **options)  # only worse
+    assert np.array_equal(nn.Sequential.load(path)(X), kept)
+    assert seen.steps == list(range(7))
+    worse.fit(X, Y, epochs=1, **options)
+    assert np.array_equal(nn.Sequential.load(path)(X), worse.predict(X))
+    assert seen.steps == [0, 1]
 
 
 def test_checkpoints(tmp_path):
@@ -191,6 +394,7 @@ def test_activation_statistics():
     ("make", "message"),
     [
         (lambda: callbacks.EarlyStopping(patience=-1), "patience is -1"),
+        (lambda: callbacks.EarlyStopping(baseline="x"), "baseline is 'x', expected a finite number"),
         (lambda: callbacks.EarlyStopping(mode="less"), "mode is 'less'"),
         (lambda: callbacks.ReduceLROnPlateau(factor=1.5), "factor is 1.5"),
         (lambda: callbacks.ReduceLROnPlateau(threshold_mode="abs"), "threshold_mode is 'abs'"),
