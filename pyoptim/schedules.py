@@ -2,8 +2,8 @@
 
 ``k`` is the number of steps already taken or, with ``unit="epoch"``, of epochs already done, and begins at 0.
 Schedules are plain data: they compare, print, pickle, and are saved with an optimizer's state. Sequences
-and arrays in them become tuples, and NumPy's numbers become Python's. A rate that grows beyond all floats is
-a ValueError when it is asked for.
+and arrays in them become tuples, and NumPy's numbers become Python's, as do arrays without dimensions. A rate
+that grows beyond all floats is a ValueError when it is asked for.
 
 >>> optimizer = po.Adam(params, lr=WarmUp(Cosine(1e-3, steps=10_000), steps=500))
 """
@@ -16,7 +16,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, get_type_hints
 
-from .runtime.numbers import AT_LEAST_ZERO, COUNT, FLAG, POSITIVE, SHARE, Range, is_count, one_of, plain
+from .runtime.numbers import (
+    AT_LEAST_ZERO,
+    COUNT,
+    COUNT_OR_ZERO,
+    FLAG,
+    POSITIVE,
+    SHARE,
+    Range,
+    is_integer,
+    one_of,
+    plain,
+)
 
 __all__ = [
     "Chained",
@@ -47,15 +58,18 @@ def _is_schedule(value: Any) -> bool:
 
 
 def _is_rising(value: Any) -> bool:
-    return isinstance(value, tuple) and all(map(is_count, value)) and value == tuple(sorted(set(value)))
+    if not isinstance(value, tuple) or not all(map(is_integer, value)):
+        return False
+    return value == tuple(sorted(set(value))) and (not value or value[0] >= 0)
 
 
 Count = Annotated[int, COUNT]
+CountOrZero = Annotated[int, COUNT_OR_ZERO]
 Rate = Annotated[float, AT_LEAST_ZERO]
 Positive = Annotated[float, POSITIVE]
 Fraction = Annotated[float, SHARE]
 Flag = Annotated[bool, FLAG]
-Boundaries = Annotated[Sequence[int], Range(_is_rising, "rising positive integers")]
+Boundaries = Annotated[Sequence[int], Range(_is_rising, "rising integers >= 0")]
 Rates = Annotated[
     Sequence[float],
     Range(lambda v: isinstance(v, tuple) and all(map(AT_LEAST_ZERO.allowed, v)), "finite numbers >= 0"),
@@ -192,7 +206,10 @@ class Step(Schedule):
 class Piecewise(Schedule):
     """A staircase: ``rates[i]`` from ``boundaries[i-1]`` on; there is one more rate than boundaries.
 
-    PyTorch's MultiStepLR of factor gamma is ``Piecewise(milestones, [lr, lr*gamma, lr*gamma**2, ...])``.
+    PyTorch's MultiStepLR of factor gamma is ``Piecewise(milestones, [lr, lr*gamma, lr*gamma**2, ...])``, and
+    optax's piecewise_constant_schedule has the same boundaries. Keras's PiecewiseConstantDecay keeps the old
+    rate at the boundary itself: it is ``Piecewise([b + 1 for b in boundaries], values)``. With a boundary 0
+    the first rate is never used.
     """
 
     boundaries: Boundaries
@@ -311,10 +328,13 @@ class RangeTest(Schedule):
 
 @dataclass(frozen=True)
 class WarmUp(Schedule):
-    """Linearly from ``first`` to the first rate of ``then``, over ``steps``; then ``then`` from its k = 0."""
+    """Linearly from ``first`` to the first rate of ``then``, over ``steps``; then ``then`` from its k = 0.
+
+    With ``steps=0`` it is ``then``.
+    """
 
     then: Part
-    steps: Count
+    steps: CountOrZero
     first: Rate = 0.0
 
     def _at(self, k: int) -> float:
@@ -327,7 +347,10 @@ class WarmUp(Schedule):
 
 @dataclass(frozen=True)
 class Joined(Schedule):
-    """One schedule after another: ``parts[i]`` runs from ``boundaries[i-1]`` on, with its own k from 0."""
+    """One schedule after another: ``parts[i]`` runs from ``boundaries[i-1]`` on, with its own k from 0.
+
+    With a boundary 0 the first part is left out.
+    """
 
     parts: Parts
     boundaries: Boundaries

@@ -12,8 +12,10 @@ import numpy as np
 
 
 def is_number(value: Any) -> bool:
+    """Whether this is a finite number, or an array of one without dimensions: `plain` gives it."""
     if type(value) is float:  # the usual case at little cost
         return math.isfinite(value)
+    value = _item(value)
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     try:
@@ -23,7 +25,7 @@ def is_number(value: Any) -> bool:
 
 
 def is_integer(value: Any) -> bool:
-    return is_number(value) and isinstance(value, Integral)
+    return is_number(value) and isinstance(_item(value), Integral)
 
 
 def is_count(value: Any) -> bool:
@@ -38,11 +40,12 @@ class Range(NamedTuple):
     names: tuple[str | None, ...] = ()  # the values that are allowed, where these are names
 
     def check(self, name: str, value: Any) -> Any:
-        """Return the value if it is allowed; else raise ValueError."""
-        if not self.allowed(value):
+        """Return the value if it is allowed, an array without dimensions as a number; else a ValueError."""
+        number = _item(value)
+        if not self.allowed(number):
             near = nearest(value, self.names)
             raise ValueError(f"{name} is {shown(value)}, expected {self.expected}{near}")
-        return value
+        return number
 
     def number(self, name: str, value: Any) -> float:
         """Return the value as a float if it is allowed; else raise ValueError."""
@@ -55,6 +58,7 @@ POSITIVE = Range(lambda v: is_number(v) and v > 0, "a finite number > 0")
 FRACTION = Range(lambda v: is_number(v) and 0 <= v < 1, "a number in [0, 1)")
 SHARE = Range(lambda v: is_number(v) and 0 <= v <= 1, "a number in [0, 1]")
 COUNT = Range(is_count, "a positive integer")
+COUNT_OR_ZERO = Range(lambda v: is_integer(v) and v >= 0, "an integer >= 0")
 FLAG = Range(lambda v: isinstance(v, bool | np.bool_), "True or False")
 
 
@@ -150,18 +154,30 @@ def check_seed(name: str, value: Any) -> np.random.Generator:
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
     """The value as an int if it is an integer >= ``least``, which is 0 or 1; else a ValueError."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        expected = "a positive integer" if least else "an integer >= 0"
-        raise ValueError(f"{name} is {shown(value)}, expected {expected}")
-    return int(value)
+    return int((COUNT if least else COUNT_OR_ZERO).check(name, value))
 
 
 def plain(value: Any) -> Any:
-    """The value with NumPy's numbers as Python's, and lists and arrays as tuples."""
-    if isinstance(value, np.ndarray) and value.ndim:
+    """The value with NumPy's numbers as Python's, and lists and arrays as tuples.
+
+    An array without dimensions, also one of another package, becomes a number.
+    """
+    value = _item(value)
+    if isinstance(value, np.ndarray):
         value = list(value)
     if isinstance(value, tuple | list):
         return tuple(map(plain, value))
     if isinstance(value, np.floating):  # the item of a long double would be one again
         return float(value)
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _item(value: Any) -> Any:
+    """The only element of an array without dimensions, unless it is masked; any other value as it is."""
+    if (
+        getattr(value, "shape", None) == ()
+        and not isinstance(value, np.generic)
+        and not hasattr(value, "mask")
+    ):
+        return value.item()
+    return value

@@ -27,6 +27,11 @@ CASES = [
     (s.Cyclic(0.1, 0.5, 4, "triangular2"), {0: 0.1, 4: 0.5, 8: 0.1, 12: 0.3, 16: 0.1}),
     (s.RangeTest(1e-4, 1.0, 4), {0: 1e-4, 1: 1e-3, 2: 1e-2, 4: 1.0, 5: 1.0}),
     (s.WarmUp(s.Step(1.0, 2, 0.5), 4), {0: 0.0, 1: 0.25, 4: 1.0, 6: 0.5}),
+    (s.WarmUp(s.Step(1.0, 2, 0.5), 0), {0: 1.0, 1: 1.0, 2: 0.5}),
+    (s.Joined([s.Constant(9.0), s.Linear(1.0, 0.0, 4)], [0]), {0: 1.0, 2: 0.5}),
+    (s.Joined([s.Constant(1.0)], []), {0: 1.0, 3: 1.0}),
+    (s.Joined([s.Constant(9.0), s.Constant(1.0), s.Constant(2.0)], [0, 2]), {0: 1.0, 1: 1.0, 2: 2.0}),
+    (s.Piecewise([0, 3], [9.0, 1.0, 2.0]), {0: 1.0, 2: 1.0, 3: 2.0}),
     (s.Joined([s.Constant(1.0), s.Linear(1.0, 0.0, 4)], [3]), {2: 1.0, 3: 1.0, 5: 0.5, 7: 0.0}),
     (s.Chained([s.Constant(0.1), s.Exponential(1.0, 0.5)]), {0: 0.1, 1: 0.05}),
 ]
@@ -93,6 +98,9 @@ def test_against_torch():
         (lambda: s.Constant(1.0, unit="day"), "unit of Constant is 'day', expected 'step' or 'epoch'"),
         (lambda: s.Cyclic(0.0, 1.0, 4, "square"), "mode of Cyclic is 'square'"),
         (lambda: s.Piecewise([5, 2], [1, 2, 3]), "boundaries"),
+        (lambda: s.Piecewise([-1], [1, 2]), "boundaries of Piecewise is .*expected rising integers >= 0"),
+        (lambda: s.Joined([s.Constant(1.0)] * 3, [0, 0]), "boundaries of Joined"),
+        (lambda: s.WarmUp(s.Constant(1.0), -1), "steps of WarmUp is -1, expected an integer >= 0"),
         (lambda: s.Piecewise([5], [1]), "rates of Piecewise is"),
         (lambda: s.Joined([s.Constant(1.0)], [3]), "parts of Joined has 1 schedules, expected 2"),
         (lambda: s.Joined([s.Constant(1.0), 0.1], [3]), "parts of Joined is .* expected one or more"),
@@ -123,12 +131,16 @@ def test_numbers_and_arrays_of_numpy():
         s.Piecewise(np.array([2, 4]), np.array([1, 0.5, 0.25], np.float32)),
         s.WarmUp(s.Linear(np.longdouble(1), np.int32(0), np.uint8(4)), np.int16(2)),
         s.Cosine(1.0, 4, restarts=np.True_),
+        s.Cosine(np.array(1.0), np.array(4), np.array(0.5, np.float32), np.array(True)),
+        s.Piecewise([np.array(2)], (np.array(1.0), 0.5)),
     ]
     meant = [
         s.Step(0.5, 3, 0.25),
         s.Piecewise((2, 4), (1.0, 0.5, 0.25)),
         s.WarmUp(s.Linear(1.0, 0, 4), 2),
         s.Cosine(1.0, 4, restarts=True),
+        s.Cosine(1.0, 4, 0.5, True),
+        s.Piecewise((2,), (1.0, 0.5)),
     ]
     assert given == meant
     assert [hash(schedule) for schedule in given] == [hash(schedule) for schedule in meant]
@@ -232,3 +244,10 @@ def test_schedules_that_users_derive():
 def test_what_k_cannot_be(k):
     with pytest.raises(ValueError, match=r"k is .*, expected a finite number >= 0"):
         s.Cosine(1.0, 10)(k)
+
+
+def test_keras_s_piecewise_constant_decay():
+    """It has values[0] while step <= boundaries[0], values[1] while step <= boundaries[1], and so on."""
+    boundaries, values = [3, 7], [1.0, 0.5, 0.1]
+    own = s.Piecewise([b + 1 for b in boundaries], values)
+    assert [own(k) for k in range(10)] == [1.0] * 4 + [0.5] * 4 + [0.1] * 2
