@@ -181,7 +181,9 @@ struct Adadelta {
     }
 };
 
-// step_size = lr / (1 - beta1^t), inverse_c2 = 1 / (1 - beta2^t)
+// step_size = s lr / (1 - beta1^t) and inverse_c2 = s^2 / (1 - beta2^t), and eps_root and eps come multiplied
+// by s^2 and s. The power of two s keeps inverse_c2 at 1 at most, since exp_avg_sq / (1 - beta2^t) may
+// overflow; s cancels without rounding.
 struct Adam {
     PYOPTIM_COEFFICIENTS(beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inverse_c2, eps_root, eps)
     PYOPTIM_STATE(exp_avg, exp_avg_sq)
@@ -193,7 +195,8 @@ struct Adam {
     }
 };
 
-// The maximum is kept over v (before_max = 1) or over v / c2 (after_max = 1).
+// The maximum is kept over v (before_max = 1) or over v / c2 (after_max = 1). The power of two of Adam is in
+// step_size, after_max, eps_root and eps.
 struct AMSGrad {
     PYOPTIM_COEFFICIENTS(beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, before_max, after_max,
                          eps_root, eps)
@@ -218,6 +221,7 @@ struct Adamax {
     }
 };
 
+// The power of two of Adam is in step_momentum, step_grad, inverse_c2, eps_root and eps.
 struct NAdam {
     PYOPTIM_COEFFICIENTS(beta1, one_minus_beta1, beta2, one_minus_beta2, step_momentum, step_grad, inverse_c2,
                          eps_root, eps)
@@ -262,7 +266,7 @@ struct Rprop {
     PYOPTIM_STATE(prev, step_size)
 
     PYOPTIM_UPDATE(c, p, g, s) {
-        const T agreement = sign(g * s.prev);
+        const T agreement = sign(g) * sign(s.prev);  // the product of small gradients would be 0
         const T kept = agreement > T(0) ? T(1) : agreement - agreement;
         const T turned = kept - agreement;
         const T factor = kept * c.eta_plus + turned * c.eta_minus + (c.one - kept - turned);

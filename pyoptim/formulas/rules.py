@@ -13,6 +13,7 @@ with stand-ins for arrays.
 from __future__ import annotations
 
 import inspect
+import math
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,6 +78,15 @@ def split_coefficients(rule: Rule, row: tuple[float, ...], dtype: Callable[[floa
         values = [dtype(value) for value in row]
     shared = len(Common._fields)
     return Common(*values[:shared]), rule.coefficients(*values[shared:])
+
+
+def root_scale(c2: float) -> float:
+    """Return the power of two s with ``s*s/c2`` in (1/4, 1], for c2 in (0, 1].
+
+    The root of ``v/c2`` is computed times s, as is what is added to it and what it divides: the same bits,
+    but ``v/c2`` cannot overflow. Its twin is in ``csrc/include/pyoptim/optimizer.hpp``.
+    """
+    return math.ldexp(1.0, -((2 - math.frexp(c2)[1]) // 2))
 
 
 def _rule(coefficients: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -201,7 +211,7 @@ def lion(c, p, g, exp_avg):  # type: ignore[no-untyped-def]
 
 @_rule("one eta_minus eta_plus smallest largest")
 def rprop(c, p, g, prev, step_size):  # type: ignore[no-untyped-def]
-    agreement = sign(g * prev)
+    agreement = sign(g) * sign(prev)
     kept = np.maximum(agreement, agreement - agreement)
     turned = kept - agreement
     factor = kept * c.eta_plus + turned * c.eta_minus + (c.one - kept - turned)

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..arrays import tensors
 from ..formulas import storage
+from ..formulas.rules import root_scale
 from ..runtime.dtypes import Array
 from .optimizer import Group, Optimizer, Row
 
@@ -224,7 +225,9 @@ class Adam(Optimizer):
 
     ``m = b1*m + (1-b1)*g; v = b2*v + (1-b2)*g*g; p -= (lr/c1) * m/(sqrt(v/c2 + eps_root) + eps)``.
     This is PyTorch's form and the paper's algorithm 1. ``eps_hat=True`` scales eps by ``1/sqrt(c2)``,
-    the form of the paper's section 2 and of Keras. ``eps=0, eps_root=e`` is ``m_hat/sqrt(v_hat + e)``.
+    the form of the paper's section 2 and of Keras, and eps_root by ``1/c2``: the update is then
+    ``lr*sqrt(c2)/c1 * m/(sqrt(v + eps_root) + eps)``. So ``eps=0, eps_root=e`` is ``m_hat/sqrt(v_hat + e)``,
+    and with ``eps_hat=True`` it is ``lr*sqrt(c2)/c1 * m/sqrt(v + e)``, e beside the moment as it came.
 
     Parameters
     ----------
@@ -262,14 +265,16 @@ class Adam(Optimizer):
         c1 = c2 = 1.0
         if group["bias_correction"]:
             c1, c2 = 1 - b1**t, 1 - b2**t
-        eps = group["eps"]
+        eps, eps_root = group["eps"], group["eps_root"]
         if group["eps_hat"]:
-            eps /= c2**0.5
+            eps, eps_root = eps / c2**0.5, eps_root / c2
+        raw = not group["amsgrad"] or group["amsgrad_max"] == "raw"
+        s = root_scale(c2) if raw else 1.0
+        moments = (b1, 1 - b1, b2, 1 - b2, s * (lr / c1))
+        inverse_c2, added = s * s * (1 / c2), (s * s * eps_root, s * eps)
         if not group["amsgrad"]:
-            return (b1, 1 - b1, b2, 1 - b2, lr / c1, 1 / c2, group["eps_root"], eps)
-        raw = group["amsgrad_max"] == "raw"
-        before, after = (1.0, 1 / c2) if raw else (1 / c2, 1.0)
-        return (b1, 1 - b1, b2, 1 - b2, lr / c1, before, after, group["eps_root"], eps)
+            return (*moments, inverse_c2, *added)
+        return (*moments, *((1.0, inverse_c2) if raw else (inverse_c2, 1.0)), *added)
 
 
 class AdamW(Adam):
@@ -315,7 +320,8 @@ class NAdam(Optimizer):
 
     ``mu_t = b1*(1 - 0.5*0.96**(t*momentum_decay))``;
     ``p -= lr*(mu_{t+1}*m/(1 - mu_1...mu_{t+1}) + (1-mu_t)*g/(1 - mu_1...mu_t)) / (sqrt(v/c2) + eps)``,
-    as PyTorch's. ``momentum_decay=None`` is Dozat without the ramp, ``mu_t = b1``, which is optax's.
+    as PyTorch's. ``momentum_decay=1`` is Keras's, whose ramp goes by ``0.96**t`` (and its other defaults are
+    ``lr=1e-3, eps=1e-7``). ``momentum_decay=None`` is Dozat without the ramp, ``mu_t = b1``, as optax has it.
 
     Parameters
     ----------
@@ -353,8 +359,10 @@ class NAdam(Optimizer):
         b1, b2 = group["betas"]
         product = scalars["mu_product"]
         mu, mu_next = self._mu(group, t), self._mu(group, t + 1)
-        steps = (lr * mu_next / (1 - product * mu_next), lr * (1 - mu) / (1 - product))
-        return (b1, 1 - b1, b2, 1 - b2, *steps, 1 / (1 - b2**t), group["eps_root"], group["eps"])
+        c2 = 1 - b2**t
+        s = root_scale(c2)
+        steps = (s * (lr * mu_next / (1 - product * mu_next)), s * (lr * (1 - mu) / (1 - product)))
+        return (b1, 1 - b1, b2, 1 - b2, *steps, s * s * (1 / c2), s * s * group["eps_root"], s * group["eps"])
 
 
 class RAdam(Optimizer):

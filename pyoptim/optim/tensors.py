@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from .. import backends
-from ..formulas.rules import Common
+from ..formulas.rules import Common, root_scale
 from . import stepping
 from .optimizer import Group, Optimizer, Row, Schedule
 
@@ -90,7 +90,9 @@ class LAMB(_Trusting):
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         b1, b2 = group["betas"]
         c1, c2 = (1 - b1**t, 1 - b2**t) if group["bias_correction"] else (1.0, 1.0)
-        return (lr, b1, 1 - b1, b2, 1 - b2, 1 / c1, 1 / c2, 0.0, group["eps"])  # lr, then the row of the rule
+        s = root_scale(c2)
+        # lr, then the row of the rule
+        return (lr, b1, 1 - b1, b2, 1 - b2, s * (1 / c1), s * s * (1 / c2), 0.0, s * group["eps"])
 
     def _trust(self, group: Group, row: Row) -> tuple[Row, Row]:
         return (row[0], 0.0, 1.0, *row[_OWN + 1 :]), (row[_OWN], group["weight_decay"], 1.0, 1.0, 0.0)

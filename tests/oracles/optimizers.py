@@ -143,6 +143,7 @@ def moments(s, g, b1, b2):
     {"betas": (0.0, 0.0)},
     {"eps": 0.0, "eps_root": 1e-3},
     {"eps_hat": True, "eps": 0.1},
+    {"eps_hat": True, "eps": 0.0, "eps_root": 1e-3},
     {"bias_correction": False},
     {"amsgrad": True, "betas": (0.9, 0.9)},
     {"amsgrad": True, "amsgrad_max": "corrected", "betas": (0.9, 0.9)},
@@ -170,8 +171,8 @@ def adam(
             s.get("max_exp_avg_sq", 0), v_hat if amsgrad_max == "corrected" else v
         )
         v_hat = s["max_exp_avg_sq"] / (c2 if amsgrad_max == "raw" else 1)
-    if eps_hat:  # Kingma & Ba 2015, the end of section 2: eps is not corrected
-        return p - lr * math.sqrt(c2) / c1 * m / (np.sqrt(c2 * (v_hat + eps_root)) + eps)
+    if eps_hat:  # Kingma & Ba 2015, the end of section 2: neither constant is corrected
+        return p - lr * math.sqrt(c2) / c1 * m / (np.sqrt(c2 * v_hat + eps_root) + eps)
     return p - lr * (m / c1) / (np.sqrt(v_hat + eps_root) + eps)
 
 

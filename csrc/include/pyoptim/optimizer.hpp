@@ -49,6 +49,14 @@ struct Row {
 /// anything is changed; leave the step out.
 enum class NonFinite { ignore, raise, skip };
 
+/// The power of two s with s^2 / c2 in (1/4, 1], for c2 in (0, 1]. The root of v / c2 is computed times s, as
+/// is what is added to it and what it divides: the same bits, but v / c2 cannot overflow.
+inline double root_scale(double c2) {
+    int exponent = 0;
+    std::frexp(c2, &exponent);
+    return std::ldexp(1.0, -((2 - exponent) / 2));
+}
+
 using Pair = std::array<double, 2>;
 
 /// One of two words, as in Python: `sgd.velocity = "classical"`. Any other word is a std::invalid_argument.
@@ -263,7 +271,7 @@ class Adam : public Optimizer<T> {
     Pair betas = {0.9, 0.999};
     double &beta1 = betas[0], &beta2 = betas[1];
     double eps = 1e-8, eps_root = 0;
-    bool eps_hat = false;  ///< scale eps by 1/sqrt(1 - beta2^t)
+    bool eps_hat = false;  ///< scale eps by 1/sqrt(1 - beta2^t) and eps_root by 1/(1 - beta2^t)
     bool amsgrad = false;
     Choice amsgrad_max = {"raw", "corrected"};  ///< "corrected" is the maximum over v / (1 - beta2^t)
     bool& amsgrad_corrected = amsgrad_max.second;
@@ -280,12 +288,15 @@ class Adam : public Optimizer<T> {
         const auto t = static_cast<double>(at.step);
         const double c1 = bias_correction ? 1 - std::pow(beta1, t) : 1;
         const double c2 = bias_correction ? 1 - std::pow(beta2, t) : 1;
-        const double outside = eps_hat ? eps / std::pow(c2, 0.5) : eps;
+        const double s = amsgrad && amsgrad_corrected ? 1 : root_scale(c2);
+        const double outside = s * (eps_hat ? eps / std::pow(c2, 0.5) : eps);
+        const double inside = s * s * (eps_hat ? eps_root / c2 : eps_root);
+        const double step_size = s * (lr / c1), inverse_c2 = s * s * (1 / c2);
         if (!amsgrad) {
-            return {beta1, 1 - beta1, beta2, 1 - beta2, lr / c1, 1 / c2, eps_root, outside};
+            return {beta1, 1 - beta1, beta2, 1 - beta2, step_size, inverse_c2, inside, outside};
         }
-        const double before = amsgrad_corrected ? 1 / c2 : 1, after = amsgrad_corrected ? 1 : 1 / c2;
-        return {beta1, 1 - beta1, beta2, 1 - beta2, lr / c1, before, after, eps_root, outside};
+        const double before = amsgrad_corrected ? inverse_c2 : 1, after = amsgrad_corrected ? 1 : inverse_c2;
+        return {beta1, 1 - beta1, beta2, 1 - beta2, step_size, before, after, inside, outside};
     }
 };
 
@@ -341,15 +352,16 @@ class NAdam final : public Optimizer<T> {
     }
     Row coefficients(const Progress& at, double lr) const override {
         const double product = at.mu_product, now = mu(at.step), after = mu(at.step + 1);
+        const double c2 = 1 - std::pow(beta2, static_cast<double>(at.step)), s = root_scale(c2);
         return {beta1,
                 1 - beta1,
                 beta2,
                 1 - beta2,
-                lr * after / (1 - product * after),
-                lr * (1 - now) / (1 - product),
-                1 / (1 - std::pow(beta2, static_cast<double>(at.step))),
-                eps_root,
-                eps};
+                s * (lr * after / (1 - product * after)),
+                s * (lr * (1 - now) / (1 - product)),
+                s * s * (1 / c2),
+                s * s * eps_root,
+                s * eps};
     }
 };
 
