@@ -36,7 +36,8 @@ def global_norm(grads: Any) -> float:
     Returns
     -------
     float
-        NaN or infinite exactly where an element is (or a float64 exceeds 1e154).
+        NaN or infinite exactly where an element is, or where the norm itself exceeds 1.8e308: elements of any
+        size are squared without overflow or underflow.
     """
     return _norm(_named(grads))
 
@@ -75,8 +76,8 @@ def clip_grad_norm_(grads: Any, max_norm: float) -> float:
     Raises
     ------
     ValueError
-        The norm is not finite, an array is read-only or overlaps another (as the same one twice, which
-        would be scaled twice), or max_norm is not greater than 0. Nothing is changed.
+        An element is not finite, the norm exceeds 1.8e308, an array is read-only or overlaps another (as the
+        same one twice, which would be scaled twice), or max_norm is not greater than 0. Nothing is changed.
     """
     if type(max_norm) is not float or not max_norm > 0:
         max_norm = POSITIVE.number("max_norm", max_norm)
@@ -86,6 +87,8 @@ def clip_grad_norm_(grads: Any, max_norm: float) -> float:
     kernels.check_parameters([name for name, _ in named], arrays)
     norm = _norm(named)
     if not math.isfinite(norm):
+        if all(map(kernels.is_finite, arrays)):
+            raise ValueError("the norm of grads is beyond all floats, expected smaller gradients")
         raise ValueError(f"the norm of grads is {norm}, expected finite gradients")
     factor = clip_factor(norm, max_norm)
     if factor < 1:
@@ -133,6 +136,10 @@ class _HostKernels:
             if not g.flags.writeable:
                 raise ValueError(f"{name} is read-only, expected a writeable array")
         return list(named)
+
+    @staticmethod
+    def is_finite(array: Array) -> bool:
+        return bool(np.isfinite(array).all())
 
     @staticmethod
     def scale(arrays: Sequence[Array], factor: float) -> None:

@@ -198,8 +198,8 @@ void Optimizer<T>::step(T* param, const T* grad) {
     T cast[16];
     for (int i = 0; i < 16; ++i) cast[i] = static_cast<T>(row.values[i]);
     const bool careful = nonfinite != NonFinite::ignore;
-    const double norm = careful || max_grad_norm > 0 ? std::sqrt(core::sum_of_squares(impl_->size, grad)) : 0;
-    // The sum of squares may overflow although every element is finite, so then the elements are looked at.
+    const double norm = careful || max_grad_norm > 0 ? root_of(core::sum_of_squares(impl_->size, grad)) : 0;
+    // The norm may overflow although every element is finite, so then the elements are looked at.
     if (careful && !std::isfinite(norm) && !core::all_finite(impl_->size, grad)) {
         if (nonfinite == NonFinite::raise) throw std::domain_error("grad has elements that are not finite");
         ++skipped;

@@ -261,11 +261,9 @@ void Engine<T>::restore_buffers() {
 template <class T>
 bool Engine<T>::update(const T* row, std::size_t length, const StepOptions& options, Outcome& outcome) {
     if (options.max_grad_norm > 0 || options.nonfinite != NonFinite::ignore) {
-        double squares = 0;
-        for (std::size_t i = 0; i < gradients_.size(); ++i) {
-            squares += sum_of_squares(stepper_.arrays()[i].size, gradients_[i]);
-        }
-        const double norm = std::sqrt(squares);
+        const double norm = root_of(total_of_squares(gradients_.size(), [&](std::size_t i) {
+            return sum_of_squares(stepper_.arrays()[i].size, gradients_[i]);
+        }));
         if (options.nonfinite != NonFinite::ignore && !std::isfinite(norm)) {
             for (std::size_t i = 0; i < gradients_.size(); ++i) {
                 if (all_finite(stepper_.arrays()[i].size, gradients_[i])) continue;

@@ -2,7 +2,7 @@
 // rules.hpp.
 #pragma once
 
-#include "formulas/rules.hpp"
+#include "formulas/squares.hpp"
 
 namespace pyoptim {
 
@@ -30,10 +30,10 @@ PYOPTIM_FN T moved_towards(T old, double fresh, double now) {
 }
 
 // The factor that multiplies the direction of n elements, from the sums of squares of the direction and the
-// parameter.
+// parameter, which are as squares.hpp keeps them.
 PYOPTIM_FN double adafactor_rate(const Adafactor& c, double n, double param, double direction) {
     const double root = square_root(n);
-    const double size = square_root(param) / root, length = square_root(direction) / (root * c.threshold);
+    const double size = root_of(param) / root, length = root_of(direction) / (root * c.threshold);
     return c.rate * (size > c.smallest ? size : c.smallest) / (length > 1 ? length : 1);  // NaN is neither
 }
 

@@ -1,7 +1,7 @@
 // The coefficients and scalars of Muon, the same on processors and GPUs. Includes nothing, like rules.hpp.
 #pragma once
 
-#include "formulas/rules.hpp"
+#include "formulas/squares.hpp"
 
 namespace pyoptim {
 
@@ -22,9 +22,10 @@ PYOPTIM_FN double muon_rate(const Muon& c, double rows, double cols) {
     return c.lr * square_root(ratio > 1 ? ratio : 1);
 }
 
-// The divisor applied first to a matrix of this norm; NaN for NaN.
+// The divisor applied first to a matrix with this sum of squares, which is as squares.hpp keeps it; NaN for
+// NaN.
 PYOPTIM_FN double muon_divisor(const Muon& c, double sum_of_squares) {
-    const double norm = square_root(sum_of_squares);
+    const double norm = root_of(sum_of_squares);
     return norm < c.eps ? c.eps : norm;
 }
 

@@ -12,6 +12,7 @@
 #include "optim/tensor_array.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/parallel.hpp"
+#include "runtime/reduce.hpp"
 
 namespace pyoptim::core {
 
@@ -94,7 +95,7 @@ class AdafactorStepper {
         std::size_t row, rows;       // the first row and their number, in each matrix
         std::size_t position, size;  // where its elements begin among those of all arrays, and their number
         std::size_t array = 0, columns = 0;
-        double param = 0, direction = 0;  // sums of squares in the current step
+        double param = 0, direction = 0;  // sums of squares in the current step, as squares.hpp keeps them
     };
 
     void put(Piece piece, std::size_t columns) {
@@ -157,18 +158,19 @@ class AdafactorStepper {
                 table.adafactor_directions(of, grad + begin + k, scale, out + k);
             }
         }
-        piece.param = table.sum_of_squares(piece.size, array.param + begin);
-        piece.direction = table.sum_of_squares(piece.size, out);
+        piece.param = block_squares(table, piece.size, array.param + begin);
+        piece.direction = block_squares(table, piece.size, out);
     }
 
     double rate_of(std::size_t i, const Adafactor& c) const {
-        double param = 0, direction = 0;
         const std::size_t end = i + 1 < arrays_.size() ? first_piece_[i + 1] : pieces_.size();
-        for (std::size_t k = first_piece_[i]; k < end; ++k) {
-            param += pieces_[k].param;
-            direction += pieces_[k].direction;
-        }
-        return adafactor_rate(c, static_cast<double>(arrays_[i].size), param, direction);
+        const Piece* const own = pieces_.data() + first_piece_[i];
+        const std::size_t count = end - first_piece_[i];
+        const auto total = [&](double Piece::* sum) {
+            return total_of_squares(count, [&](std::size_t k) { return own[k].*sum; });
+        };
+        return adafactor_rate(c, static_cast<double>(arrays_[i].size), total(&Piece::param),
+                              total(&Piece::direction));
     }
 
     std::vector<TensorArray<T>> arrays_;

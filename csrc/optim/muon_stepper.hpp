@@ -133,10 +133,10 @@ class MuonStepper {
             std::fill_n(x + begin, count, T(0));
             T* state[cpu::kMaxStates] = {array.state[0] + begin};
             team.table.step[array.rule](count, x + begin, grad + begin, state, coefficients);
-            team.squares[b] = team.table.sum_of_squares(count, x + begin);
+            team.squares[b] = block_squares(team.table, count, x + begin);
         });
-        double sum = 0;
-        for (std::size_t b = 0; b * kSumBlock < size; ++b) sum += team.squares[b];
+        const double sum = total_of_squares((size + kSumBlock - 1) / kSumBlock,
+                                            [&](std::size_t b) { return team.squares[b]; });
         const T by = static_cast<T>(muon_divisor(c, sum));
         each_block([&](std::size_t, std::size_t begin, std::size_t count) {
             for (std::size_t i = begin; i < begin + count; ++i) x[i] = x[i] / by;

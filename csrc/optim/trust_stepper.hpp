@@ -69,7 +69,7 @@ class TrustStepper {
         std::size_t array, begin;
         std::size_t position;  // the position of its first element among those of all arrays
     };
-    struct Squares {
+    struct Squares {          // as formulas/squares.hpp keeps them
         double param, other;  // `other` is of the gradient (LARS) or of the direction (LAMB)
     };
 
@@ -93,7 +93,7 @@ class TrustStepper {
         const Array& array = arrays_[block.array];
         const T* const param = array.param + block.begin;
         const std::size_t n = length(block);
-        if (!directed_) return {table.sum_of_squares(n, param), table.sum_of_squares(n, grad + block.begin)};
+        if (!directed_) return {block_squares(table, n, param), block_squares(table, n, grad + block.begin)};
         T* const direction = directions_.data() + block.position;
         for (std::size_t k = 0; k < n; ++k) direction[k] = 0;
         run_rule(table, block, direction, grad, coefficients + array.coefficients);
@@ -101,17 +101,15 @@ class TrustStepper {
             const T decay[] = {1, 0, 1, static_cast<T>(trust.weight_decay)};
             table.step[static_cast<int>(cpu::RuleId::sgd)](n, direction, param, nullptr, decay);
         }
-        return {table.sum_of_squares(n, param), table.sum_of_squares(n, direction)};
+        return {block_squares(table, n, param), block_squares(table, n, direction)};
     }
 
     double rate_of(std::size_t i, const Trust& c) const {
-        Squares sum{};
         const std::size_t end = i + 1 < arrays_.size() ? first_block_[i + 1] : blocks_.size();
-        for (std::size_t b = first_block_[i]; b < end; ++b) {
-            sum.param += squares_[b].param;
-            sum.other += squares_[b].other;
-        }
-        return trust_rate(c, directed_, sum.param, sum.other);
+        const Squares* const own = squares_.data() + first_block_[i];
+        const std::size_t count = end - first_block_[i];
+        return trust_rate(c, directed_, total_of_squares(count, [&](std::size_t b) { return own[b].param; }),
+                          total_of_squares(count, [&](std::size_t b) { return own[b].other; }));
     }
 
     void move(const cpu::Kernels<T>& table, const Block& block, const T* grad, const T* coefficients,

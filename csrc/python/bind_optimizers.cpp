@@ -112,12 +112,20 @@ class Stepper : public PreparedByType<core::Stepper> {
     std::vector<py::object> ours_;
 };
 
-template <class T>
-double sum_of_squares(const Array<T>& x) {
-    const auto n = static_cast<std::size_t>(x.size());
+// The norm of arrays taken as one vector.
+double norm(const std::vector<std::variant<Array<float>, Array<double>>>& arrays) {
+    std::size_t elements = 0;
+    for (const auto& array : arrays) {
+        elements += static_cast<std::size_t>(std::visit([](const auto& x) { return x.size(); }, array));
+    }
     std::optional<py::gil_scoped_release> release;
-    if (n > 16384) release.emplace();
-    return core::sum_of_squares(n, x.data());
+    if (elements > 16384) release.emplace();
+    return root_of(core::total_of_squares(arrays.size(), [&](std::size_t i) {
+        const auto sum = [](const auto& x) {
+            return core::sum_of_squares(static_cast<std::size_t>(x.size()), x.data());
+        };
+        return std::visit(sum, arrays[i]);
+    }));
 }
 
 // The value of a hyperparameter as Python has it; None is a negative number in C++.
@@ -193,8 +201,7 @@ void bind_optimizers(py::module_& m) {
         py::arg("name"), py::arg("options"), py::arg("step"), py::arg("mu_product"), py::arg("lr"),
         "The rule of an optimizer of the C++ API; its coefficients of the steps after `step`, one row for "
         "each learning rate; and the products of NAdam's momenta before the first and after each.");
-    m.def("sum_of_squares", &sum_of_squares<float>, exact("x"));
-    m.def("sum_of_squares", &sum_of_squares<double>, exact("x"));
+    m.def("norm", &norm, exact("arrays"));
     m.attr("common_coefficients") = Common::coefficient_names;
     py::class_<Stepper>(m, "Stepper")
         .def(py::init<const std::vector<Stepper::Group>&, const std::vector<py::array>&>(), py::arg("groups"),
@@ -204,7 +211,7 @@ void bind_optimizers(py::module_& m) {
              py::arg("ours"))
         .def("advance", &Stepper::advance, py::arg("grads"), py::arg("groups"), py::arg("scalars"),
              py::arg("epoch"))
-        .def("sum_of_squares", &Stepper::sum_of_squares, py::arg("grads"));
+        .def("norm", &Stepper::norm, py::arg("grads"));
 }
 
 }  // namespace pyoptim::python

@@ -72,10 +72,10 @@ class PackedStepper : public Prepared {
     }
 
     // The same as that of Prepared, for gradients in fewer bits.
-    std::optional<double> sum_of_squares(const Gradients::List& grads) const {
+    std::optional<double> norm(const Gradients::List& grads) const {
         std::vector<const void*> data;
         if (!addresses(grads, data)) return std::nullopt;
-        return unlocked([&] { return stepper_.sum_of_squares(data.data()); });
+        return unlocked([&] { return std::sqrt(stepper_.sum_of_squares(data.data())); });
     }
 
   private:
@@ -110,7 +110,7 @@ void bind_packed(py::module_& m) {
              py::arg("rules"), py::arg("entries"))
         .def("step", &PackedStepper::step, py::arg("grads"), py::arg("coefficients"), py::arg("key"),
              py::arg("stochastic"))
-        .def("sum_of_squares", &PackedStepper::sum_of_squares, py::arg("grads"));
+        .def("norm", &PackedStepper::norm, py::arg("grads"));
 }
 
 }  // namespace pyoptim::python

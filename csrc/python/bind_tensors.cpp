@@ -75,7 +75,7 @@ void bind(py::module_& m, const char* name) {
     py::class_<Stepper>(m, name)
         .def(py::init<const std::vector<typename Stepper::Group>&>(), py::arg("groups"))
         .def("step", &Stepper::step, py::arg("grads"), py::arg("coefficients"))
-        .def("sum_of_squares", &Stepper::sum_of_squares, py::arg("grads"));
+        .def("norm", &Stepper::norm, py::arg("grads"));
 }
 
 }  // namespace

@@ -47,7 +47,7 @@ void bind_trust(py::module_& m) {
         .def(py::init<const std::vector<TrustStepper::Group>&, bool>(), py::arg("groups"),
              py::arg("directed"))
         .def("step", &TrustStepper::step, py::arg("grads"), py::arg("coefficients"), py::arg("trusts"))
-        .def("sum_of_squares", &TrustStepper::sum_of_squares, py::arg("grads"));
+        .def("norm", &TrustStepper::norm, py::arg("grads"));
 }
 
 }  // namespace pyoptim::python

@@ -84,20 +84,19 @@ class Gradients {
     }
 
     // For gradients of float32 and float64; nothing if each() is false.
-    std::optional<double> sum_of_squares(const List& grads) const {
+    std::optional<double> norm(const List& grads) const {
         std::vector<std::pair<const Slot*, const void*>> found;
         found.reserve(slots_.size());
         const auto keep = [&](const Slot& slot, const void* data) { found.emplace_back(&slot, data); };
         if (!each(grads, keep)) return std::nullopt;
         std::optional<py::gil_scoped_release> release;
         if (large_) release.emplace();
-        double sum = 0;
-        for (const auto& [slot, data] : found) {
+        return root_of(core::total_of_squares(found.size(), [&](std::size_t i) {
+            const auto& [slot, data] = found[i];
             const auto n = static_cast<std::size_t>(slot->size);
-            sum += slot->is_double ? core::sum_of_squares(n, static_cast<const double*>(data))
+            return slot->is_double ? core::sum_of_squares(n, static_cast<const double*>(data))
                                    : core::sum_of_squares(n, static_cast<const float*>(data));
-        }
-        return sum;
+        }));
     }
 
   private:

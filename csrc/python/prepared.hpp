@@ -49,9 +49,7 @@ const std::vector<T>& flatten(const std::vector<HeldGroup>& groups, const std::v
 class Prepared {
   public:
     // None if a step with these gradients would return False.
-    std::optional<double> sum_of_squares(const Gradients::List& grads) const {
-        return gradients_.sum_of_squares(grads);
-    }
+    std::optional<double> norm(const Gradients::List& grads) const { return gradients_.norm(grads); }
 
   protected:
     // Begins a group with this rule. Its coefficients follow those of the groups before it.

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "formulas/squares.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/parallel.hpp"
 
@@ -33,11 +34,52 @@ double sum_of_blocks(std::size_t n, std::size_t block, std::size_t work, std::si
 // For sums of squares: the elements of a block, and those that make waking a thread worth while.
 constexpr std::size_t kSumBlock = 16384, kSumGrain = 65536;
 
+// What is kept (formulas/squares.hpp) of a sum of squares, which came as `sum`; scaled(scale) is that of the
+// elements times a scale. Doubles hold the squares of all floats.
+template <class T, class Scaled>
+double kept_sum(double sum, Scaled scaled) {
+    if (sizeof(T) == sizeof(float) || is_sound(sum)) return sum;
+    const double scale = square_scale(sum);
+    return kept_squares(scaled(scale), scale);
+}
+
+template <class T>
+double scaled_sum_of_squares(std::size_t n, const T* x, double scale) {
+    double sum = 0;
+    for (std::size_t i = 0; i < n; ++i) sum += (double(x[i]) * scale) * (double(x[i]) * scale);
+    return sum;
+}
+
+// What is kept of the sum of the squares of a block.
+template <class T>
+double block_squares(const cpu::Kernels<T>& table, std::size_t n, const T* x) {
+    return kept_sum<T>(table.sum_of_squares(n, x),
+                       [&](double scale) { return scaled_sum_of_squares(n, x, scale); });
+}
+
+// What is kept of the sum of `count` kept sums; at(i) is one of them.
+template <class At>
+double total_of_squares(std::size_t count, At at) {
+    const auto sum = [&](double scale) {
+        double total = 0;
+        for (std::size_t i = 0; i < count; ++i) total += term_of(at(i), scale);
+        return total;
+    };
+    return kept_sum<double>(sum(1), sum);
+}
+
+// What is kept of the sum of the squares of an array.
 template <class T>
 double sum_of_squares(std::size_t n, const T* x) {
     const auto kernel = kernels<T>().sum_of_squares;
-    return sum_of_blocks(n, kSumBlock, n, kSumGrain,
-                         [&](std::size_t begin, std::size_t end) { return kernel(end - begin, x + begin); });
+    const auto sum = [&](auto term) {
+        return sum_of_blocks(n, kSumBlock, n, kSumGrain, [&](std::size_t begin, std::size_t end) {
+            return term(end - begin, x + begin);
+        });
+    };
+    return kept_sum<T>(sum(kernel), [&](double scale) {
+        return sum([&](std::size_t count, const T* of) { return scaled_sum_of_squares(count, of, scale); });
+    });
 }
 
 template <class T>

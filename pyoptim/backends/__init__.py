@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from ..formulas.rules import Rule
 
 # Classes that every backend has, beside `reference.FUNCTIONS`; those for the processor's memory also have
-# `sum_of_squares` and `any_outside`.
+# `norm` and `any_outside`.
 STEPPERS = ("AdafactorStepper", "MuonStepper", "PackedStepper", "Stepper", "TrustStepper")
 
 
@@ -48,6 +48,6 @@ class Stepper(Protocol):
         If ``checks`` is true, `step` returns False and does nothing unless every gradient is a contiguous
         array like its parameter that overlaps nothing written. If it is false, the caller has checked that.
 
-        A stepper that checks also has ``sum_of_squares(grads)``, which returns None in the same cases. Its
+        A stepper that checks also has ``norm(grads)``, which returns None in the same cases. Its
         constructor takes averages, one per parameter, which a step moves by the share ``weight``.
         """

@@ -18,10 +18,10 @@ except ModuleNotFoundError as error:
     ) from error
 
 
-__all__ = ["any_outside", "name", "sum_of_squares", *STEPPERS, *FUNCTIONS]
+__all__ = ["any_outside", "name", "norm", *STEPPERS, *FUNCTIONS]
 
 name = "native"
-sum_of_squares = _native.sum_of_squares
+norm = _native.norm
 any_outside = _native.any_outside
 globals().update((function, getattr(_native, function)) for function in FUNCTIONS)
 _native.instruction_set()  # an impossible PYOPTIM_FORCE_ISA is refused here, not in the first step

@@ -83,8 +83,8 @@ class Host:
 
     def norm(self, grads: Sequence[Any], stepper: Any = None) -> float:
         """Return the L2 norm of checked gradients as one vector; ``stepper`` updates their parameters."""
-        sum_of_squares = dispatch.current().sum_of_squares
-        return math.sqrt(sum(sum_of_squares(storage.widened(g)) for g in grads))
+        norm: float = dispatch.current().norm([storage.widened(g) for g in grads])
+        return norm
 
     # Memory.
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +16,11 @@ from ..arrays.gpu_checks import check_parameters
 from ..arrays.queue import Queue
 from ..arrays.tensors import tell_autograd
 from ..backends.gpu.constants import CHUNK, TYPES, blocks_of
+from ..backends.gpu.steps import root_of
 from ..runtime import dispatch
 from . import either_memory
 
-__all__ = ["check_parameters", "clamp", "norm", "scale", "viewed"]
+__all__ = ["check_parameters", "clamp", "is_finite", "norm", "scale", "viewed"]
 
 
 def viewed(named: Sequence[tuple[str, Any]], *, written: bool) -> list[tuple[str, Any]]:
@@ -48,8 +48,14 @@ def norm(arrays: Sequence[DeviceArray]) -> float:
         for a, blocks in zip(in_order, counts, strict=True):
             queue.launch(f"chunk_squares<{TYPES[a.dtype]}>", blocks, a.size, a.address, at)
             at += 8 * blocks
-        queue.launch("total<double>", 1, partial.size, partial.address, 1.0, None, out.address)
-        return math.sqrt(out.numpy()[0])
+        queue.launch("total_squares<double>", 1, partial.size, partial.address, 1.0, out.address)
+        return root_of(float(out.numpy()[0]))
+
+
+def is_finite(array: DeviceArray) -> bool:
+    """Whether all elements are finite; the host waits for it."""
+    with either_memory.ordered([array]) as queue:
+        return bool(np.isfinite(array.download(queue)).all())
 
 
 def scale(arrays: Sequence[DeviceArray], factor: float) -> None:

@@ -61,7 +61,7 @@ class Optimizer:
         Ascend: the sign of the gradient is turned before decay is added.
     max_grad_norm : float, optional
         Scale the gradients so that their global norm is at most this, as `gradients.clip_grad_norm_`
-        but without writing them.
+        but without writing them. A norm beyond 1.8e308 counts as infinite: the step is 0 or NaN.
     nonfinite : {"ignore", "raise", "skip"}, default "ignore"
         What to do when a gradient holds NaN or infinity: step all the same (as PyTorch), raise a
         ValueError, or skip the step and count it. The last two must know before anything is written, so
@@ -98,6 +98,16 @@ class Optimizer:
         What follows the steps: see `averages`.
     skipped : int
         Steps that ``nonfinite="skip"`` left out.
+
+    Notes
+    -----
+    Rules that divide by the root of a mean of squares keep that mean in the parameter's type, so they want
+    gradients below 1.8e19 in float32 and 1.3e154 in float64 (`Adam` and its kin take 30 times as much in the
+    first steps, but for ``amsgrad_max="corrected"``). Beyond, the mean is infinite and the element stands
+    still, as in PyTorch; ``max_grad_norm`` keeps gradients in range. Below 1e-19 and 1e-154 squares lose
+    bits, which shows only where eps is as small. `SGD`, `Adamax`, `Lion`, `Rprop`, `ASGD`, `LARS` and `Muon`
+    keep no squares. Norms may be any float64: see `gradients.global_norm`; `Muon` wants them in the
+    parameter's type.
     """
 
     defaults: ClassVar[dict[str, Any]]  # of the class's own hyperparameters, beside `SHARED`

@@ -160,9 +160,9 @@ def _normed(optimizer: Optimizer, grads: list[Any]) -> tuple[list[Any], float]:
     """Return the checked gradients and their norm."""
     stepper = optimizer._stepper()
     if not optimizer._staged and stepper.checks:
-        squares = stepper.sum_of_squares(grads)
-        if squares is not None:
-            return grads, math.sqrt(squares)
+        norm = stepper.norm(grads)
+        if norm is not None:
+            return grads, norm
     grads = optimizer._checked(grads)
     return grads, optimizer._place.norm(grads, stepper)
 
@@ -190,4 +190,4 @@ def _is_finite(optimizer: Optimizer, norm: float, grads: list[Any]) -> bool:
     if wrong and optimizer._nonfinite == "raise":
         raise ValueError(f"{wrong[0]} holds NaN or infinity, expected finite values")
     optimizer.skipped += bool(wrong)
-    return not wrong  # a norm may overflow though all elements are finite
+    return not wrong  # a norm may be beyond all floats though all elements are finite

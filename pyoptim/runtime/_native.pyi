@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Predictor32', 'Predictor64', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'any_outside', 'common_coefficients', 'compiled_kinds', 'dense_backward', 'dense_forward', 'divide_grains', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'label_weights', 'layer_norm_backward', 'layer_norm_forward', 'most_parts', 'most_threads', 'multiply_add', 'next_coefficients', 'norm_backward', 'norm_forward', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'processor_quota', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'sum_of_squares', 'tensor_gradients', 'tensor_layouts', 'use_instruction_set']
+__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Predictor32', 'Predictor64', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'any_outside', 'common_coefficients', 'compiled_kinds', 'dense_backward', 'dense_forward', 'divide_grains', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'label_weights', 'layer_norm_backward', 'layer_norm_forward', 'most_parts', 'most_threads', 'multiply_add', 'next_coefficients', 'norm', 'norm_backward', 'norm_forward', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'processor_quota', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'tensor_gradients', 'tensor_layouts', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
@@ -14,37 +14,37 @@ class Stepper:
         ...
     def hold(self, name: str, groups: collections.abc.Sequence[dict[str, typing.Any]], rate: typing.Any, chosen: typing.Any, ours: collections.abc.Sequence[typing.Any]) -> None:
         ...
-    def step(self, grads: list[typing.Any], coefficients: list[tuple[float, ...]], weight: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> bool:
+    def norm(self, grads: list[typing.Any]) -> float | None:
         ...
-    def sum_of_squares(self, grads: list[typing.Any]) -> float | None:
+    def step(self, grads: list[typing.Any], coefficients: list[tuple[float, ...]], weight: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> bool:
         ...
 class PackedStepper:
     def __init__(self, rules: collections.abc.Sequence[str], entries: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, tuple[str, numpy.ndarray, typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None], typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None, collections.abc.Sequence[tuple[str, numpy.ndarray, typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None]]]]) -> None:
         ...
-    def step(self, grads: list[typing.Any], coefficients: list[tuple[float, ...]], key: typing.SupportsInt | typing.SupportsIndex, stochastic: bool) -> bool:
+    def norm(self, grads: list[typing.Any]) -> float | None:
         ...
-    def sum_of_squares(self, grads: list[typing.Any]) -> float | None:
+    def step(self, grads: list[typing.Any], coefficients: list[tuple[float, ...]], key: typing.SupportsInt | typing.SupportsIndex, stochastic: bool) -> bool:
         ...
 class TrustStepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], directed: bool) -> None:
         ...
-    def step(self, grads: list[typing.Any], coefficients: list[tuple[float, ...]], trusts: collections.abc.Sequence[typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(5)"]]) -> bool:
+    def norm(self, grads: list[typing.Any]) -> float | None:
         ...
-    def sum_of_squares(self, grads: list[typing.Any]) -> float | None:
+    def step(self, grads: list[typing.Any], coefficients: list[tuple[float, ...]], trusts: collections.abc.Sequence[typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(5)"]]) -> bool:
         ...
 class AdafactorStepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]]) -> None:
         ...
-    def step(self, grads: list[typing.Any], coefficients: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]]) -> bool:
+    def norm(self, grads: list[typing.Any]) -> float | None:
         ...
-    def sum_of_squares(self, grads: list[typing.Any]) -> float | None:
+    def step(self, grads: list[typing.Any], coefficients: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]]) -> bool:
         ...
 class MuonStepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]]) -> None:
         ...
-    def step(self, grads: list[typing.Any], coefficients: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]]) -> bool:
+    def norm(self, grads: list[typing.Any]) -> float | None:
         ...
-    def sum_of_squares(self, grads: list[typing.Any]) -> float | None:
+    def step(self, grads: list[typing.Any], coefficients: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]]) -> bool:
         ...
 class Engine32:
     def __init__(self, model: tuple[str, tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], collections.abc.Mapping[str, numpy.ndarray]], loss: str, capacity: typing.SupportsInt | typing.SupportsIndex, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float32], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float32]]]]]], hogwild: bool, penalty: tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.float32], typing.Annotated[numpy.typing.ArrayLike, numpy.float32], collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] | None) -> None:
@@ -205,6 +205,8 @@ def next_coefficients(name: str, options: collections.abc.Mapping[str, bool | ty
     """
     The rule of an optimizer of the C++ API; its coefficients of the steps after `step`, one row for each learning rate; and the products of NAdam's momenta before the first and after each.
     """
+def norm(arrays: list[numpy.typing.NDArray[numpy.float32] | numpy.typing.NDArray[numpy.float64]]) -> float:
+    ...
 @typing.overload
 def norm_backward(dy: numpy.typing.NDArray[numpy.float32], x: numpy.typing.NDArray[numpy.float32], affine: tuple[numpy.typing.NDArray[numpy.float32] | None, numpy.typing.NDArray[numpy.float32] | None], saved: tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32], bool], relu: bool, gradients: tuple[numpy.typing.NDArray[numpy.float32] | None, numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32]]) -> None:
     ...
@@ -275,12 +277,6 @@ def stream_update(a: numpy.typing.NDArray[numpy.float64], b: numpy.typing.NDArra
     """
     a += s * b on all threads: 24 bytes of memory traffic an element.
     """
-@typing.overload
-def sum_of_squares(x: numpy.typing.NDArray[numpy.float32]) -> float:
-    ...
-@typing.overload
-def sum_of_squares(x: numpy.typing.NDArray[numpy.float64]) -> float:
-    ...
 def tensor_gradients(tensors: list[typing.Any], layouts: bytes) -> list[typing.Any] | None:
     """
     The gradients of tensors that are as they were for tensor_layouts; none, or one for each.

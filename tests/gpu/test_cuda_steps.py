@@ -68,7 +68,7 @@ def test_norm_and_clipping_without_the_host(run, cuda, dtype, rng):
     where, partial = addresses(grads), run.empty(len(chunks), float)
     run("sum_of_squares", len(chunks), table, chunks, where, partial, dtype=dtype)
     total, factor = run.empty(1, float), run.empty(1, float)
-    run("total<double>", 1, partial.size, partial, 1.0, None, total)
+    run("total_squares<double>", 1, partial.size, partial, 1.0, total)
     exact = math.fsum(float(v) ** 2 for grad in grads for v in grad)
     assert abs(total[0] - exact) <= 64 * np.finfo(float).eps * exact
     run("clip_factor<double>", 1, total, 2.0, factor)
@@ -157,7 +157,7 @@ def test_sum_of_squares_of_one_array(run, cuda, dtype, n, rng):
     blocks = blocks_of(n, cuda.chunk)
     partial, total = run.empty(blocks, float), run.empty(1, float)
     run("chunk_squares", blocks, n, x, partial, dtype=dtype)
-    run("total<double>", 1, blocks, partial, 1.0, None, total)
+    run("total_squares<double>", 1, blocks, partial, 1.0, total)
     exact = math.fsum(float(v) ** 2 for v in x)
     assert abs(total[0] - exact) <= 64 * np.finfo(float).eps * exact
 

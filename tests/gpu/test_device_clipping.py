@@ -33,7 +33,7 @@ def test_clipping_does_not_wait(recorder, rng):
     own.step(grads)
     assert not recorder.all("synchronize")
     assert [kernel for _, kernel, _ in recorder.all("launch")] == [
-        "sum_of_squares<float>", "total<double>", "clip_factor<double>", "scale_rows<float>",
+        "sum_of_squares<float>", "total_squares<double>", "clip_factor<double>", "scale_rows<float>",
         "step<rule_named::adam, float>",
     ]  # fmt: skip
 

@@ -40,7 +40,7 @@ struct FactoredArray {
             variance = double(row_var[i]);
         } else {
             const Index r = i / shape.cols, b = r / shape.rows;
-            variance = double(row_var[r]) * double(col_var[b * shape.cols + i % shape.cols]) / means[b];
+            variance = double(row_var[r]) / means[b] * double(col_var[b * shape.cols + i % shape.cols]);
         }
         return T(double(at(i)) / square_root(maximum(variance, least * least)));
     }
@@ -113,8 +113,12 @@ PYOPTIM_KERNEL adafactor_squares(const FactoredTables tables, const StepChunk* c
         p += double(d.param[i]) * double(d.param[i]);
         u += direction * direction;
     }
-    p = block_sum(p);
-    u = block_sum(u);
+    const auto param = [&](Index i) { return double(d.param[begin + i]); };
+    const auto direction = [&](Index i) {
+        return double(d.direction(begin + i, tables.shared + d.shape.means));
+    };
+    p = kept_block_sum<T>(block_sum(p), end - begin, param);
+    u = kept_block_sum<T>(block_sum(u), end - begin, direction);
     if (thread() > 0) return;
     double* const out = tables.shared + d.shape.sums + 2 * chunks[block()].chunk;
     out[0] = p;
@@ -127,12 +131,13 @@ PYOPTIM_KERNEL adafactor_rates(const FactoredTables tables) {
     const FactoredArray<T> d(tables, block());
     double* const sums = tables.shared + d.shape.sums;
     double p = 0, u = 0;
-    for (Index i = thread(); i < (d.size + kChunk - 1) / kChunk; i += kThreads) {
-        p += sums[2 * i];
-        u += sums[2 * i + 1];
+    const Index chunks = (d.size + kChunk - 1) / kChunk;
+    for (Index i = thread(); i < chunks; i += kThreads) {
+        p += squares_of(sums[2 * i]);
+        u += squares_of(sums[2 * i + 1]);
     }
-    p = block_sum(p);
-    u = block_sum(u);
+    p = kept_block_sum<T>(block_sum(p), chunks, [&](Index i) { return root_of(sums[2 * i]); });
+    u = kept_block_sum<T>(block_sum(u), chunks, [&](Index i) { return root_of(sums[2 * i + 1]); });
     if (thread() == 0 && d.size > 0) *sums = adafactor_rate(d.c, double(d.size), p, u);
 }
 

@@ -7,6 +7,7 @@
 
 #include "cuda/kernels/launch.hpp"
 #include "formulas/math.hpp"
+#include "formulas/squares.hpp"
 
 #if !defined(__CUDACC__) && !defined(__CUDACC_RTC__) && !defined(PYOPTIM_CUDA_EMULATOR)
 #error "CUDA kernels: compile with nvcc or NVRTC"
@@ -48,7 +49,7 @@ __device__ inline T warp_largest(T x) {
     }
     return x;
 }
-// The sum of all threads of a block, returned to its first thread.
+// The sum of all threads of a block, returned to all of them.
 __device__ inline double block_sum(double x) {
     __shared__ double sums[kWarps];
     x = warp_sum(x);
@@ -58,6 +59,16 @@ __device__ inline double block_sum(double x) {
     for (int warp = 0; warp < kWarps; ++warp) total += sums[warp];
     __syncthreads();  // the next call writes to the shared memory again
     return total;
+}
+// What is kept (formulas/squares.hpp) of a block's sum of squares, which came as `sum` in all threads, of the
+// numbers element(i) for i < n. T is the type of the array: doubles hold the squares of all floats.
+template <class T, class Element>
+__device__ inline double kept_block_sum(double sum, Index n, Element element) {
+    if (sizeof(T) == sizeof(float) || is_sound(sum)) return sum;
+    const double scale = square_scale(sum);
+    sum = 0;
+    for (Index i = thread(); i < n; i += kThreads) sum += (element(i) * scale) * (element(i) * scale);
+    return kept_squares(block_sum(sum), scale);
 }
 
 // The part of a matrix that a thread has when each block takes a tile of kWarp columns and at most

@@ -71,6 +71,7 @@ PYOPTIM_FOR_EACH_RULE(X)
 // Kernels that exist for double alone.
 #define PYOPTIM_FOR_EACH_DOUBLE_KERNEL(X) \
     X(total)                              \
+    X(total_squares)                      \
     X(clip_factor)                        \
     X(finish_step)
 // Kernels that exist for float alone.

@@ -27,9 +27,11 @@ template <class T>
 PYOPTIM_KERNEL muon_rows(Index groups, const StepArray* arrays, const MuonMatrix* matrices,
                          const Index* begins, const double* squares, const double* rows, const Position* at,
                          T* own) {
+    const Index begin = begins[block()], end = begins[block() + 1];
     double sum = 0;
-    for (Index i = begins[block()] + thread(); i < begins[block() + 1]; i += kThreads) sum += squares[i];
-    sum = block_sum(sum);
+    for (Index i = begin + thread(); i < end; i += kThreads) sum += squares_of(squares[i]);
+    sum =
+        kept_block_sum<T>(block_sum(sum), end - begin, [&](Index i) { return root_of(squares[begin + i]); });
     if (thread() > 0) return;
     if (at != nullptr) rows += at->row * groups * kRowLength;
     const Muon& c = reinterpret_cast<const Muon&>(rows[arrays[block()].row * kRowLength]);

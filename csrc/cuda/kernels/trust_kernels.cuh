@@ -7,11 +7,12 @@
 
 namespace pyoptim::cuda {
 
-// The sums of squares of two vectors of n elements, for out[0] and out[1]; visit(i, a, b) gives element i of
-// both. The block reads a tile; then one warp adds up the first vector and another the second, each lane its
-// own elements in order, as csrc/cpu/reduce.hpp does.
+// The sums of squares of two vectors of n elements, for out[0] and out[1], as formulas/squares.hpp keeps
+// them; visit(i, a, b) gives element i of both, which x[0] and x[1] have afterwards. The block reads a tile;
+// then one warp adds up the first vector and another the second, each lane its own elements in order, as
+// csrc/cpu/reduce.hpp does.
 template <class T, class Visit>
-__device__ inline void two_sums_of_squares(Index n, Visit visit, double* out) {
+__device__ inline void two_sums_of_squares(Index n, Visit visit, const T* const (&x)[2], double* out) {
     constexpr Index kTile = 8 * kThreads;
     __shared__ T tile[2][kTile];
     __shared__ double lanes[2][kWarp];
@@ -28,10 +29,12 @@ __device__ inline void two_sums_of_squares(Index n, Visit visit, double* out) {
     }
     if (which < 2) lanes[which][lane()] = sum;
     __syncthreads();
-    if (thread() >= 2) return;
-    double total = 0;
-    for (int l = 0; l < kWarp; ++l) total += lanes[thread()][l];
-    out[thread()] = total;
+    for (int k = 0; k < 2; ++k) {
+        double total = 0;
+        for (int l = 0; l < kWarp; ++l) total += lanes[k][l];
+        total = kept_block_sum<T>(total, n, [&](Index i) { return double(x[k][i]); });
+        if (thread() == 0) out[k] = total;
+    }
 }
 
 // squares (blocks, 2) receives the sums of squares of the parameters and of the gradients. A block per chunk.
@@ -46,7 +49,7 @@ PYOPTIM_KERNEL lars_squares(const StepArray* arrays, const StepChunk* chunks, co
         a = param[i];
         b = grad[i];
     };
-    two_sums_of_squares<T>(n, visit, squares + 2 * block());
+    two_sums_of_squares<T>(n, visit, {param, grad}, squares + 2 * block());
 }
 
 // Writes the direction of each array: the step that Adam takes from 0, with the decay. squares (blocks, 2)
@@ -81,7 +84,7 @@ PYOPTIM_KERNEL lamb_direction(const StepArray* arrays, const StepChunk* chunks, 
         a = p;
         b = d;
     };
-    two_sums_of_squares<T>(n, visit, squares + 2 * block());
+    two_sums_of_squares<T>(n, visit, {param, direction}, squares + 2 * block());
 }
 
 // Writes the coefficients of the final step of each array: a step of momentum, or, if `directed`, a descent
@@ -99,16 +102,21 @@ PYOPTIM_KERNEL trust_rows(bool directed, const StepArray* arrays, const Index* b
             tile[k][thread()] = squares[2 * (first + thread()) + k];
         }
         __syncthreads();
-        for (Index i = 0; thread() < 2 && i < count; ++i) sum += tile[thread()][i];
+        for (Index i = 0; thread() < 2 && i < count; ++i) sum += squares_of(tile[thread()][i]);
         __syncthreads();
     }
     if (thread() < 2) sums[thread()] = sum;
     __syncthreads();
+    double kept[2];
+    for (int k = 0; k < 2; ++k) {
+        const auto root = [&](Index i) { return root_of(squares[2 * (begin + i) + k]); };
+        kept[k] = kept_block_sum<T>(sums[k], end - begin, root);
+    }
     if (thread() > 0) return;
     const Index group = arrays[block()].row;
     Trust trust = trusts[group];
     if (factor != nullptr) trust.grad_scale *= *factor;
-    const T rate = T(trust_rate(trust, directed, sums[0], sums[1]));
+    const T rate = T(trust_rate(trust, directed, kept[0], kept[1]));
     T* const to = out + block() * kRowLength;
     const double* const row = rows + group * kRowLength;
     constexpr int kOwn = Common::coefficient_count;

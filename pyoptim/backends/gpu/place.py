@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,7 +50,8 @@ class Gpu:
         return {}
 
     def norm(self, grads: Sequence[Any], stepper: Any) -> float:
-        return math.sqrt(stepper.sum_of_squares(grads))
+        norm: float = stepper.norm(grads)
+        return norm
 
     # Memory.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -250,19 +251,19 @@ class Stepper:
         self._queue.launcher.launch("clip_factor<double>", 1, arguments, stream)
         return squares + 8
 
-    def sum_of_squares(self, grads: Sequence[DeviceArray]) -> float:
-        """Return the sum of the squares of all gradients, in double; the host waits for it."""
+    def norm(self, grads: Sequence[DeviceArray]) -> float:
+        """Return the norm of all gradients as one vector, in double; the host waits for it."""
         with self._ordered(grads) as stream:
             self._squares(1.0, stream)
-        return float(self._queue.download(self._scalars.address, np.empty(1), stream)[0])
+        return root_of(float(self._queue.download(self._scalars.address, np.empty(1), stream)[0]))
 
     def _squares(self, scale: float, stream: int) -> None:
         partial = self._partial.address
         for launch in self._launches:
             launch.sum_of_squares(partial, stream)
             partial += 8 * launch.blocks
-        arguments = (self._blocks, self._partial.address, scale, None, self._scalars.address)
-        self._queue.launcher.launch("total<double>", 1, arguments, stream)
+        arguments = (self._blocks, self._partial.address, scale, self._scalars.address)
+        self._queue.launcher.launch("total_squares<double>", 1, arguments, stream)
 
     @contextmanager
     def _ordered(self, grads: Sequence[DeviceArray]) -> Iterator[int]:
@@ -274,3 +275,8 @@ class Stepper:
             for launch in self._launches:
                 launch.point_at(found.addresses, stream)
             yield stream
+
+
+def root_of(kept: float) -> float:
+    """Return the root of a sum of squares as ``csrc/formulas/squares.hpp`` keeps it."""
+    return -kept if kept < 0 else math.sqrt(kept)

@@ -26,13 +26,13 @@ from .. import STEPPERS
 from ..reference import FUNCTIONS, steps
 from ..reference.layers import *
 from ..reference.losses import any_outside, label_weights
-from ..reference.steps import PackedStepper, sum_of_squares
+from ..reference.steps import PackedStepper, norm
 from ..reference.tensors import AdafactorStepper, MuonStepper
 from .layers import *
 from .layers import compiled
 from .losses import kl_divergence, penalty, pointwise_loss, softmax_cross_entropy
 
-__all__ = ["any_outside", "name", "sum_of_squares", *STEPPERS, *FUNCTIONS]
+__all__ = ["any_outside", "name", "norm", *STEPPERS, *FUNCTIONS]
 
 name = "numba"
 

@@ -9,10 +9,10 @@ from . import layers, losses
 from .layers import *
 from .losses import *
 from .losses import any_outside
-from .steps import PackedStepper, Stepper, TrustStepper, sum_of_squares
+from .steps import PackedStepper, Stepper, TrustStepper, norm
 from .tensors import AdafactorStepper, MuonStepper
 
 FUNCTIONS = (*layers.__all__, *losses.__all__)  # of layers and losses, which every backend has
-__all__ = ["any_outside", "name", "sum_of_squares", *STEPPERS, *FUNCTIONS]
+__all__ = ["any_outside", "name", "norm", *STEPPERS, *FUNCTIONS]
 
 name = "numpy"

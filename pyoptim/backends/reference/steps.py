@@ -143,7 +143,7 @@ class TrustStepper:
         given = [trust for trust, n in zip(trusts, self._sizes, strict=True) for _ in range(n)]
         if not self._directions:
             for i, (lr, decay, scale, trust, eps) in enumerate(given):
-                p, g = norm(self._params[i]), scale * norm(grads[i])
+                p, g = norm([self._params[i]]), scale * norm([grads[i]])
                 rate = lr * (trust * p / (g + decay * p + eps)) if p > 0 and g > 0 else lr
                 at = len(Common._fields) + 1  # the index of momentum's grad_in
                 rows[i] = (*rows[i][:at], rate, *rows[i][at + 1 :])
@@ -156,13 +156,9 @@ class TrustStepper:
             if decay:
                 with np.errstate(all="ignore"):
                     direction -= param.dtype.type(decay) * param
-            p, d = norm(param), norm(direction)
+            p, d = norm([param]), norm([direction])
             along.append((-1.0, 0.0, 1.0, lr * p / d if p > 0 and d > 0 else lr))
         return self._descent.step(self._directions, along)
-
-
-def norm(x: Array) -> float:
-    return math.sqrt(sum_of_squares(x))
 
 
 class PackedStepper:
@@ -200,6 +196,19 @@ class PackedStepper:
                 encode(state, value, hash_key(1 + k, key), True, first)
             first += p.size
         return True
+
+
+def norm(arrays: Sequence[Array]) -> float:
+    """The L2 norm of arrays taken as one vector, in double; it may be any double.
+
+    Squares of elements beyond 1e154 are infinite, and those of elements below 1e-154 lose bits, so a sum that
+    is very large or very small is taken anew, of scaled elements.
+    """
+    total = sum(map(sum_of_squares, arrays))
+    if not (total < 2.0**-900 or total > 2.0**900):
+        return math.sqrt(total)
+    scale = 2.0**600 if total < 1 else 2.0**-600
+    return math.sqrt(sum(sum_of_squares(np.multiply(x, scale, dtype=np.float64)) for x in arrays)) / scale
 
 
 def sum_of_squares(x: Array) -> float:

@@ -54,10 +54,10 @@ def _factored(p: Array, state: Sequence[Array], d: Array, largest: float, fresh:
         square = np.square(d, dtype=np.float64)
         rows = _blend(state[0], square.mean(axis=-1, keepdims=True), fresh)
         cols = _blend(state[1], square.mean(axis=-2, keepdims=True), fresh)
-        variance = rows * cols / np.maximum(rows.mean(axis=-2, keepdims=True), least)
+        variance = rows / np.maximum(rows.mean(axis=-2, keepdims=True), least) * cols
     d /= np.sqrt(np.maximum(variance, least * least))
     root = math.sqrt(p.size)
-    relative, clip = max(smallest, norm(p) / root), max(1.0, norm(d) / (root * threshold))
+    relative, clip = max(smallest, norm([p]) / root), max(1.0, norm([d]) / (root * threshold))
     return largest * relative / clip
 
 
@@ -104,7 +104,7 @@ def _orthogonal(matrix: Array, polynomial: Sequence[float], steps: int, eps: flo
     """Approximate U V^T of the singular value decomposition by X = aX + bSX + cSSX, with S = X X^T."""
     wide = matrix.shape[0] <= matrix.shape[1]
     x = matrix if wide else matrix.T
-    x = x / x.dtype.type(max(norm(x), eps))
+    x = x / x.dtype.type(max(norm([x]), eps))
     a, b, c = map(x.dtype.type, polynomial)
     for _ in range(steps):
         gram = x @ x.T
