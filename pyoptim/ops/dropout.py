@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ..arrays.checks import check_float_array
 from ..arrays.memory import empty_like
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
-from ..runtime.numbers import AT_LEAST_ZERO, FRACTION, Range
+from ..runtime.numbers import AT_LEAST_ZERO, FRACTION, Range, is_integer
 from .either_memory import for_either_memory
 
 DROP_PROBABILITY = Range(FRACTION.allowed, "a drop probability in [0, 1)")
+_STREAM = Range(lambda v: is_integer(v) and 0 <= v < 2**64, "an integer in [0, 2**64)")
 
 
 def _check_stream(seed: Any, step: Any) -> tuple[int, int]:
     if type(seed) is int and type(step) is int and 0 <= seed < 2**64 and 0 <= step < 2**64:
         return seed, step  # the usual case at little cost
-    for name, value in (("seed", seed), ("step", step)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**64:
-            raise ValueError(f"{name} is {value!r}, expected an integer in [0, 2**64)")
-    return int(seed), int(step)
+    return int(_STREAM.check("seed", seed)), int(_STREAM.check("step", step))
 
 
 @for_either_memory

@@ -118,7 +118,7 @@ def pointwise_loss(
     if type(kind) is not str or kind not in POINTWISE:
         check_name("kind", kind, POINTWISE)
     check_pointwise_target("target", target, kind)
-    POSITIVE.check("delta", delta)
+    delta = POSITIVE.number("delta", delta)
     batch = prediction.shape[0] if prediction.ndim else 1
     columns = prediction.shape[-1] if prediction.ndim > 1 else 1
     parameter: Any = 1.0

@@ -15,7 +15,7 @@ def is_number(value: Any) -> bool:
     """Whether this is a finite number, or an array of one without dimensions: `plain` gives it."""
     if type(value) is float:  # the usual case at little cost
         return math.isfinite(value)
-    value = _item(value)
+    value = unboxed(value)
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     try:
@@ -25,7 +25,7 @@ def is_number(value: Any) -> bool:
 
 
 def is_integer(value: Any) -> bool:
-    return is_number(value) and isinstance(_item(value), Integral)
+    return is_number(value) and isinstance(unboxed(value), Integral)
 
 
 def is_count(value: Any) -> bool:
@@ -41,7 +41,7 @@ class Range(NamedTuple):
 
     def check(self, name: str, value: Any) -> Any:
         """Return the value if it is allowed, an array without dimensions as a number; else a ValueError."""
-        number = _item(value)
+        number = unboxed(value)
         if not self.allowed(number):
             near = nearest(value, self.names)
             raise ValueError(f"{name} is {shown(value)}, expected {self.expected}{near}")
@@ -128,9 +128,10 @@ def check_callable(name: str, value: Any, expected: str) -> Any:
 
 def check_flag(name: str, value: Any) -> bool:
     """The value as a bool if it is True, False, 1 or 0; else a TypeError."""
-    if not isinstance(value, bool | np.bool_ | Integral) or value not in (0, 1):
+    flag = unboxed(value)
+    if not isinstance(flag, bool | np.bool_ | Integral) or flag not in (0, 1):
         raise TypeError(f"{name} is {shown(value)}, expected True or False")
-    return bool(value)
+    return bool(flag)
 
 
 def check_path(name: str, value: Any) -> str:
@@ -146,7 +147,7 @@ def check_path(name: str, value: Any) -> str:
 def check_seed(name: str, value: Any) -> np.random.Generator:
     """The random numbers of a seed: None, an integer >= 0, or what else NumPy takes for one."""
     try:
-        return np.random.default_rng(value)
+        return np.random.default_rng(unboxed(value))
     except (TypeError, ValueError, OverflowError, IndexError) as error:
         kind = ValueError if isinstance(value, Integral) else TypeError
         raise kind(f"{name} is {shown(value)}, expected None or an integer >= 0") from error
@@ -162,7 +163,7 @@ def plain(value: Any) -> Any:
 
     An array without dimensions, also one of another package, becomes a number.
     """
-    value = _item(value)
+    value = unboxed(value)
     if isinstance(value, np.ndarray):
         value = list(value)
     if isinstance(value, tuple | list):
@@ -172,7 +173,7 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _item(value: Any) -> Any:
+def unboxed(value: Any) -> Any:
     """The only element of an array without dimensions, unless it is masked; any other value as it is."""
     if (
         getattr(value, "shape", None) == ()

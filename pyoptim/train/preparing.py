@@ -53,7 +53,7 @@ class Options:
     checkpoint_every: float
 
     def __post_init__(self) -> None:
-        check_count("epochs", self.epochs)
+        object.__setattr__(self, "epochs", check_count("epochs", self.epochs))
         AT_LEAST_ZERO.check("weight_noise", self.weight_noise)
         if not isinstance(self.callbacks, Sequence):
             raise TypeError(f"callbacks is a {type(self.callbacks).__name__}, expected a list of them")
@@ -118,8 +118,7 @@ def hold_back(trainer: Trainer, data: Data, validation: Any, share: float) -> tu
 def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Options) -> Run:
     """Prepare a training on checked data; nothing of it has run yet."""
     count = len(data.x)
-    batch_size = count if options.batch_size is None else options.batch_size
-    check_count("batch_size", batch_size)
+    batch_size = check_count("batch_size", count if options.batch_size is None else options.batch_size)
     size = min(batch_size, count)
     check_batches(trainer.model, data.x, size, options.drop_last)
     trainer._find_gradients()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from support.device import arrays, assert_same, cpu_step, like, states, there
 from support.doubles import There
+from support.optimizers import OPTIMIZERS
 
 import pyoptim as po
 
@@ -94,3 +95,48 @@ def test_a_rate_that_cannot_be_leaves_the_sums_alone(gpu):
     rate[0] = 1.0
     own.step(There(np.full(2, 3.0)))
     assert p.tolist() == [-2, -2]
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e155, 1e300])
+def test_norms_and_clipping_of_every_size(gpu, scale, rng):
+    shapes = [(4097,), (3, 4), (0,)]
+    directions = [rng.normal(size=shape) for shape in shapes]
+    length = np.sqrt(sum(np.square(d).sum() for d in directions))
+    grads = [*(scale / length * d for d in directions), np.zeros(9, np.float32)]
+    limit = min(1.0, scale / 2)
+    factor = limit / (scale + 1e-6)
+    assert po.gradients.global_norm(there(grads)) == pytest.approx(scale)
+    for options in ({}, {"nonfinite": "raise"}, {"accumulate": 2}):
+        params = [np.zeros_like(g) for g in grads]
+        own = po.SGD(there(params), lr=1.0, max_grad_norm=limit, **options)
+        for _ in range(options.get("accumulate", 1)):
+            own.step(there(grads))
+        for p, g in zip(params, grads, strict=True):
+            np.testing.assert_allclose(-p, factor * g, rtol=1e-12)
+    clipped = [g.copy() for g in grads]
+    assert po.gradients.clip_grad_norm_(there(clipped), limit) == pytest.approx(scale)
+    for c, g in zip(clipped, grads, strict=True):
+        np.testing.assert_allclose(c, factor * g, rtol=1e-12)
+    with pytest.raises(ValueError, match="beyond all floats"):
+        po.gradients.clip_grad_norm_(there([np.full(4, 1.7e308)]), 1.0)
+    with pytest.raises(ValueError, match="expected finite gradients"):
+        po.gradients.clip_grad_norm_(there([np.full(4, 1.7e308), np.array([np.nan])]), 1.0)
+
+
+@pytest.mark.parametrize("name", ["LARS", "LAMB", "Adafactor", "Muon"])
+@pytest.mark.parametrize(("of_p", "of_g"), [(900, 480), (-900, 0), (0, 480)])
+def test_steps_by_norms_of_every_size(gpu, name, of_p, of_g, rng):
+    shapes = (3, 5), (17, 9) if name == "Muon" else (130, 130)
+    here = [np.ldexp(rng.normal(size=shape), of_p) for shape in shapes]
+    start = [p.copy() for p in here]
+    copies = [p.copy() for p in here]
+    make = OPTIMIZERS[name]
+    cpu, own = make(here), make(there(copies))
+    for _ in range(3):
+        grads = [np.ldexp(g, of_g) for g in like(rng, here)]
+        cpu_step(cpu, grads)
+        own.step(there(grads))
+    for a, b, before in zip(copies, here, start, strict=True):
+        assert np.isfinite(b).all()
+        assert (b != before).any()
+        np.testing.assert_allclose(a - before, b - before, rtol=1e-6, atol=4 * np.spacing(abs(before).max()))

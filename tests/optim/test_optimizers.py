@@ -149,6 +149,22 @@ def test_against_torch(name, defaults, torch_in_double):
                 np.testing.assert_allclose(state[key], theirs_now, rtol=1e-12, atol=1e-14, err_msg=key)
 
 
+def test_nadam_can_be_keras_s():
+    """Its ramp is ``beta1 * (1 - 0.5 * 0.96**t)``."""
+    grads = plain_gradients(np.float64)
+    p = np.ones(grads[0].shape)
+    optimizer = po.NAdam(p, lr=1e-3, eps=1e-7, momentum_decay=1.0)
+    expected, m, v, product = p.copy(), 0.0, 0.0, 1.0
+    for t, g in enumerate(grads, 1):
+        optimizer.step(g)
+        now, after = (0.9 * (1 - 0.5 * 0.96**k) for k in (t, t + 1))
+        product *= now
+        m, v = m + (g - m) * 0.1, v + (g * g - v) * 0.001
+        m_hat = after * m / (1 - product * after) + (1 - now) * g / (1 - product)
+        expected -= m_hat * 1e-3 / (np.sqrt(v / (1 - 0.999**t)) + 1e-7)
+    np.testing.assert_allclose(p, expected, rtol=1e-12)
+
+
 # Keywords of PyTorch's that no comparison can need: they choose how it runs, not what it computes.
 MACHINERY = {"params", "foreach", "fused", "capturable", "differentiable"}
 
