@@ -61,6 +61,24 @@ int main() {
         if (nadam.progress().step != steps) return 12;
     }
 
+    // Gradients of every size are clipped to the same step, alone and in a training.
+    for (const double size : {1.0, 1e200}) {
+        std::vector<double> moved(2);
+        const double gradient[] = {3 * size, 4 * size};
+        pyoptim::SGD<double> descent(2);
+        descent.lr = descent.max_grad_norm = 1;
+        descent.step(moved.data(), gradient);
+        if (!(std::fabs(moved[0] + 0.6) < 1e-6 && std::fabs(moved[1] + 0.8) < 1e-6)) return 18;
+    }
+    pyoptim::Network<double> steep({pyoptim::dense(1, 1)}, 1);
+    const double start = steep.parameters()[1], one = 1, far = 1e180;
+    pyoptim::SGD<double> descent(steep.parameter_count());
+    descent.lr = descent.max_grad_norm = 1;
+    options.epochs = 1;
+    steep.fit({&one, &far, 1}, descent, options);
+    if (!(std::fabs(steep.parameters()[1] - start - std::sqrt(0.5)) < 1e-9)) return 19;
+    options.epochs = 3;
+
     // Hyperparameters out of range.
     try {
         adam.set("beta1", 1);
