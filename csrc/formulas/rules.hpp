@@ -260,19 +260,20 @@ struct Lion {
 };
 
 // Rprop without backtracking of the parameter (iRprop-; PyTorch's): where the gradient turned, the step
-// shrinks and this gradient counts as 0. turned and kept are 1 or 0.
+// shrinks and this gradient counts as 0. Its sign alone is multiplied by the last one, since a product of two
+// small gradients would be 0. rest is 0 where the gradient turned, else 1.
 struct Rprop {
     PYOPTIM_COEFFICIENTS(one, eta_minus, eta_plus, smallest, largest)
     PYOPTIM_STATE(prev, step_size)
 
     PYOPTIM_UPDATE(c, p, g, s) {
-        const T agreement = sign(g) * sign(s.prev);  // the product of small gradients would be 0
-        const T kept = agreement > T(0) ? T(1) : agreement - agreement;
-        const T turned = kept - agreement;
-        const T factor = kept * c.eta_plus + turned * c.eta_minus + (c.one - kept - turned);
+        const T way = sign(g), along = way * s.prev;
+        const T same = along > T(0) ? c.one : c.one + along;  // NaN stays NaN
+        const T rest = along < T(0) ? T(0) : same;
+        const T factor = along > T(0) ? c.eta_plus : (along < T(0) ? c.eta_minus : same);
         s.step_size = clamp(s.step_size * factor, c.smallest, c.largest);
-        s.prev = g * (c.one - turned);
-        p = p - sign(s.prev) * s.step_size;
+        s.prev = g * rest;
+        p = p - way * rest * s.step_size;
     }
 };
 

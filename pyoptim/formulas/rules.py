@@ -13,11 +13,11 @@ with stand-ins for arrays.
 from __future__ import annotations
 
 import inspect
-import math
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from math import frexp
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,10 @@ def root_scale(c2: float) -> float:
     The root of ``v/c2`` is computed times s, as is what is added to it and what it divides: the same bits,
     but ``v/c2`` cannot overflow. Its twin is in ``csrc/include/pyoptim/optimizer.hpp``.
     """
-    return math.ldexp(1.0, -((2 - math.frexp(c2)[1]) // 2))
+    return _POWERS[(2 - frexp(c2)[1]) >> 1]
+
+
+_POWERS = tuple(0.5**k for k in range(28))  # c2 is 1 less a double below 1, so 2**-53 at least
 
 
 def _rule(coefficients: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -211,13 +214,14 @@ def lion(c, p, g, exp_avg):  # type: ignore[no-untyped-def]
 
 @_rule("one eta_minus eta_plus smallest largest")
 def rprop(c, p, g, prev, step_size):  # type: ignore[no-untyped-def]
-    agreement = sign(g) * sign(prev)
+    way = sign(g)
+    agreement = sign(way * prev)
     kept = np.maximum(agreement, agreement - agreement)
     turned = kept - agreement
-    factor = kept * c.eta_plus + turned * c.eta_minus + (c.one - kept - turned)
+    rest = c.one - turned
+    factor = kept * c.eta_plus + turned * c.eta_minus + (rest - kept)
     step_size = np.minimum(np.maximum(step_size * factor, c.smallest), c.largest)
-    prev = g * (c.one - turned)
-    return p - sign(prev) * step_size, prev, step_size
+    return p - way * rest * step_size, g * rest, step_size
 
 
 @_rule("shrink eta stale fresh")

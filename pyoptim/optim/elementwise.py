@@ -262,19 +262,19 @@ class Adam(Optimizer):
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         b1, b2 = group["betas"]
-        c1 = c2 = 1.0
+        c1 = c2 = s = 1.0
         if group["bias_correction"]:
             c1, c2 = 1 - b1**t, 1 - b2**t
+            s = root_scale(c2)
         eps, eps_root = group["eps"], group["eps_root"]
         if group["eps_hat"]:
             eps, eps_root = eps / c2**0.5, eps_root / c2
-        raw = not group["amsgrad"] or group["amsgrad_max"] == "raw"
-        s = root_scale(c2) if raw else 1.0
-        moments = (b1, 1 - b1, b2, 1 - b2, s * (lr / c1))
-        inverse_c2, added = s * s * (1 / c2), (s * s * eps_root, s * eps)
+        square = s * s
         if not group["amsgrad"]:
-            return (*moments, inverse_c2, *added)
-        return (*moments, *((1.0, inverse_c2) if raw else (inverse_c2, 1.0)), *added)
+            return (b1, 1 - b1, b2, 1 - b2, s * lr / c1, square / c2, square * eps_root, s * eps)
+        if group["amsgrad_max"] == "raw":
+            return (b1, 1 - b1, b2, 1 - b2, s * lr / c1, 1.0, square / c2, square * eps_root, s * eps)
+        return (b1, 1 - b1, b2, 1 - b2, lr / c1, 1 / c2, 1.0, eps_root, eps)
 
 
 class AdamW(Adam):
@@ -362,7 +362,7 @@ class NAdam(Optimizer):
         c2 = 1 - b2**t
         s = root_scale(c2)
         steps = (s * (lr * mu_next / (1 - product * mu_next)), s * (lr * (1 - mu) / (1 - product)))
-        return (b1, 1 - b1, b2, 1 - b2, *steps, s * s * (1 / c2), s * s * group["eps_root"], s * group["eps"])
+        return (b1, 1 - b1, b2, 1 - b2, *steps, s * s / c2, s * s * group["eps_root"], s * group["eps"])
 
 
 class RAdam(Optimizer):

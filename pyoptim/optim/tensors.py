@@ -92,7 +92,7 @@ class LAMB(_Trusting):
         c1, c2 = (1 - b1**t, 1 - b2**t) if group["bias_correction"] else (1.0, 1.0)
         s = root_scale(c2)
         # lr, then the row of the rule
-        return (lr, b1, 1 - b1, b2, 1 - b2, s * (1 / c1), s * s * (1 / c2), 0.0, s * group["eps"])
+        return (lr, b1, 1 - b1, b2, 1 - b2, s / c1, s * s / c2, 0.0, s * group["eps"])
 
     def _trust(self, group: Group, row: Row) -> tuple[Row, Row]:
         return (row[0], 0.0, 1.0, *row[_OWN + 1 :]), (row[_OWN], group["weight_decay"], 1.0, 1.0, 0.0)

@@ -291,7 +291,7 @@ class Adam : public Optimizer<T> {
         const double s = amsgrad && amsgrad_corrected ? 1 : root_scale(c2);
         const double outside = s * (eps_hat ? eps / std::pow(c2, 0.5) : eps);
         const double inside = s * s * (eps_hat ? eps_root / c2 : eps_root);
-        const double step_size = s * (lr / c1), inverse_c2 = s * s * (1 / c2);
+        const double step_size = s * lr / c1, inverse_c2 = s * s / c2;
         if (!amsgrad) {
             return {beta1, 1 - beta1, beta2, 1 - beta2, step_size, inverse_c2, inside, outside};
         }
@@ -359,7 +359,7 @@ class NAdam final : public Optimizer<T> {
                 1 - beta2,
                 s * (lr * after / (1 - product * after)),
                 s * (lr * (1 - now) / (1 - product)),
-                s * s * (1 / c2),
+                s * s / c2,
                 s * s * eps_root,
                 s * eps};
     }
