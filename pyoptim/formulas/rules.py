@@ -219,9 +219,10 @@ def rprop(c, p, g, prev, step_size):  # type: ignore[no-untyped-def]
     kept = np.maximum(agreement, agreement - agreement)
     turned = kept - agreement
     rest = c.one - turned
-    factor = kept * c.eta_plus + turned * c.eta_minus + (rest - kept)
+    prev, way = g * rest, way * rest
+    factor = kept * c.eta_plus + (turned * c.eta_minus + (rest - kept))
     step_size = np.minimum(np.maximum(step_size * factor, c.smallest), c.largest)
-    return p - way * rest * step_size, g * rest, step_size
+    return p - way * step_size, prev, step_size
 
 
 @_rule("shrink eta stale fresh")
