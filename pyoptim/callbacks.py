@@ -152,6 +152,8 @@ class _Monitor(Callback):
         name is a ValueError when the training begins.
     """
 
+    mode = "auto"
+
     def __init__(self, monitor: str, mode: str) -> None:
         self.mode = one_of("auto", "min", "max").check("mode", mode)
         self.monitor = check_text("monitor", monitor, "the name of a measurement, such as 'val_loss'")
@@ -289,6 +291,7 @@ class ModelCheckpoint(_Monitor):
     """
 
     running: ClassVar = ("best",)
+    _model: Any = None  # whose best value it is
 
     def __init__(
         self,
@@ -302,7 +305,6 @@ class ModelCheckpoint(_Monitor):
         self.path = check_path("path", path)
         self.save_best_only = check_flag("save_best_only", save_best_only)
         self.every = check_count("every", every)
-        self._model: Any = None
 
     def on_train_begin(self) -> None:
         if self.save_best_only and self._model is not self.trainer.model:
@@ -531,6 +533,7 @@ class ActivationStatistics(Callback):
     """
 
     running: ClassVar = ("_measured", "_batches")
+    _model: Any = None  # which was measured
 
     def __init__(
         self,
@@ -553,7 +556,6 @@ class ActivationStatistics(Callback):
         self.percentiles, self.every = percentiles, every
         self._measured: dict[str, Array] = {}  # by step; a checkpoint keeps them
         self._batches = 0
-        self._model: Any = None
 
     @property
     def steps(self) -> list[int]:
