@@ -11,6 +11,7 @@
 #include "api/network_impl.hpp"
 #include "api/optimizer_impl.hpp"
 #include "runtime/parallel.hpp"
+#include "runtime/sizes.hpp"
 
 namespace pyoptim {
 
@@ -155,6 +156,8 @@ void Network<T>::Impl::check(const Dataset<T>& data, const Optimizer<T>& optimiz
     if ((data.x == nullptr) == (data.bytes == nullptr)) refuse("data: expected either x or bytes");
     if ((data.labels == nullptr) == (data.targets == nullptr))
         refuse("data: expected either labels or targets");
+    core::checked_product("data.examples", data.examples, chain.views().front().in.size);
+    core::checked_product("data.examples", data.examples, chain.views().back().out.size);
     if (optimizer.size() != parameters.size()) {
         refuse("optimizer is of " + std::to_string(optimizer.size()) + " elements, expected " +
                std::to_string(parameters.size()) + ", the number of parameters");
@@ -358,7 +361,10 @@ void Network<T>::predict(const T* x, std::size_t examples, T* y) const {
 }
 
 void set_num_threads(int n) {
-    if (n < 1) refuse("n is " + std::to_string(n) + ", expected at least 1");
+    const int most = core::most_threads();
+    if (n < 1 || n > most) {
+        refuse("n is " + std::to_string(n) + ", expected between 1 and " + std::to_string(most));
+    }
     core::set_num_threads(n);
 }
 int get_num_threads() { return core::get_num_threads(); }

@@ -9,6 +9,7 @@
 #include "api/optimizer_impl.hpp"
 #include "optim/rule_info.hpp"
 #include "runtime/reduce.hpp"
+#include "runtime/sizes.hpp"
 
 namespace pyoptim {
 
@@ -54,7 +55,7 @@ std::string lower(std::string name) {
 template <class T>
 Optimizer<T>::Optimizer(std::size_t size, double initial_lr)
     : lr(initial_lr), impl_(std::make_unique<Impl>()) {
-    impl_->size = size;
+    impl_->size = core::checked_product("size", size);
 }
 
 template <class T>

@@ -1,8 +1,9 @@
 #include "engine/chain.hpp"
 
-#include <limits>
 #include <stdexcept>
 #include <utility>
+
+#include "runtime/sizes.hpp"
 
 namespace pyoptim::core {
 
@@ -66,13 +67,13 @@ template <class T>
 Chain<T>::Chain(std::vector<Layer> layers, const Width& input) : layers_(std::move(layers)) {
     Width width = input;
     for (std::size_t i = 0; i < layers_.size(); ++i) add(layers_[i], std::to_string(i), width);
-    constexpr auto kMost = static_cast<std::size_t>(std::numeric_limits<std::ptrdiff_t>::max()) / sizeof(T);
+    std::size_t all = 0;  // elements, buffers' too
     for (const LayerView<T>& view : views_) {
         for (const ArrayInfo& array : view.arrays) {
-            if (array.role == Role::parameter) parameters_ += static_cast<std::size_t>(array.size());
-            if (parameters_ > kMost) {  // asked after each array, before the sum can overflow
-                throw std::invalid_argument("layers: they have more parameters than memory can hold");
-            }
+            std::size_t size = 1;
+            for (const std::ptrdiff_t n : array.shape) size = checked_product("layers: a layer", size, n);
+            all = checked_sum("layers: a network", all, size);
+            if (array.role == Role::parameter) parameters_ += size;
         }
     }
     if (parameters_ == 0) throw std::invalid_argument("layers: there are no parameters to train");

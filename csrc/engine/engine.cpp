@@ -9,6 +9,7 @@
 
 #include "layers/dropout.hpp"
 #include "runtime/reduce.hpp"
+#include "runtime/sizes.hpp"
 #include "runtime/split.hpp"
 
 namespace pyoptim::core {
@@ -44,6 +45,10 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_
       capacity_(capacity),
       first_trainable_(layers_.size()) {
     const std::size_t count = layers_.size();
+    for (const LayerView<T>& layer : layers_) {  // every other product of the capacity is one of these
+        checked_product("a batch", capacity, layer.in.size);
+        checked_product("a batch", capacity, layer.out.size);
+    }
     outputs_.resize(count);
     weights_.resize(count);
     updates_.reserve(count);

@@ -29,6 +29,7 @@ struct ArrayInfo {
     Role role = Role::parameter;
     Initial initial = Initial::zeros;
 
+    // The chain that has the layer has checked that this does not overflow.
     std::ptrdiff_t size() const {
         std::ptrdiff_t product = 1;
         for (const std::ptrdiff_t n : shape) product *= n;

@@ -6,6 +6,7 @@
 
 #include "runtime/parallel.hpp"
 #include "runtime/reduce.hpp"
+#include "runtime/sizes.hpp"
 
 namespace pyoptim::core {
 
@@ -70,7 +71,9 @@ Predictor<T>::Predictor(std::vector<LayerView<T>> layers) : layers_(std::move(la
         }
     }
     total_ = this->inputs();
-    for (const std::size_t width : widths) starts_.push_back(std::exchange(total_, total_ + width));
+    for (const std::size_t width : widths) {
+        starts_.push_back(std::exchange(total_, checked_sum("an example", total_, width)));
+    }
 }
 
 template <class T>
@@ -86,6 +89,8 @@ void Predictor<T>::make_layers(std::size_t capacity) {
 template <class T>
 bool Predictor<T>::predict(const Batch& of, std::size_t whole, bool looks) {
     if (of.n == 0) return true;
+    checked_product("examples", of.n, total_);
+    checked_product("examples", of.n, outputs());
     const int most = threads_for(of.n * work() / std::min(of.n, std::size_t{kDenseReuse}), kDenseGrain);
     if (needs_whole_ || (whole < kWhole && most > 1)) {
         if (of.n > capacity_) make_layers(of.n);

@@ -11,6 +11,7 @@
 #include "optim/rule_info.hpp"
 #include "python/bound_chain.hpp"
 #include "python/penalized.hpp"
+#include "runtime/sizes.hpp"
 
 namespace pyoptim::python {
 
@@ -100,10 +101,12 @@ class Engine {
                     (!weight || static_cast<std::size_t>(weight->size()) == examples),
                 "batch, range, order and weight of the examples");
         require(rows.ndim() == 2 && static_cast<std::size_t>(rows.shape(1)) == row_ &&
-                    static_cast<std::size_t>(rows.shape(0)) * batch + batch > end - begin,
+                    static_cast<std::size_t>(rows.shape(0)) >=
+                        (end - begin) / batch + ((end - begin) % batch != 0 ? 1 : 0),
                 "coefficients and steps");
         core::Examples<T> of{};
-        require(static_cast<std::size_t>(x.size()) == examples * engine_.inputs(), "x and the inputs");
+        require(static_cast<std::size_t>(x.size()) == core::checked_product("x", examples, engine_.inputs()),
+                "x and the inputs");
         if (py::isinstance<Array<std::uint8_t>>(x)) {
             of.bytes = static_cast<const std::uint8_t*>(x.data());
         } else {
@@ -117,7 +120,8 @@ class Engine {
             of.labels = static_cast<const std::int64_t*>(target.data());
         } else {
             require(py::isinstance<Array<T>>(target) &&
-                        static_cast<std::size_t>(target.size()) == examples * engine_.outputs(),
+                        static_cast<std::size_t>(target.size()) ==
+                            core::checked_product("targets", examples, engine_.outputs()),
                     "targets (examples, outputs)");
             of.targets = static_cast<const T*>(target.data());
         }

@@ -5,6 +5,7 @@
 
 #include "engine/predictor.hpp"
 #include "python/bound_chain.hpp"
+#include "runtime/sizes.hpp"
 
 namespace pyoptim::python {
 
@@ -21,9 +22,11 @@ class Predictor {
     // between pieces of about 20 ms.
     bool predict(const py::array& x, Array<T> y) {
         const auto examples = static_cast<std::size_t>(x.ndim() > 0 ? x.shape(0) : 0);
-        require(static_cast<std::size_t>(x.size()) == examples * predictor_.inputs() &&
-                    static_cast<std::size_t>(y.size()) == examples * predictor_.outputs(),
-                "x and the inputs, y and the outputs");
+        require(
+            static_cast<std::size_t>(x.size()) == core::checked_product("x", examples, predictor_.inputs()) &&
+                static_cast<std::size_t>(y.size()) ==
+                    core::checked_product("y", examples, predictor_.outputs()),
+            "x and the inputs, y and the outputs");
         const bool is_bytes = py::isinstance<Array<std::uint8_t>>(x);
         require(is_bytes || py::isinstance<Array<T>>(x), "x is of another type");
         const T* const values = is_bytes ? nullptr : static_cast<const T*>(x.data());

@@ -7,6 +7,7 @@
 #include "optim/adafactor_stepper.hpp"
 #include "optim/muon_stepper.hpp"
 #include "python/prepared.hpp"
+#include "runtime/sizes.hpp"
 
 namespace pyoptim::python {
 
@@ -54,11 +55,12 @@ class TensorStepper : public PreparedByType<Steps> {
             entry.shape = {1, static_cast<std::size_t>(param.shape(param.ndim() - 2)),
                            static_cast<std::size_t>(param.shape(param.ndim() - 1))};
             for (py::ssize_t k = 0; k + 2 < param.ndim(); ++k) {
-                entry.shape.batch *= static_cast<std::size_t>(param.shape(k));
+                entry.shape.batch = core::checked_product("a parameter", entry.shape.batch, param.shape(k));
             }
         }
         const auto [batch, rows, cols] = entry.shape;
-        const std::size_t factored[] = {batch * rows, batch * cols};
+        const std::size_t factored[] = {core::checked_product("a parameter", batch, rows),
+                                        core::checked_product("a parameter", batch, cols)};
         const bool whole = vector || Steps<T>::states == 1;
         require(states.size() == (whole ? 1 : 2), "states and their parameter");
         for (std::size_t k = 0; k < states.size(); ++k) {

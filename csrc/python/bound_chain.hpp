@@ -24,8 +24,7 @@ template <class T>
 class BoundChain {
   public:
     explicit BoundChain(const Model<T>& model)
-        : chain_(core::layers_from(std::get<0>(model)),
-                 {std::get<1>(model).first, std::get<1>(model).second}) {
+        : chain_(core::layers_from(std::get<0>(model)), checked(std::get<1>(model))) {
         const auto& [layers, input, parameters, gradients, buffers] = model;
         const auto size = static_cast<py::ssize_t>(chain_.parameter_count());
         require(parameters.size() == size && gradients.size() == size, "layers and parameters");
@@ -57,6 +56,12 @@ class BoundChain {
     }
 
   private:
+    static core::Width checked(const std::pair<std::ptrdiff_t, std::ptrdiff_t>& input) {
+        const auto [size, last] = input;
+        require(size >= 0 && last >= 0 && (last == 0 || size % last == 0), "the elements of an example");
+        return {size, last};
+    }
+
     std::vector<py::array> kept_;
     core::Chain<T> chain_;
 };

@@ -5,6 +5,8 @@
 #include <memory>
 #include <new>
 
+#include "runtime/sizes.hpp"
+
 namespace pyoptim::core {
 
 // Elements that begin on a cache line. Their values are not defined at first, nor after reserve() has made
@@ -16,6 +18,7 @@ class Memory {
     // before the region begins.
     T* reserve(std::size_t n) {
         if (size_ < n) {
+            if (n > kMostElements) throw std::bad_alloc();  // the product below would wrap around
             size_ = 0;
             memory_.reset(static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64))));
             size_ = n;

@@ -116,7 +116,7 @@ def views(buffer: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
     """Consecutive pieces of a vector, in the given shapes."""
     pieces, begin = [], 0
     for shape in shapes:
-        size = int(np.prod(shape, dtype=np.int64))
+        size = math.prod(shape)
         pieces.append(buffer[begin : begin + size].reshape(shape))
         begin += size
     return pieces

@@ -9,6 +9,7 @@ changes by less than such a number's spacing in a step, and rounded to nearest w
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +56,7 @@ def state_arrays(
     if kind == "bfloat16":
         return {name: (shape, bfloat16())}
     if kind == "int8":
-        blocks = -(-int(np.prod(shape, dtype=np.int64)) // BLOCK)
+        blocks = -(-math.prod(shape) // BLOCK)
         return {name: (shape, np.uint8), f"{name}_scale": ((blocks,), np.float32)}
     return {name: (shape, np.float32)}
 

@@ -365,7 +365,7 @@ class Flatten(Layer):
     """(N, ...) as (N, features)."""
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (int(np.prod(shape, dtype=np.int64)),)
+        return (math.prod(shape),)
 
     def forward(self, x: Array, training: bool) -> Array:
         self._shape = x.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -75,7 +76,7 @@ def check_batches(model: nn.Sequential, x: Array, size: int, drop_last: bool = F
     shape = x.shape[1:]
     cure = ", or drop_last=True, which leaves that batch out" if size > 1 else ""
     for layer in model.leaves().values():
-        if layer.takes_statistics(True) and smallest * int(np.prod(shape[1:])) < 2:
+        if layer.takes_statistics(True) and smallest * math.prod(shape[1:]) < 2:
             raise ValueError(
                 f"batch_size {size} makes a batch of 1 of {len(x)} examples, which {layer!r} cannot take "
                 f"statistics of: expected another batch_size{cure}"

@@ -246,6 +246,7 @@ def test_cpp_freezes_layers_and_blocks(programs):
     assert "layers[0.block.1] (Dense) has 3 inputs" in errors[2]
     assert "layers[1] (Residual) has a block that makes 3 values of 2, expected as many" in errors[3]
     assert "layers[0] (Residual) has an empty block" in errors[4]
+    assert errors[5].startswith("n is 100000, expected between 1 and ")
 
 
 @needs_tools

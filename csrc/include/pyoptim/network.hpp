@@ -176,7 +176,8 @@ class PYOPTIM_API Network {
     std::unique_ptr<Impl> impl_;
 };
 
-/// Threads that every kernel may use, for the whole process; n >= 1. Initially one per processor.
+/// Threads that every kernel may use, for the whole process: from 1 to four times the number of processors,
+/// or to 64 if that is more. Initially one per processor.
 PYOPTIM_API void set_num_threads(int n);
 PYOPTIM_API int get_num_threads();
 

@@ -1,6 +1,7 @@
 /* The C header, used from C: c_api FILE. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "pyoptim/pyoptim.h"
@@ -71,6 +72,38 @@ int main(int argc, char** argv) {
     pyoptim_network_destroy(network);
     pyoptim_network_destroy(loaded);
     pyoptim_optimizer_destroy(optimizer);
+
+    /* Sizes that wrap around when they are added or multiplied. */
+    {
+        const char* one = "{\"type\": \"Dense\", \"in_features\": 16777216, \"out_features\": 16777216}, ";
+        const size_t count = 65536 + 16, length = strlen(one);
+        char* many = malloc(count * length + 2);
+        CHECK(many != NULL);
+        many[0] = '[';
+        for (i = 0; (size_t)i < count; ++i) memcpy(many + 1 + (size_t)i * length, one, length);
+        memcpy(many + 1 + count * length - 2, "]", 2);
+        CHECK(pyoptim_network_create(many, 0, &network, &error) == PYOPTIM_INVALID);
+        CHECK(strstr(error.message, "layers") != NULL && strstr(error.message, "memory") != NULL);
+        free(many);
+    }
+    CHECK(pyoptim_network_create(layers, 3, &network, &error) == PYOPTIM_OK);
+    CHECK(pyoptim_optimizer_create("sgd", pyoptim_network_parameter_count(network), &optimizer, &error) ==
+          PYOPTIM_OK);
+    for (i = 60; i < 64; ++i) { /* 2^63 examples of 2 values would be none at all */
+        const size_t examples = (size_t)1 << i;
+        CHECK(pyoptim_network_predict(network, x, examples, y, &error) == PYOPTIM_INVALID);
+        CHECK(strstr(error.message, "examples") != NULL);
+        CHECK(pyoptim_network_fit(network, optimizer, x, labels, examples, 0, 0, NULL, &error) ==
+              PYOPTIM_INVALID);
+        CHECK(strstr(error.message, "examples") != NULL);
+        CHECK(pyoptim_network_fit_targets(network, optimizer, x, x, examples, 4, 0, NULL, &error) ==
+              PYOPTIM_INVALID);
+        CHECK(strstr(error.message, "examples") != NULL);
+    }
+    pyoptim_network_destroy(network);
+    pyoptim_optimizer_destroy(optimizer);
+    CHECK(pyoptim_optimizer_create("adam", (size_t)-1, &optimizer, &error) == PYOPTIM_INVALID);
+    CHECK(strcmp(error.message, "size has more elements than memory can hold") == 0);
 
     CHECK(pyoptim_network_load("no such file", &network, &error) == PYOPTIM_FAILED);
     CHECK(pyoptim_network_create("[{\"type\": \"Conv\"}]", 0, &network, NULL) == PYOPTIM_INVALID);

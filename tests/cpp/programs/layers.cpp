@@ -103,12 +103,21 @@ int main(int argc, char** argv) {
     huge.push_back(pyoptim::layer_norm(1 << 10));
     pyoptim::Layer negative = pyoptim::layer("LayerNorm");
     negative.features = {-2, -2};
-    for (const auto& layers : {huge, {dense(4, 4), negative}}) {
+    // 2^62 statistics that are no parameters, and lists of 2^31 times 2^31 features.
+    const pyoptim::Layer many = pyoptim::batch_norm(std::ptrdiff_t{1} << 62);
+    pyoptim::Layer square = pyoptim::layer("LayerNorm");
+    square.features = {std::ptrdiff_t{1} << 31, std::ptrdiff_t{1} << 31};
+    using Layers = std::vector<pyoptim::Layer>;
+    for (const auto& layers : {huge, Layers{dense(4, 4), negative}, Layers{many}, Layers{square}}) {
         if (!refused([&] { Network made(layers); })) return 5;
     }
 
     for (const double value : {NAN, INFINITY, -INFINITY}) {
         if (!options_refuse(value)) return 6;
+    }
+
+    for (const int n : {-1, 0, 100000}) {
+        if (!refused([&] { pyoptim::set_num_threads(n); })) return 7;
     }
 
     fails([&] { network.set_trainable(3, false); });
@@ -117,4 +126,5 @@ int main(int argc, char** argv) {
     fails([] { Network({residual({dense(3, 2), dense(3, 2)})}); });
     fails([] { Network({dense(2, 2), residual({dense(2, 3)})}); });
     fails([] { Network({residual({}), dense(2, 2)}); });
+    fails([] { pyoptim::set_num_threads(100000); });
 }
