@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <iomanip>
 #include <locale>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 
@@ -49,11 +50,12 @@ class Parser {
         space();
         if (take('{')) {
             value.kind = Json::Kind::object;
+            std::set<std::string> names;
             while (!take('}')) {
                 if (!value.entries.empty() && !take(',')) fail();
                 space();
                 std::string name = text();
-                if (!take(':')) fail();
+                if (!take(':') || !names.insert(name).second) fail();  // which of two of a name is meant?
                 value.entries.emplace_back(std::move(name), parse(depth + 1));
             }
         } else if (take('[')) {
@@ -73,13 +75,39 @@ class Parser {
             expect("null");
         } else {
             value.kind = Json::Kind::number;
-            const std::size_t end = text_.find_first_not_of("+-.0123456789eE", at_);
-            std::istringstream digits(text_.substr(at_, end - at_));
+            const std::size_t begin = at_;
+            value.integer = number();
+            std::istringstream digits(text_.substr(begin, at_ - begin));
             digits.imbue(std::locale::classic());  // the program may have another decimal point
-            if (!(digits >> value.number) || digits.peek() != std::char_traits<char>::eof()) fail();
-            at_ = end < text_.size() ? end : text_.size();
+            if (!(digits >> value.number)) fail();
         }
         return value;
+    }
+
+    // Moves past a number, and returns whether it is an integer.
+    bool number() {
+        bool integer = true;
+        const auto digits = [&] {
+            if (peek() < '0' || peek() > '9') fail();
+            while (peek() >= '0' && peek() <= '9') ++at_;
+        };
+        if (peek() == '-') ++at_;
+        const bool zero = peek() == '0';
+        const std::size_t begin = at_;
+        digits();
+        if (zero && at_ > begin + 1) fail();
+        if (peek() == '.') {
+            integer = false;
+            ++at_;
+            digits();
+        }
+        if (peek() == 'e' || peek() == 'E') {
+            integer = false;
+            ++at_;
+            if (peek() == '+' || peek() == '-') ++at_;
+            digits();
+        }
+        return integer;
     }
 
     std::string text() {
@@ -89,6 +117,7 @@ class Parser {
         while (peek() != '"') {
             if (at_ >= text_.size()) fail();
             char c = text_[at_++];
+            if (static_cast<unsigned char>(c) < ' ') fail();
             if (c == '\\') {
                 c = peek();
                 ++at_;
@@ -130,6 +159,11 @@ const Json& Json::at(const std::string& name, Kind wanted) const {
     const Json* const found = find(name);
     if (found == nullptr || found->kind != wanted) throw std::runtime_error("there is no valid " + name);
     return *found;
+}
+
+std::size_t Json::count() const {
+    if (!integer || !(number >= 0 && number <= 0x1p53)) throw std::runtime_error("there is no valid size");
+    return static_cast<std::size_t>(number);
 }
 
 Json parse_json(const std::string& text) { return Parser(text).document(); }

@@ -1,6 +1,7 @@
 // The subset of JSON that the headers of safetensors files and the descriptions of layers and losses need.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@ struct Json {
     Kind kind = Kind::null;
     bool boolean = false;
     double number = 0;
+    bool integer = false;  // whether the number is written without a fraction and an exponent
     std::string text;
     std::vector<Json> items;                            // of a list
     std::vector<std::pair<std::string, Json>> entries;  // of an object
@@ -20,6 +22,8 @@ struct Json {
     const Json* find(const std::string& name) const;
     // The entry of this name. Throws std::runtime_error if there is none of this kind.
     const Json& at(const std::string& name, Kind) const;
+    // The number as a size. Throws std::runtime_error unless it is an integer from 0 to 2^53.
+    std::size_t count() const;
 };
 
 // Throws std::runtime_error for text that is not JSON. Messages do not say where the text is from: the caller

@@ -16,9 +16,9 @@ using Kind = Json::Kind;
 constexpr double kMostFeatures = 0x1p28;
 
 bool read_count(const Json& given, std::ptrdiff_t& to) {
-    const bool in_range = given.kind == Kind::number && given.number >= 1 && given.number <= kMostFeatures;
-    to = in_range ? static_cast<std::ptrdiff_t>(given.number) : 0;
-    return in_range && static_cast<double>(to) == given.number;
+    const bool valid = given.integer && given.number >= 1 && given.number <= kMostFeatures;
+    to = valid ? static_cast<std::ptrdiff_t>(given.number) : 0;
+    return valid;
 }
 
 // Each of these functions reads a value into a member of its type. It returns an empty text, or what it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import warnings
@@ -10,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..runtime.files import write_atomically
 from ._formats import Arrays
 from ._sources import SOURCES, Source
 
@@ -139,21 +139,13 @@ def _get(url: str) -> bytes:
 
 
 def _store(path: Path, data: bytes) -> None:
-    import uuid
-
-    # The file is written under another name first, so that nobody ever finds half of it under its own.
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:  # the data are here and verified, so the load can go on
+        write_atomically(path, data)  # nobody ever finds half of it
+    except (OSError, ValueError) as error:  # the data are here and verified, so the load can go on
         warnings.warn(
             f"{path} could not be written, so the next load downloads it again ({error}); "
             "the environment variable PYOPTIM_CACHE names another folder",
             RuntimeWarning,
             stacklevel=5,  # the caller of load
         )
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()

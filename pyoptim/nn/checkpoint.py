@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..runtime.dtypes import FLOATS, Array
 from ..runtime.files import NONSENSE, read, write
-from .layers import Layer
+from .layers import Dense, Layer
 
 if TYPE_CHECKING:
     from .sequential import Sequential
@@ -54,28 +54,39 @@ def load_model(kind: type[Sequential], path: str | Path) -> Sequential:
 
 
 def layer_from(fields: dict[str, Any]) -> Layer:
-    """Make a layer of what `describe` returned of one."""
+    """Make a layer of what `describe` returned of one; the caller gives it its weights."""
     options = {name: value for name, value in fields.items() if name not in ("type", "trainable")}
-    if fields["type"] not in Layer.kinds:
+    kind = Layer.kinds.get(fields["type"])
+    if kind is None:
         raise ValueError(f"{fields['type']!r} is no layer")
+    for name in options:
+        if name not in (*kind.arguments, "block"):  # it could change what the layer computes
+            raise ValueError(f"{kind.__name__} has no argument named {name} in files")
     if "block" in options:
         options["block"] = [layer_from(inner) for inner in options["block"]]
-    layer = Layer.kinds[fields["type"]](**options)
+    undrawn: dict[str, Any] = {"init": "zeros"} if kind is Dense else {}  # costs less than random numbers
+    layer = kind(**options, **undrawn)
+    for name, value in options.items():
+        if isinstance(value, bool) is not isinstance(getattr(layer, name), bool):
+            raise ValueError(f"{kind.__name__} has no valid {name}: {value!r}")
     if "trainable" in fields:
         layer.trainable = fields["trainable"]
     return layer
 
 
 def _check_sizes(layers: Iterable[Layer], tensors: dict[str, Array]) -> None:
-    """Refuse layers that do not fit the tensors before any memory is taken for them."""
-    values = sum(tensor.size for tensor in tensors.values())
+    """Refuse layers whose arrays are not the tensors, before any memory is taken for a model of them."""
+    longest = max((max(tensor.shape, default=0) for tensor in tensors.values()), default=0)
     leaves = {f"{i}.{name}": leaf for i, layer in enumerate(layers) for name, leaf in layer.leaves().items()}
     for prefix, layer in leaves.items():
-        for name, shape in layer.parameter_shapes().items():
+        wanted = layer.parameter_shapes()
+        features = getattr(layer, "features", 0)
+        # What the buffers begin with takes memory too.
+        if getattr(layer, "track_running_stats", False) and features > longest:
+            raise ValueError(f"{prefix}{layer!r} has {features} features, the file at most {longest}")
+        wanted |= {name: value.shape for name, value in layer.buffer_values().items()}
+        for name, shape in wanted.items():
             tensor = tensors.get(prefix + name)
             if tensor is None or tensor.shape != shape:
                 came = "missing" if tensor is None else f"of shape {tensor.shape}"
                 raise ValueError(f"tensor '{prefix}{name}' is {came}, expected shape {shape}")
-        features = getattr(layer, "features", 0)  # of buffers
-        if getattr(layer, "track_running_stats", False) and features > values:
-            raise ValueError(f"{prefix}{layer!r} has {features} features, the file {values} values")

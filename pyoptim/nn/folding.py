@@ -36,14 +36,13 @@ def _fold(
         prefix = f"{old}{i}."
         own = {name.removeprefix(prefix): a for name, a in state.items() if name.startswith(prefix)}
         if i > 0 and _folds(layers[i - 1], fields):
-            kept[-1] |= {"bias": True, "activation": fields["activation"]}
+            kept[-1] = kept[-1] | {"bias": True, "activation": fields["activation"]}
             _fold_into(arrays, f"{new}{len(kept) - 1}.", own, fields["eps"])
             continue
         place = f"{new}{len(kept)}."
-        fields = fields | ({"init": "zeros"} if fields["type"] == "Dense" else {})  # costs nothing
         if "block" in fields:
             inner = (f"{prefix}block.", f"{place}block.", arrays)
-            fields["block"] = _fold(fields["block"], state, *inner)
+            fields = fields | {"block": _fold(fields["block"], state, *inner)}
         else:
             arrays |= {place + name: a for name, a in own.items()}
         kept.append(fields)

@@ -355,7 +355,13 @@ class Sequential:
             own[name][...] = value
 
     def save(self, path: str | Path) -> None:
-        """Write layers, what of them is frozen, parameters and buffers to a safetensors file, atomically."""
+        """Write layers, what of them is frozen, parameters and buffers to a safetensors file, atomically.
+
+        Readers see the old or the new file whole, with a checksum that `load` looks at. The mode of a file
+        that is replaced is kept; a symbolic link stays one, and its target is replaced. A process that is
+        killed while it writes leaves a temporary file, ``.pyoptim-….tmp``, which the next save to that folder
+        removes.
+        """
         from . import checkpoint
 
         checkpoint.save_model(self, check_path("path", path))
@@ -367,7 +373,7 @@ class Sequential:
         Raises
         ------
         ValueError
-            The file is truncated, or is not a model of ours.
+            The file is truncated or damaged, or is not a model of ours.
         """
         from . import checkpoint
 

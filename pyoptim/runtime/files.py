@@ -1,10 +1,22 @@
-"""Safetensors files, described by JSON in their metadata and written all or nothing. No pickle."""
+"""Safetensors files, described by JSON in their metadata, with a checksum, written all or nothing. No pickle.
+
+The description begins with ``"checksum"``: the SHA-256 of the whole file, in which the 64 digits themselves
+count as zeros. Files from before there were checksums begin with ``"format"`` and are read as they are.
+``csrc/api`` reads and writes models by the same rules.
+"""
 
 from __future__ import annotations
 
+import errno
+import functools
+import hashlib
 import json
 import os
-import tempfile
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,8 +26,17 @@ import numpy as np
 from . import dtypes
 from .dtypes import Array
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
 _KEY = "pyoptim"  # the one entry of the metadata: safetensors would write several in any order
+_CHECKSUM, _ZEROS = "checksum", b"0" * 64
 _DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "U8": "u1"}
+_LONGEST_HEADER = 100_000_000  # bytes, as the format has it
+_TEMPORARY = re.compile(r"\.pyoptim-([0-9a-z]{8})-[0-9a-f]{16}\.tmp")
+_LEFT_ALONE = 3600.0  # seconds after which a temporary file that another machine made is nobody's
 
 # The exceptions that a description that makes no sense may cause, wherever it is used.
 NONSENSE = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
@@ -24,7 +45,22 @@ NONSENSE = (ArithmeticError, AttributeError, LookupError, MemoryError, Recursion
 def write(path: str | Path, description: dict[str, Any], tensors: dict[str, Array]) -> None:
     from safetensors.numpy import save
 
-    write_atomically(path, save(tensors, {_KEY: json.dumps(description, default=_python_number)}))
+    described = json.dumps({_CHECKSUM: _ZEROS.decode(), **description}, default=_python_number)
+    content = memoryview(save(tensors, {_KEY: described}))
+    end = 8 + int.from_bytes(content[:8], "little")
+    header, data = bytes(content[:end]), content[end:]
+    write_atomically(path, _with(_checksum(header, data), header, header.index(_ZEROS)), data)
+
+
+def _checksum(header: bytes, data: memoryview) -> bytes:
+    found = hashlib.sha256(header)
+    found.update(data)
+    return found.hexdigest().encode()
+
+
+def _with(digits: bytes, header: bytes, at: int) -> bytes:
+    """Return a header with other digits of the checksum."""
+    return header[:at] + digits + header[at + len(_ZEROS) :]
 
 
 def _python_number(value: Any) -> Any:
@@ -34,27 +70,82 @@ def _python_number(value: Any) -> Any:
 
 
 def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Array]]:
-    """The description and the tensors of a file of this kind."""
+    """The description and the tensors of a file of this kind.
+
+    Raises
+    ------
+    ValueError
+        The file is no regular file, is incomplete, has more or less data than its header says, does not have
+        the checksum that it states, or is of another kind. The error names the file.
+    OSError
+        It cannot be read.
+    """
     from safetensors import SafetensorError, deserialize
 
-    check_writable(path)
-    content = Path(path).read_bytes()
+    check_regular(path)
     try:
+        content, end = _content(path)
         entries = deserialize(content)  # type: ignore[no-untyped-call]
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        header = json.loads(content[8:end], object_pairs_hook=_each_once)
         tensors = {name: _tensor(name, **entry) for name, entry in entries}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
     except NONSENSE as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     try:
-        description = json.loads(header["__metadata__"][_KEY])
+        description = json.loads(header["__metadata__"][_KEY], object_pairs_hook=_each_once)
         found = description["format"]
     except NONSENSE as error:
         raise ValueError(f"{path} was not written by pyoptim: its metadata has no {_KEY!r}") from error
+    if not _is_whole(description, content, end):
+        raise ValueError(f"{path} is damaged: its content is not what its checksum was computed of")
     if found != kind:
         raise ValueError(f"{path} has the format {found!r}, expected {kind!r}")
+    description.pop(_CHECKSUM, None)
     return description, tensors
+
+
+def _content(path: str | Path) -> tuple[bytes, int]:
+    """Return a file and where its data begin, once its header says that the data are as long as they are."""
+    from safetensors import SafetensorError
+
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        begin = file.read(8)
+        end = 8 + int.from_bytes(begin, "little")
+        if len(begin) < 8 or end > min(size, 8 + _LONGEST_HEADER):
+            raise SafetensorError("its header is cut off")
+        header = file.read(end - 8)
+        try:
+            entries = json.loads(header).items()
+            ends = [entry["data_offsets"][1] for name, entry in entries if name != "__metadata__"]
+        except NONSENSE as error:
+            raise SafetensorError(f"its header is no JSON of tensors ({error})") from error
+        if (stated := max(ends, default=0)) != size - end:
+            raise SafetensorError(f"it has {size - end} bytes of data, its header says {stated}")
+        file.seek(0)
+        return file.read(), end
+
+
+def _each_once(entries: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; ValueError if it has a name twice."""
+    made = dict(entries)
+    if len(made) < len(entries):
+        raise ValueError("its JSON has a name twice")
+    return made
+
+
+def _is_whole(description: dict[str, Any], content: bytes, end: int) -> bool:
+    """Whether a file has its checksum, or is from before there were any."""
+    first = next(iter(description))
+    if first != _CHECKSUM:  # a damaged name of the checksum is no file without one
+        return first == "format" and _CHECKSUM not in description
+    stated = str(description[_CHECKSUM]).encode()
+    header = content[:end]
+    at = header.find(stated)
+    if len(stated) != len(_ZEROS) or at < 0:
+        return False
+    return _checksum(_with(_ZEROS, header, at), memoryview(content)[end:]) == stated
 
 
 def _tensor(name: str, dtype: str, shape: list[int], data: Any) -> Array:
@@ -70,44 +161,196 @@ def _tensor(name: str, dtype: str, shape: list[int], data: Any) -> Array:
     return np.ndarray(shape, numpy_dtype, buffer=data)
 
 
-def check_writable(path: str | Path) -> None:
-    """ValueError if the path exists and is not a regular file."""
+# ---- where files may be ------------------------------------------------------------------------------
+
+
+def check_regular(path: str | Path) -> None:
+    """ValueError if the path has a null byte, or exists and is not a regular file."""
+    if "\0" in os.fspath(path):
+        raise ValueError(f"{os.fspath(path)!r} has a null byte, which no name of a file can have")
     if os.path.isdir(path):
         raise ValueError(f"{path} is a directory, expected a file")
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(f"{path} is a device, a pipe or a socket, expected a regular file")
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file so that whoever reads it, at any moment, sees the old or the new content whole.
+def check_target(name: str, path: str | Path, replaces: bool = True) -> None:
+    """Raise what writing a file would raise, before the work whose result it is to hold.
+
+    Parameters
+    ----------
+    name : str
+        What the message calls the path.
+    path : str or Path
+    replaces : bool
+        Whether the file is replaced by a new one (see `write_atomically`), which needs a folder that can be
+        written to, and not a file opened and written, which may also be a device.
 
     Raises
     ------
     ValueError
-        ``path`` exists and is not a regular file.
-    OSError
-        It cannot be written. The error names ``path``, whose old content is unchanged.
+        The path has a null byte, its folder does not exist, or the file cannot be written.
     """
-    check_writable(path)
-    target = Path(os.path.realpath(path))  # a symbolic link stays one
+    text = os.fspath(path)
+    if "\0" in text:
+        raise ValueError(f"{name} is {text!r}, which has a null byte")
+    target = Path(os.path.realpath(text) if os.path.islink(text) else text)
+    if not target.parent.is_dir():
+        raise ValueError(f"{name} is {text!r}, but there is no folder {str(target.parent)!r}")
+    exists = target.exists()
+    if target.is_dir() or (replaces and exists and not target.is_file()):
+        raise ValueError(f"{name} is {text!r}, which exists and is no file")
+    needed = ([target] if exists else []) + ([target.parent] if replaces or not exists else [])
+    if not all(os.access(each, os.W_OK) for each in needed):
+        raise ValueError(f"{name} is {text!r}, which cannot be written")
+
+
+# ---- writing all or nothing --------------------------------------------------------------------------
+
+
+def write_atomically(path: str | Path, *content: bytes | memoryview) -> None:
+    """Write a file so that whoever reads it, at any moment, sees the old or the new content whole.
+
+    The content goes to a temporary file of a name of its own in the same folder, reaches the disk, and takes
+    the target's place; then the folder reaches the disk. The mode of a replaced file, and as far as the
+    system lets us its owner, are kept; a new file has those that any new file of the process has. A symbolic
+    link stays one, and the file that it names is replaced.
+
+    A writer that is killed leaves its temporary file. The next write to the same folder, of any target,
+    removes it: see `remove_left_over`.
+
+    Raises
+    ------
+    ValueError
+        ``path`` exists and is not a regular file, or has a null byte.
+    OSError
+        It cannot be written. The error names ``path``, whose old content is unchanged (but where only the
+        folder could not be brought to the disk).
+    """
+    check_regular(path)
+    target = os.path.realpath(path)
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, target)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+        if os.path.islink(target):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        if os.path.exists(target) and not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        remove_left_over(os.path.dirname(target))
+        _replace(target, content)
+        _sync_folder(os.path.dirname(target))
     except OSError as error:  # it names the temporary file
         raise type(error)(error.errno, error.strerror, os.fspath(path)) from error
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _replace(target: str, content: Iterable[bytes | memoryview]) -> None:
+    try:
+        before = os.stat(target)
+    except FileNotFoundError:
+        before = None
+    # Nobody may read what replaces a private file, not even before it has that file's mode.
+    descriptor, temporary = _create_temporary(os.path.dirname(target), 0o666 if before is None else 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if before is not None:
+                _take_over(temporary, before)
+            for part in content:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+            if fcntl is not None:  # while the file is open it is locked, and nobody removes it
+                os.replace(temporary, target)
+        if fcntl is None:
+            os.replace(temporary, target)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _take_over(temporary: str, before: os.stat_result) -> None:
+    """Give a temporary file the owner, if we may, and the mode of the file that it replaces."""
+    now = os.stat(temporary)
+    if (now.st_uid, now.st_gid) != (before.st_uid, before.st_gid):
+        with suppress(OSError):
+            os.chown(temporary, before.st_uid, before.st_gid)
+    os.chmod(temporary, stat.S_IMODE(before.st_mode) & 0o777)
+
+
+def _create_temporary(folder: str, mode: int) -> tuple[int, str]:
+    """Create a temporary file, locked for as long as it is open, and return its descriptor and its path."""
+    while True:
+        name = f".pyoptim-{_machine() or 'unknown0'}-{secrets.token_hex(8)}.tmp"
+        temporary = os.path.join(folder, name)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
+        _lock(descriptor, wait=True)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, temporary
+        os.close(descriptor)  # somebody took it for left over, in the moment before it was locked
+
+
+def _lock(descriptor: int, wait: bool) -> bool:
+    """Lock a file until it is closed, by us or by the end of the process; returns whether that was done."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # another writer has the lock, or the file system has none
+        return False
+    return True
+
+
+@functools.cache
+def _machine() -> str:
+    """Return eight digits that name this machine since it was started, or nothing if the system has none.
+
+    Containers on one machine have the same, and see each other's locks.
+    """
+    try:
+        text = Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        return ""
+    return text[:8] if re.match("[0-9a-f]{8}", text) else ""
+
+
+def remove_left_over(folder: str) -> None:
+    """Remove the temporary files of killed writers from a folder.
+
+    A writer locks its file (``flock``) while it lives, and the system takes the lock from a process that
+    ends, however it ends; so numbers of processes, which are given again, do not matter. A file that can be
+    locked is left over if this machine made it, which its name says. Locks of other machines are not always
+    seen, so the files of others, and of this one before it was started again, must also be untouched for an
+    hour. Files are left where they are on file systems without locks, and while a child that was forked in
+    the middle of a save lives.
+    """
+    try:
+        names = os.listdir(folder)
+    except OSError:  # a folder that we may write to but not read
+        return
+    for name in names:
+        found = _TEMPORARY.fullmatch(name)
+        if not found:
+            continue
+        path = os.path.join(folder, name)
+        with suppress(OSError):  # it is somebody else's, or has just gone
+            descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                is_ours = found[1] == _machine()
+                is_old = time.time() - os.fstat(descriptor).st_mtime > _LEFT_ALONE
+                if (is_ours or is_old) and _lock(descriptor, wait=False):
+                    os.unlink(path)
+            finally:
+                os.close(descriptor)
+
+
+def _sync_folder(folder: str) -> None:
+    """Bring the names in a folder to the disk, where the system can: then the new file outlives a crash."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows, or a folder that we may write to but not read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
+            raise
+    finally:
+        os.close(descriptor)

@@ -77,12 +77,8 @@ class Resume:
             self.save(epoch, history)
 
     def check(self) -> None:
-        """Raise what `save` would raise, before the training: no folder, or state that cannot be saved."""
-        if not self.path.parent.is_dir():
-            raise ValueError(
-                f"checkpoint is {str(self.path)!r}, but there is no folder {str(self.path.parent)!r}"
-            )
-        files.check_writable(self.path)
+        """Raise what `save` would raise, before the training: for the file, or state that cannot be saved."""
+        files.check_target("checkpoint", self.path)
         checkpoint.optimizer_state(self._trainer.optimizer)
 
     def save(self, epoch: Epoch, history: Mapping[str, list[float]]) -> None:
@@ -127,6 +123,12 @@ class Resume:
             own = [type(callback).__name__ for callback in self._callbacks]
             if saved != own:
                 raise ValueError(f"it was saved with the callbacks {saved}, expected {own}")
+            before = trainer.model.state_dict()
+            for i, callback in enumerate(self._callbacks):
+                _check_running(callback, description["callbacks"][i][1])
+                weights = _under(f"callbacks.{i}._weights.", tensors)
+                if weights and _forms(weights) != _forms(before):
+                    raise ValueError(f"its {own[i]} has weights of another model")
             state, saved_state = description["optimizer"], _under("optimizer.", tensors)
             if "average" not in state:  # an older file has it beside the optimizer's
                 state["average"] = description["average"]
@@ -141,7 +143,6 @@ class Resume:
             rng.bit_generator.state = epoch.rng
             rng.bit_generator.state = description["rng"]
             history = {str(k): [float(v) for v in values] for k, values in description["history"].items()}
-            before = trainer.model.state_dict()
             try:
                 trainer.model.load_state_dict(_under("model.", tensors))
                 checkpoint.restore_optimizer(trainer.optimizer, state, saved_state)
@@ -172,6 +173,21 @@ def _checked(epoch: Epoch, fixed: Mapping[str, Any]) -> Epoch:
     epoch.loss, epoch.divisor = float(epoch.loss), float(epoch.divisor)
     epoch.seconds = float(epoch.seconds)
     return epoch
+
+
+def _check_running(callback: Callback, plain: Mapping[str, Any]) -> None:
+    """Refuse a state that `Callback.state` cannot have returned of this callback."""
+    if type(callback).state is not Callback.state:  # whose form only the callback knows
+        return
+    for name, value in plain.items():
+        is_number = isinstance(vars(callback).get(name), int | float)
+        allowed = (int, float) if is_number else (int, float, str, type(None))
+        if name not in callback.running or not isinstance(value, allowed):
+            raise ValueError(f"its {type(callback).__name__} has {name} = {value!r}")
+
+
+def _forms(arrays: Mapping[str, Array]) -> dict[str, Any]:
+    return {name: (array.shape, array.dtype) for name, array in arrays.items()}
 
 
 def _under(prefix: str, tensors: Mapping[str, Array]) -> dict[str, Array]:

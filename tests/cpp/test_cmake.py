@@ -1,14 +1,17 @@
 """Programs in C++ and C that use the library: found by find_package, or built along by add_subdirectory."""
 
+import functools
 import json
+import os
 import re
+import resource
 import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support import kinds
+from support import hostile, kills, kinds
 
 import pyoptim as po
 from pyoptim import nn
@@ -292,6 +295,82 @@ def test_cpp_refuses_descriptions_as_python_does(programs, tmp_path):
 def test_cpp_measures_what_python_does(built):
     """tests/train/test_measures.py checks the same of Python."""
     assert run(built["find_package"] / "measures") == ""
+
+
+@needs_tools
+def test_cpp_refuses_the_bad_files_that_python_refuses(built, tmp_path):
+    paths = hostile.write_corpus(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for special in (tmp_path, Path("/dev/zero"), Path("/dev/null"), tmp_path / "pipe", tmp_path / "missing"):
+        paths[special.name] = special
+    good = (tmp_path / "good.safetensors").read_bytes()
+    for i in range(len(good)):
+        paths[f"byte {i}"] = tmp_path / f"byte{i}"
+        paths[f"byte {i}"].write_bytes(good[:i] + bytes([good[i] ^ 1 << i % 8]) + good[i + 1 :])
+    old = tmp_path / "old"
+    old.write_bytes(hostile.Parts(good).joined(checksum=False))
+
+    def limit():  # what the files declare is more
+        resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+
+    names = [tmp_path / "good.safetensors", old, *paths.values()]
+    done = subprocess.run([built["find_package"] / "files", "load", *names], capture_output=True, text=True,
+                          errors="replace", timeout=120, check=False, preexec_fn=limit)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    fine, older, *said = done.stdout.splitlines()
+    assert (fine, older) == ("loaded", "loaded")
+    for (name, path), line in zip(paths.items(), said, strict=True):
+        assert line.startswith(f"{path} cannot be loaded: "), name
+    assert hostile.fuzz(150, 1, tmp_path, built["find_package"] / "files")[1] == []
+
+
+@needs_tools
+def test_cpp_saves_as_python_does(built, tmp_path):
+    program = built["find_package"] / "files"
+    model, target = tmp_path / "model", tmp_path / "other" / "target"
+    (tmp_path / "other").mkdir()
+    hostile.a_model().save(model)
+    os.symlink("other/target", tmp_path / "link")
+
+    def save(path):
+        return run(program, "once", model, path)
+
+    mask = os.umask(0o027)
+    try:
+        assert save(tmp_path / "link") == "saved\n"
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "link").is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert np.array_equal(nn.Sequential.load(target).flat_parameters, hostile.a_model().flat_parameters)
+    target.chmod(0o600)
+    machine = files._machine() or "unknown0"
+    own = target.parent / f".pyoptim-{machine}-0123456789abcdef.tmp"
+    others = target.parent / ".pyoptim-other123-0123456789abcdef.tmp", target.parent / ".pyoptim-mine"
+    for each in (own, *others):
+        each.write_bytes(b"part")
+    assert save(target) == "saved\n"
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert sorted(os.listdir(target.parent)) == sorted([target.name, *(each.name for each in others)])
+    (tmp_path / "circle").symlink_to("circle")
+    for wrong, why in {
+        "null byte": "path is 'model' and more after a null byte",
+        tmp_path / "circle": "cannot be written: ",
+        tmp_path / "missing" / "model": "cannot be written: ",
+        tmp_path: "cannot be written: it is no regular file",
+        "/dev/null": "cannot be written: it is no regular file",
+    }.items():
+        assert why in save(wrong)
+
+
+@needs_tools
+def test_killed_cpp_writers_leave_a_whole_file_and_nothing_else(built, tmp_path):
+    model = tmp_path / "model"
+    kills.a_model().save(model)
+    (tmp_path / "target").mkdir()
+    start = functools.partial(kills.Program, built["find_package"] / "files", model)
+    found, _ = kills.run(8, "model", tmp_path / "target", start)
+    assert found == {"damaged": 0, "failed": 0, "left": 0}
 
 
 @needs_tools

@@ -516,7 +516,7 @@ def test_cache_that_cannot_be_written(fails, cache, published, monkeypatch):
     if fails == "mkdir":
         cache.write_bytes(b"a file where the folder should be")
     elif fails == "write":
-        monkeypatch.setattr(Path, "write_bytes", full)
+        monkeypatch.setattr(os, "fsync", full)
     else:
         monkeypatch.setattr(os, "replace", full)
     with pytest.warns(RuntimeWarning, match="could not be written") as caught:

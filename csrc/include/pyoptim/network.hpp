@@ -165,9 +165,13 @@ class PYOPTIM_API Network {
     /// rounding. Without such a layer it is a plain copy.
     Network folded() const;
 
-    /// A safetensors file that `pyoptim.nn.Sequential.load` reads, replaced at once.
+    /// A safetensors file that `pyoptim.nn.Sequential.load` reads, with a checksum. A file of that name is
+    /// replaced at once, and its mode is kept; a symbolic link stays one, and its target is replaced. A
+    /// process that is killed leaves a temporary file in the folder, which the next save to that folder
+    /// removes.
     void save(const std::string& path) const;
-    /// One that Python's `save`, or ours, wrote; of the same dtype.
+    /// One that Python's `save`, or ours, wrote; of the same dtype. A file that does not have its checksum,
+    /// and one whose layers need other memory than it holds, is refused.
     static Network load(const std::string& path);
 
   private:

@@ -1,0 +1,41 @@
+// Files that are read whole or in parts, and replaced at once. The rules are those of
+// pyoptim/runtime/files.py, which says why.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+namespace pyoptim::core {
+
+// A regular file that is open for reading. Functions throw std::runtime_error with a message that continues
+// after the file's name.
+class InputFile {
+  public:
+    explicit InputFile(const std::string& path);
+    ~InputFile();
+    InputFile(const InputFile&) = delete;
+    InputFile& operator=(const InputFile&) = delete;
+
+    std::size_t size() const { return size_; }
+    // Reads the next bytes. Throws if there are fewer.
+    void read(void* to, std::size_t bytes);
+
+  private:
+    int descriptor_;
+    std::size_t size_ = 0;
+};
+
+// Memory that the caller owns.
+struct Piece {
+    const void* data;
+    std::size_t bytes;
+};
+
+// Replaces a file, or makes a new one, by these pieces end to end, so that whoever reads it sees the old or
+// the new content whole. Removes what killed writers left in its folder. Throws std::invalid_argument for a
+// path that no file can have, and std::runtime_error if the file cannot be written; both name the path, and
+// the old content is unchanged (but where only the folder could not be brought to the disk).
+void write_file(const std::string& path, const std::vector<Piece>& pieces);
+
+}  // namespace pyoptim::core
