@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +18,7 @@ import numpy as np
 from .arrays import gpu_views
 from .arrays.checks import as_numpy
 from .runtime.dtypes import Array
+from .runtime.files import check_target
 from .runtime.numbers import (
     AT_LEAST_ZERO,
     FRACTION,
@@ -103,6 +105,9 @@ class Callback:
             attribute, _, key = name.partition(".")
             held = vars(self).get(attribute)
             vars(self)[attribute] = {**(held if isinstance(held, dict) else {}), key: value}
+
+    def _check_files(self, trainer: Trainer) -> None:
+        """Raise what writing a file would raise, before the training and before anything is written."""
 
     @property
     def acts_on_batches(self) -> bool:
@@ -267,13 +272,21 @@ class EarlyStopping(_Monitor):
             self.trainer.model.load_state_dict(self._weights)
 
 
+class _AnyValue(dict[str, float]):
+    """What an epoch measures, before it is known what that is."""
+
+    def __missing__(self, name: str) -> float:
+        return 0.0
+
+
 class ModelCheckpoint(_Monitor):
     """Save the model after an epoch: see `Sequential.save`.
 
     Parameters
     ----------
     path : str or Path
-        May name values: ``"model-{epoch:02d}-{val_loss:.3f}.safetensors"``; epoch counts from 1 here.
+        May name values: ``"model-{epoch:02d}-{val_loss:.3f}.safetensors"``; epoch counts from 1 here. A
+        folder that does not exist or cannot be written to is an error before the training.
     monitor : str, default "val_loss"
     save_best_only : bool, default False
         Only after an epoch whose monitored value is the best so far. Further calls of `Trainer.fit` for the
@@ -310,6 +323,18 @@ class ModelCheckpoint(_Monitor):
         if self.save_best_only and self._model is not self.trainer.model:
             super().on_train_begin()
             self._model = self.trainer.model
+
+    def _check_files(self, trainer: Trainer) -> None:
+        from .nn.checkpoint import describe
+
+        describe("layers", trainer.model.layers)
+        if "{" in os.path.dirname(self.path):  # a folder that has measured values in its name
+            return
+        try:
+            path = self.path.format_map(_AnyValue(epoch=1))
+        except (LookupError, AttributeError, ValueError) as error:
+            raise ValueError(f"path is {self.path!r}, which no measured values fit into ({error})") from error
+        check_target("path", path)
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         if (epoch + 1) % self.every:
@@ -473,6 +498,9 @@ class CSVLogger(Callback):
             raise ValueError(f"separator is {shown(separator)}, expected one character")
         self.separator = separator
         self._names: list[str] | None = None
+
+    def _check_files(self, trainer: Trainer) -> None:
+        check_target("path", self.path, replaces=False)
 
     def on_train_begin(self) -> None:
         self._names, kept = None, []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .runtime.figures import check_image
+from .runtime.files import check_target
 
 if TYPE_CHECKING:
     from .optim.optimizer import Optimizer
@@ -157,7 +157,7 @@ def _study(options: argparse.Namespace) -> int:
     from .runtime import threads
 
     options.plot = options.plot or f"{options.study}.png"
-    _check_target("--plot", Path(options.plot))
+    check_target("--plot", options.plot, replaces=False)
     check_image(options.plot)
     if options.threads is not None:
         threads.set_num_threads(options.threads)
@@ -169,10 +169,10 @@ def _compare(options: argparse.Namespace) -> int:
 
     options.plot = options.plot or ("schedules.png" if options.schedules else "compare.png")
     choices = compare.check(options, lambda name: _optimizer(name, "--optimizers"))
-    _check_target("--plot", Path(options.plot))
+    check_target("--plot", options.plot, replaces=False)
     check_image(options.plot)
     if options.gif:
-        _check_target("--gif", Path(options.gif))
+        check_target("--gif", options.gif, replaces=False)
     compare.main(options, choices)
     return 0
 
@@ -209,15 +209,6 @@ def _optimizer(name: str, option: str = "--optimizer") -> type[Optimizer]:
     return chosen
 
 
-def _check_target(option: str, target: Path) -> None:
-    if not target.parent.is_dir():
-        raise ValueError(f"{option} is {str(target)!r}, but there is no folder {str(target.parent)!r}")
-    if target.exists() and not target.is_file():
-        raise ValueError(f"{option} is {str(target)!r}, which exists and is no file")
-    if not os.access(target if target.exists() else target.parent, os.W_OK):
-        raise ValueError(f"{option} is {str(target)!r}, which cannot be written")
-
-
 def _train(options: argparse.Namespace) -> int:
     from . import Trainer, datasets, nn, schedules
     from .runtime import dispatch, threads
@@ -228,9 +219,9 @@ def _train(options: argparse.Namespace) -> int:
         epochs = 40 if options.dataset == "digits" else 10
     # What would fail after the training is an error before it.
     path = Path(options.save or f"{options.dataset}.safetensors")
-    _check_target("--save", path)
+    check_target("--save", path)
     if options.plot:
-        _check_target("--plot", Path(options.plot))
+        check_target("--plot", options.plot, replaces=False)
         check_image(options.plot)
     if options.threads is not None:
         threads.set_num_threads(options.threads)

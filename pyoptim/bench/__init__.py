@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from ..runtime import dispatch, threads
 from ..runtime.figures import check_image
+from ..runtime.files import check_target
 from . import (
     activations,
     busy,
@@ -114,6 +115,9 @@ def _choose(arguments: argparse.Namespace) -> tuple[Options, Sequence[str]]:
     """The options of all cases, and the names of the parts; sets the number of threads."""
     device, possible = arguments.device, _possible(arguments.device)
     installed = libraries.installed(device)
+    for option, path in (("--json", arguments.json), ("--plot", arguments.plot)):
+        if path:  # what cannot be written is an error before the measurements
+            check_target(option, path, replaces=False)
     if arguments.plot:
         check_image(arguments.plot)  # a missing package is an error before the measurements
     for peer in arguments.against or ():

@@ -132,6 +132,8 @@ def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Optio
             fixed["drop_last"] = True
         resume = Resume(options.checkpoint, options.checkpoint_every, trainer, fixed, options.callbacks)
         resume.check()
+    for callback in options.callbacks:
+        callback._check_files(trainer)
     used = count - count % size if options.drop_last else count
     if used < count and not options.shuffle:  # else the order of an epoch has so many
         data, _ = data.cut(used)

@@ -14,10 +14,11 @@ import pytest
 from support import children, hostile, kills
 
 import pyoptim as po
-from pyoptim import nn
+from pyoptim import callbacks, cli, nn
 from pyoptim.runtime import files
 
 TOOLS = Path(__file__).resolve().parents[1]
+X, Y = np.zeros((8, 4), np.float32), np.arange(8) % 3
 
 
 @pytest.fixture
@@ -242,7 +243,91 @@ def test_the_folder_reaches_the_disk_after_the_file_is_in_place(path, monkeypatc
     assert synced == [(False, False), (True, True)]
 
 
-# ---- what is no file, and threads ------------------------------------------------------------------------
+# ---- what cannot be written is said before the work ----------------------------------------------------
+
+
+def fails_at_once(model, match, **options):
+    """fit refuses, and neither the model nor any file has changed."""
+    optimizer = po.SGD(model.parameters())
+    before = model.flat_parameters.copy()
+    with pytest.raises(ValueError, match=match):
+        po.Trainer(model, nn.CrossEntropy(), optimizer).fit(X, Y, verbose=False, **options)
+    assert np.array_equal(model.flat_parameters, before)
+
+
+TARGETS = {
+    "sub/model": "no folder",
+    "folder": "exists and is no file",
+    "null\0byte": "expected the name of a file",
+    "link": "no folder",
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_training_refuses_what_it_could_not_write(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nowhere/model")
+    (tmp_path / "old.csv").write_text("an older log")
+    match = TARGETS[name]
+    first = callbacks.CSVLogger("old.csv")  # what comes before the one that is refused has written nothing
+    model = hostile.a_model()
+    fails_at_once(model, f"checkpoint .*{match}", checkpoint=name)
+    for kind in (callbacks.ModelCheckpoint, callbacks.CSVLogger):
+        if "\0" in name:
+            with pytest.raises(ValueError, match=f"path .*{match}"):
+                kind(name)
+        else:
+            fails_at_once(model, f"path .*{match}", callbacks=[first, kind(name)])
+    assert (tmp_path / "old.csv").read_text() == "an older log"
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link", "old.csv"]
+
+
+def test_a_checkpoint_with_values_in_its_name_is_refused_too(tmp_path):
+    model = hostile.a_model()
+    for name, match in {
+        "sub/m-{epoch:02d}-{val_loss:.3f}": "no folder",
+        "m-{epoch:x.3f}": "no measured values fit",
+        "m-{}": "no measured values fit",
+    }.items():
+        fails_at_once(model, match, callbacks=[callbacks.ModelCheckpoint(tmp_path / name)])
+    assert os.listdir(tmp_path) == []
+
+    class Mine(nn.ReLU):
+        pass
+
+    own = nn.Sequential(nn.Dense(4, 3), Mine(), seed=0)
+    fails_at_once(own, r"layers\[1\] is a Mine", callbacks=[callbacks.ModelCheckpoint(tmp_path / "m")])
+
+
+def test_unwritable_folders_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    model = hostile.a_model()
+    fails_at_once(model, "cannot be written", checkpoint=tmp_path / "x")
+    (tmp_path / "x").write_bytes(b"")
+    with pytest.raises(PermissionError, match="x"):
+        model.save(tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["sub/file.png", "null\0byte.png"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train --save",
+        "train --plot",
+        "bench --json",
+        "bench --plot",
+        "compare --plot",
+        "study schedules --plot",
+    ],
+)
+def test_commands_refuse_what_they_could_not_write(command, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*command.split(), name]) == 2
+    captured = capsys.readouterr()
+    assert f"{command.split()[-1]} is {name!r}" in captured.err
+    assert not captured.out
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/zero and pipes")
