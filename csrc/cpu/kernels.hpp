@@ -213,6 +213,8 @@ struct StorageKernels {
     // `first` is the index of x[0], `key` names the stream of random numbers.
     void (*nearest)(size_t n, const float* x, uint32_t first, uint32_t key, void* data, float* scale);
     void (*stochastic)(size_t n, const float* x, uint32_t first, uint32_t key, void* data, float* scale);
+    // Whether 16-bit data are x rounded to nearest; it may be false though they are, at ties and for NaN.
+    bool (*is_rounded)(size_t n, const float* x, const void* data);
 };
 
 struct InstructionSet {

@@ -68,11 +68,11 @@ using Signed8 = Block8<true>;
 using Unsigned8 = Block8<false>;
 }  // namespace
 const StorageKernels storage[] = {
-    {nullptr, nullptr, nullptr},
-    {decode16<Float16>, nearest_float16, encode16<Float16, Stochastic>},
-    {decode16<BFloat16>, encode16<BFloat16, Nearest>, encode16<BFloat16, Stochastic>},
-    {decode8<Signed8>, encode8<Signed8>, encode8<Signed8>},
-    {decode8<Unsigned8>, encode8<Unsigned8>, encode8<Unsigned8>},
+    {nullptr, nullptr, nullptr, nullptr},
+    {decode_float16, nearest_float16, encode16<Float16, Stochastic>, is_rounded_float16},
+    {decode16<BFloat16>, nearest_bfloat16, encode16<BFloat16, Stochastic>, is_rounded_bfloat16},
+    {decode8<Signed8>, encode8<Signed8>, encode8<Signed8>, nullptr},
+    {decode8<Unsigned8>, encode8<Unsigned8>, encode8<Unsigned8>, nullptr},
 };
 
 }  // namespace pyoptim::cpu::PYOPTIM_ISA

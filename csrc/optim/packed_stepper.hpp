@@ -34,7 +34,9 @@ class PackedStepper {
         std::size_t coefficients;  // the offset of its row in the coefficients of a step
         std::size_t size;          // the number of elements
         Packed param;
-        float* master;      // a float32 copy that is updated and then rounded; null: param itself is updated
+        // A float32 copy that is updated and then rounded; null: param itself is updated. Where param is no
+        // longer the copy rounded to nearest, somebody has written it, and what was written counts.
+        float* master;
         cpu::Storage grad;  // how its gradients are stored
         Packed state[cpu::kMaxStates];
         int states;  // how many states the rule has
@@ -132,6 +134,7 @@ class PackedStepper {
 
         const Packed stored = at(array.param);
         float* const p = array.master != nullptr ? array.master + begin : decoded(stored, buffers[0]);
+        if (array.master != nullptr) take_over(isa, n, stored, p, buffers[0]);
         const Packed incoming = at({array.grad, const_cast<void*>(grad), nullptr});
         const float* const g = decoded(incoming, buffers[1]);
         float* s[cpu::kMaxStates] = {};
@@ -150,6 +153,21 @@ class PackedStepper {
             const std::uint32_t own = random_bits(1 + static_cast<std::uint32_t>(k), key);
             isa.storage[static_cast<int>(state.storage)].stochastic(n, s[k], first, own, state.data,
                                                                     state.scale);
+        }
+    }
+
+    // Takes into the master what somebody has written into the parameter since the last step: its values
+    // where it differs, in a bit, from the master rounded to nearest. `values` is memory for a block.
+    static void take_over(const cpu::InstructionSet& isa, std::size_t n, const Packed& param, float* master,
+                          float* values) {
+        const auto& kernels = isa.storage[static_cast<int>(param.storage)];
+        if (kernels.is_rounded(n, master, param.data)) return;
+        std::uint16_t rounded[kBlock];
+        kernels.nearest(n, master, 0, 0, rounded, nullptr);
+        const auto* const codes = static_cast<const std::uint16_t*>(param.data);
+        kernels.decode(n, codes, nullptr, values);
+        for (std::size_t i = 0; i < n; ++i) {
+            if (rounded[i] != codes[i]) master[i] = values[i];
         }
     }
 

@@ -133,15 +133,34 @@ def encode(packed: Packed, x: Array, key: int, stochastic: bool, first: int = 0)
     if packed.kind == "float32":
         out[...] = x
         return
+    if packed.scale is None and not stochastic:
+        out[...] = _nearest(packed.kind, x)
+        return
     random = random_bits(np.arange(first, first + x.size).astype(np.uint32), key)
     with np.errstate(all="ignore"):
         if packed.kind == "bfloat16":
-            out[...] = _to_bfloat16(x, random if stochastic else None)
+            out[...] = _to_bfloat16(x, random)
         elif packed.kind == "float16":
-            out[...] = _to_float16(x, random if stochastic else None)
+            out[...] = _to_float16(x, random)
         else:
             assert packed.scale is not None
             _to_block8(x, random, packed.kind == "signed8", out, packed.scale)
+
+
+def _nearest(kind: str, x: Array) -> Array:
+    """The bits of 16-bit floats, rounded to nearest even."""
+    with np.errstate(all="ignore"):
+        return _to_bfloat16(x, None) if kind == "bfloat16" else _to_float16(x, None)
+
+
+def take_over(master: Array, param: Packed) -> None:
+    """Take into a master what somebody has written into its 16-bit parameter since the last step.
+
+    These are the parameter's values where it differs, in a bit, from the master rounded to nearest.
+    """
+    written = _nearest(param.kind, master) != _raw(param.data).reshape(-1)
+    if written.any():
+        np.copyto(master, decode(param), where=written)
 
 
 def _to_bfloat16(x: Array, random: Array | None) -> Array:

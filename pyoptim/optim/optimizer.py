@@ -74,9 +74,9 @@ class Optimizer:
         Gather the gradients of so many calls of `step`, and update with their mean at the last of them.
     rounding : {"master", "stochastic", "nearest"}, default "master"
         For float16 and bfloat16 parameters: update a float32 copy kept in the state as ``master`` and
-        round it (so what you write into the parameter yourself is lost at the next step); or update the
-        parameter itself, rounded at random (which keeps small updates on average) or to nearest (which
-        loses them).
+        round it; or update the parameter itself, rounded at random (which keeps small updates on average)
+        or to nearest (which loses them). Where a parameter is no longer its master rounded, because you
+        have written it (loaded weights, clipped it), the step starts from the parameter.
     state_dtype : {None, "bfloat16", "int8"}
         Keep the states of float32 and 16-bit parameters in fewer bits, rounded stochastically; "int8" is
         8 bits with a scale for every 256 elements (Dettmers et al. 2022): see `pyoptim.formulas.storage`.

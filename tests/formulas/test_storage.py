@@ -9,6 +9,7 @@ from support.optimizers import assert_same_bits, hard_values, plain_gradients, s
 
 import pyoptim as po
 from pyoptim.formulas import storage
+from pyoptim.optim import elementwise
 
 KINDS = ["float32", "float16", "bfloat16"]
 LENGTHS = [0, 1, 17, 255, 256, 257, 1000, 33_000, 16_001]  # together worth three threads
@@ -150,6 +151,67 @@ def test_master_is_the_float32_run(backend, kind):
         assert_same_bits(states(optimizer)[name], value)
     assert_same_bits(states(optimizer)[0, "master"], plain)
     same_bits(p, plain.astype(dtype))
+
+
+def written(kind, n):
+    """What a user may write into n elements, by the bits; every fifth element stays as it is."""
+    special = [0.0, -0.0, 5.0, -1e-7, np.nan, np.inf, -np.inf, 3e38, 6e-8]
+    with np.errstate(over="ignore"):
+        return np.resize(np.array(special, np.float32), n).astype(type_of(kind)), np.arange(n) % 5 != 0
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", elementwise.__all__)
+def test_what_is_written_into_a_parameter_counts(backend, kind, name):
+    """Where a parameter is no longer its master rounded, the step starts from the parameter."""
+    dtype = type_of(kind)
+    params = [np.linspace(-2, 2, n).astype(dtype) for n in LENGTHS[:-2]]
+    wide = [p.astype(np.float32) for p in params]
+    optimizer, twin = (getattr(po, name)(given, weight_decay=0.1) for given in (params, wide))
+    for t in range(5):
+        for p, w in zip(params, wide, strict=True):
+            if t in (1, 3):
+                values, where = written(kind, p.size)
+                p[where] = values[where]
+                was = w.astype(dtype).view(np.uint16)
+                w[...] = np.where(p.view(np.uint16) == was, w, p.astype(np.float32))
+        grads = [np.cos(np.arange(p.size) + t).astype(dtype) for p in params]
+        optimizer.step(grads)
+        twin.step([g.astype(np.float32) for g in grads])
+        kept = states(optimizer)
+        for i, (p, w) in enumerate(zip(params, wide, strict=True)):
+            assert_same_bits(kept[i, "master"], w)
+            same_bits(p, w.astype(dtype))
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_writing_what_is_there_keeps_the_master(backend, kind):
+    p = np.full(300, 0.75, type_of(kind))
+    optimizer = po.SGD(p, lr=2.0**-14)
+    for _ in range(4):  # steps that the parameter is too coarse for
+        p[...] = p.copy()
+        with po.averages.EMA([p]).applied():
+            p[...] = 3
+        optimizer.step(np.ones_like(p))
+    assert (states(optimizer)[0, "master"] == np.float32(0.75 - 4 * 2.0**-14)).all()
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize("parameters_first", [True, False])
+def test_parameters_and_state_are_restored_in_either_order(backend, kind, parameters_first):
+    g = np.cos(np.arange(300)).astype(type_of(kind))
+    p, q = np.ones_like(g), np.full_like(g, 2)
+    optimizer, other = po.Adam(p), po.Adam(q)
+    optimizer.step(g)
+    saved, parameters = optimizer.state_dict(), p.copy()
+    for own, resumed in ((p, optimizer), (q, other)):
+        if parameters_first:
+            own[...] = parameters
+        resumed.load_state_dict(saved)
+        own[...] = parameters
+        resumed.step(g)
+    same_bits(p, q)
+    assert_same_bits(states(optimizer)[0, "master"], states(other)[0, "master"])
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])

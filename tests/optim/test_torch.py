@@ -297,6 +297,31 @@ def test_to_torch(name, options):
     assert [sorted(entry) for entry in saved["state"].values()] == [k for k in kept if k]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("way", ["load_state_dict", "data", "inplace", "copy_"])
+def test_what_is_written_into_a_network_counts(dtype, way):
+    """Pretrained weights are loaded after the optimizer was made, and after its first step."""
+    net, trained = (torch.nn.Linear(20, 15, dtype=dtype) for _ in range(2))
+    optimizer = po.torch.Optimizer(net.parameters(), po.SGD, lr=0.0)
+    for _ in range(2):
+        for p in trained.parameters():
+            p.data.add_(1)
+        for p, q in zip(net.parameters(), trained.parameters(), strict=True):
+            if way == "data":
+                p.data = q.data.clone()
+            elif way == "inplace":
+                with torch.no_grad():
+                    p.clamp_(100, 100).sub_(100).add_(q)
+            elif way == "copy_":
+                p.data.copy_(q)
+            p.grad = torch.ones_like(p)
+        if way == "load_state_dict":
+            net.load_state_dict(trained.state_dict())
+        optimizer.step()
+        for p, q in zip(net.parameters(), trained.parameters(), strict=True):
+            assert torch.equal(p, q)
+
+
 def test_states_before_the_first_step():
     theirs = torch.optim.Rprop([torch.ones(3)], lr=0.5)
     ours = po.Rprop(np.ones(3, np.float32), lr=0.1)

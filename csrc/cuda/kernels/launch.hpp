@@ -33,7 +33,7 @@ struct StoredValues {
 // the storage of `grad` are read.
 struct PackedArray {
     StoredValues param, grad, state[4];
-    unsigned long long master;  // null: param itself is updated
+    unsigned long long master;  // null: param itself is updated, else what was written into param counts
     long long size, row, position;
 };
 

@@ -53,6 +53,23 @@ __device__ inline void decode(const StoredValues& from, const void* data, Piece 
     }
 }
 
+// Reads the master of a 16-bit parameter, but what somebody has written into the parameter since the last
+// step: its values where it differs, in a bit, from the master rounded to nearest.
+template <class Format>
+__device__ inline void join16(const float* master, const void* data, Piece piece, float* out) {
+    piece.each([&](int j, Index i) {
+        const unsigned short code = static_cast<const unsigned short*>(data)[i];
+        const unsigned short rounded = Format::template encode<storage::Nearest>(master[i], 0, 0);
+        out[j] = rounded == code ? master[i] : Format::decode(code);
+    });
+}
+
+__device__ inline void join(const float* master, const StoredValues& param, Piece piece, float* out) {
+    const void* const data = at<void>(param.data);
+    return Storage(param.storage) == Storage::float16 ? join16<storage::Float16>(master, data, piece, out)
+                                                      : join16<storage::BFloat16>(master, data, piece, out);
+}
+
 // The random numbers of a piece: `key` names the stream, `first` is the index of the piece's first element in
 // it.
 struct Numbers {
@@ -131,7 +148,7 @@ PYOPTIM_KERNEL packed_step(const PackedArray* arrays, const StepChunk* chunks, c
     each_piece(begin, n, [&](Piece piece) {
         T p[kOwn], g[kOwn], s[kStates + 1][kOwn];
         if (master != nullptr) {
-            piece.each([&](int j, Index i) { p[j] = master[i]; });
+            join(master, array.param, piece, p);
         } else {
             decode(array.param, at<void>(array.param.data), piece, p);
         }

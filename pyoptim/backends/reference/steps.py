@@ -12,7 +12,7 @@ import numpy as np
 from ... import backends
 from ...arrays import memory
 from ...formulas.rules import RULES, Common, Rule, common, split_coefficients
-from ...formulas.storage import Packed, PackedArray, decode, encode, hash_key
+from ...formulas.storage import Packed, PackedArray, decode, encode, hash_key, take_over
 from ...runtime.dtypes import Array
 from .. import StepGroup
 from . import traced
@@ -185,7 +185,9 @@ class PackedStepper:
         for (group, param, master, states), grad in zip(self._arrays, grads, strict=True):
             rule = self._rules[group]
             shared, own = split_coefficients(rule, coefficients[group], np.float32)
-            p = master.reshape(-1) if master is not None else decode(param)
+            p = decode(param) if master is None else master.reshape(-1)
+            if master is not None:
+                take_over(p, param)
             with np.errstate(all="ignore"):
                 p, g = common(shared, p, decode(Packed(param.kind, grad)))
                 p, *values = rule.function(own, p, g, *map(decode, states))
