@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import checks
+from .arrays import checks, sharing
 from .arrays.tensors import tell_autograd, tensors_among
 from .backends.places import HOST, place_of
 from .optim import structure
@@ -67,6 +67,7 @@ class WeightAverage:
     def update(self) -> None:
         """Take the parameters as they are now into the averages."""
         if self._follower is None:
+            sharing.check_model(self._names, self._params)
             self._follower = self._place.follower(self._names, self.averages, self._params)
         self._follower.follow(self._weight())
         self.count += 1
@@ -99,15 +100,17 @@ class WeightAverage:
         self.count = count
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_follower": None, "_tensors": []}  # a copy has other memory
+        return {**self.__dict__, "_follower": None, "_params": sharing.closed(self._params, self._tensors)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({"_place": HOST, "_follower": None, **state})  # version 0.1 had neither
+        self._params, self._tensors = sharing.opened(self._params)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside the ``with`` block the parameters hold the averages; afterwards their own values again."""
         self._place.check_writeable(self._names, self._params)
+        sharing.check_model(self._names, self._params)
         kept = self._place.copies(self._params)
         try:
             self._write(self._params, self.averages)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..arrays import gpu, gpu_data, gpu_views
+from ..arrays import gpu, gpu_data, gpu_views, sharing
 from ..arrays.checks import as_numpy, check_finite, check_like
 from ..arrays.memory import aligned_zeros
 from ..backends.places import HOST, Place, place_named
@@ -78,7 +78,7 @@ class Sequential:
         self._output_shape: tuple[int, ...] | None = None  # of the last forward
 
         size = sum(layer.parameter_count() for layer in layers)
-        self.flat_parameters = aligned_zeros(size, self.dtype)
+        self.flat_parameters = sharing.of_model(aligned_zeros(size, self.dtype))
         self.flat_gradients = aligned_zeros(size, self.dtype)
         bind(layers, self.flat_parameters, self.flat_gradients)
         for layer in self.leaves().values():
@@ -92,6 +92,7 @@ class Sequential:
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         del state["_predictors"]
+        (state["flat_parameters"],) = sharing.closed([self.flat_parameters])
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -99,6 +100,8 @@ class Sequential:
         self.__dict__.update(state)
         self._predictors = []
         self.__dict__.pop("_queue", None)  # of version 0.1
+        ((parameters,), _) = sharing.opened([self.flat_parameters])
+        self.flat_parameters = sharing.of_model(parameters)
         bind(self.layers, self.flat_parameters, self.flat_gradients)
 
     @property
@@ -138,6 +141,8 @@ class Sequential:
         if not place.runs_python:
             _check_layers(self.layers)
         self.flat_parameters = place.moved(self.flat_parameters)
+        if place.queue is None:
+            self.flat_parameters = sharing.of_model(self.flat_parameters)
         self.flat_gradients = place.moved(self.flat_gradients)
         bind(self.layers, self.flat_parameters, self.flat_gradients)
         for layer in self.leaves().values():

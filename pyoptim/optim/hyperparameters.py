@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..arrays import sharing
 from ..runtime.numbers import (
     AT_LEAST_ZERO,
     COUNT,
@@ -124,10 +125,16 @@ class ParameterGroup(dict[str, Any]):
     owner : class
         The class of the optimizer. A change that would choose another of its rules is refused, since
         another rule needs other states.
+
+    Attributes
+    ----------
+    tensors : list of tensor
+        PyTorch's tensors of which parameters are views.
     """
 
     def __init__(self, values: Mapping[str, Any], known: Mapping[str, Any], owner: type[Any]) -> None:
-        super().__init__(values)
+        arrays, self.tensors = sharing.opened(values["params"])  # PyTorch's, of a copy
+        super().__init__(values, params=tuple(arrays))
         self._known, self._owner = known, owner
         # Which rule is chosen depends on the options alone, so any instance of the class can tell. A
         # reference to the optimizer would be a cycle, which keeps its arrays until garbage is collected.
@@ -165,4 +172,5 @@ class ParameterGroup(dict[str, Any]):
     __delitem__ = pop = popitem = clear = _refuse
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ParameterGroup, (dict(self), self._known, self._owner)
+        params = sharing.closed(self["params"], self.tensors)
+        return ParameterGroup, ({**self, "params": params}, self._known, self._owner)

@@ -108,6 +108,11 @@ class Optimizer:
     bits, which shows only where eps is as small. `SGD`, `Adamax`, `Lion`, `Rprop`, `ASGD`, `LARS` and `Muon`
     keep no squares. Norms may be any float64: see `gradients.global_norm`; `Muon` wants them in the
     parameter's type.
+
+    Copied or pickled in one call, an optimizer and what its parameters belong to stay together:
+    ``copy.deepcopy((model, optimizer))``, in any container and order. So do the arrays and tensors that it
+    was given; but joblib copies an array for each that holds it, and NumPy a view without what it is a view
+    of. An optimizer of a model's parameters that was copied without the model refuses to step.
     """
 
     defaults: ClassVar[dict[str, Any]]  # of the class's own hyperparameters, beside `SHARED`
@@ -191,11 +196,12 @@ class Optimizer:
         options = {k: v for k, v in given.items() if k != "params"}
         options = checked(options, self._defaults)
         keys, arrays = structure.flatten(label, given["params"])
-        self._tensors += tensors.tensors_among(given["params"])
         self._keys.append(keys)
         self._names += structure.names_of(label, keys)
-        group = {**self._defaults, **options, "params": tuple(arrays)}
-        self.param_groups.append(ParameterGroup(group, self._defaults, type(self)))
+        group = ParameterGroup({**self._defaults, **options, "params": arrays}, self._defaults, type(self))
+        group.tensors = tensors.tensors_among(given["params"])
+        self._tensors += group.tensors
+        self.param_groups.append(group)
 
     def _derive(self) -> None:
         """Make what holds addresses of arrays, and is therefore neither copied nor pickled."""
@@ -431,14 +437,17 @@ class Optimizer:
 
     def __getstate__(self) -> dict[str, Any]:
         derived = {"_addresses", "_accumulator", "_steppers", "_advance", "_written", "_finder"}
-        own = {name: value for name, value in self.__dict__.items() if name not in derived}
-        # A copy has step counts of its own, and does not share the tensors' memory.
-        return {**own, "_scalars": [dict(scalars) for scalars in self._scalars], "_tensors": []}
+        of_groups = {"_params", "_tensors"}
+        own = {name: value for name, value in self.__dict__.items() if name not in derived | of_groups}
+        return {**own, "_scalars": [dict(scalars) for scalars in self._scalars]}  # a copy counts for itself
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.__dict__.setdefault("_place", HOST)  # version 0.1 had a queue instead, None for all it pickled
         self.__dict__.pop("_queue", None)
+        groups: Any = self.param_groups
+        self._params = [p for group in groups for p in group["params"]]
+        self._tensors = [tensor for group in groups for tensor in group.tensors]
         self._derive()
 
     def __repr__(self) -> str:

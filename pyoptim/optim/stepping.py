@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import backends, gradients
+from ..arrays import sharing
 from ..formulas import storage
 from ..formulas.rules import Rule
 from ..runtime import dispatch
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 def new_stepper(optimizer: Optimizer) -> Any:
     """Return a new stepper of the backend in force, which the optimizer keeps."""
     place = optimizer._place
+    sharing.check_model(optimizer._names, optimizer._params)
     backend = place.backend()
     if optimizer._is_packed:
         stepper = backend.PackedStepper(optimizer._rules, packed_arrays(optimizer), *place.queues)

@@ -63,6 +63,11 @@ class Trainer:
     penalty : nn.Penalty, optional
         Added to the loss and its gradient in training, not in evaluation.
 
+    Notes
+    -----
+    A copy (`copy.deepcopy`, `pickle`) trains a model of its own with an optimizer of its own, from where this
+    one stands, to the same bits. On a GPU there are no copies.
+
     Examples
     --------
     >>> trainer = Trainer(model, nn.CrossEntropy(), Adam(model.parameters()), seed=0)
@@ -120,8 +125,8 @@ class Trainer:
             raise TypeError(f"loss is a {kind.__name__}, expected pyoptim.nn's for a model on a GPU")
 
     def __getstate__(self) -> dict[str, Any]:
-        # In a copy, model and optimizer would no longer share their arrays.
-        raise TypeError("a Trainer cannot be copied or pickled: copy the model, and make both anew on it")
+        # The optimizer of a copy updates the copy's model; training finds its gradients anew.
+        return {**self.__dict__, "_gradients": None, "_engine": None}
 
     def fit(
         self,
