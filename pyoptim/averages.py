@@ -43,11 +43,11 @@ class WeightAverage:
 
     def __init__(self, params: Any) -> None:
         if isinstance(params, Optimizer):
-            self._names, self._params = params._names, params._params
+            self._names, self._params, self._keys = params._names, params._params, params._keys
             self._place, self._tensors = params._place, params._tensors
         else:
             keys, self._params = structure.flatten("params", params)
-            self._names = structure.names_of("params", keys)
+            self._names, self._keys = structure.names_of("params", keys), [keys]
             self._place = place_of(self._names, self._params)
             self._tensors = tensors_among(params)  # PyTorch's, of which the parameters are views
         self.averages: list[Any] = self._place.wide_copies(self._params)
@@ -73,24 +73,36 @@ class WeightAverage:
         self.count += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """The count, and copies of the averages."""
-        return {"count": self.count, "averages": [np.array(average) for average in self.averages]}
+        """The count, copies of the averages, and the names of the parameters, if they have any."""
+        averages, names = [np.array(average) for average in self.averages], self._own_names()
+        named = {"names": names} if structure.are_names(names) else {}
+        return {"count": self.count, "averages": averages, **named}
+
+    def _own_names(self) -> list[str]:
+        return [name for keys in self._keys for name in structure.own_names(keys)]
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` of an average of the same shapes returned.
+
+        Averages are found by the names of the parameters, where both have names, else by their places.
 
         Raises
         ------
         TypeError, ValueError
             It does not fit. Nothing is changed.
         """
-        if not isinstance(state_dict, Mapping) or set(state_dict) != {"count", "averages"}:
+        if not isinstance(state_dict, Mapping) or set(state_dict) - {"names"} != {"count", "averages"}:
             raise ValueError(f"state_dict is {state_dict!r:.80}, expected a mapping with count and averages")
         count, given = check_count("state_dict['count']", state_dict["count"], 0), state_dict["averages"]
         if not isinstance(given, list | tuple):
             raise ValueError(f"state_dict['averages'] is a {type(given).__name__}, expected a list of arrays")
         if len(given) != len(self.averages):
             raise ValueError(f"state_dict['averages'] has {len(given)} arrays, expected {len(self.averages)}")
+        names = state_dict.get("names", list(range(len(given))))
+        if not isinstance(names, list | tuple) or len(names) != len(given):
+            raise ValueError(f"state_dict['names'] is {names!r:.80}, expected {len(given)} names")
+        order = structure.places("state_dict", self._own_names(), list(map(str, names)))
+        given = [given[i] for i in order]
         checked = [
             checks.check_like(f"state_dict['averages'][{i}]", value, average.shape, average.dtype)
             for i, (value, average) in enumerate(zip(given, self.averages, strict=True))
@@ -104,11 +116,15 @@ class WeightAverage:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({"_place": HOST, "_follower": None, **state})  # version 0.1 had neither
+        self.__dict__.setdefault("_keys", [list(range(len(self.averages)))])
         self._params, self._tensors = sharing.opened(self._params)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside the ``with`` block the parameters hold the averages; afterwards their own values again."""
+        """Inside the ``with`` block the parameters hold the averages; afterwards their own values again.
+
+        What is written into them inside the block is therefore lost.
+        """
         self._place.check_writeable(self._names, self._params)
         sharing.check_model(self._names, self._params)
         kept = self._place.copies(self._params)

@@ -19,7 +19,7 @@ from .formulas import storage
 from .optim import hyperparameters
 from .optim.optimizer import SHARED, Group
 from .optim.optimizer import Optimizer as _Ours
-from .optim.state import State, check_structure
+from .optim.state import State, arranged, check_structure
 from .runtime.dtypes import Array
 from .runtime.numbers import check_callable, check_type, shown
 
@@ -126,6 +126,7 @@ def load_state_dict(ours: _Ours, state_dict: Mapping[str, Any]) -> None:
     """
     check_type("ours", ours, _Ours, "one of pyoptim's optimizers")
     given_groups, given_state = check_structure(state_dict, len(ours.param_groups))
+    given_groups = arranged(ours, given_groups)
     state: dict[int, dict[str, Any]] = {}
     groups = []
     for own, given, scalars in zip(ours.param_groups, given_groups, ours._scalars, strict=True):

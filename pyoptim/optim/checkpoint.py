@@ -12,6 +12,7 @@ from .. import schedules
 from ..runtime.dtypes import Array
 from ..runtime.files import NONSENSE, read, write
 from . import hyperparameters
+from .state import arranged, check_structure, order_of
 
 if TYPE_CHECKING:
     from .optimizer import Optimizer
@@ -49,10 +50,11 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Arr
         tensors.update({f"average.{i}": np.asarray(a) for i, a in enumerate(average.averages)})
     groups = []
     for group in saved["param_groups"]:
-        options = {name: value for name, value in group.items() if name != "params"}
+        options = {name: value for name, value in group.items() if name not in ("params", "param_names")}
         options = hyperparameters.checked(options, options)
         plain = {name: _plain(name, value) for name, value in options.items()}
-        groups.append({**plain, "params": group["params"]})
+        named = {name: group[name] for name in ("params", "param_names") if name in group}
+        groups.append({**plain, **named})
     description = {
         "type": type(optimizer).__name__,
         "param_groups": groups,
@@ -83,7 +85,10 @@ def restore_optimizer(optimizer: Optimizer, description: dict[str, Any], tensors
         else:
             state[int(owner)][own_name] = tensor
     groups = [
-        {name: value if name == "params" else _revived(value) for name, value in group.items()}
+        {
+            name: value if name in ("params", "param_names") else _revived(value)
+            for name, value in group.items()
+        }
         for group in description["param_groups"]
     ]
     accumulated = {"count": description["accumulated"], "sums": [sums[i] for i in range(len(sums))]}
@@ -98,7 +103,11 @@ def restore_optimizer(optimizer: Optimizer, description: dict[str, Any], tensors
     if average is None or type(average).__name__ != held[0]:
         raise ValueError(f"it was saved with the average {held[0]}, but what follows this one is {average!r}")
     before = average.state_dict()
-    average.load_state_dict({"count": held[1], "averages": [averages[i] for i in range(len(averages))]})
+    given, _ = check_structure(saved, len(optimizer.param_groups))
+    order = order_of(arranged(optimizer, given))
+    if sorted(order) != sorted(averages):
+        raise ValueError(f"it has the averages of {sorted(averages)}, expected those of {sorted(order)}")
+    average.load_state_dict({"count": held[1], "averages": [averages[i] for i in order]})
     try:
         optimizer.load_state_dict(saved)
     except BaseException:

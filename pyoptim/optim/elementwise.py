@@ -93,7 +93,8 @@ class SGD(Optimizer):
 
         Take the gradient inside the block, step outside it: Nesterov's method as he wrote it (1983;
         Goodfellow et al. 2016, algorithm 8.3). ``nesterov=True`` is the same method, in the variable
-        ``p - momentum*v``.
+        ``p - momentum*v``. What is written into the parameters inside the block is lost: afterwards they hold
+        what they held before.
 
         Raises
         ------

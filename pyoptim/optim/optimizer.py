@@ -387,7 +387,8 @@ class Optimizer:
         -------
         dict
             ``"state"``: index of the parameter -> its step count and state arrays;
-            ``"param_groups"``: hyperparameters, with the indices of the parameters; ``"epoch"``;
+            ``"param_groups"``: hyperparameters, with the indices of the parameters and, if they were given
+            in a mapping, their names (``"param_names"``, as PyTorch calls them); ``"epoch"``;
             ``"skipped"``; ``"rounding"`` and ``"seed"``; ``"accumulated"``: how many gradients
             ``accumulate`` has gathered, and their sums.
         """
@@ -395,6 +396,9 @@ class Optimizer:
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` of an optimizer of the same kind and shapes returned.
+
+        Where both have names, groups are found by the names of their parameters, and parameters by theirs,
+        in any order; else by their places. `load` does the same.
 
         Raises
         ------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..formulas.rules import RULES
 from ..runtime.dtypes import Array
 from ..runtime.numbers import check_count, is_number
 from .hyperparameters import checked
-from .structure import describe
+from .structure import are_names, describe, own_names, places
 
 if TYPE_CHECKING:
     from .optimizer import Group, Optimizer
@@ -91,6 +91,9 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
         for i, arrays in zip(indices, states, strict=True):
             state[i] = {**scalars, **{name: np.array(array) for name, array in arrays.items()}}
         groups.append({**group, "params": indices})
+    for saved, keys in zip(groups, optimizer._keys, strict=True):
+        if are_names(names := own_names(keys)):
+            saved["param_names"] = names
     return {
         "state": state,
         "param_groups": groups,
@@ -109,6 +112,7 @@ def _by_group(optimizer: Optimizer) -> Iterable[tuple[Group, Scalars, list[State
 def load_state_dict(optimizer: Optimizer, given: Mapping[str, Any]) -> None:
     """See `Optimizer.load_state_dict`: everything is checked before anything is changed."""
     groups, state = check_structure(given, len(optimizer.param_groups))
+    groups = arranged(optimizer, groups)
     _check_owners(groups, state, len(optimizer._params))
     counts = {
         name: check_count(f"state_dict['{name}']", given.get(name, getattr(optimizer, name)), 0)
@@ -120,7 +124,9 @@ def load_state_dict(optimizer: Optimizer, given: Mapping[str, Any]) -> None:
         )
         for name in ("rounding", "seed")
     }
-    summed, sums = _check_accumulated(optimizer, given.get("accumulated", {"count": 0, "sums": []}))
+    summed, sums = _check_accumulated(
+        optimizer, given.get("accumulated", {"count": 0, "sums": []}), order_of(groups)
+    )
     options = [_check_options(optimizer, i, group) for i, group in enumerate(groups)]
     copies: list[tuple[Array, Array]] = []
     scalars = [_check_states(optimizer, i, group["params"], state, copies) for i, group in enumerate(groups)]
@@ -133,6 +139,49 @@ def load_state_dict(optimizer: Optimizer, given: Mapping[str, Any]) -> None:
     optimizer.epoch, optimizer.skipped = counts["epoch"], counts["skipped"]  # PyTorch's state has neither
     optimizer._rounding, optimizer._seed = randomness["rounding"], randomness["seed"]
     optimizer._sums, optimizer._summed, optimizer._advance = sums, summed, None
+
+
+def arranged(optimizer: Optimizer, given: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the groups of a state_dict in the order of the optimizer's, with its order of the parameters.
+
+    Groups are found by the names of their parameters, and parameters by theirs, where both sides have names
+    (``"param_names"``, as PyTorch calls them); else by their places.
+
+    Raises
+    ------
+    ValueError
+        Both have names, and others.
+    """
+    theirs = [_names_of(f"state_dict['param_groups'][{j}]", group) for j, group in enumerate(given)]
+    ours = list(map(own_names, optimizer._keys))
+    left = list(range(len(given)))
+    found: dict[int, int] = {}  # the group's index in the state_dict, by ours
+    for i, names in enumerate(ours):
+        same = [j for j in left if are_names(names) and set(theirs[j]) == set(names)]
+        if same:
+            found[i] = same[0]
+            left.remove(same[0])
+    groups: list[Mapping[str, Any]] = []
+    for i, names in enumerate(ours):
+        j = found[i] if i in found else left.pop(0)
+        order = places(f"state_dict['param_groups'][{j}]", names, theirs[j])
+        group = {name: value for name, value in given[j].items() if name != "param_names"}
+        groups.append({**group, "params": [given[j]["params"][k] for k in order]})
+    return groups
+
+
+def order_of(groups: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the indices in a state_dict of the parameters of `arranged` groups."""
+    return [i for group in groups for i in group["params"]]
+
+
+def _names_of(label: str, group: Mapping[str, Any]) -> list[str]:
+    """Return the names of the parameters of a state_dict's group, or their places if it has none."""
+    count = len(group["params"])
+    names = group.get("param_names", list(map(str, range(count))))
+    if not isinstance(names, list | tuple) or len(names) != count or len(set(map(str, names))) != count:
+        raise ValueError(f"{label}['param_names'] is {names!r:.80}, expected {count} different names")
+    return list(map(str, names))
 
 
 def _check_owners(groups: list[Mapping[str, Any]], state: Mapping[Any, Any], count: int) -> None:
@@ -188,8 +237,13 @@ def _check_scalar(label: str, name: str, value: Any) -> float:
     return int(value) if name == "step" else float(value)
 
 
-def _check_accumulated(optimizer: Optimizer, accumulated: Any) -> tuple[int, list[Array]]:
-    """Return the number of gradients gathered for ``accumulate``, and copies of their sums."""
+def _check_accumulated(
+    optimizer: Optimizer, accumulated: Any, order: Sequence[int]
+) -> tuple[int, list[Array]]:
+    """Return the number of gradients gathered for ``accumulate``, and copies of their sums.
+
+    ``order`` has the place of each parameter's sum.
+    """
     label, params = "state_dict['accumulated']", optimizer._params
     if (
         not isinstance(accumulated, Mapping)
@@ -207,8 +261,8 @@ def _check_accumulated(optimizer: Optimizer, accumulated: Any) -> tuple[int, lis
         raise ValueError(f"{label} has {len(sums)} sums of {count} gradients of {len(params)} arrays")
     dtypes = [np.dtype(np.float32) if p.dtype.itemsize == 2 else p.dtype for p in params]
     copies = [
-        checks.check_like(f"{label}['sums'][{i}]", a, p.shape, dtype).copy()
-        for i, (a, p, dtype) in enumerate(zip(sums, params, dtypes, strict=False))
+        checks.check_like(f"{label}['sums'][{i}]", sums[i], p.shape, dtype).copy()
+        for i, p, dtype in zip(order if count else (), params, dtypes, strict=False)
     ]
     return count, copies
 

@@ -55,6 +55,32 @@ def names_of(label: str, keys: Keys) -> list[str]:
     return [label] if keys is None else [f"{label}[{key!r}]" for key in keys]
 
 
+def own_names(keys: Keys) -> list[str]:
+    """What users call the parameters of a group: the names of a mapping, or the places in a sequence."""
+    return ["0"] if keys is None else list(map(str, keys))
+
+
+def are_names(names: Sequence[str]) -> bool:
+    """Whether these tell parameters apart, and more of them than their places."""
+    return len(set(names)) == len(names) and any(name != str(i) for i, name in enumerate(names))
+
+
+def places(label: str, names: Sequence[str], given: Sequence[str]) -> Sequence[int]:
+    """Return for each of our names its place among the given ones: the same place if either are no names.
+
+    Raises
+    ------
+    ValueError
+        Both are names, and not the same ones.
+    """
+    found = {name: i for i, name in enumerate(given)}
+    if len(found) == len(given) == len(names) and found.keys() == set(names):
+        return [found[name] for name in names]
+    if are_names(names) and are_names(given):
+        raise ValueError(f"{label} is of the parameters {list(given)}, expected {list(names)}")
+    return range(len(given))
+
+
 def gradient_names(names: Sequence[str]) -> list[str]:
     """What messages call the gradients of parameters with these names."""
     return [name.replace("params", "grads", 1).replace("['params']", "") for name in names]
