@@ -98,7 +98,7 @@ class Resume:
             "history": history,
             "optimizer": optimizer,
             "callbacks": [
-                [type(callback).__name__, plain]
+                [_label(callback), plain]
                 for callback, (plain, _) in zip(self._callbacks, states, strict=True)
             ],
         }
@@ -120,8 +120,9 @@ class Resume:
             if description["fixed"] != self._fixed:
                 raise ValueError(f"it was saved with {description['fixed']}, expected {self._fixed}")
             saved = [name for name, _ in description["callbacks"]]
-            own = [type(callback).__name__ for callback in self._callbacks]
-            if saved != own:
+            own = list(map(_label, self._callbacks))
+            classes = [type(callback).__name__ for callback in self._callbacks]  # all that older files have
+            if saved not in (own, classes):
                 raise ValueError(f"it was saved with the callbacks {saved}, expected {own}")
             before = trainer.model.state_dict()
             for i, callback in enumerate(self._callbacks):
@@ -162,6 +163,12 @@ class Resume:
         """Give the callbacks what they held, once the training has begun."""
         for callback, (plain, arrays) in zip(self._callbacks, self._states, strict=True):
             callback.load_state(plain, arrays)
+
+
+def _label(callback: Callback) -> str:
+    """What a file calls a callback: its class, and what it watches, which two of a class differ in."""
+    watched = getattr(callback, "monitor", None)
+    return type(callback).__name__ + (f"({watched})" if isinstance(watched, str) else "")
 
 
 def _checked(epoch: Epoch, fixed: Mapping[str, Any]) -> Epoch:

@@ -242,3 +242,20 @@ def test_settings_are_those_of_the_new_callbacks(tmp_path):
     other = callbacks.ReduceLROnPlateau("loss")
     with pytest.raises(ValueError, match="with the callbacks"):
         trainer().fit(X, Y, batch_size=16, checkpoint=path, callbacks=[other], verbose=False)
+
+
+def test_callbacks_of_one_class_are_not_mixed_up(tmp_path):
+    path, options = tmp_path / "run.safetensors", {"batch_size": 16, "verbose": False}
+    watch = [callbacks.EarlyStopping("loss", patience=9), callbacks.EarlyStopping("accuracy", patience=9)]
+    trainer().fit(X, Y, checkpoint=path, callbacks=watch, **options)
+    best = [callback.best for callback in watch]
+    expected = (
+        r"\['EarlyStopping\(loss\)', 'EarlyStopping\(accuracy\)'\], expected \['EarlyStopping\(accuracy"
+    )
+    with pytest.raises(ValueError, match=expected):
+        trainer().fit(X, Y, checkpoint=path, callbacks=watch[::-1], **options)
+    description, tensors = resume.files.read(path, "pyoptim-training-1")
+    description["callbacks"] = [["EarlyStopping", plain] for _, plain in description["callbacks"]]
+    resume.files.write(path, description, tensors)  # as older versions wrote them
+    trainer().fit(X, Y, checkpoint=path, callbacks=watch, **options)
+    assert [callback.best for callback in watch] == best
