@@ -39,6 +39,9 @@ if TYPE_CHECKING:
         transforms,
     )
     from . import (
+        sklearn as sklearn,  # not in __all__: it needs scikit-learn
+    )
+    from . import (
         torch as torch,  # not in __all__: it needs PyTorch
     )
     from .config import cmake_dir, include_dir, show_config
@@ -58,6 +61,7 @@ _LAZY = {
     "ops": "ops",
     "schedules": "schedules",
     "show_config": "config",
+    "sklearn": "sklearn",
     "surfaces": "surfaces",
     "torch": "torch",
     "transforms": "transforms",
@@ -116,4 +120,4 @@ def _nearest(name: str) -> str:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "torch"]
+    return [*__all__, "sklearn", "torch"]

@@ -12,14 +12,14 @@ from pyoptim.optim.optimizer import SHARED
 # A file directly in the package is a public name; these folders are too.
 PUBLIC = sorted(
     {path.stem for path in Path(po.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
-    | {"datasets", "nn", "ops"}
+    | {"datasets", "nn", "ops", "sklearn"}
 )
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_names(name):
-    if name == "torch":
-        pytest.importorskip("torch")
+    if name in ("sklearn", "torch"):
+        pytest.importorskip(name)
     module = importlib.import_module(f"pyoptim.{name}")
     assert dir(module) == sorted(set(module.__all__))
     for public in module.__all__:
@@ -29,7 +29,7 @@ def test_public_names(name):
 
 def test_names_of_the_package():
     assert len(po.__all__) == len(set(po.__all__))
-    assert dir(po) == sorted([*po.__all__, "torch"])  # not in __all__, since it needs PyTorch
+    assert dir(po) == sorted([*po.__all__, "sklearn", "torch"])  # not in __all__: they need what they name
     assert "TYPE_CHECKING" not in dir(po)
     assert {"schedules", "torch", "Adam", "Trainer"} <= set(dir(po))
 

@@ -159,6 +159,12 @@ const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t
             T* const to = input_.data() + i * width;
             if (of.x != nullptr) {
                 std::memcpy(to, of.x + from * width, width * sizeof(T));
+            } else if (of.bytes == nullptr) {
+                const SparseRows<T>& rows = of.sparse;
+                std::fill(to, to + width, T(0));
+                for (std::int64_t k = rows.begins[from]; k < rows.begins[from + 1]; ++k) {
+                    to[rows.columns[k]] += rows.values[k];
+                }
             } else {
                 const std::uint8_t* const bytes = of.bytes + from * width;
                 for (std::size_t j = 0; j < width; ++j) to[j] = static_cast<T>(bytes[j]);
@@ -206,6 +212,21 @@ void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
     }
 }
 
+// Scales the weights of a batch, or writes them if the examples have none, so that the loss's own mean over n
+// examples is the wanted one. A batch without weight counts for nothing.
+template <class T>
+void Engine<T>::weigh(std::size_t n, bool given) {
+    double total = 0;
+    for (std::size_t i = 0; i < n && given; ++i) total += static_cast<double>(weight_[i]);
+    weights_of_batch_ = given ? total : static_cast<double>(n);
+    if (weight_.empty()) return;  // the loss's own mean is the wanted one
+    const double scale =
+        weights_of_batch_ != 0 ? mean_.factor * static_cast<double>(n) / weights_of_batch_ : 0;
+    for (std::size_t i = 0; i < n; ++i) {
+        weight_[i] = static_cast<T>(given ? static_cast<double>(weight_[i]) * scale : scale);
+    }
+}
+
 // Returns the mean loss of a batch after its forward pass, and writes the gradient of the output to
 // gradient_. The sums receive everything but the loss.
 template <class T>
@@ -215,8 +236,9 @@ double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, 
     const auto example = [&](std::size_t i) {
         return of.order == nullptr ? begin + i : static_cast<std::size_t>(of.order[begin + i]);
     };
-    const T* const weight = of.weight == nullptr ? nullptr : weight_.data();
-    for (std::size_t i = 0; i < n && weight != nullptr; ++i) weight_[i] = of.weight[example(i)];
+    const T* const weight = weight_.empty() ? nullptr : weight_.data();
+    for (std::size_t i = 0; i < n && of.weight != nullptr; ++i) weight_[i] = of.weight[example(i)];
+    if (mean_.wanted) weigh(n, of.weight != nullptr);
     for (std::size_t i = 0; i < n && of.targets != nullptr; ++i) {
         std::memcpy(targets_.data() + i * width, of.targets + example(i) * width, width * sizeof(T));
     }
@@ -308,7 +330,8 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
     if (clipped_.size() < row) clipped_.resize(row);
     if (of.labels != nullptr) labels_.resize(capacity_);
     if (of.targets != nullptr) targets_.resize(capacity_ * outputs());
-    if (of.weight != nullptr) weight_.resize(capacity_);
+    const bool weighs = of.weight != nullptr || (mean_.wanted && mean_.factor != 1);
+    weight_.resize(weighs ? capacity_ : 0);
     // Clipping and the search for non-finite values need all gradients before the first update, and a penalty
     // adds to them, so none of these allows a fused update.
     const bool may_refuse = options.nonfinite != NonFinite::ignore;
@@ -335,7 +358,12 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
         Sums of_batch;
         outcome.last = loss(of, begin, n, of_batch);
         backward(x, n, fused);
-        if (!penalty_.runs.empty()) outcome.last += add_penalty(penalty_);
+        if (!penalty_.runs.empty()) {
+            const double divisor = mean_.wanted ? weights_of_batch_ : 1;
+            const double penalty = divisor != 0 ? add_penalty(penalty_, divisor) : 0;
+            outcome.last += penalty;
+            of_batch.penalty = penalty * of_batch.divisor;
+        }
         of_batch.loss = outcome.last * of_batch.divisor;
         std::copy(kept_.begin(), kept_.end(), noisy);
         const std::size_t steps = outcome.steps;

@@ -19,6 +19,15 @@
 
 namespace pyoptim::core {
 
+// The rows of a sparse matrix (CSR): row i has values[k] in column columns[k] for k in [begins[i],
+// begins[i + 1]), and zeros elsewhere. Values in the same column are added.
+template <class T>
+struct SparseRows {
+    const T* values;
+    const std::int32_t* columns;
+    const std::int64_t* begins;
+};
+
 // Examples to train on, one a row. The caller owns the memory.
 template <class T>
 struct Examples {
@@ -28,6 +37,7 @@ struct Examples {
     const T* targets;            // the expected outputs (examples, outputs), if labels is null
     const std::int64_t* order;   // the indices of the examples in the order of the training; null: 0, 1, 2, …
     const T* weight;             // the weight of each example in the loss, or null
+    SparseRows<T> sparse;        // the inputs, if x and bytes are null; they become dense batch by batch
 };
 
 // Normal noise that is added to the parameters while a gradient is taken, and then removed.
@@ -37,6 +47,13 @@ struct WeightNoise {
     std::size_t size;     // the number of parameters, or 0 for no noise
     double deviation;     // the standard deviation
     RandomStream stream;  // the random numbers of the next step
+};
+
+// What a mean loss is, if not the loss's own: the sum of factor * weight * loss over the examples, plus the
+// penalty, both divided by the sum of the weights.
+struct WeightedMean {
+    bool wanted = false;
+    double factor = 1;
 };
 
 struct StepOptions {
@@ -50,10 +67,11 @@ struct StepOptions {
 // What train() measured on the batches of the steps that changed the parameters. A step that is left out, or
 // that ends the run, adds to none of these sums.
 struct Sums {
-    double loss = 0;           // the losses of the batches, each times its divisor
+    double loss = 0;           // the losses of the batches, with the penalty, each times its divisor
     double divisor = 0;        // the divisors: what the losses of a batch are divided by for their mean
     std::size_t correct = 0;   // examples that were classified correctly
     std::size_t examples = 0;  // all examples of these batches
+    double penalty = 0;        // the penalty's part of the sum of losses
 
     // The mean loss; 0 where no example has any weight, and NaN without examples.
     double mean_loss() const {
@@ -63,6 +81,7 @@ struct Sums {
     double accuracy() const { return static_cast<double>(correct) / static_cast<double>(examples); }
     void add(const Sums& other) {
         loss += other.loss;
+        penalty += other.penalty;
         divisor += other.divisor;
         correct += other.correct;
         examples += other.examples;
@@ -93,6 +112,7 @@ class Engine {
 
     void set_penalty(Penalized<T> penalty) { penalty_ = std::move(penalty); }
     void set_noise(const WeightNoise<T>&);
+    void set_mean(const WeightedMean& mean) { mean_ = mean; }
 
     // Trains on the examples [begin, end) of the order, in batches. `rows` holds the coefficients of each
     // step, `row` elements per step, with a factor of 1 on the gradient. A step that is left out, or that
@@ -114,6 +134,7 @@ class Engine {
     const T* gather(const Examples<T>&, std::size_t begin, std::size_t n);
     void forward(const T* x, std::size_t n);
     void backward(const T* x, std::size_t n, bool fused);
+    void weigh(std::size_t n, bool given);
     double loss(const Examples<T>&, std::size_t begin, std::size_t n, Sums&);
     bool update(const T* row, std::size_t length, const StepOptions&, Outcome&);
     void keep_buffers();
@@ -145,7 +166,9 @@ class Engine {
 
     Penalized<T> penalty_{};
     WeightNoise<T> noise_{};
-    std::vector<T> kept_;  // the parameters as they are without noise
+    WeightedMean mean_;
+    double weights_of_batch_ = 0;  // the sum of the weights of its examples, if mean_ is wanted
+    std::vector<T> kept_;          // the parameters as they are without noise
 
     // A fused update computes the gradient of a weight and its step at once. It serves the weights of layers
     // with a fusible gradient; rest_ updates all other arrays that add() added.

@@ -1,6 +1,7 @@
 // The training engine over arrays that Python owns.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <utility>
@@ -27,10 +28,13 @@ class Engine {
     using Penalty = std::optional<std::tuple<Array<T>, Array<T>, Runs, double, double>>;
     // All parameters, and of their noise the standard deviation, the seed, and the next step.
     using Noise = std::optional<std::tuple<Array<T>, double, std::uint64_t, std::uint64_t>>;
+    // Of sparse examples whose values are x: the columns of the values, and where each row begins.
+    using Sparse = std::optional<std::pair<Array<std::int32_t>, Array<std::int64_t>>>;
 
     // loss: as the JSON {"type": ..., ...}
     Engine(const Model<T>& model, const std::string& loss, std::size_t capacity,
-           const std::vector<Group>& groups, bool hogwild, const Penalty& penalty)
+           const std::vector<Group>& groups, bool hogwild, const Penalty& penalty,
+           std::optional<double> mean_factor)
         : chain_(model),
           engine_(chain_.views(), core::loss_from(loss), capacity),
           takes_labels_(core::loss_entry(core::loss_from(loss).type).classification) {
@@ -63,6 +67,8 @@ class Engine {
             kept_.push_back(parameters);
             kept_.push_back(gradients);
         }
+        require(!hogwild || !mean_factor, "hogwild, and a weighted mean");
+        engine_.set_mean({mean_factor.has_value(), mean_factor.value_or(1)});
     }
 
     // The sums of an epoch: of losses and of their divisors, and the numbers of examples that were classified
@@ -93,9 +99,13 @@ class Engine {
     // Trains on the examples [begin, end) of `order`; one row of coefficients per step.
     void train(const py::array& x, const py::array& target, const MaybeArray<std::int64_t>& order,
                const MaybeArray<T>& weight, std::pair<std::size_t, std::size_t> range, std::size_t batch,
-               const Array<double>& rows, double max_grad_norm, const std::string& nonfinite) {
+               const Array<double>& rows, double max_grad_norm, const std::string& nonfinite,
+               const Sparse& sparse) {
         const auto [begin, end] = range;
-        const auto examples = static_cast<std::size_t>(x.ndim() > 0 ? x.shape(0) : 0);
+        const auto examples =
+            static_cast<std::size_t>(sparse         ? std::max<py::ssize_t>(sparse->second.size() - 1, 0)
+                                     : x.ndim() > 0 ? x.shape(0)
+                                                    : 0);
         require(batch > 0 && batch <= engine_.capacity() && begin <= end && end <= examples &&
                     (!order || static_cast<std::size_t>(order->size()) >= end) &&
                     (!weight || static_cast<std::size_t>(weight->size()) == examples),
@@ -105,9 +115,12 @@ class Engine {
                         (end - begin) / batch + ((end - begin) % batch != 0 ? 1 : 0),
                 "coefficients and steps");
         core::Examples<T> of{};
-        require(static_cast<std::size_t>(x.size()) == core::checked_product("x", examples, engine_.inputs()),
+        require(sparse || static_cast<std::size_t>(x.size()) ==
+                              core::checked_product("x", examples, engine_.inputs()),
                 "x and the inputs");
-        if (py::isinstance<Array<std::uint8_t>>(x)) {
+        if (sparse) {
+            of.sparse = sparse_rows(x, sparse->first, sparse->second, begin == 0);
+        } else if (py::isinstance<Array<std::uint8_t>>(x)) {
             of.bytes = static_cast<const std::uint8_t*>(x.data());
         } else {
             require(py::isinstance<Array<T>>(x), "x is of another type");
@@ -147,6 +160,22 @@ class Engine {
     core::Outcome outcome;
 
   private:
+    core::SparseRows<T> sparse_rows(const py::array& values, const Array<std::int32_t>& columns,
+                                    const Array<std::int64_t>& begins, bool first) const {
+        require(py::isinstance<Array<T>>(values) && values.size() == columns.size() && begins.size() > 0,
+                "values and columns of sparse rows");
+        const auto width = static_cast<std::int64_t>(engine_.inputs());
+        const std::int64_t* const begin = begins.data();
+        for (py::ssize_t i = 0; i + 1 < begins.size() && first; ++i) {
+            require(begin[i] <= begin[i + 1], "rows one after the other");
+        }
+        require(begin[0] >= 0 && begin[begins.size() - 1] <= columns.size(), "rows within the values");
+        for (py::ssize_t k = 0; k < columns.size() && first; ++k) {
+            require(columns.data()[k] >= 0 && columns.data()[k] < width, "columns within the inputs");
+        }
+        return {static_cast<const T*>(values.data()), columns.data(), begin};
+    }
+
     std::vector<py::array> kept_;  // the penalty's, alive
     std::size_t row_ = 0;          // coefficients of a step
     BoundChain<T> chain_;
@@ -161,17 +190,18 @@ void bind_for(py::module_& m, const char* name) {
     const auto outcome = [](auto member) { return [member](const E& self) { return self.outcome.*member; }; };
     py::class_<E>(m, name)
         .def(py::init<const Model<T>&, const std::string&, std::size_t, const std::vector<typename E::Group>&,
-                      bool, const typename E::Penalty&>(),
+                      bool, const typename E::Penalty&, std::optional<double>>(),
              py::arg("model"), py::arg("loss"), py::arg("capacity"), py::arg("groups"), py::arg("hogwild"),
-             py::arg("penalty").none(true))
+             py::arg("penalty").none(true), py::arg("mean_factor") = py::none())
         .def("begin_epoch", &E::begin_epoch, py::arg("done"), py::arg("noise").none(true))
         .def("train", &E::train, py::arg("x"), py::arg("target"), exact_or_none("order"),
              exact_or_none("weight"), py::arg("range"), py::arg("batch"), exact("rows"),
-             py::arg("max_grad_norm"), py::arg("nonfinite"))
+             py::arg("max_grad_norm"), py::arg("nonfinite"), py::arg("sparse") = py::none())
         .def_property_readonly("steps", outcome(&core::Outcome::steps))
         .def_property_readonly("skipped", outcome(&core::Outcome::skipped))
         .def_property_readonly("wrong", outcome(&core::Outcome::wrong))
-        .def_property_readonly("sums", &E::sums);
+        .def_property_readonly("sums", &E::sums)
+        .def_property_readonly("penalty", [](const E& self) { return self.outcome.sums.penalty; });
 }
 
 }  // namespace

@@ -14,6 +14,35 @@ from ..backends.places import HOST, Place, place_with
 from ..runtime.dtypes import Array
 
 
+class SparseRows:
+    """Examples of which most numbers are 0: the rows of a matrix of SciPy's, in CSR form.
+
+    The engine makes them dense one mini-batch at a time.
+    """
+
+    def __init__(self, matrix: Any, dtype: np.dtype[Any]) -> None:
+        self._matrix = matrix.tocsr().astype(dtype, copy=False)
+        self.shape = self._matrix.shape
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def take(self, rows: Array) -> SparseRows:
+        """Some of the rows, as they are."""
+        return SparseRows(self._matrix[rows], self._matrix.dtype)
+
+    def __getitem__(self, rows: Any) -> Array:
+        """Some of the rows, dense."""
+        dense: Array = self._matrix[rows].toarray(order="C")
+        return dense
+
+    def parts(self) -> tuple[Array, tuple[Array, Array]]:
+        """The values, their columns, and where each row begins, as the compiled engine takes them."""
+        matrix = self._matrix
+        columns = np.ascontiguousarray(matrix.indices, np.int32)
+        return np.ascontiguousarray(matrix.data), (columns, np.ascontiguousarray(matrix.indptr, np.int64))
+
+
 class Data(NamedTuple):
     """Examples, their targets, and the weights of their losses."""
 

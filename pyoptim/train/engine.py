@@ -25,12 +25,13 @@ from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..runtime.numbers import is_number
 from ..schedules import Schedule
-from .data import Data
+from .data import Data, SparseRows
 from .resume import Epoch
 from .weight_noise import WeightNoise
 
 _CHUNK = 0.02  # seconds of work between two calls of ``advance``, when Ctrl-C is served too
 Advance = Callable[[int], None]  # is told how many examples more have been trained on
+_MOST_BATCHES = 1 << 20  # between two calls of ``advance``
 _HOGWILD_BATCH = 16  # larger batches train faster when threads share one
 
 
@@ -155,6 +156,8 @@ class Engine:
     """Runs epochs of a model, its loss and its optimizer, where `why_not` returns None.
 
     With ``hogwild`` threads do not wait for each other, which needs `why_no_hogwild` to return None too.
+    With ``mean_factor`` a batch's loss is not the loss's own mean, but the sum of factor * weight * loss,
+    plus the penalty, both divided by the sum of the weights.
     """
 
     def __init__(
@@ -166,6 +169,7 @@ class Engine:
         batch_size: int,
         hogwild: bool = False,
         penalty: nn.Penalty | None = None,
+        mean_factor: float | None = None,
     ) -> None:
         from ..runtime import _native
 
@@ -179,10 +183,16 @@ class Engine:
             added = (self._flat, model.flat_gradients, penalty._runs(model), penalty.l2, penalty.l1)
         kind = _native.Engine32 if model.dtype == np.float32 else _native.Engine64
         self._engine = kind(
-            described(model, shape), json.dumps(loss.describe()), batch_size, groups, hogwild, added
-        )
+            described(model, shape), json.dumps(loss.describe()), batch_size, groups, hogwild, added,
+            mean_factor,
+        )  # fmt: skip
         self._optimizer, self._batch_size = optimizer, batch_size
         self._chunk = 1  # batches
+
+    @property
+    def penalty(self) -> float:
+        """The penalty's part of the sum of the losses of the last epoch's examples."""
+        return float(self._engine.penalty)
 
     def run_epoch(
         self, data: Data, order: Array | None, noise: WeightNoise | None, epoch: Epoch, advance: Advance
@@ -192,7 +202,7 @@ class Engine:
         Parameters
         ----------
         data : Data
-            Checked; x may be of uint8.
+            Checked; x may be of uint8, or `SparseRows`.
         order : int64 array or None
             The examples to train on, in this order; None: all as they come.
         noise : WeightNoise or None
@@ -212,7 +222,8 @@ class Engine:
             started = time.perf_counter()
             self._train(data, order, begin, end)
             seconds = max(time.perf_counter() - started, 1e-6)
-            self._chunk = max(1, min(int(self._chunk * _CHUNK / seconds), 4 * self._chunk))
+            chunk = min(int(self._chunk * _CHUNK / seconds), 4 * self._chunk, _MOST_BATCHES)
+            self._chunk = max(1, chunk)
             epoch.done = end
             epoch.loss, epoch.divisor, epoch.correct, epoch.counted = engine.sums
             advance(end - begin)
@@ -223,7 +234,8 @@ class Engine:
         arguments = (self._batch_size, rows, optimizer.max_grad_norm or 0.0, optimizer.nonfinite)
         steps, skipped = engine.steps, engine.skipped
         try:
-            engine.train(data.x, data.y, order, data.weight, (begin, end), *arguments)
+            x, sparse = data.x.parts() if isinstance(data.x, SparseRows) else (data.x, None)
+            engine.train(x, data.y, order, data.weight, (begin, end), *arguments, sparse)
         finally:  # Ctrl-C is raised as soon as the engine returns
             optimizer._scalars = scalars_after(engine.steps - steps)
             optimizer.skipped += engine.skipped - skipped

@@ -1,0 +1,288 @@
+"""`MLPClassifier`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy.special import expit
+from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils import column_or_1d
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
+
+from ..runtime.dtypes import Array
+from ._base import BasePerceptron
+from ._parameters import OF_CLASSIFIER, OF_SKLEARN, OURS
+
+
+class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
+    """A multi-layer perceptron that classifies, in the place of `sklearn.neural_network.MLPClassifier`.
+
+    Parameters
+    ----------
+    hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, \
+max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
+validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
+        As scikit-learn 1.9 has them. The penalty is ``alpha/2 * ||W||^2`` divided by the batch's examples (by
+        their weights, where there are some).
+    optimizer : class or callable, optional
+        An optimizer of pyoptim in the place of the solver's: a class, called with the parameters and
+        ``lr=learning_rate_init``, or a function of the parameters. Options of "sgd" and "adam" are not read
+        then.
+    dropout : float in [0, 1), default 0
+        After each hidden layer.
+    batch_norm, layer_norm : bool, default False
+        Normalise each hidden layer before its activation.
+    residual : bool, default False
+        Add the input of each hidden layer that has as many outputs as inputs.
+    class_weight : dict, "balanced" or None
+        Weights of the classes, which multiply those of the examples.
+    label_smoothing : float in [0, 1], default 0
+        Of the target, this share goes to all classes alike.
+    schedule : callable, optional
+        The learning rate as a function of the step, e.g. one of `schedules`, in the place of
+        ``learning_rate`` and ``learning_rate_init``.
+    callbacks : list of `callbacks.Callback`, optional
+        They see the ``loss``, and ``val_score`` where examples are scored.
+    max_grad_norm : float, optional
+        Gradients are scaled down to this norm.
+    average : {None, "ema", "swa"}
+        Predict with an average of the weights: an exponential one of the steps, or the mean of the epochs.
+    dtype : {"auto", "float32", "float64"}
+        What is computed in. "auto" is scikit-learn's rule: float32 for X of float32, else float64.
+    backend : str, optional
+        One of `available_backends`.
+    n_jobs : int, optional
+        Threads; -1: all processors. None leaves the number as `set_num_threads` set it. Results do not depend
+        on it.
+
+    Attributes
+    ----------
+    classes_, coefs_, intercepts_, loss_, best_loss_, loss_curve_, validation_scores_, \
+best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
+        As scikit-learn has them. Writing into ``coefs_`` and ``intercepts_`` changes the model.
+
+    Notes
+    -----
+    For the same ``random_state`` first weights, splits and orders are scikit-learn's, so that in float64 the
+    losses of the first epochs agree up to rounding. Losses are computed from logits, not from probabilities:
+    those of examples that are hopelessly wrong are not clipped.
+    """
+
+    _theirs = "MLPClassifier"
+    _parameter_constraints: ClassVar[dict[str, Any]] = {**OF_SKLEARN, **OURS, **OF_CLASSIFIER}
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: str = "relu",
+        *,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: Any = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: Any = 10,
+        max_fun: int = 15000,
+        optimizer: Any = None,
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+        layer_norm: bool = False,
+        residual: bool = False,
+        class_weight: Any = None,
+        label_smoothing: float = 0.0,
+        schedule: Any = None,
+        callbacks: Any = None,
+        max_grad_norm: float | None = None,
+        average: str | None = None,
+        dtype: str = "auto",
+        backend: str | None = None,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+        self.optimizer = optimizer
+        self.dropout = dropout
+        self.batch_norm = batch_norm
+        self.layer_norm = layer_norm
+        self.residual = residual
+        self.class_weight = class_weight
+        self.label_smoothing = label_smoothing
+        self.schedule = schedule
+        self.callbacks = callbacks
+        self.max_grad_norm = max_grad_norm
+        self.average = average
+        self.dtype = dtype
+        self.backend = backend
+        self.n_jobs = n_jobs
+
+    # ---- what the base class asks --------------------------------------------------------------------------
+
+    def _checked(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
+        X, y = self._validated(X, y, multi_output=True, dtype=self._dtypes(), reset=reset)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
+            self._set_classes(y)
+        else:
+            self._check_classes(y)
+        return X, y
+
+    def _set_classes(self, y: Any) -> None:
+        self._label_binarizer = LabelBinarizer().fit(y)
+        self.classes_ = self._label_binarizer.classes_
+
+    def _check_classes(self, y: Any) -> None:
+        """Raise ValueError unless y has the classes of the call before."""
+        classes = unique_labels(y)
+        if self.warm_start:
+            if set(classes) != set(self.classes_):
+                raise ValueError(
+                    "warm_start can only be used where `y` has the same classes as in the previous call to "
+                    f"fit. Previously got {self.classes_}, `y` has {classes}"
+                )
+        elif len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
+            raise ValueError(
+                f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has "
+                f"{classes}."
+            )
+
+    def _encoded(self, y: Any) -> Array:
+        if self._label_binarizer.y_type_ == "multiclass":
+            self.n_outputs_ = len(self.classes_)
+            labels: Array = np.searchsorted(self.classes_, y).astype(np.int64)
+            return labels
+        if self._label_binarizer.y_type_ == "binary":
+            encoded: Array = np.asarray(y == self.classes_[-1], np.float32)[:, None]
+            if len(self.classes_) == 1:
+                encoded[...] = 0
+        else:
+            encoded = self._label_binarizer.transform(y).astype(np.float32)
+        self.n_outputs_ = encoded.shape[1]
+        if self.label_smoothing:
+            encoded = encoded * (1 - self.label_smoothing) + self.label_smoothing / 2
+        return encoded
+
+    def _weighted(self, y: Any, weight: Array | None, incremental: bool) -> Array | None:
+        if self.class_weight is None:
+            return weight
+        if incremental and self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight 'balanced' is not supported for partial_fit. In order to use 'balanced' "
+                "weights, use compute_class_weight('balanced', classes=classes, y=y) on all labels, and "
+                "pass the weights as a dict."
+            )
+        of_classes: Array = compute_sample_weight(self.class_weight, y)
+        return of_classes if weight is None else of_classes * weight
+
+    def _out_activation(self) -> str:
+        return "softmax" if self._label_binarizer.y_type_ == "multiclass" else "logistic"
+
+    def _stratification(self, y: Array) -> Any:
+        return y > 0.5 if self.n_outputs_ == 1 else None
+
+    def _score_of(self, outputs: Array, y: Array, weight: Array | None) -> float:
+        if self.out_activation_ == "softmax":
+            right = outputs.argmax(axis=1) == y
+        else:
+            right = ((expit(outputs) > 0.5) == (y > 0.5)).all(axis=1)
+        return float(np.average(right, weights=weight))
+
+    # ---- for users -----------------------------------------------------------------------------------------
+
+    @available_if(lambda self: self._check_solver())  # type: ignore[untyped-decorator]
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
+        """Train for one epoch over X and y, and go on from there in the next call.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As `fit`.
+        classes : array, optional
+            All labels that any call will bring; needed in the first call.
+
+        Returns
+        -------
+        self
+        """
+        if _check_partial_fit_first_call(self, classes):
+            multilabel = type_of_target(y).startswith("multilabel")
+            self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
+        return self._fit(X, y, sample_weight, True)
+
+    def predict(self, X: Any) -> Any:
+        """The class of each row of X, or for multi-label targets an indicator matrix."""
+        outputs = self._outputs(X)
+        if self.out_activation_ == "softmax":
+            return self.classes_[outputs.argmax(axis=1)]
+        chosen = expit(outputs) > 0.5
+        if self._label_binarizer.y_type_ != "binary":
+            return self._label_binarizer.inverse_transform(chosen.astype(outputs.dtype))
+        labels = chosen[:, 0].astype(np.intp) if len(self.classes_) > 1 else np.zeros(len(chosen), np.intp)
+        return self.classes_[labels]
+
+    def predict_proba(self, X: Any) -> Array:
+        """The probability of each class, (examples, classes), in the order of `classes_`."""
+        outputs = self._outputs(X)
+        if self.out_activation_ == "softmax":
+            outputs -= outputs.max(axis=1, keepdims=True)
+            np.exp(outputs, out=outputs)
+            outputs /= outputs.sum(axis=1, keepdims=True)
+            return outputs
+        expit(outputs, out=outputs)
+        if self.n_outputs_ == 1:
+            return np.hstack([1 - outputs, outputs])
+        # scikit-learn's checks want of each label a probability below 1.
+        np.minimum(outputs, np.nextafter(outputs.dtype.type(1), outputs.dtype.type(0)), out=outputs)
+        return outputs
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """The logarithm of `predict_proba`."""
+        probabilities = self.predict_proba(X)
+        with np.errstate(divide="ignore"):
+            logarithms: Array = np.log(probabilities, out=probabilities)
+        return logarithms
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags

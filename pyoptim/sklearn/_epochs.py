@@ -1,0 +1,106 @@
+"""Epochs over the examples of an estimator: compiled, or step by step where a part is not compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..callbacks import Callback
+from ..runtime.dtypes import Array
+from ..train import engine as compiled
+from ..train.data import Data
+from ..train.resume import Epoch
+from ..train.trainer import Trainer
+from ._losses import Objective, WeightPenalty, add_gradient
+
+
+class Sums(NamedTuple):
+    """Sums over the examples of an epoch: of their losses, as the parameters moved, and of the penalty."""
+
+    loss: float
+    penalty: float
+
+
+class Epochs:
+    """Runs epochs of a trainer's model, loss and optimizer.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    objective : Objective
+    alpha : float
+        The penalty is ``alpha/2 * ||W||^2`` divided by the weight of the batch.
+    batch_size : int
+    inputs : int
+    callbacks : sequence of Callback
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        objective: Objective,
+        alpha: float,
+        batch_size: int,
+        inputs: int,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.trainer, self.objective, self._alpha = trainer, objective, alpha
+        self._batch_size, self._callbacks = batch_size, callbacks
+        self._made_of = trainer.optimizer, alpha, batch_size, inputs
+        model, loss, optimizer = trainer.model, trainer.loss, trainer.optimizer
+        self.reason = compiled.why_not(model, loss, optimizer)
+        if any(callback.acts_on_batches for callback in callbacks):
+            self.reason = "a callback acts on every batch"
+        self._engine = None
+        if self.reason is None:
+            penalty = WeightPenalty(l2=alpha) if alpha else None
+            self._engine = compiled.Engine(
+                model, loss, optimizer, (inputs,), batch_size, penalty=penalty, mean_factor=objective.factor
+            )
+
+    def serves(self, optimizer: Any, alpha: float, batch_size: int, inputs: int) -> bool:
+        """Whether this was made of the same parts, for no callbacks, so that it runs the next epochs too."""
+        return self._made_of == (optimizer, alpha, batch_size, inputs) and not self._callbacks
+
+    def run(self, data: Data, order: Array | None) -> Sums:
+        """Train on every example once, in this order."""
+        self.trainer.model.train()
+        try:
+            if self._engine is None:
+                sums = self._run_in_python(data, order)
+            else:
+                epoch = Epoch(0, {})
+                self._engine.run_epoch(data, order, None, epoch, _nothing)
+                sums = Sums(epoch.loss, self._engine.penalty)
+        finally:
+            self.trainer.model.eval()
+        self.trainer.optimizer.epoch += 1
+        return sums
+
+    def _run_in_python(self, data: Data, order: Array | None) -> Sums:
+        loss, penalty, count = 0.0, 0.0, len(data.x)
+        for i, begin in enumerate(range(0, count, self._batch_size)):
+            end = min(begin + self._batch_size, count)
+            rows = slice(begin, end) if order is None else order[begin:end]
+            for callback in self._callbacks:
+                callback.on_batch_begin(i)
+            weight = None if data.weight is None else data.weight[rows]
+            value, added = self._step(data.x[rows], data.y[rows], weight)
+            loss, penalty = loss + (value + added) * (end - begin), penalty + added * (end - begin)
+            for callback in self._callbacks:
+                callback.on_batch_end(i, {"loss": value + added})
+        return Sums(loss, penalty)
+
+    def _step(self, x: Array, y: Array, weight: Array | None) -> tuple[float, float]:
+        trainer, model = self.trainer, self.trainer.model
+        total = float(len(x)) if weight is None else float(weight.sum(dtype=np.float64))
+        value = add_gradient(model, self.objective, x, y, weight, total)
+        added = WeightPenalty(l2=self._alpha / total).add(model) if self._alpha and total else 0.0
+        trainer.optimizer.step(trainer._gradients)
+        return value, added
+
+
+def _nothing(done: int) -> None:
+    """What the engine tells about its progress is not wanted."""

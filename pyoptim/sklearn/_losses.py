@@ -1,0 +1,81 @@
+"""The losses of scikit-learn's perceptrons, and how the compiled engine is to average them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import nn
+from ..runtime.dtypes import Array
+
+
+class Objective(NamedTuple):
+    """A loss, and what its mean over a batch is multiplied with to be the sum over the outputs.
+
+    scikit-learn reports the squared error as the mean over the outputs, but takes the gradient of the sum;
+    ``reported`` is the ratio of the two.
+    """
+
+    loss: nn.Loss
+    factor: float
+    reported: float = 1.0
+
+
+class HalfPoisson(nn.Loss):
+    """Half the Poisson deviance of targets t and exp(x): ``t log t - t x - t + exp(x)``, the mean."""
+
+    takes_sample_weight = True
+
+    def compute(
+        self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
+    ) -> float:
+        mean = np.exp(output)
+        own = np.where(target > 0, target * np.log(np.where(target > 0, target, 1)), 0) - target
+        weight = 1.0 if sample_weight is None else sample_weight[:, None]
+        if gradient is not None:
+            gradient[...] = (mean - target) * weight / target.size
+        return float(np.mean((own + mean - target * output) * weight))
+
+
+def objective(kind: str, outputs: int, smoothing: float) -> Objective:
+    """Return the objective of the kind: softmax, logistic, squared_error or poisson."""
+    if kind == "softmax":
+        return Objective(nn.CrossEntropy(label_smoothing=smoothing), 1.0)
+    if kind == "logistic":
+        return Objective(nn.BinaryCrossEntropy(), float(outputs))
+    if kind == "poisson":
+        return Objective(HalfPoisson(), float(outputs))
+    return Objective(nn.MSE(), outputs / 2, 1 / outputs)
+
+
+class WeightPenalty(nn.Penalty):
+    """scikit-learn's penalty: of the weights of dense layers alone."""
+
+    def _runs(self, model: nn.Sequential) -> list[tuple[int, int]]:
+        runs, end = [], 0
+        for layer in model.leaves().values():
+            for name, w in layer.parameters.items():
+                begin, end = end, end + w.size
+                if name == "weight" and isinstance(layer, nn.Dense):
+                    runs.append((begin, end))
+        return runs
+
+
+def add_gradient(
+    model: nn.Sequential, of: Objective, x: Any, y: Array, weight: Array | None, total: float
+) -> float:
+    """Return the sum of the losses, weighted, divided by ``total``; its gradient goes into the model's.
+
+    In training mode; the gradient takes the place of the model's last one.
+    """
+    output = model._forward(x)
+    gradient = np.empty_like(output)
+    scale = of.factor * len(x) / total if total else 0.0
+    if weight is not None:
+        weight = (weight * scale).astype(output.dtype)
+    elif scale != 1:
+        weight = np.full(len(x), scale, output.dtype)
+    value = of.loss.evaluate(output, y, gradient, weight)
+    model._backward(gradient)
+    return float(value)
