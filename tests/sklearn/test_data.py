@@ -1,0 +1,216 @@
+"""What `fit` and `predict` take: labels and rows of any kind, weights, frames, sparse matrices."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+import scipy.sparse
+from sklearn.exceptions import NotFittedError
+
+from pyoptim.sklearn import MLPClassifier, MLPRegressor
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(80, 5))
+CLASS = np.where(X[:, 0] > 0.3, 2, np.where(X[:, 1] > 0, 1, 0))
+QUICK = {"hidden_layer_sizes": (6,), "max_iter": 4, "random_state": 0}
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array(["a", "b", "c"]),
+        np.array(["a", "b", "c"], object),
+        np.array([1, 2, 3]),
+        np.array([-7, 0, 400], np.int16),
+        np.array([0.0, 1.0, 2.0]),
+    ],
+    ids=lambda labels: str(labels.dtype),
+)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_labels_of_any_kind(labels, classes):
+    y = labels[CLASS % classes]
+    plain = MLPClassifier(**QUICK).fit(X, CLASS % classes)
+    model = MLPClassifier(**QUICK).fit(X, y)
+    np.testing.assert_array_equal(model.classes_, labels[:classes])
+    np.testing.assert_array_equal(model.predict_proba(X), plain.predict_proba(X))
+    np.testing.assert_array_equal(model.predict(X), labels[plain.predict(X)])
+    assert model.predict(X).dtype == model.classes_.dtype
+
+
+def test_bools_are_labels():
+    model = MLPClassifier(**QUICK).fit(X, CLASS == 1)
+    assert model.predict(X).dtype == bool
+    np.testing.assert_array_equal(model.classes_, [False, True])
+
+
+def test_one_class():
+    model = MLPClassifier(**QUICK).fit(X, np.full(len(X), "only"))
+    np.testing.assert_array_equal(model.predict(X), "only")
+
+
+def test_sparse_multilabel_targets():
+    y = np.column_stack([CLASS > 0, CLASS > 1]).astype(int)
+    dense = MLPClassifier(**QUICK).fit(X, y)
+    model = MLPClassifier(**QUICK).fit(X, scipy.sparse.csr_matrix(y))
+    np.testing.assert_array_equal(model.predict_proba(X), dense.predict_proba(X))
+    np.testing.assert_array_equal(model.predict(X).toarray(), dense.predict(X))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "int64", "uint8", "bool"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_rows_of_any_real_dtype_and_order(dtype, order):
+    x = np.asarray(np.abs(X) * 3, dtype=dtype)
+    model = MLPClassifier(**QUICK).fit(np.asarray(x, order=order), CLASS)
+    computed = np.float32 if dtype == "float32" else np.float64
+    assert model.coefs_[0].dtype == computed == model.predict_proba(x).dtype
+    same = MLPClassifier(**QUICK).fit(np.ascontiguousarray(x, computed), CLASS)
+    np.testing.assert_array_equal(model.coefs_[0], same.coefs_[0])
+    np.testing.assert_array_equal(model.predict_proba(np.asarray(x, order=order)), same.predict_proba(x))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dtype_asks_for_one(dtype):
+    for given in (np.float32, np.float64):
+        model = MLPRegressor(**QUICK, dtype=dtype).fit(X.astype(given), CLASS)
+        assert model.predict(X.astype(given)).dtype == dtype == model.coefs_[0].dtype
+
+
+@pytest.mark.parametrize("container", ["csr_matrix", "csr_array", "csc_matrix", "coo_array"])
+@pytest.mark.parametrize(
+    "options", [{}, {"solver": "lbfgs"}, {"early_stopping": True}, {"backend": "numpy"}], ids=str
+)
+def test_sparse_rows_give_what_dense_ones_give(container, options):
+    x = X * (np.abs(X) > 0.8)
+    sparse = getattr(scipy.sparse, container)(x)
+    for kind in (MLPClassifier, MLPRegressor):
+        dense = kind(**QUICK, batch_size=32, **options).fit(x, CLASS)
+        model = kind(**QUICK, batch_size=32, **options).fit(sparse, CLASS)
+        np.testing.assert_array_equal(model.coefs_[0], dense.coefs_[0])
+        np.testing.assert_array_equal(model.predict(sparse), dense.predict(x))
+
+
+def test_sparse_rows_that_name_a_column_twice():
+    sparse = scipy.sparse.csr_matrix(([1.0, 2.0, 4.0], [0, 0, 1], [0, 2, 3]), shape=(2, 2))
+    options = {**QUICK, "shuffle": False}
+    model = MLPRegressor(**options).fit(sparse, [0.0, 1.0])
+    dense = MLPRegressor(**options).fit(np.array([[3.0, 0], [0, 4]]), [0.0, 1.0])
+    np.testing.assert_array_equal(model.coefs_[0], dense.coefs_[0])
+
+
+def test_sparse_rows_stay_sparse_in_memory():
+    x = scipy.sparse.random(2000, 5000, 0.001, "csr", np.float64, random_state=0)
+    y = RNG.integers(0, 2, 2000)
+    model = MLPClassifier(hidden_layer_sizes=(2,), max_iter=1, batch_size=10)
+    tracemalloc.start()
+    try:
+        model.fit(x, y).predict(x)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 2000 * 5000 * 8 / 2  # half of what the dense rows would take
+
+
+def test_memory_mapped_rows(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    model = MLPClassifier(**QUICK).fit(mapped, CLASS)
+    np.testing.assert_array_equal(model.predict(mapped), MLPClassifier(**QUICK).fit(X, CLASS).predict(X))
+
+
+def test_whole_weights_are_repeated_examples():
+    weight = np.arange(len(X)) % 3
+    rows = np.repeat(np.arange(len(X)), weight)
+    options = {**QUICK, "shuffle": False, "solver": "sgd"}
+    weighted = MLPClassifier(**options).fit(X, CLASS, sample_weight=weight)
+    repeated = MLPClassifier(**options).fit(X[rows], CLASS[rows])
+    np.testing.assert_allclose(weighted.coefs_[0], repeated.coefs_[0], atol=1e-12)
+
+
+def test_weights_of_classes_multiply_those_of_examples():
+    weight = RNG.uniform(0.5, 2, len(X))
+    of_classes = {0: 1.0, 1: 3.0, 2: 0.5}
+    product = weight * np.array([of_classes[c] for c in CLASS])
+    model = MLPClassifier(**QUICK, class_weight=of_classes).fit(X, CLASS, sample_weight=weight)
+    same = MLPClassifier(**QUICK).fit(X, CLASS, sample_weight=product)
+    np.testing.assert_array_equal(model.coefs_[0], same.coefs_[0])
+    balanced = MLPClassifier(**QUICK, class_weight="balanced").fit(X, CLASS)
+    counts = np.bincount(CLASS)
+    same = MLPClassifier(**QUICK).fit(X, CLASS, sample_weight=(len(X) / 3 / counts)[CLASS])
+    np.testing.assert_allclose(balanced.coefs_[0], same.coefs_[0], atol=1e-12)
+    with pytest.raises(ValueError, match="balanced"):
+        MLPClassifier(**QUICK, class_weight="balanced").partial_fit(X, CLASS, classes=[0, 1, 2])
+
+
+# ---- frames ------------------------------------------------------------------------------------------------
+
+
+def _frames(library):
+    module = pytest.importorskip(library)
+    columns = {"whole": np.arange(80), "number": X[:, 0], "flag": X[:, 1] > 0}
+    return module, module.DataFrame(columns), np.column_stack(list(columns.values())).astype(float)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames(library):
+    module, frame, x = _frames(library)
+    y = module.Series(np.array(["no", "yes"])[CLASS % 2])
+    model = MLPClassifier(**QUICK).fit(frame, y)
+    plain = MLPClassifier(**QUICK).fit(x, np.asarray(y))
+    np.testing.assert_array_equal(model.predict(frame), plain.predict(x))
+    np.testing.assert_array_equal(model.feature_names_in_, ["whole", "number", "flag"])
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(frame[["number", "whole", "flag"]])
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_column_of_text_is_named(library):
+    module, frame, _ = _frames(library)
+    cities = module.Series("city", ["Rome"] * 80) if library == "polars" else module.Series(["Rome"] * 80)
+    frame = frame.with_columns(cities) if library == "polars" else frame.assign(city=cities)
+    with pytest.raises(ValueError, match=r"column 'city' of text.*OneHotEncoder"):
+        MLPClassifier(**QUICK).fit(frame, CLASS)
+
+
+def test_nullable_and_categorical_columns_of_pandas():
+    pandas, frame, x = _frames("pandas")
+    frame = frame.astype({"whole": "Int64", "number": "Float64", "flag": "boolean"})
+    y = pandas.Series(np.array(["no", "yes"])[CLASS % 2], dtype="category")
+    model = MLPClassifier(**QUICK).fit(frame, y)
+    plain = MLPClassifier(**QUICK).fit(x, np.asarray(y))
+    np.testing.assert_array_equal(model.predict(frame), plain.predict(x))
+    frame.loc[3, "number"] = pandas.NA
+    with pytest.raises(ValueError, match="NaN"):
+        model.predict(frame)
+
+
+def test_a_batch_larger_than_the_data_is_cut():
+    with pytest.warns(UserWarning, match="Got `batch_size`"):
+        model = MLPClassifier(**QUICK, batch_size=1000).fit(X, CLASS)
+    np.testing.assert_array_equal(model.coefs_[0], MLPClassifier(**QUICK).fit(X, CLASS).coefs_[0])
+
+
+# ---- bad input ---------------------------------------------------------------------------------------------
+
+
+def test_bad_input_gets_the_words_of_sklearn():
+    model = MLPClassifier(**QUICK)
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+    model.fit(X, CLASS)
+    hole = X.copy()
+    hole[3, 2] = np.nan
+    for data, match in ((hole, "contains NaN"), (X[:, :3], "has 3 features"), (X[:0], "0 sample")):
+        with pytest.raises(ValueError, match=match):
+            model.predict(data)
+    with pytest.raises(ValueError, match="contains NaN"):
+        model.fit(hole, CLASS)
+    with pytest.raises(ValueError, match="eval_set"):
+        model.fit(X, CLASS, eval_set=3)
+    with pytest.raises(AttributeError, match="no attribute 'partial_fit'"):
+        _ = MLPClassifier(solver="lbfgs").partial_fit
+    with pytest.raises(ValueError, match="'dropout' parameter"):
+        MLPClassifier(dropout=1.5).fit(X, CLASS)
