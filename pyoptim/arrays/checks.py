@@ -12,6 +12,7 @@ from numpy import ndarray
 
 from ..runtime import dispatch
 from ..runtime.dtypes import FLOATS, Array, is_parameter_dtype
+from .frames import is_frame, numbers
 from .gpu import DeviceArray
 from .gpu_views import is_on_gpu
 from .memory import OverlapFinder, Seen, is_fast, refuse_masked
@@ -36,11 +37,14 @@ def check_operand(name: str, value: Any) -> None:
 def as_numpy(name: str, value: Any) -> Array:
     """Convert a value to a NumPy array; our own GPU arrays are downloaded, others' are a TypeError.
 
-    So are masked arrays, also in a list, and what NumPy makes no array of.
+    So are masked arrays, also in a list, and what NumPy makes no array of. Frames and Series of pandas and
+    polars have to hold numbers.
     """
     refuse_masked(name, value)
     if isinstance(value, ndarray):
         return np.asarray(value)
+    if is_frame(value):
+        return numbers(name, value)
     if not isinstance(value, DeviceArray) and is_on_gpu(value):
         check_operand(name, value)
     try:

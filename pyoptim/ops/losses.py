@@ -205,7 +205,7 @@ def is_soft(target: Any) -> bool:
 
 
 def check_labels(name: str, labels: Any, batch: int, classes: int) -> Array:
-    """Class indices as contiguous int64; in a GPU's memory only their shape is looked at."""
+    """Class indices as contiguous int64, bools as 0 or 1; in a GPU's memory only their shape is looked at."""
     on_gpu = isinstance(labels, Operand)
     labels = labels if on_gpu else as_numpy(name, labels)
     if labels.dtype.kind not in "iub":

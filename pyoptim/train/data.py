@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import nn
 from ..arrays.checks import as_numpy
+from ..arrays.frames import plain
 from ..backends.places import HOST, Place, place_with
 from ..runtime.dtypes import Array
 
@@ -78,6 +79,7 @@ def checked(
     """Return checked examples, targets and weights, converted to what a training step takes."""
     x_name, y_name = names
     x = model.check_input(x_name, x, keep_bytes=True)
+    y, weight = plain(y_name, y), plain("sample_weight", weight)
     if len(x) == 0:
         raise ValueError(f"{x_name} is empty, expected at least one example")
     y = model._place.download(y_name, y)

@@ -154,10 +154,11 @@ class Trainer:
         Parameters
         ----------
         x : array (examples, ...)
-            Of any real dtype; converted to the model's once, but for uint8, converted batch by batch. For a
-            model on a GPU data are copied to it once, or x is an array of the model's dtype or uint8 in its
-            memory (CuPy's, PyTorch's, and what else has ``__cuda_array_interface__`` or speaks DLPack), which
-            is taken as it is: its values are not looked at.
+            Of any real dtype, or a frame of pandas or polars whose columns are numbers or bools; converted to
+            the model's dtype once, but for uint8, converted batch by batch. For a model on a GPU data are
+            copied to it once, or x is an array of the model's dtype or uint8 in its memory (CuPy's,
+            PyTorch's, and what else has ``__cuda_array_interface__`` or speaks DLPack), which is taken as it
+            is: its values are not looked at.
         y : array (examples, ...)
             Targets as the loss takes them. For a model on a GPU they, and ``sample_weight``, may be arrays in
             its memory too; they are copied to the processor once and checked as others are. Labels may be
