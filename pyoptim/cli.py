@@ -25,7 +25,7 @@ def __dir__() -> list[str]:
     return __all__
 
 
-STUDIES = ("batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules")
+STUDIES = ("batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules", "tabular")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -153,7 +153,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from .lab import studies
+    from .lab import studies, tabular
     from .runtime import threads
 
     options.plot = options.plot or f"{options.study}.png"
@@ -161,7 +161,7 @@ def _study(options: argparse.Namespace) -> int:
     check_image(options.plot)
     if options.threads is not None:
         threads.set_num_threads(options.threads)
-    return studies.main(options)
+    return tabular.main(options) if options.study == "tabular" else studies.main(options)
 
 
 def _compare(options: argparse.Namespace) -> int:

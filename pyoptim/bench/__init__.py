@@ -27,6 +27,7 @@ from . import (
     predictions,
     report,
     shapes,
+    sklearn,
     tabular,
     training,
 )
@@ -41,6 +42,7 @@ FAMILIES = {
     "training": training.FAMILY,
     "layers": shapes.FAMILY,
     "tabular": tabular.FAMILY,
+    "sklearn": sklearn.FAMILY,
     "predict": predictions.FAMILY,
     "threads": crossover.FAMILY,
     "busy": busy.FAMILY,

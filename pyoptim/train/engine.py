@@ -31,6 +31,7 @@ from .weight_noise import WeightNoise
 
 _CHUNK = 0.02  # seconds of work between two calls of ``advance``, when Ctrl-C is served too
 Advance = Callable[[int], None]  # is told how many examples more have been trained on
+_AHEAD = 64  # steps that are planned at once for short epochs
 _MOST_BATCHES = 1 << 20  # between two calls of ``advance``
 _HOGWILD_BATCH = 16  # larger batches train faster when threads share one
 
@@ -188,6 +189,7 @@ class Engine:
         )  # fmt: skip
         self._optimizer, self._batch_size = optimizer, batch_size
         self._chunk = 1  # batches
+        self._ahead: _Ahead | None = None
 
     @property
     def penalty(self) -> float:
@@ -230,7 +232,7 @@ class Engine:
 
     def _train(self, data: Data, order: Array | None, begin: int, end: int) -> None:
         engine, optimizer = self._engine, self._optimizer
-        rows, scalars_after = _plan(optimizer, -(-(end - begin) // self._batch_size))
+        rows, scalars_after = self._planned(-(-(end - begin) // self._batch_size))
         arguments = (self._batch_size, rows, optimizer.max_grad_norm or 0.0, optimizer.nonfinite)
         steps, skipped = engine.steps, engine.skipped
         try:
@@ -244,8 +246,47 @@ class Engine:
                 f"{optimizer._gradient_names()[engine.wrong]} holds NaN or infinity, expected finite values"
             )
 
+    def _planned(self, steps: int) -> tuple[Array, Callable[[int], _Scalars]]:
+        """Return what `_plan` returns, of the steps that were planned ahead if nothing has changed since."""
+        optimizer = self._optimizer
+        options = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
+        numbers = all(is_number(group["lr"]) for group in options)
+        usual = stepping.is_compiled(optimizer) and not getattr(optimizer, "_looking_ahead", False)
+        if steps > _AHEAD // 4 or not numbers or not usual:
+            return _plan(optimizer, steps)
+        ahead = self._ahead
+        if ahead is None or not ahead.holds(optimizer._scalars, options, steps):
+            ahead = self._ahead = _Ahead(*_plan(optimizer, _AHEAD), options)
+        return ahead.take(steps)
+
 
 _Scalars = list[dict[str, float]]  # of each parameter group
+
+
+class _Ahead:
+    """A plan of more steps than a short epoch takes, since a plan takes longer than such an epoch."""
+
+    def __init__(self, rows: Array, after: Callable[[int], _Scalars], options: list[dict[str, Any]]) -> None:
+        self._rows, self._after, self._options = rows, after, options
+        self._done, self._scalars = 0, after(0)
+
+    def holds(self, scalars: _Scalars, options: list[dict[str, Any]], steps: int) -> bool:
+        """Whether this is the plan of the steps after these scalars, with these options."""
+        left = len(self._rows) - self._done
+        return steps <= left and scalars == self._scalars and options == self._options
+
+    def take(self, steps: int) -> tuple[Array, Callable[[int], _Scalars]]:
+        """Return the plan of the next steps."""
+        begin = self._done
+
+        def scalars_after(done: int) -> _Scalars:
+            self._done, self._scalars = begin + done, self._after(begin + done)
+            return [dict(scalars) for scalars in self._scalars]
+
+        return self._rows[begin : begin + steps], scalars_after
 
 
 def _plan(optimizer: Optimizer, steps: int) -> tuple[Array, Callable[[int], _Scalars]]:

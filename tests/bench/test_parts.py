@@ -153,6 +153,13 @@ def test_tabular_steps_are_checked_and_timed(peer, names, monkeypatch, tmp_path)
         assert row["flops"] == 4 * 2 * (3 * (3 * 16 + 16 * 2) - 3 * 16)
 
 
+def test_estimators_are_checked_and_timed(tmp_path):
+    pytest.importorskip("sklearn")
+    found = rows_of("sklearn", tmp_path, "--dtype", "float32")["rows"]
+    assert [row["name"] for row in found] == ["fit 200x5, epoch", "predict_proba 30-100", "fit iris, whole"]
+    assert all(set(row["seconds"]) == {"pyoptim", "sklearn", "sklearn, one thread"} for row in found)
+
+
 def test_predictions_are_checked_and_timed(monkeypatch, tmp_path):
     monkeypatch.setattr(predictions, "_QUICK_ROWS", (1, 65))
     found = rows_of("predict", tmp_path)["rows"]

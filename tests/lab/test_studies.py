@@ -1,12 +1,14 @@
 """`pyoptim study`: every study runs, prints its table and writes its plot."""
 
+from unittest import mock
+
 import pytest
 
 from pyoptim import cli
-from pyoptim.lab import studies
+from pyoptim.lab import studies, tabular
 
 
-@pytest.mark.parametrize("name", cli.STUDIES)
+@pytest.mark.parametrize("name", studies.STUDIES)
 def test_a_study_prints_a_table_and_writes_a_plot(name, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     path = tmp_path / "study.png"
@@ -18,8 +20,32 @@ def test_a_study_prints_a_table_and_writes_a_plot(name, tmp_path, capsys):
     assert str(path) in printed
 
 
+def test_the_study_of_tables(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("sklearn")
+    path = tmp_path / "study.png"
+    table = next(tabular.tables(0))
+    with mock.patch.object(tabular, "tables", return_value=[table]):
+        assert cli.main(["study", "tabular", "--epochs", "3", "--plot", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    lines = [
+        line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("breast cancer")
+    ]
+    assert len(lines) == 5
+    assert all(float(line[-3]) > 0.6 for line in lines)
+
+
+def test_tables_have_categories_and_targets():
+    pytest.importorskip("sklearn")
+    found = list(tabular.tables(0))
+    assert len(found) == 5
+    for table in found:
+        assert len(table.numbers) == len(table.category) == len(table.target)
+        assert 2 <= len(set(table.category.ravel())) <= 5
+
+
 def test_the_command_line_knows_every_study():
-    assert tuple(studies.STUDIES) == cli.STUDIES
+    assert (*studies.STUDIES, "tabular") == cli.STUDIES
 
 
 def test_batch_norm_trains_a_deep_sigmoid_network():
