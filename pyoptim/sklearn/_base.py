@@ -320,8 +320,9 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
             size = count
         alpha = float(self.alpha)
         epochs: Epochs | None = self.__dict__.get("_epochs")
-        if epochs is None or not epochs.serves(solver.optimizer, alpha, size, inputs):
-            of = self._objective()
+        of = self._objective()
+        serves = epochs is not None and epochs.serves(solver.optimizer, of, alpha, size, inputs)
+        if epochs is None or self.callbacks or not serves:
             trainer = Trainer(network.model, of.loss, solver.optimizer)
             epochs = self._epochs = Epochs(trainer, of, alpha, size, inputs, self.callbacks or ())
         epochs.trainer.stop_training = False

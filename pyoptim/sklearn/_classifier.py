@@ -268,9 +268,12 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
             np.exp(outputs, out=outputs)
             outputs /= outputs.sum(axis=1, keepdims=True)
             return outputs
-        expit(outputs, out=outputs)
         if self.n_outputs_ == 1:
-            return np.hstack([1 - outputs, outputs])
+            both: Array = np.empty((len(outputs), 2), outputs.dtype)
+            expit(outputs[:, 0], out=both[:, 1])
+            np.subtract(1, both[:, 1], out=both[:, 0])
+            return both
+        expit(outputs, out=outputs)
         # scikit-learn's checks want of each label a probability below 1.
         np.minimum(outputs, np.nextafter(outputs.dtype.type(1), outputs.dtype.type(0)), out=outputs)
         return outputs

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..callbacks import Callback
+from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..train import engine as compiled
 from ..train.data import Data
@@ -48,7 +49,8 @@ class Epochs:
     ) -> None:
         self.trainer, self.objective, self._alpha = trainer, objective, alpha
         self._batch_size, self._callbacks = batch_size, callbacks
-        self._made_of = trainer.optimizer, alpha, batch_size, inputs
+        self._backend = dispatch.current().name
+        self._made_of = trainer.optimizer, repr(objective.loss), alpha, batch_size, inputs
         model, loss, optimizer = trainer.model, trainer.loss, trainer.optimizer
         self.reason = compiled.why_not(model, loss, optimizer)
         if any(callback.acts_on_batches for callback in callbacks):
@@ -60,9 +62,10 @@ class Epochs:
                 model, loss, optimizer, (inputs,), batch_size, penalty=penalty, mean_factor=objective.factor
             )
 
-    def serves(self, optimizer: Any, alpha: float, batch_size: int, inputs: int) -> bool:
+    def serves(self, optimizer: Any, objective: Objective, *parts: float) -> bool:
         """Whether this was made of the same parts, for no callbacks, so that it runs the next epochs too."""
-        return self._made_of == (optimizer, alpha, batch_size, inputs) and not self._callbacks
+        same = self._made_of == (optimizer, repr(objective.loss), *parts)
+        return same and self._backend == dispatch.current().name and not self._callbacks
 
     def run(self, data: Data, order: Array | None) -> Sums:
         """Train on every example once, in this order."""

@@ -259,7 +259,9 @@ class Engine:
             return _plan(optimizer, steps)
         ahead = self._ahead
         if ahead is None or not ahead.holds(optimizer._scalars, options, steps):
-            ahead = self._ahead = _Ahead(*_plan(optimizer, _AHEAD), options)
+            # More each time: most trainings are either long or short, and the first plan may be the last.
+            more = steps if ahead is None else max(steps, min(_AHEAD, 4 * len(ahead.rows)))
+            ahead = self._ahead = _Ahead(*_plan(optimizer, more), options)
         return ahead.take(steps)
 
 
@@ -270,12 +272,12 @@ class _Ahead:
     """A plan of more steps than a short epoch takes, since a plan takes longer than such an epoch."""
 
     def __init__(self, rows: Array, after: Callable[[int], _Scalars], options: list[dict[str, Any]]) -> None:
-        self._rows, self._after, self._options = rows, after, options
+        self.rows, self._after, self._options = rows, after, options
         self._done, self._scalars = 0, after(0)
 
     def holds(self, scalars: _Scalars, options: list[dict[str, Any]], steps: int) -> bool:
         """Whether this is the plan of the steps after these scalars, with these options."""
-        left = len(self._rows) - self._done
+        left = len(self.rows) - self._done
         return steps <= left and scalars == self._scalars and options == self._options
 
     def take(self, steps: int) -> tuple[Array, Callable[[int], _Scalars]]:
@@ -286,7 +288,7 @@ class _Ahead:
             self._done, self._scalars = begin + done, self._after(begin + done)
             return [dict(scalars) for scalars in self._scalars]
 
-        return self._rows[begin : begin + steps], scalars_after
+        return self.rows[begin : begin + steps], scalars_after
 
 
 def _plan(optimizer: Optimizer, steps: int) -> tuple[Array, Callable[[int], _Scalars]]:

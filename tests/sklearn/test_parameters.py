@@ -137,6 +137,16 @@ def test_a_copy_goes_on_to_the_same_bits(options, copied):
     np.testing.assert_array_equal(other.predict_proba(X), model.predict_proba(X))
 
 
+def test_partial_fit_takes_note_of_parameters_that_change():
+    changes = [{"alpha": 10.0}, {"label_smoothing": 0.5}, {"batch_size": 7}, {"backend": "numpy"}]
+    for change in changes:
+        model, other = (MLPClassifier(**QUICK).partial_fit(X, Y, classes=[0, 1, 2]) for _ in range(2))
+        model.partial_fit(X, Y)
+        other.set_params(**change).partial_fit(X, Y)
+        same = np.allclose(model.coefs_[0], other.coefs_[0], rtol=0, atol=1e-9)
+        assert same == ("backend" in change), change
+
+
 def test_writing_into_the_weights_changes_the_model():
     model = MLPRegressor(**QUICK).fit(X, X[:, 0])
     before = model.predict(X)
