@@ -24,6 +24,7 @@ class SparseRows:
     def __init__(self, matrix: Any, dtype: np.dtype[Any]) -> None:
         self._matrix = matrix.tocsr().astype(dtype, copy=False)
         self.shape = self._matrix.shape
+        self._parts: tuple[Array, tuple[Array, Array]] | None = None
 
     def __len__(self) -> int:
         return int(self.shape[0])
@@ -39,9 +40,12 @@ class SparseRows:
 
     def parts(self) -> tuple[Array, tuple[Array, Array]]:
         """The values, their columns, and where each row begins, as the compiled engine takes them."""
-        matrix = self._matrix
-        columns = np.ascontiguousarray(matrix.indices, np.int32)
-        return np.ascontiguousarray(matrix.data), (columns, np.ascontiguousarray(matrix.indptr, np.int64))
+        if self._parts is None:
+            matrix = self._matrix
+            columns = np.ascontiguousarray(matrix.indices, np.int32)
+            begins = np.ascontiguousarray(matrix.indptr, np.int64)
+            self._parts = np.ascontiguousarray(matrix.data), (columns, begins)
+        return self._parts
 
 
 class Data(NamedTuple):
