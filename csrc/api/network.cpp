@@ -10,6 +10,7 @@
 
 #include "api/network_impl.hpp"
 #include "api/optimizer_impl.hpp"
+#include "optim/rule_info.hpp"
 #include "runtime/parallel.hpp"
 #include "runtime/sizes.hpp"
 
@@ -230,8 +231,7 @@ template <class T>
 void Network<T>::Impl::run(core::Engine<T>& with, const core::Examples<T>& of, std::size_t examples,
                            std::size_t batch, Optimizer<T>& optimizer, bool keep_gradients,
                            core::Outcome& outcome) {
-    optimizer.prepare();  // its options may have changed since the last epoch
-    optimizer.check();
+    optimizer.check();  // its options may have changed since the last epoch
     core::StepOptions options;
     options.keep_gradients = keep_gradients;
     options.max_grad_norm = optimizer.max_grad_norm;
@@ -332,6 +332,9 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
     for (int epoch = 0; epoch < options.epochs; ++epoch) {
         if (options.shuffle) {  // Fisher and Yates
             for (std::size_t i = order.size() - 1; i > 0; --i) std::swap(order[i], order[rng() % (i + 1)]);
+        }
+        if (optimizer.impl_->rule != core::rule_index(optimizer.rule())) {  // `after_epoch` changed options
+            impl_->engine_for(data, optimizer, options.loss, batch);
         }
         core::Outcome outcome;
         impl_->run(engine, of, used, batch, optimizer, false, outcome);

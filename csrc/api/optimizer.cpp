@@ -5,6 +5,7 @@
 #include <limits>
 #include <sstream>
 #include <stdexcept>
+#include <string>
 
 #include "api/optimizer_impl.hpp"
 #include "optim/rule_info.hpp"
@@ -74,7 +75,7 @@ const Progress& Optimizer<T>::progress() const {
 template <class T>
 std::vector<T*> Optimizer<T>::states() {
     std::vector<T*> all;
-    for (auto& state : impl_->states) all.push_back(state.data());
+    for (auto* const state : impl_->states) all.push_back(state->data());
     return all;
 }
 
@@ -182,13 +183,22 @@ template <class T>
 void Optimizer<T>::prepare() {
     const int rule = core::rule_index(this->rule());
     if (impl_->rule == rule) return;
-    if (impl_->rule >= 0) throw std::logic_error("hyperparameters now choose another rule, with other state");
-    check();
-    std::vector<std::vector<T>> states;
-    for (int k = 0; k < core::kRules[rule].states; ++k)
-        states.emplace_back(impl_->size, static_cast<T>(initial(k)));
+    if (impl_->rule < 0) check();
+    std::vector<std::vector<T>*> states;
+    std::istringstream names(core::kRules[rule].state_names);
+    bool all_new = true;
+    for (int k = 0; k < core::kRules[rule].states; ++k) {
+        std::string name;
+        std::getline(names >> std::ws, name, ',');  // "exp_avg, exp_avg_sq"
+        const auto [at, made] = impl_->arrays.try_emplace(name);
+        if (made) at->second.assign(impl_->size, static_cast<T>(initial(k)));
+        all_new = all_new && made;
+        states.push_back(&at->second);
+    }
+    if (all_new && !states.empty()) impl_->progress.begun = impl_->progress.step + 1;
     impl_->states = std::move(states);
     impl_->rule = rule;
+    impl_->stepped = nullptr;
 }
 
 template <class T>

@@ -18,6 +18,7 @@ from ..arrays import tensors
 from ..formulas import storage
 from ..formulas.rules import root_scale
 from ..runtime.dtypes import Array
+from . import stepping
 from .optimizer import Group, Optimizer, Row
 
 __all__ = [  # also what `pyoptim` shows of this file
@@ -52,7 +53,8 @@ class SGD(Optimizer):
     lr : float or callable, default 1e-3
     momentum, dampening : float, default 0
     nesterov : bool, default False
-        Needs momentum > 0 and no dampening.
+        Needs momentum > 0 and no dampening when the optimizer is made. Without momentum, as when a schedule
+        takes it to 0, it makes no difference.
     velocity : {"torch", "classical"}
     """
 
@@ -64,10 +66,14 @@ class SGD(Optimizer):
         "velocity": "torch",
     }
     _looking_ahead = False
+    _rule_names = ("sgd", "momentum", "nesterov")
 
-    def _rule(self, group: Group) -> str:
+    @staticmethod
+    def _check_together(group: Group) -> None:
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError("nesterov=True needs momentum > 0 and dampening 0")
+
+    def _rule(self, group: Group) -> str:
         if not group["momentum"]:
             return "sgd"
         return "nesterov" if group["nesterov"] else "momentum"
@@ -82,7 +88,7 @@ class SGD(Optimizer):
         if group["velocity"] == "classical":
             grad_in, unit = lr * (1 - group["dampening"]), 1.0
         else:
-            grad_in, unit = 1.0 if t == 1 else 1 - group["dampening"], lr
+            grad_in, unit = 1.0 if t == getattr(group, "begun", 1) else 1 - group["dampening"], lr
         if group["nesterov"]:
             return (mu, grad_in, lr, unit * mu)
         return (mu, grad_in, unit)
@@ -109,6 +115,7 @@ class SGD(Optimizer):
         if self._looking_ahead:
             raise RuntimeError("lookahead inside lookahead: the parameters already stand there")
         self.check_memory()
+        stepping.change_rules(self)
         self._looking_ahead, self._advance = True, None
         kept = self._place.copies(self._params)
         try:
@@ -189,6 +196,8 @@ class RMSprop(Optimizer):
         "centered": False,
     }
 
+    _rule_names = ("rmsprop", "rmsprop_momentum", "rmsprop_centered", "rmsprop_centered_momentum")
+
     def _rule(self, group: Group) -> str:
         centered = "_centered" if group["centered"] else ""
         return f"rmsprop{centered}{'_momentum' if group['momentum'] else ''}"
@@ -257,6 +266,8 @@ class Adam(Optimizer):
         "amsgrad_max": "raw",
         "bias_correction": True,
     }
+
+    _rule_names = ("adam", "amsgrad")
 
     def _rule(self, group: Group) -> str:
         return "amsgrad" if group["amsgrad"] else "adam"

@@ -123,19 +123,20 @@ class ParameterGroup(dict[str, Any]):
     known : mapping
         The names of all hyperparameters of the optimizer, with their defaults.
     owner : class
-        The class of the optimizer. A change that would choose another of its rules is refused, since
-        another rule needs other states.
+        The class of the optimizer. A change may choose another of its rules: see `stepping.change_rule`.
 
     Attributes
     ----------
     tensors : list of tensor
         PyTorch's tensors of which parameters are views.
+    begun : int
+        The step in which the rule began that keeps a momentum: 1 unless momentum was turned on later.
     """
 
     def __init__(self, values: Mapping[str, Any], known: Mapping[str, Any], owner: type[Any]) -> None:
         arrays, self.tensors = sharing.opened(values["params"])  # PyTorch's, of a copy
         super().__init__(values, params=tuple(arrays))
-        self._known, self._owner = known, owner
+        self._known, self._owner, self.begun = known, owner, 1
         # Which rule is chosen depends on the options alone, so any instance of the class can tell. A
         # reference to the optimizer would be a cycle, which keeps its arrays until garbage is collected.
         self._rule = object.__new__(owner)._rule
@@ -145,13 +146,7 @@ class ParameterGroup(dict[str, Any]):
         if "params" in new:
             raise ValueError("params of a group are fixed: make a new optimizer")
         new = checked(new, self._known)
-        before, after = self._rule(self), self._rule({**self, **new})
-        if after != before:
-            given = ", ".join(f"{name}={value!r}" for name, value in new.items())
-            raise ValueError(
-                f"{given} chooses the rule {after!r} instead of {before!r}; options that need other state "
-                "are fixed when the optimizer is made"
-            )
+        self._rule({**self, **new})  # raises where options contradict each other
         super().update(new)
 
     def __setitem__(self, name: str, value: Any) -> None:

@@ -90,8 +90,11 @@ class Optimizer:
     ----------
     param_groups : list of dict
         The hyperparameters in force, with ``"params"``; change ``param_groups[0]["lr"]`` at will. What
-        cannot be is refused when it is set, and so is what would need another state (as momentum where
-        there was none, or none where there was some).
+        cannot be is refused when it is set. What needs a state that was not needed before, as momentum
+        where there was none, ``amsgrad`` or ``centered``, gets it at the next step: it begins as in a new
+        optimizer, and the step count goes on. A state that is needed no more stays as it is, for the time
+        when it is needed again. PyTorch does the same (but for ``amsgrad`` and ``centered``, which it
+        cannot turn on).
     epoch : int
         Epochs done, for schedules that count them; a `Trainer` counts it up.
     average : WeightAverage or None
@@ -117,6 +120,7 @@ class Optimizer:
 
     defaults: ClassVar[dict[str, Any]]  # of the class's own hyperparameters, beside `SHARED`
     _rule_name: ClassVar[str]  # of classes whose options choose no other rule
+    _rule_names: ClassVar[tuple[str, ...]] = ()  # of the others: the rules among which options choose
     __signature__: ClassVar[inspect.Signature]
     _kind: ClassVar[str] = "Stepper"  # the backends' class that makes the steps
 
@@ -135,6 +139,8 @@ class Optimizer:
     def __init_subclass__(cls) -> None:
         """Give the class a signature that names its hyperparameters with their defaults."""
         super().__init_subclass__()
+        if "_rule_name" in vars(cls):
+            cls._rule_names = (cls._rule_name,)
         _, *given = inspect.signature(cls.__init__).parameters.values()
         if "__init__" in vars(cls):
             cls.__signature__ = inspect.Signature(given)
@@ -199,6 +205,8 @@ class Optimizer:
         self._keys.append(keys)
         self._names += structure.names_of(label, keys)
         group = ParameterGroup({**self._defaults, **options, "params": arrays}, self._defaults, type(self))
+        if not isinstance(given, ParameterGroup):  # options that were changed later may be such
+            self._check_together(group)
         group.tensors = tensors.tensors_among(given["params"])
         self._tensors += group.tensors
         self.param_groups.append(group)
@@ -226,6 +234,10 @@ class Optimizer:
     def _rule(self, group: Group) -> str:
         """The name of the rule that the group's options choose."""
         return self._rule_name
+
+    @staticmethod
+    def _check_together(group: Group) -> None:
+        """Raise ValueError for options that make no sense together when an optimizer is made."""
 
     def _coefficients(self, group: Group, t: int, lr: float, scalars: Mapping[str, float]) -> Row:
         """The rule's coefficients at step t."""
@@ -289,6 +301,9 @@ class Optimizer:
             if self._tensors:
                 tensors.tell_autograd(self._tensors)
             return
+        for i, group in enumerate(self.param_groups):
+            if self._rule(group) != self._rules[i].name:
+                stepping.change_rule(self, i)
         factor = 1.0
         if (
             self._accumulate > 1
@@ -306,7 +321,7 @@ class Optimizer:
         for group in self.param_groups:
             i = len(rows)
             new = self._next_scalars(group, self._scalars[i])
-            rows.append(self._row(group, self._rules[i], new, factor))
+            rows.append(self._row(group, new, factor))
             scalars.append(new)
         average = self.average
         count = None if average is None else average.count
@@ -326,10 +341,10 @@ class Optimizer:
         new = [
             self._next_scalars(group, last) for group, last in zip(self.param_groups, scalars, strict=True)
         ]
-        rows = [
-            self._row(group, rule, own, 1.0)
-            for group, rule, own in zip(self.param_groups, self._rules, new, strict=True)
-        ]
+        rows = []
+        for group, rule, own in zip(self.param_groups, self._rules, new, strict=True):
+            stepping.check_rule(self, group, rule)
+            rows.append(self._row(group, own, 1.0))
         return new, rows
 
     def _apply(self, flat: list[Any], rows: list[Row]) -> None:
@@ -376,9 +391,9 @@ class Optimizer:
 
     # State.
 
-    def _fresh_states(self, group: Group) -> list[state.State]:
-        """The states of each of a group's parameters before the first step."""
-        return (state.allocate_packed if self._is_packed else state.allocate)(self, group)
+    def _fresh_states(self, group: Group, more: Sequence[str] = ()) -> list[state.State]:
+        """The states of each of a group's parameters before the first step, and those of ``more`` names."""
+        return (state.allocate_packed if self._is_packed else state.allocate)(self, group, more)
 
     def state_dict(self) -> dict[str, Any]:
         """State and hyperparameters, in PyTorch's layout; arrays are copies.
@@ -399,6 +414,8 @@ class Optimizer:
 
         Where both have names, groups are found by the names of their parameters, and parameters by theirs,
         in any order; else by their places. `load` does the same.
+
+        Its hyperparameters come too, also those that need other states than this optimizer has so far.
 
         Raises
         ------
@@ -425,7 +442,7 @@ class Optimizer:
         checkpoint.save_optimizer(self, check_path("path", path))
 
     def load(self, path: str | Path) -> None:
-        """Take over what `save` of an optimizer of the same class, options and shapes wrote.
+        """Take over what `save` of an optimizer of the same class and shapes wrote.
 
         A file with an average is for an optimizer that one of the same class follows; one without leaves
         the average, if there is one, as it is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from ..formulas import storage
 from ..formulas.rules import RULES
 from ..runtime.dtypes import Array
 from ..runtime.numbers import check_count, is_number
-from .hyperparameters import checked
+from .hyperparameters import ParameterGroup, checked
 from .structure import are_names, describe, own_names, places
 
 if TYPE_CHECKING:
@@ -25,10 +26,13 @@ Scalars = dict[str, float]
 # Before the first step.
 
 
-def allocate(optimizer: Optimizer, group: Group) -> list[State]:
-    """Return each parameter's states, as views of one buffer for each dtype and name."""
+def allocate(optimizer: Optimizer, group: Group, more: Sequence[str] = ()) -> list[State]:
+    """Return each parameter's states, as views of one buffer for each dtype and name.
+
+    Those whose names are in ``more`` have the parameter's shape.
+    """
     params, initial = group["params"], optimizer._initial(group)
-    layouts = [optimizer._layout(group, p.shape) for p in params]
+    layouts = [{**optimizer._layout(group, p.shape), **dict.fromkeys(more, p.shape)} for p in params]
     states: list[State] = [{} for _ in params]
     for dtype in dict.fromkeys(p.dtype for p in params):
         members = [i for i, p in enumerate(params) if p.dtype == dtype]
@@ -43,13 +47,13 @@ def allocate(optimizer: Optimizer, group: Group) -> list[State]:
     return states
 
 
-def allocate_packed(optimizer: Optimizer, group: Group) -> list[State]:
+def allocate_packed(optimizer: Optimizer, group: Group, more: Sequence[str] = ()) -> list[State]:
     """Return each parameter's states in fewer bits, with a float32 master if the parameter has 16."""
     initial, place = optimizer._initial(group), optimizer._place
     states: list[State] = []
     for p in group["params"]:
         state: State = {}
-        for name in RULES[optimizer._rule(group)].states:
+        for name in (*RULES[optimizer._rule(group)].states, *more):
             parts = storage.state_arrays(name, p.shape, optimizer.state_dtype).items()
             state |= {part: place.zeros(shape, dtype, p) for part, (shape, dtype) in parts}
             if initial.get(name):
@@ -129,13 +133,23 @@ def load_state_dict(optimizer: Optimizer, given: Mapping[str, Any]) -> None:
     )
     options = [_check_options(optimizer, i, group) for i, group in enumerate(groups)]
     copies: list[tuple[Array, Array]] = []
-    scalars = [_check_states(optimizer, i, group["params"], state, copies) for i, group in enumerate(groups)]
+    held = [_held_states(optimizer, i, own, state, groups[i]["params"]) for i, own in enumerate(options)]
+    scalars = [
+        _check_states(optimizer, states, group["params"], state, copies)
+        for states, group in zip(held, groups, strict=True)
+    ]
 
     for array, value in copies:
         array[...] = value
     for group, own in zip(optimizer.param_groups, options, strict=True):
         group.update(own)
+        if isinstance(group, ParameterGroup):
+            group.begun = 1
     optimizer._scalars = scalars
+    rules = [RULES[optimizer._rule(group)] for group in optimizer.param_groups]
+    if rules != optimizer._rules or any(map(operator.is_not, held, optimizer._states)):
+        optimizer._rules, optimizer._states = rules, held
+        optimizer._renew_steppers()
     optimizer.epoch, optimizer.skipped = counts["epoch"], counts["skipped"]  # PyTorch's state has neither
     optimizer._rounding, optimizer._seed = randomness["rounding"], randomness["seed"]
     optimizer._sums, optimizer._summed, optimizer._advance = sums, summed, None
@@ -194,12 +208,11 @@ def _check_owners(groups: list[Mapping[str, Any]], state: Mapping[Any, Any], cou
 
 
 def _check_options(optimizer: Optimizer, i: int, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options for group i; ValueError if they choose another rule, or its size differs."""
-    group, rule, states = optimizer.param_groups[i], optimizer._rules[i], optimizer._states[i]
+    """Return the options for group i; ValueError if they cannot be, or its size differs."""
+    group, states = optimizer.param_groups[i], optimizer._states[i]
     options = {k: v for k, v in given.items() if k != "params"}
     options = checked(options, optimizer._defaults)
-    if optimizer._rule({**group, **options}) != rule.name:
-        raise ValueError(f"state_dict's options do not choose the rule {rule.name!r}")
+    optimizer._rule({**group, **options})  # raises where options contradict each other
     if len(given["params"]) != len(states):
         raise ValueError(
             f"state_dict's group has {len(given['params'])} parameters, expected {len(states)} in 'params'"
@@ -207,16 +220,44 @@ def _check_options(optimizer: Optimizer, i: int, given: Mapping[str, Any]) -> di
     return options
 
 
+def unused(optimizer: Optimizer, group: Group, entry: Mapping[str, Any]) -> list[str]:
+    """Return the names in a parameter's state that are of rules which the group's options do not choose."""
+    of_all = dict.fromkeys(name for rule in optimizer._rule_names for name in RULES[rule].states)
+    used = RULES[optimizer._rule(group)].states
+    return [name for name in of_all if name in entry and name not in used]
+
+
+def _held_states(
+    optimizer: Optimizer,
+    i: int,
+    options: Mapping[str, Any],
+    state: Mapping[int, Mapping[str, Any]],
+    indices: list[int],
+) -> list[State]:
+    """Return what will hold the states of group i under these options: its arrays, with new ones it lacks."""
+    own, group = optimizer._states[i], {**optimizer.param_groups[i], **options}
+    if not own:
+        return own
+    more = unused(optimizer, group, state[indices[0]])
+    if RULES[optimizer._rule(group)] == optimizer._rules[i] and more == unused(optimizer, group, own[0]):
+        return own
+    fresh = optimizer._fresh_states(group, more)
+    return [
+        {name: kept.get(name, array) for name, array in new.items()}
+        for kept, new in zip(own, fresh, strict=True)
+    ]
+
+
 def _check_states(
     optimizer: Optimizer,
-    group: int,
+    held: list[State],
     indices: list[int],
     state: Mapping[int, Mapping[str, Any]],
     copies: list[tuple[Array, Array]],
 ) -> Scalars:
     """Return a group's scalars; append pairs of a state array and its new values to ``copies``."""
-    scalars = optimizer._first_scalars(optimizer.param_groups[group])
-    for i, arrays in zip(indices, optimizer._states[group], strict=True):
+    scalars = optimizer._first_scalars(optimizer.param_groups[0])
+    for i, arrays in zip(indices, held, strict=True):
         label, entry = f"state_dict['state'][{i}]", state[i]
         wanted = {*scalars, *arrays}
         if set(entry) != wanted:
@@ -267,8 +308,12 @@ def _check_accumulated(
     return count, copies
 
 
-def check_structure(state_dict: Any, count: int) -> tuple[list[Mapping[str, Any]], Mapping[Any, Any]]:
+def check_structure(
+    state_dict: Any, count: int, keys_are: Any = int
+) -> tuple[list[Mapping[str, Any]], Mapping[Any, Any]]:
     """Return the groups and the state of a state_dict of ``count`` groups, ours or PyTorch's.
+
+    ``keys_are`` is the type of what stands for a parameter; `torch.distributed` writes names.
 
     Raises
     ------
@@ -289,7 +334,7 @@ def check_structure(state_dict: Any, count: int) -> tuple[list[Mapping[str, Any]
         if not isinstance(group, Mapping):
             raise ValueError(f"{label} is {describe(group)}, expected a mapping")
         keys = group.get("params")
-        if not isinstance(keys, list | tuple) or not all(isinstance(key, int) for key in keys):
+        if not isinstance(keys, list | tuple) or not all(isinstance(key, keys_are) for key in keys):
             raise ValueError(f"{label}['params'] is {keys!r:.80}, expected a list of integers")
     if not isinstance(state, Mapping):
         raise ValueError(f"state_dict['state'] is {describe(state)}, expected a mapping")

@@ -11,10 +11,11 @@ import numpy as np
 from .. import backends, gradients
 from ..arrays import sharing
 from ..formulas import storage
-from ..formulas.rules import Rule
+from ..formulas.rules import RULES, Rule
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..runtime.numbers import is_number
+from .hyperparameters import ParameterGroup
 
 if TYPE_CHECKING:
     from .optimizer import Group, Optimizer, Row
@@ -98,18 +99,41 @@ def learning_rate(lr: Any, step: float, epoch: int) -> float:
 
 
 def check_rule(optimizer: Optimizer, group: Group, rule: Rule) -> None:
-    """ValueError where a group's options no longer choose the rule that it was made for."""
+    """ValueError where options came to choose another rule between steps that are planned together."""
     if optimizer._rule(group) != rule.name:
         raise ValueError(
             f"a parameter group's options now choose the rule {optimizer._rule(group)!r} instead of "
-            f"{rule.name!r}; options that need other state are fixed when the optimizer is made"
+            f"{rule.name!r}; within an epoch they cannot: see Trainer's engine='python'"
         )
 
 
-def row_of(optimizer: Optimizer, group: Group, rule: Rule, scalars: dict[str, float], factor: float) -> Row:
+def change_rules(optimizer: Optimizer) -> None:
+    """Give every group the rule that its options choose now."""
+    for i, group in enumerate(optimizer.param_groups):
+        if optimizer._rule(group) != optimizer._rules[i].name:
+            change_rule(optimizer, i)
+
+
+def change_rule(optimizer: Optimizer, i: int) -> None:
+    """Give group i the rule that its options choose now, and the states that it lacks for it.
+
+    They begin as in a new optimizer. States that the new rule does not use stay, as in PyTorch.
+    """
+    group, states = optimizer.param_groups[i], optimizer._states[i]
+    if not isinstance(group, ParameterGroup):  # a dict that the user put there
+        group = optimizer.param_groups[i] = ParameterGroup(group, optimizer._defaults, type(optimizer))
+    rule = RULES[optimizer._rule(group)]
+    if rule.states and not any(name in own for own in states for name in rule.states):
+        group.begun = int(optimizer._scalars[i]["step"]) + 1
+    for own, fresh in zip(states, optimizer._fresh_states(group), strict=True):
+        own.update({name: array for name, array in fresh.items() if name not in own})
+    optimizer._rules[i] = rule
+    optimizer._renew_steppers()
+
+
+def row_of(optimizer: Optimizer, group: Group, scalars: dict[str, float], factor: float) -> Row:
     """A group's coefficients: those that all rules share, then the rule's own."""
     lr = learning_rate(group["lr"], scalars["step"], optimizer.epoch)
-    check_rule(optimizer, group, rule)
     decay = group["weight_decay"]
     if group["maximize"]:
         factor = -factor

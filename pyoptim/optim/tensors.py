@@ -81,6 +81,7 @@ class LAMB(_Trusting):
     """
 
     directed = True
+    _rule_names = ("adam",)
     defaults: ClassVar = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "bias_correction": True}
 
     def _rule(self, group: Group) -> str:
@@ -123,6 +124,7 @@ class Adafactor(Optimizer):
     """
 
     _kind = "AdafactorStepper"
+    _rule_names = ("sgd",)
     defaults: ClassVar = {
         "lr": 1e-2,
         "beta2_decay": -0.8,
@@ -176,6 +178,7 @@ class Muon(Optimizer):
     """
 
     _kind = "MuonStepper"
+    _rule_names = ("momentum", "nesterov")
     defaults: ClassVar = {
         "lr": 1e-3,
         "weight_decay": 0.1,

@@ -296,7 +296,11 @@ def _plan(optimizer: Optimizer, steps: int) -> tuple[Array, Callable[[int], _Sca
 
     For the package's own optimizers C++ computes them. They have Python's bits, and Python takes 3 us a step.
     """
-    if not stepping.is_compiled(optimizer) or getattr(optimizer, "_looking_ahead", False):
+    begins = any(
+        1 < getattr(group, "begun", 1) == scalars["step"] + 1
+        for group, scalars in zip(optimizer.param_groups, optimizer._scalars, strict=True)
+    )  # which C++ does not know
+    if not stepping.is_compiled(optimizer) or begins or getattr(optimizer, "_looking_ahead", False):
         return _plan_in_python(optimizer, steps)
     from ..runtime import _native
 

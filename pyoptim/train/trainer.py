@@ -15,6 +15,7 @@ from ..arrays.memory import empty_like
 from ..backends.places import count_right
 from ..callbacks import Callback
 from ..optim.optimizer import Optimizer
+from ..optim.stepping import change_rules
 from ..runtime.dtypes import Array
 from ..runtime.numbers import check_flag, check_seed, nearest, shown
 from ..transforms import Transform
@@ -322,6 +323,7 @@ class Trainer:
 
     def _new_path(self, run: Run) -> _Path:
         """Choose what runs an epoch of the model, the loss and the optimizer as they are now."""
+        change_rules(self.optimizer)
         reason = self._why_not(run)
         self.optimizer.check_memory()
         self._find_gradients()

@@ -341,36 +341,12 @@ def test_schedules_that_fail(backend, value, error, match):
     refused(optimizer, lambda: optimizer.step(grads), error, match)
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "changed"),
-    [
-        ("SGD", {}, {"momentum": 0.9}),
-        ("SGD", {"momentum": 0.9}, {"momentum": 0.0}),
-        ("SGD", {"momentum": 0.9}, {"nesterov": True}),
-        ("RMSprop", {"momentum": 0.9}, {"momentum": 0}),
-        ("RMSprop", {}, {"centered": True}),
-        ("Adam", {}, {"amsgrad": True}),
-    ],
-    ids=str,
-)
-def test_options_that_need_another_state_are_fixed(backend, name, options, changed):
-    p = np.ones(3)
-    optimizer = OPTIMIZERS[name](p, **options)
-    group = optimizer.param_groups[0]
-    for change in (lambda: group.update(changed), lambda: group.__setitem__(*next(iter(changed.items())))):
-        refused(optimizer, change, ValueError, "fixed when the optimizer is made")
-    optimizer.step(np.ones(3))
-    optimizer.param_groups[0] = {**group, **changed}  # which nobody checks
-    refused(optimizer, lambda: optimizer.step(np.ones(3)), ValueError, "fixed when the optimizer is made")
-
-
-def test_what_the_new_rule_refuses_is_refused_at_the_edit():
-    group = po.SGD(np.ones(3), momentum=0.9, nesterov=True).param_groups[0]
-    for changed in {"momentum": 0.0}, {"dampening": 0.5}:
+def test_what_makes_no_sense_from_the_start_may_come_about_later():
+    for wrong in {"momentum": 0.0}, {"momentum": 0.9, "dampening": 0.5}:
         with pytest.raises(ValueError, match="nesterov=True needs momentum"):
-            group.update(changed)
-    assert (group["momentum"], group["dampening"]) == (0.9, 0.0)
-    group["momentum"] = 0.5
+            po.SGD(np.ones(3), nesterov=True, **wrong)
+        group = po.SGD(np.ones(3), momentum=0.9, nesterov=True).param_groups[0]
+        group.update(wrong)
 
 
 def test_every_way_to_change_a_group_is_checked():
@@ -519,7 +495,7 @@ STATE_DICTS = {
     "rounding": (lambda s: s.update(rounding="up"), ValueError, r"state_dict\['rounding'\] is 'up'"),
     "unknown option": (lambda s: group(s).update(foo=1), TypeError, "'foo' is no hyperparameter"),
     "bad option": (lambda s: group(s).update(lr=NAN), ValueError, "lr is nan"),
-    "other rule": (lambda s: group(s).update(amsgrad=True), ValueError, "do not choose the rule 'adam'"),
+    "other rule": (lambda s: group(s).update(amsgrad=True), ValueError, "expected .*max_exp_avg_sq"),
     **{
         f"step is {step!r}": (
             lambda s, step=step: [entry.update(step=step) for entry in s["state"].values()],

@@ -290,9 +290,6 @@ def test_mistakes_are_told_as_before():
     group_of(optimizer)["lr"] = lambda k: {}[k]
     unchanged_by(optimizer, KeyError, "3", g)
     group_of(optimizer)["lr"] = 0.1
-    dict.__setitem__(group_of(optimizer), "amsgrad", True)
-    unchanged_by(optimizer, ValueError, "now choose the rule 'amsgrad'", g)
-    dict.__setitem__(group_of(optimizer), "amsgrad", False)
     dict.__setitem__(group_of(optimizer), "eps", None)
     unchanged_by(optimizer, TypeError, "NoneType", g)
     group_of(optimizer)["eps"] = 1e-8
@@ -309,8 +306,10 @@ def test_options_that_do_not_go_together():
     optimizer = po.SGD(np.ones(3), momentum=0.9, nesterov=True)
     for _ in range(2):
         optimizer.step(np.ones(3))
-    dict.__setitem__(group_of(optimizer), "dampening", 0.5)
-    unchanged_by(optimizer, ValueError, "nesterov=True needs", np.ones(3))
+    assert optimizer._advance
+    group_of(optimizer)["momentum"] = 0.0  # as a schedule may
+    optimizer.step(np.ones(3))
+    assert optimizer._rules[0].name == "sgd"
 
 
 @pytest.mark.parametrize(

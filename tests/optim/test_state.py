@@ -294,7 +294,6 @@ def test_states_of_other_shapes_and_options_are_refused(path):
     refused(po.Adam(np.ones(3, np.float32)), path, "of the parameters")
     refused(po.Adam(first_values("f8")), path, "dtype float32, expected float64")
     refused(po.AMSGrad(first_values("f4")), path, "state of 'Adam'")
-    refused(po.Adam(first_values("f4"), amsgrad=True), path, "do not choose the rule 'amsgrad'")
     refused(po.Adam(first_values("f4"), state_dtype="int8"), path, "exp_avg")
     refused(po.Adam([first_values("f4")[1], first_values("f4")[0]]), path, "has shape")
 

@@ -395,7 +395,7 @@ FOREIGN = {
     "params": (lambda s: s["param_groups"][0].update(params=[0]), "has 1 parameters, expected 2"),
     "option": (lambda s: s["param_groups"][0].update(warp=9), "'warp'"),
     "lr": (lambda s: s["param_groups"][0].update(lr=-1), "lr is -1"),
-    "amsgrad": (lambda s: s["param_groups"][0].update(amsgrad=True), "do not choose the rule 'adam'"),
+    "amsgrad": (lambda s: s["param_groups"][0].update(amsgrad=True), "expected .*max_exp_avg_sq"),
     "state": (lambda s: s["state"][0].update(warp=torch.ones(3)), "warp"),
     "no state": (lambda s: s["state"][0].pop("exp_avg"), r"\['state'\]\[0\] has .*exp_avg"),
     "shape": (lambda s: s["state"][0].update(exp_avg=torch.ones(4)), r"\['exp_avg'\] has shape"),

@@ -6,7 +6,8 @@
 ///     adam.step(parameters, gradients);  // n elements each; parameters are updated in place
 ///
 /// Names, defaults, ranges and formulas are those of the Python classes, as are the bits: tests compare them.
-/// Hyperparameters may be changed between steps, except those that choose the rule (such as amsgrad).
+/// Hyperparameters may be changed between steps. A state that they come to need begins as in a new optimizer;
+/// one that they need no more stays as it is.
 ///
 /// To add an optimizer: a class here, and a line in PYOPTIM_FOR_EACH_OPTIMIZER at the end.
 #pragma once
@@ -31,8 +32,9 @@ namespace pyoptim {
 
 /// How far an optimizer has come.
 struct Progress {
-    std::int64_t step = 0;  ///< steps taken, or the one being taken: the first is 1
-    double mu_product = 1;  ///< the product of NAdam's momenta of all steps so far
+    std::int64_t step = 0;   ///< steps taken, or the one being taken: the first is 1
+    double mu_product = 1;   ///< the product of NAdam's momenta of all steps so far
+    std::int64_t begun = 1;  ///< the step in which the rule began that keeps a momentum
 };
 
 /// The coefficients of one step.
@@ -142,8 +144,7 @@ class PYOPTIM_API Optimizer {
     Optimizer& operator=(const Optimizer&) = delete;
 
     /// Updates `size()` elements of `param` by `grad`; they must not overlap.
-    /// Throws std::logic_error if hyperparameters now choose another rule than in the first step,
-    /// std::invalid_argument for a learning rate that is negative or not finite, and in the first step
+    /// Throws std::invalid_argument for a learning rate that is negative or not finite, and in the first step
     /// whatever check() throws.
     void step(T* param, const T* grad);
     /// Throws std::invalid_argument for a hyperparameter out of its range, naming it. Called by the first
@@ -152,7 +153,8 @@ class PYOPTIM_API Optimizer {
 
     std::size_t size() const;
     const Progress& progress() const;
-    /// The state arrays, `size()` elements each, in the order of rules.hpp; empty before the first step.
+    /// The state arrays of the rule of the last step, `size()` elements each, in the order of rules.hpp;
+    /// empty before the first step.
     std::vector<T*> states();
 
     /// The row of coefficients of the step after `last`: the shared three, then the rule's.
@@ -216,7 +218,7 @@ class SGD final : public Optimizer<T> {
     Row coefficients(const Progress& at, double lr) const override {
         if (momentum == 0) return {lr};
         const double unit = classical ? 1.0 : lr;
-        const double grad_in = classical ? lr * (1 - dampening) : (at.step == 1 ? 1.0 : 1 - dampening);
+        const double grad_in = classical ? lr * (1 - dampening) : (at.step == at.begun ? 1.0 : 1 - dampening);
         if (nesterov) return {momentum, grad_in, lr, unit * momentum};
         return {momentum, grad_in, unit};
     }
