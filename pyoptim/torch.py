@@ -7,19 +7,25 @@ Imported when first used; `Optimizer.step` of the package itself takes CPU tenso
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from operator import itemgetter
-from typing import Any, NamedTuple
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from operator import is_, itemgetter
+from typing import Any
 
 import numpy as np
 
+from .arrays.gpu import DeviceArray
 from .arrays.tensors import in_place
 from .formulas import storage
+from .formulas.rules import RULES
 from .optim import hyperparameters
 from .optim.optimizer import SHARED, Group
 from .optim.optimizer import Optimizer as _Ours
-from .optim.state import State, arranged, check_structure
+from .optim.state import State, arranged, check_structure, unused
+from .optim.stepping import change_rules
 from .runtime.dtypes import Array
 from .runtime.numbers import check_callable, check_type, shown
 
@@ -98,12 +104,16 @@ def state_dict(ours: _Ours) -> dict[str, Any]:
         for i in group["params"] if name in _UNCOUNTED else ():
             state.get(i, {}).pop("step", None)
         for i in group["params"] if name == "ASGD" else ():
-            t, lr = saved["state"][i]["step"], group["lr"]
-            if t:
-                eta = lr / (1 + group["lambd"] * lr * t) ** group["alpha"]
-                mu = 1 / max(1, t - group["t0"])
-                state[i].update(eta=torch.tensor(float(eta)), mu=torch.tensor(float(mu)))
+            if saved["state"][i]["step"]:
+                state[i].update(_next_rates(group, saved["state"][i]["step"]))
     return {"state": {i: entry for i, entry in state.items() if entry}, "param_groups": groups}
+
+
+def _next_rates(group: Mapping[str, Any], step: float) -> dict[str, torch.Tensor]:
+    """What PyTorch's ASGD keeps for the step after this one."""
+    lr = float(group["lr"])
+    eta = lr / (1 + group["lambd"] * lr * step) ** group["alpha"]
+    return {"eta": torch.tensor(float(eta)), "mu": torch.tensor(1 / max(1, step - group["t0"]))}
 
 
 def load_state_dict(ours: _Ours, state_dict: Mapping[str, Any]) -> None:
@@ -115,7 +125,6 @@ def load_state_dict(ours: _Ours, state_dict: Mapping[str, Any]) -> None:
     Parameters
     ----------
     ours : Optimizer
-        Made with the options that choose what states there are, as ``amsgrad`` and ``momentum``.
     state_dict : mapping
         What ``state_dict()`` of PyTorch's returned.
 
@@ -129,8 +138,10 @@ def load_state_dict(ours: _Ours, state_dict: Mapping[str, Any]) -> None:
     given_groups = arranged(ours, given_groups)
     state: dict[int, dict[str, Any]] = {}
     groups = []
+    begun = []
     for own, given, scalars in zip(ours.param_groups, given_groups, ours._scalars, strict=True):
         options = _options(type(ours), given)
+        after = {**own, **options}
         keys, params = list(given["params"]), own["params"]
         if len(keys) != len(params):
             raise ValueError(f"state_dict's group has {len(keys)} parameters, expected {len(params)}")
@@ -144,20 +155,31 @@ def load_state_dict(ours: _Ours, state_dict: Mapping[str, Any]) -> None:
                 f"state_dict has no state of the parameters {without}, but of others in their group; ours "
                 "steps together: put them in a group of their own"
             )
-        fresh = ours._fresh_states({**own, **options})
+        fresh = ours._fresh_states(after, unused(ours, after, next(iter(entries), {})))
         begin = len(state)
-        for key, entry, p, first in zip(keys, entries, params, fresh, strict=True):
+        begins = _begins(ours, after, entries)
+        begun.append(1)
+        for key, entry, first in zip(keys, entries, fresh, strict=True):
             label = f"state_dict['state'][{key}]"
-            state[len(state)] = (
-                _entry(label, entry, p, first, scalars)
-                if entry
-                else {
-                    **ours._first_scalars({**own, **options}),
-                    **{k: np.asarray(v) for k, v in first.items()},
-                }
-            )
+            values = {k: np.asarray(v) for k, v in first.items()}
+            if entry:
+                own_entry = _entry(label, entry, first, scalars)
+                begun[-1] = int(own_entry["step"]) + 1 if begins else 1
+                state[len(state)] = {**values, **own_entry} if begins else own_entry
+            else:
+                state[len(state)] = {**ours._first_scalars(after), **values}
         groups.append({**options, "params": list(range(begin, len(state)))})
     ours.load_state_dict({"state": state, "param_groups": groups})
+    for group, step in zip(ours.param_groups, begun, strict=True):
+        if isinstance(group, hyperparameters.ParameterGroup):
+            group.begun = step
+
+
+def _begins(ours: _Ours, group: Group, entries: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the rule begins now, as that of PyTorch's SGD, which has no buffers before it needs them."""
+    states = RULES[ours._rule(group)].states
+    may_lack = any(not RULES[name].states for name in ours._rule_names)
+    return bool(states) and may_lack and not any(name in entry for entry in entries for name in states)
 
 
 def _neutral(cls: type[_Ours]) -> dict[str, Any]:
@@ -177,12 +199,19 @@ def _options(cls: type[_Ours], given: Mapping[str, Any]) -> dict[str, Any]:
 def _number(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return tuple(map(_number, value))
-    return value.item() if isinstance(value, torch.Tensor) and value.ndim == 0 else value
+    return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
 
 
-def _entry(
-    label: str, entry: Mapping[str, Any], p: Array, wanted: State, scalars: Mapping[str, Any]
-) -> dict[str, Any]:
+def _with_tensors(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters that are tensors or hold some, which may be written later."""
+    return {
+        name: value
+        for name, value in given.items()
+        if any(isinstance(v, torch.Tensor) for v in (value if isinstance(value, tuple | list) else [value]))
+    }
+
+
+def _entry(label: str, entry: Mapping[str, Any], wanted: State, scalars: Mapping[str, Any]) -> dict[str, Any]:
     """The state of one of PyTorch's parameters, by our names and with the dtypes of ``wanted``."""
     ours: dict[str, Any] = {name: _number(entry[name]) for name in scalars if name in entry}
     ours.setdefault("step", 1)  # for SGD, where any step after the first does: it has a momentum
@@ -206,18 +235,48 @@ def _counts(entry: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return counts
 
 
-def _copied(array: Array) -> torch.Tensor:
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(array.copy())
+def _state_names(cls: type[_Ours]) -> set[str]:
+    """The names of all that an optimizer of this class may keep of a parameter."""
+    made, group = object.__new__(cls), _neutral(cls)
+    arrays = {name for rule in cls._rule_names for name in RULES[rule].states}
+    arrays |= {*made._layout(group, (1,)), *made._layout(group, (1, 1))}
+    return arrays | {f"{name}_scale" for name in arrays} | {*made._first_scalars(group), "master"}
 
 
-def _layouts(tensors: list[torch.Tensor]) -> Any:
-    """The address, shape, strides and dtype of each, to be compared with those of another time."""
-    known = None if _native is None else _native.tensor_layouts(tensors)
+def _live(array: Any, device: Any) -> torch.Tensor:
+    """A tensor in the memory of one of our arrays."""
+    bits = array
+    if array.dtype.name == "bfloat16":  # NumPy and CUDA's interface know it by its bits only
+        int16 = np.dtype(np.int16)
+        bits = (
+            array.view(int16)
+            if isinstance(array, np.ndarray)
+            else DeviceArray(
+                array.address, array.shape, int16, array.device, array, stream=array.stream, queue=array.queue
+            )
+        )
+    made = torch.from_numpy(bits) if isinstance(bits, np.ndarray) else torch.as_tensor(bits, device=device)
+    return made.view(torch.bfloat16) if bits is not array else made
+
+
+def _copied(value: Any) -> Any:
+    """Copies of the tensors in a parameter's state."""
+    if isinstance(value, dict):
+        return {key: _copied(v) for key, v in value.items()}
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def _layouts(lists: list[Any]) -> Any:
+    """What differs where lists hold other tensors, or one has got other memory or another form."""
+    known = None if _native is None else _native.tensor_layouts(lists)
     if known is not None:
         return known
-    return [(p.data_ptr(), p.shape, p.stride(), p.dtype) for p in tensors]
+    return [[(id(p), p.data_ptr(), p.shape, p.stride(), p.dtype) for p in own] for own in lists]
+
+
+def _same(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """Whether two sequences hold the same objects."""
+    return len(a) == len(b) and all(map(is_, a, b))
 
 
 def _never_changes(value: Any) -> bool:
@@ -234,32 +293,86 @@ _pre_hooks, _post_hooks = (getattr(_machinery, f"_global_optimizer_{w}_hooks", {
 _profiler = torch.autograd.profiler
 
 
-class _Part(NamedTuple):
-    """Parameters that have taken the same number of steps, and the optimizer that steps them."""
+class _Part:
+    """Parameters that have taken the same number of steps, and the optimizer that steps them.
 
-    members: list[tuple[int, list[torch.Tensor]]]  # a group's index, and its parameters in this part
-    tensors: list[torch.Tensor]  # the parameters of all members
-    layouts: Any  # of the tensors: see `_layouts`
-    ours: _Ours
-    seen: list[Any]  # each member's hyperparameters, as PyTorch's group had them in the last step, or None
+    Attributes
+    ----------
+    members : list
+        Pairs of a group's index and its parameters in this part.
+    tensors : list of tensor
+        The parameters of all members.
+    lists : list of list
+        The same, by group.
+    ours : Optimizer
+    seen : list
+        Each member's hyperparameters, as PyTorch's group had them in the last step, or None.
+    shown : list of tensor
+        What `show` has made, in the memory of the states; empty before.
+    """
 
-    def gradients(self) -> list[Any] | None:
-        """The tensors' gradients, or an empty list; None if only some have one, or memory has changed."""
-        if type(self.layouts) is bytes:
-            found: list[Any] | None = _native.tensor_gradients(self.tensors, self.layouts)
+    def __init__(self, members: list[tuple[int, list[Any]]], lists: list[list[Any]], ours: _Ours) -> None:
+        self.members, self.lists, self.ours = members, lists, ours
+        self.tensors = [p for _, own in members for p in own]
+        self.seen: list[Any] = [None] * len(members)
+        self.shown: list[torch.Tensor] = []
+        self._layouts = _layouts(lists)
+        self._counts: dict[str, Array] = {}
+        self._arrays: list[torch.Tensor] = []  # those of `shown` that are no counts
+        self._form: Any = None  # their layouts
+
+    def gradients(self, lists: list[Any]) -> list[Any] | None:
+        """The gradients of what the lists hold, or an empty list.
+
+        None if only some have one, or if tensors or their memory were exchanged.
+        """
+        if type(self._layouts) is bytes:
+            found: list[Any] | None = _native.tensor_gradients(lists, self._layouts)
             return found
         grads = [p.grad for p in self.tensors]
         present = [g for g in grads if g is not None]
-        if 0 < len(present) < len(grads) or _layouts(self.tensors) != self.layouts:
+        if 0 < len(present) < len(grads) or _layouts(lists) != self._layouts:
             return None
         return present
+
+    def show(self, state: Any) -> None:
+        """Let PyTorch's mapping hold the states: the step counts as they are, and all else in our memory."""
+        scalars = self.ours._scalars[0]
+        if not scalars["step"]:
+            return  # PyTorch has no state before the first step
+        if not self.shown:
+            n = len(self.tensors)
+            kinds = {"step": np.float32, "mu_product": np.float64}
+            self._counts = {name: np.empty((n, 1), kinds[name]) for name in scalars}
+            self._arrays = []
+            owned = [own for states in self.ours._states for own in states]
+            for i, (p, own) in enumerate(zip(self.tensors, owned, strict=True)):
+                entry = {k: torch.from_numpy(v[i]).reshape(()) for k, v in self._counts.items()}
+                arrays = {k: _live(array, p.device) for k, array in own.items()}
+                entry.update(arrays)
+                self._arrays += arrays.values()
+                state[p].update(entry)  # which may have keys of the user's own
+                self.shown += entry.values()
+            self._form = _layouts([self._arrays])
+        for name, counts in self._counts.items():
+            counts[...] = scalars[name]
+
+    def is_altered(self) -> bool:
+        """Whether the tensors that `show` made were given another step count, or other memory."""
+        scalars = self.ours._scalars[0]
+        return bool(self.shown) and (
+            any((counts != counts.dtype.type(scalars[name])).any() for name, counts in self._counts.items())
+            or _layouts([self._arrays]) != self._form
+        )
 
 
 class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     """One of our optimizers over PyTorch's parameters, which it updates in place.
 
-    Everything that drives a `torch.optim.Optimizer` drives it: parameter groups, schedulers of
-    `torch.optim.lr_scheduler`, hooks, closures, ``state_dict``.
+    Everything that drives a `torch.optim.Optimizer` drives it: parameter groups, with keys of their own if
+    you like, schedulers of `torch.optim.lr_scheduler`, hooks, closures, ``state``, ``state_dict``,
+    checkpoints of `torch.distributed`. What you write into ``param_groups`` and ``state`` counts from the
+    next step on.
 
     Parameters
     ----------
@@ -271,7 +384,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     rounding, state_dtype, seed
         See `pyoptim.Optimizer`. 16-bit parameters by default have a float32 master in the state.
     **hyperparameters
-        Those of the class, with its defaults.
+        Those of the class, with its defaults; numbers, or tensors of one element, which may be written later.
 
     Raises
     ------
@@ -283,14 +396,27 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     Parameters whose ``grad`` is None are skipped, and their step counts stand, as in PyTorch. Clipping and
     accumulation are PyTorch's own (`torch.nn.utils.clip_grad_norm_`; ``backward`` adds to ``grad``).
 
-    States live in our memory: the attribute ``state`` holds copies, as they were at the last `state_dict`,
-    `load_state_dict` or `add_param_group`. Read them with `state_dict`, set them with `load_state_dict`.
-    ``rounding`` and ``seed`` are not in it, as PyTorch's form has no place for them.
+    The tensors in ``state`` share our memory. They are made when ``state`` is read, and from then on each
+    step looks whether they were exchanged, which costs about a microsecond a parameter.
+
+    What differs from PyTorch's optimizers:
+
+    - `state_dict` returns copies, which later steps leave alone.
+    - SGD and Muon count steps too, and ``state`` says how many.
+    - ``state`` has no entries before a parameter's first step, also where PyTorch's (Adagrad's) has.
+    - States keep their own dtype when they are loaded, as the float32 master of a 16-bit parameter.
+    - When memory is exchanged (another tensor in a group, or another ``data``), the tensors in ``state`` are
+      exchanged too; its dicts stay.
+    - ASGD takes the lr of the step itself (see `pyoptim.ASGD`); Muon does not iterate in bfloat16.
+    - ``rounding`` and ``seed`` are not in the state, as PyTorch's form has no place for them.
+    - Hyperparameters are checked at every step, not only at first: a learning rate below 0 is an error.
+    - ``foreach``, ``fused``, ``capturable`` and ``differentiable`` do not exist, nor do complex parameters
+      and sparse gradients; one optimizer has one device, and a parameter only once.
     """
 
-    state: Any
     param_groups: Any
     defaults: dict[str, Any]
+    _watched: list[list[Any]] | None  # what the mapping of states held after the last step, once it was read
 
     def __init__(
         self,
@@ -319,24 +445,78 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         self._values = itemgetter(*self._names)
         self._fixed: dict[str, Any] = {"rounding": rounding, "state_dtype": state_dtype, "seed": seed}
         self._parts: list[_Part] | None = None
-        super().__init__(params, _options(optimizer, hyperparameters))
+        self._state_names = _state_names(optimizer)
+        defaults = _options(optimizer, hyperparameters)
+        optimizer._check_together(defaults)
+        super().__init__(params, {**defaults, **_with_tensors(hyperparameters)})
         self._regroup()
 
+    # The state. PyTorch's mapping is the truth where `_parts` is None, and where `_watched` is not.
+
+    @property
+    def state(self) -> Any:
+        """Each parameter's state: a mapping of parameters to dicts of tensors, as PyTorch's."""
+        if self._watched is None:
+            self._show()
+            self._watched = self._contents()
+        return self.__dict__["state"]
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self.__dict__["state"] = value
+        self._parts, self._watched = None, None
+
+    def _show(self) -> None:
+        for part in self._parts or ():
+            part.show(self.__dict__["state"])
+
+    def _contents(self) -> list[list[Any]]:
+        """What the mapping holds: its keys and values, and the keys and values of the dicts among these."""
+        state = self.__dict__["state"]
+        entries = [entry for entry in state.values() if isinstance(entry, dict)]
+        names, values = [n for e in entries for n in e], [v for e in entries for v in e.values()]
+        return [[*state], [*state.values()], names, values]
+
+    def _is_altered(self) -> bool:
+        """Whether somebody has written into a mapping that was read."""
+        before, now = self._watched or [], self._contents()
+        return not all(map(_same, before, now)) or any(part.is_altered() for part in self._parts or ())
+
+    def _settle(self) -> None:
+        """Make the mapping the truth."""
+        if self._watched is None:
+            self._show()
+
+    def _renew(self, by_gradient: bool = False) -> None:
+        """Make new parts of parameters that were exchanged, or that now have a gradient or none."""
+        if self._watched is not None and self._is_altered():
+            self._parts = None
+        for part in self._parts or ():
+            self._tell(part)
+            rules = part.ours._rules[:]
+            change_rules(part.ours)  # so that the state has what the hyperparameters need
+            if part.ours._rules != rules:
+                part.shown.clear()
+        self._show()
+        self._regroup(by_gradient)
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; hyperparameters that it does not have are the defaults."""
+        """Add a group; hyperparameters that it does not have are the defaults. Other keys are its own."""
         check_type("param_group", param_group, dict, "a dict")
         if "params" not in param_group:
             raise ValueError(f"param_group has {list(param_group)}, expected 'params' too")
-        _options(self._class, param_group)
+        _options(self._class, self._known(param_group))
         before = list(self.param_groups)
         super().add_param_group(param_group)
         if self._parts is not None:
             try:
-                self._synchronize()
-                self._regroup()
+                self._renew()
             except (TypeError, ValueError):
                 self.param_groups[:] = before
                 raise
+
+    def _known(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in group.items() if name in self._names}
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
@@ -348,22 +528,36 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         if len(work) > 1:  # a single part checks its gradients itself, before it moves anything
             work = [(part, self._arrays(part, grads)) for part, grads in work]
         for part, _ in work:  # nothing moves before all gradients and options are checked
-            for k, (i, _) in enumerate(part.members):
-                given = self._values(self.param_groups[i])
-                if given != part.seen[k]:
-                    own = part.ours.param_groups[k]
-                    for name, value in zip(self._names, given, strict=True):
-                        number = value.item() if type(value) is torch.Tensor else value
-                        if number != own[name]:  # which checks it
-                            own[name] = number
-                    part.seen[k] = given if _never_changes(given) else None
+            self._tell(part)
         for part, arrays in work:
             if len(part.members) > 1:
                 flat = iter(arrays)
                 part.ours.step([[next(flat) for _ in tensors] for _, tensors in part.members])
             else:
                 part.ours.step([arrays])
+        if self._watched is not None:
+            self._follow([part for part, _ in work])
         return loss
+
+    def _tell(self, part: _Part) -> None:
+        """Take over the hyperparameters that PyTorch's groups have now."""
+        for k, (i, _) in enumerate(part.members):
+            given = self._values(self.param_groups[i])
+            if part.seen[k] is None or given != part.seen[k]:
+                own = part.ours.param_groups[k]
+                for name, value in zip(self._names, given, strict=True):
+                    number = _number(value)
+                    if type(number) is torch.Tensor or number != own[name]:
+                        own[name] = number  # which checks it
+                part.seen[k] = given if _never_changes(given) else None
+
+    def _follow(self, parts: list[_Part]) -> None:
+        """Bring a mapping that was read up to date after a step of these parts."""
+        new = [part for part in parts if not part.shown]
+        for part in parts:
+            part.show(self.__dict__["state"])
+        if new:
+            self._watched = self._contents()
 
     _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
 
@@ -391,93 +585,143 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             return [g if g.is_cuda else in_place(name, g) for name, g in zip(names, grads, strict=True)]
 
     def _work(self) -> list[tuple[_Part, list[Any]]]:
-        """The parts that have gradients, with these; made anew if one has some for some parameters only."""
-        if self._parts is None:
-            self._regroup()
-        assert self._parts is not None
+        """The parts that have gradients, with these; made anew where parameters or states were exchanged."""
+        if self._parts is not None and self._watched is not None and self._is_altered():
+            self._parts = None
+        given = [group["params"] for group in self.param_groups]
+        lists = [own if type(own) is list else list(own) for own in given]
+        if self._parts is not None and len(self._parts) == 1:
+            grads = self._parts[0].gradients(lists)
+            if grads is not None:
+                return [(self._parts[0], grads)] if grads else []
+        if self._parts is None or [*map(_same, lists, self._lists)] != [True] * len(lists):
+            self._renew()
+            return self._work()
         work: list[tuple[_Part, list[Any]]] = []
         for part in self._parts:
-            grads = part.gradients()
+            grads = part.gradients(part.lists)
             if grads is None:
-                self._synchronize()
-                self._regroup(by_gradient=True)
+                self._renew(by_gradient=True)
                 return self._work()
             if grads:
                 work.append((part, grads))
         return work
 
     def _regroup(self, by_gradient: bool = False) -> None:
-        """Make new parts from ``self.state``."""
+        """Make new parts from PyTorch's mapping."""
+        state = self.__dict__["state"]
+        self._lists = [list(group["params"]) for group in self.param_groups]
         cohorts: dict[Any, dict[int, list[torch.Tensor]]] = {}
-        for i, group in enumerate(self.param_groups):
-            for p in group["params"]:
-                entry = self.state.get(p, {})
-                counts = [float(entry.get(name, 1)) for name in ("step", "mu_product")] if entry else None
-                key = (str(counts), p.grad is not None if by_gradient else None)
+        for i, own in enumerate(self._lists):
+            for p in own:
+                entry = self._entry(p)
+                counts = [float(entry.get(name, 1)) for name in ("step", "mu_product")]
+                key = (str(counts), frozenset(entry), p.grad is not None if by_gradient else None)
                 cohorts.setdefault(key, {}).setdefault(i, []).append(p)
-        self._parts = [self._part(list(members.items())) for members in cohorts.values()]
+        index = {p: i for i, p in enumerate(chain.from_iterable(self._lists))}
+        self._parts = [
+            self._part([*members.items()], self._lists if len(cohorts) == 1 else [*members.values()], index)
+            for members in cohorts.values()
+        ]
+        if self._watched is None:  # old states are not to be kept
+            for part in self._parts:
+                for p in part.tensors:
+                    rest = {k: v for k, v in state.pop(p, {}).items() if k not in self._state_names}
+                    if rest:
+                        state[p] = rest
+        else:
+            self._follow(self._parts)
 
-    def _part(self, members: list[tuple[int, list[torch.Tensor]]]) -> _Part:
-        tensors = [p for _, own in members for p in own]
+    def _part(
+        self, members: list[tuple[int, list[Any]]], lists: list[list[Any]], index: Mapping[Any, int]
+    ) -> _Part:
+        neutral = _neutral(self._class)
         groups: list[Group] = []
         for i, own in members:
-            options = {k: v for k, v in self.param_groups[i].items() if k in self._names}
-            groups.append({**_options(self._class, options), "params": own})
+            options = _options(self._class, self._known(self.param_groups[i]))
+            group = hyperparameters.ParameterGroup({**options, "params": ()}, neutral, self._class)
+            dict.__setitem__(group, "params", own)  # the tensors themselves
+            groups.append(group)
         ours = self._class(groups, **self._fixed)
-        entries = {i: self.state[p] for i, p in enumerate(tensors) if self.state.get(p)}
-        if entries:
-            index = iter(range(len(tensors)))
-            numbered = [{**g, "params": [next(index) for _ in g["params"]]} for g in groups]
+        entries = {index[p]: self._entry(p) for _, own in members for p in own}
+        if any(entries.values()):
+            numbered = [{**g, "params": [index[p] for p in g["params"]]} for g in groups]
             load_state_dict(ours, {"state": entries, "param_groups": numbered})
-        return _Part(members, tensors, _layouts(tensors), ours, [None] * len(members))
+        return _Part(members, lists, ours)
 
-    def _synchronize(self) -> None:
-        """Write the parts' states into ``self.state``."""
-        for part in self._parts or ():
-            saved = part.ours.state_dict()["state"]
-            for p, entry in zip(part.tensors, saved.values(), strict=True):
-                arrays = {k: _copied(v) for k, v in entry.items() if isinstance(v, np.ndarray)}
-                self.state[p] = {**_counts(entry), **arrays} if entry["step"] else {}
+    def _entry(self, p: torch.Tensor) -> dict[str, Any]:
+        """A parameter's state in PyTorch's mapping, without keys of the user's own."""
+        entry = self.__dict__["state"].get(p) or {}
+        return {k: v for k, v in entry.items() if k in self._state_names and v is not None}
 
     def state_dict(self) -> dict[str, Any]:
-        """In PyTorch's form: ``torch.optim``'s optimizer of the same name and options loads it."""
-        self._synchronize()
-        state: dict[str, Any] = super().state_dict()
-        return {**state, "state": {i: entry for i, entry in state["state"].items() if entry}}
+        """In PyTorch's form: ``torch.optim``'s optimizer of the same name and options loads it.
+
+        Tensors of the state are copies.
+        """
+        watched = self._watched
+        saved: dict[str, Any] = super().state_dict()
+        if not self._optimizer_state_dict_pre_hooks and not self._optimizer_state_dict_post_hooks:
+            self._watched = watched  # nobody else has seen the mapping
+        state = {key: _copied(entry) for key, entry in saved["state"].items()}
+        for group in saved["param_groups"] if self._class.__name__ == "ASGD" else ():
+            for key in group["params"]:
+                if "step" in state.get(key, {}):
+                    state[key].update(_next_rates(group, float(state[key]["step"])))
+        return {**saved, "state": state}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict`, or PyTorch's optimizer of the same name, returned.
+
+        Keys of groups that are no hyperparameters are taken over too.
 
         Raises
         ------
         TypeError, ValueError
             It does not fit: the message names what. Nothing is changed.
         """
-        self._synchronize()
-        before = self.state, self.param_groups, self._parts
+        given: Any = dict(state_dict) if isinstance(state_dict, Mapping) else state_dict
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            result = hook(self, given)
+            given = given if result is None else result
+        saved_groups, saved_state = check_structure(given, len(self.param_groups), int | str)
+        groups = []
+        owners: dict[Any, Any] = {}
+        for own, saved in zip(self.param_groups, saved_groups, strict=True):
+            keys, tensors = saved["params"], own["params"]
+            if len(keys) != len(tensors):
+                raise ValueError(
+                    f"state_dict's group has {len(keys)} parameters, which doesn't match the size of the "
+                    f"optimizer's group: expected {len(tensors)}"
+                )
+            owners.update(zip(keys, tensors, strict=True))
+            options = _options(self._class, self._known(saved))
+            names = {"param_names": own["param_names"]} if "param_names" in own else {}
+            rest = {k: v for k, v in saved.items() if k not in self._names} | _with_tensors(saved)
+            groups.append({**options, **names, **copy.deepcopy(rest), "params": tensors})
+        state: Any = defaultdict(dict)
+        for key, entry in saved_state.items():
+            rest = {k: v for k, v in entry.items() if k not in _RECOMPUTED}
+            state[owners.get(key, key)] = copy.deepcopy(rest)
+        self._settle()
+        before = self.__dict__["state"], self.param_groups, self._parts, self._watched
         try:
-            groups, _ = check_structure(state_dict, len(self.param_groups))
-            for group in groups:
-                _options(self._class, group)
-            super().load_state_dict(state_dict)
-            for group in self.param_groups:
-                group.update(_options(self._class, group))
-            # PyTorch gave states the parameter's dtype, which master copies and counts do not have.
-            keys = [key for group in groups for key in group["params"]]
-            tensors = [p for group in self.param_groups for p in group["params"]]
-            for key, p in zip(keys, tensors, strict=True):
-                self.state[p] = dict(state_dict["state"].get(key, {}))
+            self.state, self.param_groups = state, groups
             self._regroup()
         except BaseException:
-            self.state, self.param_groups, self._parts = before
+            self.state = before[0]
+            _, self.param_groups, self._parts, self._watched = before
             raise
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        self._synchronize()
-        own = {"_class": self._class, "_names": self._names, "_fixed": self._fixed}
-        return {**super().__getstate__(), **own}
+        self._settle()
+        kept = ("defaults", "state", "param_groups", "_class", "_names", "_fixed")
+        return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._values = itemgetter(*self._names)
-        self._parts = None  # the next step makes them: they hold addresses
+        self._state_names = _state_names(self._class)
+        self._parts, self._watched = None, None  # the next step makes parts: they hold addresses

@@ -13,61 +13,84 @@ namespace pyoptim::python {
 
 namespace {
 
-// Calls visit(values, count) for all that tells where a tensor's memory is, and its form: address, type,
-// shape and strides. Returns false if it does not say.
+using Lists = py::typing::List<py::typing::List<py::object>>;
+
+// Calls visit(address, bytes) for all that tells which tensor this is, where its memory is, and its form:
+// type, shape and strides. Returns false if it does not say.
 template <class Visit>
 bool visit_layout(PyObject* tensor, Visit visit) {
     dlpack::Tensor t;
     if (!dlpack::view(tensor, t) || (t.ndim > 0 && t.strides == nullptr)) return false;
-    visit(&t.data, 1);
-    visit(&t.byte_offset, 1);
-    visit(&t.ndim, 1);
-    visit(&t.code, 1);
-    visit(&t.bits, 1);
-    visit(t.shape, t.ndim);
-    visit(t.strides, t.ndim);
+    const struct {
+        const void *object, *data;
+        std::uint64_t byte_offset;
+        std::int32_t ndim;
+        std::uint8_t code, bits, unused[2];
+    } head = {tensor, t.data, t.byte_offset, t.ndim, t.code, t.bits, {}};
+    const auto bytes = sizeof(std::int64_t) * static_cast<std::size_t>(t.ndim);
+    visit(&head, sizeof head);
+    visit(t.shape, bytes);
+    visit(t.strides, bytes);
     return true;
 }
 
-template <class T>
-std::size_t bytes_of(const T*, int count) {
-    return sizeof(T) * static_cast<std::size_t>(count);
+// Calls begin(count) for each list, and each(tensor) for what is in it, as long as they return true. Returns
+// whether all did.
+template <class Begin, class Each>
+bool all_of(const Lists& lists, Begin begin, Each each) {
+    for (const py::handle list : lists) {
+        if (!PyList_Check(list.ptr()) || !begin(PyList_GET_SIZE(list.ptr()))) return false;
+        for (py::ssize_t i = 0; i < PyList_GET_SIZE(list.ptr()); ++i) {
+            // A reference of its own, since a gradient may be a property that changes the list.
+            const auto tensor = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(list.ptr(), i));
+            if (!each(tensor.ptr())) return false;
+        }
+    }
+    return true;
 }
 
-// The layout of each tensor as bytes, to be compared with those of another time.
-std::optional<py::bytes> tensor_layouts(const py::typing::List<py::object>& tensors) {
+// The lists and their tensors' layouts as bytes, to be compared with those of another time.
+std::optional<py::bytes> tensor_layouts(const Lists& lists) {
     std::string all;
-    const auto add = [&](const auto* values, int count) {
-        all.append(reinterpret_cast<const char*>(values), bytes_of(values, count));
+    const auto add = [&](const void* begin, std::size_t bytes) {
+        all.append(static_cast<const char*>(begin), bytes);
     };
-    for (const py::handle tensor : tensors) {
-        if (!visit_layout(tensor.ptr(), add)) return std::nullopt;
-    }
+    const auto begin = [&](py::ssize_t count) {
+        add(&count, sizeof count);
+        return true;
+    };
+    if (!all_of(lists, begin, [&](PyObject* tensor) { return visit_layout(tensor, add); }))
+        return std::nullopt;
     return py::bytes(all);
 }
 
 // The gradients of the tensors; an empty list if none has one. Nothing if some have one and others not, or if
-// a layout is another than in `layouts`.
-std::optional<py::typing::List<py::object>> tensor_gradients(const py::typing::List<py::object>& tensors,
-                                                             const py::bytes& layouts) {
+// the lists hold other tensors or a layout is another than in `layouts`.
+std::optional<py::typing::List<py::object>> tensor_gradients(const Lists& lists, const py::bytes& layouts) {
     static const PyObject* const name = PyUnicode_InternFromString("grad");
     const char* at = PyBytes_AS_STRING(layouts.ptr());
     const char* const end = at + PyBytes_GET_SIZE(layouts.ptr());
     bool same = true;
-    const auto compare = [&](const auto* values, int count) {
-        const std::size_t bytes = bytes_of(values, count);
-        same = same && bytes <= static_cast<std::size_t>(end - at) && std::memcmp(at, values, bytes) == 0;
+    const auto compare = [&](const void* begin, std::size_t bytes) {
+        same = same && bytes <= static_cast<std::size_t>(end - at) && std::memcmp(at, begin, bytes) == 0;
         if (same) at += bytes;
     };
+    const auto begin = [&](py::ssize_t count) {
+        compare(&count, sizeof count);
+        return same;
+    };
     py::list all;
-    for (const py::handle tensor : tensors) {
-        if (!visit_layout(tensor.ptr(), compare) || !same) return std::nullopt;
-        auto grad =
-            py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor.ptr(), const_cast<PyObject*>(name)));
+    std::size_t count = 0;
+    const auto each = [&](PyObject* tensor) {
+        ++count;
+        if (!visit_layout(tensor, compare) || !same) return false;
+        auto grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor, const_cast<PyObject*>(name)));
         if (!grad) throw py::error_already_set();
         if (!grad.is_none()) all.append(std::move(grad));
-    }
-    if (at != end || (!all.empty() && all.size() != tensors.size())) return std::nullopt;
+        return true;
+    };
+    if (!all_of(lists, begin, each) || at != end) return std::nullopt;
+    if (!all.empty() && all.size() != count) return std::nullopt;
     return all;
 }
 
@@ -133,9 +156,11 @@ class TensorGradients {
 }  // namespace
 
 void bind_dlpack(py::module_& m) {
-    m.def("tensor_layouts", &tensor_layouts, py::arg("tensors"),
-          "What differs where one has got other memory or another form; None where one does not say.");
-    m.def("tensor_gradients", &tensor_gradients, py::arg("tensors"), py::arg("layouts"),
+    m.def("tensor_layouts", &tensor_layouts, py::arg("lists"),
+          "What differs where lists hold other tensors, or one has got other memory or another form; None "
+          "where "
+          "one does not say.");
+    m.def("tensor_gradients", &tensor_gradients, py::arg("lists"), py::arg("layouts"),
           "The gradients of tensors that are as they were for tensor_layouts; none, or one for each.");
     py::class_<TensorGradients>(m, "TensorGradients")
         .def(py::init<std::vector<TensorGradients::Param>, const std::vector<TensorGradients::Bytes>&,

@@ -283,13 +283,13 @@ def stream_update(a: numpy.typing.NDArray[numpy.float64], b: numpy.typing.NDArra
     """
     a += s * b on all threads: 24 bytes of memory traffic an element.
     """
-def tensor_gradients(tensors: list[typing.Any], layouts: bytes) -> list[typing.Any] | None:
+def tensor_gradients(lists: list[list[typing.Any]], layouts: bytes) -> list[typing.Any] | None:
     """
     The gradients of tensors that are as they were for tensor_layouts; none, or one for each.
     """
-def tensor_layouts(tensors: list[typing.Any]) -> bytes | None:
+def tensor_layouts(lists: list[list[typing.Any]]) -> bytes | None:
     """
-    What differs where one has got other memory or another form; None where one does not say.
+    What differs where lists hold other tensors, or one has got other memory or another form; None where one does not say.
     """
 def use_instruction_set(name: str) -> None:
     ...
