@@ -334,7 +334,7 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
             for (std::size_t i = order.size() - 1; i > 0; --i) std::swap(order[i], order[rng() % (i + 1)]);
         }
         if (optimizer.impl_->rule != core::rule_index(optimizer.rule())) {  // `after_epoch` changed options
-            impl_->engine_for(data, optimizer, options.loss, batch);
+            impl_->engine_for(data, optimizer, options.loss, batch, options.drop_last);
         }
         core::Outcome outcome;
         impl_->run(engine, of, used, batch, optimizer, false, outcome);
@@ -350,7 +350,7 @@ double Network<T>::step(const Dataset<T>& data, Optimizer<T>& optimizer, const L
     const typename Impl::Busy busy(*impl_);
     core::Engine<T>& engine = impl_->engine_for(data, optimizer, loss, data.examples, false);
     core::Outcome outcome;
-    impl_->run(engine, {data.x, data.bytes, data.labels, data.targets, nullptr, nullptr}, data.examples,
+    impl_->run(engine, {data.x, data.bytes, data.labels, data.targets, nullptr, nullptr, {}}, data.examples,
                data.examples, optimizer, true, outcome);
     return outcome.last;
 }

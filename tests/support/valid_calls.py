@@ -28,7 +28,7 @@ UNCHECKED = {
     "surfaces.Surface", "Optimizer",
     "nn.sequential.Sequential.check_input", "nn.sequential.Sequential.give_layers",
     "optim.optimizer.Optimizer.structured", "optim.optimizer.Optimizer.rounding =",
-    "optim.optimizer.Optimizer.state_dtype =",
+    "optim.optimizer.Optimizer.state_dtype =", "torch.Optimizer.state =",
 }  # fmt: skip
 _PROTOCOLS = {"Layer": nn.Layer, "Loss": nn.Loss, "Callback": callbacks.Callback}
 
