@@ -136,6 +136,7 @@ def test_packed_steps_do_not_wait(recorder, rng):
 def test_torch_s_bfloat16(recorder, monkeypatch):
     torch, ml_dtypes = pytest.importorskip("torch"), pytest.importorskip("ml_dtypes")
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: type("Stream", (), {"cuda_stream": 99}))
+    doubles.views_by_torch(monkeypatch)
     p, q = np.ones(300, ml_dtypes.bfloat16), torch.ones(300, dtype=torch.bfloat16)
     tensors = [doubles.tensor(p), q]
     made = [po.torch.Optimizer([t], po.Adam, lr=0.1, state_dtype="int8") for t in tensors]

@@ -249,6 +249,7 @@ def test_torch_tensors(recorder, monkeypatch):
 def test_the_torch_optimizer(emulated, monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: type("Stream", (), {"cuda_stream": 0}))
+    doubles.views_by_torch(monkeypatch)
     p, q = np.ones(3, np.float32), np.ones(3, np.float32)
     params = [doubles.tensor(p), torch.from_numpy(q)]
     made = [po.torch.Optimizer([param], po.Adam, lr=0.1) for param in params]

@@ -65,6 +65,24 @@ def tensor(array, stream=0):
     return torch.from_numpy(array).as_subclass(Tensor)
 
 
+def views_by_torch(monkeypatch):
+    """Lets a PyTorch without CUDA view our GPU arrays, whose memory is the processor's here."""
+    import torch
+
+    as_torch_does = torch.as_tensor
+
+    def as_tensor(value, **options):
+        if type(value).__name__ != "DeviceArray":
+            return as_torch_does(value, **options)
+        told = value.__cuda_array_interface__
+        kind, (address, _) = np.dtype(told["typestr"]), told["data"]
+        size = kind.itemsize * int(np.prod(told["shape"]))
+        memory = (ctypes.c_byte * size).from_address(address)
+        return torch.from_numpy(np.frombuffer(memory, kind).reshape(told["shape"]))
+
+    monkeypatch.setattr(torch, "as_tensor", as_tensor)
+
+
 class Recorder:
     """The emulated module, with a note of what is asked of it."""
 
