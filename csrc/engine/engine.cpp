@@ -1,6 +1,7 @@
 #include "engine/engine.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -144,7 +145,8 @@ void Engine<T>::take_labels(const Examples<T>& of, std::size_t begin, std::size_
     }
 }
 
-// Returns the inputs of a batch: where the caller has them, or as copies in input_.
+// Returns the inputs of a batch: where the caller has them, or as copies in input_. Indices of sparse rows
+// are checked here, since the caller's memory may change.
 template <class T>
 const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t n) {
     const std::size_t width = inputs();
@@ -152,6 +154,7 @@ const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t
         const std::size_t first = of.order == nullptr ? begin : static_cast<std::size_t>(of.order[begin]);
         return of.x + first * width;
     }
+    std::atomic<bool> is_sound{true};
     split(n, n * width, kGrain, 1, [&](std::ptrdiff_t first, std::ptrdiff_t last) {
         for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) {
             const std::size_t from =
@@ -162,15 +165,21 @@ const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t
             } else if (of.bytes == nullptr) {
                 const SparseRows<T>& rows = of.sparse;
                 std::fill(to, to + width, T(0));
-                for (std::int64_t k = rows.begins[from]; k < rows.begins[from + 1]; ++k) {
-                    to[rows.columns[k]] += rows.values[k];
+                const std::int64_t row_begin = rows.begins[from], row_end = rows.begins[from + 1];
+                bool fits = row_begin >= 0 && row_end <= rows.count;
+                for (std::int64_t k = row_begin; k < row_end && fits; ++k) {
+                    const std::int32_t column = rows.columns[k];
+                    fits = column >= 0 && static_cast<std::size_t>(column) < width;
+                    if (fits) to[column] += rows.values[k];
                 }
+                if (!fits) is_sound = false;
             } else {
                 const std::uint8_t* const bytes = of.bytes + from * width;
                 for (std::size_t j = 0; j < width; ++j) to[j] = static_cast<T>(bytes[j]);
             }
         }
     });
+    if (!is_sound) throw std::invalid_argument("x has a column or a row of values outside the sparse matrix");
     return input_.data();
 }
 

@@ -26,6 +26,7 @@ struct SparseRows {
     const T* values;
     const std::int32_t* columns;
     const std::int64_t* begins;
+    std::int64_t count;  // of values
 };
 
 // Examples to train on, one a row. The caller owns the memory.

@@ -173,7 +173,7 @@ class Engine {
         for (py::ssize_t k = 0; k < columns.size() && first; ++k) {
             require(columns.data()[k] >= 0 && columns.data()[k] < width, "columns within the inputs");
         }
-        return {static_cast<const T*>(values.data()), columns.data(), begin};
+        return {static_cast<const T*>(values.data()), columns.data(), begin, columns.size()};
     }
 
     std::vector<py::array> kept_;  // the penalty's, alive

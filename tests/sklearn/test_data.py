@@ -9,7 +9,13 @@ pytest.importorskip("sklearn")
 import scipy.sparse
 from sklearn.exceptions import NotFittedError
 
+import pyoptim as po
+from pyoptim import nn
+from pyoptim.runtime import dispatch
 from pyoptim.sklearn import MLPClassifier, MLPRegressor
+from pyoptim.train import engine as compiled
+from pyoptim.train.data import Data, SparseRows
+from pyoptim.train.resume import Epoch
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -216,3 +222,23 @@ def test_bad_input_gets_the_words_of_sklearn():
         _ = MLPClassifier(solver="lbfgs").partial_fit
     with pytest.raises(ValueError, match="'dropout' parameter"):
         MLPClassifier(dropout=1.5).fit(X, CLASS)
+
+
+@pytest.mark.parametrize("value", [10**6, -1, 5])
+def test_columns_that_change_while_the_engine_runs_are_refused(value):
+    if dispatch.current().name != "native":
+        pytest.skip("runs on the native backend")
+    matrix = scipy.sparse.csr_matrix(np.ones((8, 5), np.float32))
+    rows = SparseRows(matrix, np.float32)
+    model = nn.Sequential(nn.Dense(5, 3), seed=0)
+    engine = compiled.Engine(model, nn.CrossEntropy(), po.SGD(model.parameters(), lr=0.1), (5,), 2)
+    seen = []
+
+    def advance(count):  # the first part of an epoch is one batch
+        rows.parts()[1][0][-1] = value
+        seen.append(model.flat_parameters.copy())
+
+    with pytest.raises(ValueError, match="outside the sparse matrix"):
+        engine.run_epoch(Data(rows, np.arange(8) % 3), None, None, Epoch(0, {}), advance)
+    assert seen
+    assert np.isfinite(model.flat_parameters).all()
