@@ -405,6 +405,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     - SGD and Muon count steps too, and ``state`` says how many.
     - ``state`` has no entries before a parameter's first step, also where PyTorch's (Adagrad's) has.
     - States keep their own dtype when they are loaded, as the float32 master of a 16-bit parameter.
+    - A 16-bit parameter that is not its master rounded wins, so write to the parameter, not to the master.
     - When memory is exchanged (another tensor in a group, or another ``data``), the tensors in ``state`` are
       exchanged too; its dicts stay.
     - ASGD takes the lr of the step itself (see `pyoptim.ASGD`); Muon does not iterate in bfloat16.

@@ -133,10 +133,12 @@ class ParameterGroup(dict[str, Any]):
         The step in which the rule began that keeps a momentum: 1 unless momentum was turned on later.
     """
 
-    def __init__(self, values: Mapping[str, Any], known: Mapping[str, Any], owner: type[Any]) -> None:
+    def __init__(
+        self, values: Mapping[str, Any], known: Mapping[str, Any], owner: type[Any], begun: int = 1
+    ) -> None:
         arrays, self.tensors = sharing.opened(values["params"])  # PyTorch's, of a copy
         super().__init__(values, params=tuple(arrays))
-        self._known, self._owner, self.begun = known, owner, 1
+        self._known, self._owner, self.begun = known, owner, begun
         # Which rule is chosen depends on the options alone, so any instance of the class can tell. A
         # reference to the optimizer would be a cycle, which keeps its arrays until garbage is collected.
         self._rule = object.__new__(owner)._rule
@@ -168,4 +170,4 @@ class ParameterGroup(dict[str, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         params = sharing.closed(self["params"], self.tensors)
-        return ParameterGroup, ({**self, "params": params}, self._known, self._owner)
+        return ParameterGroup, ({**self, "params": params}, self._known, self._owner, self.begun)

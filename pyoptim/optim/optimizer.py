@@ -305,17 +305,16 @@ class Optimizer:
             if self._rule(group) != self._rules[i].name:
                 stepping.change_rule(self, i)
         factor = 1.0
-        if (
+        is_plain = not (
             self._accumulate > 1
             or self._summed
             or self._max_grad_norm is not None
             or self._nonfinite != "ignore"
-        ):
+        )
+        if not is_plain:
             flat, factor = stepping.prepare(self, flat)
             if not flat and self._params:
                 return
-        elif self._advance is None:
-            self._advance = stepping.advance_of(self)
         scalars: list[dict[str, float]] = []
         rows: list[Row] = []
         for group in self.param_groups:
@@ -327,6 +326,8 @@ class Optimizer:
         count = None if average is None else average.count
         self._apply(flat, rows)
         self._scalars = scalars
+        if is_plain and self._advance is None:  # only now: it does not know how a rule's first step differs
+            self._advance = stepping.advance_of(self)
         if average is not None and average.count == count:  # the kernels did not take it along
             average.update()
         if self._summed:
@@ -460,6 +461,7 @@ class Optimizer:
         derived = {"_addresses", "_accumulator", "_steppers", "_advance", "_written", "_finder"}
         of_groups = {"_params", "_tensors"}
         own = {name: value for name, value in self.__dict__.items() if name not in derived | of_groups}
+        own["param_groups"] = [stepping.checked_group(self, i) for i in range(len(self.param_groups))]
         return {**own, "_scalars": [dict(scalars) for scalars in self._scalars]}  # a copy counts for itself
 
     def __setstate__(self, state: dict[str, Any]) -> None:

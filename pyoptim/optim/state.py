@@ -13,6 +13,7 @@ from ..formulas import storage
 from ..formulas.rules import RULES
 from ..runtime.dtypes import Array
 from ..runtime.numbers import check_count, is_number
+from . import stepping
 from .hyperparameters import ParameterGroup, checked
 from .structure import are_names, describe, own_names, places
 
@@ -88,6 +89,7 @@ def check_packable(optimizer: Optimizer) -> None:
 
 def state_dict(optimizer: Optimizer) -> dict[str, Any]:
     """See `Optimizer.state_dict`."""
+    stepping.change_rules(optimizer)  # options that have changed since the last step may need more states
     state: dict[int, dict[str, Any]] = {}
     groups = []
     for group, scalars, states in _by_group(optimizer):

@@ -120,8 +120,7 @@ def change_rule(optimizer: Optimizer, i: int) -> None:
     They begin as in a new optimizer. States that the new rule does not use stay, as in PyTorch.
     """
     group, states = optimizer.param_groups[i], optimizer._states[i]
-    if not isinstance(group, ParameterGroup):  # a dict that the user put there
-        group = optimizer.param_groups[i] = ParameterGroup(group, optimizer._defaults, type(optimizer))
+    group = optimizer.param_groups[i] = checked_group(optimizer, i)
     rule = RULES[optimizer._rule(group)]
     if rule.states and not any(name in own for own in states for name in rule.states):
         group.begun = int(optimizer._scalars[i]["step"]) + 1
@@ -129,6 +128,18 @@ def change_rule(optimizer: Optimizer, i: int) -> None:
         own.update({name: array for name, array in fresh.items() if name not in own})
     optimizer._rules[i] = rule
     optimizer._renew_steppers()
+
+
+def checked_group(optimizer: Optimizer, i: int) -> ParameterGroup:
+    """Group i, or one with the values of a dict that the user put in its place."""
+    group: Any = optimizer.param_groups[i]
+    if isinstance(group, ParameterGroup):
+        return group
+    made = ParameterGroup(group, optimizer._defaults, type(optimizer))
+    if len(optimizer._tensors) == len(optimizer._params):
+        begin = sum(len(other["params"]) for other in optimizer.param_groups[:i])
+        made.tensors = optimizer._tensors[begin : begin + len(group["params"])]
+    return made
 
 
 def row_of(optimizer: Optimizer, group: Group, scalars: dict[str, float], factor: float) -> Row:

@@ -187,8 +187,9 @@ def _check_running(callback: Callback, plain: Mapping[str, Any]) -> None:
     if type(callback).state is not Callback.state:  # whose form only the callback knows
         return
     for name, value in plain.items():
+        # The object may come from another fit, so that a number of it was None when the file was written.
         is_number = isinstance(vars(callback).get(name), int | float)
-        allowed = (int, float) if is_number else (int, float, str, type(None))
+        allowed = (int, float, type(None)) if is_number else (int, float, str, type(None))
         if name not in callback.running or not isinstance(value, allowed):
             raise ValueError(f"its {type(callback).__name__} has {name} = {value!r}")
 

@@ -157,3 +157,53 @@ def test_every_class_knows_the_rules_that_it_may_choose():
         optimizer = OPTIMIZERS[name]([np.ones((2, 2))], **options)
         assert optimizer._rules[0] == RULES[optimizer._rules[0].name]
         assert optimizer._rules[0].name in optimizer._rule_names
+
+
+def changed_after_a_step(**options):
+    p = np.ones(3, np.float32)
+    optimizer = po.SGD(p, lr=0.1, **options)
+    optimizer.step(np.ones_like(p))
+    optimizer.param_groups[0].update(momentum=0.9, dampening=0.5)
+    return p, optimizer
+
+
+def test_a_state_saved_before_the_step_that_needs_more_can_be_loaded(tmp_path):
+    p, optimizer = changed_after_a_step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.save(tmp_path / "state")
+    q = p.copy()
+    other = po.SGD(q, lr=0.1)
+    other.load(tmp_path / "state")
+    assert other.param_groups[0]["momentum"] == 0.9
+    optimizer.step(np.ones_like(p))
+    other.step(np.ones_like(q))
+    np.testing.assert_array_equal(p, q)
+
+
+def test_a_refused_gradient_leaves_the_first_step_of_a_rule_to_come(backend):
+    p, optimizer = changed_after_a_step()
+    q, other = changed_after_a_step()
+    with pytest.raises(ValueError, match="shape"):
+        optimizer.step(np.ones(4, np.float32))
+    for _ in range(2):
+        optimizer.step(np.ones_like(p))
+        other.step(np.ones_like(q))
+    np.testing.assert_array_equal(p, q)
+
+
+def test_copies_know_when_a_rule_began():
+    p, optimizer = changed_after_a_step(nonfinite="skip")
+    optimizer.step(np.full_like(p, np.nan))
+    q, other = copy.deepcopy((p, optimizer))
+    optimizer.step(np.ones_like(p))
+    other.step(np.ones_like(q))
+    np.testing.assert_array_equal(p, q)
+
+
+def test_groups_that_users_put_there_are_copied_with_their_arrays():
+    p = np.ones(3, np.float32)
+    optimizer = po.SGD(p, lr=0.1)
+    optimizer.param_groups[0] = dict(optimizer.param_groups[0], lr=0.2)
+    q, other = copy.deepcopy((p, optimizer))
+    other.step(np.ones_like(q))
+    np.testing.assert_array_equal(q, np.full(3, 0.8, np.float32))
