@@ -10,7 +10,6 @@
 
 #include "api/network_impl.hpp"
 #include "api/optimizer_impl.hpp"
-#include "optim/rule_info.hpp"
 #include "runtime/parallel.hpp"
 #include "runtime/sizes.hpp"
 
@@ -315,13 +314,14 @@ void Network<T>::set_trainable(std::size_t layer, bool trainable) {
 }
 
 template <class T>
-EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, const FitOptions& options) {
+EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, const FitOptions& given) {
+    const FitOptions options = given;  // which `after_epoch` may change
     if (options.epochs < 1) refuse("epochs is " + std::to_string(options.epochs) + ", expected at least 1");
     const std::size_t batch =
         options.batch_size == 0 ? data.examples : std::min(options.batch_size, data.examples);
     if (data.examples == 0) refuse("data has no examples");
     const typename Impl::Busy busy(*impl_);
-    core::Engine<T>& engine = impl_->engine_for(data, optimizer, options.loss, batch, options.drop_last);
+    core::Engine<T>* engine = &impl_->engine_for(data, optimizer, options.loss, batch, options.drop_last);
     const std::size_t used = options.drop_last ? data.examples - data.examples % batch : data.examples;
     std::mt19937_64 rng(options.seed);
     std::vector<std::int64_t> order(data.examples);
@@ -333,11 +333,11 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
         if (options.shuffle) {  // Fisher and Yates
             for (std::size_t i = order.size() - 1; i > 0; --i) std::swap(order[i], order[rng() % (i + 1)]);
         }
-        if (optimizer.impl_->rule != core::rule_index(optimizer.rule())) {  // `after_epoch` changed options
-            impl_->engine_for(data, optimizer, options.loss, batch, options.drop_last);
+        if (epoch > 0 && options.after_epoch) {  // which may have changed what the engine was prepared for
+            engine = &impl_->engine_for(data, optimizer, options.loss, batch, options.drop_last);
         }
         core::Outcome outcome;
-        impl_->run(engine, of, used, batch, optimizer, false, outcome);
+        impl_->run(*engine, of, used, batch, optimizer, false, outcome);
         result = {outcome.sums.mean_loss(), outcome.sums.accuracy()};
         if (options.after_epoch && !options.after_epoch(epoch, result)) break;
     }

@@ -167,7 +167,12 @@ template <class T>
 Row Optimizer<T>::next(Progress last, Progress& now) const {
     now = last;
     advance(now);
+    const int own_rule = schedule ? core::rule_index(rule()) : -1;
     const double rate = schedule ? schedule(last.step) : lr;
+    if (schedule && core::rule_index(rule()) != own_rule) {
+        throw std::logic_error("the schedule has changed an option that needs another rule, such as " +
+                               std::string(rule()) + ": change such options between steps");
+    }
     if (!(rate >= 0) || !std::isfinite(rate)) {
         throw std::invalid_argument("lr is " + std::to_string(rate) + ", expected a finite number >= 0");
     }
@@ -190,8 +195,12 @@ void Optimizer<T>::prepare() {
     for (int k = 0; k < core::kRules[rule].states; ++k) {
         std::string name;
         std::getline(names >> std::ws, name, ',');  // "exp_avg, exp_avg_sq"
-        const auto [at, made] = impl_->arrays.try_emplace(name);
-        if (made) at->second.assign(impl_->size, static_cast<T>(initial(k)));
+        auto at = impl_->arrays.find(name);
+        const bool made = at == impl_->arrays.end();
+        if (made) {  // allocated first: nothing changes if there is no memory
+            std::vector<T> fresh(impl_->size, static_cast<T>(initial(k)));
+            at = impl_->arrays.emplace(name, std::move(fresh)).first;
+        }
         all_new = all_new && made;
         states.push_back(&at->second);
     }

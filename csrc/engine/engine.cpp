@@ -166,7 +166,7 @@ const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t
                 const SparseRows<T>& rows = of.sparse;
                 std::fill(to, to + width, T(0));
                 const std::int64_t row_begin = rows.begins[from], row_end = rows.begins[from + 1];
-                bool fits = row_begin >= 0 && row_end <= rows.count;
+                bool fits = row_begin >= 0 && row_begin <= row_end && row_end <= rows.count;
                 for (std::int64_t k = row_begin; k < row_end && fits; ++k) {
                     const std::int32_t column = rows.columns[k];
                     fits = column >= 0 && static_cast<std::size_t>(column) < width;

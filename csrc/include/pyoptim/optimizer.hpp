@@ -157,7 +157,8 @@ class PYOPTIM_API Optimizer {
     /// empty before the first step.
     std::vector<T*> states();
 
-    /// The row of coefficients of the step after `last`: the shared three, then the rule's.
+    /// The row of coefficients of the step after `last`: the shared three, then the rule's. Throws
+    /// std::logic_error if the schedule changes an option so that another rule is needed.
     Row next(Progress last, Progress& now) const;
 
     virtual const char* rule() const = 0;  ///< the name of a rule in the list of rules.hpp
