@@ -8,6 +8,7 @@ import pytest
 
 neural_network = pytest.importorskip("sklearn.neural_network")
 from sklearn.datasets import make_classification, make_multilabel_classification, make_regression  # noqa: E402
+from support.backends import why_not  # noqa: E402
 
 from pyoptim import sklearn as ours  # noqa: E402
 
@@ -92,6 +93,8 @@ def test_poisson_loss_is_that_of_sklearn():
 @pytest.mark.parametrize("name", ["numpy", "numba"])
 @pytest.mark.parametrize("kind", ["classes", "numbers"])
 def test_the_backend_makes_no_difference(kind, name):
+    if why_not(name):
+        pytest.skip(why_not(name))
     x, y = _data(kind)
     weight = np.random.default_rng(0).integers(0, 3, len(x))
     for solver in ("adam", "lbfgs"):
@@ -105,6 +108,8 @@ def test_the_backend_makes_no_difference(kind, name):
 
 @pytest.mark.parametrize("name", ["native", "numpy"])
 def test_a_batch_without_weight_changes_nothing(name):
+    if why_not(name):
+        pytest.skip(why_not(name))
     x, y = _data("number")
     options = {"batch_size": 1, "max_iter": 1, "alpha": 1, "solver": "sgd", "momentum": 0, "shuffle": False}
     weight = np.zeros(len(x))
