@@ -10,6 +10,7 @@
 
 #include "api/network_impl.hpp"
 #include "api/optimizer_impl.hpp"
+#include "optim/rule_info.hpp"
 #include "runtime/parallel.hpp"
 #include "runtime/sizes.hpp"
 
@@ -322,6 +323,7 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
     if (data.examples == 0) refuse("data has no examples");
     const typename Impl::Busy busy(*impl_);
     core::Engine<T>* engine = &impl_->engine_for(data, optimizer, options.loss, batch, options.drop_last);
+    int rule = optimizer.impl_->rule;  // of which the engine's steps are
     const std::size_t used = options.drop_last ? data.examples - data.examples % batch : data.examples;
     std::mt19937_64 rng(options.seed);
     std::vector<std::int64_t> order(data.examples);
@@ -333,8 +335,10 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
         if (options.shuffle) {  // Fisher and Yates
             for (std::size_t i = order.size() - 1; i > 0; --i) std::swap(order[i], order[rng() % (i + 1)]);
         }
-        if (epoch > 0 && options.after_epoch) {  // which may have changed what the engine was prepared for
+        // `after_epoch` may have changed options, and stepped with them.
+        if (optimizer.impl_->rule != rule || core::rule_index(optimizer.rule()) != rule) {
             engine = &impl_->engine_for(data, optimizer, options.loss, batch, options.drop_last);
+            rule = optimizer.impl_->rule;
         }
         core::Outcome outcome;
         impl_->run(*engine, of, used, batch, optimizer, false, outcome);
