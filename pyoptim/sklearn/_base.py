@@ -225,11 +225,13 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
     def _fit_stochastic(self, network: Network, data: Data, incremental: bool, eval_set: Any) -> None:
         if not hasattr(self, "loss_curve_"):
             self._begin_curves()
+        if self.early_stopping and self.average is not None:
+            raise ValueError(f"early_stopping=True does not support average={self.average!r}")
         solver = self._solver(network, incremental)
         data, held_back = self._hold_back(data, eval_set)
         count = len(data.x)
+        average = self._average(network, solver)  # first, since the engine takes along what follows by then
         epochs, callbacks = self._prepared(network, solver, data), list(self.callbacks or ())
-        average = self._average(network, solver)
         order = np.arange(count)
         self.n_iter_ = 0
         try:
@@ -318,6 +320,13 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
                 stacklevel=5,
             )
             size = count
+        if self.batch_norm and (count % size or size) == 1:  # a batch of one row
+            if self.batch_size != "auto" or count == 1:
+                raise ValueError(
+                    f"batch_size={self.batch_size!r} makes a batch of 1 of {count} rows, which batch_norm "
+                    "cannot take statistics of: expected another batch_size"
+                )
+            size -= 1
         alpha = float(self.alpha)
         epochs: Epochs | None = self.__dict__.get("_epochs")
         of = self._objective()

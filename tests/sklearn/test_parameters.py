@@ -190,3 +190,22 @@ def test_what_does_not_go_together_is_said():
         MLPRegressor(solver="lbfgs", dropout=0.5).fit(X, X[:, 0])
     with pytest.raises(TypeError, match="optimizer made a dict"):
         MLPRegressor(optimizer=lambda parameters: parameters).fit(X, X[:, 0])
+
+
+def test_an_average_of_the_engine_is_that_of_numpy():
+    options = {**QUICK, "average": "ema", "max_iter": 20}
+    own, other = (MLPClassifier(**options, backend=name).fit(X, Y) for name in (None, "numpy"))
+    start = MLPClassifier(**{**QUICK, "max_iter": 1, "learning_rate_init": 1e-12}).fit(X, Y)
+    np.testing.assert_allclose(own.coefs_[0], other.coefs_[0], atol=1e-6)
+    assert np.abs(own.coefs_[0] - start.coefs_[0]).max() > 1e-3
+
+
+def test_batch_norm_takes_no_batch_of_one_row():
+    x, labels = np.tile(X, (3, 1))[:201], np.tile(Y, 3)[:201]
+    model = MLPClassifier(**QUICK, batch_norm=True).fit(x, labels)  # by default batches of 200 rows
+    assert np.isfinite(model.predict_proba(x)).all()
+    for size, rows in ((100, 201), (1, 10), ("auto", 1)):
+        with pytest.raises(ValueError, match="makes a batch of 1"):
+            MLPClassifier(**QUICK, batch_norm=True, batch_size=size).fit(x[:rows], labels[:rows])
+    with pytest.raises(ValueError, match="early_stopping=True does not support average"):
+        MLPClassifier(**QUICK, early_stopping=True, average="ema").fit(x, labels)
