@@ -119,8 +119,8 @@ def change_rule(optimizer: Optimizer, i: int) -> None:
 
     They begin as in a new optimizer. States that the new rule does not use stay, as in PyTorch.
     """
-    group, states = optimizer.param_groups[i], optimizer._states[i]
-    group = optimizer.param_groups[i] = checked_group(optimizer, i)
+    group, states = checked_group(optimizer, i), optimizer._states[i]
+    optimizer.param_groups[i] = group
     rule = RULES[optimizer._rule(group)]
     if rule.states and not any(name in own for own in states for name in rule.states):
         group.begun = int(optimizer._scalars[i]["step"]) + 1
