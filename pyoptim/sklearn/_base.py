@@ -268,7 +268,6 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
 
     def _solver(self, network: Network, incremental: bool) -> Solver:
         """The solver of the last `partial_fit`, or a new one."""
-        self._synced()
         solver: Solver | None = self.__dict__.get("_optimizer")
         if solver is not None and incremental:
             return solver

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,14 +11,12 @@ from ..runtime.dtypes import Array
 from ..train.data import Data, SparseRows
 from ._losses import Objective, WeightPenalty, add_gradient
 
-_BLOCK = 1 << 22  # elements of sparse rows that are made dense at once
 
-
-class Minimized:
+class Minimized(NamedTuple):
     """What `minimize` found: the loss as scikit-learn reports it, and SciPy's result."""
 
-    def __init__(self, loss: float, result: Any) -> None:
-        self.loss, self.result = loss, result
+    loss: float
+    result: Any
 
 
 def minimize(
@@ -62,14 +60,11 @@ def _sum_of_blocks(
     model: nn.Sequential, objective: Objective, data: Data, total: float
 ) -> tuple[float, Array]:
     """Return the loss and its gradient: of dense examples at once, of sparse ones block by block."""
-    size = len(data.x)
-    if isinstance(data.x, SparseRows):
-        size = max(1, _BLOCK // max(1, data.x.shape[1]))
+    blocks = list(data.x.blocks()) if isinstance(data.x, SparseRows) else [slice(0, len(data.x))]
     value, gradient = 0.0, model.flat_gradients
-    for begin in range(0, len(data.x), size):
-        rows = slice(begin, begin + size)
+    for rows in blocks:
         weight = None if data.weight is None else data.weight[rows]
         value += add_gradient(model, objective, data.x[rows], data.y[rows], weight, total)
-        if size < len(data.x):
-            gradient = model.flat_gradients.copy() if begin == 0 else gradient + model.flat_gradients
+        if len(blocks) > 1:
+            gradient = model.flat_gradients.copy() if rows.start == 0 else gradient + model.flat_gradients
     return value, gradient

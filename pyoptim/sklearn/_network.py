@@ -13,7 +13,6 @@ from ..runtime.dtypes import Array
 from ..train import evaluation
 from ..train.data import SparseRows
 
-_BLOCK = 1 << 22  # elements of sparse rows that are made dense at once
 _FUSED = {"identity": None, "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
 _LAYERS = {"logistic": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -77,9 +76,7 @@ class Network:
         """What the last layer returns in evaluation mode, for checked rows, dense or sparse."""
         if not isinstance(x, SparseRows):
             return evaluation.predict(self.model, x)
-        size = max(1, _BLOCK // max(1, x.shape[1]))
-        blocks = [evaluation.predict(self.model, x[i : i + size]) for i in range(0, len(x), size)]
-        return np.concatenate(blocks)
+        return np.concatenate([evaluation.predict(self.model, x[rows]) for rows in x.blocks()])
 
     def state(self) -> dict[str, Array]:
         """Copies of all parameters and statistics."""

@@ -14,6 +14,8 @@ from ..arrays.frames import plain
 from ..backends.places import HOST, Place, place_with
 from ..runtime.dtypes import Array
 
+_BLOCK = 1 << 22  # elements of sparse rows that are made dense at once
+
 
 class SparseRows:
     """Examples of which most numbers are 0: the rows of a matrix of SciPy's, in CSR form.
@@ -37,6 +39,12 @@ class SparseRows:
         """Some of the rows, dense."""
         dense: Array = self._matrix[rows].toarray(order="C")
         return dense
+
+    def blocks(self) -> Iterator[slice]:
+        """Ranges of rows, one after the other, that may be made dense at once."""
+        size = max(1, _BLOCK // max(1, self.shape[1]))
+        for begin in range(0, len(self), size):
+            yield slice(begin, min(begin + size, len(self)))
 
     def parts(self) -> tuple[Array, tuple[Array, Array]]:
         """The values, their columns, and where each row begins, as the compiled engine takes them."""
