@@ -145,10 +145,14 @@ void write_all(int file, const Piece& piece) {
 
 // Gives a temporary file the owner, if we may, and the mode of the file that it replaces.
 void take_over(int file, const struct stat& before) {
-    if (fchown(file, before.st_uid, before.st_gid) != 0) {
-        // It is ours then, as any file that we make.
-    }
-    succeeded(fchmod(file, before.st_mode & 0777));
+    struct stat now;
+    succeeded(fstat(file, &now));
+    const bool same = now.st_uid == before.st_uid && now.st_gid == before.st_gid;
+    // Where the owner may not be given away, the file is ours, as any file that we make; its group may still
+    // be kept if we belong to it. Rights of a group that it cannot have are given to no other.
+    const bool kept = same || fchown(file, before.st_uid, before.st_gid) == 0 ||
+                      now.st_gid == before.st_gid || fchown(file, static_cast<uid_t>(-1), before.st_gid) == 0;
+    succeeded(fchmod(file, before.st_mode & (kept ? 0777 : 0707)));
 }
 
 void replace(const std::string& target, const std::vector<Piece>& pieces) {

@@ -1,6 +1,6 @@
 #include "api/json.hpp"
 
-#include <cstdlib>
+#include <cstddef>
 #include <iomanip>
 #include <locale>
 #include <set>
@@ -12,6 +12,40 @@ namespace pyoptim::core {
 namespace {
 
 constexpr int kDeepest = 256;  // lists and objects in each other
+// A value takes some 100 bytes of memory and 2 of text, so their number is limited: to what describes 50,000
+// layers.
+constexpr std::size_t kMostValues = 1 << 20;
+
+// Appends a code point as UTF-8.
+void append(std::string& out, unsigned code) {
+    if (code < 0x80) {
+        out += static_cast<char>(code);
+        return;
+    }
+    const int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+    out += static_cast<char>((0xF00 >> more & 0xFF) | code >> (6 * more));
+    for (int i = more; i-- > 0;) out += static_cast<char>(0x80 | (code >> (6 * i) & 0x3F));
+}
+
+// The number of bytes of the UTF-8 character at `at`, or 0 if there is none: the code point is not written in
+// its fewest bytes, is half a surrogate pair, or is beyond U+10FFFF.
+std::size_t utf8_length(const std::string& text, std::size_t at) {
+    const auto byte = [&](std::size_t i) {
+        return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u;
+    };
+    const unsigned first = byte(at);
+    if (first < 0x80) return 1;
+    const std::size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
+    constexpr unsigned kLeast[] = {0x80, 0x800, 0x10000};
+    unsigned code = first & (0x7Fu >> length);
+    for (std::size_t i = 1; i < length; ++i) {
+        if ((byte(at + i) & 0xC0u) != 0x80u) return 0;
+        code = code << 6 | (byte(at + i) & 0x3Fu);
+    }
+    const bool valid = first >= 0xC2 && first <= 0xF4 && code >= kLeast[length - 2] && code <= 0x10FFFF &&
+                       (code < 0xD800 || code > 0xDFFF);
+    return valid ? length : 0;
+}
 
 class Parser {
   public:
@@ -45,7 +79,7 @@ class Parser {
     }
 
     Json parse(int depth) {
-        if (depth > kDeepest) fail();
+        if (depth > kDeepest || ++values_ > kMostValues) fail();
         Json value;
         space();
         if (take('{')) {
@@ -77,10 +111,18 @@ class Parser {
             value.kind = Json::Kind::number;
             const std::size_t begin = at_;
             value.integer = number();
-            std::istringstream digits(text_.substr(begin, at_ - begin));
-            digits.imbue(std::locale::classic());  // the program may have another decimal point
-            if (!(digits >> value.number)) fail();
+            value.number = read_number(text_.substr(begin, at_ - begin), value.integer);
         }
+        return value;
+    }
+
+    double read_number(const std::string& digits, bool integer) const {
+        constexpr std::size_t kExact = 15;  // digits of an integer that a double holds
+        if (integer && digits.size() <= kExact) return static_cast<double>(std::stoll(digits));
+        std::istringstream in(digits);
+        in.imbue(std::locale::classic());  // the program may have another decimal point
+        double value = 0;
+        if (!(in >> value)) fail();
         return value;
     }
 
@@ -115,35 +157,54 @@ class Parser {
         ++at_;
         std::string out;
         while (peek() != '"') {
-            if (at_ >= text_.size()) fail();
-            char c = text_[at_++];
-            if (static_cast<unsigned char>(c) < ' ') fail();
-            if (c == '\\') {
-                c = peek();
+            if (at_ >= text_.size() || static_cast<unsigned char>(peek()) < ' ') fail();
+            if (peek() == '\\') {
                 ++at_;
-                if (c == 'u') {  // only ASCII: no name or word of ours has other characters
-                    const std::string digits = text_.substr(at_, 4);
-                    char* end = nullptr;
-                    const long code = std::strtol(digits.c_str(), &end, 16);
-                    if (digits.size() < 4 || end != digits.c_str() + 4 || code > 127) fail();
-                    at_ += 4;
-                    c = static_cast<char>(code);
-                } else if (c == 'n') {
-                    c = '\n';
-                } else if (c == 't') {
-                    c = '\t';
-                } else if (c != '"' && c != '\\' && c != '/') {
-                    fail();
-                }
+                append(out, escaped());
+            } else {
+                const std::size_t length = utf8_length(text_, at_);
+                if (length == 0) fail();
+                out.append(text_, at_, length);
+                at_ += length;
             }
-            out += c;
         }
         ++at_;
         return out;
     }
 
+    // The code point that is written behind a backslash.
+    unsigned escaped() {
+        static const std::string kLetters = "\"\\/bfnrt", kMeant = "\"\\/\b\f\n\r\t";
+        const char c = peek();
+        ++at_;
+        if (c != 'u') {
+            const std::size_t letter = kLetters.find(c);
+            if (letter == std::string::npos) fail();
+            return static_cast<unsigned char>(kMeant[letter]);
+        }
+        const unsigned first = hexadecimal();
+        if ((first & 0xF800u) != 0xD800u) return first;
+        // Beyond 16 bits a character is written as two surrogates, of which none stands alone.
+        if (first >= 0xDC00u || text_.compare(at_, 2, "\\u") != 0) fail();
+        at_ += 2;
+        const unsigned second = hexadecimal();
+        if ((second & 0xFC00u) != 0xDC00u) fail();
+        return 0x10000u + ((first & 0x3FFu) << 10 | (second & 0x3FFu));
+    }
+
+    unsigned hexadecimal() {
+        static const std::string kDigits = "0123456789abcdefABCDEF";
+        unsigned value = 0;
+        for (int i = 0; i < 4; ++i, ++at_) {
+            const std::size_t digit = at_ < text_.size() ? kDigits.find(text_[at_]) : std::string::npos;
+            if (digit == std::string::npos) fail();
+            value = value << 4 | static_cast<unsigned>(digit < 16 ? digit : digit - 6);
+        }
+        return value;
+    }
+
     const std::string& text_;
-    std::size_t at_ = 0;
+    std::size_t at_ = 0, values_ = 0;
 };
 
 }  // namespace

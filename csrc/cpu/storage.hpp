@@ -52,16 +52,20 @@ inline void nearest_bfloat16(size_t n, const float* x, uint32_t first, uint32_t 
     if (largest >= 0x7F80u) encode16<BFloat16, Nearest>(n, x, first, key, data, scale);
 }
 
-// Whether the bfloat16 data are x rounded to nearest; false also where it is close: at ties, and for NaN.
+// Whether the bfloat16 data are x rounded to nearest, as is_rounded16<BFloat16> says; but false also at ties,
+// and where there may be a NaN: the caller then looks at each element.
 inline bool is_rounded_bfloat16(size_t n, const float* x, const void* data) {
     const auto* codes = static_cast<const uint16_t*>(data);
     // The bits of a float less those of its rounding are in [-0x7FFF, 0x7FFF], or half a spacing at ties.
-    uint32_t largest = 0;
+    uint32_t largest = 0, magnitude = 0;
     for (size_t i = 0; i < n; ++i) {
-        const uint32_t rest = pyoptim::math::bits_of(x[i]) - (uint32_t(codes[i]) << 16) + 0x7FFFu;
+        const uint32_t bits = pyoptim::math::bits_of(x[i]);
+        const uint32_t rest = bits - (uint32_t(codes[i]) << 16) + 0x7FFFu;
         largest = rest > largest ? rest : largest;
+        const uint32_t positive = bits & 0x7FFFFFFFu;
+        magnitude = positive > magnitude ? positive : magnitude;
     }
-    return largest <= 0xFFFEu;
+    return largest <= 0xFFFEu && magnitude <= 0x7F800000u;
 }
 
 // What decode16<Float16>, encode16<Float16, Nearest> and a comparison with that do, by the processor's

@@ -86,7 +86,7 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Array]]
     try:
         content, end = _content(path)
         entries = deserialize(content)  # type: ignore[no-untyped-call]
-        header = json.loads(content[8:end], object_pairs_hook=_each_once)
+        header = json.loads(content[8:end].decode(), object_pairs_hook=_each_once)
         tensors = {name: _tensor(name, **entry) for name, entry in entries}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
@@ -117,7 +117,7 @@ def _content(path: str | Path) -> tuple[bytes, int]:
             raise SafetensorError("its header is cut off")
         header = file.read(end - 8)
         try:
-            entries = json.loads(header).items()
+            entries = json.loads(header.decode()).items()  # always UTF-8, which is not guessed
             ends = [entry["data_offsets"][1] for name, entry in entries if name != "__metadata__"]
         except NONSENSE as error:
             raise SafetensorError(f"its header is no JSON of tensors ({error})") from error
@@ -269,10 +269,23 @@ def _replace(target: str, content: Iterable[bytes | memoryview]) -> None:
 def _take_over(temporary: str, before: os.stat_result) -> None:
     """Give a temporary file the owner, if we may, and the mode of the file that it replaces."""
     now = os.stat(temporary)
-    if (now.st_uid, now.st_gid) != (before.st_uid, before.st_gid):
-        with suppress(OSError):
-            os.chown(temporary, before.st_uid, before.st_gid)
-    os.chmod(temporary, stat.S_IMODE(before.st_mode) & 0o777)
+    group_is_kept = (
+        (now.st_uid, now.st_gid) == (before.st_uid, before.st_gid)
+        or _is_given(temporary, before.st_uid, before.st_gid)
+        or now.st_gid == before.st_gid
+        or _is_given(temporary, -1, before.st_gid)  # we may belong to the group of another's file
+    )
+    # Rights of a group that the file cannot have are given to no other.
+    os.chmod(temporary, stat.S_IMODE(before.st_mode) & (0o777 if group_is_kept else 0o707))
+
+
+def _is_given(path: str, user: int, group: int) -> bool:
+    """Give a file to a user (-1: its own) and a group; returns whether the system let us."""
+    try:
+        os.chown(path, user, group)
+    except OSError:
+        return False
+    return True
 
 
 def _create_temporary(folder: str, mode: int) -> tuple[int, str]:

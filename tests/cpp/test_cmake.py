@@ -307,19 +307,20 @@ def test_cpp_refuses_the_bad_files_that_python_refuses(built, tmp_path):
     for i in range(len(good)):
         paths[f"byte {i}"] = tmp_path / f"byte{i}"
         paths[f"byte {i}"].write_bytes(good[:i] + bytes([good[i] ^ 1 << i % 8]) + good[i + 1 :])
-    old = tmp_path / "old"
-    old.write_bytes(hostile.Parts(good).joined(checksum=False))
+    fine = [tmp_path / f"fine{i}" for i in range(len(hostile.FINE))]
+    for each, make in zip(fine, hostile.FINE.values(), strict=True):
+        each.write_bytes(make(good))
 
     def limit():  # what the files declare is more
         resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
 
-    names = [tmp_path / "good.safetensors", old, *paths.values()]
+    names = [*fine, *paths.values()]
     done = subprocess.run([built["find_package"] / "files", "load", *names], capture_output=True, text=True,
                           errors="replace", timeout=120, check=False, preexec_fn=limit)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    fine, older, *said = done.stdout.splitlines()
-    assert (fine, older) == ("loaded", "loaded")
-    for (name, path), line in zip(paths.items(), said, strict=True):
+    said = done.stdout.splitlines()
+    assert said[: len(fine)] == ["loaded"] * len(fine)
+    for (name, path), line in zip(paths.items(), said[len(fine) :], strict=True):
         assert line.startswith(f"{path} cannot be loaded: "), name
     assert hostile.fuzz(150, 1, tmp_path, built["find_package"] / "files")[1] == []
 

@@ -185,6 +185,33 @@ def test_what_is_written_into_a_parameter_counts(backend, kind, name):
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_every_value_written_over_every_kind_of_master_counts(backend, kind):
+    """All 65,536 values, over masters near to which they round and over NaN of all kinds; without a move."""
+    codes = np.arange(2**16, dtype=np.uint16)
+    if kind == "bfloat16":
+        near = (codes.astype(np.uint32) << 16)[:, None] + np.array([-0x8001, -0x8000, -0x7FFF, 0, 1, 0x7FFF,
+                                                                    0x8000, 0x8001], np.int64)  # fmt: skip
+    else:
+        wide = codes.view(np.float16).astype(np.float32).view(np.uint32)
+        near = wide[:, None] + np.array([-0x1000, 0, 1, 0xFFF, 0x1000, 0x1001], np.int64)
+    masters = [*near.astype(np.uint32).T]
+    masters += [np.full(2**16, bits, np.uint32) for bits in (0xFFFFFFFF, 0x7FFFFFFF, 0x7F800001, 0xFF800001,
+                                                             0x7FBFFFFF, 0xFFFF8000, 0xFFFF8001)]  # fmt: skip
+    for bits in masters:
+        p = np.zeros(2**16, type_of(kind))
+        optimizer = po.SGD(p, lr=0.0)
+        optimizer.step(np.zeros_like(p))
+        saved = optimizer.state_dict()
+        saved["state"][0]["master"] = master = bits.view(np.float32)
+        optimizer.load_state_dict(saved)
+        p.view(np.uint16)[...] = codes
+        wide = np.where(storage._nearest(kind, master) == codes, master, p.astype(np.float32))
+        optimizer.step(np.zeros_like(p))
+        po.SGD(wide, lr=0.0).step(np.zeros_like(wide))
+        assert_same_bits(states(optimizer)[0, "master"], wide)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 def test_writing_what_is_there_keeps_the_master(backend, kind):
     p = np.full(300, 0.75, type_of(kind))
     optimizer = po.SGD(p, lr=2.0**-14)

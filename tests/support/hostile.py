@@ -94,6 +94,16 @@ def text(old, new):
     return make
 
 
+def noted(value):
+    """A header whose metadata hold this text (as JSON has it) beside the description."""
+    return text(b'"__metadata__": {', b'"__metadata__": {"note": "%b", ' % value)
+
+
+def in_utf16(good):
+    end = 8 + int.from_bytes(good[:8], "little")
+    return packed(good[8:end].decode().encode("utf-16-le"), good[end:])
+
+
 def swapped(p):
     a, b = p.header["0.bias"], p.header["4.bias"]
     a["data_offsets"], b["data_offsets"] = b["data_offsets"], a["data_offsets"]
@@ -220,6 +230,18 @@ CORPUS = {
     "a number with a plus": text(b'in_features\\": 4', b'in_features\\": +4'),
     "a comma too many": text(b'\\"in_features\\": 4,', b'\\"in_features\\": 4,,'),
     "a control character": text(b'\\"Dense\\"', b'\\"De\\nnse\\"'),
+    "an escape of -1": text(b'"0.bias"', b'"0.bi\\u-061s"'),
+    "an escape of 0x61": text(b'"0.bias"', b'"0.bi\\u0x61s"'),
+    "an escape of 3 digits": text(b'"0.bias"', b'"0.bi\\u061s"'),
+    "an escape of no letter": text(b'"0.bias"', b'"0.bi\\as"'),
+    "half a surrogate pair": noted(b"\\ud83d"),
+    "surrogates in the wrong order": noted(b"\\ude00\\ud83d"),
+    "no UTF-8": noted(b"\xff"),
+    "UTF-8 that is cut off": noted(b"\xe2\x82"),
+    "a letter in two bytes": noted(b"\xc1\xa1"),
+    "half a surrogate pair in UTF-8": noted(b"\xed\xa0\x80"),
+    "a character beyond the last": noted(b"\xf4\x90\x80\x80"),
+    "a header of 16 bits a character": in_utf16,
     "an unknown layer": layer(0, type="Conv2d"),
     "a private layer": layer(0, type="_Affine"),
     "a layer of no type": of_parts(lambda p: p.description["layers"][0].pop("type") and None),
@@ -244,6 +266,18 @@ CORPUS = {
     "a checksum with a damaged name": lambda good: good.replace(b'\\"checksum\\"', b'\\"checksun\\"', 1),
     "a checksum that is not first": begun(format="pyoptim-model-1", checksum=ZEROS),
     "a description that begins with another word": begun(dtype="float32"),
+}  # fmt: skip
+
+
+# Files that are written otherwise than ours, and fine.
+FINE = {
+    "as it is": lambda good: good,
+    "without a checksum": lambda good: Parts(good).joined(checksum=False),
+    "escaped letters": text(b'"0.bias"', b'"0.b\\u0069\\u0061s"'),
+    "escaped controls": noted(b'\\"\\\\\\/\\b\\f\\n\\r\\t\\u0000\\u001f'),
+    "escaped characters": noted(b"\\u00e9\\u20AC\\ud83d\\ude00"),
+    "UTF-8": noted("\u007fé€\ud7ff\ue000😀\U0010ffff".encode()),
+    "numbers in other words": text(b'\\"eps\\": 1e-05', b'\\"eps\\": 0.0000100E+0'),
 }  # fmt: skip
 
 

@@ -40,6 +40,14 @@ def test_bad_files_are_refused(tmp_path):
         assert hostile.outcome("model", each) == (False, ""), name
 
 
+@pytest.mark.parametrize("name", hostile.FINE)
+def test_files_in_any_valid_json_load(path, name):
+    model = hostile.a_model()
+    model.save(path)
+    path.write_bytes(hostile.FINE[name](path.read_bytes()))
+    assert np.array_equal(nn.Sequential.load(path).flat_parameters, model.flat_parameters)
+
+
 def test_files_that_declare_more_than_they_hold_take_no_memory(path):
     hostile.a_model().save(path)
     path.write_bytes(hostile.bomb(2**18)(path.read_bytes()))
@@ -184,6 +192,37 @@ def test_the_mode_of_a_replaced_file_is_kept(path, mode):
     path.chmod(mode)
     kills.a_model().save(path)
     assert mode_of(path) == mode
+
+
+@pytest.mark.parametrize(
+    ("refused", "mode"),
+    [("nothing", 0o664), ("the owner", 0o664), ("owner and group", 0o604)],
+)
+def test_rights_of_a_group_are_given_to_no_other(path, refused, mode, monkeypatch):
+    """A file of another user keeps its group where we belong to it; else the group's rights are dropped."""
+    path.write_bytes(b"old")
+    path.chmod(0o664)
+    stat_of, given = os.stat, []
+
+    def of_another(name, *arguments, **options):
+        found = stat_of(name, *arguments, **options)
+        if os.fspath(name) != str(path):
+            return found
+        return os.stat_result([*found[:4], found.st_uid + 1, found.st_gid + 1, *found[6:]])
+
+    def chown(name, user, group):
+        if refused == "owner and group" or (refused == "the owner" and user != -1):
+            raise PermissionError
+        given.append((user, group))
+
+    before = stat_of(path)
+    monkeypatch.setattr(os, "stat", of_another)
+    monkeypatch.setattr(os, "chown", chown)
+    files.write_atomically(path, b"new")
+    monkeypatch.undo()
+    assert mode_of(path) == mode
+    user = before.st_uid + 1 if refused == "nothing" else -1
+    assert given == ([] if refused == "owner and group" else [(user, before.st_gid + 1)])
 
 
 def test_a_new_file_has_the_mode_of_any_and_the_mask_is_never_changed(path, monkeypatch):
