@@ -7,6 +7,7 @@ training take the generic loop; all others leave it to the compiled engine.
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 from .arrays import gpu_views
 from .arrays.checks import as_numpy
 from .runtime.dtypes import Array
-from .runtime.files import check_target
+from .runtime.files import check_target, write_atomically
 from .runtime.numbers import (
     AT_LEAST_ZERO,
     FRACTION,
@@ -78,7 +79,8 @@ class Callback:
 
     def on_train_begin(self) -> None: ...
 
-    def on_train_end(self) -> None: ...
+    def on_train_end(self) -> None:
+        """Not called where an exception, or Ctrl-C, ends the training."""
 
     def on_epoch_begin(self, epoch: int) -> None:
         """``epoch`` counts from 0, over all calls of `Trainer.fit`."""
@@ -490,7 +492,20 @@ class CSVLogger(Callback):
     separator : str, default ","
     append : bool, default False
         Add to the file if it exists, instead of replacing it.
+
+    Notes
+    -----
+    A training that goes on from a checkpoint goes on with its log: only its own rows of the epochs that run
+    again are dropped, and what earlier trainings wrote stays.
+
+    Raises
+    ------
+    ValueError
+        A file that is to be added to is no log of epochs. Raised before the training begins; the file is
+        unchanged.
     """
+
+    running: ClassVar = ("_earlier",)
 
     def __init__(self, path: str | Path, separator: str = ",", append: bool = False) -> None:
         self.path, self.append = Path(check_path("path", path)), check_flag("append", append)
@@ -498,20 +513,52 @@ class CSVLogger(Callback):
             raise ValueError(f"separator is {shown(separator)}, expected one character")
         self.separator = separator
         self._names: list[str] | None = None
+        self._earlier = 0  # rows that earlier trainings wrote
 
     def _check_files(self, trainer: Trainer) -> None:
         check_target("path", self.path, replaces=False)
+        if self.append:
+            self._read()
+
+    def _read(self) -> tuple[list[str] | None, list[list[str]]]:
+        """Return the names of the file's columns, None where there are none yet, and its rows."""
+        if not self.path.is_file():
+            return None, []
+        try:
+            with self.path.open(newline="") as file:
+                lines = [line for line in csv.reader(file, delimiter=self.separator) if line]
+            for line in lines[1:]:
+                int(line[0])
+        except (ValueError, csv.Error) as error:
+            raise self._is_foreign(str(error)) from error
+        if lines and lines[0][0] != "epoch":
+            raise self._is_foreign(f"its first column is {lines[0][0]!r}, expected 'epoch'")
+        return (lines[0], lines[1:]) if lines else (None, [])
+
+    def _is_foreign(self, why: str) -> ValueError:
+        return ValueError(
+            f"path is {str(self.path)!r}, which is no log of epochs separated by {self.separator!r} and "
+            f"cannot be added to: {why}"
+        )
 
     def on_train_begin(self) -> None:
-        self._names, kept = None, []
-        goes_on = self.append or self.trainer.resuming
-        if goes_on and self.path.is_file() and self.path.stat().st_size:
-            with self.path.open(newline="") as file:
-                self._names, *kept = csv.reader(file, delimiter=self.separator)
-        if self.trainer.resuming:  # drop the epochs after the checkpoint, which run again
-            kept = [row for row in kept if int(row[0]) < self.trainer.optimizer.epoch]
-        with self.path.open("w", newline="") as file:  # so that a file that cannot be written is an error now
-            csv.writer(file, delimiter=self.separator).writerows([self._names, *kept] if self._names else [])
+        self._names, rows = self._read() if self.append or self.trainer.resuming else (None, [])
+        self._earlier = len(rows)
+        if self._names is None:
+            self.path.open("w").close()  # so that a file that cannot be written is an error now
+        elif not self.path.read_bytes().endswith((b"\n", b"\r")):  # the last writer was killed in a line
+            with self.path.open("a", newline="") as file:
+                file.write("\r\n")
+
+    def load_state(self, plain: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        super().load_state({"_earlier": 0, **plain}, arrays)  # older checkpoints do not have it
+        rows = self._read()[1]
+        own = [row for row in rows[self._earlier :] if int(row[0]) < self.trainer.optimizer.epoch]
+        kept = rows[: self._earlier] + own
+        if len(kept) < len(rows):
+            text = io.StringIO(newline="")
+            csv.writer(text, delimiter=self.separator).writerows([self._names, *kept])
+            write_atomically(self.path, text.getvalue().encode())
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         row = {"epoch": epoch, **logs}

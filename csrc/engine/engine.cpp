@@ -25,15 +25,14 @@ void add_arrays(std::size_t n, const T* a, const T* b, T* out) {
     });
 }
 
-// The index of the first largest element, or -1 if that is NaN, which counts as largest, or infinite: such
-// outputs have no softmax, so they name no class.
+// The index of the first largest element; NaN counts as largest, as in NumPy's argmax.
 template <class T>
 std::ptrdiff_t class_of(const T* x, std::ptrdiff_t n) {
     std::ptrdiff_t best = 0;
     for (std::ptrdiff_t j = 1; j < n && x[best] == x[best]; ++j) {
         if (x[j] > x[best] || x[j] != x[j]) best = j;
     }
-    return std::isfinite(x[best]) ? best : -1;
+    return best;
 }
 
 }  // namespace
@@ -253,10 +252,12 @@ double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, 
     }
     for (std::size_t i = 0; i < n && classification_; ++i) {
         const auto classes = static_cast<std::ptrdiff_t>(width);
-        const std::ptrdiff_t found = class_of(output + i * width, classes);
+        const T* const row = output + i * width;
+        const std::ptrdiff_t found = class_of(row, classes);
         const std::ptrdiff_t label =
             of.labels != nullptr ? labels_[i] : class_of(targets_.data() + i * width, classes);
-        sums.correct += found >= 0 && found == label;
+        // Outputs whose largest is NaN or infinite have no softmax, so they name no class.
+        sums.correct += std::isfinite(row[found]) && found == label;
     }
     const LossBatch<T> batch = {
         n,      width,           output, of.labels == nullptr ? nullptr : labels_.data(), targets_.data(),

@@ -476,24 +476,22 @@ class Trainer:
         return Data(x.astype(self.model.dtype, copy=False), y, batch.weight)
 
     def _step(self, batch: Data, noise: WeightNoise | None = None) -> _Step:
-        """Train on one mini-batch; a step that the optimizer does not take leaves the model as it was."""
+        """Train on one mini-batch; a step that is not taken or fails leaves the model as it was."""
         model, loss, optimizer = self.model, self.loss, self.optimizer
         x, y, weight = batch.at(model._place)
-        before = {}  # the buffers, as a step that is refused leaves them
-        if optimizer.nonfinite != "ignore":
-            before = {name: buffer.copy() for name, buffer in model._named("buffers").items()}
-        with noisy(model, noise):
-            output = model._forward(x)
-            doutput = empty_like(output)
-            value = loss.evaluate(output, y, doutput, weight)
-            model._backward(doutput)
-            if self.penalty is not None:
-                value = self.penalty._added(model, value)
-        value = float(value)  # the host waits for a loss on the GPU
-        divisor = float(loss.divisor(output, y))
-        right = count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
+        before = {name: buffer.copy() for name, buffer in model._named("buffers").items()}
         skipped, taken = optimizer.skipped, False
         try:
+            with noisy(model, noise):
+                output = model._forward(x)
+                doutput = empty_like(output)
+                value = loss.evaluate(output, y, doutput, weight)
+                model._backward(doutput)
+                if self.penalty is not None:
+                    value = self.penalty._added(model, value)
+            value = float(value)  # the host waits for a loss on the GPU
+            divisor = float(loss.divisor(output, y))
+            right = count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
             optimizer.step(self._gradients)
             taken = optimizer.skipped == skipped
         finally:

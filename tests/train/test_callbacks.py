@@ -370,6 +370,34 @@ def test_csv_logger_appends_lines_of_the_same_columns(tmp_path):
     assert all(float(row["loss"]) > 0 for row in rows)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"loss,epoch\n1,0\n", b"epoch,loss\n0,1\nx,2\n", b"\xff\xfe\n", b"# notes\n", b"epoch;loss\n0;1\n"],
+)
+@pytest.mark.parametrize("append", [True, False])
+def test_csv_logger_adds_to_no_file_of_another_kind(content, append, tmp_path):
+    path, first = tmp_path / "log.csv", tmp_path / "first.csv"
+    path.write_bytes(content)
+    checkpoint = tmp_path / "run" if not append else None
+    logs = [callbacks.CSVLogger(first), callbacks.CSVLogger(path, append=append)]
+    if checkpoint:
+        more = [callbacks.CSVLogger(first), callbacks.CSVLogger(tmp_path / "other.csv")]
+        trainer().fit(X, Y, epochs=1, callbacks=more, checkpoint=checkpoint, verbose=False)
+    mine = trainer()
+    with pytest.raises(ValueError, match=r"path is '.*log.csv', which is no log of epochs separated by ','"):
+        mine.fit(X, Y, epochs=2, callbacks=logs, checkpoint=checkpoint, verbose=False)
+    assert path.read_bytes() == content
+    assert append is not first.exists()
+
+
+@pytest.mark.parametrize("ending", [b"\r\n", b""])
+def test_csv_logger_adds_whole_lines(ending, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_bytes(b"epoch,loss\r\n7,1" + ending)  # a writer that was killed may have left no end of line
+    trainer().fit(X, Y, callbacks=[callbacks.CSVLogger(path, append=True)], verbose=False)
+    assert [line.split(b",")[0] for line in path.read_bytes().split()] == [b"epoch", b"7", b"0"]
+
+
 def test_terminate_on_nan():
     mine = trainer(lr=1e30)
     with np.errstate(all="ignore"):

@@ -232,6 +232,27 @@ def test_an_average_and_a_log_go_on(old, tmp_path, monkeypatch):
     assert a == b
 
 
+@pytest.mark.parametrize("killed", [2, 8, 15])  # in the first epoch, and later
+def test_a_log_that_is_added_to_keeps_what_earlier_trainings_wrote(killed, tmp_path, monkeypatch):
+    def fit(log, **more):
+        appended = [callbacks.CSVLogger(log, append=True)]
+        trainer().fit(X, Y, epochs=5, batch_size=16, callbacks=appended, verbose=False, **more)
+
+    whole, log, path = tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "run.safetensors"
+    for each in (whole, log):
+        fit(each)  # the earlier training, of the same epochs
+    fit(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(resume.files, "write", After(killed))
+        with pytest.raises(Killed):
+            fit(log, checkpoint=path, checkpoint_every=0)
+    for _ in range(2):  # the second time nothing is left to do
+        fit(log, checkpoint=path)
+        a, b = ([row.split(",")[:3] for row in each.read_text().split()] for each in (whole, log))
+        assert a == b
+        assert len(b) == 11
+
+
 def test_settings_are_those_of_the_new_callbacks(tmp_path):
     path = tmp_path / "run.safetensors"
     old = callbacks.EarlyStopping("loss", patience=3)
