@@ -557,7 +557,7 @@ class CSVLogger(Callback):
         kept = rows[: self._earlier] + own
         if len(kept) < len(rows):
             text = io.StringIO(newline="")
-            csv.writer(text, delimiter=self.separator).writerows([self._names, *kept])
+            csv.writer(text, delimiter=self.separator).writerows([*filter(None, [self._names]), *kept])
             write_atomically(self.path, text.getvalue().encode())
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:

@@ -170,7 +170,48 @@ static void last_batches() {
     check(net.fit({x.data(), labels.data(), 20}, adam, dropping).loss > 0, "a batch of all is not");
 }
 
+static void changes_of_the_rule() {
+    const auto x = inputs();
+    const auto labels = sorted_labels();
+    const Dataset<float> data(x.data(), labels.data(), kExamples);
+    Network<float> net = network(), other = network();
+    pyoptim::SGD<float> sgd(net.parameter_count()), again(net.parameter_count());
+    FitOptions two = options(32);
+    two.epochs = 2;
+    two.after_epoch = [&](int, const EpochResult&) {
+        sgd.momentum = 0.9;  // needs a state, and another row of coefficients
+        return true;
+    };
+    net.fit(data, sgd, two);
+    other.fit(data, again, options(32));
+    again.momentum = 0.9;
+    other.fit(data, again, options(32));
+    check(same(net, other), "after_epoch may change the rule");
+    check(sgd.states().size() == 1, "which has its state then");
+
+    const auto steps = sgd.progress().step;
+    sgd.schedule = [&](std::int64_t step) {
+        if (step == steps + 2) sgd.momentum = 0;
+        return 0.01;
+    };
+    std::string message;
+    try {
+        net.fit(data, sgd, options(32));
+    } catch (const std::logic_error& error) {
+        message = error.what();
+    }
+    check(message.find("the schedule has changed an option that needs another rule") == 0,
+          "a schedule may not: the coefficients of the steps to come were computed for one");
+    check(same(net, other) && sgd.progress().step == steps, "nothing is done then");
+    sgd.schedule = nullptr;
+    sgd.momentum = 0.9;
+    net.fit(data, sgd, options(32));
+    other.fit(data, again, options(32));
+    check(same(net, other), "and the training may go on");
+}
+
 int main() {
+    changes_of_the_rule();
     weighted_means();
     labels_of_any_integer();
     steps_that_are_not_taken();
