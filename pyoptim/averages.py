@@ -50,6 +50,7 @@ class WeightAverage:
             self._names, self._keys = structure.names_of("params", keys), [keys]
             self._place = place_of(self._names, self._params)
             self._tensors = tensors_among(params)  # PyTorch's, of which the parameters are views
+        sharing.check_model(self._names, self._params)
         self.averages: list[Any] = self._place.wide_copies(self._params)
         self._follower: Any = None
         self.count = 0
@@ -174,6 +175,7 @@ class SWA(WeightAverage):
 
     def update(self) -> None:
         if self.count == 0:
+            sharing.check_model(self._names, self._params)
             self._write(self.averages, self._params)
             self.count = 1
         else:

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..arrays import tensors
+from ..arrays import sharing, tensors
 from ..formulas import storage
 from ..formulas.rules import root_scale
 from ..runtime.dtypes import Array
@@ -105,7 +105,8 @@ class SGD(Optimizer):
         Raises
         ------
         ValueError
-            A group has not ``velocity="classical"`` with momentum > 0 and ``nesterov=False``.
+            A group has not ``velocity="classical"`` with momentum > 0 and ``nesterov=False``; or the
+            parameters are a copied model's, and the model was not copied along.
         """
         for group in self.param_groups:
             if group["velocity"] != "classical" or not group["momentum"] or group["nesterov"]:
@@ -115,6 +116,7 @@ class SGD(Optimizer):
         if self._looking_ahead:
             raise RuntimeError("lookahead inside lookahead: the parameters already stand there")
         self.check_memory()
+        sharing.check_model(self._names, self._params)
         stepping.change_rules(self)
         self._looking_ahead, self._advance = True, None
         kept = self._place.copies(self._params)

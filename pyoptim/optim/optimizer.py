@@ -115,7 +115,8 @@ class Optimizer:
     Copied or pickled in one call, an optimizer and what its parameters belong to stay together:
     ``copy.deepcopy((model, optimizer))``, in any container and order. So do the arrays and tensors that it
     was given; but joblib copies an array for each that holds it, and NumPy a view without what it is a view
-    of. An optimizer of a model's parameters that was copied without the model refuses to step.
+    of. An optimizer of a model's parameters that was copied without the model refuses to step, to look ahead
+    and to be averaged.
     """
 
     defaults: ClassVar[dict[str, Any]]  # of the class's own hyperparameters, beside `SHARED`

@@ -215,6 +215,7 @@ def _accumulated(optimizer: Optimizer, grads: list[Array]) -> tuple[list[Array],
         optimizer._sums, optimizer._summed, grads, last
     )
     return grads, factor
+        sharing.check_model(optimizer._names, optimizer._params)
 
 
 def _is_finite(optimizer: Optimizer, norm: float, grads: list[Any]) -> bool:

@@ -135,19 +135,40 @@ def test_an_average_goes_on_with_what_it_was_copied_with(copied, of):
 @every_way
 def test_what_was_copied_without_its_model_refuses(copied):
     model = small_model()
-    optimizer = po.Adam(model.parameters())
-    ema = po.averages.EMA(model.parameters())
-    alone, average = copied(optimizer), copied(ema)
+    optimizer = po.SGD(model.parameters(), momentum=0.9, velocity="classical")
+    averages = [po.averages.EMA(model.parameters()), po.averages.SWA(model.parameters())]
+    alone, ema, swa = copied(optimizer), *map(copied, averages)
     before = [p.copy() for p in alone.named_parameters().values()]
-    with pytest.raises(ValueError, match=r"params\['0.weight'\] is a copy .* no model has: copy or pickle"):
-        alone.step(ones(alone))
-    with pytest.raises(ValueError, match="no model has"):
-        average.update()
-    with pytest.raises(ValueError, match="no model has"), average.applied():
-        pass
+
+    def apply(average):
+        with average.applied():
+            pass
+
+    def look_ahead():
+        with alone.lookahead():
+            pass
+
+    uses = {
+        "step": lambda: alone.step(ones(alone)),
+        "lookahead": look_ahead,
+        "a new optimizer": lambda: po.SGD(alone.param_groups).step([[*ones(alone).values()]]),
+        "a new average": lambda: po.averages.EMA(alone),
+        "update": ema.update,
+        "first update": swa.update,
+        "applied": lambda: apply(ema),
+    }
+    for use in uses.values():
+        with pytest.raises(ValueError, match=r"is a copy of a model's .* no model has: copy or pickle"):
+            use()
+    for accumulate, nonfinite in (2, "ignore"), (2, "skip"), (1, "skip"):
+        alone.accumulate, alone.nonfinite = accumulate, nonfinite
+        with pytest.raises(ValueError, match="no model has"):
+            alone.step(ones(alone))
     assert all(map(np.array_equal, before, alone.named_parameters().values()))
+    assert alone.average is None
+    assert alone.state_dict()["accumulated"]["count"] == 0
     optimizer.load_state_dict(alone.state_dict())  # what it holds can be used
-    ema.load_state_dict(average.state_dict())
+    averages[0].load_state_dict(ema.state_dict())
     optimizer.step(ones(optimizer))
 
 
