@@ -25,7 +25,7 @@ from .optim import hyperparameters
 from .optim.optimizer import SHARED, Group
 from .optim.optimizer import Optimizer as _Ours
 from .optim.state import State, arranged, check_structure, unused
-from .optim.stepping import change_rules
+from .optim.stepping import change_rules, may_begin_late
 from .runtime.dtypes import Array
 from .runtime.numbers import check_callable, check_type, shown
 
@@ -96,7 +96,8 @@ def state_dict(ours: _Ours) -> dict[str, Any]:
     for i, entry in saved["state"].items():
         if not entry["step"]:
             continue
-        arrays = {k: v for k, v in entry.items() if isinstance(v, np.ndarray)}
+        left_out = _not_begun(ours, entry)
+        arrays = {k: v for k, v in entry.items() if isinstance(v, np.ndarray) and k not in left_out}
         names = [k for k in arrays if k != "master" and not k.endswith("_scale")]
         values = {k: torch.from_numpy(np.array(storage.read_state(k, arrays))) for k in names}
         state[i] = {**_counts(entry), **values}
@@ -138,7 +139,6 @@ def load_state_dict(ours: _Ours, state_dict: Mapping[str, Any]) -> None:
     given_groups = arranged(ours, given_groups)
     state: dict[int, dict[str, Any]] = {}
     groups = []
-    begun = []
     for own, given, scalars in zip(ours.param_groups, given_groups, ours._scalars, strict=True):
         options = _options(type(ours), given)
         after = {**own, **options}
@@ -158,28 +158,35 @@ def load_state_dict(ours: _Ours, state_dict: Mapping[str, Any]) -> None:
         fresh = ours._fresh_states(after, unused(ours, after, next(iter(entries), {})))
         begin = len(state)
         begins = _begins(ours, after, entries)
-        begun.append(1)
         for key, entry, first in zip(keys, entries, fresh, strict=True):
             label = f"state_dict['state'][{key}]"
             values = {k: np.asarray(v) for k, v in first.items()}
             if entry:
                 own_entry = _entry(label, entry, first, scalars)
-                begun[-1] = int(own_entry["step"]) + 1 if begins else 1
-                state[len(state)] = {**values, **own_entry} if begins else own_entry
+                late = {**values, "begun": int(own_entry["step"]) + 1} if begins else {}
+                state[len(state)] = {**late, **own_entry}
             else:
                 state[len(state)] = {**ours._first_scalars(after), **values}
         groups.append({**options, "params": list(range(begin, len(state)))})
     ours.load_state_dict({"state": state, "param_groups": groups})
-    for group, step in zip(ours.param_groups, begun, strict=True):
-        if isinstance(group, hyperparameters.ParameterGroup):
-            group.begun = step
 
 
 def _begins(ours: _Ours, group: Group, entries: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the rule begins now, as that of PyTorch's SGD, which has no buffers before it needs them."""
     states = RULES[ours._rule(group)].states
-    may_lack = any(not RULES[name].states for name in ours._rule_names)
-    return bool(states) and may_lack and not any(name in entry for entry in entries for name in states)
+    lack = not any(name in entry for entry in entries for name in states)
+    return bool(states) and lack and may_begin_late(ours)
+
+
+def _not_begun(ours: _Ours, scalars: Mapping[str, Any]) -> set[str]:
+    """The names of arrays that PyTorch has not yet, as the rule's first step is to come.
+
+    That step is another than the later ones, and PyTorch knows it by what lacks.
+    """
+    if scalars.get("begun") != scalars["step"] + 1:
+        return set()
+    names = {name for rule in ours._rule_names for name in RULES[rule].states}
+    return names | {f"{name}_scale" for name in names}
 
 
 def _neutral(cls: type[_Ours]) -> dict[str, Any]:
@@ -320,6 +327,7 @@ class _Part:
         self._counts: dict[str, Array] = {}
         self._arrays: list[torch.Tensor] = []  # those of `shown` that are no counts
         self._form: Any = None  # their layouts
+        self._shown_of: Any = None  # the groups' rules, and the names of what was left out
 
     def gradients(self, lists: list[Any]) -> list[Any] | None:
         """The gradients of what the lists hold, or an empty list.
@@ -335,20 +343,25 @@ class _Part:
             return None
         return present
 
-    def show(self, state: Any) -> None:
-        """Let PyTorch's mapping hold the states: the step counts as they are, and all else in our memory."""
+    def show(self, state: Any) -> bool:
+        """Let PyTorch's mapping hold the states: the step counts as they are, and all else in our memory.
+
+        Returns whether the mapping may hold other objects than before.
+        """
         scalars = self.ours._scalars[0]
         if not scalars["step"]:
-            return  # PyTorch has no state before the first step
-        if not self.shown:
+            return True  # PyTorch has no state before the first step
+        left_out = _not_begun(self.ours, scalars)
+        is_new = not self.shown or self._shown_of != (self.ours._rules, left_out)
+        if is_new:
             n = len(self.tensors)
             kinds = {"step": np.float32, "mu_product": np.float64}
-            self._counts = {name: np.empty((n, 1), kinds[name]) for name in scalars}
-            self._arrays = []
+            self._counts = {name: np.empty((n, 1), kinds[name]) for name in kinds if name in scalars}
+            self._arrays, self.shown, self._shown_of = [], [], (self.ours._rules[:], left_out)
             owned = [own for states in self.ours._states for own in states]
             for i, (p, own) in enumerate(zip(self.tensors, owned, strict=True)):
                 entry = {k: torch.from_numpy(v[i]).reshape(()) for k, v in self._counts.items()}
-                arrays = {k: _live(array, p.device) for k, array in own.items()}
+                arrays = {k: _live(array, p.device) for k, array in own.items() if k not in left_out}
                 entry.update(arrays)
                 self._arrays += arrays.values()
                 state[p].update(entry)  # which may have keys of the user's own
@@ -356,6 +369,7 @@ class _Part:
             self._form = _layouts([self._arrays])
         for name, counts in self._counts.items():
             counts[...] = scalars[name]
+        return is_new
 
     def is_altered(self) -> bool:
         """Whether the tensors that `show` made were given another step count, or other memory."""
@@ -494,10 +508,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             self._parts = None
         for part in self._parts or ():
             self._tell(part)
-            rules = part.ours._rules[:]
             change_rules(part.ours)  # so that the state has what the hyperparameters need
-            if part.ours._rules != rules:
-                part.shown.clear()
         self._show()
         self._regroup(by_gradient)
 
@@ -554,10 +565,8 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     def _follow(self, parts: list[_Part]) -> None:
         """Bring a mapping that was read up to date after a step of these parts."""
-        new = [part for part in parts if not part.shown]
-        for part in parts:
-            part.show(self.__dict__["state"])
-        if new:
+        exchanged = [part.show(self.__dict__["state"]) for part in parts]
+        if any(exchanged):
             self._watched = self._contents()
 
     _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)

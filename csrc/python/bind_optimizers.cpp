@@ -179,12 +179,13 @@ void bind_optimizers(py::module_& m) {
     m.def(
         "next_coefficients",
         [](const std::string& name, const std::map<std::string, Value>& options, std::int64_t step,
-           double mu_product, const std::vector<double>& lr) {
+           double mu_product, const std::vector<double>& lr, std::int64_t begun) {
             const auto optimizer = make_optimizer<double>(name, 0);
             for (const auto& [option, value] : options) set(*optimizer, option, value);
             Progress progress;
             progress.step = step;
             progress.mu_product = mu_product;
+            progress.begun = begun;
             std::vector<double> rows, products = {mu_product};
             for (const double rate : lr) {
                 optimizer->lr = rate;
@@ -199,8 +200,10 @@ void bind_optimizers(py::module_& m) {
                                    products);
         },
         py::arg("name"), py::arg("options"), py::arg("step"), py::arg("mu_product"), py::arg("lr"),
+        py::arg("begun") = 1,
         "The rule of an optimizer of the C++ API; its coefficients of the steps after `step`, one row for "
-        "each learning rate; and the products of NAdam's momenta before the first and after each.");
+        "each learning rate; and the products of NAdam's momenta before the first and after each. `begun` is "
+        "the step in which the rule began that keeps a momentum.");
     m.def("norm", &norm, exact("arrays"));
     m.attr("common_coefficients") = Common::coefficient_names;
     py::class_<Stepper>(m, "Stepper")

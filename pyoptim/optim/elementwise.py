@@ -88,7 +88,7 @@ class SGD(Optimizer):
         if group["velocity"] == "classical":
             grad_in, unit = lr * (1 - group["dampening"]), 1.0
         else:
-            grad_in, unit = 1.0 if t == getattr(group, "begun", 1) else 1 - group["dampening"], lr
+            grad_in, unit = 1.0 if t == scalars.get("begun", 1) else 1 - group["dampening"], lr
         if group["nesterov"]:
             return (mu, grad_in, lr, unit * mu)
         return (mu, grad_in, unit)

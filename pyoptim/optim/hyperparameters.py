@@ -129,16 +129,14 @@ class ParameterGroup(dict[str, Any]):
     ----------
     tensors : list of tensor
         PyTorch's tensors of which parameters are views.
-    begun : int
-        The step in which the rule began that keeps a momentum: 1 unless momentum was turned on later.
     """
 
     def __init__(
-        self, values: Mapping[str, Any], known: Mapping[str, Any], owner: type[Any], begun: int = 1
-    ) -> None:
+        self, values: Mapping[str, Any], known: Mapping[str, Any], owner: type[Any], _: int = 1
+    ) -> None:  # older pickles have a fourth argument
         arrays, self.tensors = sharing.opened(values["params"])  # PyTorch's, of a copy
         super().__init__(values, params=tuple(arrays))
-        self._known, self._owner, self.begun = known, owner, begun
+        self._known, self._owner = known, owner
         # Which rule is chosen depends on the options alone, so any instance of the class can tell. A
         # reference to the optimizer would be a cycle, which keeps its arrays until garbage is collected.
         self._rule = object.__new__(owner)._rule
@@ -170,4 +168,4 @@ class ParameterGroup(dict[str, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         params = sharing.closed(self["params"], self.tensors)
-        return ParameterGroup, ({**self, "params": params}, self._known, self._owner, self.begun)
+        return ParameterGroup, ({**self, "params": params}, self._known, self._owner)

@@ -253,11 +253,14 @@ class Optimizer:
         return dict.fromkeys(RULES[self._rule(group)].states, shape)
 
     def _first_scalars(self, group: Group) -> dict[str, float]:
-        """Scalars that advance with the steps, kept beside the state arrays."""
+        """Scalars that advance with the steps, kept beside the state arrays.
+
+        A rule that began later than with the first step has the number of that step as "begun" among them.
+        """
         return {"step": 0}
 
     def _next_scalars(self, group: Group, scalars: dict[str, float]) -> dict[str, float]:
-        return {"step": scalars["step"] + 1}
+        return {**scalars, "step": scalars["step"] + 1}
 
     def named_parameters(self) -> dict[str, Array]:
         """Every parameter by the name that messages give it, e.g. ``params['w']``."""
@@ -403,7 +406,8 @@ class Optimizer:
         Returns
         -------
         dict
-            ``"state"``: index of the parameter -> its step count and state arrays;
+            ``"state"``: index of the parameter -> its step count and state arrays, and ``"begun"``, the
+            step in which `SGD` began to keep a momentum, where that was not the first;
             ``"param_groups"``: hyperparameters, with the indices of the parameters and, if they were given
             in a mapping, their names (``"param_names"``, as PyTorch calls them); ``"epoch"``;
             ``"skipped"``; ``"rounding"`` and ``"seed"``; ``"accumulated"``: how many gradients

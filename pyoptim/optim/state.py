@@ -14,7 +14,7 @@ from ..formulas.rules import RULES
 from ..runtime.dtypes import Array
 from ..runtime.numbers import check_count, is_number
 from . import stepping
-from .hyperparameters import ParameterGroup, checked
+from .hyperparameters import checked
 from .structure import are_names, describe, own_names, places
 
 if TYPE_CHECKING:
@@ -145,8 +145,6 @@ def load_state_dict(optimizer: Optimizer, given: Mapping[str, Any]) -> None:
         array[...] = value
     for group, own in zip(optimizer.param_groups, options, strict=True):
         group.update(own)
-        if isinstance(group, ParameterGroup):
-            group.begun = 1
     optimizer._scalars = scalars
     rules = [RULES[optimizer._rule(group)] for group in optimizer.param_groups]
     if rules != optimizer._rules or any(map(operator.is_not, held, optimizer._states)):
@@ -258,26 +256,33 @@ def _check_states(
     copies: list[tuple[Array, Array]],
 ) -> Scalars:
     """Return a group's scalars; append pairs of a state array and its new values to ``copies``."""
-    scalars = optimizer._first_scalars(optimizer.param_groups[0])
+    scalars = first = optimizer._first_scalars(optimizer.param_groups[0])
+    late = {"begun"} if stepping.may_begin_late(optimizer) else set()
     for i, arrays in zip(indices, held, strict=True):
         label, entry = f"state_dict['state'][{i}]", state[i]
-        wanted = {*scalars, *arrays}
-        if set(entry) != wanted:
-            raise ValueError(f"{label} has {sorted(entry)}, expected {sorted(wanted)}")
+        names = [*first, *(late & entry.keys())]
+        if set(entry) != {*names, *arrays}:
+            raise ValueError(f"{label} has {sorted(entry)}, expected {sorted({*names, *arrays})}")
         for name, array in arrays.items():
             value = checks.check_like(f"{label}[{name!r}]", entry[name], array.shape, array.dtype)
             copies.append((array, value))
-        own = {name: _check_scalar(f"{label}[{name!r}]", name, entry[name]) for name in scalars}
+        own = _check_scalars(label, {name: entry[name] for name in names})
         if i != indices[0] and own != scalars:
             raise ValueError(f"{label} has {own}, expected {scalars}: a group steps together")
         scalars = own
     return scalars
 
 
-def _check_scalar(label: str, name: str, value: Any) -> float:
-    if not is_number(value) or value < 0 or (name == "step" and value != int(value)):
-        raise ValueError(f"{label} is {value!r}, expected a number of steps or a product >= 0")
-    return int(value) if name == "step" else float(value)
+def _check_scalars(label: str, given: Mapping[str, Any]) -> Scalars:
+    scalars: Scalars = {}
+    for name, value in given.items():
+        whole = name != "mu_product"
+        if not is_number(value) or value < 0 or (whole and value != int(value)):
+            raise ValueError(f"{label}[{name!r}] is {value!r}, expected a number of steps or a product >= 0")
+        scalars[name] = int(value) if whole else float(value)
+    if scalars.get("begun", 1) > scalars["step"] + 1:
+        raise ValueError(f"{label} has {given}, expected 'begun' to be at most the next step")
+    return scalars
 
 
 def _check_accumulated(

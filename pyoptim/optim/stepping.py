@@ -114,16 +114,23 @@ def change_rules(optimizer: Optimizer) -> None:
             change_rule(optimizer, i)
 
 
+def may_begin_late(optimizer: Optimizer) -> bool:
+    """Whether a rule that keeps states may follow on one that keeps none, as SGD's with momentum."""
+    return len({bool(RULES[name].states) for name in optimizer._rule_names}) == 2
+
+
 def change_rule(optimizer: Optimizer, i: int) -> None:
     """Give group i the rule that its options choose now, and the states that it lacks for it.
 
-    They begin as in a new optimizer. States that the new rule does not use stay, as in PyTorch.
+    They begin as in a new optimizer. States that the new rule does not use stay, as in PyTorch. A rule whose
+    first step differs from its others finds the number of that step, if it is not 1, in the group's scalars.
     """
     group, states = checked_group(optimizer, i), optimizer._states[i]
     optimizer.param_groups[i] = group
     rule = RULES[optimizer._rule(group)]
-    if rule.states and not any(name in own for own in states for name in rule.states):
-        group.begun = int(optimizer._scalars[i]["step"]) + 1
+    is_new = not any(name in own for own in states for name in rule.states)
+    if is_new and rule.states and may_begin_late(optimizer) and optimizer._scalars[i]["step"]:
+        optimizer._scalars[i]["begun"] = int(optimizer._scalars[i]["step"]) + 1
     for own, fresh in zip(states, optimizer._fresh_states(group), strict=True):
         own.update({name: array for name, array in fresh.items() if name not in own})
     optimizer._rules[i] = rule
@@ -208,6 +215,7 @@ def _accumulated(optimizer: Optimizer, grads: list[Array]) -> tuple[list[Array],
     """Return the accumulated gradients and their factor; no gradients before the last call."""
     last = optimizer._summed + 1 >= optimizer._accumulate
     if optimizer._accumulator is None:
+        sharing.check_model(optimizer._names, optimizer._params)
         optimizer._accumulator = optimizer._place.accumulator(optimizer._params, optimizer._is_packed)
     if last and optimizer._accumulator.in_place:  # what could fail after the sums are written must fail now
         optimizer._next_rows(optimizer._scalars)
@@ -215,7 +223,6 @@ def _accumulated(optimizer: Optimizer, grads: list[Array]) -> tuple[list[Array],
         optimizer._sums, optimizer._summed, grads, last
     )
     return grads, factor
-        sharing.check_model(optimizer._names, optimizer._params)
 
 
 def _is_finite(optimizer: Optimizer, norm: float, grads: list[Any]) -> bool:

@@ -207,9 +207,9 @@ def multiply_add(dtype: str, n: typing.SupportsInt | typing.SupportsIndex) -> fl
     """
     n rounds of multiply-adds in the registers of all threads; returns the number of operations.
     """
-def next_coefficients(name: str, options: collections.abc.Mapping[str, bool | typing.SupportsFloat | typing.SupportsIndex | typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(2)"] | str | None], step: typing.SupportsInt | typing.SupportsIndex, mu_product: typing.SupportsFloat | typing.SupportsIndex, lr: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> tuple[str, numpy.typing.NDArray[numpy.float64], list[float]]:
+def next_coefficients(name: str, options: collections.abc.Mapping[str, bool | typing.SupportsFloat | typing.SupportsIndex | typing.Annotated[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], "FixedSize(2)"] | str | None], step: typing.SupportsInt | typing.SupportsIndex, mu_product: typing.SupportsFloat | typing.SupportsIndex, lr: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], begun: typing.SupportsInt | typing.SupportsIndex = 1) -> tuple[str, numpy.typing.NDArray[numpy.float64], list[float]]:
     """
-    The rule of an optimizer of the C++ API; its coefficients of the steps after `step`, one row for each learning rate; and the products of NAdam's momenta before the first and after each.
+    The rule of an optimizer of the C++ API; its coefficients of the steps after `step`, one row for each learning rate; and the products of NAdam's momenta before the first and after each. `begun` is the step in which the rule began that keeps a momentum.
     """
 def norm(arrays: list[numpy.typing.NDArray[numpy.float32] | numpy.typing.NDArray[numpy.float64]]) -> float:
     ...

@@ -296,11 +296,7 @@ def _plan(optimizer: Optimizer, steps: int) -> tuple[Array, Callable[[int], _Sca
 
     For the package's own optimizers C++ computes them. They have Python's bits, and Python takes 3 us a step.
     """
-    begins = any(
-        1 < getattr(group, "begun", 1) == scalars["step"] + 1
-        for group, scalars in zip(optimizer.param_groups, optimizer._scalars, strict=True)
-    )  # which C++ does not know
-    if not stepping.is_compiled(optimizer) or begins or getattr(optimizer, "_looking_ahead", False):
+    if not stepping.is_compiled(optimizer) or getattr(optimizer, "_looking_ahead", False):
         return _plan_in_python(optimizer, steps)
     from ..runtime import _native
 
@@ -311,14 +307,21 @@ def _plan(optimizer: Optimizer, steps: int) -> tuple[Array, Callable[[int], _Sca
         lr = _rates(group["lr"], first, steps, optimizer.epoch)
         options = {name: _plain(value) for name, value in group.items() if name not in ("params", "lr")}
         _, of_group, product = _native.next_coefficients(
-            type(optimizer).__name__.lower(), options, first, scalars.get("mu_product", 1.0), lr
+            type(optimizer).__name__.lower(),
+            options,
+            first,
+            scalars.get("mu_product", 1.0),
+            lr,
+            int(scalars.get("begun", 1)),
         )
         rows.append(of_group)
         products.append(product)
 
     def scalars_after(done: int) -> _Scalars:
         return [
-            {name: product[done] if name == "mu_product" else value + done for name, value in scalars.items()}
+            scalars
+            | {"step": scalars["step"] + done}
+            | ({"mu_product": product[done]} if "mu_product" in scalars else {})
             for scalars, product in zip(last, products, strict=True)
         ]
 

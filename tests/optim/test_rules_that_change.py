@@ -126,7 +126,7 @@ def test_a_group_that_the_user_put_there():
     optimizer.step([np.ones(3)])
     optimizer.param_groups[0] = {**optimizer.param_groups[0], "momentum": 0.9}
     optimizer.step([np.ones(3)])
-    assert sorted(optimizer.state_dict()["state"][0]) == ["momentum_buffer", "step"]
+    assert sorted(optimizer.state_dict()["state"][0]) == ["begun", "momentum_buffer", "step"]
 
 
 @pytest.mark.parametrize("engine", ["native", "python"])
@@ -167,37 +167,150 @@ def changed_after_a_step(**options):
     return p, optimizer
 
 
-def test_a_state_saved_before_the_step_that_needs_more_can_be_loaded(tmp_path):
-    p, optimizer = changed_after_a_step()
-    optimizer.load_state_dict(optimizer.state_dict())
+def loaded(optimizer, tmp_path):
+    q = optimizer.named_parameters()["params"].copy()
+    other = po.SGD(q, lr=0.1)
+    other.load_state_dict(optimizer.state_dict())
+    return q, other
+
+
+def loaded_from_a_file(optimizer, tmp_path):
     optimizer.save(tmp_path / "state")
-    q = p.copy()
+    q = optimizer.named_parameters()["params"].copy()
     other = po.SGD(q, lr=0.1)
     other.load(tmp_path / "state")
     assert other.param_groups[0]["momentum"] == 0.9
-    optimizer.step(np.ones_like(p))
-    other.step(np.ones_like(q))
-    np.testing.assert_array_equal(p, q)
+    return q, other
 
 
-def test_a_refused_gradient_leaves_the_first_step_of_a_rule_to_come(backend):
-    p, optimizer = changed_after_a_step()
-    q, other = changed_after_a_step()
+def by_way_of_torch(optimizer, tmp_path):
+    pytest.importorskip("torch")
+    saved = po.torch.state_dict(optimizer)
+    assert not saved["state"]  # PyTorch's SGD keeps a buffer from its first momentum on
+    saved["state"][0] = {"step": 1}  # as `po.torch.Optimizer` writes it
+    q = optimizer.named_parameters()["params"].copy()
+    other = po.SGD(q, lr=0.1)
+    po.torch.load_state_dict(other, saved)
+    return q, other
+
+
+def itself(optimizer, tmp_path):
+    optimizer.load_state_dict(optimizer.state_dict())
+    return optimizer.named_parameters()["params"], optimizer
+
+
+def after_a_refused_gradient(optimizer, tmp_path):
+    p = optimizer.named_parameters()["params"]
     with pytest.raises(ValueError, match="shape"):
         optimizer.step(np.ones(4, np.float32))
-    for _ in range(2):
-        optimizer.step(np.ones_like(p))
-        other.step(np.ones_like(q))
-    np.testing.assert_array_equal(p, q)
+    return p, optimizer
 
 
-def test_copies_know_when_a_rule_began():
-    p, optimizer = changed_after_a_step(nonfinite="skip")
+def after_a_skipped_gradient(optimizer, tmp_path):
+    p, optimizer.nonfinite = optimizer.named_parameters()["params"], "skip"
     optimizer.step(np.full_like(p, np.nan))
-    q, other = copy.deepcopy((p, optimizer))
-    optimizer.step(np.ones_like(p))
-    other.step(np.ones_like(q))
-    np.testing.assert_array_equal(p, q)
+    return p, optimizer
+
+
+def with_a_dict_of_the_user_s(optimizer, tmp_path):
+    optimizer.state_dict()
+    optimizer.param_groups[0] = dict(optimizer.param_groups[0])
+    return optimizer.named_parameters()["params"], optimizer
+
+
+def copied(optimizer, tmp_path):
+    optimizer.state_dict()
+    return copy.deepcopy((optimizer.named_parameters()["params"], optimizer))
+
+
+def pickled(optimizer, tmp_path):
+    optimizer.state_dict()
+    return pickle.loads(pickle.dumps((optimizer.named_parameters()["params"], optimizer)))
+
+
+DOORS = [
+    itself, loaded, loaded_from_a_file, by_way_of_torch, after_a_refused_gradient, after_a_skipped_gradient,
+    with_a_dict_of_the_user_s, copied, pickled,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_the_first_momentum_is_the_gradient_behind_every_door(backend, door, tmp_path):
+    for times in (1, 2):
+        p, optimizer = changed_after_a_step()
+        for _ in range(times):
+            p, optimizer = door(optimizer, tmp_path)
+        for _ in range(2):
+            optimizer.step(np.ones_like(p))
+        np.testing.assert_allclose(p, 1 - 0.1 * (1 + 1 + (0.9 + 0.5)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("begun", [0.5, -1, 3, "2", None])
+def test_a_beginning_that_cannot_be_is_refused(begun):
+    p, optimizer = changed_after_a_step()
+    saved = optimizer.state_dict()
+    assert saved["state"][0]["begun"] == 2
+    saved["state"][0]["begun"] = begun
+    with pytest.raises(ValueError, match="begun"):
+        optimizer.load_state_dict(saved)
+    always = po.Adam(p)
+    saved = always.state_dict()
+    saved["state"][0]["begun"] = 1
+    with pytest.raises(ValueError, match=r"has \['begun', 'exp_avg', .* expected \['exp_avg'"):
+        always.load_state_dict(saved)
+
+
+def test_what_began_with_the_first_step_is_saved_as_ever():
+    optimizer = po.SGD(np.ones(3))
+    optimizer.param_groups[0].update(momentum=0.9)
+    assert optimizer.state_dict()["state"][0].keys() == {"step", "momentum_buffer"}
+
+
+class Interrupt(Exception):
+    pass
+
+
+class TurnOnAtTheEnd(po.callbacks.Callback):
+    def __init__(self, last):
+        self.last = last
+
+    def on_epoch_begin(self, epoch):
+        if epoch > self.last:
+            raise Interrupt
+
+    def on_epoch_end(self, epoch, logs):
+        self.trainer.optimizer.param_groups[0].update(momentum=0.9, dampening=0.5)
+
+
+@pytest.mark.parametrize("way", ["native", "hogwild", "checkpoint"])
+def test_trainings_know_when_a_rule_began(way, tmp_path):
+    if way != "checkpoint":
+        pytest.importorskip("pyoptim.runtime._native")
+    x = np.random.default_rng(0).normal(size=(8, 3))
+
+    def trained_by(last=3, **options):
+        model = po.nn.Sequential(po.nn.Dense(3, 2), seed=0)
+        optimizer = po.SGD(model.parameters(), lr=0.1)
+        options |= {"batch_size": 4, "shuffle": False, "callbacks": [TurnOnAtTheEnd(last)], "verbose": 0}
+        po.Trainer(model, po.nn.MSE(), optimizer).fit(
+            x.astype(model.dtype), x[:, :2].astype(model.dtype), epochs=3, **options
+        )
+        return optimizer
+
+    expected = trained_by(engine="python")
+    if way == "checkpoint":
+        options = {"checkpoint": tmp_path / "run", "checkpoint_every": 0}
+        with pytest.raises(Interrupt):
+            trained_by(0, **options)
+        assert_same_optimizers(trained_by(**options), expected)
+    else:
+        threads = po.get_num_threads()
+        po.set_num_threads(1)
+        try:
+            options = {"parallel": "hogwild"} if way == "hogwild" else {}
+            assert_same_optimizers(trained_by(engine="native", **options), expected)
+        finally:
+            po.set_num_threads(threads)
 
 
 def test_groups_that_users_put_there_are_copied_with_their_arrays():

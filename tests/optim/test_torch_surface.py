@@ -107,6 +107,48 @@ def test_what_is_written_counts_from_the_next_step_on(change, read_before):
     twins.check()
 
 
+def add_a_group(params, optimizer):
+    params.append(torch.nn.Parameter(torch.ones(5)))
+    optimizer.add_param_group({"params": [params[-1]], "lr": 0.2, "momentum": 0.9, "dampening": 0.5})
+
+
+DOORS = {
+    "none": lambda p, o: None,
+    "exchanged": exchange,
+    "appended": append,
+    "a group added": add_a_group,
+    "the state read": lambda p, o: o.state,
+    "saved and loaded": lambda p, o: o.load_state_dict(o.state_dict()),
+    "a skipped gradient": lambda p, o: (setattr(p[0], "grad", None), o.step()),
+}
+
+
+@pytest.mark.parametrize("read_before", [False, True])
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_first_momentum_is_not_damped(door, read_before, twice):
+    twins = Twins("SGD", lr=0.1)
+    if read_before:
+        twins.both(lambda params, optimizer: optimizer.state)
+    twins.step()
+    twins.both(lambda params, optimizer: optimizer.param_groups[0].update(momentum=0.9, dampening=0.5))
+    for _ in range(1 + twice):
+        twins.both(DOORS[door])
+    twins.step()
+    twins.check()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_copies_know_that_momentum_is_to_begin(copied):
+    twins = Twins("SGD", lr=0.1)
+    twins.step()
+    twins.both(lambda params, optimizer: optimizer.param_groups[0].update(momentum=0.9, dampening=0.5))
+    twins.both(add_a_group)
+    twins.sides = [copied(side) for side in twins.sides]
+    twins.step()
+    twins.check()
+
+
 def test_a_state_that_was_read_stays_up_to_date():
     twins = Twins()
     held = [optimizer.state for _, optimizer in twins.sides]
