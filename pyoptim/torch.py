@@ -278,7 +278,11 @@ def _layouts(lists: list[Any]) -> Any:
     known = None if _native is None else _native.tensor_layouts(lists)
     if known is not None:
         return known
-    return [[(id(p), p.data_ptr(), p.shape, p.stride(), p.dtype) for p in own] for own in lists]
+    return [list(map(_layout, own)) for own in lists]
+
+
+def _layout(p: torch.Tensor) -> tuple[Any, ...]:
+    return id(p), p.data_ptr(), p.shape, p.stride(), p.dtype
 
 
 def _same(a: Sequence[Any], b: Sequence[Any]) -> bool:
@@ -325,8 +329,6 @@ class _Part:
         self.shown: list[torch.Tensor] = []
         self._layouts = _layouts(lists)
         self._counts: dict[str, Array] = {}
-        self._arrays: list[torch.Tensor] = []  # those of `shown` that are no counts
-        self._form: Any = None  # their layouts
         self._shown_of: Any = None  # the groups' rules, and the names of what was left out
 
     def gradients(self, lists: list[Any]) -> list[Any] | None:
@@ -357,27 +359,49 @@ class _Part:
             n = len(self.tensors)
             kinds = {"step": np.float32, "mu_product": np.float64}
             self._counts = {name: np.empty((n, 1), kinds[name]) for name in kinds if name in scalars}
-            self._arrays, self.shown, self._shown_of = [], [], (self.ours._rules[:], left_out)
+            self.shown, self._shown_of = [], (self.ours._rules[:], left_out)
             owned = [own for states in self.ours._states for own in states]
             for i, (p, own) in enumerate(zip(self.tensors, owned, strict=True)):
                 entry = {k: torch.from_numpy(v[i]).reshape(()) for k, v in self._counts.items()}
-                arrays = {k: _live(array, p.device) for k, array in own.items() if k not in left_out}
-                entry.update(arrays)
-                self._arrays += arrays.values()
+                entry |= {k: _live(array, p.device) for k, array in own.items() if k not in left_out}
                 state[p].update(entry)  # which may have keys of the user's own
                 self.shown += entry.values()
-            self._form = _layouts([self._arrays])
         for name, counts in self._counts.items():
             counts[...] = scalars[name]
         return is_new
 
     def is_altered(self) -> bool:
-        """Whether the tensors that `show` made were given another step count, or other memory."""
+        """Whether the tensors that `show` made were given another step count."""
         scalars = self.ours._scalars[0]
-        return bool(self.shown) and (
-            any((counts != counts.dtype.type(scalars[name])).any() for name, counts in self._counts.items())
-            or _layouts([self._arrays]) != self._form
+        return bool(self.shown) and any(
+            (counts != counts.dtype.type(scalars[name])).any() for name, counts in self._counts.items()
         )
+
+
+class _Contents:
+    """What a mapping of states held when this was made.
+
+    That is its keys and values, those of the dicts among the values, and where the tensors' memory is. All
+    objects are kept, so that no others get their addresses.
+    """
+
+    def __init__(self, state: Any) -> None:
+        entries = [entry for entry in state.values() if isinstance(entry, dict)]
+        values = [value for entry in entries for value in entry.values()]
+        self._objects = [[*state], [*state.values()], [name for entry in entries for name in entry], values]
+        if _native is not None and isinstance(state, dict):
+            self._layouts: Any = _native.state_layouts(state)
+        else:
+            tensors = [value for value in values if isinstance(value, torch.Tensor)]
+            self._layouts = [_layout(t) for t in tensors if t.layout is torch.strided]
+
+    def are_of(self, state: Any) -> bool:
+        """Whether the mapping holds the same still."""
+        if type(self._layouts) is bytes and isinstance(state, dict):
+            same: bool = _native.has_state_layouts(state, self._layouts)
+            return same
+        now = _Contents(state)
+        return all(map(_same, self._objects, now._objects)) and self._layouts == now._layouts
 
 
 class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
@@ -411,7 +435,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     accumulation are PyTorch's own (`torch.nn.utils.clip_grad_norm_`; ``backward`` adds to ``grad``).
 
     The tensors in ``state`` share our memory. They are made when ``state`` is read, and from then on each
-    step looks whether they were exchanged, which costs about a microsecond a parameter.
+    step looks whether they or their memory were exchanged, which costs 60 ns a tensor.
 
     What differs from PyTorch's optimizers:
 
@@ -425,13 +449,14 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     - ASGD takes the lr of the step itself (see `pyoptim.ASGD`); Muon does not iterate in bfloat16.
     - ``rounding`` and ``seed`` are not in the state, as PyTorch's form has no place for them.
     - Hyperparameters are checked at every step, not only at first: a learning rate below 0 is an error.
-    - ``foreach``, ``fused``, ``capturable`` and ``differentiable`` do not exist, nor do complex parameters
-      and sparse gradients; one optimizer has one device, and a parameter only once.
+    - ``foreach``, ``fused``, ``capturable`` and ``differentiable`` do not exist, so nothing is refused for
+      their sake (tensors as hyperparameters, or only one of the betas), nor do complex parameters and
+      sparse gradients; one optimizer has one device, and a parameter only once.
     """
 
     param_groups: Any
     defaults: dict[str, Any]
-    _watched: list[list[Any]] | None  # what the mapping of states held after the last step, once it was read
+    _watched: _Contents | None  # what the mapping of states held after the last step, once it was read
 
     def __init__(
         self,
@@ -450,6 +475,8 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 raise TypeError(
                     f"{name} is not for pyoptim.torch.Optimizer: PyTorch does it on the gradients"
                 )
+        defaults = _options(optimizer, hyperparameters)
+        optimizer._check_together(defaults)
         if not isinstance(params, Iterable) or getattr(params, "ndim", 1) == 0:
             raise TypeError(f"params is {shown(params)}, expected tensors, or dicts with groups of them")
         if not isinstance(params, torch.Tensor):  # which PyTorch refuses
@@ -461,8 +488,6 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         self._fixed: dict[str, Any] = {"rounding": rounding, "state_dtype": state_dtype, "seed": seed}
         self._parts: list[_Part] | None = None
         self._state_names = _state_names(optimizer)
-        defaults = _options(optimizer, hyperparameters)
-        optimizer._check_together(defaults)
         super().__init__(params, {**defaults, **_with_tensors(hyperparameters)})
         self._regroup()
 
@@ -485,17 +510,15 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         for part in self._parts or ():
             part.show(self.__dict__["state"])
 
-    def _contents(self) -> list[list[Any]]:
-        """What the mapping holds: its keys and values, and the keys and values of the dicts among these."""
-        state = self.__dict__["state"]
-        entries = [entry for entry in state.values() if isinstance(entry, dict)]
-        names, values = [n for e in entries for n in e], [v for e in entries for v in e.values()]
-        return [[*state], [*state.values()], names, values]
+    def _contents(self) -> _Contents:
+        return _Contents(self.__dict__["state"])
 
     def _is_altered(self) -> bool:
-        """Whether somebody has written into a mapping that was read."""
-        before, now = self._watched or [], self._contents()
-        return not all(map(_same, before, now)) or any(part.is_altered() for part in self._parts or ())
+        """Whether a mapping was read, and somebody has written into it."""
+        if self._watched is None:
+            return False
+        altered = any(part.is_altered() for part in self._parts or ())
+        return altered or not self._watched.are_of(self.__dict__["state"])
 
     def _settle(self) -> None:
         """Make the mapping the truth."""
@@ -504,7 +527,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     def _renew(self, by_gradient: bool = False) -> None:
         """Make new parts of parameters that were exchanged, or that now have a gradient or none."""
-        if self._watched is not None and self._is_altered():
+        if self._is_altered():
             self._parts = None
         for part in self._parts or ():
             self._tell(part)
@@ -596,7 +619,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     def _work(self) -> list[tuple[_Part, list[Any]]]:
         """The parts that have gradients, with these; made anew where parameters or states were exchanged."""
-        if self._parts is not None and self._watched is not None and self._is_altered():
+        if self._parts is not None and self._is_altered():
             self._parts = None
         given = [group["params"] for group in self.param_groups]
         lists = [own if type(own) is list else list(own) for own in given]

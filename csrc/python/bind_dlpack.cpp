@@ -14,13 +14,12 @@ namespace pyoptim::python {
 namespace {
 
 using Lists = py::typing::List<py::typing::List<py::object>>;
+using States = py::typing::Dict<py::object, py::object>;
 
-// Calls visit(address, bytes) for all that tells which tensor this is, where its memory is, and its form:
-// type, shape and strides. Returns false if it does not say.
+// Calls visit(address, bytes) for all that tells which tensor this is, which t describes, where its memory
+// is, and its form: type, shape and strides.
 template <class Visit>
-bool visit_layout(PyObject* tensor, Visit visit) {
-    dlpack::Tensor t;
-    if (!dlpack::view(tensor, t) || (t.ndim > 0 && t.strides == nullptr)) return false;
+void visit_layout(PyObject* tensor, const dlpack::Tensor& t, Visit visit) {
     const struct {
         const void *object, *data;
         std::uint64_t byte_offset;
@@ -29,10 +28,63 @@ bool visit_layout(PyObject* tensor, Visit visit) {
     } head = {tensor, t.data, t.byte_offset, t.ndim, t.code, t.bits, {}};
     const auto bytes = sizeof(std::int64_t) * static_cast<std::size_t>(t.ndim);
     visit(&head, sizeof head);
+    if (t.ndim == 0) return;
     visit(t.shape, bytes);
-    visit(t.strides, bytes);
+    if (t.strides != nullptr) visit(t.strides, bytes);
+}
+
+// The same of a tensor whose elements can be read; returns false of any other object.
+template <class Visit>
+bool visit_readable(PyObject* tensor, Visit visit) {
+    dlpack::Tensor t;
+    if (!dlpack::view(tensor, t) || (t.ndim > 0 && t.strides == nullptr)) return false;
+    visit_layout(tensor, t, visit);
     return true;
 }
+
+// The same of all tensors in the dictionaries that a dictionary holds, and which keys and values all these
+// have.
+template <class Visit>
+void visit_states(PyObject* states, Visit visit) {
+    const auto each = [&](PyObject* dict, auto next) {
+        const Py_ssize_t count = PyDict_Size(dict);
+        visit(&count, sizeof count);
+        Py_ssize_t at = 0;
+        PyObject *key = nullptr, *value = nullptr;
+        while (PyDict_Next(dict, &at, &key, &value)) {
+            const auto held = py::reinterpret_borrow<py::object>(value);
+            const void* const both[] = {key, value};
+            visit(both, sizeof both);
+            next(value);
+        }
+    };
+    each(states, [&](PyObject* entry) {
+        if (!PyDict_Check(entry)) return;
+        each(entry, [&](PyObject* value) {
+            dlpack::Tensor t;
+            if (dlpack::describe(value, t)) visit_layout(value, t, visit);
+        });
+    });
+}
+
+// Compares what is visited with what was written by an earlier visit.
+class Comparison {
+  public:
+    explicit Comparison(const py::bytes& written)
+        : at_(PyBytes_AS_STRING(written.ptr())), end_(at_ + PyBytes_GET_SIZE(written.ptr())) {}
+
+    void operator()(const void* begin, std::size_t bytes) {
+        same_ = same_ && bytes <= static_cast<std::size_t>(end_ - at_) && std::memcmp(at_, begin, bytes) == 0;
+        if (same_) at_ += bytes;
+    }
+
+    bool is_same() const { return same_; }                  // so far
+    bool is_whole() const { return same_ && at_ == end_; }  // nor was there more
+
+  private:
+    const char *at_, *end_;
+    bool same_ = true;
+};
 
 // Calls begin(count) for each list, and each(tensor) for what is in it, as long as they return true. Returns
 // whether all did.
@@ -59,37 +111,48 @@ std::optional<py::bytes> tensor_layouts(const Lists& lists) {
         add(&count, sizeof count);
         return true;
     };
-    if (!all_of(lists, begin, [&](PyObject* tensor) { return visit_layout(tensor, add); }))
+    if (!all_of(lists, begin, [&](PyObject* tensor) { return visit_readable(tensor, add); }))
         return std::nullopt;
     return py::bytes(all);
+}
+
+// A dictionary of dictionaries and the layouts of the tensors in these as bytes, to be compared with those of
+// another time.
+py::bytes state_layouts(const States& states) {
+    std::string all;
+    visit_states(states.ptr(), [&](const void* begin, std::size_t bytes) {
+        all.append(static_cast<const char*>(begin), bytes);
+    });
+    return py::bytes(all);
+}
+
+bool has_state_layouts(const States& states, const py::bytes& layouts) {
+    Comparison compare(layouts);
+    visit_states(states.ptr(), [&](const void* begin, std::size_t bytes) { compare(begin, bytes); });
+    return compare.is_whole();
 }
 
 // The gradients of the tensors; an empty list if none has one. Nothing if some have one and others not, or if
 // the lists hold other tensors or a layout is another than in `layouts`.
 std::optional<py::typing::List<py::object>> tensor_gradients(const Lists& lists, const py::bytes& layouts) {
     static const PyObject* const name = PyUnicode_InternFromString("grad");
-    const char* at = PyBytes_AS_STRING(layouts.ptr());
-    const char* const end = at + PyBytes_GET_SIZE(layouts.ptr());
-    bool same = true;
-    const auto compare = [&](const void* begin, std::size_t bytes) {
-        same = same && bytes <= static_cast<std::size_t>(end - at) && std::memcmp(at, begin, bytes) == 0;
-        if (same) at += bytes;
-    };
+    Comparison compare(layouts);
+    const auto visit = [&](const void* begin, std::size_t bytes) { compare(begin, bytes); };
     const auto begin = [&](py::ssize_t count) {
         compare(&count, sizeof count);
-        return same;
+        return compare.is_same();
     };
     py::list all;
     std::size_t count = 0;
     const auto each = [&](PyObject* tensor) {
         ++count;
-        if (!visit_layout(tensor, compare) || !same) return false;
+        if (!visit_readable(tensor, visit) || !compare.is_same()) return false;
         auto grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor, const_cast<PyObject*>(name)));
         if (!grad) throw py::error_already_set();
         if (!grad.is_none()) all.append(std::move(grad));
         return true;
     };
-    if (!all_of(lists, begin, each) || at != end) return std::nullopt;
+    if (!all_of(lists, begin, each) || !compare.is_whole()) return std::nullopt;
     if (!all.empty() && all.size() != count) return std::nullopt;
     return all;
 }
@@ -158,8 +221,13 @@ class TensorGradients {
 void bind_dlpack(py::module_& m) {
     m.def("tensor_layouts", &tensor_layouts, py::arg("lists"),
           "What differs where lists hold other tensors, or one has got other memory or another form; None "
-          "where "
-          "one does not say.");
+          "where one does not say.");
+    m.def(
+        "state_layouts", &state_layouts, py::arg("states"),
+        "What differs where a dict of dicts or one of these holds other objects, or a tensor in one of them "
+        "has got other memory or another form. The objects must be kept: their addresses tell them apart.");
+    m.def("has_state_layouts", &has_state_layouts, py::arg("states"), py::arg("layouts"),
+          "Whether state_layouts would return the same.");
     m.def("tensor_gradients", &tensor_gradients, py::arg("lists"), py::arg("layouts"),
           "The gradients of tensors that are as they were for tensor_layouts; none, or one for each.");
     py::class_<TensorGradients>(m, "TensorGradients")

@@ -67,14 +67,19 @@ inline const Exchange* exchange_of(PyTypeObject* type) {
     return found;
 }
 
-// Describes the object in `out`; false if it is no such tensor or has no memory to lend.
-inline bool view(PyObject* object, Tensor& out) {
+// Describes the object in `out`; false if it is no such tensor or has no memory to lend. Whether its values
+// are to be negated is not asked.
+inline bool describe(PyObject* object, Tensor& out) {
     const Exchange* const exchange = exchange_of(Py_TYPE(object));
     if (exchange == nullptr) return false;
-    if (exchange->view(object, &out) != 0) {
-        PyErr_Clear();
-        return false;
-    }
+    if (exchange->view(object, &out) == 0) return true;
+    PyErr_Clear();
+    return false;
+}
+
+// Describes the object in `out`; false if it is no such tensor or has no memory to lend as it is.
+inline bool view(PyObject* object, Tensor& out) {
+    if (!describe(object, out)) return false;
     const py::handle tensor = object;
     return out.ndim > 0 || !py::hasattr(tensor, "is_neg") || !tensor.attr("is_neg")().cast<bool>();
 }

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Predictor32', 'Predictor64', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'any_outside', 'common_coefficients', 'compiled_kinds', 'dense_backward', 'dense_forward', 'divide_grains', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'instruction_set', 'instruction_sets', 'kl_divergence', 'label_weights', 'layer_norm_backward', 'layer_norm_forward', 'most_parts', 'most_threads', 'multiply_add', 'next_coefficients', 'norm', 'norm_backward', 'norm_forward', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'processor_quota', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'stream_update', 'tensor_gradients', 'tensor_layouts', 'use_instruction_set']
+__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Predictor32', 'Predictor64', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'any_outside', 'common_coefficients', 'compiled_kinds', 'dense_backward', 'dense_forward', 'divide_grains', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'has_state_layouts', 'instruction_set', 'instruction_sets', 'kl_divergence', 'label_weights', 'layer_norm_backward', 'layer_norm_forward', 'most_parts', 'most_threads', 'multiply_add', 'next_coefficients', 'norm', 'norm_backward', 'norm_forward', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'processor_quota', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'state_layouts', 'stream_update', 'tensor_gradients', 'tensor_layouts', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
@@ -167,6 +167,10 @@ def gaussian_noise(x: numpy.typing.NDArray[numpy.float64], std: typing.SupportsF
     ...
 def get_num_threads() -> int:
     ...
+def has_state_layouts(states: dict[typing.Any, typing.Any], layouts: bytes) -> bool:
+    """
+    Whether state_layouts would return the same.
+    """
 def instruction_set() -> str:
     ...
 def instruction_sets() -> list[str]:
@@ -279,6 +283,10 @@ def softmax_forward(log: bool, x: numpy.typing.NDArray[numpy.float32], y: numpy.
 @typing.overload
 def softmax_forward(log: bool, x: numpy.typing.NDArray[numpy.float64], y: numpy.typing.NDArray[numpy.float64]) -> None:
     ...
+def state_layouts(states: dict[typing.Any, typing.Any]) -> bytes:
+    """
+    What differs where a dict of dicts or one of these holds other objects, or a tensor in one of them has got other memory or another form. The objects must be kept: their addresses tell them apart.
+    """
 def stream_update(a: numpy.typing.NDArray[numpy.float64], b: numpy.typing.NDArray[numpy.float64], s: typing.SupportsFloat | typing.SupportsIndex) -> None:
     """
     a += s * b on all threads: 24 bytes of memory traffic an element.

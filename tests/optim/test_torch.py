@@ -827,6 +827,8 @@ def test_what_the_wrapper_refuses():
         (lambda: po.torch.Optimizer(p, po.Adam(np.ones(3))), TypeError, "expected a class"),
         (lambda: po.torch.Optimizer(p, po.Adam, warp=9), TypeError, "'warp' is no hyperparameter"),
         (lambda: po.torch.Optimizer(p, po.Adam, lr=-1), ValueError, "lr is -1"),
+        (lambda: po.torch.Optimizer(None, po.Adam, lr=-1), ValueError, "lr is -1"),  # first, as in PyTorch
+        (lambda: po.torch.Optimizer(None, po.Adam), TypeError, "params is None"),
         (lambda: po.torch.Optimizer(p, po.Adam, accumulate=2), TypeError, "accumulate is not for"),
         (lambda: po.torch.Optimizer(p, po.Adam, state_dtype="f3"), ValueError, "state_dtype is 'f3'"),
         (lambda: po.torch.Optimizer([torch.ones(3, dtype=torch.cfloat)], po.Adam), TypeError, "complex64"),

@@ -81,6 +81,8 @@ CHANGES = {
     "moments written": lambda p, o: entry_of(p, o)["exp_avg"].zero_(),
     "moments replaced": lambda p, o: entry_of(p, o).update(exp_avg=torch.ones(4)),
     "moments given other memory": lambda p, o: setattr(entry_of(p, o)["exp_avg"], "data", torch.ones(4)),
+    "moments set to other memory": lambda p, o: entry_of(p, o)["exp_avg"].set_(torch.ones(4)),
+    "step given other memory": lambda p, o: setattr(entry_of(p, o)["step"], "data", torch.tensor(9.0)),
     "step written": lambda p, o: entry_of(p, o)["step"].fill_(20.0),
     "step replaced": lambda p, o: entry_of(p, o).update(step=torch.tensor(5.0)),
     "an entry deleted": lambda p, o: o.state.pop(p[1]),
@@ -105,6 +107,25 @@ def test_what_is_written_counts_from_the_next_step_on(change, read_before):
     twins.both(CHANGES["moments written"])
     twins.step()
     twins.check()
+
+
+def test_without_the_compiled_part_what_is_written_counts_too(monkeypatch):
+    monkeypatch.setattr(po.torch, "_native", None)
+    for change in CHANGES:
+        test_what_is_written_counts_from_the_next_step_on(change, True)
+
+
+def test_what_is_not_written_is_not_taken_over_again(monkeypatch):
+    (params, ours), _ = Twins().sides
+    for p in params:
+        p.grad = torch.ones(4)
+    ours.state[params[0]]["of the user's own"] = {"a list": [torch.ones(3).to_sparse()]}
+    ours.state["no parameter"] = torch.ones(3).to_sparse()
+    ours.step()
+    monkeypatch.setattr(ours, "_regroup", lambda *_: pytest.fail("the state was taken for another"))
+    for _ in range(3):
+        ours.step()
+        assert ours.state[params[0]]["step"] == ours._parts[0].ours.state_dict()["state"][0]["step"]
 
 
 def add_a_group(params, optimizer):
