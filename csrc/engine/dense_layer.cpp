@@ -21,7 +21,13 @@ class DenseLayer final : public CompiledLayer<T> {
           bias_(of.array("bias")),
           dz_(std::min(capacity, kFused) * static_cast<std::size_t>(out_)) {}
 
+    bool takes_sparse() const override { return true; }
+
     void forward(const Forward<T>& to) override {
+        if (to.sparse != nullptr) {
+            sparse_forward<T>(shape(to.n), *to.sparse, weight_.value, bias_.value, activation_, to.y);
+            return;
+        }
         dense_forward<T>(shape(to.n), to.x, weight_.value, bias_.value, activation_, to.y);
     }
 
@@ -38,6 +44,11 @@ class DenseLayer final : public CompiledLayer<T> {
     }
 
     void backward(const Backward<T>& of) override {
+        if (of.sparse != nullptr) {
+            sparse_backward<T>(shape(of.n), *of.sparse, of.dy, of.y, activation_, weight_.gradient,
+                               bias_.gradient);
+            return;
+        }
         const bool fused = of.fused_weight != nullptr;
         T* const dz = fused ? dz_.data() : nullptr;
         dense_backward<T>(shape(of.n), {of.dy, of.x, weight_.value, of.y, activation_},

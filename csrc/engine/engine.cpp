@@ -35,6 +35,10 @@ std::ptrdiff_t class_of(const T* x, std::ptrdiff_t n) {
     return best;
 }
 
+[[noreturn]] void refuse_sparse() {
+    throw std::invalid_argument("x has a column or a row of values outside the sparse matrix");
+}
+
 }  // namespace
 
 template <class T>
@@ -144,6 +148,44 @@ void Engine<T>::take_labels(const Examples<T>& of, std::size_t begin, std::size_
     }
 }
 
+// Whether the first layer takes the sparse rows as they are. Where more than one in kDensest elements is not
+// 0, a product of dense rows is as fast.
+template <class T>
+bool Engine<T>::is_sparse(const Examples<T>& of) const {
+    constexpr std::size_t kDensest = 24;
+    if (of.sparse.values == nullptr || compiled_[0] == nullptr || !compiled_[0]->takes_sparse()) return false;
+    for (const LayerView<T>& layer : layers_) {  // a block adds its input to its output
+        if (layer.entry->has_block && layer.begin == 0) return false;
+    }
+    return static_cast<std::size_t>(of.sparse.count) <= of.count * inputs() / kDensest;
+}
+
+// Copies the sparse rows of a batch to sparse_, and checks their indices, since the caller's memory may
+// change.
+template <class T>
+void Engine<T>::gather_sparse(const Examples<T>& of, std::size_t begin, std::size_t n) {
+    sparse_values_.clear();
+    sparse_columns_.clear();
+    sparse_begins_.assign(1, 0);
+    const SparseRows<T>& rows = of.sparse;
+    bool fits = true;
+    for (std::size_t i = 0; i < n && fits; ++i) {
+        const std::size_t from =
+            of.order == nullptr ? begin + i : static_cast<std::size_t>(of.order[begin + i]);
+        const std::int64_t row_begin = rows.begins[from], row_end = rows.begins[from + 1];
+        fits = row_begin >= 0 && row_begin <= row_end && row_end <= rows.count;
+        if (!fits) break;
+        sparse_values_.insert(sparse_values_.end(), rows.values + row_begin, rows.values + row_end);
+        sparse_columns_.insert(sparse_columns_.end(), rows.columns + row_begin, rows.columns + row_end);
+        sparse_begins_.push_back(static_cast<std::int64_t>(sparse_values_.size()));
+    }
+    for (const std::int32_t column : sparse_columns_) {
+        fits = fits && column >= 0 && static_cast<std::size_t>(column) < inputs();
+    }
+    if (!fits) refuse_sparse();
+    sparse_ = {sparse_values_.data(), sparse_columns_.data(), sparse_begins_.data(), sparse_begins_.back()};
+}
+
 // Returns the inputs of a batch: where the caller has them, or as copies in input_. Indices of sparse rows
 // are checked here, since the caller's memory may change.
 template <class T>
@@ -178,17 +220,18 @@ const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t
             }
         }
     });
-    if (!is_sound) throw std::invalid_argument("x has a column or a row of values outside the sparse matrix");
+    if (!is_sound) refuse_sparse();
     return input_.data();
 }
 
+// The input is that of sparse_ if x is null.
 template <class T>
 void Engine<T>::forward(const T* x, std::size_t n) {
     const T* const input = x;
     for (std::size_t i = 0; i < layers_.size(); ++i) {
         T* const y = outputs_[i].data();
         if (compiled_[i] != nullptr) {
-            compiled_[i]->forward({n, x, y, true});
+            compiled_[i]->forward({n, x, y, true, x == nullptr ? &sparse_ : nullptr});
         } else {
             const std::size_t begin = layers_[i].begin,
                               size = n * static_cast<std::size_t>(layers_[i].out.size);
@@ -209,7 +252,8 @@ void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
         if (compiled_[i] != nullptr) {
             compiled_[i]->backward({n, i == 0 ? input : outputs_[i - 1].data(), outputs_[i].data(), dy,
                                     i > first_trainable_ ? other : nullptr,
-                                    fused && weights_[i].size > 0 ? &weights_[i] : nullptr, &updates_});
+                                    fused && weights_[i].size > 0 ? &weights_[i] : nullptr, &updates_,
+                                    i == 0 && input == nullptr ? &sparse_ : nullptr});
             if (!compiled_[i]->works_in_place()) std::swap(dy, other);
         } else if (!shortcut_[i].empty()) {  // dy goes through the block, and past it
             std::copy(dy, dy + n * static_cast<std::size_t>(layers_[i].out.size), shortcut_[i].begin());
@@ -345,6 +389,7 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
     // Clipping and the search for non-finite values need all gradients before the first update, and a penalty
     // adds to them, so none of these allows a fused update.
     const bool may_refuse = options.nonfinite != NonFinite::ignore;
+    const bool sparse = batch > kFused && is_sparse(of);
     const bool fused = batch <= kFused && !options.keep_gradients && options.max_grad_norm <= 0 &&
                        !may_refuse && penalty_.runs.empty();
     for (std::size_t i = 0; i < layers_.size() && fused && !zeroed_; ++i) {
@@ -356,7 +401,8 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
     for (; begin < end; begin += batch) {
         const std::size_t n = std::min(batch, end - begin);
         take_labels(of, begin, n);
-        const T* const x = gather(of, begin, n);
+        if (sparse) gather_sparse(of, begin, n);
+        const T* const x = sparse ? nullptr : gather(of, begin, n);
         if (may_refuse) keep_buffers();
         T* const noisy = noise_.parameters;
         if (noise_.size > 0) {

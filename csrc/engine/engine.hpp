@@ -14,20 +14,11 @@
 #include "formulas/random.hpp"
 #include "layers/dense.hpp"
 #include "layers/penalty.hpp"
+#include "layers/sparse.hpp"
 #include "optim/stepper.hpp"
 #include "pyoptim/optimizer.hpp"
 
 namespace pyoptim::core {
-
-// The rows of a sparse matrix (CSR): row i has values[k] in column columns[k] for k in [begins[i],
-// begins[i + 1]), and zeros elsewhere. Values in the same column are added.
-template <class T>
-struct SparseRows {
-    const T* values;
-    const std::int32_t* columns;
-    const std::int64_t* begins;
-    std::int64_t count;  // of values
-};
 
 // Examples to train on, one a row. The caller owns the memory.
 template <class T>
@@ -38,7 +29,8 @@ struct Examples {
     const T* targets;            // the expected outputs (examples, outputs), if labels is null
     const std::int64_t* order;   // the indices of the examples in the order of the training; null: 0, 1, 2, …
     const T* weight;             // the weight of each example in the loss, or null
-    SparseRows<T> sparse;        // the inputs, if x and bytes are null; they become dense batch by batch
+    SparseRows<T> sparse;        // the inputs, if x and bytes are null
+    std::size_t count;           // of examples: the rows of `sparse`
 };
 
 // Normal noise that is added to the parameters while a gradient is taken, and then removed.
@@ -132,6 +124,8 @@ class Engine {
     // Each works on the n examples of a batch, which begins at `begin` in the order of the training;
     // engine.cpp says what each returns.
     void take_labels(const Examples<T>&, std::size_t begin, std::size_t n);
+    bool is_sparse(const Examples<T>&) const;
+    void gather_sparse(const Examples<T>&, std::size_t begin, std::size_t n);
     const T* gather(const Examples<T>&, std::size_t begin, std::size_t n);
     void forward(const T* x, std::size_t n);
     void backward(const T* x, std::size_t n, bool fused);
@@ -156,6 +150,11 @@ class Engine {
     // The batch, as far as it does not lie in the caller's memory one example after the other.
     std::vector<T> input_, targets_, weight_;
     std::vector<std::int64_t> labels_;
+    // The sparse rows of the batch, and a view of them, if the first layer takes them as they are.
+    std::vector<T> sparse_values_;
+    std::vector<std::int32_t> sparse_columns_;
+    std::vector<std::int64_t> sparse_begins_;
+    SparseRows<T> sparse_;
     std::vector<T> gradient_, other_gradient_;  // the gradients of a layer's output and of its input
     Stepper<T> stepper_;                        // updates all arrays that add() added
     std::vector<const T*> gradients_;           // the gradient of each of these arrays

@@ -11,6 +11,7 @@
 
 #include "engine/options.hpp"
 #include "layers/dense.hpp"
+#include "layers/sparse.hpp"
 #include "optim/stepper.hpp"
 #include "pyoptim/network.hpp"
 
@@ -91,6 +92,8 @@ struct Forward {
     const T* x;     // the input, which stays as it is until the backward pass is done
     T* y;           // the output, which the layer writes
     bool training;  // false: evaluation
+    // The input instead of x, for a layer that takes sparse rows; else null.
+    const SparseRows<T>* sparse = nullptr;
 };
 
 // The arguments of the backward pass that belongs to the last forward pass in training mode.
@@ -104,6 +107,8 @@ struct Backward {
     // compute that gradient and to update the weight at once. Null if the layer writes all gradients.
     const typename Stepper<T>::Array* fused_weight;
     std::vector<DenseUpdate<T>>* updates;
+    // The input of that forward pass instead of x, or null. The gradient of such an input is not computed.
+    const SparseRows<T>* sparse = nullptr;
 };
 
 // Computes one layer of a network. An object keeps whatever its backward pass needs besides x and y.
@@ -122,6 +127,8 @@ class CompiledLayer {
     virtual void prepare(std::size_t) {}
     virtual void copy(int /*part*/, int /*parts*/) {}
     virtual void evaluate(std::size_t n, const T* x, T* y) { forward({n, x, y, false}); }
+    // Whether forward() and backward() take sparse rows.
+    virtual bool takes_sparse() const { return false; }
     // Whether backward() writes the gradient of x over dy, and not to dx.
     virtual bool works_in_place() const { return false; }
     // Returns the gradient that the layer leaves out if it is given a `fused_weight`, and its number of

@@ -115,6 +115,7 @@ class Engine {
                         (end - begin) / batch + ((end - begin) % batch != 0 ? 1 : 0),
                 "coefficients and steps");
         core::Examples<T> of{};
+        of.count = examples;
         require(sparse || static_cast<std::size_t>(x.size()) ==
                               core::checked_product("x", examples, engine_.inputs()),
                 "x and the inputs");

@@ -107,6 +107,30 @@ def test_sparse_rows_that_name_a_column_twice():
     np.testing.assert_array_equal(model.coefs_[0], dense.coefs_[0])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("hidden", [1, 3, 4, 5, 66])
+@pytest.mark.parametrize(
+    "options",
+    [{"activation": "tanh"}, {"activation": "identity", "batch_norm": True}, {"residual": True},
+     {"batch_size": 2}, {"solver": "sgd", "max_grad_norm": 0.1, "n_jobs": 1}],
+    ids=str,
+)  # fmt: skip
+def test_products_of_sparse_rows_are_those_of_dense_ones(dtype, hidden, options):
+    """Sums leave zeros out where there are many, so they are rounded otherwise; one step is little."""
+    x = scipy.sparse.random(37, 66, 0.03, "csr", dtype, random_state=0)
+    x.data[:] = np.linspace(-2, 2, x.nnz)
+    x.data[x.indptr[3] : x.indptr[5]] = 0
+    x.eliminate_zeros()  # two examples have no elements at all
+    x = scipy.sparse.csr_matrix((np.repeat(x.data / 2, 2), np.repeat(x.indices, 2), x.indptr * 2), x.shape)
+    options = {"hidden_layer_sizes": (hidden,), "max_iter": 3, "batch_size": 17, "random_state": 0, **options}
+    model, dense = (MLPRegressor(**options).fit(given, np.arange(37.0) / 9) for given in (x, x.toarray()))
+    tolerance = 300 * np.finfo(dtype).eps
+    for own, other in zip(model.coefs_ + model.intercepts_, dense.coefs_ + dense.intercepts_, strict=True):
+        np.testing.assert_allclose(own, other, tolerance, tolerance)
+    again = MLPRegressor(**{**options, "n_jobs": 2}).fit(x, np.arange(37.0) / 9)
+    np.testing.assert_array_equal(again.coefs_[0], model.coefs_[0])
+
+
 def test_sparse_rows_stay_sparse_in_memory():
     if dispatch.current().name != "native":
         pytest.skip("the compiled engine makes them dense batch by batch; others take larger blocks")
@@ -226,14 +250,15 @@ def test_bad_input_gets_the_words_of_sklearn():
         MLPClassifier(dropout=1.5).fit(X, CLASS)
 
 
-@pytest.mark.parametrize("value", [10**6, -1, 5])
-def test_columns_that_change_while_the_engine_runs_are_refused(value):
+@pytest.mark.parametrize("value", [10**6, -1, 200])
+@pytest.mark.parametrize("batch", [2, 5])  # rows that become dense, and sparse ones
+def test_columns_that_change_while_the_engine_runs_are_refused(value, batch):
     if dispatch.current().name != "native":
         pytest.skip("runs on the native backend")
-    matrix = scipy.sparse.csr_matrix(np.ones((8, 5), np.float32))
+    matrix = scipy.sparse.csr_matrix((np.ones(10, np.float32), np.arange(10), np.arange(11)), (10, 200))
     rows = SparseRows(matrix, np.float32)
-    model = nn.Sequential(nn.Dense(5, 3), seed=0)
-    engine = compiled.Engine(model, nn.CrossEntropy(), po.SGD(model.parameters(), lr=0.1), (5,), 2)
+    model = nn.Sequential(nn.Dense(200, 3), seed=0)
+    engine = compiled.Engine(model, nn.CrossEntropy(), po.SGD(model.parameters(), lr=0.1), (200,), batch)
     seen = []
 
     def advance(count):  # the first part of an epoch is one batch
@@ -241,6 +266,6 @@ def test_columns_that_change_while_the_engine_runs_are_refused(value):
         seen.append(model.flat_parameters.copy())
 
     with pytest.raises(ValueError, match="outside the sparse matrix"):
-        engine.run_epoch(Data(rows, np.arange(8) % 3), None, None, Epoch(0, {}), advance)
+        engine.run_epoch(Data(rows, np.arange(10) % 3), None, None, Epoch(0, {}), advance)
     assert seen
     assert np.isfinite(model.flat_parameters).all()
