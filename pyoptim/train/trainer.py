@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from .. import metrics as public_metrics
 from .. import nn
 from ..arrays.memory import empty_like
 from ..backends.places import count_right
-from ..callbacks import Callback
+from ..callbacks import Callback, tell_the_end
 from ..optim.optimizer import Optimizer
 from ..optim.stepping import change_rules
 from ..runtime.dtypes import Array
@@ -103,6 +104,7 @@ class Trainer:
         self._check_loss()
         self.stop_training = False  # what a callback sets
         self.resuming = False  # from a checkpoint
+        self.interrupted = False  # whether an exception ended the last training
         for i, metric in enumerate(metrics):
             if not callable(metric):
                 near = nearest(metric, public_metrics.__all__)
@@ -229,7 +231,7 @@ class Trainer:
         Notes
         -----
         Ctrl-C ends the training after the step that runs, at most some 50 ms later, and leaves model and
-        optimizer as they are then.
+        optimizer as they are then. Like any exception, it is raised after the callbacks were told of the end.
 
         The compiled engine does not fill the model's gradients: afterwards those of dense weights are
         unspecified, of the last mini-batch or 0.
@@ -255,11 +257,15 @@ class Trainer:
     def _run(self, run: Run, history: History) -> None:
         """Go through the epochs, and fill the history."""
         options, resume = run.options, run.resume
-        epoch, path = self._begin(run, history), None
-        examples = run.examples
-        progress = Progress(options.epochs, examples, enabled=options.verbose)
-        progress.advance(min(epoch.index, options.epochs) * examples + epoch.done)
-        try:
+        examples, path = run.examples, None
+        begun: list[Callback] = []
+        with ExitStack() as at_the_end:  # what was entered last is called first
+            at_the_end.callback(self._leave)
+            at_the_end.callback(tell_the_end, begun)
+            epoch = self._begin(run, history, begun)
+            progress = Progress(options.epochs, examples, enabled=options.verbose)
+            at_the_end.callback(progress.close)
+            progress.advance(min(epoch.index, options.epochs) * examples + epoch.done)
             while epoch.index < options.epochs:
                 path = self._run_epoch(run, epoch, path, history, progress)
                 epoch = Epoch(epoch.index + 1, self._rng.bit_generator.state)
@@ -271,17 +277,20 @@ class Trainer:
                     resume.save_if_due(epoch, history)
             if resume is not None:
                 resume.save(epoch, history)
-            for callback in options.callbacks:
-                callback.on_train_end()
-        finally:
-            progress.close()
-            self.model.eval()
-            if self._engine is not None:
-                self._engine.forget_data()
+            self.interrupted = False
 
-    def _begin(self, run: Run, history: History) -> Epoch:
-        """Tell the callbacks, and return the epoch to begin with: the first, or that of a checkpoint."""
+    def _leave(self) -> None:
+        self.model.eval()
+        if self._engine is not None:
+            self._engine.forget_data()
+
+    def _begin(self, run: Run, history: History, begun: list[Callback]) -> Epoch:
+        """Tell the callbacks, and return the epoch to begin with: the first, or that of a checkpoint.
+
+        ``begun`` receives the callbacks as they are told.
+        """
         epoch, resume = Epoch(0, self._rng.bit_generator.state), run.resume
+        self.interrupted = True  # until the training is over
         self.stop_training, self.resuming = False, resume is not None and resume.path.exists()
         if resume is not None and self.resuming:
             epoch, before = resume.load()
@@ -289,6 +298,7 @@ class Trainer:
         for callback in run.options.callbacks:
             callback.trainer = self
             callback.on_train_begin()
+            begun.append(callback)
         if resume is not None and self.resuming:
             resume.load_callbacks()
         return epoch
@@ -448,12 +458,14 @@ class Trainer:
         self, run: Run, order: Array | None, noise: WeightNoise | None, epoch: Epoch, advance: Advance
     ) -> None:
         left = run.data.batches(run.batch_size, self.model.dtype, order, epoch.done)
+        buffers = self._buffers()
         for i, batch in enumerate(left, epoch.done // run.batch_size):
             for callback in run.options.callbacks:
                 callback.on_batch_begin(i)
             if run.options.transform is not None:
                 batch = self._transformed(run.options.transform, batch)
-            step, size = self._step(batch, noise and noise._replace(step=i)), len(batch.x)
+            step = self._step(batch, noise and noise._replace(step=i), buffers)
+            size = len(batch.x)
             epoch.done += size
             if step.taken:
                 epoch.loss += step.loss * step.divisor
@@ -475,11 +487,15 @@ class Trainer:
         x, y, _ = self._check_data(x, y, names=("transform's x", "transform's y"))
         return Data(x.astype(self.model.dtype, copy=False), y, batch.weight)
 
-    def _step(self, batch: Data, noise: WeightNoise | None = None) -> _Step:
-        """Train on one mini-batch; a step that is not taken or fails leaves the model as it was."""
+    def _step(self, batch: Data, noise: WeightNoise | None = None, buffers: list[Any] | None = None) -> _Step:
+        """Train on one mini-batch; a step that is not taken or fails leaves the model as it was.
+
+        ``buffers`` are those of `_buffers`, which a caller of many steps looks up once.
+        """
         model, loss, optimizer = self.model, self.loss, self.optimizer
         x, y, weight = batch.at(model._place)
-        before = {name: buffer.copy() for name, buffer in model._named("buffers").items()}
+        buffers = self._buffers() if buffers is None else buffers
+        before = [buffer.copy() for buffer in buffers]
         skipped, taken = optimizer.skipped, False
         try:
             with noisy(model, noise):
@@ -496,13 +512,15 @@ class Trainer:
             taken = optimizer.skipped == skipped
         finally:
             if not taken:
-                self._restore(before)
+                for buffer, was in zip(buffers, before, strict=True):
+                    buffer[...] = was
         return _Step(value, divisor, right, taken)
 
-    def _restore(self, before: dict[str, Any]) -> None:
-        own = self.model._named("buffers")
-        for name, values in before.items():
-            own[name][...] = values
+    def _buffers(self) -> list[Any]:
+        """Return what a step changes beside parameters, and has to put back where it is not taken."""
+        if self.optimizer.nonfinite == "ignore" and not self.model._place.runs_python:
+            return []  # labels on a GPU were checked before, and each copy there is a launch
+        return list(self.model._named("buffers").values())
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
         """The loss, for classification the accuracy, and the trainer's metrics, in evaluation mode.
