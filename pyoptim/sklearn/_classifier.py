@@ -6,16 +6,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import expit
-from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.base import ClassifierMixin
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
+from sklearn.utils.multiclass import type_of_target, unique_labels
 
 from ..runtime.dtypes import Array
+from ..runtime.numbers import shown
 from ._base import BasePerceptron
 from ._parameters import OF_CLASSIFIER, OF_SKLEARN, OURS
+from ._theirs import check_partial_fit_first_call, fit_context
 
 
 class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
@@ -166,20 +168,38 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
             self._check_classes(y)
         return X, y
 
+    def _checked_like(self, X: Any, y: Any) -> tuple[Any, Any]:
+        X, y = self._validated(X, y, multi_output=True, dtype=self._dtypes(), reset=False)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        self._check_kind(y)
+        self._refuse_unknown(unique_labels(y))
+        return X, y
+
     def _set_classes(self, y: Any) -> None:
         self._label_binarizer = LabelBinarizer().fit(y)
         self.classes_ = self._label_binarizer.classes_
 
     def _check_classes(self, y: Any) -> None:
         """Raise ValueError unless y has the classes of the call before."""
+        self._check_kind(y)
         classes = unique_labels(y)
-        if self.warm_start:
-            if set(classes) != set(self.classes_):
-                raise ValueError(
-                    "warm_start can only be used where `y` has the same classes as in the previous call to "
-                    f"fit. Previously got {self.classes_}, `y` has {classes}"
-                )
-        elif len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
+        if not self.warm_start:
+            self._refuse_unknown(classes)
+        elif set(classes) != set(self.classes_):
+            raise ValueError(
+                "warm_start can only be used where `y` has the same classes as in the previous call to "
+                f"fit. Previously got {self.classes_}, `y` has {classes}"
+            )
+
+    def _check_kind(self, y: Any) -> None:
+        """Raise ValueError where y is multi-label and was not before, or the other way round."""
+        kind, before = type_of_target(y), self._label_binarizer.y_type_
+        if kind.startswith("multilabel") != before.startswith("multilabel"):
+            raise ValueError(f"y is {kind}, expected {before} as before")
+
+    def _refuse_unknown(self, classes: Any) -> None:
+        if len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
             raise ValueError(
                 f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has "
                 f"{classes}."
@@ -187,31 +207,53 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
 
     def _encoded(self, y: Any) -> Array:
         if self._label_binarizer.y_type_ == "multiclass":
-            self.n_outputs_ = len(self.classes_)
             labels: Array = np.searchsorted(self.classes_, y).astype(np.int64)
             return labels
         if self._label_binarizer.y_type_ == "binary":
             encoded: Array = np.asarray(y == self.classes_[-1], np.float32)[:, None]
             if len(self.classes_) == 1:
                 encoded[...] = 0
-        else:
-            encoded = self._label_binarizer.transform(y).astype(np.float32)
-        self.n_outputs_ = encoded.shape[1]
-        if self.label_smoothing:
-            encoded = encoded * (1 - self.label_smoothing) + self.label_smoothing / 2
-        return encoded
+            return encoded
+        return np.asarray(self._label_binarizer.transform(y).astype(np.float32))
+
+    def _outputs_for(self, encoded: Array) -> int:
+        return len(self.classes_) if encoded.ndim == 1 else int(encoded.shape[1])
+
+    def _smoothed(self, encoded: Array) -> Array:
+        if encoded.ndim == 1 or not self.label_smoothing:  # the loss of several classes smooths by itself
+            return encoded
+        smoothed: Array = encoded * (1 - self.label_smoothing) + self.label_smoothing / 2
+        return smoothed
 
     def _weighted(self, y: Any, weight: Array | None, incremental: bool) -> Array | None:
-        if self.class_weight is None:
+        given = self.class_weight
+        if given is None:
             return weight
-        if incremental and self.class_weight == "balanced":
+        if incremental and given == "balanced":
             raise ValueError(
                 "class_weight 'balanced' is not supported for partial_fit. In order to use 'balanced' "
                 "weights, use compute_class_weight('balanced', classes=classes, y=y) on all labels, and "
                 "pass the weights as a dict."
             )
-        of_classes: Array = compute_sample_weight(self.class_weight, y)
+        several = self._label_binarizer.y_type_.startswith("multilabel")
+        if not isinstance(given, str) and isinstance(given, list) != several:
+            expected = "a list of one dict for each label" if several else "a dict of class to weight"
+            raise ValueError(
+                f"class_weight is {shown(given)}, expected {expected} or 'balanced' for targets that are "
+                f"{self._label_binarizer.y_type_}"
+            )
+        try:
+            of_classes: Array = np.asarray(compute_sample_weight(given, y), np.float64)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"class_weight is {shown(given)}, which does not fit y: {error}") from error
+        if not np.isfinite(of_classes).all() or (of_classes < 0).any():
+            raise ValueError(f"class_weight is {shown(given)}, expected finite weights >= 0")
         return of_classes if weight is None else of_classes * weight
+
+    def _begin_incremental(self, y: Any, classes: Any) -> None:
+        if check_partial_fit_first_call(self, classes):
+            multilabel = type_of_target(y).startswith("multilabel")
+            self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
 
     def _out_activation(self) -> str:
         return "softmax" if self._label_binarizer.y_type_ == "multiclass" else "logistic"
@@ -229,7 +271,7 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
     # ---- for users -----------------------------------------------------------------------------------------
 
     @available_if(lambda self: self._check_solver())  # type: ignore[untyped-decorator]
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
         """Train for one epoch over X and y, and go on from there in the next call.
 
@@ -244,10 +286,7 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
         -------
         self
         """
-        if _check_partial_fit_first_call(self, classes):
-            multilabel = type_of_target(y).startswith("multilabel")
-            self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
-        return self._fit(X, y, sample_weight, True)
+        return self._fit(X, y, sample_weight, True, classes=classes)
 
     def predict(self, X: Any) -> Any:
         """The class of each row of X, or for multi-label targets an indicator matrix."""

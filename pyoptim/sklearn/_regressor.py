@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import RegressorMixin, _fit_context
+from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
@@ -13,6 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from ..runtime.dtypes import Array
 from ._base import BasePerceptron
 from ._parameters import OF_REGRESSOR, OF_SKLEARN, OURS
+from ._theirs import fit_context
 
 
 class MLPRegressor(RegressorMixin, BasePerceptron):  # type: ignore[misc]
@@ -149,12 +150,16 @@ n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_features_in_, feature_nam
         X, y = self._validated(X, y, multi_output=True, y_numeric=True, dtype=self._dtypes(), reset=reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
+        if self.loss == "poisson" and np.any(np.asarray(y) < 0):
+            raise ValueError("loss='poisson' requires non-negative y.")
         return X, y
+
+    def _checked_like(self, X: Any, y: Any) -> tuple[Any, Any]:
+        return self._checked(X, y, False, False)
 
     def _encoded(self, y: Any) -> Array:
         encoded = np.asarray(y)
         encoded = encoded[:, None] if encoded.ndim == 1 else encoded
-        self.n_outputs_ = encoded.shape[1]
         return encoded.astype(np.float64, copy=False)
 
     def _out_activation(self) -> str:
@@ -172,7 +177,7 @@ n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_features_in_, feature_nam
     # ---- for users -----------------------------------------------------------------------------------------
 
     @available_if(lambda self: self._check_solver())  # type: ignore[untyped-decorator]
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Train for one epoch over X and y, as in `fit`, and go on from there in the next call."""
         return self._fit(X, y, sample_weight, True)
