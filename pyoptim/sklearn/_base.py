@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from itertools import pairwise
+from numbers import Number, Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 import pyoptim
 
 from .. import averages
-from ..arrays.frames import check_computed
+from ..arrays.memory import refuse_masked
 from ..runtime import threads
 from ..runtime.dispatch import use_backend
 from ..runtime.dtypes import Array
@@ -28,7 +29,7 @@ from ..train.data import Data, SparseRows
 from ..train.trainer import Trainer
 from ._copied import copied
 from ._epochs import Epochs
-from ._frames import explained
+from ._explained import explained, named
 from ._lbfgs import Hooks, minimize
 from ._losses import Objective, mean_loss, objective
 from ._network import Extras, Network
@@ -175,7 +176,12 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
         hidden = self._hidden_units()
         X, y = self._checked(X, y, incremental, first)
         if sample_weight is not None:
-            sample_weight = check_sample_weight(sample_weight, X)
+            with named("sample_weight"):
+                refuse_masked("sample_weight", sample_weight)
+                is_number = isinstance(sample_weight, Number)  # of which scikit-learn looks at no value
+                if is_number and not (isinstance(sample_weight, Real) and np.isfinite(sample_weight)):
+                    raise ValueError(f"sample_weight is {sample_weight!r}, expected finite numbers")
+                sample_weight = check_sample_weight(sample_weight, X)
         sample_weight = self._weighted(y, sample_weight, incremental)
         y = self._encoded(y)
         self.n_outputs_ = self._outputs_for(y)
@@ -185,6 +191,8 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
             self._initialize([X.shape[1], *hidden, self.n_outputs_], X.dtype)
         network = self._synced() if first else self._continued(hidden)
         self._begin_curves(first, scored)
+        if sample_weight is not None:
+            sample_weight = np.ascontiguousarray(sample_weight, network.model.dtype)
         data = Data(self._rows(X), y, sample_weight)
         held_back = None
         if evaluated is not None:
@@ -220,7 +228,7 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
 
     def _hidden_units(self) -> list[int]:
         hidden: Any = self.hidden_layer_sizes
-        hidden = list(hidden) if hasattr(hidden, "__iter__") else [hidden]
+        hidden = list(hidden) if hasattr(hidden, "__iter__") and getattr(hidden, "ndim", 1) else [hidden]
         if not all(map(is_integer, hidden)):
             raise ValueError(f"hidden_layer_sizes is {shown(hidden)}, expected integers > 0")
         if min(hidden, default=1) <= 0:
@@ -246,8 +254,7 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
         return (np.float64, np.float32) if self.dtype == "auto" else np.dtype(self.dtype)
 
     def _validated(self, X: Any, y: Any = "no_validation", **options: Any) -> Any:
-        check_computed("y", y)
-        with explained(X):
+        with explained(X, y):
             return validate_data(self, X, y, accept_sparse="csr", **options)
 
     def _rows(self, X: Any) -> Any:
@@ -468,13 +475,11 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
         """The checked rows of the eval_set, and their encoded targets."""
         if not isinstance(eval_set, tuple | list) or len(eval_set) != 2:
             raise ValueError(f"eval_set is {shown(eval_set)}, expected a pair (X, y)")
-        try:
+        with named("eval_set"):
             X, y = self._checked_like(*eval_set)
             encoded = self._encoded(y)
             if self._outputs_for(encoded) != self.n_outputs_:
                 raise ValueError(f"y has {self._outputs_for(encoded)} outputs, expected {self.n_outputs_}")
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"eval_set: {error}") from error
         return X, encoded
 
     def _epochs_of(self, network: Network, solver: Solver, data: Data) -> Epochs:
@@ -513,7 +518,8 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
         return shuffled
 
     def _run_epoch(self, epochs: Epochs, data: Data, order: Array | None) -> None:
-        sums, count = epochs.run(data, order), len(data.x)
+        with named("schedule") if self.schedule is not None else nullcontext():
+            sums, count = epochs.run(data, order), len(data.x)
         self.n_iter_ += 1
         reported = epochs.objective.reported
         self.loss_ = ((sums.loss - sums.penalty) * reported + sums.penalty) / count

@@ -13,9 +13,11 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
+from ..arrays.memory import refuse_masked
 from ..runtime.dtypes import Array
 from ..runtime.numbers import shown
 from ._base import BasePerceptron
+from ._explained import named
 from ._parameters import OF_CLASSIFIER, OF_SKLEARN, OURS
 from ._theirs import check_partial_fit_first_call, fit_context
 
@@ -251,9 +253,14 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
         return of_classes if weight is None else of_classes * weight
 
     def _begin_incremental(self, y: Any, classes: Any) -> None:
-        if check_partial_fit_first_call(self, classes):
-            multilabel = type_of_target(y).startswith("multilabel")
-            self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
+        with named("classes"):
+            refuse_masked("classes", classes)
+            is_first = check_partial_fit_first_call(self, classes)
+        if is_first:
+            with named("y"):
+                multilabel = type_of_target(y).startswith("multilabel")
+            with named("classes"):
+                self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
 
     def _out_activation(self) -> str:
         return "softmax" if self._label_binarizer.y_type_ == "multiclass" else "logistic"

@@ -116,7 +116,7 @@ def _same(these: list[Any], those: list[Any]) -> bool:
 
 
 def _optimizer(estimator: Any, parameters: Any) -> pyoptim.Optimizer:
-    lr = estimator.learning_rate_init if estimator.schedule is None else estimator.schedule
+    lr = float(estimator.learning_rate_init) if estimator.schedule is None else estimator.schedule
     if estimator.optimizer is not None:
         return _given(estimator.optimizer, parameters, lr)
     if estimator.solver == "sgd":
@@ -124,7 +124,7 @@ def _optimizer(estimator: Any, parameters: Any) -> pyoptim.Optimizer:
         nesterov = bool(estimator.nesterovs_momentum) and momentum > 0
         return pyoptim.SGD(parameters, lr, momentum=momentum, nesterov=nesterov, velocity="classical")
     betas = (estimator.beta_1, estimator.beta_2)
-    return pyoptim.Adam(parameters, lr, betas=betas, eps=estimator.epsilon, eps_hat=True)
+    return pyoptim.Adam(parameters, lr, betas=betas, eps=float(estimator.epsilon), eps_hat=True)
 
 
 def _given(wanted: Any, parameters: Any, lr: Any) -> pyoptim.Optimizer:
