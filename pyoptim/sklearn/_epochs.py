@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..callbacks import Callback
+from ..optim.stepping import change_rules
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..train import engine as compiled
@@ -51,16 +52,23 @@ class Epochs:
         self._batch_size, self._callbacks = batch_size, callbacks
         self._backend = dispatch.current().name
         self._made_of = trainer.optimizer, repr(objective.loss), alpha, batch_size, inputs
-        model, loss, optimizer = trainer.model, trainer.loss, trainer.optimizer
+        self._inputs = inputs
+        self._choose()
+
+    def _choose(self) -> None:
+        """Choose what runs the epochs of the parts as they are now."""
+        model, loss, optimizer = self.trainer.model, self.trainer.loss, self.trainer.optimizer
+        change_rules(optimizer)
         self.reason = compiled.why_not(model, loss, optimizer)
-        if any(callback.acts_on_batches for callback in callbacks):
+        if any(callback.acts_on_batches for callback in self._callbacks):
             self.reason = "a callback acts on every batch"
         self._engine = None
         if self.reason is None:
-            penalty = WeightPenalty(l2=alpha) if alpha else None
+            penalty = WeightPenalty(l2=self._alpha) if self._alpha else None
             self._engine = compiled.Engine(
-                model, loss, optimizer, (inputs,), batch_size, penalty=penalty, mean_factor=objective.factor
-            )
+                model, loss, optimizer, (self._inputs,), self._batch_size,
+                penalty=penalty, mean_factor=self.objective.factor,
+            )  # fmt: skip
 
     def serves(self, optimizer: Any, objective: Objective, *parts: float) -> bool:
         """Whether this was made of the same parts, for no callbacks, so that it runs the next epochs too."""
@@ -69,6 +77,8 @@ class Epochs:
 
     def run(self, data: Data, order: Array | None) -> Sums:
         """Train on every example once, in this order."""
+        if self._callbacks:  # which may have changed the parts
+            self._choose()
         self.trainer.model.train()
         try:
             if self._engine is None:

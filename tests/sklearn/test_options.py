@@ -359,3 +359,19 @@ def test_update_bn():
     po.averages.update_bn(nn.Sequential(nn.Dense(6, 2)), X)
     with pytest.raises(ValueError, match="x is empty"):
         po.averages.update_bn(model, X[:0])
+
+
+@pytest.mark.parametrize("change", [{"momentum": 0.0}, {"lr": 0.5}, {"weight_decay": 0.5}], ids=str)
+def test_callbacks_may_change_the_optimizer_between_epochs(change):
+    class Change(po.callbacks.Callback):
+        def on_epoch_begin(self, epoch):
+            if epoch == 1:
+                self.trainer.optimizer.param_groups[0].update(change)
+
+    options = {**PLAIN, "optimizer": functools.partial(po.SGD, momentum=0.5, lr=0.02)}
+    changed, by_batches = (
+        MLPClassifier(**options, callbacks=callbacks).fit(X, Y).predict_proba(X)
+        for callbacks in ([Change()], [Change(), Batches()])
+    )
+    np.testing.assert_allclose(changed, by_batches, atol=1e-12)
+    assert np.abs(changed - MLPClassifier(**options).fit(X, Y).predict_proba(X)).max() > 1e-6
