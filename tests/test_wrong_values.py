@@ -62,7 +62,7 @@ LEAKS = re.compile(
 
 
 def of_sklearn(error):
-    """Whether scikit-learn looked at the data, whose words its users know; the argument stands before them."""
+    """Whether scikit-learn looked at the data. Its users know its words; the argument stands before them."""
     while error.__cause__ is not None:
         error = error.__cause__
         files = [Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__)]
