@@ -105,7 +105,7 @@ def measure(table: Table, epochs: int, seed: int) -> Iterator[Score]:
             ]
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # all perceptrons train for the same number of epochs
+            warnings.simplefilter("ignore")  # perceptrons may end before they converge
             found = cross_validate(make_pipeline(columns, model), x, table.target, cv=folds)
         yield Score(table.name, name, found["test_score"], float(np.mean(found["fit_time"])))
 
@@ -132,7 +132,7 @@ def draw(scores: list[Score]) -> Any:
 def main(options: argparse.Namespace) -> int:
     """Run the study."""
     epochs, scores = options.epochs or 100, []
-    print(f"tabular: score (accuracy or R²) over {_FOLDS} folds, perceptrons for {epochs} epochs")
+    print(f"tabular: score (accuracy or R²) over {_FOLDS} folds, perceptrons for at most {epochs} epochs")
     print(f"{'':<16}{'':<34}{'score':>8}{'spread':>9}{'s/fit':>9}")
     for table in tables(options.seed):
         for score in measure(table, epochs, options.seed):

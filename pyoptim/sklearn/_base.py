@@ -321,6 +321,11 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
         """
         network = self._synced()
         *built, outputs = network.units[1:]
+        if self.n_outputs_ != outputs:
+            raise ValueError(f"y has {self.n_outputs_} outputs, expected {outputs} as before")
+        asked = hidden, self.dtype, self._out_activation(), self.activation, self._extras()
+        if network.asked == asked:
+            return network
         extras, dtype = network.extras, network.model.dtype
         wanted = [
             ("hidden_layer_sizes", hidden, built),
@@ -335,13 +340,12 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
                     f"{name} is {now!r}, but the network that is trained further was built with {then!r}: "
                     "expected the same, or a new fit with warm_start=False"
                 )
-        if self.n_outputs_ != outputs:
-            raise ValueError(f"y has {self.n_outputs_} outputs, expected {outputs} as before")
         arranged = network.rearranged(self.activation, self._extras(), self._seed())
         if arranged is not network:
             self.__dict__.pop("_epochs", None)
             self._network = arranged
             self.coefs_, self.intercepts_ = list(arranged.coefs), list(arranged.intercepts)
+        arranged.asked = asked
         return arranged
 
     def _extras(self) -> Extras:
@@ -489,7 +493,7 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
         if size > count:
             warn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped")
             size = count
-        if network.extras.batch_norm and (count % size or size) == 1:  # a batch of one row
+        if (count % size or size) == 1 and network.extras.batch_norm:  # a batch of one row
             if self.batch_size != "auto" or count == 1:
                 raise ValueError(
                     f"batch_size={self.batch_size!r} makes a batch of 1 of {count} rows, which batch_norm "

@@ -33,35 +33,39 @@ validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         As scikit-learn 1.9 has them. The penalty is ``alpha/2 * ||W||^2`` divided by the batch's examples (by
         their weights, where there are some).
     optimizer : class or callable, optional
-        An optimizer of pyoptim in the place of the solver's: a class, called with the parameters and
-        ``lr=learning_rate_init``, or a function of the parameters. Options of "sgd" and "adam" are not read
-        then.
+        An optimizer of pyoptim in the place of the solver's, any but `Muon`, which is for matrices alone: a
+        class, a `functools.partial` of one, or a function of the parameters. ``lr=learning_rate_init`` (or
+        ``schedule``) is given too, unless a partial holds ``lr`` or a function has no argument of that name.
+        Options of "sgd" and "adam" are not read then.
     dropout : float in [0, 1), default 0
         After each hidden layer.
     batch_norm, layer_norm : bool, default False
         Normalise each hidden layer before its activation.
     residual : bool, default False
         Add the input of each hidden layer that has as many outputs as inputs.
-    class_weight : dict, "balanced" or None
-        Weights of the classes, which multiply those of the examples.
+    class_weight : dict, list of dict, "balanced" or None
+        Weights of the classes, which multiply those of the examples. For several labels a list: a dict each.
     label_smoothing : float in [0, 1], default 0
         Of the target, this share goes to all classes alike.
     schedule : callable, optional
         The learning rate as a function of the step, e.g. one of `schedules`, in the place of
         ``learning_rate`` and ``learning_rate_init``.
     callbacks : list of `callbacks.Callback`, optional
-        They see the ``loss``, and ``val_score`` where examples are scored.
+        They see the ``loss``, and ``val_score`` and ``val_loss`` (without penalty and label_smoothing) where
+        examples are scored: with ``early_stopping``, or an ``eval_set`` in `fit`.
     max_grad_norm : float, optional
         Gradients are scaled down to this norm.
     average : {None, "ema", "swa"}
         Predict with an average of the weights: an exponential one of the steps, or the mean of the epochs.
+        The statistics of ``batch_norm`` are then made anew, as by `averages.update_bn`.
     dtype : {"auto", "float32", "float64"}
-        What is computed in. "auto" is scikit-learn's rule: float32 for X of float32, else float64.
+        What is computed in. "auto" is scikit-learn's rule: float32 for X of float32, else float64; outputs
+        have the larger of the dtypes of X and of the weights.
     backend : str, optional
         One of `available_backends`.
     n_jobs : int, optional
-        Threads; -1: all processors. None leaves the number as `set_num_threads` set it. Results do not depend
-        on it.
+        Threads; -1: all processors, -2: all but one. None leaves the number as `set_num_threads` set it.
+        Results do not depend on it.
 
     Attributes
     ----------
@@ -74,6 +78,31 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
     For the same ``random_state`` first weights, splits and orders are scikit-learn's, so that in float64 the
     losses of the first epochs agree up to rounding. Losses are computed from logits, not from probabilities:
     those of examples that are hopelessly wrong are not clipped.
+
+    ``solver="lbfgs"`` takes callbacks and an ``eval_set``, once an iteration. It has steps of its own, so
+    optimizer, schedule, max_grad_norm, average and dropout are refused with it.
+
+    `partial_fit`, and `fit` with ``warm_start``, train the network that was built. Parameters that changed in
+    between are followed where its weights stay as they are (activation, dropout, residual, those of the
+    optimizer, whose states are kept); where they would not (hidden_layer_sizes, batch_norm, layer_norm,
+    dtype) the call is refused. A call that is refused leaves the estimator as it was.
+
+    Examples
+    --------
+    A search by Optuna that gives up fits that do not promise well:
+
+    >>> class Report(po.callbacks.Callback):
+    ...     def __init__(self, trial):
+    ...         self.trial = trial
+    ...     def on_epoch_end(self, epoch, logs):
+    ...         self.trial.report(logs["val_score"], epoch)
+    ...         if self.trial.should_prune():
+    ...             raise optuna.TrialPruned
+    >>> def objective(trial):
+    ...     rate = trial.suggest_float("learning_rate_init", 1e-4, 1e-1, log=True)
+    ...     model = MLPClassifier(learning_rate_init=rate, callbacks=[Report(trial)])
+    ...     return model.fit(X, y, eval_set=(X_val, y_val)).best_validation_score_
+    >>> optuna.create_study(direction="maximize").optimize(objective, n_trials=50)
     """
 
     _theirs = "MLPClassifier"
@@ -196,9 +225,9 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
 
     def _check_kind(self, y: Any) -> None:
         """Raise ValueError where y is multi-label and was not before, or the other way round."""
-        kind, before = type_of_target(y), self._label_binarizer.y_type_
-        if kind.startswith("multilabel") != before.startswith("multilabel"):
-            raise ValueError(f"y is {kind}, expected {before} as before")
+        before = self._label_binarizer.y_type_
+        if (y.ndim == 2) != before.startswith("multilabel"):
+            raise ValueError(f"y is {type_of_target(y)}, expected {before} as before")
 
     def _refuse_unknown(self, classes: Any) -> None:
         if len(np.setdiff1d(classes, self.classes_, assume_unique=True)):

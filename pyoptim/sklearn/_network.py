@@ -40,7 +40,17 @@ class Network:
     dtype : float32 or float64
     seed : int or None
         Of what is random in training.
+
+    Attributes
+    ----------
+    model : nn.Sequential
+    coefs, intercepts : list of array
+        Views of the model's weights, (inputs, outputs), and its biases.
+    asked : object
+        What parameters the network was last compared with, for the owner to compare the next ones with.
     """
+
+    asked: Any = None
 
     def __init__(
         self, units: Sequence[int], activation: str, extras: Extras, dtype: Any, seed: int | None = 0
