@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from numbers import Number, Real
 from typing import Any, NamedTuple
@@ -522,8 +522,12 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
         return shuffled
 
     def _run_epoch(self, epochs: Epochs, data: Data, order: Array | None) -> None:
-        with named("schedule") if self.schedule is not None else nullcontext():
+        try:
             sums, count = epochs.run(data, order), len(data.x)
+        except ValueError as error:
+            if self.schedule is not None and str(error).startswith("lr is"):
+                raise ValueError(f"schedule: {error}") from error
+            raise
         self.n_iter_ += 1
         reported = epochs.objective.reported
         self.loss_ = ((sums.loss - sums.penalty) * reported + sums.penalty) / count

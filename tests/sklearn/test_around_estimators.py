@@ -90,6 +90,13 @@ def test_ensembles(ensemble):
     assert ensemble().fit(x, Y).score(x, Y) > 0.9
 
 
+def test_boosting_gives_weights_to_the_examples():
+    x = StandardScaler().fit_transform(X)
+    model = AdaBoostClassifier(_mlp(), n_estimators=2, random_state=0).fit(x, Y, sample_weight=Y != 1)
+    assert not (model.predict(x) == 1).any()
+    assert (model.predict(x) == Y)[Y != 1].all()
+
+
 def test_multi_output_classifier():
     x, y = StandardScaler().fit_transform(X), np.column_stack([Y > 0, Y > 1])
     model = MultiOutputClassifier(_mlp()).fit(x, y)

@@ -1,6 +1,5 @@
 """Each option that scikit-learn's perceptrons lack does what a training of the same parts by hand does."""
 
-import copy
 import functools
 from itertools import pairwise
 
@@ -340,25 +339,6 @@ def test_statistics_are_those_of_the_weights_that_are_kept(options, sparse):
     np.testing.assert_allclose(norm.buffers["running_var"], variance)
     if "solver" in options:
         assert model.validation_scores_[-1] == model.score(X, Y)
-
-
-def test_update_bn():
-    model = nn.Sequential(
-        nn.BatchNorm(6), nn.Dense(6, 2), nn.BatchNorm(2, momentum=None), seed=0, dtype=float
-    )
-    first, _, last = model.layers
-    model(X)
-    po.averages.update_bn(model, X, 40)
-    np.testing.assert_allclose(first.buffers["running_mean"], X.mean(axis=0), atol=1e-12)
-    assert (first.momentum, last.momentum, model.training) == (0.1, None, False)
-    kept = copy.deepcopy(first.buffers)
-    first.trainable = False
-    po.averages.update_bn(model, X[:41] + 1, 40)  # no batch of one example, which has no variance
-    np.testing.assert_array_equal(first.buffers["running_mean"], kept["running_mean"])
-    assert last.buffers["num_batches_tracked"] == 2
-    po.averages.update_bn(nn.Sequential(nn.Dense(6, 2)), X)
-    with pytest.raises(ValueError, match="x is empty"):
-        po.averages.update_bn(model, X[:0])
 
 
 @pytest.mark.parametrize("change", [{"momentum": 0.0}, {"lr": 0.5}, {"weight_decay": 0.5}], ids=str)
