@@ -134,7 +134,7 @@ def draw(scores: list[Score]) -> Any:
 def main(options: argparse.Namespace) -> int:
     """Run the study."""
     epochs, scores = options.epochs or 100, []
-    print(f"tabular: score (accuracy or R²) over {_FOLDS} folds, perceptrons for at most {epochs} epochs; one thread")
+    print(f"tabular: score (accuracy or R²) over {_FOLDS} folds; perceptrons: {epochs} epochs at most")
     print(f"{'':<16}{'':<34}{'score':>8}{'spread':>9}{'s/fit':>9}")
     for table in tables(options.seed):
         for score in measure(table, epochs, options.seed):

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
-from numbers import Number, Real
+from numbers import Number
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ from ..arrays.memory import refuse_masked
 from ..runtime import threads
 from ..runtime.dispatch import use_backend
 from ..runtime.dtypes import Array
-from ..runtime.numbers import is_integer, shown
+from ..runtime.numbers import is_integer, is_number, shown
 from ..train.data import Data, SparseRows
 from ..train.trainer import Trainer
 from ._copied import copied
@@ -178,8 +178,8 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
         if sample_weight is not None:
             with named("sample_weight"):
                 refuse_masked("sample_weight", sample_weight)
-                is_number = isinstance(sample_weight, Number)  # of which scikit-learn looks at no value
-                if is_number and not (isinstance(sample_weight, Real) and np.isfinite(sample_weight)):
+                # scikit-learn looks at the values of arrays alone.
+                if isinstance(sample_weight, Number) and not is_number(sample_weight):
                     raise ValueError(f"sample_weight is {sample_weight!r}, expected finite numbers")
                 sample_weight = check_sample_weight(sample_weight, X)
         sample_weight = self._weighted(y, sample_weight, incremental)
@@ -228,7 +228,8 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
 
     def _hidden_units(self) -> list[int]:
         hidden: Any = self.hidden_layer_sizes
-        hidden = list(hidden) if hasattr(hidden, "__iter__") and getattr(hidden, "ndim", 1) else [hidden]
+        is_list = hasattr(hidden, "__iter__") and getattr(hidden, "ndim", 1) > 0
+        hidden = list(hidden) if is_list else [hidden]
         if not all(map(is_integer, hidden)):
             raise ValueError(f"hidden_layer_sizes is {shown(hidden)}, expected integers > 0")
         if min(hidden, default=1) <= 0:
@@ -323,15 +324,17 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
         *built, outputs = network.units[1:]
         if self.n_outputs_ != outputs:
             raise ValueError(f"y has {self.n_outputs_} outputs, expected {outputs} as before")
-        asked = hidden, self.dtype, self._out_activation(), self.activation, self._extras()
+        asked = hidden, self.dtype, getattr(self, "loss", None), self.activation, self._extras()
         if network.asked == asked:
             return network
         extras, dtype = network.extras, network.model.dtype
         wanted = [
             ("hidden_layer_sizes", hidden, built),
             ("dtype", dtype.name if self.dtype == "auto" else self.dtype, dtype.name),
-            ("out_activation_", self._out_activation(), self.out_activation_),
         ]
+        if hasattr(self, "loss"):
+            built_for = {"exp": "poisson", "identity": "squared_error"}
+            wanted.append(("loss", self.loss, built_for[self.out_activation_]))
         if built:
             wanted += [(name, bool(getattr(self, name)), getattr(extras, name)) for name in _NORMS]
         for name, now, then in wanted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..callbacks import Callback
+from ..callbacks import Callback, _Monitor
 from ..train.trainer import Trainer
 
 
@@ -16,12 +16,11 @@ def check_callbacks(callbacks: Any, scored: bool, solver: str) -> list[Callback]
     for i, callback in enumerate(checked):
         if not isinstance(callback, Callback):
             raise TypeError(f"callbacks[{i}] is {callback!r:.100}, expected a Callback of pyoptim.callbacks")
-        monitor = getattr(callback, "monitor", None)
-        if monitor not in (None, *measured) and getattr(callback, "save_best_only", True):
+        reads = getattr(callback, "save_best_only", True)
+        if isinstance(callback, _Monitor) and reads and callback.monitor not in measured:
             cure = "" if scored else ", or val_score and val_loss too with early_stopping=True or an eval_set"
-            raise ValueError(
-                f"callbacks[{i}] monitors {monitor!r}, but an epoch measures {', '.join(measured)}{cure}"
-            )
+            names = ", ".join(measured) + cure
+            raise ValueError(f"callbacks[{i}] monitors {callback.monitor!r}, but an epoch measures {names}")
         if solver == "lbfgs" and callback.acts_on_batches:
             raise ValueError(f"callbacks[{i}] acts on batches, which solver='lbfgs' does not make")
     return checked
