@@ -38,7 +38,7 @@ from ._theirs import check_sample_weight, fit_context
 from ._warnings import warn, warn_of_lbfgs
 from ._watch import Watch, check_callbacks
 
-_TRANSIENT = ("_network", "_optimizer", "_epochs", "_random_state", "coefs_", "intercepts_")
+_TRANSIENT = ("_network", "_optimizer", "_epochs", "_random_state", "_seeded", "coefs_", "intercepts_")
 _NORMS = ("batch_norm", "layer_norm")
 
 
@@ -173,7 +173,7 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
         first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         scored = eval_set is not None or (self.early_stopping and self.solver != "lbfgs")
         callbacks = check_callbacks(self.callbacks, scored, self.solver)
-        hidden = self._hidden_units()
+        hidden = self._hidden_units() if first else []
         X, y = self._checked(X, y, incremental, first)
         if sample_weight is not None:
             with named("sample_weight"):
@@ -186,10 +186,10 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
         y = self._encoded(y)
         self.n_outputs_ = self._outputs_for(y)
         evaluated = None if eval_set is None else self._evaluated(eval_set)
-        self._random_state = check_random_state(self.random_state)
+        self._random_state = self._seeded_anew()
         if first:
             self._initialize([X.shape[1], *hidden, self.n_outputs_], X.dtype)
-        network = self._synced() if first else self._continued(hidden)
+        network = self._synced() if first else self._continued()
         self._begin_curves(first, scored)
         if sample_weight is not None:
             sample_weight = np.ascontiguousarray(sample_weight, network.model.dtype)
@@ -201,10 +201,11 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
             data, held_back = self._split(data)
         data = data._replace(y=self._targets(self._smoothed(data.y)))
         if self.solver == "lbfgs":
-            rate = 1.0
-            optimizer = pyoptim.SGD(network.model.parameters(), rate)
-            watch = Watch(callbacks, Trainer(network.model, self._objective().loss, optimizer), rate)
-            return _Training(network, data, held_back, watch, None, None)
+            trainer, rate = None, 1.0
+            if callbacks:  # which look at a trainer; nothing reads its learning rate
+                optimizer = pyoptim.SGD(network.model.parameters(), rate)
+                trainer = Trainer(network.model, self._objective().loss, optimizer)
+            return _Training(network, data, held_back, Watch(callbacks, trainer, rate), None, None)
         solver = self._solver(network, incremental)
         average = self._average(network, solver)  # first, since the engine takes along what follows by then
         epochs = self._epochs_of(network, solver, data)
@@ -290,6 +291,17 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
         for name in ("_optimizer", "_optimizer_state", "_epochs"):
             self.__dict__.pop(name, None)
 
+    def _seeded_anew(self) -> np.random.RandomState:
+        """Random numbers of `random_state`; to seed those of the last call takes 1 us, to make others 90."""
+        if type(self.random_state) is not int:
+            return check_random_state(self.random_state)  # type: ignore[no-any-return]
+        own: np.random.RandomState | None = self.__dict__.get("_seeded")
+        if own is None:
+            own = self._seeded = np.random.RandomState(self.random_state)
+        else:
+            own.seed(self.random_state)
+        return own
+
     def _seed(self) -> int:
         """A seed for dropout. It takes no number from `_random_state`, of which scikit-learn has the next."""
         return int(copy.deepcopy(self._random_state).randint(np.iinfo(np.int32).max)) if self.dropout else 0
@@ -314,7 +326,7 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
         elif getattr(self, "best_loss_", None) is None:
             self.best_loss_ = np.inf
 
-    def _continued(self, hidden: list[int]) -> Network:
+    def _continued(self) -> Network:
         """The network that was built, with what the parameters ask for now.
 
         Dropout, residuals and another activation can be had around the same weights; what has other weights
@@ -324,6 +336,7 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
         *built, outputs = network.units[1:]
         if self.n_outputs_ != outputs:
             raise ValueError(f"y has {self.n_outputs_} outputs, expected {outputs} as before")
+        hidden = self._hidden_units()
         asked = hidden, self.dtype, getattr(self, "loss", None), self.activation, self._extras()
         if network.asked == asked:
             return network
@@ -372,21 +385,19 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
     # ---- the solvers ---------------------------------------------------------------------------------------
 
     def _train_by_lbfgs(self, training: _Training) -> None:
-        network, watch, stopped = training.network, training.watch, False
-        optimizer = watch.trainer.optimizer
+        network, watch, done = training.network, training.watch, 0
 
         def before() -> None:
-            watch.tell("on_epoch_begin", optimizer.epoch)
+            watch.tell("on_epoch_begin", done)
 
         def after(loss: float) -> bool:
-            nonlocal stopped
+            nonlocal done
+            done += 1
             if self.verbose:
-                print(f"Iteration {optimizer.epoch + 1}, loss = {loss:.8f}")
+                print(f"Iteration {done}, loss = {loss:.8f}")
             logs = {"loss": loss, **self._score(network, training.held_back, bool(watch))}
-            optimizer.epoch += 1
-            watch.tell("on_epoch_end", optimizer.epoch - 1, logs)
-            stopped = watch.trainer.stop_training
-            return stopped
+            watch.tell("on_epoch_end", done - 1, logs)
+            return watch.stops
 
         looks_on = bool(watch) or training.held_back is not None or bool(self.verbose)
         options = {"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol}
@@ -394,7 +405,7 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
         try:
             found = minimize(network.model, self._objective(), self.alpha, training.data, options, hooks)
             self.n_iter_, self.loss_ = min(found.result.nit, self.max_iter), found.loss
-            if found.result.status != 0 and not stopped:
+            if found.result.status != 0 and not watch.stops:
                 warn_of_lbfgs(found.result, self.n_iter_, self.max_iter)
             watch.tell("on_train_end")
         finally:
@@ -424,7 +435,7 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
 
     def _run_epochs(self, training: _Training, epochs: Epochs, incremental: bool) -> None:
         data, watch = training.data, training.watch
-        optimizer, order = watch.trainer.optimizer, np.arange(len(data.x))
+        optimizer, order = epochs.trainer.optimizer, np.arange(len(data.x))
         for _ in range(self.max_iter):
             watch.tell("on_epoch_begin", optimizer.epoch)
             if self.shuffle:
@@ -437,7 +448,7 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
             self._note_improvement(training.network, before, measured.get("val_score"))
             self._optimizer.end_epoch(self.t_)
             watch.tell("on_epoch_end", optimizer.epoch - 1, {"loss": self.loss_, **measured})
-            if self._is_over(self._optimizer) or incremental or watch.trainer.stop_training:
+            if self._is_over(self._optimizer) or incremental or watch.stops:
                 break
             if self.n_iter_ == self.max_iter:
                 warn(

@@ -204,7 +204,7 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         self._check_kind(y)
-        self._refuse_unknown(unique_labels(y))
+        self._refuse_unknown(_labels_of(y))
         return X, y
 
     def _set_classes(self, y: Any) -> None:
@@ -214,7 +214,7 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
     def _check_classes(self, y: Any) -> None:
         """Raise ValueError unless y has the classes of the call before."""
         self._check_kind(y)
-        classes = unique_labels(y)
+        classes = _labels_of(y)
         if not self.warm_start:
             self._refuse_unknown(classes)
         elif set(classes) != set(self.classes_):
@@ -364,3 +364,9 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _labels_of(y: Any) -> Any:
+    """The labels that occur in y."""
+    plain = isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "biuU"  # needs no more checks
+    return np.unique(y) if plain else unique_labels(y)

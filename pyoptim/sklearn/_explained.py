@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from sklearn.utils import check_array
 
 from ..arrays.frames import check_computed, columns_of, is_frame, is_missing
@@ -28,8 +29,9 @@ def named(name: str) -> Iterator[None]:
 def explained(X: Any, y: Any = None) -> Iterator[None]:
     """Inside the ``with`` block, an error about X or y names it, and of a frame the column and the cure."""
     for name, value in (("X", X), ("y", y)):
-        check_computed(name, value)
-        refuse_masked(name, value)
+        if type(value) is not np.ndarray:  # the usual case at no cost
+            check_computed(name, value)
+            refuse_masked(name, value)
     try:
         yield
     except (TypeError, ValueError) as error:

@@ -32,26 +32,36 @@ class Watch:
     Parameters
     ----------
     callbacks : sequence of Callback
-    trainer : Trainer
-        Of the model that is trained; callbacks end the training by its ``stop_training``.
+    trainer : Trainer or None
+        Of the model that is trained; callbacks end the training by its ``stop_training``. None where there
+        are no callbacks.
     rate : float, optional
         The learning rate of the trainer's optimizer, where callbacks must not set another, since nothing
         would read it.
     """
 
-    def __init__(self, callbacks: Sequence[Callback], trainer: Trainer, rate: float | None = None) -> None:
-        self._callbacks, self.trainer, self._rate = callbacks, trainer, rate
+    def __init__(
+        self, callbacks: Sequence[Callback], trainer: Trainer | None, rate: float | None = None
+    ) -> None:
+        self._callbacks, self._trainer, self._rate = callbacks, trainer, rate
 
     def __bool__(self) -> bool:
         return bool(self._callbacks)
 
+    @property
+    def stops(self) -> bool:
+        """Whether a callback has ended the training."""
+        return self._trainer is not None and self._trainer.stop_training
+
     def begin(self) -> None:
         """Tell that the training begins."""
-        self.trainer.stop_training = False
+        if self._trainer is None:
+            return
+        self._trainer.stop_training = False
         try:
             for callback in self._callbacks:
-                callback.trainer = self.trainer
-                callback._check_files(self.trainer)
+                callback.trainer = self._trainer
+                callback._check_files(self._trainer)
             self.tell("on_train_begin")
         except BaseException:
             self.forget()
@@ -61,7 +71,7 @@ class Watch:
         """Call this method of each callback."""
         for i, callback in enumerate(self._callbacks):
             getattr(callback, hook)(*arguments)
-            if self._rate is not None and self.trainer.optimizer.param_groups[0]["lr"] != self._rate:
+            if self._rate is not None and callback.trainer.optimizer.param_groups[0]["lr"] != self._rate:
                 raise ValueError(f"callbacks[{i}] sets a learning rate, which solver='lbfgs' does not have")
 
     def forget(self) -> None:
