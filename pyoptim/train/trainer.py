@@ -48,6 +48,19 @@ class _Step(NamedTuple):
     taken: bool  # whether the optimizer took the step, and did not skip it
 
 
+def _metric(i: int, metric: Any) -> Callable[..., float]:
+    """Return the metric that a user names, or gives."""
+    if isinstance(metric, str):
+        try:
+            return public_metrics.named(metric)
+        except ValueError as error:
+            expected = str(error).partition("expected ")[2]
+            raise ValueError(f"metrics[{i}] is {shown(metric)}, expected a function or {expected}") from None
+    if not callable(metric):
+        raise TypeError(f"metrics[{i}] is {shown(metric)}, expected a function of targets and outputs")
+    return metric  # type: ignore[no-any-return]
+
+
 class Trainer:
     """Trains a model by mini-batches.
 
@@ -60,8 +73,10 @@ class Trainer:
         ``model.flat_parameters``.
     seed : int, optional
         Seed of the order in which examples are visited.
-    metrics : sequence of callable
-        ``(targets, outputs) -> number``, which `evaluate` and validation measure too: see `metrics`.
+    metrics : sequence of str or callable
+        What `evaluate` and validation measure too: names such as "f1" (`metrics.NAMES`), or functions
+        ``(targets, outputs) -> number``. Those of `metrics` are weighted by the examples' weights where there
+        are some, also "accuracy", if it is named here.
     penalty : nn.Penalty, optional
         Added to the loss and its gradient in training, not in evaluation.
 
@@ -84,7 +99,7 @@ class Trainer:
         optimizer: Optimizer,
         *,
         seed: int | None = None,
-        metrics: Sequence[Callable[[Array, Array], float]] = (),
+        metrics: Sequence[str | Callable[..., float]] = (),
         penalty: nn.Penalty | None = None,
     ) -> None:
         if not isinstance(model, nn.Sequential):
@@ -105,16 +120,11 @@ class Trainer:
         self.stop_training = False  # what a callback sets
         self.resuming = False  # from a checkpoint
         self.interrupted = False  # whether an exception ended the last training
-        for i, metric in enumerate(metrics):
-            if not callable(metric):
-                near = nearest(metric, public_metrics.__all__)
-                raise TypeError(
-                    f"metrics[{i}] is {shown(metric)}, expected a function of targets and outputs{near}"
-                )
-        names = ["loss", *map(evaluation.name_of, metrics)]
+        functions = tuple(_metric(i, metric) for i, metric in enumerate(metrics))
+        names = ["loss", *map(evaluation.name_of, functions)]
         if len(set(names)) < len(names):
             raise ValueError(f"metrics have the names {names[1:]}, expected each once, and none of them loss")
-        self.metrics, self.penalty = tuple(metrics), penalty
+        self.metrics, self.penalty = functions, penalty
         self._engine: cuda_engine.Engine | None = None  # kept from fit to fit for a model on a GPU
 
     def _find_gradients(self) -> None:
@@ -526,7 +536,7 @@ class Trainer:
         """The loss, for classification the accuracy, and the trainer's metrics, in evaluation mode.
 
         All are of the data as a whole, whatever its batches: the loss is that of one large batch, weighted by
-        class too. ``sample_weight`` is as in `fit`, and concerns the loss alone. The accuracy is the share of
+        class XX is the share of
         examples whose largest output is that of the label (or of the largest share); one whose largest output
         is NaN or infinite is never right.
 

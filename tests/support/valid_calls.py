@@ -324,9 +324,26 @@ CALLS = {
     "metrics.TopK.__call__": lambda: (po.metrics.TopK(2), dict(_TARGETS)),
     **{
         f"metrics.{name}": lambda name=name: (getattr(po.metrics, name), dict(_TARGETS))
-        for name in ("accuracy", "confusion_matrix", "f_score", "precision", "recall")
+        for name in (
+            "accuracy",
+            "average_precision",
+            "confusion_matrix",
+            "coverage_curve",
+            "f_score",
+            "plot_confusion_matrix",
+            "precision",
+            "recall",
+            "roc_auc",
+            "selective_accuracy",
+        )
     },
     "metrics.coverage": lambda: (po.metrics.coverage, {**_TARGETS, "threshold": 0.5}),
+    "metrics.r2": lambda: (po.metrics.r2, {"targets": _floats(6, 3, seed=1), "outputs": _floats(6, 3)}),
+    "metrics.named": lambda: (po.metrics.named, {"name": "f1"}),
+    "metrics.roc_curve": lambda: (
+        po.metrics.roc_curve,
+        {"targets": np.array([0, 1, 1, 0]), "scores": _floats(4)},
+    ),
     "metrics.precision_recall_curve": lambda: (
         po.metrics.precision_recall_curve,
         {"targets": np.array([0, 1, 1, 0]), "scores": _floats(4)},
