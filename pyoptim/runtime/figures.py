@@ -32,6 +32,18 @@ def drawn_on(axes: Any, width: float, height: float, path: Any = None, title: st
     return axes.get_figure(), axes
 
 
+def legend_beside(axes: Any) -> None:
+    """Put the legend to the right of the axes, where it covers nothing."""
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
+
+
+def log_if_wide(axes: Any, values: Any) -> None:
+    """Make the y axis logarithmic where its values are positive and span more than a power of ten."""
+    low, high = min(values), max(values)
+    if low > 0 and high > 10 * low:
+        axes.set_yscale("log")
+
+
 def saved(figure: Any, path: Any) -> Any:
     """Return the figure, after it was written to a file if there is a path."""
     if path is not None:

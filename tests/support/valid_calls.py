@@ -17,7 +17,7 @@ from pyoptim import averages, callbacks, nn, ops, schedules, transforms
 # A file directly in the package is a public module; these folders are too.
 MODULES = sorted(
     {path.stem for path in Path(po.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
-    | {"datasets", "nn", "ops", "sklearn"}
+    | {"datasets", "diagnostics", "nn", "ops", "sklearn"}
 )
 
 # What only passes on arrays that were checked already, in loops where another look would cost time: methods
@@ -270,6 +270,11 @@ def _data():
     return {key: value.copy() for key, value in _DATA.items()}
 
 
+def _measured(name, **options):
+    arguments = {"model": _model(), "loss": nn.CrossEntropy(), "x": _floats(6, 4), "y": _labels()}
+    return getattr(po.diagnostics, name), {**arguments, **options}
+
+
 # What is not in the table is called with its defaults.
 CALLS = {
     "train.history.History.plot": lambda: (_history().plot, {"path": _path("plot.png")}),
@@ -311,6 +316,12 @@ CALLS = {
     "callbacks.ModelCheckpoint": lambda: (callbacks.ModelCheckpoint, {"path": _path()}),
     "cli.main": lambda: (_main, {"argv": ["info"]}),
     "datasets.load": lambda: (po.datasets.load, {"name": "digits"}),
+    "diagnostics.curvature": lambda: _measured("curvature", points=2),
+    "diagnostics.hessian_spectrum": lambda: _measured("hessian_spectrum", count=1),
+    "diagnostics.loss_slice": lambda: _measured("loss_slice", other=_model(), points=2),
+    "diagnostics.sharpness": lambda: _measured("sharpness", iterations=1),
+    "diagnostics.gradient_check": lambda: _measured("gradient_check", entries=1),
+    "diagnostics.gradient_noise": lambda: _measured("gradient_noise"),
     "gradients.clip_grad_norm_": lambda: (
         po.gradients.clip_grad_norm_,
         {"grads": _params(), "max_norm": 1.0},
