@@ -10,13 +10,19 @@ from __future__ import annotations
 
 from ._curvature import curvature, hessian_spectrum, sharpness
 from ._gradients import gradient_check, gradient_noise
+from ._layers import fit_tiny, layer_statistics
+from ._learning import bias_variance, learning_curve
 from ._slices import loss_slice
 
 __all__ = [
+    "bias_variance",
     "curvature",
+    "fit_tiny",
     "gradient_check",
     "gradient_noise",
     "hessian_spectrum",
+    "layer_statistics",
+    "learning_curve",
     "loss_slice",
     "sharpness",
 ]

@@ -140,7 +140,7 @@ class Problem:
         for x, y, weight in self.data.batches(self._block, model.dtype):
             for name, buffer in model._named("buffers").items():
                 buffer[...] = self._buffers[name]
-            output = model._forward(x)
+            self.output = output = model._forward(x)
             doutput = empty_like(output) if wants_gradient else None
             value = float(self.loss.evaluate(output, y, doutput, weight))
             part = float(self.loss.divisor(output, y))

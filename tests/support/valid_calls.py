@@ -275,6 +275,16 @@ def _measured(name, **options):
     return getattr(po.diagnostics, name), {**arguments, **options}
 
 
+def _trainings(name):
+    def make(seed):
+        model = nn.Sequential(nn.Dense(4, 3), seed=seed)
+        return po.Trainer(model, nn.CrossEntropy(), po.SGD(model.parameters()))
+
+    x, y = _floats(6, 4), _labels()
+    arguments = {"make": make, "x": x, "y": y, "validation_data": (x, y), "repeats": 2}
+    return getattr(po.diagnostics, name), {**arguments, "fit": {"epochs": 1}}
+
+
 # What is not in the table is called with its defaults.
 CALLS = {
     "train.history.History.plot": lambda: (_history().plot, {"path": _path("plot.png")}),
@@ -320,6 +330,10 @@ CALLS = {
     "diagnostics.hessian_spectrum": lambda: _measured("hessian_spectrum", count=1),
     "diagnostics.loss_slice": lambda: _measured("loss_slice", other=_model(), points=2),
     "diagnostics.sharpness": lambda: _measured("sharpness", iterations=1),
+    "diagnostics.fit_tiny": lambda: _measured("fit_tiny", steps=1),
+    "diagnostics.layer_statistics": lambda: _measured("layer_statistics"),
+    "diagnostics.bias_variance": lambda: _trainings("bias_variance"),
+    "diagnostics.learning_curve": lambda: _trainings("learning_curve"),
     "diagnostics.gradient_check": lambda: _measured("gradient_check", entries=1),
     "diagnostics.gradient_noise": lambda: _measured("gradient_noise"),
     "gradients.clip_grad_norm_": lambda: (
