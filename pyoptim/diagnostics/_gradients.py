@@ -112,6 +112,7 @@ def gradient_check(
     problem = Problem(model, loss, x, y, penalty, training=check_flag("training", training), random=True)
     entries, rng = check_count("entries", entries), check_seed("seed", seed)
     tolerance = POSITIVE.number("tolerance", tolerance)
+    problem.data = problem.data._replace(x=problem.data.x.astype(np.float64))  # they may be bytes
     value, gradient = problem.here(need_dx=True)
     arrays = {**dict(problem.names), "input": problem.data.x}
     ends = np.cumsum([array.size for _, array in problem.names])[:-1]

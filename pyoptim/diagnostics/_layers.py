@@ -175,7 +175,7 @@ def _of_inputs(x: Array) -> list[str]:
     """Return what looks wrong with the inputs."""
     columns = x.reshape(len(x), -1).astype(np.float64)
     size = _rms(columns)
-    if size > 20:
+    if size > 5:
         return [f"inputs are large ({size:.3g} in the root mean square): scale them to about 1"]
     return [f"inputs are small ({size:.1e}): scale them to about 1"] if size < 1e-3 else []
 

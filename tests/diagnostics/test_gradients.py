@@ -114,6 +114,11 @@ def test_a_loss_with_a_wrong_gradient_is_wrong_everywhere():
     assert all(error > 0.1 for error in found.errors.values())
 
 
+def test_examples_of_bytes():
+    x = np.random.default_rng(3).integers(0, 255, (6, 8), dtype=np.uint8)
+    assert diagnostics.gradient_check(model_of(nn.Sigmoid()), nn.MSE(), x, np.zeros((6, 3))).ok
+
+
 def test_frozen_layers_are_left_out():
     rng = np.random.default_rng(3)
     model = model_of(nn.ReLU())
