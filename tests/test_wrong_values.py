@@ -92,7 +92,12 @@ def unclear(name, function, wrong):
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_messages_name_the_argument(name, tmp_path, monkeypatch):
-    for part, needed in (("metrics.", "sklearn"), ("train.history.", "matplotlib")):
+    for part, needed in (
+        ("diagnostics.", "scipy"),
+        ("metrics.", "sklearn"),
+        ("metrics.plot", "matplotlib"),
+        ("train.history.", "matplotlib"),
+    ):
         if name.startswith(part):
             pytest.importorskip(needed)
     monkeypatch.chdir(tmp_path)  # a path such as "wrong" is a file there

@@ -32,9 +32,9 @@ def test_curvature_of_a_quadratic():
     g = EIGENVALUES * W
     assert found.loss == pytest.approx(EIGENVALUES @ W**2 / 2)
     assert found.gradient_squared == pytest.approx(g @ g)
-    assert found.curvature == pytest.approx(g @ (EIGENVALUES * g), rel=1e-7)
-    assert found.best_step == pytest.approx(g @ g / (g @ (EIGENVALUES * g)), rel=1e-7)
-    assert found.losses == pytest.approx(found.predicted, rel=1e-7)
+    assert found.curvature == pytest.approx(g @ (EIGENVALUES * g), rel=1e-5)
+    assert found.best_step == pytest.approx(g @ g / (g @ (EIGENVALUES * g)), rel=1e-5)
+    assert found.losses == pytest.approx(found.predicted, rel=1e-5)
     assert found.steps[np.argmin(found.losses)] == pytest.approx(found.best_step, rel=0.05)
     assert (found.losses[found.steps > found.largest_step] > found.loss).all()
 
@@ -69,6 +69,14 @@ def test_the_ends_of_a_spectrum_are_those_of_the_whole_hessian():
     values = np.linalg.eigvalsh((np.array(rows) + np.array(rows).T) / 2)
     assert found.largest == pytest.approx(values[::-1][:3], rel=1e-3)
     assert found.smallest == pytest.approx(values[:3], rel=1e-2, abs=1e-6)
+
+
+def test_kinks_are_no_curvature():
+    """A ReLU close to its kink, at which the gradient jumps; the loss is linear on either side."""
+    model = nn.Sequential(nn.Dense(1, 1, activation="relu"), nn.Dense(1, 1, init="zeros"), seed=0)
+    model.flat_parameters[...] = [0.5, -0.5 + 1e-7, 1, 0]
+    loss, x, y = nn.L1(), np.ones((1, 1)), np.array([9.0])
+    assert abs(diagnostics.hessian_spectrum(model, loss, x, y).largest).max() < 2  # 2.0 for a product of two
 
 
 @pytest.mark.parametrize("w", [np.zeros(4), W])
