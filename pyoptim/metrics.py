@@ -292,14 +292,14 @@ def roc_curve(targets: Any, scores: Any, sample_weight: Any = None) -> Roc:
     Returns
     -------
     false_positives, true_positives : array
-        The shares of negatives and of positives whose score reaches each threshold; NaN where there are none.
+        The shares of negatives and of positives whose score reaches each threshold.
     thresholds : array
         Falling; the first is infinite.
     """
     targets, scores = _binary(targets, scores)
-    if len(np.unique(targets)) < 2:
-        raise ValueError(f"targets are all {targets[0]}, expected some of both classes")
     weight = _weights(sample_weight, targets)
+    if len(np.unique(_counting(targets, weight))) < 2:
+        raise ValueError("targets are all of one class, expected some of both that have a weight")
     return Roc(*_sklearn().roc_curve(targets, scores, sample_weight=weight))
 
 
@@ -332,7 +332,7 @@ def average_precision(targets: Any, outputs: Any, average: str = "macro", sample
 
     Notes
     -----
-    NaN where a score is not finite.
+    NaN where a score is not finite; `roc_auc` also where a class has no example, or no other.
     """
     return _ranking("average_precision_score", targets, outputs, average, sample_weight)
 
@@ -444,13 +444,21 @@ def _ranking(name: str, targets: Any, outputs: Any, average: str, sample_weight:
         labels, outputs = _scores(targets, outputs)
         occurs = np.unique(labels)
         broken = not np.isfinite(outputs).all()
-        powers = np.exp(np.where(broken, 0, outputs - outputs.max(axis=1, keepdims=True)))
+        with np.errstate(invalid="ignore"):
+            powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
         scores = (powers / powers.sum(axis=1, keepdims=True))[:, occurs]
         targets = (labels[:, None] == occurs).astype(np.int64)
     weight = _weights(sample_weight, targets)
-    if broken or (name == "roc_auc_score" and len(np.unique(targets)) < 2):
+    counting = _counting(targets, weight)
+    one_class = bool((counting == counting[0]).all(axis=0).any())
+    if broken or (one_class and name == "roc_auc_score"):
         return float("nan")
     return float(getattr(_sklearn(), name)(targets, scores, average=average, sample_weight=weight))
+
+
+def _counting(targets: Array, weight: Array | None) -> Array:
+    """Return the targets of the examples that have a weight."""
+    return targets if weight is None else targets[weight > 0]
 
 
 def _binary(targets: Any, scores: Any, name: str = "scores") -> tuple[Array, Array]:

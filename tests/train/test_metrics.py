@@ -79,6 +79,16 @@ def test_a_curve_of_coverage_holds_each_point_of_coverage(data):
     assert [list(part) for part in curve] == [[1], [0.5], [0.5]]
 
 
+def test_what_has_no_curve_is_nan():
+    outputs = np.array([[1.0, 2], [3, np.inf], [0, 1]])
+    for name in ("roc_auc", "average_precision"):
+        assert np.isnan(metrics.named(name)([0, 1, 1], outputs))
+    assert np.isnan(metrics.roc_auc([1, 1, 1], outputs[[0, 2, 2]]))
+    assert np.isnan(metrics.roc_auc([0, 1, 1], outputs[[0, 2, 2]], sample_weight=[0, 1, 1]))
+    with pytest.raises(ValueError, match="targets are all of one class"):
+        metrics.roc_curve([0, 1, 1], [1.0, 2, 3], sample_weight=[0, 1, 1])
+
+
 def test_selective_accuracy_by_hand():
     outputs = np.array([[9.0, 0], [5, 0], [3, 0], [1, 0]])
     targets = [0, 0, 1, 0]
