@@ -232,8 +232,9 @@ def gradient_noise(
     total, squares, divisors = np.zeros(problem.size), 0.0, 0.0
     for i in chosen:
         problem.data = data._replace(x=data.x[i : i + 1], y=data.y[i : i + 1])
-        part = float(problem.loss.divisor(problem.data.x, problem.data.y))
-        gradient = part * problem.here()[1]
+        gradient = problem.here()[1]
+        part = float(problem.loss.divisor(problem.output, problem.data.y))
+        gradient *= part
         total, squares, divisors = total + gradient, squares + float(gradient @ gradient), divisors + part
     mean, factor = total / divisors if divisors else total, count / divisors if divisors else 0.0
     variance = max(0.0, factor**2 * squares / count - float(mean @ mean)) * count / (count - 1)

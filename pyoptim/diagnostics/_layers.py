@@ -122,6 +122,10 @@ def layer_statistics(
     with np.errstate(all="ignore"):
         _, gradient = problem.here()
         rows = [_row(name, layer, outputs[name], gradients.get(name)) for name, layer in leaves.items()]
+    for i, layer in enumerate(leaves.values()):
+        if any(array.ndim > 1 for array in layer.parameters.values()):
+            break
+        rows[i] = rows[i]._replace(dead=0.0)  # what is the same for all examples is so in the inputs
     at, weights = 0, dict.fromkeys(leaves, (float("nan"), float("nan")))
     for name, array in problem.names:
         if name.endswith("weight") and array.ndim > 1:

@@ -52,6 +52,15 @@ def test_dead_units_and_unscaled_inputs_are_named(data):
         assert expected in words(found) or "inputs are small (9" in words(found)
 
 
+def test_pixels_that_are_always_the_same_are_no_dead_units(data):
+    loss, x, y = data
+    x[:, :40] = 0
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm(64), nn.Dense(64, 3), seed=0)
+    found = diagnostics.layer_statistics(model, loss, x, y)
+    assert [row.dead for row in found.rows] == [0, 0, 0]
+    assert found.findings == []
+
+
 def test_numbers_of_a_known_layer():
     model = nn.Sequential(nn.Dense(2, 2, activation="relu"), nn.Dense(2, 1, bias=False), seed=0)
     model.layers[0].parameters["weight"][...] = [[1, 0], [-1, 0]]

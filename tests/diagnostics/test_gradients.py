@@ -146,6 +146,15 @@ def test_noise_of_a_known_gradient():
         diagnostics.gradient_noise(model, nn.MSE(), np.ones((4, 1)), y, examples=1)
 
 
+def test_noise_with_weights_of_classes():
+    """The mean of the gradients of examples is that of the batch, also where these are bytes."""
+    rng = np.random.default_rng(3)
+    model, x, y = model_of(), rng.integers(0, 3, (9, 8), dtype=np.uint8), rng.integers(0, 3, 9)
+    loss = nn.CrossEntropy(class_weight=[0.3, 1.7, 2.5])
+    found = diagnostics.gradient_noise(model, loss, x, y)
+    assert found.norm**2 == pytest.approx(diagnostics.curvature(model, loss, x, y).gradient_squared)
+
+
 def test_plots_return_the_figure(tmp_path):
     pytest.importorskip("matplotlib")
     rng = np.random.default_rng(3)
