@@ -528,7 +528,7 @@ class CSVLogger(Callback):
 
     def _check_files(self, trainer: Trainer) -> None:
         check_target("path", self.path, replaces=False)
-        if self.append:
+        if self.append or trainer.resuming:
             self._read()
 
     def _read(self) -> tuple[list[str] | None, list[list[str]]]:
@@ -536,7 +536,7 @@ class CSVLogger(Callback):
         if not self.path.is_file():
             return None, []
         try:
-            with self.path.open(newline="") as file:
+            with self.path.open(newline="", encoding="utf-8") as file:
                 lines = [line for line in csv.reader(file, delimiter=self.separator) if line]
             for line in lines[1:]:
                 int(line[0])
@@ -557,14 +557,20 @@ class CSVLogger(Callback):
         self._earlier = len(rows)
         if self._names is None:
             self.path.open("w").close()  # so that a file that cannot be written is an error now
-        elif not self.path.read_bytes().endswith((b"\n", b"\r")):  # the last writer was killed in a line
+        elif not self.path.read_bytes().endswith((b"\n", b"\r")) and not self.trainer.resuming:
             with self.path.open("a", newline="") as file:
-                file.write("\r\n")
+                file.write("\r\n")  # the last writer was killed in a line, or was no CSVLogger
 
     def load_state(self, plain: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-        super().load_state({"_earlier": 0, **plain}, arrays)  # older checkpoints do not have it
+        earlier = plain.get("_earlier", 0)  # older checkpoints do not have it
+        if not is_integer(earlier) or earlier < 0:
+            raise ValueError(f"its CSVLogger has _earlier = {earlier!r}, expected a count")
         rows = self._read()[1]
-        own = [row for row in rows[self._earlier :] if int(row[0]) < self.trainer.optimizer.epoch]
+        self._earlier = min(earlier, len(rows))  # the file may have been removed meanwhile
+        own = rows[self._earlier :]
+        if own and not self.path.read_bytes().endswith((b"\n", b"\r")):
+            own.pop()  # the writer was killed in this line, whose epoch runs again
+        own = [row for row in own if int(row[0]) < self.trainer.optimizer.epoch]
         kept = rows[: self._earlier] + own
         if len(kept) < len(rows):
             text = io.StringIO(newline="")
@@ -573,7 +579,7 @@ class CSVLogger(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         row = {"epoch": epoch, **logs}
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, delimiter=self.separator)
             if self._names is None:
                 self._names = list(row)

@@ -329,7 +329,7 @@ class _Part:
         self.shown: list[torch.Tensor] = []
         self._layouts = _layouts(lists)
         self._counts: dict[str, Array] = {}
-        self._shown_of: Any = None  # the groups' rules, and the names of what was left out
+        self._shown_of: Any = None  # the groups' rules, and the names of what each leaves out
 
     def gradients(self, lists: list[Any]) -> list[Any] | None:
         """The gradients of what the lists hold, or an empty list.
@@ -353,17 +353,21 @@ class _Part:
         scalars = self.ours._scalars[0]
         if not scalars["step"]:
             return True  # PyTorch has no state before the first step
-        left_out = _not_begun(self.ours, scalars)
+        left_out = [_not_begun(self.ours, each) for each in self.ours._scalars]
         is_new = not self.shown or self._shown_of != (self.ours._rules, left_out)
         if is_new:
             n = len(self.tensors)
             kinds = {"step": np.float32, "mu_product": np.float64}
             self._counts = {name: np.empty((n, 1), kinds[name]) for name in kinds if name in scalars}
             self.shown, self._shown_of = [], (self.ours._rules[:], left_out)
-            owned = [own for states in self.ours._states for own in states]
+            owned = [
+                {k: array for k, array in own.items() if k not in names}
+                for states, names in zip(self.ours._states, left_out, strict=True)
+                for own in states
+            ]
             for i, (p, own) in enumerate(zip(self.tensors, owned, strict=True)):
                 entry = {k: torch.from_numpy(v[i]).reshape(()) for k, v in self._counts.items()}
-                entry |= {k: _live(array, p.device) for k, array in own.items() if k not in left_out}
+                entry |= {k: _live(array, p.device) for k, array in own.items()}
                 state[p].update(entry)  # which may have keys of the user's own
                 self.shown += entry.values()
         for name, counts in self._counts.items():

@@ -149,10 +149,10 @@ void take_over(int file, const struct stat& before) {
     succeeded(fstat(file, &now));
     const bool same = now.st_uid == before.st_uid && now.st_gid == before.st_gid;
     // Where the owner may not be given away, the file is ours, as any file that we make; its group may still
-    // be kept if we belong to it. Rights of a group that it cannot have are given to no other.
+    // be kept if we belong to it. Else that group's rights are given to no other, but those that all have.
     const bool kept = same || fchown(file, before.st_uid, before.st_gid) == 0 ||
                       now.st_gid == before.st_gid || fchown(file, static_cast<uid_t>(-1), before.st_gid) == 0;
-    succeeded(fchmod(file, before.st_mode & (kept ? 0777 : 0707)));
+    succeeded(fchmod(file, before.st_mode & (kept ? 0777u : 0707u | (before.st_mode & 0007u) << 3)));
 }
 
 void replace(const std::string& target, const std::vector<Piece>& pieces) {

@@ -79,7 +79,9 @@ class Parser {
     }
 
     Json parse(int depth) {
-        if (depth > kDeepest || ++values_ > kMostValues) fail();
+        if (depth > kDeepest)
+            throw std::runtime_error("the JSON has lists or objects too deep in each other");
+        if (++values_ > kMostValues) throw std::runtime_error("the JSON has too many values");
         Json value;
         space();
         if (take('{')) {

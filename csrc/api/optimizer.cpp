@@ -205,6 +205,9 @@ void Optimizer<T>::prepare() {
     }
     impl_->arrays.merge(fresh);  // the vectors stay where they are
     if (all_new && !states.empty()) impl_->progress.begun = impl_->progress.step + 1;
+    // A rule with states that was chosen, but took no step, has yet to begin.
+    const bool unused = impl_->rule >= 0 && impl_->progress.begun == impl_->progress.step + 1;
+    if (states.empty() && unused) impl_->arrays.clear();
     impl_->states = std::move(states);
     impl_->rule = rule;
     impl_->stepped = nullptr;

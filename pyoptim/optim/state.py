@@ -280,8 +280,8 @@ def _check_scalars(label: str, given: Mapping[str, Any]) -> Scalars:
         if not is_number(value) or value < 0 or (whole and value != int(value)):
             raise ValueError(f"{label}[{name!r}] is {value!r}, expected a number of steps or a product >= 0")
         scalars[name] = int(value) if whole else float(value)
-    if scalars.get("begun", 1) > scalars["step"] + 1:
-        raise ValueError(f"{label} has {given}, expected 'begun' to be at most the next step")
+    if not 1 <= scalars.get("begun", 1) <= scalars["step"] + 1:
+        raise ValueError(f"{label} has {given}, expected 'begun' to be from 1 to the next step")
     return scalars
 
 

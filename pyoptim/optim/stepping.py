@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -122,15 +123,23 @@ def may_begin_late(optimizer: Optimizer) -> bool:
 def change_rule(optimizer: Optimizer, i: int) -> None:
     """Give group i the rule that its options choose now, and the states that it lacks for it.
 
-    They begin as in a new optimizer. States that the new rule does not use stay, as in PyTorch. A rule whose
-    first step differs from its others finds the number of that step, if it is not 1, in the group's scalars.
+    They begin as in a new optimizer. States that the new rule does not use stay, as in PyTorch, if a step was
+    taken with them. A rule whose first step differs from its others finds the number of that step, if it is
+    not 1, in the group's scalars.
     """
-    group, states = checked_group(optimizer, i), optimizer._states[i]
+    group, states, scalars = checked_group(optimizer, i), optimizer._states[i], optimizer._scalars[i]
     optimizer.param_groups[i] = group
     rule = RULES[optimizer._rule(group)]
-    is_new = not any(name in own for own in states for name in rule.states)
-    if is_new and rule.states and may_begin_late(optimizer) and optimizer._scalars[i]["step"]:
-        optimizer._scalars[i]["begun"] = int(optimizer._scalars[i]["step"]) + 1
+    if may_begin_late(optimizer):
+        next_step = int(scalars["step"]) + 1
+        if not rule.states and scalars.get("begun", 1) == next_step:  # it was chosen, but never took a step
+            scalars.pop("begun", None)
+            for own, name in itertools.product(states, optimizer._rules[i].states):
+                own.pop(name, None)
+                own.pop(f"{name}_scale", None)
+        is_new = not any(name in own for own in states for name in rule.states)
+        if is_new and rule.states and next_step > 1:
+            scalars["begun"] = next_step
     for own, fresh in zip(states, optimizer._fresh_states(group), strict=True):
         own.update({name: array for name, array in fresh.items() if name not in own})
     optimizer._rules[i] = rule

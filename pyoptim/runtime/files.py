@@ -14,7 +14,6 @@ import json
 import os
 import re
 import secrets
-import stat
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -275,8 +274,10 @@ def _take_over(temporary: str, before: os.stat_result) -> None:
         or now.st_gid == before.st_gid
         or _is_given(temporary, -1, before.st_gid)  # we may belong to the group of another's file
     )
-    # Rights of a group that the file cannot have are given to no other.
-    os.chmod(temporary, stat.S_IMODE(before.st_mode) & (0o777 if group_is_kept else 0o707))
+    mode = before.st_mode & 0o777
+    if not group_is_kept:  # the rights of a group are given to no other, but those that everybody has
+        mode &= 0o707 | (mode & 0o007) << 3
+    os.chmod(temporary, mode)
 
 
 def _is_given(path: str, user: int, group: int) -> bool:

@@ -132,6 +132,7 @@ def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Optio
             fixed["drop_last"] = True
         resume = Resume(options.checkpoint, options.checkpoint_every, trainer, fixed, options.callbacks)
         resume.check()
+    trainer.resuming = resume is not None and resume.path.exists()
     for callback in options.callbacks:
         callback._check_files(trainer)
     used = count - count % size if options.drop_last else count

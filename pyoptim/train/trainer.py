@@ -301,7 +301,7 @@ class Trainer:
         """
         epoch, resume = Epoch(0, self._rng.bit_generator.state), run.resume
         self.interrupted = True  # until the training is over
-        self.stop_training, self.resuming = False, resume is not None and resume.path.exists()
+        self.stop_training = False
         if resume is not None and self.resuming:
             epoch, before = resume.load()
             history.update(before)

@@ -245,7 +245,36 @@ def test_the_first_momentum_is_the_gradient_behind_every_door(backend, door, tmp
         np.testing.assert_allclose(p, 1 - 0.1 * (1 + 1 + (0.9 + 0.5)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("begun", [0.5, -1, 3, "2", None])
+@pytest.mark.parametrize("plan", ["off off off on on", "on: load off on on", "on: refused off off on on"])
+def test_momentum_begins_with_its_first_step(backend, plan):
+    """Not where it was only chosen: a rule that took no step has yet to begin."""
+    w, lr, mu, damping = np.ones(3), 0.1, 0.9, 0.5
+    optimizer = po.SGD(w, lr=lr, momentum=mu, dampening=damping)  # on, but turned off before its first step
+    group, expected, buffer = optimizer.param_groups[0], np.ones(3), None
+    first, _, words = plan.rpartition(": ")
+    if first:
+        group["momentum"] = 0.0
+        optimizer.step(np.ones(3))
+        expected -= lr
+        group["momentum"] = mu
+    for t, word in enumerate(words.split(), 1):
+        if word == "load":
+            optimizer.load_state_dict(optimizer.state_dict())
+            continue
+        if word == "refused":
+            with pytest.raises(ValueError, match="shape"):
+                optimizer.step(np.ones(4))
+            continue
+        group["momentum"] = mu if word == "on" else 0.0
+        g = np.full(3, t + 1.0)
+        optimizer.step(g)
+        if word == "on":
+            buffer = g if buffer is None else mu * buffer + (1 - damping) * g
+        expected -= lr * (buffer if word == "on" else g)
+    np.testing.assert_allclose(w, expected, 1e-12)
+
+
+@pytest.mark.parametrize("begun", [0, 0.5, -1, 3, "2", None])
 def test_a_beginning_that_cannot_be_is_refused(begun):
     p, optimizer = changed_after_a_step()
     saved = optimizer.state_dict()

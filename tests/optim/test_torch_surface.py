@@ -1,6 +1,7 @@
 """What PyTorch says about `torch.optim.Optimizer`, sentence by sentence, of ours over the same parameters."""
 
 import copy
+import functools
 import io
 import pickle
 
@@ -334,6 +335,32 @@ def test_zero_grad():
         assert all(p.grad is not None and not p.grad.any() for p in params)
         optimizer.zero_grad()
         assert all(p.grad is None for p in params)
+
+
+@pytest.mark.parametrize("late", [0, 1])
+@pytest.mark.parametrize("trigger", ["nothing", "another group", "no gradient", "a state that is read"])
+def test_momentum_that_one_group_turns_on_is_of_that_group(late, trigger):
+    """The other group, which steps together with it, keeps its own, whatever makes the parts anew then."""
+    ends = []
+    for make in (torch.optim.SGD, functools.partial(po.torch.Optimizer, optimizer=po.SGD)):
+        a, b, c, d = (torch.nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(4))
+        groups = [{"params": [a, d], "momentum": 0.9}, {"params": [b], "momentum": 0.9}]
+        groups[late]["momentum"] = 0.0
+        optimizer = make(groups, lr=0.1, dampening=0.5)
+        for t in range(8):
+            for i, p in enumerate((a, b, c, d)):
+                p.grad = torch.full((2,), i + t + 1.0, dtype=torch.float64)
+            if t == 5:
+                optimizer.param_groups[late]["momentum"] = 0.9
+                if trigger == "another group":
+                    optimizer.add_param_group({"params": [c], "momentum": 0.5})
+                elif trigger == "no gradient":
+                    d.grad = None
+                elif trigger == "a state that is read":
+                    assert optimizer.state[b]
+            optimizer.step()
+        ends.append([p.detach().clone() for p in (a, b, c, d)])
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=0)
 
 
 def test_gradient_scalers_leave_out_what_is_not_finite():

@@ -388,6 +388,7 @@ def test_csv_logger_adds_to_no_file_of_another_kind(content, append, tmp_path):
         mine.fit(X, Y, epochs=2, callbacks=logs, checkpoint=checkpoint, verbose=False)
     assert path.read_bytes() == content
     assert append is not first.exists()
+    assert np.array_equal(mine.model.flat_parameters, trainer().model.flat_parameters)
 
 
 @pytest.mark.parametrize("ending", [b"\r\n", b""])

@@ -195,13 +195,14 @@ def test_the_mode_of_a_replaced_file_is_kept(path, mode):
 
 
 @pytest.mark.parametrize(
-    ("refused", "mode"),
-    [("nothing", 0o664), ("the owner", 0o664), ("owner and group", 0o604)],
-)
-def test_rights_of_a_group_are_given_to_no_other(path, refused, mode, monkeypatch):
+    ("refused", "before", "after"),
+    [("nothing", 0o664, 0o664), ("the owner", 0o664, 0o664), ("owner and group", 0o664, 0o644),
+     ("owner and group", 0o660, 0o600), ("owner and group", 0o666, 0o666)],
+)  # fmt: skip
+def test_rights_of_a_group_are_given_to_no_other(path, refused, before, after, monkeypatch):
     """A file of another user keeps its group where we belong to it; else the group's rights are dropped."""
     path.write_bytes(b"old")
-    path.chmod(0o664)
+    path.chmod(before)
     stat_of, given = os.stat, []
 
     def of_another(name, *arguments, **options):
@@ -215,14 +216,14 @@ def test_rights_of_a_group_are_given_to_no_other(path, refused, mode, monkeypatc
             raise PermissionError
         given.append((user, group))
 
-    before = stat_of(path)
+    found = stat_of(path)
     monkeypatch.setattr(os, "stat", of_another)
     monkeypatch.setattr(os, "chown", chown)
     files.write_atomically(path, b"new")
     monkeypatch.undo()
-    assert mode_of(path) == mode
-    user = before.st_uid + 1 if refused == "nothing" else -1
-    assert given == ([] if refused == "owner and group" else [(user, before.st_gid + 1)])
+    assert mode_of(path) == after
+    user = found.st_uid + 1 if refused == "nothing" else -1
+    assert given == ([] if refused == "owner and group" else [(user, found.st_gid + 1)])
 
 
 def test_a_new_file_has_the_mode_of_any_and_the_mask_is_never_changed(path, monkeypatch):

@@ -1,5 +1,6 @@
 """A training that is saved as it goes ends with the same bits, wherever it was killed."""
 
+import contextlib
 import os
 import signal
 import time
@@ -251,6 +252,56 @@ def test_a_log_that_is_added_to_keeps_what_earlier_trainings_wrote(killed, tmp_p
         a, b = ([row.split(",")[:3] for row in each.read_text().split()] for each in (whole, log))
         assert a == b
         assert len(b) == 11
+
+
+class Stop(callbacks.Callback):
+    """Ends a training like a kill, at the end of an epoch, after its row and before its checkpoint."""
+
+    def __init__(self, after):
+        self.after = after
+
+    def on_epoch_end(self, epoch, logs):
+        if epoch == self.after:
+            raise Killed
+
+
+def logged(path, after, **more):
+    options = {"batch_size": 16, "verbose": False, "checkpoint_every": 0, **more}
+    with contextlib.suppress(Killed):
+        trainer().fit(X, Y, epochs=14, callbacks=[callbacks.CSVLogger(path), Stop(after)], **options)
+    return [row.split(",")[0] for row in path.read_text().split()][1:]
+
+
+def test_a_log_that_was_damaged_between_two_trainings_goes_on(tmp_path):
+    log, run = tmp_path / "log.csv", tmp_path / "run"
+    assert logged(log, 12, checkpoint=run)[-2:] == ["11", "12"]
+    text = log.read_text()
+    log.write_text(text[: text.rindex("\n12,") + 2])  # a full disk leaves "1" of the row
+    assert logged(log, 13, checkpoint=run) == [str(epoch) for epoch in range(14)]
+    log.unlink()
+    assert logged(log, None, checkpoint=run) == ["13"]
+
+
+def test_a_log_that_was_removed_begins_anew(tmp_path):
+    log, run = tmp_path / "log.csv", tmp_path / "run"
+    trainer().fit(X, Y, epochs=2, callbacks=[callbacks.CSVLogger(log)], verbose=False)
+    for after, rows in ((3, 6), (5, None), (None, None)):
+        appended = [callbacks.CSVLogger(log, append=True), Stop(after)]
+        with contextlib.suppress(Killed):
+            trainer().fit(X, Y, epochs=8, batch_size=16, callbacks=appended, checkpoint=run,
+                          checkpoint_every=0, verbose=False)  # fmt: skip
+        if rows:
+            assert len(log.read_text().split()) == rows + 1
+            log.unlink()
+    assert [row.split(",")[0] for row in log.read_text().split()] == ["epoch", "3", "4", "5", "6", "7"]
+
+
+@pytest.mark.parametrize("earlier", [1.5, -2, None, "0"])
+def test_a_log_with_a_count_that_cannot_be_is_refused(earlier, tmp_path):
+    log = callbacks.CSVLogger(tmp_path / "log.csv")
+    log.trainer = trainer()
+    with pytest.raises(ValueError, match=r"_earlier = .*, expected a count"):
+        log.load_state({"_earlier": earlier}, {})
 
 
 def test_settings_are_those_of_the_new_callbacks(tmp_path):
