@@ -442,7 +442,7 @@ def test_activation_statistics():
         (lambda: transforms.Flip(1)(X, Y, RNG), "give shape="),
         (lambda: transforms.Flip(1, (1, 2, 2))(X, Y, RNG), "expected examples of shape"),
         (lambda: transforms.Mixup()(X, Y, RNG), "expected real targets"),
-        (lambda: trainer(metrics=["accuracy"]), "metrics\\[0\\]"),
+        (lambda: trainer(metrics=["accuracies"]), "metrics\\[0\\]"),
         (lambda: trainer(metrics=[metrics.recall] * 2), "expected each once"),
         (lambda: trainer().fit(X, Y, callbacks=callbacks.TerminateOnNaN()), "expected a list"),
         (lambda: trainer().fit(X, Y, transform=lambda *a: None, verbose=False), "returned a NoneType"),
