@@ -115,13 +115,16 @@ std::vector<LossEntry> all_entries() {
     LossEntry hinge{"Hinge", {}, pointwise, Formula::hinge};
     hinge.targets = {-1, 1, "-1 or 1"};
     hinge.only_ends = true;
+    LossEntry poisson{"Poisson", {}, pointwise, Formula::poisson};
+    poisson.targets = kNotNegative;
     return {cross_entropy,
             kl_div,
             {"MSE", {}, pointwise, Formula::squared},
             {"L1", {}, pointwise, Formula::absolute},
             {"Huber", {{"delta", &Loss::delta, kPositive}}, pointwise, Formula::huber},
             binary,
-            hinge};
+            hinge,
+            poisson};
 }
 
 }  // namespace

@@ -55,6 +55,11 @@ def _hinge_slope(x: Any, t: Any, a: Any) -> Any:
     return where(margin <= 0.0, 0.0, -t + 0.0 * margin)  # NaN stays NaN
 
 
+def _poisson(x: Any, t: Any, a: Any) -> Any:
+    own = where(t > 0.0, t * (np.log(where(t > 0.0, t, 1.0)) - 1.0), 0.0)  # 0 log(0) = 0
+    return np.exp(x) - t * x + own
+
+
 POINTWISE = {  # in the order of the C++ list: kernels know a loss by its place
     "squared": Pointwise(lambda x, t, a: (x - t) * (x - t), lambda x, t, a: 2.0 * (x - t)),
     "absolute": Pointwise(lambda x, t, a: np.abs(x - t), lambda x, t, a: sign(x - t)),
@@ -62,6 +67,9 @@ POINTWISE = {  # in the order of the C++ list: kernels know a loss by its place
     "binary": Pointwise(_binary, _binary_slope, "pos_weight", "numbers in [0, 1]", lambda t: t),
     "hinge": Pointwise(
         lambda x, t, a: np.maximum(1.0 - t * x, 0.0), _hinge_slope, None, "-1 or 1", np.abs, 1.0
+    ),
+    "poisson": Pointwise(
+        _poisson, lambda x, t, a: np.exp(x) - t, None, "numbers >= 0", lambda t: t, 0.0, np.inf
     ),
 }
 

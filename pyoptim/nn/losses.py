@@ -15,7 +15,7 @@ from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..runtime.numbers import POSITIVE, SHARE, check_flag
 
-__all__ = ["L1", "MSE", "BinaryCrossEntropy", "CrossEntropy", "Hinge", "Huber", "KLDiv", "Loss"]
+__all__ = ["L1", "MSE", "BinaryCrossEntropy", "CrossEntropy", "Hinge", "Huber", "KLDiv", "Loss", "Poisson"]
 
 
 class Loss:
@@ -316,6 +316,16 @@ class Hinge(_Pointwise):
     """``max(0, 1 - t x)`` for targets t = -1 or 1, the mean over all elements."""
 
     kind = "hinge"
+
+
+class Poisson(_Pointwise):
+    """Half the Poisson deviance of counts t >= 0 from their means exp(x): ``exp(x) - t x + t log t - t``.
+
+    The mean over all elements; targets as `MSE`'s. `torch.nn.PoissonNLLLoss` leaves out ``t log t - t``, so
+    that its gradient is the same.
+    """
+
+    kind = "poisson"
 
 
 ELEMENTWISE = tuple(_Pointwise.__subclasses__())

@@ -93,7 +93,8 @@ def pointwise_loss(
     kind : str
         Such as "squared" for ``(x - t)^2``, "absolute" for ``|x - t|``, "huber" for ``d^2/2`` up to
         ``|d| = delta`` and ``delta (|d| - delta/2)`` beyond, "binary" for the cross-entropy of the logit x
-        and t in [0, 1], "hinge" for ``max(0, 1 - t x)`` with t = -1 or 1. An unknown name is answered by a
+        and t in [0, 1], "hinge" for ``max(0, 1 - t x)`` with t = -1 or 1, "poisson" for
+        ``exp(x) - t x + t log t - t`` with t >= 0. An unknown name is answered by a
         list of all.
     delta : float > 0, default 1
     pos_weight : float or array (last dimension of prediction,), optional

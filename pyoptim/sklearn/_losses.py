@@ -22,22 +22,6 @@ class Objective(NamedTuple):
     reported: float = 1.0
 
 
-class HalfPoisson(nn.Loss):
-    """Half the Poisson deviance of targets t and exp(x): ``t log t - t x - t + exp(x)``, the mean."""
-
-    takes_sample_weight = True
-
-    def compute(
-        self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
-    ) -> float:
-        mean = np.exp(output)
-        own = np.where(target > 0, target * np.log(np.where(target > 0, target, 1)), 0) - target
-        weight = 1.0 if sample_weight is None else sample_weight[:, None]
-        if gradient is not None:
-            gradient[...] = (mean - target) * weight / target.size
-        return float(np.mean((own + mean - target * output) * weight))
-
-
 def objective(kind: str, outputs: int, smoothing: float) -> Objective:
     """Return the objective of the kind: softmax, logistic, squared_error or poisson."""
     if kind == "softmax":
@@ -45,7 +29,7 @@ def objective(kind: str, outputs: int, smoothing: float) -> Objective:
     if kind == "logistic":
         return Objective(nn.BinaryCrossEntropy(), float(outputs))
     if kind == "poisson":
-        return Objective(HalfPoisson(), float(outputs))
+        return Objective(nn.Poisson(), float(outputs))
     return Objective(nn.MSE(), outputs / 2, 1 / outputs)
 
 

@@ -24,7 +24,7 @@ class MLPRegressor(RegressorMixin, BasePerceptron):  # type: ignore[misc]
     loss, hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, \
 power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, \
 early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
-        As scikit-learn 1.9 has them. ``loss="poisson"`` trains in the generic loop.
+        As scikit-learn 1.9 has them.
     optimizer : class or callable, optional
         An optimizer of pyoptim in the place of the solver's, any but `Muon`, which is for matrices alone: a
         class, a `functools.partial` of one, or a function of the parameters. ``lr=learning_rate_init`` (or

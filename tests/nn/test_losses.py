@@ -245,6 +245,7 @@ def test_pointwise_against_torch(backend, dtype, kind, rng):
         "huber": lambda a, b: f.huber_loss(a, b, delta=0.7),
         "binary": lambda a, b: f.binary_cross_entropy_with_logits(a, b, pos_weight=torch.tensor(p)),
         "hinge": lambda a, b: torch.relu(1 - b * a).mean(),
+        "poisson": lambda a, b: f.poisson_nll_loss(a, b) + (torch.xlogy(b, b) - b).mean(),
     }
     if kind not in known:
         pytest.skip("PyTorch has no such loss")
@@ -259,8 +260,9 @@ def test_pointwise_against_torch(backend, dtype, kind, rng):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pointwise_extremes(backend, dtype, kind):
-    x = np.array([[1e4, -1e4, 1e4, -1e4, np.nan]], dtype)
-    t = np.array([[1, 1, 0, 0, 1]], dtype) if kind == "binary" else np.array([[1, 1, -1, -1, 1]], dtype)
+    far = 80.0 if kind == "poisson" else 1e4  # exp(x) is finite
+    x = np.array([[far, -far, far, -far, np.nan]], dtype)
+    t = np.array([[1, 1, 0, 0, 1]], dtype) if kind in ("binary", "poisson") else np.array([[1, 1, -1, -1, 1]], dtype)
     loss, gradient = ops.pointwise_loss(x[:, :4].copy(), t[:, :4].copy(), kind)
     assert loss == pytest.approx(
         oracles.pointwise(kind, x[:, :4], t[:, :4], default_of(kind)), rel=4 * EPS[dtype]
@@ -431,6 +433,7 @@ def test_what_the_classes_compute(backend, rng):
         (nn.L1(), t, oracles.pointwise("absolute", x, t, 1, s)),
         (nn.Huber(0.4), t, oracles.pointwise("huber", x, t, 0.4, s)),
         (nn.Hinge(), signs.astype(int), oracles.pointwise("hinge", x, signs, 1, s)),
+        (nn.Poisson(), np.floor(3 * p), oracles.pointwise("poisson", x, np.floor(3 * p), 1, s)),
         (nn.BinaryCrossEntropy(), p > 0.5, oracles.pointwise("binary", x, p > 0.5, 1, s)),
         (nn.BinaryCrossEntropy(3), p, oracles.pointwise("binary", x, p, 3, s)),
         (nn.BinaryCrossEntropy(w), p, oracles.pointwise("binary", x, p, w, s)),
@@ -470,6 +473,7 @@ BAD = [
     (lambda: ops.pointwise_loss(X, X, "cubed"), ValueError, "kind is 'cubed'"),
     (lambda: ops.pointwise_loss(X, X, "huber", delta=0), ValueError, "delta is 0"),
     (lambda: ops.pointwise_loss(X, X, "hinge"), ValueError, r"target\[0, 0\] is 0.0, expected -1 or 1"),
+    (lambda: ops.pointwise_loss(X, X - 1, "poisson"), ValueError, r"target\[0, 0\] is -1.0, expected n"),
     (lambda: ops.pointwise_loss(X, X + 2, "binary"), ValueError, r"expected numbers in \[0, 1\]"),
     (lambda: ops.pointwise_loss(X, X, "binary", pos_weight=-1), ValueError, "pos_weight"),
     (lambda: ops.pointwise_loss(X, X, "binary", pos_weight=A(2)), ValueError, "pos_weight has shape"),
@@ -558,6 +562,7 @@ def test_which_losses_the_engine_knows(rng):
         nn.L1(),
         nn.Huber(0.3),
         nn.Hinge(),
+        nn.Poisson(),
         nn.BinaryCrossEntropy(1.5),
         nn.BinaryCrossEntropy(np.array([1.5, 0.2, 3.0])),
         nn.KLDiv(2.5),
@@ -565,7 +570,7 @@ def test_which_losses_the_engine_knows(rng):
     ):
         shares = rng.dirichlet(np.ones(3), 12)
         targets = {nn.CrossEntropy: [y, shares], nn.KLDiv: [shares], nn.BinaryCrossEntropy: [shares],
-                   nn.Hinge: [rng.choice([-1.0, 1.0], (12, 3))]}  # fmt: skip
+                   nn.Poisson: [rng.poisson(2, (12, 3))], nn.Hinge: [rng.choice([-1.0, 1.0], (12, 3))]}  # fmt: skip
         several = targets.get(type(loss), [rng.normal(size=(12, 3))])
         for target, weight in itertools.product(several, (None, rng.random(12))):
             ours, python = make(loss), make(loss)

@@ -40,6 +40,7 @@ POINTWISE = {
     "huber": lambda x, t, a: (x - t) ** 2 / 2 if abs(x - t) <= a else a * (abs(x - t) - a / 2),
     "binary": lambda x, t, a: a * t * softplus(-x) + (1 - t) * softplus(x),
     "hinge": lambda x, t, a: max(0.0, 1 - t * x),
+    "poisson": lambda x, t, a: math.exp(x) - t * x + (t * math.log(t) if t > 0 else 0.0) - t,
 }
 
 

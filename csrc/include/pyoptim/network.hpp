@@ -66,8 +66,8 @@ PYOPTIM_API Layer layer(const std::string& type);  ///< any, e.g. "GELU"; change
 
 /// What is minimised. A kind of loss reads the members that are named after it.
 struct Loss {
-    /// The Python class: "CrossEntropy", "KLDiv", "MSE", "L1", "Huber", "BinaryCrossEntropy" or "Hinge".
-    /// "": CrossEntropy for labels, MSE for targets.
+    /// The Python class: "CrossEntropy", "KLDiv", "MSE", "L1", "Huber", "BinaryCrossEntropy", "Hinge"
+    /// or "Poisson". "": CrossEntropy for labels, MSE for targets.
     std::string type;
     std::vector<double> class_weight = {};  ///< CrossEntropy: of each class; empty: all are 1
     double label_smoothing = 0;             ///< CrossEntropy
