@@ -139,24 +139,26 @@ def _peak_memory(rows: Sequence[Row]) -> list[str]:
     found = []
     for row in rows:
         if row.name.startswith("fit sparse") and Path("/proc/self/status").exists():
+            code = "import sys; from pyoptim.bench import sklearn; sklearn._print_peak(*sys.argv[1:])"
             peaks = [
-                int(subprocess.check_output([sys.executable, "-m", __name__, which, row.dtype]))
+                float(subprocess.check_output([sys.executable, "-c", code, which, row.dtype]))
                 for which in ("0", "1")
             ]
-            took = f"{peaks[0]} MiB with pyoptim, {peaks[1]} MiB with scikit-learn"
+            took = f"{peaks[0]:.1f} MiB with pyoptim, {peaks[1]:.1f} MiB with scikit-learn"
             found.append(f"{row.name}, {row.dtype}: peak memory {took}")
     return found
 
 
 def _print_peak(which: str, dtype: str) -> None:
-    """Fit to sparse rows, and print the most MiB that this process has had, its libraries included."""
+    """Fit to sparse rows, and print the most MiB that this process has had since it made them."""
     of = next(of for of in _FITS if of.name.startswith("sparse"))
     x, y = _data(of, dtype)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _of(_kinds()[int(which)], of).fit(x, y)
     status = Path("/proc/self/status").read_text()
-    print(int(status.split("VmHWM:")[1].split()[0]) >> 10)
+    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
 
 def _times(name: str, size: int, dtype: str) -> Callable[[Row], float | None]:
@@ -185,6 +187,3 @@ FAMILY = Family(
     "the estimators of pyoptim.sklearn beside scikit-learn's: some 5 minutes (--match, --quick)",
     conclude=_peak_memory,
 )
-
-if __name__ == "__main__":
-    _print_peak(*sys.argv[1:])

@@ -262,7 +262,11 @@ def test_pointwise_against_torch(backend, dtype, kind, rng):
 def test_pointwise_extremes(backend, dtype, kind):
     far = 80.0 if kind == "poisson" else 1e4  # exp(x) is finite
     x = np.array([[far, -far, far, -far, np.nan]], dtype)
-    t = np.array([[1, 1, 0, 0, 1]], dtype) if kind in ("binary", "poisson") else np.array([[1, 1, -1, -1, 1]], dtype)
+    t = (
+        np.array([[1, 1, 0, 0, 1]], dtype)
+        if kind in ("binary", "poisson")
+        else np.array([[1, 1, -1, -1, 1]], dtype)
+    )
     loss, gradient = ops.pointwise_loss(x[:, :4].copy(), t[:, :4].copy(), kind)
     assert loss == pytest.approx(
         oracles.pointwise(kind, x[:, :4], t[:, :4], default_of(kind)), rel=4 * EPS[dtype]
@@ -570,7 +574,8 @@ def test_which_losses_the_engine_knows(rng):
     ):
         shares = rng.dirichlet(np.ones(3), 12)
         targets = {nn.CrossEntropy: [y, shares], nn.KLDiv: [shares], nn.BinaryCrossEntropy: [shares],
-                   nn.Poisson: [rng.poisson(2, (12, 3))], nn.Hinge: [rng.choice([-1.0, 1.0], (12, 3))]}  # fmt: skip
+                   nn.Poisson: [rng.poisson(2, (12, 3))],
+                   nn.Hinge: [rng.choice([-1.0, 1.0], (12, 3))]}  # fmt: skip
         several = targets.get(type(loss), [rng.normal(size=(12, 3))])
         for target, weight in itertools.product(several, (None, rng.random(12))):
             ours, python = make(loss), make(loss)
