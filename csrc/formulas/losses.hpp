@@ -52,9 +52,10 @@ PYOPTIM_LOSS(binary, exponential, const T below = x < T(0) ? -x : T(0); const T 
 PYOPTIM_LOSS(hinge, arithmetic, const double m = 1 - double(t) * double(x);
              return m <= 0 ? 0 : m, const T m = T(1) - t * x; const T inside = m != m ? m : -t;
              return m <= T(0) ? T(0) : inside)
-// Half the deviance of Poisson's distribution with mean exp(x); t log(t) is 0 for t = 0.
+// Half the deviance of Poisson's distribution with mean exp(x), in double since its terms cancel where exp(x)
+// is about t; t log(t) is 0 for t = 0.
 PYOPTIM_LOSS(poisson, exponential, const double own = double(t) * (logarithm(double(t)) - 1);
-             return double(exponential(x)) - double(t) * double(x) + (t == T(0) ? 0 : own),
+             return exponential(double(x)) - double(t) * double(x) + (t == T(0) ? 0 : own),
                     return exponential(x) - t)
 
 #undef PYOPTIM_LOSS
