@@ -1,4 +1,4 @@
-"""L-BFGS by SciPy, on the compiled value and gradient of all examples."""
+"""L-BFGS by SciPy, on the value and gradient of all examples."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 
 from .. import nn
 from ..runtime.dtypes import Array
-from ..train.data import Data, SparseRows
-from ._losses import Objective, WeightPenalty, add_gradient
+from ..train.data import Data
+from ..train.objective import Objective as Function
+from ._losses import Objective, WeightPenalty
 
 
 class Minimized(NamedTuple):
@@ -29,42 +30,18 @@ def minimize(
     """
     from scipy import optimize
 
-    total = float(len(data.x)) if data.weight is None else float(data.weight.sum(dtype=np.float64))
+    count, dtype = len(data.x), model.dtype
+    total = float(count) if data.weight is None else float(data.weight.sum(dtype=np.float64))
+    weight: Array | None = None if data.weight is None else (data.weight * objective.factor).astype(dtype)
+    if weight is None and objective.factor != 1:
+        weight = np.full(count, objective.factor, dtype)
     penalty = WeightPenalty(l2=alpha / total) if alpha and total else None
-    parts = 0.0, 0.0
-
-    def value_and_gradient(theta: Array) -> tuple[float, Array]:
-        nonlocal parts
-        model.flat_parameters[...] = theta
-        value, gradient = _sum_of_blocks(model, objective, data, total)
-        added = 0.0
-        if penalty is not None:
-            model.flat_gradients[...] = gradient
-            added = penalty.add(model)
-            gradient = model.flat_gradients
-        parts = value, added
-        return value + added, gradient.astype(np.float64)
-
-    model.train()
-    try:
-        first = model.flat_parameters.astype(np.float64)
-        result = optimize.minimize(value_and_gradient, first, method="L-BFGS-B", jac=True, options=options)
-        value_and_gradient(result.x)  # SciPy may have tried other points after the best one
-    finally:
-        model.eval()
-    value, added = parts
+    function = Function._of_data(model, objective.loss, data._replace(weight=weight), penalty, total)
+    first = function.parameters
+    result = optimize.minimize(
+        function.value_and_gradient, first, method="L-BFGS-B", jac=True, options=options
+    )
+    function.set_parameters(result.x)  # SciPy may have tried other points after the best one
+    model.eval()
+    value, added, _ = function._measured(result.x, False)
     return Minimized(value * objective.reported + added, result)
-
-
-def _sum_of_blocks(
-    model: nn.Sequential, objective: Objective, data: Data, total: float
-) -> tuple[float, Array]:
-    """Return the loss and its gradient: of dense examples at once, of sparse ones block by block."""
-    blocks = list(data.x.blocks()) if isinstance(data.x, SparseRows) else [slice(0, len(data.x))]
-    value, gradient = 0.0, model.flat_gradients
-    for rows in blocks:
-        weight = None if data.weight is None else data.weight[rows]
-        value += add_gradient(model, objective, data.x[rows], data.y[rows], weight, total)
-        if len(blocks) > 1:
-            gradient = model.flat_gradients.copy() if rows.start == 0 else gradient + model.flat_gradients
-    return value, gradient

@@ -95,6 +95,18 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
 
     ``trust_lr``: whether a learning rate that is none of `schedules` may be called before its steps.
     """
+    reason = why_no_kernels(model, loss)
+    if reason is not None:
+        return reason
+    if not any(p.size for p in model.parameters().values()):
+        return "the model has no parameters, or all are frozen"
+    if optimizer._kind != "Stepper":
+        return f"{type(optimizer).__name__} is no elementwise optimizer"
+    return why_no_plan(optimizer, trust_lr)
+
+
+def why_no_kernels(model: nn.Sequential, loss: nn.Loss) -> str | None:
+    """Return why compiled code cannot run the model and the loss, naming the part, or None if it can."""
     backend = dispatch.current().name
     if backend != "native":
         return f"the {backend} backend is in force"
@@ -107,11 +119,7 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
         known = losses if part is loss else layers
         if name not in known or getattr(nn, name, None) is not type(part):
             return f"{label} is a {name}, which has no compiled form"
-    if not any(p.size for p in model.parameters().values()):
-        return "the model has no parameters, or all are frozen"
-    if optimizer._kind != "Stepper":
-        return f"{type(optimizer).__name__} is no elementwise optimizer"
-    return why_no_plan(optimizer, trust_lr)
+    return None
 
 
 def why_no_plan(optimizer: Optimizer, trust_lr: bool) -> str | None:

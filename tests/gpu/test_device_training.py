@@ -51,6 +51,24 @@ def gpu(request, cuda, no_gpu, monkeypatch):
     {"cuda": use_cuda, "cupy": use_cupy}[request.param](monkeypatch, cuda)
 
 
+def test_an_objective_on_the_gpu_is_that_of_the_processor(gpu):
+    rng = np.random.default_rng(0)
+    x, y, penalty = pixels(rng), labels(rng), nn.Penalty(l2=0.1)
+    weight = rng.random(len(x))
+    found = []
+    for where in ("cpu", "cuda"):
+        model = every_layer().to(where)
+        objective = po.Objective(model, nn.CrossEntropy(), x, y, penalty, sample_weight=weight)
+        w = objective.parameters
+        value, gradient = objective.value_and_gradient(w + 0.125)
+        np.testing.assert_array_equal(objective.parameters, w)
+        objective.set_parameters(w - 0.125)
+        found.append({"value": value, "gradient": gradient, **model.state_dict()})
+    assert objective.path == "python"
+    assert objective.reason == "the model is on a GPU"
+    assert_close(found[0], found[1])
+
+
 @pytest.fixture
 def long_chunks(monkeypatch):
     """Chunks end with the epoch, though the emulator is slow."""
