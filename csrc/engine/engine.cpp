@@ -342,6 +342,13 @@ void Engine<T>::restore_buffers(const Kept& kept) {
     }
 }
 
+// Returns the penalty, and adds its gradient.
+template <class T>
+double Engine<T>::penalize() {
+    const double divisor = mean_.wanted ? weights_of_batch_ : 1;
+    return penalty_.runs.empty() || divisor == 0 ? 0 : add_penalty(penalty_, divisor);
+}
+
 // The norm of the gradients of all arrays that add() added, as one vector.
 template <class T>
 double Engine<T>::norm() const {
@@ -367,6 +374,7 @@ void Engine<T>::ascend(double distance, const Examples<T>& of, std::size_t begin
     Sums ignored;
     loss(of, begin, n, ignored);
     backward(x, n, false);
+    penalize();
     auto kept = unascended_.cbegin();
     for (const auto& array : ascent_.arrays()) {
         const auto end = kept + static_cast<std::ptrdiff_t>(array.size);
@@ -485,13 +493,10 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
         Sums of_batch;
         outcome.last = loss(of, begin, n, of_batch);
         backward(x, n, fused);
+        const double penalty = penalize();
+        outcome.last += penalty;
+        of_batch.penalty = penalty * of_batch.divisor;
         if (rho > 0) ascend(rho, of, begin, x, n);
-        if (!penalty_.runs.empty()) {
-            const double divisor = mean_.wanted ? weights_of_batch_ : 1;
-            const double penalty = divisor != 0 ? add_penalty(penalty_, divisor) : 0;
-            outcome.last += penalty;
-            of_batch.penalty = penalty * of_batch.divisor;
-        }
         of_batch.loss = outcome.last * of_batch.divisor;
         std::copy(kept_.begin(), kept_.end(), noisy);
         const std::size_t steps = outcome.steps;

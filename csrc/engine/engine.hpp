@@ -52,8 +52,8 @@ struct WeightedMean {
 struct StepOptions {
     double max_grad_norm = 0;  // the norm to which gradients are scaled down; 0 leaves them as they are
     NonFinite nonfinite = NonFinite::ignore;
-    // How far the parameters move along their gradients before the gradient of the step is taken, at
-    // p + sharpness_aware * g / norm(g) (Foret et al. 2021, "SAM"); 0 takes the step by g.
+    // How far the parameters move along their gradients, the penalty's included, before the gradient of the
+    // step is taken, at p + sharpness_aware * g / norm(g) (Foret et al. 2021, "SAM"); 0 takes the step by g.
     double sharpness_aware = 0;
     // Whether all gradients of the last step must be in memory after train(). Otherwise those of dense
     // weights may be 0 there, since fused updates do not write them.
@@ -144,6 +144,7 @@ class Engine {
     void weigh(std::size_t n, bool given);
     double loss(const Examples<T>&, std::size_t begin, std::size_t n, Sums&);
     bool update(const T* row, std::size_t length, const StepOptions&, Outcome&);
+    double penalize();
     double norm() const;
     void ascend(double distance, const Examples<T>&, std::size_t begin, const T* x, std::size_t n);
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .gpu.place import Gpu
 
 Row = tuple[float, ...]
+_LEAST_SCALE = 0.01  # that of a parameter of 0 in ASAM: the eta of Kwon et al. 2021
 
 
 class Host:
@@ -173,6 +174,10 @@ class Host:
         """Return an object that moves parameters along directions."""
         return Mover(params, directions)
 
+    def ascent(self, params: Sequence[Any]) -> Ascent:
+        """Return an object that moves parameters along their gradients."""
+        return Ascent(params)
+
     def follower(self, names: Sequence[str], averages: Sequence[Any], params: Sequence[Any]) -> Follower:
         """Return an object that moves averages towards parameters."""
         return Follower(names, averages, params)
@@ -261,6 +266,35 @@ class Mover:
             is_plain = direction.kind in ("float32", "float64")
             values = direction.data if is_plain else storage.decode(direction).reshape(p.shape)
             p[...] = p - p.dtype.type(rate) * values
+
+
+class Ascent:
+    """Moves parameters along their gradients, as `Optimizer.ascended` says."""
+
+    def __init__(self, params: Sequence[Any]) -> None:
+        self._params = params
+
+    def move(self, grads: Sequence[Any], rho: float, adaptive: bool) -> None:
+        """Move by rho along checked gradients; 16-bit parameters are rounded to nearest."""
+        points = [storage.widened(p) for p in self._params]
+        directions, rate = ascent(points, [storage.widened(g) for g in grads], rho, adaptive)
+        with np.errstate(all="ignore"):
+            for p, point, direction in zip(self._params, points, directions, strict=True):
+                p[...] = point + point.dtype.type(rate) * direction
+
+
+def ascent(
+    points: Sequence[Any], grads: Sequence[Any], rho: float, adaptive: bool
+) -> tuple[Sequence[Any], float]:
+    """Return the directions in which parameters ascend, and the rate that makes their length rho."""
+    with np.errstate(all="ignore"):
+        scales = [np.abs(p) + p.dtype.type(_LEAST_SCALE) for p in points] if adaptive else None
+        scaled = grads if scales is None else [np.asarray(s * g) for s, g in zip(scales, grads, strict=True)]
+        norm = HOST.norm(scaled)
+        rate = 0.0 if norm == 0 else rho / norm
+        if scales is None:
+            return grads, rate
+        return [np.asarray(s * g) for s, g in zip(scales, scaled, strict=True)], rate
 
 
 class Follower:

@@ -166,7 +166,7 @@ class Engine:
 
     With ``hogwild`` threads do not wait for each other, which needs `why_no_hogwild` to return None too.
     With ``mean_factor`` a batch's loss is not the loss's own mean, but the sum of factor * weight * loss,
-    plus the penalty, both divided by the sum of the weights.
+    plus the penalty, both divided by the sum of the weights. ``sharpness_aware`` is `Trainer`'s.
     """
 
     def __init__(
@@ -179,6 +179,7 @@ class Engine:
         hogwild: bool = False,
         penalty: nn.Penalty | None = None,
         mean_factor: float | None = None,
+        sharpness_aware: float = 0.0,
     ) -> None:
         from ..runtime import _native
 
@@ -193,7 +194,7 @@ class Engine:
         kind = _native.Engine32 if model.dtype == np.float32 else _native.Engine64
         self._engine = kind(
             described(model, shape), json.dumps(loss.describe()), batch_size, groups, hogwild, added,
-            mean_factor,
+            mean_factor, sharpness_aware,
         )  # fmt: skip
         self._optimizer, self._batch_size = optimizer, batch_size
         self._chunk = 1  # batches

@@ -272,7 +272,7 @@ class Objective:
     def _by_layers(self, total: Array | None) -> tuple[float, float]:
         """Do what `_compiled` does, by the model's layers."""
         model, loss_of = self._model, self._loss
-        buffers = {name: buffer.copy() for name, buffer in model._named("buffers").items()}
+        buffers = model._copied_buffers()
         loss = divisor = 0.0
         try:
             for x, y, weight in self._batches():
@@ -285,9 +285,7 @@ class Objective:
                     total += part * np.asarray(model.flat_gradients, np.float64)
                 loss, divisor = loss + value * part, divisor + part
         finally:
-            own = model._named("buffers")
-            for name, values in buffers.items():
-                own[name][...] = values
+            model._restore_buffers(buffers)
         return loss, divisor
 
     def _batches(self) -> Iterator[Data]:

@@ -15,9 +15,9 @@ from ..arrays.memory import empty_like
 from ..backends.places import count_right
 from ..callbacks import Callback
 from ..optim.optimizer import Optimizer
-from ..optim.stepping import change_rules
+from ..optim.stepping import change_rules, check_descends
 from ..runtime.dtypes import Array
-from ..runtime.numbers import check_flag, check_seed, nearest, shown
+from ..runtime.numbers import AT_LEAST_ZERO, check_flag, check_seed, nearest, shown
 from ..transforms import Transform
 from . import cuda_engine, evaluation
 from . import engine as compiled
@@ -63,6 +63,12 @@ class Trainer:
         ``(targets, outputs) -> number``, which `evaluate` and validation measure too: see `metrics`.
     penalty : nn.Penalty, optional
         Added to the loss and its gradient in training, not in evaluation.
+    sharpness_aware : float, default 0
+        The radius rho of sharpness-aware minimisation (SAM, Foret et al. 2021, who take 0.05), for minima
+        that are flat. Each step is made by the gradient at ``p + rho*g/norm(g)``, where g is that of the
+        mini-batch at p, with the penalty: so a step takes two gradients. As in the authors' code the
+        running statistics of `BatchNorm` are taken at p alone, and both passes have the same masks and noise.
+        The loss and the accuracy of the `History` are those at p. For ASAM see `Optimizer.ascended`.
 
     Notes
     -----
@@ -74,7 +80,13 @@ class Trainer:
     >>> trainer = Trainer(model, nn.CrossEntropy(), Adam(model.parameters()), seed=0)
     >>> history = trainer.fit(x, y, epochs=5, batch_size=32)
     >>> trainer.evaluate(x_test, y_test)["accuracy"]
+
+    For a flat minimum, at two gradients a step.
+
+    >>> trainer = Trainer(model, nn.CrossEntropy(), SGD(model.parameters(), lr=0.1), sharpness_aware=0.05)
     """
+
+    sharpness_aware = 0.0  # of trainers that an earlier version pickled
 
     def __init__(
         self,
@@ -85,6 +97,7 @@ class Trainer:
         seed: int | None = None,
         metrics: Sequence[Callable[[Array, Array], float]] = (),
         penalty: nn.Penalty | None = None,
+        sharpness_aware: float = 0.0,
     ) -> None:
         if not isinstance(model, nn.Sequential):
             raise TypeError(f"model is a {type(model).__name__}, expected a Sequential")
@@ -113,6 +126,7 @@ class Trainer:
         if len(set(names)) < len(names):
             raise ValueError(f"metrics have the names {names[1:]}, expected each once, and none of them loss")
         self.metrics, self.penalty = tuple(metrics), penalty
+        self.sharpness_aware = AT_LEAST_ZERO.number("sharpness_aware", sharpness_aware)
         self._engine: cuda_engine.Engine | None = None  # kept from fit to fit for a model on a GPU
 
     def _find_gradients(self) -> None:
@@ -211,8 +225,9 @@ class Trainer:
             are not reproducible: they depend on which thread comes first. They converge alike (Niu et al.,
             2011). It needs what ``engine="native"`` needs, an optimizer with one state a parameter at most
             (SGD, also with momentum, Adagrad, RMSprop, Lion: the two of Adam would come apart), no
-            clipping, no look for gradients that are not finite, no penalty, no weight_noise, and layers
-            that keep nothing but parameters: no BatchNorm, Dropout or GaussianNoise.
+            clipping, no look for gradients that are not finite, no penalty, weight_noise or
+            sharpness_aware, and layers that keep nothing but parameters: no BatchNorm, Dropout or
+            GaussianNoise.
 
         Returns
         -------
@@ -334,7 +349,7 @@ class Trainer:
         hogwild = run.options.parallel == "hogwild"
         engine = compiled.Engine(
             self.model, self.loss, self.optimizer, run.data.x.shape[1:], run.batch_size, hogwild,
-            self.penalty,
+            self.penalty, sharpness_aware=self.sharpness_aware,
         )  # fmt: skip
         return _Path("native", None, engine)
 
@@ -344,12 +359,14 @@ class Trainer:
         if self._engine is None or not self._engine.is_of(*parts):
             self._engine = None  # gives its memory back first
             self._engine = cuda_engine.Engine(*parts)
-        self._engine.penalty = self.penalty
+        self._engine.penalty, self._engine.sharpness_aware = self.penalty, self.sharpness_aware
         return self._engine
 
     def _why_not(self, run: Run) -> str | None:
         """Return why no engine can run an epoch, or None; ValueError if ``engine="native"`` wants one."""
         options, on_gpu = run.options, self.model._place.queue is not None
+        if self.sharpness_aware:
+            check_descends(self.optimizer, "sharpness_aware")
         insists = options.engine == "native"
         if options.engine == "python":
             reason: str | None = "engine='python' was asked for"
@@ -372,6 +389,8 @@ class Trainer:
                 reason = f"penalty is {self.penalty!r}, expected None"
             if reason is None and options.weight_noise:
                 reason = f"weight_noise is {options.weight_noise!r}, expected 0"
+            if reason is None and self.sharpness_aware:
+                reason = f"sharpness_aware is {self.sharpness_aware!r}, expected 0"
             if reason is not None:
                 raise ValueError(f"parallel is 'hogwild', but {reason}")
         return reason
@@ -477,32 +496,38 @@ class Trainer:
 
     def _step(self, batch: Data, noise: WeightNoise | None = None) -> _Step:
         """Train on one mini-batch; a step that is not taken or fails leaves the model as it was."""
-        model, loss, optimizer = self.model, self.loss, self.optimizer
+        model, loss, optimizer, rho = self.model, self.loss, self.optimizer, self.sharpness_aware
         x, y, weight = batch.at(model._place)
-        before = {name: buffer.copy() for name, buffer in model._named("buffers").items()}
+        before = model._copied_buffers()
         skipped, taken = optimizer.skipped, False
         try:
             with noisy(model, noise):
-                output = model._forward(x)
-                doutput = empty_like(output)
-                value = loss.evaluate(output, y, doutput, weight)
-                model._backward(doutput)
-                if self.penalty is not None:
-                    value = self.penalty._added(model, value)
-            value = float(value)  # the host waits for a loss on the GPU
+                output, value = self._backpropagated(x, y, weight)
+                value = float(value)  # the host waits for a loss on the GPU
+                if rho:
+                    after = model._copied_buffers()
+                    model._restore_buffers(before)  # so that Dropout draws the same masks again
+                    with optimizer.ascended(self._gradients, rho):
+                        self._backpropagated(x, y, weight)
+                    model._restore_buffers(after)
             divisor = float(loss.divisor(output, y))
             right = count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
             optimizer.step(self._gradients)
             taken = optimizer.skipped == skipped
         finally:
             if not taken:
-                self._restore(before)
+                model._restore_buffers(before)
         return _Step(value, divisor, right, taken)
 
-    def _restore(self, before: dict[str, Any]) -> None:
-        own = self.model._named("buffers")
-        for name, values in before.items():
-            own[name][...] = values
+    def _backpropagated(self, x: Array, y: Array, weight: Array | None) -> tuple[Array, Any]:
+        """Return output and loss of a batch, with the penalty; the model's gradients are theirs."""
+        output = self.model._forward(x)
+        gradient = empty_like(output)
+        value: Any = self.loss.evaluate(output, y, gradient, weight)
+        self.model._backward(gradient)
+        if self.penalty is not None:
+            value = self.penalty._added(self.model, value)
+        return output, value
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
         """The loss, for classification the accuracy, and the trainer's metrics, in evaluation mode.

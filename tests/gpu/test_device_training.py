@@ -301,6 +301,26 @@ def test_penalties_and_noise(gpu, rng, penalty, weight_noise):
         assert penalty.add(made[0].model) == pytest.approx(penalty.add(made[1].model), rel=1e-9)
 
 
+@pytest.mark.parametrize("others", [{}, {"penalty": nn.Penalty(l2=0.1), "max_grad_norm": 0.5}], ids=repr)
+def test_sharpness_aware_steps(gpu, rng, others):
+    x, y = pixels(rng), labels(rng)
+    made = {
+        (where, engine): trainer(every_layer(), where, **others)
+        for where, engine in (("cpu", "native"), ("cuda", "native"), ("cuda", "python"))
+    }
+    for (_, engine), one in made.items():
+        one.sharpness_aware = 0.2
+        fit(one, x, y, engine=engine, weight_noise=0.01)
+    assert_same(state(made["cuda", "native"]), state(made["cuda", "python"]))
+    assert_close(state(made["cpu", "native"]), state(made["cuda", "native"]))
+    other = made["cuda", "native"]  # another radius is captured anew
+    here = made["cpu", "native"]
+    for one in (here, other):
+        one.sharpness_aware = 0.0
+        fit(one, x, y, epochs=1)
+    assert_close(state(here), state(other))
+
+
 def test_noise_of_another_epoch_is_captured_anew(emulated, rng):
     """Where no layer counts steps, too."""
     x, y = pixels(rng), labels(rng)

@@ -241,6 +241,7 @@ def _data():
 # What is not in the table is called with its defaults.
 CALLS = {
     "train.history.History.plot": lambda: (_history().plot, {"path": _path("plot.png")}),
+    "optim.optimizer.Optimizer.ascended": lambda: (_optimizer().ascended, {"grads": _floats(3, 2, seed=1)}),
     "optim.optimizer.Optimizer.load": lambda: (o := _optimizer(), (o.load, {"path": _saved(o)}))[1],
     "optim.optimizer.Optimizer.load_state_dict": lambda: (
         o := _optimizer(),
