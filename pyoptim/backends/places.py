@@ -14,6 +14,7 @@ import numpy as np
 
 from ..arrays import checks, gpu, gpu_checks, gpu_data, memory
 from ..formulas import storage
+from ..formulas.ascent import ascent
 from ..formulas.rules import RULES
 from ..runtime import dispatch
 from . import StepGroup
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from .gpu.place import Gpu
 
 Row = tuple[float, ...]
-_LEAST_SCALE = 0.01  # that of a parameter of 0 in ASAM: the eta of Kwon et al. 2021
 
 
 class Host:
@@ -277,24 +277,11 @@ class Ascent:
     def move(self, grads: Sequence[Any], rho: float, adaptive: bool) -> None:
         """Move by rho along checked gradients; 16-bit parameters are rounded to nearest."""
         points = [storage.widened(p) for p in self._params]
-        directions, rate = ascent(points, [storage.widened(g) for g in grads], rho, adaptive)
+        slopes = [storage.widened(g) for g in grads]
+        directions, rate = ascent(points, slopes, rho, adaptive, HOST.norm)
         with np.errstate(all="ignore"):
             for p, point, direction in zip(self._params, points, directions, strict=True):
                 p[...] = point + point.dtype.type(rate) * direction
-
-
-def ascent(
-    points: Sequence[Any], grads: Sequence[Any], rho: float, adaptive: bool
-) -> tuple[Sequence[Any], float]:
-    """Return the directions in which parameters ascend, and the rate that makes their length rho."""
-    with np.errstate(all="ignore"):
-        scales = [np.abs(p) + p.dtype.type(_LEAST_SCALE) for p in points] if adaptive else None
-        scaled = grads if scales is None else [np.asarray(s * g) for s, g in zip(scales, grads, strict=True)]
-        norm = HOST.norm(scaled)
-        rate = 0.0 if norm == 0 else rho / norm
-        if scales is None:
-            return grads, rate
-        return [np.asarray(s * g) for s, g in zip(scales, scaled, strict=True)], rate
 
 
 class Follower:

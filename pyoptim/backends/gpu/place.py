@@ -9,11 +9,11 @@ import numpy as np
 
 from ...arrays import gpu, gpu_checks, gpu_data
 from ...arrays.queue import Queue
+from ...formulas.ascent import ascent
 from ...formulas.rules import RULES
 from ...formulas.storage import Packed, widened
 from ...runtime import dispatch
-from .. import StepGroup
-from ..places import ascent
+from .. import StepGroup, reference
 from . import copies
 from .batches import Sums, batches
 from .steps import Stepper
@@ -198,7 +198,7 @@ class Ascent:
             self._plain.ascend(grads, rho)
             return
         points, slopes = ([widened(a.download(self._queue)) for a in of] for of in (self._params, grads))
-        directions, rate = ascent(points, slopes, rho, adaptive)
+        directions, rate = ascent(points, slopes, rho, adaptive, reference.norm)
         uploaded = [gpu.uploaded(self._queue, direction) for direction in directions]
         copies.Descent(self._queue, self._params, uploaded).step(uploaded, [(-1.0, 0.0, 1.0, rate)])
 
