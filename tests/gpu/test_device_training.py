@@ -63,7 +63,8 @@ def test_an_objective_on_the_gpu_is_that_of_the_processor(gpu):
         value, gradient = objective.value_and_gradient(w + 0.125)
         np.testing.assert_array_equal(objective.parameters, w)
         objective.set_parameters(w - 0.125)
-        found.append({"value": value, "gradient": gradient, **model.state_dict()})
+        product = objective.hessian_vector(w, gradient)
+        found.append({"value": value, "gradient": gradient, "product": product, **model.state_dict()})
     assert objective.path == "python"
     assert objective.reason == "the model is on a GPU"
     assert_close(found[0], found[1])

@@ -62,6 +62,57 @@ def check_gradient(objective):
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-7 * max(1, abs(value)))
 
 
+def check_product(objective, monkeypatch):
+    """The exact product is the derivative of the gradient."""
+    w = objective.parameters + 0.01 * rng().normal(size=objective.size)
+    v = rng().normal(size=objective.size)
+    exact = objective.hessian_vector(w, v)
+    monkeypatch.setattr(objectives.tangents, "is_exact", lambda *_: False)
+    np.testing.assert_allclose(exact, objective.hessian_vector(w, v), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_hessian_of_every_layer(name, monkeypatch):
+    x, y = rng().normal(size=(N, 5)), rng().integers(0, 3, N)
+    model = nn.Sequential(
+        nn.Dense(5, 8, activation="tanh"), layers()[name], nn.Tanh(), nn.Dense(8, 3), seed=1, dtype=np.float64
+    )
+    check_product(po.Objective(model, nn.CrossEntropy(), x, y), monkeypatch)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_hessian_of_every_loss(name, monkeypatch):
+    loss, y = losses()[name]
+    x, weight = rng().normal(size=(N, 5)), rng().random(N)
+    model, penalty = model_with(nn.Tanh()), nn.Penalty(l2=0.1, l1=0.01)
+    check_product(po.Objective(model, loss, x, y, penalty, sample_weight=weight), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.BatchNorm(3, activation="relu"),
+        nn.BatchNorm(3, affine=False, track_running_stats=False),
+        nn.LayerNorm((3, 2)),
+        nn.LayerNorm(2, affine=False),
+    ],
+    ids=repr,
+)
+def test_hessian_of_norms_of_images(layer, monkeypatch):
+    x, y = rng().normal(size=(N, 3, 2)), rng().integers(0, 3, N)
+    model = nn.Sequential(
+        nn.Residual([nn.LayerNorm((3, 2)), layer]), nn.Flatten(), nn.Dense(6, 3), dtype=np.float64, seed=0
+    )
+    check_product(po.Objective(model, nn.CrossEntropy(), x, y), monkeypatch)
+
+
+def test_hessian_beside_a_frozen_norm(monkeypatch):
+    x, y = rng().normal(size=(N, 5)), rng().integers(0, 3, N)
+    model = model_with(nn.BatchNorm(8))
+    model.layers[1].trainable = False
+    check_product(po.Objective(model, nn.CrossEntropy(), x, y), monkeypatch)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_gradient_of_every_layer(name):
     x, y = rng().normal(size=(N, 5)), rng().integers(0, 3, N)
@@ -136,8 +187,8 @@ def test_hessian_of_a_quadratic():
     objective = po.Objective(model, nn.MSE(), x, y, nn.Penalty(l2=0.5))
     expected = 2 / N * matrix.T @ matrix + 0.5 * np.diag([1, 1, 1, 1, 0])
     w, v = rng().normal(size=(2, 5))
-    np.testing.assert_allclose(objective.hessian_vector(w, v), expected @ v, rtol=1e-7)
-    np.testing.assert_allclose(objective.hessian(w), expected, atol=1e-8)
+    np.testing.assert_allclose(objective.hessian_vector(w, v), expected @ v, rtol=1e-13)
+    np.testing.assert_allclose(objective.hessian(w), expected, atol=1e-14)
     np.testing.assert_array_equal(objective.hessian_vector(w, 0 * v), 0 * v)
 
 
