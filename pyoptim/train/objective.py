@@ -207,8 +207,8 @@ class Objective:
         """The product of the Hessian at w and the vector v, in float64.
 
         Exact up to rounding, whatever the model's dtype, where layers and loss are pyoptim.nn's: by a forward
-        and a backward pass of NumPy's that carry tangents along (Pearlmutter 1994). At a kink, as ReLU's, it is
-        the Hessian of the side on which the slope is. With layers or a loss of your own it is the central
+        and a backward pass of NumPy's that carry tangents along (Pearlmutter 1994). At a kink, as ReLU's, it
+        is the Hessian of the side on which the slope is. With layers or a loss of your own it is the central
         difference of two gradients, ``(g(w + h v) - g(w - h v))/(2 h)``, where h is the cube root of the
         dtype's precision in units of w's length: right to some 1e-9 of its size in float64, 1e-3 in float32.
 
