@@ -232,8 +232,8 @@ void Engine<T>::forward(const T* x, std::size_t n) {
     for (std::size_t i = 0; i < layers_.size(); ++i) {
         T* const y = outputs_[i].data();
         if (compiled_[i] != nullptr) {
-            compiled_[i]->forward({n, x, y, random_ || !layers_[i].entry->only_in_training,
-                                   x == nullptr ? &sparse_ : nullptr});
+            compiled_[i]->forward(
+                {n, x, y, random_ || !layers_[i].entry->only_in_training, x == nullptr ? &sparse_ : nullptr});
         } else {
             const std::size_t begin = layers_[i].begin,
                               size = n * static_cast<std::size_t>(layers_[i].out.size);
