@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from . import nn
 from .arrays import checks, sharing
 from .arrays.tensors import tell_autograd, tensors_among
-from .backends.places import HOST, place_of
+from .backends.places import HOST, place_of, place_with
 from .optim import structure
 from .optim.optimizer import Optimizer
-from .runtime.numbers import FRACTION, check_count, check_flag
+from .runtime.numbers import FRACTION, check_count, check_flag, check_type
 
-__all__ = ["EMA", "SWA", "WeightAverage"]
+__all__ = ["EMA", "SWA", "WeightAverage", "update_bn"]
 
 
 def __dir__() -> list[str]:
@@ -183,3 +184,63 @@ class SWA(WeightAverage):
 
     def _weight(self) -> float:
         return 1 / (self.count + 1)
+
+
+def update_bn(model: nn.Sequential, x: Any, batch_size: int = 1024) -> None:
+    """Make the running statistics of `nn.BatchNorm` anew: the mean of those of each batch of x.
+
+    Averaged weights need statistics of their own, which training has not seen. As PyTorch's
+    ``swa_utils.update_bn``: the batches pass through the model as in training, Dropout included. Layers that
+    are frozen, or keep no statistics, are left as they are.
+
+    Parameters
+    ----------
+    model : nn.Sequential
+        It is in evaluation mode afterwards.
+    x : array (examples, ...)
+        As for `Trainer.fit`.
+    batch_size : int, default 1024
+        The last batch may be smaller. Where it would be one example, which has no variance, all batches are.
+
+    Raises
+    ------
+    TypeError, ValueError
+        x does not suit the model, or has fewer than two values to take statistics of.
+
+    Examples
+    --------
+    >>> with swa.applied():
+    ...     po.averages.update_bn(model, x)
+    ...     model.save("averaged.safetensors")
+    """
+    check_type("model", model, nn.Sequential, "a Sequential")
+    size = check_count("batch_size", batch_size)
+    x = model.check_input("x", x, keep_bytes=True)
+    count = len(x)
+    if count == 0:
+        raise ValueError("x is empty, expected at least one example")
+    size = next((fitting for fitting in range(size, 1, -1) if count % fitting != 1), count)
+    batches = place_with(x).batches((x,), size, model.dtype)
+    take_statistics(model, (model._place.upload(batch) for (batch,) in batches))
+
+
+def take_statistics(model: nn.Sequential, batches: Iterable[Any]) -> None:
+    """Do what `update_bn` does, for batches that are where the model is."""
+    kept = [
+        (layer, layer.momentum)
+        for layer in model.leaves().values()
+        if isinstance(layer, nn.BatchNorm) and layer.trainable and layer.track_running_stats
+    ]
+    if not kept:
+        return
+    for layer, _ in kept:
+        layer.momentum = None  # the cumulative mean, which begins with a count of 0
+        layer.buffers["num_batches_tracked"][...] = 0
+    model.train()
+    try:
+        for batch in batches:
+            model._forward(batch)
+    finally:
+        model.eval()
+        for layer, momentum in kept:
+            layer.momentum = momentum

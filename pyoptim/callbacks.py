@@ -68,7 +68,8 @@ class Callback:
     ----------
     trainer : Trainer
         Set before ``on_train_begin``. ``trainer.stop_training = True`` ends the training after the epoch;
-        ``trainer.resuming`` says whether it goes on from a checkpoint.
+        ``trainer.resuming`` says whether it goes on from a checkpoint, and in ``on_train_end``
+        ``trainer.interrupted`` whether an exception, or Ctrl-C, ends it.
     running : tuple of str
         A class attribute: the names of the attributes that a checkpoint keeps. They hold numbers, strings,
         None or dicts of arrays.
@@ -80,7 +81,7 @@ class Callback:
     def on_train_begin(self) -> None: ...
 
     def on_train_end(self) -> None:
-        """Not called where an exception, or Ctrl-C, ends the training."""
+        """Called after ``on_train_begin`` in any case, also where an exception, or Ctrl-C, ends it."""
 
     def on_epoch_begin(self, epoch: int) -> None:
         """``epoch`` counts from 0, over all calls of `Trainer.fit`."""
@@ -117,6 +118,15 @@ class Callback:
         return (
             cls.on_batch_begin is not Callback.on_batch_begin or cls.on_batch_end is not Callback.on_batch_end
         )
+
+
+def tell_the_end(callbacks: Sequence[Callback]) -> None:
+    """Call ``on_train_end`` of each, even where another's fails; the last error is raised."""
+    if callbacks:
+        try:
+            callbacks[0].on_train_end()
+        finally:
+            tell_the_end(callbacks[1:])
 
 
 # Ends of names that say which way is better: scikit-learn's, and what its scores are called elsewhere.
@@ -215,7 +225,8 @@ class EarlyStopping(_Monitor):
         training, but counts as one without improvement.
     restore_best_weights : bool, default False
         Leave the model as it was after the best epoch, whether that reached the baseline or not. An epoch
-        that was NaN is the best only if all are: then the model is left as after the first that counts.
+        that was NaN is the best only if all are: then the model is left as after the first that counts. An
+        exception, or Ctrl-C, leaves the model as it is then.
     start_from_epoch : int, default 0
         So many epochs at the begin of a fit do not count.
 
@@ -270,7 +281,7 @@ class EarlyStopping(_Monitor):
             self.stopped_epoch, self.trainer.stop_training = epoch, True
 
     def on_train_end(self) -> None:
-        if self._weights is not None:
+        if self._weights is not None and not self.trainer.interrupted:
             self.trainer.model.load_state_dict(self._weights)
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``pyoptim train | compare | bench | study | info``."""
+"""The command line: ``pyoptim train | compare | check | bench | study | info``."""
 
 from __future__ import annotations
 
@@ -135,9 +135,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--plot", metavar="FILE", help="default: compare.png; schedules.png for --schedules")
     compare.add_argument("--gif", metavar="FILE", help="write an animation too, on surfaces")
+    _add_check(commands)
     info = commands.add_parser("info", help="print what this install can do")
     info.set_defaults(run=_info)
     return parser
+
+
+def _add_check(commands: Any) -> None:
+    check = commands.add_parser(
+        "check",
+        help="look for what is wrong with a network on a data set",
+        description="Run the diagnostics on a network and a data set; what looks wrong is printed first.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    check.set_defaults(run=_check)
+    check.add_argument("dataset", nargs="?", default="digits", help="digits, mnist, …")
+    check.add_argument("--model", metavar="FILE", help="a model that was saved, instead of training one")
+    check.add_argument(
+        "--hidden", type=_sizes, default=(256, 128), help="sizes of the hidden layers: 256,128"
+    )
+    check.add_argument("--activation", choices=("relu", "sigmoid", "tanh"), default="relu")
+    check.add_argument("--init", choices=("he", "glorot", "lecun", "normal", "zeros"), default="he")
+    check.add_argument("--raw", action="store_true", help="take pixels as they are, not scaled")
+    check.add_argument("--epochs", type=_positive, default=5, help="of each training")
+    check.add_argument("--seed", type=_seed, default=0, help="of first weights and order of examples")
+    check.add_argument("--threads", type=_positive, help="default: all processors")
+    check.add_argument("--quiet", action="store_true", help="show no progress bar")
+    check.add_argument("--plot", metavar="FILE", help="draw all of it into an image")
 
 
 class _PrintFolder(argparse.Action):
@@ -190,6 +214,18 @@ def _compare(options: argparse.Namespace) -> int:
         check_target("--gif", options.gif, replaces=False)
     compare.main(options, choices)
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from .lab import check
+    from .runtime import threads
+
+    if options.plot:
+        check_target("--plot", options.plot, replaces=False)
+        check_image(options.plot)
+    if options.threads is not None:
+        threads.set_num_threads(options.threads)
+    return check.main(options)
 
 
 def _info(options: argparse.Namespace) -> int:

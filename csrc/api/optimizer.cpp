@@ -3,6 +3,7 @@
 #include <cctype>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -190,6 +191,7 @@ void Optimizer<T>::prepare() {
     if (impl_->rule == rule) return;
     if (impl_->rule < 0) check();
     std::vector<std::vector<T>*> states;
+    std::map<std::string, std::vector<T>> fresh;  // kept apart: nothing changes if there is no memory
     std::istringstream names(core::kRules[rule].state_names);
     bool all_new = true;
     for (int k = 0; k < core::kRules[rule].states; ++k) {
@@ -197,13 +199,11 @@ void Optimizer<T>::prepare() {
         std::getline(names >> std::ws, name, ',');  // "exp_avg, exp_avg_sq"
         auto at = impl_->arrays.find(name);
         const bool made = at == impl_->arrays.end();
-        if (made) {  // allocated first: nothing changes if there is no memory
-            std::vector<T> fresh(impl_->size, static_cast<T>(initial(k)));
-            at = impl_->arrays.emplace(name, std::move(fresh)).first;
-        }
+        if (made) at = fresh.emplace(name, std::vector<T>(impl_->size, static_cast<T>(initial(k)))).first;
         all_new = all_new && made;
         states.push_back(&at->second);
     }
+    impl_->arrays.merge(fresh);  // the vectors stay where they are
     if (all_new && !states.empty()) impl_->progress.begun = impl_->progress.step + 1;
     impl_->states = std::move(states);
     impl_->rule = rule;

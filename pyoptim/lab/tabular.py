@@ -92,6 +92,7 @@ def measure(table: Table, epochs: int, seed: int) -> Iterator[Score]:
     from sklearn.model_selection import KFold, StratifiedKFold, cross_validate
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
+    from threadpoolctl import threadpool_limits
 
     x, width = np.hstack([table.numbers, table.category]), table.numbers.shape[1]
     folds = (KFold if table.regression else StratifiedKFold)(_FOLDS, shuffle=True, random_state=seed)
@@ -104,8 +105,9 @@ def measure(table: Table, epochs: int, seed: int) -> Iterator[Score]:
                 ("category", OneHotEncoder(handle_unknown="ignore", sparse_output=False), [width]),
             ]
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # all perceptrons train for the same number of epochs
+        # One thread for all: on a busy machine OpenMP's threads wait for each other longer than they work.
+        with warnings.catch_warnings(), threadpool_limits(1):
+            warnings.simplefilter("ignore")  # perceptrons may end before they converge
             found = cross_validate(make_pipeline(columns, model), x, table.target, cv=folds)
         yield Score(table.name, name, found["test_score"], float(np.mean(found["fit_time"])))
 
@@ -132,7 +134,7 @@ def draw(scores: list[Score]) -> Any:
 def main(options: argparse.Namespace) -> int:
     """Run the study."""
     epochs, scores = options.epochs or 100, []
-    print(f"tabular: score (accuracy or R²) over {_FOLDS} folds, perceptrons for {epochs} epochs")
+    print(f"tabular: score (accuracy or R²) over {_FOLDS} folds; perceptrons: {epochs} epochs at most")
     print(f"{'':<16}{'':<34}{'score':>8}{'spread':>9}{'s/fit':>9}")
     for table in tables(options.seed):
         for score in measure(table, epochs, options.seed):

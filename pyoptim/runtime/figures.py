@@ -7,12 +7,48 @@ from pathlib import Path
 from typing import Any
 
 from .extras import needed
+from .numbers import check_path, check_text
 
 
 def new_figure(width: float, height: float) -> Any:
     """A matplotlib figure of this size in inches, without a display or matplotlib's global state."""
     figure = needed("matplotlib.figure", "plots need matplotlib", "pyoptim[plot]")
     return figure.Figure(figsize=(width, height), layout="constrained")
+
+
+def drawn_on(axes: Any, width: float, height: float, path: Any = None, title: str = "") -> tuple[Any, Any]:
+    """Return a figure and its axes: those that were given, or new ones of this size in inches.
+
+    What else a function that draws is given is checked here, before anything is drawn.
+    """
+    check_text("title", title)
+    if path is not None:
+        check_path("path", path)
+    if axes is None:
+        figure = new_figure(width, height)
+        return figure, figure.subplots()
+    if not hasattr(axes, "get_figure") or not hasattr(axes, "plot"):
+        raise TypeError(f"axes is a {type(axes).__name__}, expected axes of matplotlib or None")
+    return axes.get_figure(), axes
+
+
+def legend_beside(axes: Any) -> None:
+    """Put the legend to the right of the axes, where it covers nothing."""
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
+
+
+def log_if_wide(axes: Any, values: Any) -> None:
+    """Make the y axis logarithmic where its values are positive and span more than a power of ten."""
+    low, high = min(values), max(values)
+    if low > 0 and high > 10 * low:
+        axes.set_yscale("log")
+
+
+def saved(figure: Any, path: Any) -> Any:
+    """Return the figure, after it was written to a file if there is a path."""
+    if path is not None:
+        figure.savefig(check_path("path", path), dpi=120)
+    return figure
 
 
 def check_image(path: str | Path) -> None:

@@ -6,16 +6,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import expit
-from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.base import ClassifierMixin
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
+from sklearn.utils.multiclass import type_of_target, unique_labels
 
+from ..arrays.memory import refuse_masked
 from ..runtime.dtypes import Array
+from ..runtime.numbers import shown
 from ._base import BasePerceptron
+from ._explained import named
 from ._parameters import OF_CLASSIFIER, OF_SKLEARN, OURS
+from ._theirs import check_partial_fit_first_call, fit_context
 
 
 class MLPClassifier(ClassifierMixin, BasePerceptron):  # type: ignore[misc]
@@ -29,35 +33,39 @@ validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         As scikit-learn 1.9 has them. The penalty is ``alpha/2 * ||W||^2`` divided by the batch's examples (by
         their weights, where there are some).
     optimizer : class or callable, optional
-        An optimizer of pyoptim in the place of the solver's: a class, called with the parameters and
-        ``lr=learning_rate_init``, or a function of the parameters. Options of "sgd" and "adam" are not read
-        then.
+        An optimizer of pyoptim in the place of the solver's, any but `Muon`, which is for matrices alone: a
+        class, a `functools.partial` of one, or a function of the parameters. ``lr=learning_rate_init`` (or
+        ``schedule``) is given too, unless a partial holds ``lr`` or a function has no argument of that name.
+        Options of "sgd" and "adam" are not read then.
     dropout : float in [0, 1), default 0
         After each hidden layer.
     batch_norm, layer_norm : bool, default False
         Normalise each hidden layer before its activation.
     residual : bool, default False
         Add the input of each hidden layer that has as many outputs as inputs.
-    class_weight : dict, "balanced" or None
-        Weights of the classes, which multiply those of the examples.
+    class_weight : dict, list of dict, "balanced" or None
+        Weights of the classes, which multiply those of the examples. For several labels a list: a dict each.
     label_smoothing : float in [0, 1], default 0
         Of the target, this share goes to all classes alike.
     schedule : callable, optional
         The learning rate as a function of the step, e.g. one of `schedules`, in the place of
         ``learning_rate`` and ``learning_rate_init``.
     callbacks : list of `callbacks.Callback`, optional
-        They see the ``loss``, and ``val_score`` where examples are scored.
+        They see the ``loss``, and ``val_score`` and ``val_loss`` (without penalty and label_smoothing) where
+        examples are scored: with ``early_stopping``, or an ``eval_set`` in `fit`.
     max_grad_norm : float, optional
         Gradients are scaled down to this norm.
     average : {None, "ema", "swa"}
         Predict with an average of the weights: an exponential one of the steps, or the mean of the epochs.
+        The statistics of ``batch_norm`` are then made anew, as by `averages.update_bn`.
     dtype : {"auto", "float32", "float64"}
-        What is computed in. "auto" is scikit-learn's rule: float32 for X of float32, else float64.
+        What is computed in. "auto" is scikit-learn's rule: float32 for X of float32, else float64; outputs
+        have the larger of the dtypes of X and of the weights.
     backend : str, optional
         One of `available_backends`.
     n_jobs : int, optional
-        Threads; -1: all processors. None leaves the number as `set_num_threads` set it. Results do not depend
-        on it.
+        Threads; -1: all processors, -2: all but one. None leaves the number as `set_num_threads` set it.
+        Results do not depend on it.
 
     Attributes
     ----------
@@ -70,6 +78,31 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
     For the same ``random_state`` first weights, splits and orders are scikit-learn's, so that in float64 the
     losses of the first epochs agree up to rounding. Losses are computed from logits, not from probabilities:
     those of examples that are hopelessly wrong are not clipped.
+
+    ``solver="lbfgs"`` takes callbacks and an ``eval_set``, once an iteration. It has steps of its own, so
+    optimizer, schedule, max_grad_norm, average and dropout are refused with it.
+
+    `partial_fit`, and `fit` with ``warm_start``, train the network that was built. Parameters that changed in
+    between are followed where its weights stay as they are (activation, dropout, residual, those of the
+    optimizer, whose states are kept); where they would not (hidden_layer_sizes, batch_norm, layer_norm,
+    dtype) the call is refused. A call that is refused leaves the estimator as it was.
+
+    Examples
+    --------
+    A search by Optuna that gives up fits that do not promise well:
+
+    >>> class Report(po.callbacks.Callback):
+    ...     def __init__(self, trial):
+    ...         self.trial = trial
+    ...     def on_epoch_end(self, epoch, logs):
+    ...         self.trial.report(logs["val_score"], epoch)
+    ...         if self.trial.should_prune():
+    ...             raise optuna.TrialPruned
+    >>> def objective(trial):
+    ...     rate = trial.suggest_float("learning_rate_init", 1e-4, 1e-1, log=True)
+    ...     model = MLPClassifier(learning_rate_init=rate, callbacks=[Report(trial)])
+    ...     return model.fit(X, y, eval_set=(X_val, y_val)).best_validation_score_
+    >>> optuna.create_study(direction="maximize").optimize(objective, n_trials=50)
     """
 
     _theirs = "MLPClassifier"
@@ -166,20 +199,38 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
             self._check_classes(y)
         return X, y
 
+    def _checked_like(self, X: Any, y: Any) -> tuple[Any, Any]:
+        X, y = self._validated(X, y, multi_output=True, dtype=self._dtypes(), reset=False)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        self._check_kind(y)
+        self._refuse_unknown(_labels_of(y))
+        return X, y
+
     def _set_classes(self, y: Any) -> None:
         self._label_binarizer = LabelBinarizer().fit(y)
         self.classes_ = self._label_binarizer.classes_
 
     def _check_classes(self, y: Any) -> None:
         """Raise ValueError unless y has the classes of the call before."""
-        classes = unique_labels(y)
-        if self.warm_start:
-            if set(classes) != set(self.classes_):
-                raise ValueError(
-                    "warm_start can only be used where `y` has the same classes as in the previous call to "
-                    f"fit. Previously got {self.classes_}, `y` has {classes}"
-                )
-        elif len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
+        self._check_kind(y)
+        classes = _labels_of(y)
+        if not self.warm_start:
+            self._refuse_unknown(classes)
+        elif set(classes) != set(self.classes_):
+            raise ValueError(
+                "warm_start can only be used where `y` has the same classes as in the previous call to "
+                f"fit. Previously got {self.classes_}, `y` has {classes}"
+            )
+
+    def _check_kind(self, y: Any) -> None:
+        """Raise ValueError where y is multi-label and was not before, or the other way round."""
+        before = self._label_binarizer.y_type_
+        if (y.ndim == 2) != before.startswith("multilabel"):
+            raise ValueError(f"y is {type_of_target(y)}, expected {before} as before")
+
+    def _refuse_unknown(self, classes: Any) -> None:
+        if len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
             raise ValueError(
                 f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has "
                 f"{classes}."
@@ -187,31 +238,58 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
 
     def _encoded(self, y: Any) -> Array:
         if self._label_binarizer.y_type_ == "multiclass":
-            self.n_outputs_ = len(self.classes_)
             labels: Array = np.searchsorted(self.classes_, y).astype(np.int64)
             return labels
         if self._label_binarizer.y_type_ == "binary":
             encoded: Array = np.asarray(y == self.classes_[-1], np.float32)[:, None]
             if len(self.classes_) == 1:
                 encoded[...] = 0
-        else:
-            encoded = self._label_binarizer.transform(y).astype(np.float32)
-        self.n_outputs_ = encoded.shape[1]
-        if self.label_smoothing:
-            encoded = encoded * (1 - self.label_smoothing) + self.label_smoothing / 2
-        return encoded
+            return encoded
+        return np.asarray(self._label_binarizer.transform(y).astype(np.float32))
+
+    def _outputs_for(self, encoded: Array) -> int:
+        return len(self.classes_) if encoded.ndim == 1 else int(encoded.shape[1])
+
+    def _smoothed(self, encoded: Array) -> Array:
+        if encoded.ndim == 1 or not self.label_smoothing:  # the loss of several classes smooths by itself
+            return encoded
+        smoothed: Array = encoded * (1 - self.label_smoothing) + self.label_smoothing / 2
+        return smoothed
 
     def _weighted(self, y: Any, weight: Array | None, incremental: bool) -> Array | None:
-        if self.class_weight is None:
+        given = self.class_weight
+        if given is None:
             return weight
-        if incremental and self.class_weight == "balanced":
+        if incremental and given == "balanced":
             raise ValueError(
                 "class_weight 'balanced' is not supported for partial_fit. In order to use 'balanced' "
                 "weights, use compute_class_weight('balanced', classes=classes, y=y) on all labels, and "
                 "pass the weights as a dict."
             )
-        of_classes: Array = compute_sample_weight(self.class_weight, y)
+        several = self._label_binarizer.y_type_.startswith("multilabel")
+        if not isinstance(given, str) and isinstance(given, list) != several:
+            expected = "a list of one dict for each label" if several else "a dict of class to weight"
+            raise ValueError(
+                f"class_weight is {shown(given)}, expected {expected} or 'balanced' for targets that are "
+                f"{self._label_binarizer.y_type_}"
+            )
+        try:
+            of_classes: Array = np.asarray(compute_sample_weight(given, y), np.float64)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"class_weight is {shown(given)}, which does not fit y: {error}") from error
+        if not np.isfinite(of_classes).all() or (of_classes < 0).any():
+            raise ValueError(f"class_weight is {shown(given)}, expected finite weights >= 0")
         return of_classes if weight is None else of_classes * weight
+
+    def _begin_incremental(self, y: Any, classes: Any) -> None:
+        with named("classes"):
+            refuse_masked("classes", classes)
+            is_first = check_partial_fit_first_call(self, classes)
+        if is_first:
+            with named("y"):
+                multilabel = type_of_target(y).startswith("multilabel")
+            with named("classes"):
+                self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
 
     def _out_activation(self) -> str:
         return "softmax" if self._label_binarizer.y_type_ == "multiclass" else "logistic"
@@ -229,7 +307,7 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
     # ---- for users -----------------------------------------------------------------------------------------
 
     @available_if(lambda self: self._check_solver())  # type: ignore[untyped-decorator]
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
         """Train for one epoch over X and y, and go on from there in the next call.
 
@@ -244,10 +322,7 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
         -------
         self
         """
-        if _check_partial_fit_first_call(self, classes):
-            multilabel = type_of_target(y).startswith("multilabel")
-            self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
-        return self._fit(X, y, sample_weight, True)
+        return self._fit(X, y, sample_weight, True, classes=classes)
 
     def predict(self, X: Any) -> Any:
         """The class of each row of X, or for multi-label targets an indicator matrix."""
@@ -289,3 +364,9 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _labels_of(y: Any) -> Any:
+    """The labels that occur in y."""
+    plain = isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "biuU"  # needs no more checks
+    return np.unique(y) if plain else unique_labels(y)

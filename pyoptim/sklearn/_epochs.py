@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..callbacks import Callback
+from ..optim.stepping import change_rules
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..train import engine as compiled
 from ..train.data import Data
 from ..train.resume import Epoch
 from ..train.trainer import Trainer
-from ._losses import Objective, WeightPenalty, add_gradient
+from ._losses import Objective, WeightPenalty, scaled
 
 
 class Sums(NamedTuple):
@@ -51,16 +52,23 @@ class Epochs:
         self._batch_size, self._callbacks = batch_size, callbacks
         self._backend = dispatch.current().name
         self._made_of = trainer.optimizer, repr(objective.loss), alpha, batch_size, inputs
-        model, loss, optimizer = trainer.model, trainer.loss, trainer.optimizer
+        self._inputs = inputs
+        self._choose()
+
+    def _choose(self) -> None:
+        """Choose what runs the epochs of the parts as they are now."""
+        model, loss, optimizer = self.trainer.model, self.trainer.loss, self.trainer.optimizer
+        change_rules(optimizer)
         self.reason = compiled.why_not(model, loss, optimizer)
-        if any(callback.acts_on_batches for callback in callbacks):
+        if any(callback.acts_on_batches for callback in self._callbacks):
             self.reason = "a callback acts on every batch"
         self._engine = None
         if self.reason is None:
-            penalty = WeightPenalty(l2=alpha) if alpha else None
+            penalty = WeightPenalty(l2=self._alpha) if self._alpha else None
             self._engine = compiled.Engine(
-                model, loss, optimizer, (inputs,), batch_size, penalty=penalty, mean_factor=objective.factor
-            )
+                model, loss, optimizer, (self._inputs,), self._batch_size,
+                penalty=penalty, mean_factor=self.objective.factor,
+            )  # fmt: skip
 
     def serves(self, optimizer: Any, objective: Objective, *parts: float) -> bool:
         """Whether this was made of the same parts, for no callbacks, so that it runs the next epochs too."""
@@ -69,6 +77,8 @@ class Epochs:
 
     def run(self, data: Data, order: Array | None) -> Sums:
         """Train on every example once, in this order."""
+        if self._callbacks:  # which may have changed the parts
+            self._choose()
         self.trainer.model.train()
         try:
             if self._engine is None:
@@ -82,6 +92,10 @@ class Epochs:
         self.trainer.optimizer.epoch += 1
         return sums
 
+    def batches(self, data: Data) -> Iterator[Array]:
+        """The examples, batch by batch, in their order."""
+        return (data.x[begin : begin + self._batch_size] for begin in range(0, len(data.x), self._batch_size))
+
     def _run_in_python(self, data: Data, order: Array | None) -> Sums:
         loss, penalty, count = 0.0, 0.0, len(data.x)
         for i, begin in enumerate(range(0, count, self._batch_size)):
@@ -90,19 +104,21 @@ class Epochs:
             for callback in self._callbacks:
                 callback.on_batch_begin(i)
             weight = None if data.weight is None else data.weight[rows]
-            value, added = self._step(data.x[rows], data.y[rows], weight)
-            loss, penalty = loss + (value + added) * (end - begin), penalty + added * (end - begin)
+            value, added, taken = self._step(data.x[rows], data.y[rows], weight)
+            if taken:
+                loss, penalty = loss + value * (end - begin), penalty + added * (end - begin)
             for callback in self._callbacks:
-                callback.on_batch_end(i, {"loss": value + added})
+                callback.on_batch_end(i, {"loss": value})
         return Sums(loss, penalty)
 
-    def _step(self, x: Array, y: Array, weight: Array | None) -> tuple[float, float]:
-        trainer, model = self.trainer, self.trainer.model
+    def _step(self, x: Array, y: Array, weight: Array | None) -> tuple[float, float, bool]:
+        """Take a step of the trainer's; returns loss, the penalty in it, and whether the step was taken."""
         total = float(len(x)) if weight is None else float(weight.sum(dtype=np.float64))
-        value = add_gradient(model, self.objective, x, y, weight, total)
-        added = WeightPenalty(l2=self._alpha / total).add(model) if self._alpha and total else 0.0
-        trainer.optimizer.step(trainer._gradients)
-        return value, added
+        penalty = WeightPenalty(l2=self._alpha / total) if self._alpha and total else None
+        scale = self.objective.factor * len(x) / total if total else 0.0
+        self.trainer.penalty = penalty
+        step = self.trainer._step(Data(x, y, scaled(weight, scale, x)))
+        return step.loss, 0.0 if penalty is None else penalty.last, step.taken
 
 
 def _nothing(done: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,13 +21,26 @@ class Minimized(NamedTuple):
     result: Any
 
 
+class Hooks(NamedTuple):
+    """What is called around each iteration; ``after`` gets the loss, and returns whether to stop."""
+
+    before: Callable[[], None]
+    after: Callable[[float], bool]
+
+
 def minimize(
-    model: nn.Sequential, objective: Objective, alpha: float, data: Data, options: dict[str, Any]
+    model: nn.Sequential,
+    objective: Objective,
+    alpha: float,
+    data: Data,
+    options: dict[str, Any],
+    hooks: Hooks | None = None,
 ) -> Minimized:
     """Minimize the loss of all examples; the model gets the parameters that were found.
 
     SciPy works in float64, whatever the model's dtype. With several outputs the minimized squared error is
-    their sum, of which the gradient is; the reported one is their mean.
+    their sum, of which the gradient is; the reported one is their mean. Statistics of the model are those at
+    the parameters that an iteration accepted, not at the points that a line search tries.
     """
     from scipy import optimize
 
@@ -37,11 +51,35 @@ def minimize(
         weight = np.full(count, objective.factor, dtype)
     penalty = WeightPenalty(l2=alpha / total) if alpha and total else None
     function = Function._of_data(model, objective.loss, data._replace(weight=weight), penalty, total)
-    first = function.parameters
+    begun = False
+
+    def value_and_gradient(theta: Array) -> tuple[float, Array]:
+        nonlocal begun
+        if hooks is not None and not begun:
+            begun = True
+            hooks.before()
+        return function.value_and_gradient(theta)
+
+    def accept(theta: Array) -> float:
+        """Leave the model with these parameters, and return the loss as scikit-learn reports it."""
+        function.set_parameters(theta)
+        model.eval()
+        value, added, _ = function._measured(theta, False)
+        return value * objective.reported + added
+
+    def accepted(theta: Array) -> None:
+        nonlocal begun
+        if hooks is not None and begun:
+            begun = False
+            if hooks.after(accept(theta)):
+                raise StopIteration
+
     result = optimize.minimize(
-        function.value_and_gradient, first, method="L-BFGS-B", jac=True, options=options
+        value_and_gradient,
+        function.parameters,
+        method="L-BFGS-B",
+        jac=True,
+        options=options,
+        callback=None if hooks is None else accepted,
     )
-    function.set_parameters(result.x)  # SciPy may have tried other points after the best one
-    model.eval()
-    value, added, _ = function._measured(result.x, False)
-    return Minimized(value * objective.reported + added, result)
+    return Minimized(accept(result.x), result)  # SciPy may have tried other points after the best one

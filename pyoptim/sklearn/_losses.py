@@ -50,7 +50,19 @@ def objective(kind: str, outputs: int, smoothing: float) -> Objective:
 
 
 class WeightPenalty(nn.Penalty):
-    """scikit-learn's penalty: of the weights of dense layers alone."""
+    """scikit-learn's penalty: of the weights of dense layers alone.
+
+    Attributes
+    ----------
+    last : float
+        What it was when it was last added.
+    """
+
+    last = 0.0
+
+    def _add(self, model: nn.Sequential) -> Any:
+        self.last = float(super()._add(model))
+        return self.last
 
     def _runs(self, model: nn.Sequential) -> list[tuple[int, int]]:
         runs, end = [], 0
@@ -60,6 +72,13 @@ class WeightPenalty(nn.Penalty):
                 if name == "weight" and isinstance(layer, nn.Dense):
                     runs.append((begin, end))
         return runs
+
+
+def scaled(weight: Array | None, scale: float, like: Array) -> Array | None:
+    """The weights of examples times a number, as a loss takes them; None where all are 1."""
+    if weight is not None:
+        return (weight * scale).astype(like.dtype)
+    return None if scale == 1 else np.full(len(like), scale, like.dtype)
 
 
 def add_gradient(
@@ -72,10 +91,13 @@ def add_gradient(
     output = model._forward(x)
     gradient = np.empty_like(output)
     scale = of.factor * len(x) / total if total else 0.0
-    if weight is not None:
-        weight = (weight * scale).astype(output.dtype)
-    elif scale != 1:
-        weight = np.full(len(x), scale, output.dtype)
-    value = of.loss.evaluate(output, y, gradient, weight)
+    value = of.loss.evaluate(output, y, gradient, scaled(weight, scale, output))
     model._backward(gradient)
     return float(value)
+
+
+def mean_loss(of: Objective, output: Array, y: Array, weight: Array | None) -> float:
+    """Return the loss of outputs as scikit-learn reports it, without the penalty."""
+    total = float(len(y)) if weight is None else float(weight.sum(dtype=np.float64))
+    scale = of.factor * len(y) / total if total else 0.0
+    return float(of.loss.evaluate(output, y, None, scaled(weight, scale, output))) * of.reported

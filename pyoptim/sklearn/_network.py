@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import nn
+from ..nn.layers import bind
 from ..runtime.dtypes import Array
 from ..train import evaluation
 from ..train.data import SparseRows
@@ -39,16 +40,22 @@ class Network:
     dtype : float32 or float64
     seed : int or None
         Of what is random in training.
+
+    Attributes
+    ----------
+    model : nn.Sequential
+    coefs, intercepts : list of array
+        Views of the model's weights, (inputs, outputs), and its biases.
+    asked : object
+        What parameters the network was last compared with, for the owner to compare the next ones with.
     """
+
+    asked: Any = None
 
     def __init__(
         self, units: Sequence[int], activation: str, extras: Extras, dtype: Any, seed: int | None = 0
     ) -> None:
-        layers: list[nn.Layer] = []
-        for before, after in pairwise(units[:-1]):
-            layers += _hidden(before, after, activation, extras)
-        layers.append(nn.Dense(units[-2], units[-1], init="zeros"))
-        self._show(nn.Sequential(*layers, seed=seed, dtype=dtype))
+        self._show(nn.Sequential(*_layers(units, activation, extras), seed=seed, dtype=dtype))
 
     @classmethod
     def of(cls, model: nn.Sequential) -> Network:
@@ -60,15 +67,68 @@ class Network:
     def _show(self, model: nn.Sequential) -> None:
         """Make the views of the model's weights, (inputs, outputs), and of its biases."""
         self.model = model
-        dense = [leaf for leaf in model.leaves().values() if isinstance(leaf, nn.Dense)]
+        dense = list(self._all(nn.Dense))
         self.coefs = [layer.parameters["weight"].T for layer in dense]
         self.intercepts = [layer.parameters["bias"] for layer in dense]
 
+    def _all(self, kind: type[Any]) -> Iterator[Any]:
+        """The layers of a kind, in the order in which data pass through them."""
+        return (leaf for leaf in self.model.leaves().values() if isinstance(leaf, kind))
+
+    def _has(self, kind: type[Any]) -> bool:
+        return any(True for _ in self._all(kind))
+
+    @property
+    def units(self) -> list[int]:
+        """Inputs, hidden units of each layer, outputs."""
+        return [self.coefs[0].shape[0], *(bias.size for bias in self.intercepts)]
+
+    @property
+    def activation(self) -> str | None:
+        """scikit-learn's name of the hidden layers' activation; None where there are none."""
+        first = next(self._all(nn.Dense))
+        if len(self.coefs) == 1:
+            return None
+        own = next((name for name, kind in _LAYERS.items() if self._has(kind)), None)
+        return own or next(name for name, fused in _FUSED.items() if fused == first.activation)
+
+    @property
+    def extras(self) -> Extras:
+        """What the hidden layers have; ``residual`` only where a layer has as many outputs as inputs."""
+        dropout = next((layer.p for layer in self._all(nn.Dropout)), 0.0)
+        blocks = any(isinstance(layer, nn.Residual) for layer in self.model.layers)
+        return Extras(dropout, self._has(nn.BatchNorm), self._has(nn.LayerNorm), blocks)
+
+    def rearranged(self, activation: str, extras: Extras, seed: int) -> Network:
+        """This network, or one around the same arrays where its layers are to be others.
+
+        What is trained must stay: ``extras`` has this network's normalisations.
+        """
+        layers = _layers(self.units, activation, extras)
+        if list(map(repr, layers)) == list(map(repr, self.model.layers)):
+            return self
+        made = Network.of(nn.Sequential(*layers, seed=seed, dtype=self.model.dtype))
+        model, old = made.model, self.model
+        model.flat_parameters, model.flat_gradients = old.flat_parameters, old.flat_gradients
+        bind(model.layers, model.flat_parameters, model.flat_gradients)
+        for kind in (nn.BatchNorm, nn.Dropout):  # whose statistics and random numbers go on
+            for mine, other in zip(made._all(kind), self._all(kind), strict=False):
+                mine.buffers = other.buffers
+        made._show(model)
+        return made
+
     def adopt(self, coefs: list[Array], intercepts: list[Array]) -> None:
         """Take over arrays that a user has put into these lists, which get the views back."""
-        for given, own in ((coefs, self.coefs), (intercepts, self.intercepts)):
+        for name, given, own in (
+            ("coefs_", coefs, self.coefs),
+            ("intercepts_", intercepts, self.intercepts),
+        ):
             for i, (value, view) in enumerate(zip(given, own, strict=True)):
                 if value is not view:
+                    if np.shape(value) != view.shape:
+                        raise ValueError(
+                            f"{name}[{i}] has shape {np.shape(value)}, expected the network's {view.shape}"
+                        )
                     view[...] = value
                     given[i] = view
 
@@ -81,6 +141,14 @@ class Network:
     def state(self) -> dict[str, Array]:
         """Copies of all parameters and statistics."""
         return self.model.state_dict()
+
+
+def _layers(units: Sequence[int], activation: str, extras: Extras) -> list[nn.Layer]:
+    """Return the layers of a network."""
+    layers: list[nn.Layer] = []
+    for before, after in pairwise(units[:-1]):
+        layers += _hidden(before, after, activation, extras)
+    return [*layers, nn.Dense(units[-2], units[-1], init="zeros")]
 
 
 def _hidden(before: int, after: int, activation: str, extras: Extras) -> list[nn.Layer]:

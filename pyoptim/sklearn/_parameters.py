@@ -6,7 +6,8 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+
+from ._theirs import Interval, Options, StrOptions
 
 _POSITIVE = Interval(Real, 0, None, closed="neither")
 _AT_LEAST_ZERO = Interval(Real, 0, None, closed="left")
@@ -56,7 +57,7 @@ OURS: dict[str, list[Any]] = {
 }
 
 OF_CLASSIFIER: dict[str, list[Any]] = {
-    "class_weight": [dict, StrOptions({"balanced"}), None],
+    "class_weight": [dict, list, StrOptions({"balanced"}), None],
     "label_smoothing": [Interval(Real, 0, 1, closed="both")],
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import RegressorMixin, _fit_context
+from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
@@ -13,6 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from ..runtime.dtypes import Array
 from ._base import BasePerceptron
 from ._parameters import OF_REGRESSOR, OF_SKLEARN, OURS
+from ._theirs import fit_context
 
 
 class MLPRegressor(RegressorMixin, BasePerceptron):  # type: ignore[misc]
@@ -25,9 +26,10 @@ power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, ne
 early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         As scikit-learn 1.9 has them. ``loss="poisson"`` trains in the generic loop.
     optimizer : class or callable, optional
-        An optimizer of pyoptim in the place of the solver's: a class, called with the parameters and
-        ``lr=learning_rate_init``, or a function of the parameters. Options of "sgd" and "adam" are not read
-        then.
+        An optimizer of pyoptim in the place of the solver's, any but `Muon`, which is for matrices alone: a
+        class, a `functools.partial` of one, or a function of the parameters. ``lr=learning_rate_init`` (or
+        ``schedule``) is given too, unless a partial holds ``lr`` or a function has no argument of that name.
+        Options of "sgd" and "adam" are not read then.
     dropout : float in [0, 1), default 0
         After each hidden layer.
     batch_norm, layer_norm : bool, default False
@@ -38,18 +40,21 @@ early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, 
         The learning rate as a function of the step, e.g. one of `schedules`, in the place of
         ``learning_rate`` and ``learning_rate_init``.
     callbacks : list of `callbacks.Callback`, optional
-        They see the ``loss``, and ``val_score`` where examples are scored.
+        They see the ``loss``, and ``val_score`` and ``val_loss`` (without penalty and label_smoothing) where
+        examples are scored: with ``early_stopping``, or an ``eval_set`` in `fit`.
     max_grad_norm : float, optional
         Gradients are scaled down to this norm.
     average : {None, "ema", "swa"}
         Predict with an average of the weights: an exponential one of the steps, or the mean of the epochs.
+        The statistics of ``batch_norm`` are then made anew, as by `averages.update_bn`.
     dtype : {"auto", "float32", "float64"}
-        What is computed in. "auto" is scikit-learn's rule: float32 for X of float32, else float64.
+        What is computed in. "auto" is scikit-learn's rule: float32 for X of float32, else float64; outputs
+        have the larger of the dtypes of X and of the weights.
     backend : str, optional
         One of `available_backends`.
     n_jobs : int, optional
-        Threads; -1: all processors. None leaves the number as `set_num_threads` set it. Results do not depend
-        on it.
+        Threads; -1: all processors, -2: all but one. None leaves the number as `set_num_threads` set it.
+        Results do not depend on it.
 
     Attributes
     ----------
@@ -149,12 +154,16 @@ n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_features_in_, feature_nam
         X, y = self._validated(X, y, multi_output=True, y_numeric=True, dtype=self._dtypes(), reset=reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
+        if self.loss == "poisson" and np.any(np.asarray(y) < 0):
+            raise ValueError("loss='poisson' requires non-negative y.")
         return X, y
+
+    def _checked_like(self, X: Any, y: Any) -> tuple[Any, Any]:
+        return self._checked(X, y, False, False)
 
     def _encoded(self, y: Any) -> Array:
         encoded = np.asarray(y)
         encoded = encoded[:, None] if encoded.ndim == 1 else encoded
-        self.n_outputs_ = encoded.shape[1]
         return encoded.astype(np.float64, copy=False)
 
     def _out_activation(self) -> str:
@@ -172,7 +181,7 @@ n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_features_in_, feature_nam
     # ---- for users -----------------------------------------------------------------------------------------
 
     @available_if(lambda self: self._check_solver())  # type: ignore[untyped-decorator]
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Train for one epoch over X and y, as in `fit`, and go on from there in the next call."""
         return self._fit(X, y, sample_weight, True)

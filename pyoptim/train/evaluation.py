@@ -17,7 +17,7 @@ _BATCH = 1024
 
 
 def evaluate(
-    model: nn.Sequential, loss: nn.Loss, metrics: Sequence[Callable[[Array, Array], float]], data: Data
+    model: nn.Sequential, loss: nn.Loss, metrics: Sequence[Callable[..., float]], data: Data
 ) -> dict[str, float]:
     """See `Trainer.evaluate`."""
     model.eval()
@@ -35,9 +35,24 @@ def evaluate(
     measured = {"loss": mean_loss(float(total["loss"]), float(total["divisor"]))}
     if loss.classification:
         measured["accuracy"] = int(total["right"]) / examples
-    for metric in metrics:
-        measured[name_of(metric)] = float(metric(np.asarray(data.y), np.concatenate(outputs)))
-    return measured
+    return measured | _measured(metrics, data, outputs)
+
+
+def _measured(metrics: Sequence[Any], data: Data, outputs: Sequence[Array]) -> dict[str, float]:
+    """Return what the metrics say of all outputs; what is in a GPU's memory is copied from it once."""
+    if not metrics:
+        return {}
+    given = np.asarray(data.y), np.concatenate(outputs)
+    weights = {} if data.weight is None else {"sample_weight": np.asarray(data.weight)}
+    return {
+        name_of(metric): float(metric(*given, **(weights if _takes_weights(metric) else {})))
+        for metric in metrics
+    }
+
+
+def _takes_weights(metric: Any) -> bool:
+    """Return whether a metric, or what a functools.partial is made of, takes weights of the examples."""
+    return bool(getattr(getattr(metric, "func", metric), "takes_sample_weight", False))
 
 
 def predict(model: nn.Sequential, x: Any) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from .. import metrics as public_metrics
 from .. import nn
 from ..arrays.memory import empty_like
 from ..backends.places import count_right
-from ..callbacks import Callback
+from ..callbacks import Callback, tell_the_end
 from ..optim.optimizer import Optimizer
 from ..optim.stepping import change_rules, check_descends
 from ..runtime.dtypes import Array
@@ -47,6 +48,19 @@ class _Step(NamedTuple):
     taken: bool  # whether the optimizer took the step, and did not skip it
 
 
+def _metric(i: int, metric: Any) -> Callable[..., float]:
+    """Return the metric that a user names, or gives."""
+    if isinstance(metric, str):
+        try:
+            return public_metrics.named(metric)
+        except ValueError as error:
+            expected = str(error).partition("expected ")[2]
+            raise ValueError(f"metrics[{i}] is {shown(metric)}, expected a function or {expected}") from None
+    if not callable(metric):
+        raise TypeError(f"metrics[{i}] is {shown(metric)}, expected a function of targets and outputs")
+    return metric  # type: ignore[no-any-return]
+
+
 class Trainer:
     """Trains a model by mini-batches.
 
@@ -59,8 +73,10 @@ class Trainer:
         ``model.flat_parameters``.
     seed : int, optional
         Seed of the order in which examples are visited.
-    metrics : sequence of callable
-        ``(targets, outputs) -> number``, which `evaluate` and validation measure too: see `metrics`.
+    metrics : sequence of str or callable
+        What `evaluate` and validation measure too: names such as "f1" (`metrics.NAMES`), or functions
+        ``(targets, outputs) -> number``. Those of `metrics` are weighted by the examples' weights where there
+        are some, also "accuracy", if it is named here.
     penalty : nn.Penalty, optional
         Added to the loss and its gradient in training, not in evaluation.
     sharpness_aware : float, default 0
@@ -95,7 +111,7 @@ class Trainer:
         optimizer: Optimizer,
         *,
         seed: int | None = None,
-        metrics: Sequence[Callable[[Array, Array], float]] = (),
+        metrics: Sequence[str | Callable[..., float]] = (),
         penalty: nn.Penalty | None = None,
         sharpness_aware: float = 0.0,
     ) -> None:
@@ -116,16 +132,12 @@ class Trainer:
         self._check_loss()
         self.stop_training = False  # what a callback sets
         self.resuming = False  # from a checkpoint
-        for i, metric in enumerate(metrics):
-            if not callable(metric):
-                near = nearest(metric, public_metrics.__all__)
-                raise TypeError(
-                    f"metrics[{i}] is {shown(metric)}, expected a function of targets and outputs{near}"
-                )
-        names = ["loss", *map(evaluation.name_of, metrics)]
+        self.interrupted = False  # whether an exception ended the last training
+        functions = tuple(_metric(i, metric) for i, metric in enumerate(metrics))
+        names = ["loss", *map(evaluation.name_of, functions)]
         if len(set(names)) < len(names):
             raise ValueError(f"metrics have the names {names[1:]}, expected each once, and none of them loss")
-        self.metrics, self.penalty = tuple(metrics), penalty
+        self.metrics, self.penalty = functions, penalty
         self.sharpness_aware = AT_LEAST_ZERO.number("sharpness_aware", sharpness_aware)
         self._engine: cuda_engine.Engine | None = None  # kept from fit to fit for a model on a GPU
 
@@ -244,7 +256,7 @@ class Trainer:
         Notes
         -----
         Ctrl-C ends the training after the step that runs, at most some 50 ms later, and leaves model and
-        optimizer as they are then.
+        optimizer as they are then. Like any exception, it is raised after the callbacks were told of the end.
 
         The compiled engine does not fill the model's gradients: afterwards those of dense weights are
         unspecified, of the last mini-batch or 0.
@@ -270,11 +282,15 @@ class Trainer:
     def _run(self, run: Run, history: History) -> None:
         """Go through the epochs, and fill the history."""
         options, resume = run.options, run.resume
-        epoch, path = self._begin(run, history), None
-        examples = run.examples
-        progress = Progress(options.epochs, examples, enabled=options.verbose)
-        progress.advance(min(epoch.index, options.epochs) * examples + epoch.done)
-        try:
+        examples, path = run.examples, None
+        begun: list[Callback] = []
+        with ExitStack() as at_the_end:  # what was entered last is called first
+            at_the_end.callback(self._leave)
+            at_the_end.callback(tell_the_end, begun)
+            epoch = self._begin(run, history, begun)
+            progress = Progress(options.epochs, examples, enabled=options.verbose)
+            at_the_end.callback(progress.close)
+            progress.advance(min(epoch.index, options.epochs) * examples + epoch.done)
             while epoch.index < options.epochs:
                 path = self._run_epoch(run, epoch, path, history, progress)
                 epoch = Epoch(epoch.index + 1, self._rng.bit_generator.state)
@@ -286,17 +302,20 @@ class Trainer:
                     resume.save_if_due(epoch, history)
             if resume is not None:
                 resume.save(epoch, history)
-            for callback in options.callbacks:
-                callback.on_train_end()
-        finally:
-            progress.close()
-            self.model.eval()
-            if self._engine is not None:
-                self._engine.forget_data()
+            self.interrupted = False
 
-    def _begin(self, run: Run, history: History) -> Epoch:
-        """Tell the callbacks, and return the epoch to begin with: the first, or that of a checkpoint."""
+    def _leave(self) -> None:
+        self.model.eval()
+        if self._engine is not None:
+            self._engine.forget_data()
+
+    def _begin(self, run: Run, history: History, begun: list[Callback]) -> Epoch:
+        """Tell the callbacks, and return the epoch to begin with: the first, or that of a checkpoint.
+
+        ``begun`` receives the callbacks as they are told.
+        """
         epoch, resume = Epoch(0, self._rng.bit_generator.state), run.resume
+        self.interrupted = True  # until the training is over
         self.stop_training, self.resuming = False, resume is not None and resume.path.exists()
         if resume is not None and self.resuming:
             epoch, before = resume.load()
@@ -304,6 +323,7 @@ class Trainer:
         for callback in run.options.callbacks:
             callback.trainer = self
             callback.on_train_begin()
+            begun.append(callback)
         if resume is not None and self.resuming:
             resume.load_callbacks()
         return epoch
@@ -467,12 +487,14 @@ class Trainer:
         self, run: Run, order: Array | None, noise: WeightNoise | None, epoch: Epoch, advance: Advance
     ) -> None:
         left = run.data.batches(run.batch_size, self.model.dtype, order, epoch.done)
+        buffers = self._buffers()
         for i, batch in enumerate(left, epoch.done // run.batch_size):
             for callback in run.options.callbacks:
                 callback.on_batch_begin(i)
             if run.options.transform is not None:
                 batch = self._transformed(run.options.transform, batch)
-            step, size = self._step(batch, noise and noise._replace(step=i)), len(batch.x)
+            step = self._step(batch, noise and noise._replace(step=i), buffers)
+            size = len(batch.x)
             epoch.done += size
             if step.taken:
                 epoch.loss += step.loss * step.divisor
@@ -494,30 +516,41 @@ class Trainer:
         x, y, _ = self._check_data(x, y, names=("transform's x", "transform's y"))
         return Data(x.astype(self.model.dtype, copy=False), y, batch.weight)
 
-    def _step(self, batch: Data, noise: WeightNoise | None = None) -> _Step:
-        """Train on one mini-batch; a step that is not taken or fails leaves the model as it was."""
+    def _step(self, batch: Data, noise: WeightNoise | None = None, buffers: list[Any] | None = None) -> _Step:
+        """Train on one mini-batch; a step that is not taken or fails leaves the model as it was.
+
+        ``buffers`` are those of `_buffers`, which a caller of many steps looks up once.
+        """
         model, loss, optimizer, rho = self.model, self.loss, self.optimizer, self.sharpness_aware
         x, y, weight = batch.at(model._place)
-        before = model._copied_buffers()
+        buffers = self._buffers() if buffers is None else buffers
+        before = [buffer.copy() for buffer in buffers]
         skipped, taken = optimizer.skipped, False
         try:
             with noisy(model, noise):
                 output, value = self._backpropagated(x, y, weight)
                 value = float(value)  # the host waits for a loss on the GPU
                 if rho:
-                    after = model._copied_buffers()
-                    model._restore_buffers(before)  # so that Dropout draws the same masks again
+                    after = [buffer.copy() for buffer in buffers]
+                    _write(buffers, before)  # so that Dropout draws the same masks again
                     with optimizer.ascended(self._gradients, rho):
                         self._backpropagated(x, y, weight)
-                    model._restore_buffers(after)
+                    _write(buffers, after)
             divisor = float(loss.divisor(output, y))
             right = count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
             optimizer.step(self._gradients)
             taken = optimizer.skipped == skipped
         finally:
             if not taken:
-                model._restore_buffers(before)
+                _write(buffers, before)
         return _Step(value, divisor, right, taken)
+
+    def _buffers(self) -> list[Any]:
+        """Return what a step changes beside parameters, and has to put back where it is not taken."""
+        needed = self.optimizer.nonfinite != "ignore" or self.sharpness_aware
+        if not needed and not self.model._place.runs_python:
+            return []  # labels on a GPU were checked before, and each copy there is a launch
+        return list(self.model._named("buffers").values())
 
     def _backpropagated(self, x: Array, y: Array, weight: Array | None) -> tuple[Array, Any]:
         """Return output and loss of a batch, with the penalty; the model's gradients are theirs."""
@@ -533,7 +566,7 @@ class Trainer:
         """The loss, for classification the accuracy, and the trainer's metrics, in evaluation mode.
 
         All are of the data as a whole, whatever its batches: the loss is that of one large batch, weighted by
-        class too. ``sample_weight`` is as in `fit`, and concerns the loss alone. The accuracy is the share of
+        class XX is the share of
         examples whose largest output is that of the label (or of the largest share); one whose largest output
         is NaN or infinite is never right.
 
@@ -568,3 +601,8 @@ class Trainer:
         outputs = evaluation.predict(self.model.folded() if check_flag("fold", fold) else self.model, x)
         self.model.eval()
         return outputs
+
+
+def _write(buffers: Sequence[Any], values: Sequence[Any]) -> None:
+    for buffer, value in zip(buffers, values, strict=True):
+        buffer[...] = value

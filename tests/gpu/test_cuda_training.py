@@ -40,6 +40,8 @@ def test_what_is_classified_right_is_counted(run, dtype, classes, rng):
     output[::7] = -math.inf
     labels, at = rng.integers(0, classes, 50), position(right=5)
     output[1::7, 0] = math.inf
+    for first, share in enumerate((math.inf, -math.inf, math.nan)):
+        shares[first::9, rng.integers(0, classes, 2)] = share
     found = np.where(np.isfinite(output.max(1)), output.argmax(1), -1)  # what has no softmax is never right
     run("count_right", blocks_of(50, 8), 50, classes, output, labels, None, at, dtype=dtype)
     assert at["right"] == 5 + (found == labels).sum()

@@ -219,6 +219,19 @@ def test_metrics_of_what_a_model_there_returns(emulated, rng):
             metric(y, OnDevice(output.numpy()))
 
 
+def test_named_metrics_and_diagnostics_of_a_model_there(make, rng):
+    x, y, weight = rng.normal(size=(23, 6)), labels(rng), rng.random(23)
+    names = ["top_2", "selective_accuracy"]
+    here, there = (trainer(small(), where, metrics=names) for where in ("cpu", "cuda"))
+    expected = here.evaluate(x, y, weight)
+    found = there.evaluate(x, make(y), make(weight))
+    assert {name: found[name] for name in names} == pytest.approx({name: expected[name] for name in names})
+    there.model.layers[0].trainable = here.model.layers[0].trainable = False
+    one, other = (po.diagnostics.curvature(t.model, t.loss, x, y, points=2) for t in (here, there))
+    assert one.gradient_squared == pytest.approx(other.gradient_squared, rel=1e-5)
+    assert there.model.device == "cuda:0"
+
+
 @pytest.mark.parametrize("layer", [0, 2])
 @pytest.mark.parametrize("bytes_", [True, False])
 def test_activation_statistics(make, rng, layer, bytes_):

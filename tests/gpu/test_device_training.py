@@ -545,6 +545,17 @@ def test_callbacks_may_change_what_was_captured(emulated, long_chunks, rng):
     assert_same(state(made[0]), state(made[1]))
 
 
+def test_statistics_are_made_anew(emulated, rng):
+    x, y, found = pixels(rng, 21), labels(rng, 21), []
+    for where in ("cpu", "cuda"):
+        layers = nn.Dense(6, 5), nn.BatchNorm(5), nn.Dense(5, 3), nn.BatchNorm(3, momentum=None)
+        one = trainer(nn.Sequential(*layers, seed=3, dtype=np.float64), where)
+        fit(one, x, y, epochs=1)
+        po.averages.update_bn(one.model, x, 8)
+        found.append(state(one))
+    assert_close(*found)
+
+
 def test_callbacks_that_look_at_the_model(emulated, rng, tmp_path):
     x, y = pixels(rng), labels(rng)
     callbacks = po.callbacks

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import pyoptim as po
-from pyoptim import averages, gradients
+from pyoptim import averages, gradients, nn
 
 
 @pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 16384, 16385, 100_003])
@@ -270,3 +270,24 @@ def test_lookahead_and_averages_that_are_refused_move_nothing():
     with optimizer.lookahead(), pytest.raises(RuntimeError, match="already stand"):
         optimizer.lookahead().__enter__()
     assert po.schedules.Cyclic(0.1, 1.0, half_cycle=1, mode="triangular2")(2101) == 0.1
+
+
+def test_statistics_for_averaged_weights(backend):
+    x = np.random.default_rng(0).normal(2, 3, size=(120, 6))
+    layers = nn.BatchNorm(6), nn.Dense(6, 2), nn.BatchNorm(2, momentum=None)
+    model = nn.Sequential(*layers, seed=0, dtype=np.float64)
+    first, _, last = layers
+    model(x + 1)
+    averages.update_bn(model, x, 40)
+    np.testing.assert_allclose(first.buffers["running_mean"], x.mean(axis=0))
+    variances = x.reshape(3, 40, 6).var(axis=1, ddof=1)
+    np.testing.assert_allclose(first.buffers["running_var"], variances.mean(axis=0))
+    assert (first.momentum, last.momentum, model.training) == (0.1, None, False)
+    kept = first.buffers["running_mean"].copy()
+    first.trainable = False
+    averages.update_bn(model, x[:41] + 1, 40)  # no batch of one example, which has no variance
+    np.testing.assert_array_equal(first.buffers["running_mean"], kept)
+    assert last.buffers["num_batches_tracked"] == 2
+    averages.update_bn(nn.Sequential(nn.Dense(6, 2)), x)  # nothing to do
+    with pytest.raises(ValueError, match="x is empty"):
+        averages.update_bn(model, x[:0])

@@ -90,6 +90,13 @@ def test_ensembles(ensemble):
     assert ensemble().fit(x, Y).score(x, Y) > 0.9
 
 
+def test_boosting_gives_weights_to_the_examples():
+    x = StandardScaler().fit_transform(X)
+    model = AdaBoostClassifier(_mlp(), n_estimators=2, random_state=0).fit(x, Y, sample_weight=Y != 1)
+    assert not (model.predict(x) == 1).any()
+    assert (model.predict(x) == Y)[Y != 1].all()
+
+
 def test_multi_output_classifier():
     x, y = StandardScaler().fit_transform(X), np.column_stack([Y > 0, Y > 1])
     model = MultiOutputClassifier(_mlp()).fit(x, y)
@@ -126,11 +133,12 @@ def test_sample_weight_is_routed():
         model = _mlp().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
         scaler = StandardScaler().set_fit_request(sample_weight=False)
         pipeline = make_pipeline(scaler, model).fit(X, Y, sample_weight=weight)
-        measured = cross_validate(pipeline, X, Y, cv=3, params={"sample_weight": weight})
+        if tuple(map(int, sklearn.__version__.split(".")[:2])) > (1, 6):  # whose Pipeline routes no scores
+            measured = cross_validate(pipeline, X, Y, cv=3, params={"sample_weight": weight})
+            assert measured["test_score"].mean() > 0.9
     scaled = StandardScaler().fit_transform(X)
     same = _mlp().fit(scaled, Y, sample_weight=weight)
     np.testing.assert_array_equal(pipeline[-1].coefs_[0], same.coefs_[0])
-    assert measured["test_score"].mean() > 0.9
 
 
 def _fitted(seed):

@@ -3,7 +3,7 @@
 import pytest
 
 pytest.importorskip("sklearn")
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from pyoptim.sklearn import MLPClassifier, MLPRegressor
 
@@ -13,9 +13,17 @@ ESTIMATORS = [
     for kind in (MLPClassifier, MLPRegressor)
     for solver in ("adam", "sgd", "lbfgs")
 ]
+CHECKS = [pair for estimator in ESTIMATORS for pair in estimator_checks_generator(estimator)]
+
+
+def _name(value):
+    """Of an estimator, or of a check, which is a `functools.partial`."""
+    return (
+        getattr(getattr(value, "func", value), "__name__", None) or f"{type(value).__name__}-{value.solver}"
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
-@parametrize_with_checks(ESTIMATORS)
+@pytest.mark.parametrize(("estimator", "check"), CHECKS, ids=_name)
 def test_checks_of_sklearn(estimator, check):
     check(estimator)

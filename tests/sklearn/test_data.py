@@ -209,6 +209,58 @@ def test_a_column_of_text_is_named(library):
         MLPClassifier(**QUICK).fit(frame, CLASS)
 
 
+def test_only_text_that_is_no_number_is_blamed():
+    _, frame, x = _frames("pandas")
+    frame = frame.assign(digits=[str(i) for i in range(80)])  # scikit-learn reads such text as numbers
+    same = MLPClassifier(**QUICK).fit(np.column_stack([x, np.arange(80)]), CLASS)
+    np.testing.assert_array_equal(
+        MLPClassifier(**QUICK).fit(frame, CLASS).predict(frame), same.predict(frame.values)
+    )
+    hole = frame.assign(number=np.where(np.arange(80) == 3, np.nan, X[:, 0]))
+    for kind, given, y, match in (
+        (MLPClassifier, hole, CLASS, "^Input X contains NaN"),
+        (MLPRegressor, frame, np.full(80, "a"), "^(?!.*column).*could not convert string"),
+        (
+            MLPClassifier,
+            frame.assign(city="Rome"),
+            CLASS,
+            r"^X has the column 'city' of text.*'ignore'\), \['city'\]",
+        ),
+    ):
+        with pytest.raises(ValueError, match=match):
+            kind(**QUICK).fit(given, y)
+
+
+def test_columns_of_the_same_name():
+    pandas, frame, _ = _frames("pandas")
+    twice = pandas.concat([frame, frame.assign(number="Rome")], axis=1)
+    with pytest.raises(ValueError, match=r"Expected unique column names|X has the column 'number' of text"):
+        MLPClassifier(**QUICK).fit(twice, CLASS)
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_missing_values_of_pandas_in_columns_of_objects(text):
+    pandas, frame, _ = _frames("pandas")
+    column = pandas.Series([pandas.NA, *(["Rome"] * 79 if text else range(79))], dtype=object)
+    match = (
+        "X has the column 'odd' of text" if text else "X has the column 'odd' in which numbers are missing"
+    )
+    with pytest.raises((TypeError, ValueError), match=match):
+        MLPClassifier(**QUICK).fit(frame.assign(odd=column), CLASS)
+
+
+def test_frames_that_are_not_computed_yet():
+    polars, frame, x = _frames("polars")
+    model = MLPClassifier(**QUICK)
+    for given, y in ((frame.lazy(), CLASS), (x, polars.DataFrame({"y": CLASS}).lazy())):
+        with pytest.raises(TypeError, match=r"^[Xy] is a LazyFrame, expected its rows: call its collect\(\)"):
+            model.fit(given, y)
+    with pytest.raises(TypeError, match="eval_set: X is a LazyFrame"):
+        model.fit(x, CLASS, eval_set=(frame.lazy(), CLASS))
+    with pytest.raises(TypeError, match="X is a LazyFrame"):
+        model.fit(x, CLASS).predict(frame.lazy())
+
+
 def test_nullable_and_categorical_columns_of_pandas():
     pandas, frame, x = _frames("pandas")
     frame = frame.astype({"whole": "Int64", "number": "Float64", "flag": "boolean"})

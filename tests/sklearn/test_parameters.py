@@ -3,6 +3,8 @@
 import copy
 import io
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,3 +211,10 @@ def test_batch_norm_takes_no_batch_of_one_row():
             MLPClassifier(**QUICK, batch_norm=True, batch_size=size).fit(x[:rows], labels[:rows])
     with pytest.raises(ValueError, match="early_stopping=True does not support average"):
         MLPClassifier(**QUICK, early_stopping=True, average="ema").fit(x, labels)
+
+
+def test_private_parts_of_sklearn_are_imported_in_one_place():
+    private = re.compile(r"^ *(from|import) sklearn\b(?!.* as theirs).*[ .]_\w+", re.MULTILINE)
+    folder = Path(po.sklearn.__file__).parent
+    found = {file.name for file in folder.glob("*.py") if private.search(file.read_text("utf-8"))}
+    assert found == {"_theirs.py"}

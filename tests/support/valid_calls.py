@@ -1,10 +1,12 @@
 """A call that succeeds of every public function, constructor and method, and the list of what is public."""
 
 import atexit
+import functools
 import importlib.util
 import inspect
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from pyoptim import averages, callbacks, nn, ops, schedules, transforms
 # A file directly in the package is a public module; these folders are too.
 MODULES = sorted(
     {path.stem for path in Path(po.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
-    | {"datasets", "nn", "ops"}
+    | {"datasets", "diagnostics", "nn", "ops", "sklearn"}
 )
 
 # What only passes on arrays that were checked already, in loops where another look would cost time: methods
@@ -37,7 +39,7 @@ def public():
     """Name -> function, class or method of everything public that takes arguments."""
     found = {}
     for module in ["", *MODULES]:
-        if module == "torch" and importlib.util.find_spec("torch") is None:
+        if module in ("sklearn", "torch") and importlib.util.find_spec(module) is None:
             continue
         space = importlib.import_module(f"pyoptim.{module}" if module else "pyoptim")
         for name in space.__all__:
@@ -63,6 +65,7 @@ def _methods(cls):
         if owner.__module__.startswith("pyoptim") and _is_checked_when_set(value):
             yield f"{owner.__module__.removeprefix('pyoptim.')}.{owner.__qualname__}.{name} =", value
         value = getattr(value, "__func__", value)
+        value = getattr(value, "fn", value)  # of scikit-learn's available_if
         if not inspect.isfunction(value) or not owner.__module__.startswith("pyoptim"):
             continue
         if any(
@@ -228,6 +231,39 @@ def _torch_optimizer():
     return po.torch.Optimizer(_net(), po.Adam, lr=1e-3)
 
 
+def _estimator(kind, *, fitted=True):
+    made = getattr(importlib.import_module("pyoptim.sklearn"), kind)(hidden_layer_sizes=(3,), max_iter=1)
+    return _silent(made.fit)(_floats(6, 4), _labels()) and made if fitted else made
+
+
+def _constructor(kind):
+    """A function that makes an estimator and fits it, since it is `fit` that checks the parameters."""
+    cls = getattr(importlib.import_module("pyoptim.sklearn"), kind)
+
+    def fit(**parameters):
+        return cls(**parameters).fit(_floats(24, 4), np.tile(_labels(), 4))
+
+    fit.__signature__ = inspect.signature(cls)
+    return _silent(fit), {"hidden_layer_sizes": (3,), "max_iter": 1}
+
+
+def _silent(function):
+    """The function without warnings, e.g. that it has not converged."""
+
+    @functools.wraps(function)
+    def call(*arguments, **named):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return function(*arguments, **named)
+
+    return call
+
+
+def _of_rows(method):
+    kind, name = method.split(".")
+    return getattr(_estimator(kind), name), {"X": _floats(6, 4)}
+
+
 _DATA = {"x": _floats(6, 4), "y": _labels(), "sample_weight": np.ones(6)}
 _TARGETS = {"targets": _labels(), "outputs": _floats(6, 3)}
 _STREAM = {"seed": 1, "step": 2}
@@ -236,6 +272,21 @@ _POINT = {"p": np.array([0.5, 0.25])}
 
 def _data():
     return {key: value.copy() for key, value in _DATA.items()}
+
+
+def _measured(name, **options):
+    arguments = {"model": _model(), "loss": nn.CrossEntropy(), "x": _floats(6, 4), "y": _labels()}
+    return getattr(po.diagnostics, name), {**arguments, **options}
+
+
+def _trainings(name):
+    def make(seed):
+        model = nn.Sequential(nn.Dense(4, 3), seed=seed)
+        return po.Trainer(model, nn.CrossEntropy(), po.SGD(model.parameters()))
+
+    x, y = _floats(6, 4), _labels()
+    arguments = {"make": make, "x": x, "y": y, "validation_data": (x, y), "repeats": 2}
+    return getattr(po.diagnostics, name), {**arguments, "fit": {"epochs": 1}}
 
 
 # What is not in the table is called with its defaults.
@@ -306,6 +357,16 @@ CALLS = {
     "callbacks.ModelCheckpoint": lambda: (callbacks.ModelCheckpoint, {"path": _path()}),
     "cli.main": lambda: (_main, {"argv": ["info"]}),
     "datasets.load": lambda: (po.datasets.load, {"name": "digits"}),
+    "diagnostics.curvature": lambda: _measured("curvature", points=2),
+    "diagnostics.hessian_spectrum": lambda: _measured("hessian_spectrum", count=1),
+    "diagnostics.loss_slice": lambda: _measured("loss_slice", other=_model(), points=2),
+    "diagnostics.sharpness": lambda: _measured("sharpness", iterations=1),
+    "diagnostics.fit_tiny": lambda: _measured("fit_tiny", steps=1),
+    "diagnostics.layer_statistics": lambda: _measured("layer_statistics"),
+    "diagnostics.bias_variance": lambda: _trainings("bias_variance"),
+    "diagnostics.learning_curve": lambda: _trainings("learning_curve"),
+    "diagnostics.gradient_check": lambda: _measured("gradient_check", entries=1),
+    "diagnostics.gradient_noise": lambda: _measured("gradient_noise"),
     "gradients.clip_grad_norm_": lambda: (
         po.gradients.clip_grad_norm_,
         {"grads": _params(), "max_norm": 1.0},
@@ -319,9 +380,26 @@ CALLS = {
     "metrics.TopK.__call__": lambda: (po.metrics.TopK(2), dict(_TARGETS)),
     **{
         f"metrics.{name}": lambda name=name: (getattr(po.metrics, name), dict(_TARGETS))
-        for name in ("accuracy", "confusion_matrix", "f_score", "precision", "recall")
+        for name in (
+            "accuracy",
+            "average_precision",
+            "confusion_matrix",
+            "coverage_curve",
+            "f_score",
+            "plot_confusion_matrix",
+            "precision",
+            "recall",
+            "roc_auc",
+            "selective_accuracy",
+        )
     },
     "metrics.coverage": lambda: (po.metrics.coverage, {**_TARGETS, "threshold": 0.5}),
+    "metrics.r2": lambda: (po.metrics.r2, {"targets": _floats(6, 3, seed=1), "outputs": _floats(6, 3)}),
+    "metrics.named": lambda: (po.metrics.named, {"name": "f1"}),
+    "metrics.roc_curve": lambda: (
+        po.metrics.roc_curve,
+        {"targets": np.array([0, 1, 1, 0]), "scores": _floats(4)},
+    ),
     "metrics.precision_recall_curve": lambda: (
         po.metrics.precision_recall_curve,
         {"targets": np.array([0, 1, 1, 0]), "scores": _floats(4)},
@@ -419,6 +497,39 @@ CALLS = {
         for name in po.surfaces.__all__
         if name.islower()
     },
+    "sklearn.MLPClassifier": lambda: _constructor("MLPClassifier"),
+    "sklearn.MLPRegressor": lambda: _constructor("MLPRegressor"),
+    "sklearn._base.BasePerceptron.fit": lambda: (
+        _silent(_estimator("MLPClassifier", fitted=False).fit),
+        {
+            "X": _floats(6, 4),
+            "y": _labels(),
+            "sample_weight": np.ones(6),
+            "eval_set": (_floats(6, 4), _labels()),
+        },
+    ),
+    "sklearn._classifier.MLPClassifier.partial_fit": lambda: (
+        _estimator("MLPClassifier", fitted=False).partial_fit,
+        {"X": _floats(6, 4), "y": _labels(), "sample_weight": np.ones(6), "classes": np.arange(3)},
+    ),
+    "sklearn._regressor.MLPRegressor.partial_fit": lambda: (
+        _estimator("MLPRegressor", fitted=False).partial_fit,
+        {"X": _floats(6, 4), "y": _labels(), "sample_weight": np.ones(6)},
+    ),
+    **{
+        f"sklearn._{part}.{method}": lambda method=method: _of_rows(method)
+        for part, method in (
+            ("classifier", "MLPClassifier.predict"),
+            ("classifier", "MLPClassifier.predict_proba"),
+            ("classifier", "MLPClassifier.predict_log_proba"),
+            ("regressor", "MLPRegressor.predict"),
+        )
+    },
+    "sklearn.from_estimator": lambda: (
+        importlib.import_module("pyoptim.sklearn").from_estimator,
+        {"estimator": importlib.import_module("sklearn.neural_network").MLPClassifier()},
+    ),
+    "averages.update_bn": lambda: (averages.update_bn, {"model": _model(), "x": _floats(6, 4)}),
     "transforms.Compose": lambda: (transforms.Compose, {"*transforms": (transforms.Noise(0.1),)}),
     "transforms.Compose.__call__": lambda: (transforms.Compose(transforms.Noise(0.1)), _images()),
     "transforms.Noise": lambda: (transforms.Noise, {"std": 0.1}),

@@ -496,6 +496,71 @@ def test_top_k_of_outputs_that_say_nothing():
         assert found == (0 if np.isnan(outputs).any() else metrics.accuracy(np.arange(4), outputs))
 
 
+class Failing(Recorder):
+    """Raises an exception in a hook, after it has noted the call."""
+
+    def __init__(self, hook, error):
+        super().__init__()
+        setattr(self, hook, self.fail)
+        self.error = error
+
+    def fail(self, *_):
+        self.calls.append("fails")
+        raise self.error
+
+
+@pytest.mark.parametrize("engine", ["auto", "python"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("disk full")])
+@pytest.mark.parametrize("hook", ["on_train_begin", "on_epoch_begin", "on_epoch_end", "on_train_end"])
+def test_every_callback_that_has_begun_is_told_of_the_end(hook, error, engine):
+    mine, before, failing, after = trainer(), Recorder(), Failing(hook, error), Recorder()
+    with pytest.raises(type(error)) as raised:
+        mine.fit(X, Y, epochs=2, callbacks=[before, failing, after], verbose=False, engine=engine)
+    assert raised.value is error
+    assert before.calls[0] == "train"
+    assert before.calls[-1] == "done"
+    assert before.calls.count("done") == 1
+    if hook == "on_train_begin":  # the end is only for those that have begun
+        assert failing.calls == ["fails"]
+        assert after.calls == []
+    else:
+        assert failing.calls.count("fails") == 1
+        assert (failing.calls[-1] == "done") is (hook != "on_train_end")
+        assert after.calls[-1] == "done"
+    assert mine.interrupted is (hook != "on_train_end")
+    assert not mine.model.training
+    mine.fit(X, Y, callbacks=[before], verbose=False)
+    assert not mine.interrupted
+
+
+def test_an_error_and_one_at_the_end_are_both_seen():
+    first, second = ZeroDivisionError("first"), OSError("second")
+    failing = Failing("on_epoch_end", first), Failing("on_train_end", second)
+    with pytest.raises(OSError, match="second") as raised:
+        trainer().fit(X, Y, callbacks=failing, verbose=False)
+    assert raised.value.__context__ is first
+
+
+def test_an_interrupted_training_leaves_the_model_as_it_is():
+    """The best weights are those of a training that ends by itself."""
+    mine = trainer()
+    stop = callbacks.EarlyStopping("loss", patience=5, restore_best_weights=True)
+    worst = iter([1.0, 2.0])
+    stop._value = lambda logs: next(worst)  # the second epoch is not the best
+    seen = []
+
+    class Interrupt(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs):
+            seen.append(self.trainer.model.flat_parameters.copy())
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mine.fit(X, Y, epochs=5, callbacks=[stop, Interrupt()], verbose=False)
+    assert np.array_equal(mine.model.flat_parameters, seen[1])
+    assert not np.array_equal(seen[0], seen[1])
+
+
 def test_a_reduced_rate_is_never_larger():
     rates = played(callbacks.ReduceLROnPlateau(patience=0, min_lr=1e-3), [1, 1, 1, 1], lr=1e-5)
     assert rates == [1e-5] * 4

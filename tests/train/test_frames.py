@@ -89,3 +89,35 @@ def test_what_is_no_number_is_named(library):
         _trainer().predict(broken)
     with pytest.raises(TypeError, match=r"y has dtype .*, expected numbers: encode text"):
         _trainer().fit(frame, texts)
+
+
+def test_columns_of_the_same_name():
+    pandas, frame = _frame("pandas")
+    twice = pandas.concat(
+        [frame[["whole"]], frame[["number"]].set_axis(["whole"], axis=1), frame[["flag"]]], axis=1
+    )
+    np.testing.assert_array_equal(_trainer().predict(twice), _trainer().predict(X))
+    with pytest.raises(TypeError, match="x has the column 'whole' of dtype"):
+        _trainer().predict(
+            twice.set_axis(["a", "whole", "whole"], axis=1).astype({"a": str}).rename(columns={"a": "whole"})
+        )
+
+
+def test_frames_that_are_not_computed_yet():
+    polars, frame = _frame("polars")
+    for call in (
+        lambda: _trainer().predict(frame.lazy()),
+        lambda: _trainer().fit(frame.lazy(), LABELS),
+        lambda: _trainer().fit(X, polars.DataFrame({"y": LABELS}).lazy()),
+    ):
+        with pytest.raises(TypeError, match=r"[xy] is a LazyFrame, expected its rows: call its collect\(\)"):
+            call()
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), np.float32("nan"), "NA"], ids=repr)
+def test_what_is_missing_is_nan(missing):
+    pandas, frame = _frame("pandas")
+    missing = pandas.NA if missing == "NA" else missing
+    column = pandas.Series([missing, *range(1, 40)], dtype=object)
+    with pytest.raises(ValueError, match=r"x\[0, 0\] is nan"):
+        _trainer().predict(frame.assign(whole=column))

@@ -331,6 +331,6 @@ def test_mnist_reaches_its_accuracy(run_pyoptim):
         po.datasets.load("mnist")
     except po.datasets.DatasetError as error:
         pytest.skip(f"MNIST is not here: {error}")
-    done = run_pyoptim("train", "mnist", "--batch-size", "128")
+    done = run_pyoptim("train", "mnist", "--batch-size", "128", "--epochs", "5", "--schedule", "cosine")
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split("test accuracy ")[1].split("%")[0]) >= 97.5

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <limits>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -15,6 +17,18 @@ using pyoptim::EpochResult;
 using pyoptim::FitOptions;
 using pyoptim::Network;
 using Labels = std::vector<std::int64_t>;
+
+static int allocations_left = -1;  // before one fails; -1: none fails
+
+void* operator new(std::size_t size) {
+    const bool fails = allocations_left == 0;
+    if (allocations_left >= 0) --allocations_left;  // one failure only
+    void* const memory = fails ? nullptr : std::malloc(size);
+    if (memory == nullptr) throw std::bad_alloc();
+    return memory;
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 static void check(bool right, const char* what) {
     if (!right) std::printf("%s\n", what);
@@ -245,9 +259,49 @@ static void sharpness() {
     check(worst < 1e-12, "a sharpness-aware step is made by the gradient uphill");
 }
 
+static bool same_states(pyoptim::Optimizer<float>& a, pyoptim::Optimizer<float>& b) {
+    bool equal = a.states().size() == b.states().size();
+    for (std::size_t k = 0; equal && k < a.states().size(); ++k) {
+        equal = std::equal(a.states()[k], a.states()[k] + a.size(), b.states()[k]);
+    }
+    return equal;
+}
+
+// No memory at any allocation: nothing is done then, and the training goes on as if there had been some.
+static void no_memory() {
+    const auto x = inputs();
+    const auto labels = sorted_labels();
+    const Dataset<float> data(x.data(), labels.data(), kExamples);
+    pyoptim::set_num_threads(1);  // so that the same allocations come each time
+    int failures = 0;
+    for (bool done = false; !done; ++failures) {
+        Network<float> net = network(), other = network();
+        pyoptim::SGD<float> sgd(net.parameter_count()), again(net.parameter_count());
+        net.fit(data, sgd, options(32));
+        other.fit(data, again, options(32));
+        sgd.momentum = again.momentum = 0.9;    // needs a state
+        sgd.dampening = again.dampening = 0.5;  // of which the first step is another
+        allocations_left = failures;
+        try {
+            net.fit(data, sgd, options(16));
+            done = true;
+        } catch (const std::bad_alloc&) {
+        }
+        allocations_left = -1;
+        if (!done) {
+            check(same(net, other) && sgd.progress().step == again.progress().step, "nothing is done");
+            net.fit(data, sgd, options(16));
+        }
+        other.fit(data, again, options(16));
+        check(same(net, other) && same_states(sgd, again), "the training may go on");
+    }
+    check(failures > 1, "allocations are seen");
+}
+
 int main() {
     changes_of_the_rule();
     sharpness();
+    no_memory();
     weighted_means();
     labels_of_any_integer();
     steps_that_are_not_taken();

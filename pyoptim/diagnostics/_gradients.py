@@ -1,0 +1,247 @@
+"""Whether the gradients are those of the loss, and how much they differ from example to example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import nn
+from ..runtime.dtypes import Array
+from ..runtime.figures import drawn_on, saved
+from ..runtime.numbers import POSITIVE, check_count, check_flag, check_seed
+from ._problem import Problem
+
+_EPS = float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class GradientCheck:
+    """What `gradient_check` found.
+
+    Attributes
+    ----------
+    errors : dict of str to float
+        Name of each parameter, and "input" -> the largest difference between backward's gradient and the
+        measured one, as a share of the largest entry of that gradient. 0 is right; 1 and more is a wrong sign
+        or a factor.
+    worst : str
+        The name with the largest error.
+    tolerance : float
+    ok : bool
+        Whether all errors are within the tolerance.
+    """
+
+    errors: dict[str, float]
+    tolerance: float
+    worst: str = field(init=False)
+    ok: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        def key(name: str) -> float:
+            return np.inf if np.isnan(self.errors[name]) else self.errors[name]
+
+        object.__setattr__(self, "worst", max(self.errors, key=key))
+        object.__setattr__(self, "ok", self.errors[self.worst] <= self.tolerance)
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"gradients are right: the largest error is {self.errors[self.worst]:.1e} ({self.worst})"
+        return (
+            f"the gradient of {self.worst!r} is wrong: backward's differs from the measured one by "
+            f"{self.errors[self.worst]:.1e} of the largest entry, expected {self.tolerance:g} at most"
+        )
+
+    def plot(self, path: str | Path | None = None, *, axes: Any = None, title: str = "") -> Any:
+        """Draw the error of each parameter, those beyond the tolerance in red; returns the figure."""
+        names = list(self.errors)
+        figure, axes = drawn_on(axes, 7, 1.4 + 0.3 * len(names), path, title)
+        least = 1e-14
+        values = [max(least, self.errors[name]) for name in names]
+        colors = ["#0072B2" if self.errors[name] <= self.tolerance else "#D55E00" for name in names]
+        axes.barh(names, values, left=least, color=colors)
+        axes.axvline(self.tolerance, color="black", linestyle="--")
+        axes.set_xscale("log")
+        axes.set_xlim(least, max(1.0, 10 * max(values)))
+        axes.invert_yaxis()
+        axes.set(xlabel="error of the gradient, relative (line: tolerance)", title=title or "gradient check")
+        return saved(figure, path)
+
+
+def gradient_check(
+    model: nn.Sequential,
+    loss: nn.Loss,
+    x: Any,
+    y: Any,
+    *,
+    penalty: nn.Penalty | None = None,
+    training: bool = True,
+    entries: int = 10,
+    tolerance: float = 1e-6,
+    seed: int | None = 0,
+) -> GradientCheck:
+    """Compare the gradients that backward computes with central differences of the loss.
+
+    Run it on every layer and loss of your own. An error names the parameter that has it: look at the
+    backward of its layer first, then at the layers after it; where all are wrong, at the loss. If the input's
+    alone is, ``backward`` of the first layer returns a wrong gradient.
+
+    Parameters
+    ----------
+    model : nn.Sequential
+        Left as it is: a copy in float64 is measured.
+    loss : nn.Loss
+    x, y
+        Some 4 to 32 examples; each entry that is checked costs two passes over them.
+    penalty : nn.Penalty, optional
+    training : bool, default True
+        Whether layers compute as in training, with the same masks and noise each time, or as in evaluation.
+    entries : int, default 10
+        How many entries of each parameter are measured, drawn at random.
+    tolerance : float > 0, default 1e-6
+        Of the error relative to the largest entry of the gradient. Differences in float64 are right to
+        some 1e-9.
+    seed : int, optional
+
+    Returns
+    -------
+    GradientCheck
+    """
+    problem = Problem(model, loss, x, y, penalty, training=check_flag("training", training), random=True)
+    entries, rng = check_count("entries", entries), check_seed("seed", seed)
+    tolerance = POSITIVE.number("tolerance", tolerance)
+    problem.data = problem.data._replace(x=problem.data.x.astype(np.float64))  # they may be bytes
+    value, gradient = problem.here(need_dx=True)
+    arrays = {**dict(problem.names), "input": problem.data.x}
+    ends = np.cumsum([array.size for _, array in problem.names])[:-1]
+    parts = [*np.split(gradient, ends), np.asarray(problem.dx).reshape(-1)]
+    largest = max(float(np.abs(part).max()) for part in parts)
+    errors = {}
+    for (name, array), part in zip(arrays.items(), parts, strict=True):
+        chosen = rng.permutation(array.size)[:entries]
+        found = [_difference(problem, array, i, float(part[i]), value) for i in chosen]
+        measured = max(abs(part[i]) + error for i, error in zip(chosen, found, strict=True))
+        scale = max(measured, 1e-3 * largest)
+        errors[name] = max(found) / scale if scale else 0.0
+    return GradientCheck(errors, tolerance)
+
+
+def _difference(problem: Problem, array: Array, at: int, expected: float, value: float) -> float:
+    """Return how far a slope is from the expected one, beyond what rounding explains.
+
+    Where they differ a kink of the loss may lie within the step: smaller steps are tried.
+    """
+    index = np.unravel_index(at, array.shape)
+    kept, best = array[index], np.inf
+    step = _EPS ** (1 / 3) * max(1.0, abs(float(kept)))
+    for _ in range(3):
+        ends = []
+        for side in (step, -step):
+            array[index] = kept + side
+            ends.append(problem.here(False)[0])
+        array[index] = kept
+        rounding = 8 * _EPS * max(abs(value), 1e-3) / step
+        error = abs((ends[0] - ends[1]) / (2 * step) - expected) - rounding
+        best = min(best, max(0.0, error)) if np.isfinite(error) else best
+        if best <= 1e-9 * abs(expected):
+            break
+        step /= 16
+    return best if np.isfinite(best) else float("nan")
+
+
+@dataclass(frozen=True)
+class GradientNoise:
+    """What `gradient_noise` found.
+
+    Attributes
+    ----------
+    norm : float
+        Length of the mean gradient.
+    deviation : float
+        Root of the variance of the gradient over examples, summed over the parameters.
+    batch_size : float
+        Where the standard error of a batch's gradient is as long as the gradient: variance over squared norm.
+    sizes, errors : array
+        Batch sizes, and the standard error of their mean gradient, ``deviation / sqrt(size)``.
+    """
+
+    norm: float
+    deviation: float
+    batch_size: float
+    sizes: Array
+    errors: Array
+
+    def __str__(self) -> str:
+        return (
+            f"gradient {self.norm:.2e}, deviation over examples {self.deviation:.2e}: noise and signal are "
+            f"alike at a batch of {self.batch_size:,.0f}"
+        )
+
+    def plot(self, path: str | Path | None = None, *, axes: Any = None, title: str = "") -> Any:
+        """Draw the standard error over the batch size, beside the gradient's length; returns the figure."""
+        figure, axes = drawn_on(axes, 6, 4, path, title)
+        axes.loglog(self.sizes, self.errors, marker="o", markersize=3, label="standard error of a batch")
+        axes.axhline(self.norm, color="#D55E00", linestyle="--", label="length of the gradient")
+        axes.set(xlabel="batch size", ylabel="length", title=title or "gradient noise")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="best")
+        return saved(figure, path)
+
+
+def gradient_noise(
+    model: nn.Sequential,
+    loss: nn.Loss,
+    x: Any,
+    y: Any,
+    *,
+    penalty: nn.Penalty | None = None,
+    examples: int = 256,
+    seed: int | None = 0,
+) -> GradientNoise:
+    """Measure how much the gradient varies over examples, against its length.
+
+    The standard error falls as the root of the batch size only: 100 times the examples, and the work, make it
+    10 times smaller. Batches well below ``batch_size`` point anywhere, and gain from more examples or a
+    smaller learning rate; batches well above it repeat what they know (McCandlish et al. 2018). It grows as
+    the training goes on and the gradient becomes small.
+
+    Parameters
+    ----------
+    model : nn.Sequential
+        Left as it is. Layers compute as in evaluation, so that an example has a gradient of its own.
+    loss : nn.Loss
+    x, y
+        Examples as `Trainer.fit` takes them.
+    penalty : nn.Penalty, optional
+        Moves the mean gradient, and not the variance.
+    examples : int, default 256
+        How many are drawn, each with a pass of its own. At least 2.
+    seed : int, optional
+
+    Returns
+    -------
+    GradientNoise
+    """
+    problem = Problem(model, loss, x, y, penalty, training=False, penalized=False)
+    data, count = problem.data, min(check_count("examples", examples), len(problem.data.x))
+    if count < 2:
+        raise ValueError(f"examples is {examples} of {len(data.x)} in x, expected at least 2 of both")
+    chosen = check_seed("seed", seed).permutation(len(data.x))[:count]
+    total, squares, divisors = np.zeros(problem.size), 0.0, 0.0
+    for i in chosen:
+        problem.data = data._replace(x=data.x[i : i + 1], y=data.y[i : i + 1])
+        gradient = problem.here()[1]
+        part = float(problem.loss.divisor(problem.output, problem.data.y))
+        gradient *= part
+        total, squares, divisors = total + gradient, squares + float(gradient @ gradient), divisors + part
+    mean, factor = total / divisors if divisors else total, count / divisors if divisors else 0.0
+    variance = max(0.0, factor**2 * squares / count - float(mean @ mean)) * count / (count - 1)
+    if penalty is not None:
+        mean = mean + problem.penalty_gradient()
+    norm = float(np.linalg.norm(mean))
+    sizes = 2.0 ** np.arange(0, max(1, int(np.ceil(np.log2(len(data.x))))) + 1)
+    deviation = float(np.sqrt(variance))
+    needed = variance / norm**2 if norm else float("inf")
+    return GradientNoise(norm, deviation, needed, sizes, deviation / np.sqrt(sizes))

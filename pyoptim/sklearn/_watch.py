@@ -1,0 +1,80 @@
+"""The callbacks of an estimator's training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..callbacks import Callback, _Monitor
+from ..train.trainer import Trainer
+
+
+def check_callbacks(callbacks: Any, scored: bool, solver: str) -> list[Callback]:
+    """The callbacks, each of which can do its work in a training where examples are scored, or are not."""
+    checked = list(callbacks or ())
+    measured = ["loss", "val_score", "val_loss"] if scored else ["loss"]
+    for i, callback in enumerate(checked):
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks[{i}] is {callback!r:.100}, expected a Callback of pyoptim.callbacks")
+        reads = getattr(callback, "save_best_only", True)
+        if isinstance(callback, _Monitor) and reads and callback.monitor not in measured:
+            cure = "" if scored else ", or val_score and val_loss too with early_stopping=True or an eval_set"
+            names = ", ".join(measured) + cure
+            raise ValueError(f"callbacks[{i}] monitors {callback.monitor!r}, but an epoch measures {names}")
+        if solver == "lbfgs" and callback.acts_on_batches:
+            raise ValueError(f"callbacks[{i}] acts on batches, which solver='lbfgs' does not make")
+    return checked
+
+
+class Watch:
+    """Tells the callbacks of a training what happens, as `Trainer.fit` does.
+
+    Parameters
+    ----------
+    callbacks : sequence of Callback
+    trainer : Trainer or None
+        Of the model that is trained; callbacks end the training by its ``stop_training``. None where there
+        are no callbacks.
+    rate : float, optional
+        The learning rate of the trainer's optimizer, where callbacks must not set another, since nothing
+        would read it.
+    """
+
+    def __init__(
+        self, callbacks: Sequence[Callback], trainer: Trainer | None, rate: float | None = None
+    ) -> None:
+        self._callbacks, self._trainer, self._rate = callbacks, trainer, rate
+
+    def __bool__(self) -> bool:
+        return bool(self._callbacks)
+
+    @property
+    def stops(self) -> bool:
+        """Whether a callback has ended the training."""
+        return self._trainer is not None and self._trainer.stop_training
+
+    def begin(self) -> None:
+        """Tell that the training begins."""
+        if self._trainer is None:
+            return
+        self._trainer.stop_training = False
+        try:
+            for callback in self._callbacks:
+                callback.trainer = self._trainer
+                callback._check_files(self._trainer)
+            self.tell("on_train_begin")
+        except BaseException:
+            self.forget()
+            raise
+
+    def tell(self, hook: str, *arguments: Any) -> None:
+        """Call this method of each callback."""
+        for i, callback in enumerate(self._callbacks):
+            getattr(callback, hook)(*arguments)
+            if self._rate is not None and callback.trainer.optimizer.param_groups[0]["lr"] != self._rate:
+                raise ValueError(f"callbacks[{i}] sets a learning rate, which solver='lbfgs' does not have")
+
+    def forget(self) -> None:
+        """Let callbacks go of the trainer, so that they can be copied and pickled."""
+        for callback in self._callbacks:
+            callback.__dict__.pop("trainer", None)

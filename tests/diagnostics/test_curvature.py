@@ -1,0 +1,162 @@
+"""Curvature, spectrum, sharpness and slices of quadratics whose Hessian is known, and of a small network."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from pyoptim import diagnostics, nn
+
+ROOTS = np.array([3.0, 2, 1, 0.5])  # of the eigenvalues, times the root of a factor
+
+
+def quadratic(w):
+    """(mean of (x w - y)^2), of which the Hessian is diag(ROOTS^2) * 2/4 and the minimum is 0 at w = 0."""
+    model = nn.Sequential(nn.Dense(4, 1, bias=False), seed=0)
+    model.flat_parameters[...] = w
+    return model, nn.MSE(), np.diag(ROOTS), np.zeros(4)
+
+
+EIGENVALUES = ROOTS**2 / 2
+W = np.array([1.0, -2, 0.5, 1])
+
+
+def network(size=6):
+    rng = np.random.default_rng(0)
+    model = nn.Sequential(nn.Dense(5, size, activation="tanh"), nn.Dropout(0.5), nn.Dense(size, 3), seed=1)
+    return model, nn.CrossEntropy(), rng.normal(size=(20, 5)), rng.integers(0, 3, 20)
+
+
+def test_curvature_of_a_quadratic():
+    found = diagnostics.curvature(*quadratic(W))
+    g = EIGENVALUES * W
+    assert found.loss == pytest.approx(EIGENVALUES @ W**2 / 2)
+    assert found.gradient_squared == pytest.approx(g @ g)
+    assert found.curvature == pytest.approx(g @ (EIGENVALUES * g), rel=1e-5)
+    assert found.best_step == pytest.approx(g @ g / (g @ (EIGENVALUES * g)), rel=1e-5)
+    assert found.losses == pytest.approx(found.predicted, rel=1e-5)
+    assert found.steps[np.argmin(found.losses)] == pytest.approx(found.best_step, rel=0.05)
+    assert (found.losses[found.steps > found.largest_step] > found.loss).all()
+
+
+def test_a_penalty_adds_to_the_curvature():
+    plain, more = (
+        diagnostics.hessian_spectrum(*quadratic(W), penalty=penalty) for penalty in (None, nn.Penalty(l2=3))
+    )
+    assert more.largest == pytest.approx(plain.largest + 3)
+
+
+def test_at_a_minimum_nothing_is_curved_along_the_gradient():
+    found = diagnostics.curvature(*quadratic(np.zeros(4)))
+    assert (found.loss, found.gradient_squared, found.best_step) == (0, 0, np.inf)
+
+
+def test_spectrum_of_a_quadratic():
+    found = diagnostics.hessian_spectrum(*quadratic(W), count=2)
+    assert found.largest == pytest.approx(np.sort(EIGENVALUES)[::-1][:2])
+    assert found.smallest == pytest.approx(np.sort(EIGENVALUES)[:2])
+    assert found.largest_step == pytest.approx(2 / EIGENVALUES.max())
+    assert found.parameters == 4
+
+
+def test_the_ends_of_a_spectrum_are_those_of_the_whole_hessian():
+    pytest.importorskip("scipy")
+    model, *data = network(30)
+    found = diagnostics.hessian_spectrum(model, *data, count=3)
+    problem = diagnostics._curvature.Problem(model, *data)
+    assert problem.size > diagnostics._curvature._SMALL
+    rows = [problem.hessian_vector(problem.parameters, unit) for unit in np.eye(problem.size)]
+    values = np.linalg.eigvalsh((np.array(rows) + np.array(rows).T) / 2)
+    assert found.largest == pytest.approx(values[::-1][:3], rel=1e-3)
+    assert found.smallest == pytest.approx(values[:3], rel=1e-2, abs=1e-6)
+
+
+def test_kinks_are_no_curvature():
+    """A ReLU close to its kink, at which the gradient jumps; the loss is linear on either side."""
+    model = nn.Sequential(nn.Dense(1, 1, activation="relu"), nn.Dense(1, 1, init="zeros"), seed=0)
+    model.flat_parameters[...] = [0.5, -0.5 + 1e-7, 1, 0]
+    loss, x, y = nn.L1(), np.ones((1, 1)), np.array([9.0])
+    assert abs(diagnostics.hessian_spectrum(model, loss, x, y).largest).max() < 2  # 2.0 for a product of two
+
+
+@pytest.mark.parametrize("w", [np.zeros(4), W])
+def test_sharpness_of_a_quadratic(w):
+    pytest.importorskip("scipy")
+    found = diagnostics.sharpness(*quadratic(w), epsilon=0.1, rho=0.25)
+    half = 0.1 * (np.abs(w) + 1)
+    loss = EIGENVALUES @ w**2 / 2
+    rise = EIGENVALUES @ (np.abs(w) + half) ** 2 / 2 - loss  # in the corner away from the minimum
+    assert found.box_rise == pytest.approx(rise)
+    assert found.keskar == pytest.approx(100 * rise / (1 + loss))
+    g = EIGENVALUES * w
+    step = 0.25 * g / np.linalg.norm(g) if g.any() else 0 * g
+    assert found.sam == pytest.approx(EIGENVALUES @ (w + step) ** 2 / 2 - loss)
+
+
+def test_a_slice_of_a_quadratic_between_two_models():
+    model, *data = quadratic(W)
+    other = copy.deepcopy(model)
+    other.flat_parameters[...] = -W
+    found = diagnostics.loss_slice(model, *data, other=other, points=9)
+    assert found.along[[0, -1]] == pytest.approx([-0.5, 1.5])
+    assert found.losses == pytest.approx(EIGENVALUES @ W**2 / 2 * (1 - 2 * found.along) ** 2)
+
+
+def test_directions_are_as_long_as_the_weights_of_each_output():
+    model, *data = network()
+    problem = diagnostics._slices.Problem(model, *data)
+    direction = diagnostics._slices._direction(problem, np.random.default_rng(0))
+    at = 0
+    for name, array in problem.names:
+        part = direction[at : at + array.size].reshape(array.shape)
+        at += array.size
+        if name.endswith("bias"):
+            assert not part.any()
+        else:
+            assert np.linalg.norm(part, axis=1) == pytest.approx(np.linalg.norm(array, axis=1))
+    plane = diagnostics.loss_slice(model, *data, dimensions=2, points=3)
+    assert plane.losses.shape == (3, 3)
+    assert plane.losses[1, 1] == pytest.approx(problem.value(problem.parameters)) == plane.here
+
+
+def test_models_are_left_alone_and_frozen_layers_stay():
+    pytest.importorskip("scipy")
+    model, *data = network()
+    model.layers[0].trainable = False
+    before, gradients = model.state_dict(), model.flat_gradients.copy()
+    for measure in (diagnostics.curvature, diagnostics.sharpness, diagnostics.loss_slice):
+        measure(model, *data)
+    assert diagnostics.hessian_spectrum(model, *data).parameters == 21
+    after = model.state_dict()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert np.array_equal(gradients, model.flat_gradients)
+    assert model.training
+    model.layers[2].trainable = False
+    with pytest.raises(ValueError, match="model has no parameters, or all are frozen"):
+        diagnostics.curvature(model, *data)
+
+
+def test_wrong_others():
+    model, *data = network()
+    with pytest.raises(ValueError, match="other has the parameters"):
+        diagnostics.loss_slice(model, *data, other=network(7)[0])
+    with pytest.raises(ValueError, match="dimensions is 2, expected 1 between"):
+        diagnostics.loss_slice(model, *data, other=model, dimensions=2)
+
+
+def test_plots_and_words(tmp_path):
+    figure_of = pytest.importorskip("matplotlib.figure")
+    pytest.importorskip("scipy")
+    figure = figure_of.Figure()
+    model, *data = network()
+    found = (
+        diagnostics.curvature(model, *data, points=5),
+        diagnostics.hessian_spectrum(model, *data),
+        diagnostics.sharpness(model, *data),
+        diagnostics.loss_slice(model, *data, points=3, dimensions=2),
+        diagnostics.loss_slice(model, *data, points=3, other=model),
+    )
+    for one, axes in zip(found, figure.subplots(1, 5), strict=True):
+        assert one.plot(axes=axes, title="digits") is figure
+        assert axes.get_title() == "digits"
+        assert "e" in str(one)

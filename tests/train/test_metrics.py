@@ -1,0 +1,166 @@
+"""Metrics against scikit-learn's and by hand, weighted, by name in a trainer, and their plots."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import pyoptim as po
+from pyoptim import metrics, nn
+
+sklearn = pytest.importorskip("sklearn.metrics")
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(4)
+    targets, outputs = rng.integers(0, 4, 300), rng.normal(size=(300, 4))
+    outputs[np.arange(300), targets] += 1
+    outputs[:, 3] -= 2  # a class that is seldom predicted
+    return targets, outputs, rng.integers(0, 4, 300).astype(np.float64)
+
+
+NAMED = sorted(metrics.NAMES)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_weight_counts_as_so_many_examples(data, name):
+    targets, outputs, weight = data
+    metric = metrics.named(name)
+    assert metric.greater_is_better is True
+    assert metric.__name__ == name
+    if name == "r2":
+        targets = np.eye(4)[targets]
+    times = weight.astype(int)
+    repeated = metric(np.repeat(targets, times, 0), np.repeat(outputs, times, 0))
+    assert metric(targets, outputs, sample_weight=weight) == pytest.approx(repeated, abs=1e-12)
+    assert abs(metric(targets, outputs) - repeated) > 1e-4
+    assert metric(targets, outputs, sample_weight=np.full(300, 0.5)) == pytest.approx(
+        metric(targets, outputs)
+    )
+
+
+@pytest.mark.parametrize("average", ["macro", "micro", "weighted"])
+def test_averages_are_those_of_sklearn(data, average):
+    targets, outputs, _ = data
+    shares = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
+    indicator = np.eye(4, dtype=int)[targets]
+    for name, expected in (
+        ("f1", sklearn.f1_score(targets, outputs.argmax(1), average=average)),
+        ("average_precision", sklearn.average_precision_score(indicator, shares, average=average)),
+        ("roc_auc", sklearn.roc_auc_score(indicator, shares, average=average)),
+    ):
+        assert metrics.named(f"{name}_{average}")(targets, outputs) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (-1, 1)])
+def test_one_output_is_the_logit_of_the_positive_class(pair):
+    targets = np.array(pair, np.float32)[[0, 0, 1, 1, 1]]
+    outputs = np.array([-1.0, 2.0, 3.0, -0.5, 0.25], np.float32)[:, None]
+    for shape in ((5,), (5, 1)):
+        t = targets.reshape(shape)
+        assert metrics.accuracy(t, outputs) == 0.6
+        assert metrics.precision(t, outputs, average="binary") == pytest.approx(2 / 3)
+        assert metrics.roc_auc(t, outputs) == pytest.approx(4 / 6)  # 4 of 6 pairs are in order
+        assert metrics.average_precision(t, outputs) == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+
+
+def test_a_curve_of_coverage_holds_each_point_of_coverage(data):
+    targets, outputs, weight = data
+    outputs[7] = np.nan
+    curve = metrics.coverage_curve(targets, outputs, weight)
+    assert curve.coverage[-1] == 1
+    assert curve.accuracy[-1] == pytest.approx(metrics.accuracy(targets, outputs, weight))
+    for i in (0, 20, 100):
+        at = metrics.coverage(targets, outputs, curve.thresholds[i], weight)
+        assert at == pytest.approx((curve.coverage[i], curve.accuracy[i]))
+    equal = np.zeros((4, 2))  # one confidence: all or nothing
+    curve = metrics.coverage_curve([0, 1, 1, 0], equal)
+    assert [list(part) for part in curve] == [[1], [0.5], [0.5]]
+
+
+def test_what_has_no_curve_is_nan():
+    outputs = np.array([[1.0, 2], [3, np.inf], [0, 1]])
+    for name in ("roc_auc", "average_precision"):
+        assert np.isnan(metrics.named(name)([0, 1, 1], outputs))
+    assert np.isnan(metrics.roc_auc([1, 1, 1], outputs[[0, 2, 2]]))
+    assert np.isnan(metrics.roc_auc([0, 1, 1], outputs[[0, 2, 2]], sample_weight=[0, 1, 1]))
+    with pytest.raises(ValueError, match="targets are all of one class"):
+        metrics.roc_curve([0, 1, 1], [1.0, 2, 3], sample_weight=[0, 1, 1])
+
+
+def test_selective_accuracy_by_hand():
+    outputs = np.array([[9.0, 0], [5, 0], [3, 0], [1, 0]])
+    targets = [0, 0, 1, 0]
+    for share, expected in ((0.0, 1), (0.25, 1), (0.5, 1), (0.75, 2 / 3), (1.0, 3 / 4)):
+        assert metrics.selective_accuracy(targets, outputs, share) == pytest.approx(expected)
+
+
+def test_r2_by_hand():
+    targets = np.array([[1.0, 0], [2, 0], [3, 3]])
+    assert metrics.r2(targets, targets) == 1
+    assert metrics.r2(targets, np.tile(targets.mean(0), (3, 1))) == 0
+    outputs = np.array([1.0, 2, 4], np.float32)[:, None]
+    assert metrics.r2(targets[:, 0], outputs) == pytest.approx(1 - 1 / 2)
+    assert np.isnan(metrics.r2(targets, targets * np.nan))
+
+
+def test_trainers_take_names(backend, data):
+    targets, _, weight = data
+    x = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32)
+    model = nn.Sequential(nn.Dense(5, 4), seed=0)
+    names = ["accuracy", "f1", "top_2", "roc_auc_weighted", metrics.recall]
+    trainer = po.Trainer(model, nn.CrossEntropy(), po.SGD(model.parameters(), lr=0.1), metrics=names)
+    outputs = trainer.predict(x)
+    for weights in (None, weight):
+        found = trainer.evaluate(x, targets, sample_weight=weights)
+        for name in names[:-1]:
+            assert found[name] == metrics.named(name)(targets, outputs, sample_weight=weights)
+        assert found["recall"] == metrics.recall(targets, outputs, sample_weight=weights)
+    stop = po.callbacks.EarlyStopping("val_f1", patience=1)
+    fitted = copy.deepcopy(trainer).fit(
+        x, targets, epochs=2, validation_split=0.3, callbacks=[stop], verbose=False
+    )
+    assert len(fitted["val_f1"]) == 2
+    assert stop.best == max(fitted["val_f1"])
+
+
+def test_a_binary_model_and_a_regression_take_names():
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    for loss, y, name in (
+        (nn.BinaryCrossEntropy(), (x[:, 0] > 0).astype(np.float32), "f1"),
+        (nn.BinaryCrossEntropy(), (x[:, 0] > 0).astype(np.float32), "roc_auc"),
+        (nn.MSE(), x[:, 0], "r2"),
+    ):
+        model = nn.Sequential(nn.Dense(3, 1, init="zeros"))
+        model.flat_parameters[0] = 1
+        trainer = po.Trainer(model, loss, po.SGD(model.parameters()), metrics=[name])
+        assert trainer.evaluate(x, y)[name] == pytest.approx(1)
+
+
+def test_unknown_names_say_which_there_are():
+    model = nn.Sequential(nn.Dense(3, 2))
+    for wrong, near in (("acc", "accuracy"), ("f1_marco", "f1_macro"), ("top_0", "")):
+        with pytest.raises(ValueError, match=rf"metrics\[0\] is '{wrong}', .*{near}"):
+            po.Trainer(model, nn.CrossEntropy(), po.SGD(model.parameters()), metrics=[wrong])
+
+
+def test_plots_return_the_figure_and_take_axes(data, tmp_path):
+    figure_of = pytest.importorskip("matplotlib.figure")
+    targets, outputs, _ = data
+    binary = targets == 0
+    plots = (
+        metrics.coverage_curve(targets, outputs).plot,
+        metrics.precision_recall_curve(binary, outputs[:, 0]).plot,
+        metrics.roc_curve(binary, outputs[:, 0]).plot,
+        lambda *args, **options: metrics.plot_confusion_matrix(targets, outputs, *args, **options),
+    )
+    figure = figure_of.Figure()
+    for plot, axes in zip(plots, figure.subplots(2, 2).flat, strict=True):
+        assert plot(axes=axes, title="digits") is figure
+        assert axes.get_title() == "digits"
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+    path = tmp_path / "curve.png"
+    assert plots[0](path).axes[0].lines
+    assert path.stat().st_size > 0
