@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     )
     from .config import cmake_dir, include_dir, show_config
     from .train.history import History
+    from .train.minimizing import minimize
+    from .train.objective import Objective
     from .train.trainer import Trainer
 
 # Imported when first used, so that `import pyoptim` costs no more than the optimizers.
@@ -59,6 +61,7 @@ _LAZY = {
     "gradients": "gradients",
     "include_dir": "config",
     "metrics": "metrics",
+    "minimize": "train.minimizing",
     "nn": "nn",
     "ops": "ops",
     "schedules": "schedules",
@@ -68,12 +71,14 @@ _LAZY = {
     "torch": "torch",
     "transforms": "transforms",
     "History": "train.history",
+    "Objective": "train.objective",
     "Trainer": "train.trainer",
 }
 
 __all__ = [
     "BackendError",
     "History",
+    "Objective",
     "Optimizer",
     "Trainer",
     "available_backends",
@@ -86,6 +91,7 @@ __all__ = [
     "gradients",
     "include_dir",
     "metrics",
+    "minimize",
     "nn",
     "num_threads",
     "ops",

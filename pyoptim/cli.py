@@ -27,6 +27,12 @@ def __dir__() -> list[str]:
 
 STUDIES = ("batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules", "tabular")
 
+# SciPy's methods, by the names that `pyoptim train --optimizer` takes.
+_MINIMIZERS = {
+    "l-bfgs": "L-BFGS-B", "bfgs": "BFGS", "cg": "CG", "newton-cg": "Newton-CG", "trust-ncg": "trust-ncg",
+    "trust-krylov": "trust-krylov", "damped-newton": "damped-newton",
+}  # fmt: skip
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
@@ -68,13 +74,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train)
     train.add_argument("dataset", nargs="?", default="digits", help="digits, mnist, …")
-    train.add_argument("--epochs", type=_positive, help="default: 40 for digits, else 10")
+    train.add_argument(
+        "--epochs",
+        type=_positive,
+        help="default: 40 for digits, else 10; of l-bfgs and the like, the most iterations, default: 100",
+    )
     train.add_argument("--batch-size", type=_batch_size, default=32, help="a number, or 'full'")
     train.add_argument("--lr", type=float, help="learning rate; default: the optimizer's own")
     train.add_argument(
         "--schedule", choices=("cosine", "constant"), default="cosine", help="what lr does over the training"
     )
-    train.add_argument("--optimizer", default="adam", help="sgd, adam, adamw, …")
+    train.add_argument(
+        "--optimizer",
+        default="adam",
+        help="sgd, adam, adamw, …; or SciPy's minimisers on all examples at once, which take no --lr, "
+        f"--batch-size and --schedule: {', '.join(_MINIMIZERS)}",
+    )
     train.add_argument(
         "--hidden", type=_sizes, default=(256, 128), help="sizes of the hidden layers: 256,128"
     )
@@ -239,20 +254,25 @@ def _optimizer(name: str, option: str = "--optimizer") -> type[Optimizer]:
     if name.lower() not in classes:
         from .runtime.numbers import nearest
 
-        known = sorted(classes)
+        known = sorted([*classes, *_MINIMIZERS] if option == "--optimizer" else classes)
         raise ValueError(f"{option} is {name!r}, expected one of {', '.join(known)}{nearest(name, known)}")
     chosen: type[Optimizer] = classes[name.lower()]
     return chosen
 
 
 def _train(options: argparse.Namespace) -> int:
-    from . import Trainer, datasets, nn, schedules
+    from . import SGD, Trainer, datasets, minimize, nn, schedules
     from .runtime import dispatch, threads
 
-    optimizer_class = _optimizer(options.optimizer)
+    method = _MINIMIZERS.get(options.optimizer.lower())
+    optimizer_class = None if method else _optimizer(options.optimizer)
+    if method and options.lr is not None:
+        raise ValueError(
+            f"--lr is {options.lr}, but {options.optimizer} finds the length of its steps itself"
+        )
     epochs = options.epochs
     if epochs is None:
-        epochs = 40 if options.dataset == "digits" else 10
+        epochs = 100 if method else 40 if options.dataset == "digits" else 10
     # What would fail after the training is an error before it.
     path = Path(options.save or f"{options.dataset}.safetensors")
     check_target("--save", path)
@@ -268,27 +288,30 @@ def _train(options: argparse.Namespace) -> int:
         sizes = [data.x_train.shape[1], *options.hidden, int(data.y_train.max()) + 1]
         hidden = [nn.Dense(a, b, activation="relu", init="he") for a, b in pairwise(sizes[:-1])]
         model = nn.Sequential(*hidden, nn.Dense(*sizes[-2:]), seed=options.seed)
-        lr: Any = optimizer_class.defaults["lr"] if options.lr is None else options.lr
-        if options.schedule == "cosine":
-            batches = -(-len(data.x_train) // (options.batch_size or len(data.x_train)))
-            lr = schedules.Cosine(lr, steps=epochs * batches)
-        optimizer = optimizer_class(model.parameters(), lr=lr)
-        trainer = Trainer(model, nn.CrossEntropy(), optimizer, seed=options.seed)
+        loss = nn.CrossEntropy()
+        optimizer: Optimizer = SGD(model.parameters())  # which a minimiser has no use for
+        if optimizer_class is not None:
+            lr: Any = optimizer_class.defaults["lr"] if options.lr is None else options.lr
+            if options.schedule == "cosine":
+                batches = -(-len(data.x_train) // (options.batch_size or len(data.x_train)))
+                lr = schedules.Cosine(lr, steps=epochs * batches)
+            optimizer = optimizer_class(model.parameters(), lr=lr)
+        trainer = Trainer(model, loss, optimizer, seed=options.seed)
 
         print(
             f"{options.dataset}: {len(data.x_train):,} training and {len(data.x_test):,} test examples; "
-            f"{'-'.join(map(str, sizes))} with {optimizer}; {dispatch.current().name} backend, "
+            f"{'-'.join(map(str, sizes))} with {method or optimizer}; {dispatch.current().name} backend, "
             f"{threads.get_num_threads()} threads"
         )
         started = time.perf_counter()
-        history = trainer.fit(
-            data.x_train,
-            data.y_train,
-            epochs=epochs,
-            batch_size=options.batch_size,
-            validation_data=(data.x_test, data.y_test) if options.plot else None,
-            verbose=True,
-        )
+        given = data.x_train, data.y_train
+        test = (data.x_test, data.y_test) if options.plot else None
+        if method:
+            history = minimize(model, loss, *given, method, max_iter=epochs, validation_data=test)
+        else:
+            history = trainer.fit(
+                *given, epochs=epochs, batch_size=options.batch_size, validation_data=test, verbose=True
+            )
         seconds = time.perf_counter() - started
         result = trainer.evaluate(data.x_test, data.y_test)
     print(

@@ -229,11 +229,9 @@ core::Engine<T>& Network<T>::Impl::engine_for(const Dataset<T>& data, Optimizer<
 
 template <class T>
 void Network<T>::Impl::run(core::Engine<T>& with, const core::Examples<T>& of, std::size_t examples,
-                           std::size_t batch, Optimizer<T>& optimizer, bool keep_gradients,
+                           std::size_t batch, Optimizer<T>& optimizer, core::StepOptions options,
                            core::Outcome& outcome) {
     optimizer.check();  // its options may have changed since the last epoch
-    core::StepOptions options;
-    options.keep_gradients = keep_gradients;
     options.max_grad_norm = optimizer.max_grad_norm;
     options.nonfinite = optimizer.nonfinite;
     for (std::size_t begin = 0; begin < examples; begin += kChunk * batch) {
@@ -321,6 +319,12 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
     const std::size_t batch =
         options.batch_size == 0 ? data.examples : std::min(options.batch_size, data.examples);
     if (data.examples == 0) refuse("data has no examples");
+    if (!core::kNotNegative.contains(options.sharpness_aware)) {
+        refuse("sharpness_aware is " + std::to_string(options.sharpness_aware) +
+               ", expected a finite number >= 0");
+    }
+    core::StepOptions of_steps;
+    of_steps.sharpness_aware = options.sharpness_aware;
     const typename Impl::Busy busy(*impl_);
     core::Engine<T>* engine = &impl_->engine_for(data, optimizer, options.loss, batch, options.drop_last);
     int rule = optimizer.impl_->rule;  // of which the engine's steps are
@@ -342,7 +346,7 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
             rule = optimizer.impl_->rule;
         }
         core::Outcome outcome;
-        impl_->run(*engine, of, used, batch, optimizer, false, outcome);
+        impl_->run(*engine, of, used, batch, optimizer, of_steps, outcome);
         result = {outcome.sums.mean_loss(), outcome.sums.accuracy()};
         if (options.after_epoch && !options.after_epoch(epoch, result)) break;
     }
@@ -355,8 +359,10 @@ double Network<T>::step(const Dataset<T>& data, Optimizer<T>& optimizer, const L
     const typename Impl::Busy busy(*impl_);
     core::Engine<T>& engine = impl_->engine_for(data, optimizer, loss, data.examples, false);
     core::Outcome outcome;
+    core::StepOptions options;
+    options.keep_gradients = true;
     impl_->run(engine, {data.x, data.bytes, data.labels, data.targets, nullptr, nullptr, {}}, data.examples,
-               data.examples, optimizer, true, outcome);
+               data.examples, optimizer, options, outcome);
     return outcome.last;
 }
 

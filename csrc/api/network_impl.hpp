@@ -38,7 +38,7 @@ struct Network<T>::Impl {
     core::Engine<T>& engine_for(const Dataset<T>&, Optimizer<T>&, Loss, std::size_t batch, bool drop_last);
     // Trains on so many examples of the order once, and advances the optimizer.
     void run(core::Engine<T>&, const core::Examples<T>&, std::size_t examples, std::size_t batch,
-             Optimizer<T>&, bool keep_gradients, core::Outcome&);
+             Optimizer<T>&, core::StepOptions, core::Outcome&);
 
     core::Chain<T> chain;
     std::vector<T> parameters, gradients;

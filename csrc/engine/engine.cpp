@@ -86,7 +86,7 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_
 
 template <class T>
 void Engine<T>::clear() {
-    stepper_ = rest_ = {};
+    stepper_ = rest_ = ascent_ = {};
     gradients_.clear();
     rest_gradients_.clear();
     weights_.assign(layers_.size(), {});
@@ -96,6 +96,7 @@ void Engine<T>::clear() {
 template <class T>
 void Engine<T>::add(const typename Stepper<T>::Array& array, const T* gradient) {
     stepper_.add(array);
+    ascent_.add({static_cast<int>(cpu::RuleId::sgd), 0, array.param, {}, array.size, nullptr});
     gradients_.push_back(gradient);
     const auto add_rest = [&](std::size_t begin, std::size_t end) {
         if (begin == end) return;
@@ -231,7 +232,8 @@ void Engine<T>::forward(const T* x, std::size_t n) {
     for (std::size_t i = 0; i < layers_.size(); ++i) {
         T* const y = outputs_[i].data();
         if (compiled_[i] != nullptr) {
-            compiled_[i]->forward({n, x, y, true, x == nullptr ? &sparse_ : nullptr});
+            compiled_[i]->forward(
+                {n, x, y, random_ || !layers_[i].entry->only_in_training, x == nullptr ? &sparse_ : nullptr});
         } else {
             const std::size_t begin = layers_[i].begin,
                               size = n * static_cast<std::size_t>(layers_[i].out.size);
@@ -249,7 +251,9 @@ void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
     T* dy = gradient_.data();
     T* other = other_gradient_.data();
     for (std::size_t i = layers_.size(); i-- > first_trainable_;) {
-        if (compiled_[i] != nullptr) {
+        if (!random_ && layers_[i].entry->only_in_training) {
+            // The layer has handed its input on, and so it does with dy.
+        } else if (compiled_[i] != nullptr) {
             compiled_[i]->backward({n, i == 0 ? input : outputs_[i - 1].data(), outputs_[i].data(), dy,
                                     i > first_trainable_ ? other : nullptr,
                                     fused && weights_[i].size > 0 ? &weights_[i] : nullptr, &updates_,
@@ -312,22 +316,22 @@ double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, 
 }
 
 template <class T>
-void Engine<T>::keep_buffers() {
-    kept_buffers_.clear();
-    kept_counts_.clear();
+void Engine<T>::keep_buffers(Kept& kept) const {
+    kept.values.clear();
+    kept.counts.clear();
     for (const LayerArray<T>& array : buffers_) {
         if (array.role == Role::counter) {
-            kept_counts_.push_back(*array.count);
+            kept.counts.push_back(*array.count);
         } else {
-            kept_buffers_.insert(kept_buffers_.end(), array.value, array.value + array.size());
+            kept.values.insert(kept.values.end(), array.value, array.value + array.size());
         }
     }
 }
 
 template <class T>
-void Engine<T>::restore_buffers() {
-    auto value = kept_buffers_.cbegin();
-    auto count = kept_counts_.cbegin();
+void Engine<T>::restore_buffers(const Kept& kept) {
+    auto value = kept.values.cbegin();
+    auto count = kept.counts.cbegin();
     for (const LayerArray<T>& array : buffers_) {
         if (array.role == Role::counter) {
             *array.count = *count++;
@@ -338,13 +342,52 @@ void Engine<T>::restore_buffers() {
     }
 }
 
+// Returns the penalty, and adds its gradient.
+template <class T>
+double Engine<T>::penalize() {
+    const double divisor = mean_.wanted ? weights_of_batch_ : 1;
+    return penalty_.runs.empty() || divisor == 0 ? 0 : add_penalty(penalty_, divisor);
+}
+
+// The norm of the gradients of all arrays that add() added, as one vector.
+template <class T>
+double Engine<T>::norm() const {
+    return root_of(total_of_squares(gradients_.size(), [&](std::size_t i) {
+        return sum_of_squares(stepper_.arrays()[i].size, gradients_[i]);
+    }));
+}
+
+// Replaces the gradients of a batch by those at the parameters that have moved by a distance along them. The
+// layers' random numbers are those of the first pass, and their statistics stay as it has left them.
+template <class T>
+void Engine<T>::ascend(double distance, const Examples<T>& of, std::size_t begin, const T* x, std::size_t n) {
+    keep_buffers(after_one_);
+    restore_buffers(before_);
+    unascended_.clear();
+    for (const auto& array : ascent_.arrays()) {
+        unascended_.insert(unascended_.end(), array.param, array.param + array.size);
+    }
+    const double length = norm();
+    const T row[] = {static_cast<T>(length == 0 ? 0 : -distance / length), 0, 1, 1};
+    ascent_.step(gradients_.data(), row);
+    forward(x, n);
+    Sums ignored;
+    loss(of, begin, n, ignored);
+    backward(x, n, false);
+    penalize();
+    auto kept = unascended_.cbegin();
+    for (const auto& array : ascent_.arrays()) {
+        const auto end = kept + static_cast<std::ptrdiff_t>(array.size);
+        std::copy(std::exchange(kept, end), end, array.param);
+    }
+    restore_buffers(after_one_);
+}
+
 // Takes a step. Returns false if a gradient is not finite and the options end the run for that.
 template <class T>
 bool Engine<T>::update(const T* row, std::size_t length, const StepOptions& options, Outcome& outcome) {
     if (options.max_grad_norm > 0 || options.nonfinite != NonFinite::ignore) {
-        const double norm = root_of(total_of_squares(gradients_.size(), [&](std::size_t i) {
-            return sum_of_squares(stepper_.arrays()[i].size, gradients_[i]);
-        }));
+        const double norm = this->norm();
         if (options.nonfinite != NonFinite::ignore && !std::isfinite(norm)) {
             for (std::size_t i = 0; i < gradients_.size(); ++i) {
                 if (all_finite(stepper_.arrays()[i].size, gradients_[i])) continue;
@@ -376,22 +419,58 @@ bool Engine<T>::update(const T* row, std::size_t length, const StepOptions& opti
     return true;
 }
 
+// Makes room for what a batch of these examples is copied to.
+template <class T>
+void Engine<T>::reserve(const Examples<T>& of) {
+    if (of.labels != nullptr) labels_.resize(capacity_);
+    if (of.targets != nullptr) targets_.resize(capacity_ * outputs());
+    weight_.resize(of.weight != nullptr || (mean_.wanted && mean_.factor != 1) ? capacity_ : 0);
+}
+
+template <class T>
+void Engine<T>::measure(const Examples<T>& of, std::size_t begin, std::size_t end, const T* gradients,
+                        double* total, std::size_t size, Sums& sums) {
+    const std::size_t n = end - begin;
+    reserve(of);
+    take_labels(of, begin, n);
+    const bool sparse = n > kFused && is_sparse(of);
+    if (sparse) gather_sparse(of, begin, n);
+    const T* const x = sparse ? nullptr : gather(of, begin, n);
+    keep_buffers(before_);
+    random_ = false;
+    forward(x, n);
+    Sums of_batch;
+    of_batch.loss = loss(of, begin, n, of_batch);
+    const double divisor = of_batch.divisor;
+    of_batch.loss *= divisor;
+    sums.add(of_batch);
+    if (total != nullptr) {
+        backward(x, n, false);
+        zeroed_ = false;
+        split(size, size, kGrain, 1, [&](std::ptrdiff_t first, std::ptrdiff_t last) {
+            for (std::ptrdiff_t i = first; i < last; ++i) {
+                total[i] += divisor * static_cast<double>(gradients[i]);
+            }
+        });
+    }
+    random_ = true;
+    restore_buffers(before_);
+}
+
 template <class T>
 void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end, std::size_t batch,
                       const T* rows, std::size_t row, const StepOptions& options, Outcome& outcome) {
     const std::size_t before = outcome.steps;
     outcome.wrong = -1;
     if (clipped_.size() < row) clipped_.resize(row);
-    if (of.labels != nullptr) labels_.resize(capacity_);
-    if (of.targets != nullptr) targets_.resize(capacity_ * outputs());
-    const bool weighs = of.weight != nullptr || (mean_.wanted && mean_.factor != 1);
-    weight_.resize(weighs ? capacity_ : 0);
-    // Clipping and the search for non-finite values need all gradients before the first update, and a penalty
-    // adds to them, so none of these allows a fused update.
+    reserve(of);
+    // Clipping, the search for non-finite values and an ascent need all gradients before the first update,
+    // and a penalty adds to them, so none of these allows a fused update.
+    const double rho = options.sharpness_aware;
     const bool may_refuse = options.nonfinite != NonFinite::ignore;
     const bool sparse = batch > kFused && is_sparse(of);
     const bool fused = batch <= kFused && !options.keep_gradients && options.max_grad_norm <= 0 &&
-                       !may_refuse && penalty_.runs.empty();
+                       !may_refuse && penalty_.runs.empty() && rho <= 0;
     for (std::size_t i = 0; i < layers_.size() && fused && !zeroed_; ++i) {
         if (weights_[i].size == 0) continue;
         const auto [gradient, size] = compiled_[i]->fusible_gradient();
@@ -403,7 +482,7 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
         take_labels(of, begin, n);
         if (sparse) gather_sparse(of, begin, n);
         const T* const x = sparse ? nullptr : gather(of, begin, n);
-        if (may_refuse) keep_buffers();
+        if (may_refuse || rho > 0) keep_buffers(before_);
         T* const noisy = noise_.parameters;
         if (noise_.size > 0) {
             std::copy(noisy, noisy + noise_.size, kept_.begin());
@@ -414,12 +493,10 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
         Sums of_batch;
         outcome.last = loss(of, begin, n, of_batch);
         backward(x, n, fused);
-        if (!penalty_.runs.empty()) {
-            const double divisor = mean_.wanted ? weights_of_batch_ : 1;
-            const double penalty = divisor != 0 ? add_penalty(penalty_, divisor) : 0;
-            outcome.last += penalty;
-            of_batch.penalty = penalty * of_batch.divisor;
-        }
+        const double penalty = penalize();
+        outcome.last += penalty;
+        of_batch.penalty = penalty * of_batch.divisor;
+        if (rho > 0) ascend(rho, of, begin, x, n);
         of_batch.loss = outcome.last * of_batch.divisor;
         std::copy(kept_.begin(), kept_.end(), noisy);
         const std::size_t steps = outcome.steps;
@@ -427,7 +504,7 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
         if (outcome.steps > steps) {
             outcome.sums.add(of_batch);
         } else {
-            restore_buffers();
+            restore_buffers(before_);
         }
         if (!goes_on) return;
     }

@@ -52,6 +52,9 @@ struct WeightedMean {
 struct StepOptions {
     double max_grad_norm = 0;  // the norm to which gradients are scaled down; 0 leaves them as they are
     NonFinite nonfinite = NonFinite::ignore;
+    // How far the parameters move along their gradients, the penalty's included, before the gradient of the
+    // step is taken, at p + sharpness_aware * g / norm(g) (Foret et al. 2021, "SAM"); 0 takes the step by g.
+    double sharpness_aware = 0;
     // Whether all gradients of the last step must be in memory after train(). Otherwise those of dense
     // weights may be 0 there, since fused updates do not write them.
     bool keep_gradients = false;
@@ -115,6 +118,14 @@ class Engine {
     void train(const Examples<T>&, std::size_t begin, std::size_t end, std::size_t batch, const T* rows,
                std::size_t row, const StepOptions&, Outcome&);
 
+    // Measures the examples [begin, end) as one batch, of which no parameter and no buffer changes. Layers
+    // compute as in training, but those that are random do nothing. The sums receive what train() adds to
+    // them, without penalty. If `total` is not null, it receives the gradients of all parameters, which the
+    // layers write to `gradients`: `size` numbers, each times the divisor of the batch, are added to it.
+    // Throws as train() does.
+    void measure(const Examples<T>&, std::size_t begin, std::size_t end, const T* gradients, double* total,
+                 std::size_t size, Sums&);
+
     std::size_t inputs() const { return static_cast<std::size_t>(layers_.front().in.size); }
     std::size_t outputs() const { return static_cast<std::size_t>(layers_.back().out.size); }
     std::size_t capacity() const { return capacity_; }
@@ -123,6 +134,7 @@ class Engine {
   private:
     // Each works on the n examples of a batch, which begins at `begin` in the order of the training;
     // engine.cpp says what each returns.
+    void reserve(const Examples<T>&);
     void take_labels(const Examples<T>&, std::size_t begin, std::size_t n);
     bool is_sparse(const Examples<T>&) const;
     void gather_sparse(const Examples<T>&, std::size_t begin, std::size_t n);
@@ -132,8 +144,9 @@ class Engine {
     void weigh(std::size_t n, bool given);
     double loss(const Examples<T>&, std::size_t begin, std::size_t n, Sums&);
     bool update(const T* row, std::size_t length, const StepOptions&, Outcome&);
-    void keep_buffers();
-    void restore_buffers();
+    double penalize();
+    double norm() const;
+    void ascend(double distance, const Examples<T>&, std::size_t begin, const T* x, std::size_t n);
 
     std::vector<LayerView<T>> layers_;
     std::vector<std::unique_ptr<CompiledLayer<T>>> compiled_;  // by layer; null for one that has a block
@@ -159,10 +172,21 @@ class Engine {
     Stepper<T> stepper_;                        // updates all arrays that add() added
     std::vector<const T*> gradients_;           // the gradient of each of these arrays
 
-    // The buffers and counters of all layers, and what they held before a step that may be left out.
+    // The buffers and counters of all layers.
     std::vector<LayerArray<T>> buffers_;
-    std::vector<T> kept_buffers_;
-    std::vector<std::int64_t> kept_counts_;
+    // What these held at some time, so that they can be set back.
+    struct Kept {
+        std::vector<T> values;
+        std::vector<std::int64_t> counts;
+    };
+    Kept before_;     // before a step
+    Kept after_one_;  // after the first of two forward passes of a step
+    void keep_buffers(Kept&) const;
+    void restore_buffers(const Kept&);
+    bool random_ = true;  // whether layers that are random in training are
+
+    Stepper<T> ascent_;          // moves all arrays that add() added along their gradients
+    std::vector<T> unascended_;  // their elements as they were before that
 
     Penalized<T> penalty_{};
     WeightNoise<T> noise_{};

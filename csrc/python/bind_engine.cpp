@@ -34,10 +34,12 @@ class Engine {
     // loss: as the JSON {"type": ..., ...}
     Engine(const Model<T>& model, const std::string& loss, std::size_t capacity,
            const std::vector<Group>& groups, bool hogwild, const Penalty& penalty,
-           std::optional<double> mean_factor)
+           std::optional<double> mean_factor, double sharpness_aware)
         : chain_(model),
           engine_(chain_.views(), core::loss_from(loss), capacity),
-          takes_labels_(core::loss_entry(core::loss_from(loss).type).classification) {
+          takes_labels_(core::loss_entry(core::loss_from(loss).type).classification),
+          sharpness_aware_(sharpness_aware) {
+        require(!hogwild || sharpness_aware <= 0, "hogwild, and sharpness");
         if (hogwild) hogwild_.emplace(chain_.views(), core::loss_from(loss), capacity);
         for (const auto& [name, parameters] : groups) {
             const int rule = core::rule_index(name);
@@ -102,18 +104,58 @@ class Engine {
                const Array<double>& rows, double max_grad_norm, const std::string& nonfinite,
                const Sparse& sparse) {
         const auto [begin, end] = range;
-        const auto examples =
-            static_cast<std::size_t>(sparse         ? std::max<py::ssize_t>(sparse->second.size() - 1, 0)
-                                     : x.ndim() > 0 ? x.shape(0)
-                                                    : 0);
-        require(batch > 0 && batch <= engine_.capacity() && begin <= end && end <= examples &&
-                    (!order || static_cast<std::size_t>(order->size()) >= end) &&
-                    (!weight || static_cast<std::size_t>(weight->size()) == examples),
-                "batch, range, order and weight of the examples");
+        require(batch > 0 && batch <= engine_.capacity() && begin <= end, "batch and range");
+        const core::Examples<T> of = checked_examples(x, target, order, weight, range, sparse);
         require(rows.ndim() == 2 && static_cast<std::size_t>(rows.shape(1)) == row_ &&
                     static_cast<std::size_t>(rows.shape(0)) >=
                         (end - begin) / batch + ((end - begin) % batch != 0 ? 1 : 0),
                 "coefficients and steps");
+        core::StepOptions options;
+        options.max_grad_norm = max_grad_norm;
+        options.sharpness_aware = sharpness_aware_;
+        if (nonfinite == "raise") options.nonfinite = NonFinite::raise;
+        if (nonfinite == "skip") options.nonfinite = NonFinite::skip;
+        const std::vector<T> cast(rows.data(), rows.data() + rows.size());
+        require(!hogwild_ || (options.max_grad_norm <= 0 && options.nonfinite == NonFinite::ignore),
+                "hogwild, and options of the step");
+        py::gil_scoped_release release;
+        if (hogwild_) return hogwild_->train(of, begin, end, batch, cast.data(), row_, outcome);
+        engine_.train(of, begin, end, batch, cast.data(), row_, options, outcome);
+    }
+
+    // Returns the sum of the losses of the examples [begin, end), which are one batch, and its divisor. If
+    // there is a `total`, the gradient of that sum is added to it; the layers write `gradients`, all of them.
+    std::pair<double, double> measure(const py::array& x, const py::array& target,
+                                      const MaybeArray<T>& weight, std::pair<std::size_t, std::size_t> range,
+                                      const Sparse& sparse, const Array<T>& gradients,
+                                      MaybeArray<double> total) {
+        const auto [begin, end] = range;
+        require(begin <= end && end - begin <= engine_.capacity(), "range of a batch");
+        require(!total || total->size() == gradients.size(), "gradients and their total");
+        const core::Examples<T> of = checked_examples(x, target, {}, weight, range, sparse);
+        double* const sum = mutable_data_or_null(total);
+        const auto size = static_cast<std::size_t>(gradients.size());
+        core::Sums sums;
+        py::gil_scoped_release release;
+        engine_.measure(of, begin, end, gradients.data(), sum, size, sums);
+        return {sums.loss, sums.divisor};
+    }
+
+    core::Outcome outcome;
+
+  private:
+    core::Examples<T> checked_examples(const py::array& x, const py::array& target,
+                                       const MaybeArray<std::int64_t>& order, const MaybeArray<T>& weight,
+                                       std::pair<std::size_t, std::size_t> range,
+                                       const Sparse& sparse) const {
+        const auto [begin, end] = range;
+        const auto examples =
+            static_cast<std::size_t>(sparse         ? std::max<py::ssize_t>(sparse->second.size() - 1, 0)
+                                     : x.ndim() > 0 ? x.shape(0)
+                                                    : 0);
+        require(end <= examples && (!order || static_cast<std::size_t>(order->size()) >= end) &&
+                    (!weight || static_cast<std::size_t>(weight->size()) == examples),
+                "range, order and weight of the examples");
         core::Examples<T> of{};
         of.count = examples;
         require(sparse || static_cast<std::size_t>(x.size()) ==
@@ -146,21 +188,9 @@ class Engine {
                         "order within the examples");
             }
         }
-        core::StepOptions options;
-        options.max_grad_norm = max_grad_norm;
-        if (nonfinite == "raise") options.nonfinite = NonFinite::raise;
-        if (nonfinite == "skip") options.nonfinite = NonFinite::skip;
-        const std::vector<T> cast(rows.data(), rows.data() + rows.size());
-        require(!hogwild_ || (options.max_grad_norm <= 0 && options.nonfinite == NonFinite::ignore),
-                "hogwild, and options of the step");
-        py::gil_scoped_release release;
-        if (hogwild_) return hogwild_->train(of, begin, end, batch, cast.data(), row_, outcome);
-        engine_.train(of, begin, end, batch, cast.data(), row_, options, outcome);
+        return of;
     }
 
-    core::Outcome outcome;
-
-  private:
     core::SparseRows<T> sparse_rows(const py::array& values, const Array<std::int32_t>& columns,
                                     const Array<std::int64_t>& begins, bool first) const {
         require(py::isinstance<Array<T>>(values) && values.size() == columns.size() && begins.size() > 0,
@@ -182,6 +212,7 @@ class Engine {
     BoundChain<T> chain_;
     core::Engine<T> engine_;
     bool takes_labels_;
+    double sharpness_aware_;
     std::optional<core::Hogwild<T>> hogwild_;  // trains instead
 };
 
@@ -191,13 +222,16 @@ void bind_for(py::module_& m, const char* name) {
     const auto outcome = [](auto member) { return [member](const E& self) { return self.outcome.*member; }; };
     py::class_<E>(m, name)
         .def(py::init<const Model<T>&, const std::string&, std::size_t, const std::vector<typename E::Group>&,
-                      bool, const typename E::Penalty&, std::optional<double>>(),
+                      bool, const typename E::Penalty&, std::optional<double>, double>(),
              py::arg("model"), py::arg("loss"), py::arg("capacity"), py::arg("groups"), py::arg("hogwild"),
-             py::arg("penalty").none(true), py::arg("mean_factor") = py::none())
+             py::arg("penalty").none(true), py::arg("mean_factor") = py::none(),
+             py::arg("sharpness_aware") = 0.0)
         .def("begin_epoch", &E::begin_epoch, py::arg("done"), py::arg("noise").none(true))
         .def("train", &E::train, py::arg("x"), py::arg("target"), exact_or_none("order"),
              exact_or_none("weight"), py::arg("range"), py::arg("batch"), exact("rows"),
              py::arg("max_grad_norm"), py::arg("nonfinite"), py::arg("sparse") = py::none())
+        .def("measure", &E::measure, py::arg("x"), py::arg("target"), exact_or_none("weight"),
+             py::arg("range"), py::arg("sparse").none(true), exact("gradients"), exact_or_none("total"))
         .def_property_readonly("steps", outcome(&core::Outcome::steps))
         .def_property_readonly("skipped", outcome(&core::Outcome::skipped))
         .def_property_readonly("wrong", outcome(&core::Outcome::wrong))

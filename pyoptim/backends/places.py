@@ -14,6 +14,7 @@ import numpy as np
 
 from ..arrays import checks, gpu, gpu_checks, gpu_data, memory
 from ..formulas import storage
+from ..formulas.ascent import ascent
 from ..formulas.rules import RULES
 from ..runtime import dispatch
 from . import StepGroup
@@ -173,6 +174,10 @@ class Host:
         """Return an object that moves parameters along directions."""
         return Mover(params, directions)
 
+    def ascent(self, params: Sequence[Any]) -> Ascent:
+        """Return an object that moves parameters along their gradients."""
+        return Ascent(params)
+
     def follower(self, names: Sequence[str], averages: Sequence[Any], params: Sequence[Any]) -> Follower:
         """Return an object that moves averages towards parameters."""
         return Follower(names, averages, params)
@@ -261,6 +266,22 @@ class Mover:
             is_plain = direction.kind in ("float32", "float64")
             values = direction.data if is_plain else storage.decode(direction).reshape(p.shape)
             p[...] = p - p.dtype.type(rate) * values
+
+
+class Ascent:
+    """Moves parameters along their gradients, as `Optimizer.ascended` says."""
+
+    def __init__(self, params: Sequence[Any]) -> None:
+        self._params = params
+
+    def move(self, grads: Sequence[Any], rho: float, adaptive: bool) -> None:
+        """Move by rho along checked gradients; 16-bit parameters are rounded to nearest."""
+        points = [storage.widened(p) for p in self._params]
+        slopes = [storage.widened(g) for g in grads]
+        directions, rate = ascent(points, slopes, rho, adaptive, HOST.norm)
+        with np.errstate(all="ignore"):
+            for p, point, direction in zip(self._params, points, directions, strict=True):
+                p[...] = point + point.dtype.type(rate) * direction
 
 
 class Follower:

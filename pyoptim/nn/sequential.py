@@ -335,6 +335,15 @@ class Sequential:
             for name, value in getattr(layer, kind).items()
         }
 
+    def _copied_buffers(self) -> dict[str, Array]:
+        """Return copies of all buffers, for `_restore_buffers`."""
+        return {name: buffer.copy() for name, buffer in self._named("buffers").items()}
+
+    def _restore_buffers(self, values: Mapping[str, Array]) -> None:
+        own = self._named("buffers")
+        for name, value in values.items():
+            own[name][...] = value
+
     def state_dict(self) -> dict[str, Array]:
         """Copies of the parameters and buffers, frozen ones too, with PyTorch's names."""
         return {name: np.array(value) for name, value in self._named("parameters", "buffers").items()}

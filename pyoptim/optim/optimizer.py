@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..arrays import tensors
@@ -16,7 +17,7 @@ from ..backends.places import HOST, Place, place_of
 from ..formulas import storage
 from ..formulas.rules import RULES, Rule
 from ..runtime.dtypes import Array
-from ..runtime.numbers import COUNT, POSITIVE, Range, check_path, is_integer, one_of
+from ..runtime.numbers import COUNT, POSITIVE, Range, check_flag, check_path, is_integer, one_of
 from . import state, stepping, structure
 from .hyperparameters import Checked, ParameterGroup, checked
 
@@ -136,6 +137,7 @@ class Optimizer:
     _accumulate: int
     _rounding: str
     _seed: int
+    _is_ascended = False  # whether the parameters stand where `ascended` has moved them
 
     def __init_subclass__(cls) -> None:
         """Give the class a signature that names its hyperparameters with their defaults."""
@@ -305,6 +307,8 @@ class Optimizer:
             if self._tensors:
                 tensors.tell_autograd(self._tensors)
             return
+        if self._is_ascended:
+            raise RuntimeError("step inside ascended: take the gradient inside the block, step outside it")
         for i, group in enumerate(self.param_groups):
             if self._rule(group) != self._rules[i].name:
                 stepping.change_rule(self, i)
@@ -337,6 +341,51 @@ class Optimizer:
         if self._summed:
             self._sums, self._summed = [], 0
         if self._tensors:
+            tensors.tell_autograd(self._tensors)
+
+    @contextmanager
+    def ascended(self, grads: Any, rho: float = 0.05, adaptive: bool = False) -> Iterator[None]:
+        """Inside the ``with`` block the parameters stand at ``p + rho*g/norm(g)``, uphill of p.
+
+        Take the gradient anew inside the block, and step with it outside: sharpness-aware minimisation
+        (SAM, Foret et al. 2021), which looks for minima that are flat. `Trainer` does so by itself with
+        ``sharpness_aware=rho``. What is written into the parameters inside the block is lost.
+
+        Parameters
+        ----------
+        grads
+            As `step` takes them. Where all are 0, nothing moves.
+        rho : float > 0, default 0.05
+            How far the parameters move, all as one vector.
+        adaptive : bool, default False
+            Move by ``rho*s*s*g/norm(s*g)`` with ``s = abs(p) + 0.01``, which does not depend on the scale of
+            weights (ASAM, Kwon et al. 2021, whose rho is 0.5 to 2). On a GPU the processor computes it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A gradient that does not fit, as of `step`; a group has ``maximize=True``. Nothing is changed.
+
+        Examples
+        --------
+        >>> with optimizer.ascended(gradient(p)):
+        ...     g = gradient(p)
+        >>> optimizer.step(g)
+        """
+        rho, adaptive = POSITIVE.number("rho", rho), check_flag("adaptive", adaptive)
+        stepping.check_descends(self, "ascended")
+        if self._is_ascended:
+            raise RuntimeError("ascended inside ascended: the parameters already stand there")
+        flat = self._checked([grads] if self._lone else structure.in_order(self._keys, self._grouped, grads))
+        kept, advance = self._place.copies(self._params), self._advance
+        self._is_ascended, self._advance = True, None  # which knows nothing of this
+        try:
+            self._place.ascent(self._params).move(flat, rho, adaptive)
+            tensors.tell_autograd(self._tensors)
+            yield
+        finally:
+            self._place.assign(self._params, kept)
+            self._is_ascended, self._advance = False, advance
             tensors.tell_autograd(self._tensors)
 
     _row = stepping.row_of

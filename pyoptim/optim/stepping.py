@@ -108,6 +108,12 @@ def check_rule(optimizer: Optimizer, group: Group, rule: Rule) -> None:
         )
 
 
+def check_descends(optimizer: Optimizer, what: str) -> None:
+    """ValueError where a group ascends by itself, so that going uphill first makes no sense."""
+    if any(group["maximize"] for group in optimizer.param_groups):
+        raise ValueError(f"{what} moves uphill of a minimum: expected maximize=False in every group")
+
+
 def change_rules(optimizer: Optimizer) -> None:
     """Give every group the rule that its options choose now."""
     for i, group in enumerate(optimizer.param_groups):

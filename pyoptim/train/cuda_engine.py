@@ -66,6 +66,8 @@ class Engine:
     Attributes
     ----------
     penalty : nn.Penalty or None
+    sharpness_aware : float
+        As `Trainer`'s.
     """
 
     def __init__(self, model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, batch_size: int) -> None:
@@ -74,6 +76,8 @@ class Engine:
         self._model, self._loss, self._optimizer = model, loss, optimizer
         self._batch_size, self._chunk = batch_size, 1
         self.penalty: nn.Penalty | None = None
+        self.sharpness_aware = 0.0
+        self._ascent: Any = None
         self._noise: WeightNoise | None = None  # the noise of the next step
         self._noise_step = np.zeros((), np.int64)
         self._sums = Sums(self._queue, loss.classification)
@@ -134,9 +138,10 @@ class Engine:
             self._noise_step[...] = noise.step
         added = (noise and noise[:2], self.penalty and (vars(self.penalty).copy(), self.penalty._runs(model)))
         layers = [*map(_recipe_of, model.leaves().values())]
-        recipe = (kinds, _recipe_of(self._loss), layers, of_optimizer, added)
+        recipe = (kinds, _recipe_of(self._loss), layers, of_optimizer, added, self.sharpness_aware)
         if recipe != self._recipe:
             self._recipe, self._chunk = recipe, 1
+            self._ascent = optimizer._place.ascent(optimizer._params) if self.sharpness_aware else None
             self._graphs: dict[int, _Graph] = {}  # by size of batch
             self._seen: set[int] = set()
         # The optimizer's scalars before and after each step to come, and the coefficients of each.
@@ -216,21 +221,41 @@ class Engine:
             self._noise_step += noise is not None
             with queue.aside():
                 y, weight = self._batch(1, size), self._batch(2, size)
+            before = model._copied_buffers() if self._ascent else {}
             with noisy(model, noise):
-                output = model._forward(self._batch(0, size))
-                gradient = memory.empty_like(output)
-                queue.join()
-                loss = self._loss.evaluate(output, y, gradient, weight)
+                x = self._batch(0, size)
+                output, loss = self._backpropagated(x, y, weight)
                 divisor = self._loss.divisor(output, y)
                 self._sums.count(output, y)
-                model._backward(gradient)
-                queue.join()
-                if self.penalty is not None:
-                    loss = self.penalty._added(model, loss)
+                if self._ascent:
+                    self._backpropagate_ascended(before, x, y, weight)
             self._stepper.step(self._gradients, None, self._optimizer.max_grad_norm)
             self._sums.finish(size, loss, divisor)
         finally:
             queue.position, queue.pool = None, pool
+
+    def _backpropagated(self, x: Any, y: Any, weight: Any) -> tuple[Any, Any]:
+        """Queue what `Trainer._backpropagated` does."""
+        queue, model = self._queue, self._model
+        output = model._forward(x)
+        gradient = memory.empty_like(output)
+        queue.join()
+        loss: Any = self._loss.evaluate(output, y, gradient, weight)
+        model._backward(gradient)
+        queue.join()
+        if self.penalty is not None:
+            loss = self.penalty._added(model, loss)
+        return output, loss
+
+    def _backpropagate_ascended(self, before: dict[str, Any], x: Any, y: Any, weight: Any) -> None:
+        """Replace the gradients by those uphill; ``before`` has the buffers as they were before a step."""
+        model = self._model
+        after, kept = model._copied_buffers(), model.flat_parameters.copy()
+        model._restore_buffers(before)
+        self._ascent.move(self._gradients, self.sharpness_aware, False)
+        self._backpropagated(x, y, weight)
+        model.flat_parameters[...] = kept
+        model._restore_buffers(after)
 
     def _batch(self, which: int, size: int) -> Any:
         """Return a batch of x, y or weight, whose address is read from `_where` when the step runs."""

@@ -95,6 +95,18 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
 
     ``trust_lr``: whether a learning rate that is none of `schedules` may be called before its steps.
     """
+    reason = why_no_kernels(model, loss)
+    if reason is not None:
+        return reason
+    if not any(p.size for p in model.parameters().values()):
+        return "the model has no parameters, or all are frozen"
+    if optimizer._kind != "Stepper":
+        return f"{type(optimizer).__name__} is no elementwise optimizer"
+    return why_no_plan(optimizer, trust_lr)
+
+
+def why_no_kernels(model: nn.Sequential, loss: nn.Loss) -> str | None:
+    """Return why compiled code cannot run the model and the loss, naming the part, or None if it can."""
     backend = dispatch.current().name
     if backend != "native":
         return f"the {backend} backend is in force"
@@ -107,11 +119,7 @@ def why_not(model: nn.Sequential, loss: nn.Loss, optimizer: Optimizer, trust_lr:
         known = losses if part is loss else layers
         if name not in known or getattr(nn, name, None) is not type(part):
             return f"{label} is a {name}, which has no compiled form"
-    if not any(p.size for p in model.parameters().values()):
-        return "the model has no parameters, or all are frozen"
-    if optimizer._kind != "Stepper":
-        return f"{type(optimizer).__name__} is no elementwise optimizer"
-    return why_no_plan(optimizer, trust_lr)
+    return None
 
 
 def why_no_plan(optimizer: Optimizer, trust_lr: bool) -> str | None:
@@ -158,7 +166,7 @@ class Engine:
 
     With ``hogwild`` threads do not wait for each other, which needs `why_no_hogwild` to return None too.
     With ``mean_factor`` a batch's loss is not the loss's own mean, but the sum of factor * weight * loss,
-    plus the penalty, both divided by the sum of the weights.
+    plus the penalty, both divided by the sum of the weights. ``sharpness_aware`` is `Trainer`'s.
     """
 
     def __init__(
@@ -171,6 +179,7 @@ class Engine:
         hogwild: bool = False,
         penalty: nn.Penalty | None = None,
         mean_factor: float | None = None,
+        sharpness_aware: float = 0.0,
     ) -> None:
         from ..runtime import _native
 
@@ -185,7 +194,7 @@ class Engine:
         kind = _native.Engine32 if model.dtype == np.float32 else _native.Engine64
         self._engine = kind(
             described(model, shape), json.dumps(loss.describe()), batch_size, groups, hogwild, added,
-            mean_factor,
+            mean_factor, sharpness_aware,
         )  # fmt: skip
         self._optimizer, self._batch_size = optimizer, batch_size
         self._chunk = 1  # batches

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class History(dict[str, list[float]]):
@@ -21,10 +22,13 @@ class History(dict[str, list[float]]):
         ``"python"``, the generic loop.
     reason : str or None
         Why it was the generic loop.
+    result : OptimizeResult or None
+        Of `minimize`, which has one value per iteration: what SciPy's minimiser returned.
     """
 
     path = "python"
     reason: str | None = None
+    result: Any = None
 
     def plot(self, path: str | Path) -> None:
         """Draw loss and accuracy over the epochs into an image file. Needs the extra ``plot``."""

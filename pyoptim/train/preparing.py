@@ -130,6 +130,8 @@ def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Optio
             fixed["frozen"] = frozen
         if options.drop_last:  # likewise
             fixed["drop_last"] = True
+        if trainer.sharpness_aware:
+            fixed["sharpness_aware"] = trainer.sharpness_aware
         resume = Resume(options.checkpoint, options.checkpoint_every, trainer, fixed, options.callbacks)
         resume.check()
     trainer.resuming = resume is not None and resume.path.exists()

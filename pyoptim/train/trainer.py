@@ -16,9 +16,9 @@ from ..arrays.memory import empty_like
 from ..backends.places import count_right
 from ..callbacks import Callback, tell_the_end
 from ..optim.optimizer import Optimizer
-from ..optim.stepping import change_rules
+from ..optim.stepping import change_rules, check_descends
 from ..runtime.dtypes import Array
-from ..runtime.numbers import check_flag, check_seed, nearest, shown
+from ..runtime.numbers import AT_LEAST_ZERO, check_flag, check_seed, nearest, shown
 from ..transforms import Transform
 from . import cuda_engine, evaluation
 from . import engine as compiled
@@ -79,6 +79,12 @@ class Trainer:
         are some, also "accuracy", if it is named here.
     penalty : nn.Penalty, optional
         Added to the loss and its gradient in training, not in evaluation.
+    sharpness_aware : float, default 0
+        The radius rho of sharpness-aware minimisation (SAM, Foret et al. 2021, who take 0.05), for minima
+        that are flat. Each step is made by the gradient at ``p + rho*g/norm(g)``, where g is that of the
+        mini-batch at p, with the penalty: so a step takes two gradients. As in the authors' code the
+        running statistics of `BatchNorm` are taken at p alone, and both passes have the same masks and noise.
+        The loss and the accuracy of the `History` are those at p. For ASAM see `Optimizer.ascended`.
 
     Notes
     -----
@@ -90,7 +96,13 @@ class Trainer:
     >>> trainer = Trainer(model, nn.CrossEntropy(), Adam(model.parameters()), seed=0)
     >>> history = trainer.fit(x, y, epochs=5, batch_size=32)
     >>> trainer.evaluate(x_test, y_test)["accuracy"]
+
+    For a flat minimum, at two gradients a step.
+
+    >>> trainer = Trainer(model, nn.CrossEntropy(), SGD(model.parameters(), lr=0.1), sharpness_aware=0.05)
     """
+
+    sharpness_aware = 0.0  # of trainers that an earlier version pickled
 
     def __init__(
         self,
@@ -101,6 +113,7 @@ class Trainer:
         seed: int | None = None,
         metrics: Sequence[str | Callable[..., float]] = (),
         penalty: nn.Penalty | None = None,
+        sharpness_aware: float = 0.0,
     ) -> None:
         if not isinstance(model, nn.Sequential):
             raise TypeError(f"model is a {type(model).__name__}, expected a Sequential")
@@ -125,6 +138,7 @@ class Trainer:
         if len(set(names)) < len(names):
             raise ValueError(f"metrics have the names {names[1:]}, expected each once, and none of them loss")
         self.metrics, self.penalty = functions, penalty
+        self.sharpness_aware = AT_LEAST_ZERO.number("sharpness_aware", sharpness_aware)
         self._engine: cuda_engine.Engine | None = None  # kept from fit to fit for a model on a GPU
 
     def _find_gradients(self) -> None:
@@ -223,8 +237,9 @@ class Trainer:
             are not reproducible: they depend on which thread comes first. They converge alike (Niu et al.,
             2011). It needs what ``engine="native"`` needs, an optimizer with one state a parameter at most
             (SGD, also with momentum, Adagrad, RMSprop, Lion: the two of Adam would come apart), no
-            clipping, no look for gradients that are not finite, no penalty, no weight_noise, and layers
-            that keep nothing but parameters: no BatchNorm, Dropout or GaussianNoise.
+            clipping, no look for gradients that are not finite, no penalty, weight_noise or
+            sharpness_aware, and layers that keep nothing but parameters: no BatchNorm, Dropout or
+            GaussianNoise.
 
         Returns
         -------
@@ -354,7 +369,7 @@ class Trainer:
         hogwild = run.options.parallel == "hogwild"
         engine = compiled.Engine(
             self.model, self.loss, self.optimizer, run.data.x.shape[1:], run.batch_size, hogwild,
-            self.penalty,
+            self.penalty, sharpness_aware=self.sharpness_aware,
         )  # fmt: skip
         return _Path("native", None, engine)
 
@@ -364,12 +379,14 @@ class Trainer:
         if self._engine is None or not self._engine.is_of(*parts):
             self._engine = None  # gives its memory back first
             self._engine = cuda_engine.Engine(*parts)
-        self._engine.penalty = self.penalty
+        self._engine.penalty, self._engine.sharpness_aware = self.penalty, self.sharpness_aware
         return self._engine
 
     def _why_not(self, run: Run) -> str | None:
         """Return why no engine can run an epoch, or None; ValueError if ``engine="native"`` wants one."""
         options, on_gpu = run.options, self.model._place.queue is not None
+        if self.sharpness_aware:
+            check_descends(self.optimizer, "sharpness_aware")
         insists = options.engine == "native"
         if options.engine == "python":
             reason: str | None = "engine='python' was asked for"
@@ -392,6 +409,8 @@ class Trainer:
                 reason = f"penalty is {self.penalty!r}, expected None"
             if reason is None and options.weight_noise:
                 reason = f"weight_noise is {options.weight_noise!r}, expected 0"
+            if reason is None and self.sharpness_aware:
+                reason = f"sharpness_aware is {self.sharpness_aware!r}, expected 0"
             if reason is not None:
                 raise ValueError(f"parallel is 'hogwild', but {reason}")
         return reason
@@ -502,35 +521,46 @@ class Trainer:
 
         ``buffers`` are those of `_buffers`, which a caller of many steps looks up once.
         """
-        model, loss, optimizer = self.model, self.loss, self.optimizer
+        model, loss, optimizer, rho = self.model, self.loss, self.optimizer, self.sharpness_aware
         x, y, weight = batch.at(model._place)
         buffers = self._buffers() if buffers is None else buffers
         before = [buffer.copy() for buffer in buffers]
         skipped, taken = optimizer.skipped, False
         try:
             with noisy(model, noise):
-                output = model._forward(x)
-                doutput = empty_like(output)
-                value = loss.evaluate(output, y, doutput, weight)
-                model._backward(doutput)
-                if self.penalty is not None:
-                    value = self.penalty._added(model, value)
-            value = float(value)  # the host waits for a loss on the GPU
+                output, value = self._backpropagated(x, y, weight)
+                value = float(value)  # the host waits for a loss on the GPU
+                if rho:
+                    after = [buffer.copy() for buffer in buffers]
+                    _write(buffers, before)  # so that Dropout draws the same masks again
+                    with optimizer.ascended(self._gradients, rho):
+                        self._backpropagated(x, y, weight)
+                    _write(buffers, after)
             divisor = float(loss.divisor(output, y))
             right = count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
             optimizer.step(self._gradients)
             taken = optimizer.skipped == skipped
         finally:
             if not taken:
-                for buffer, was in zip(buffers, before, strict=True):
-                    buffer[...] = was
+                _write(buffers, before)
         return _Step(value, divisor, right, taken)
 
     def _buffers(self) -> list[Any]:
         """Return what a step changes beside parameters, and has to put back where it is not taken."""
-        if self.optimizer.nonfinite == "ignore" and not self.model._place.runs_python:
+        needed = self.optimizer.nonfinite != "ignore" or self.sharpness_aware
+        if not needed and not self.model._place.runs_python:
             return []  # labels on a GPU were checked before, and each copy there is a launch
         return list(self.model._named("buffers").values())
+
+    def _backpropagated(self, x: Array, y: Array, weight: Array | None) -> tuple[Array, Any]:
+        """Return output and loss of a batch, with the penalty; the model's gradients are theirs."""
+        output = self.model._forward(x)
+        gradient = empty_like(output)
+        value: Any = self.loss.evaluate(output, y, gradient, weight)
+        self.model._backward(gradient)
+        if self.penalty is not None:
+            value = self.penalty._added(self.model, value)
+        return output, value
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
         """The loss, for classification the accuracy, and the trainer's metrics, in evaluation mode.
@@ -571,3 +601,8 @@ class Trainer:
         outputs = evaluation.predict(self.model.folded() if check_flag("fold", fold) else self.model, x)
         self.model.eval()
         return outputs
+
+
+def _write(buffers: Sequence[Any], values: Sequence[Any]) -> None:
+    for buffer, value in zip(buffers, values, strict=True):
+        buffer[...] = value

@@ -45,6 +45,25 @@ def test_every_optimizer_has_the_cpu_s_bits(gpu, name, options, rng):
     assert_same(states(own), states(cpu))
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("dtypes", [(np.float32, np.float64), (np.float16, np.float32)])
+def test_ascents(gpu, adaptive, dtypes, rng):
+    """The norm is summed in another order than the processor's."""
+    here = arrays(rng, dtypes, [(5,), (4097,)])
+    copies, grads = [p.copy() for p in here], like(rng, here)
+    cpu, own = po.SGD(here), po.SGD(there(copies))
+    with po.use_backend("numpy"):
+        ascent = cpu.ascended(grads, 5.0, adaptive)
+        with ascent:
+            expected = [p.copy() for p in here]
+    with own.ascended(there(grads), 5.0, adaptive):
+        for a, b, p in zip(copies, expected, here, strict=True):
+            eps = np.finfo(a.dtype).eps
+            np.testing.assert_allclose(a, b, rtol=4 * eps, atol=4 * eps)
+            assert (a != p).any()
+    assert_same(copies, here)
+
+
 @pytest.mark.parametrize("max_grad_norm", [None, 0.5])
 @pytest.mark.parametrize(
     ("name", "options"),

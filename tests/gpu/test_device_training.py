@@ -51,6 +51,25 @@ def gpu(request, cuda, no_gpu, monkeypatch):
     {"cuda": use_cuda, "cupy": use_cupy}[request.param](monkeypatch, cuda)
 
 
+def test_an_objective_on_the_gpu_is_that_of_the_processor(gpu):
+    rng = np.random.default_rng(0)
+    x, y, penalty = pixels(rng), labels(rng), nn.Penalty(l2=0.1)
+    weight = rng.random(len(x))
+    found = []
+    for where in ("cpu", "cuda"):
+        model = every_layer().to(where)
+        objective = po.Objective(model, nn.CrossEntropy(), x, y, penalty, sample_weight=weight)
+        w = objective.parameters
+        value, gradient = objective.value_and_gradient(w + 0.125)
+        np.testing.assert_array_equal(objective.parameters, w)
+        objective.set_parameters(w - 0.125)
+        product = objective.hessian_vector(w, gradient)
+        found.append({"value": value, "gradient": gradient, "product": product, **model.state_dict()})
+    assert objective.path == "python"
+    assert objective.reason == "the model is on a GPU"
+    assert_close(found[0], found[1])
+
+
 @pytest.fixture
 def long_chunks(monkeypatch):
     """Chunks end with the epoch, though the emulator is slow."""
@@ -281,6 +300,26 @@ def test_penalties_and_noise(gpu, rng, penalty, weight_noise):
     assert made[0].partial_fit(x, y) == pytest.approx(made[1].partial_fit(x, y), rel=1e-9)
     if penalty is not None:  # by itself, as a number
         assert penalty.add(made[0].model) == pytest.approx(penalty.add(made[1].model), rel=1e-9)
+
+
+@pytest.mark.parametrize("others", [{}, {"penalty": nn.Penalty(l2=0.1), "max_grad_norm": 0.5}], ids=repr)
+def test_sharpness_aware_steps(gpu, rng, others):
+    x, y = pixels(rng), labels(rng)
+    made = {
+        (where, engine): trainer(every_layer(), where, **others)
+        for where, engine in (("cpu", "native"), ("cuda", "native"), ("cuda", "python"))
+    }
+    for (_, engine), one in made.items():
+        one.sharpness_aware = 0.2
+        fit(one, x, y, engine=engine, weight_noise=0.01)
+    assert_same(state(made["cuda", "native"]), state(made["cuda", "python"]))
+    assert_close(state(made["cpu", "native"]), state(made["cuda", "native"]))
+    other = made["cuda", "native"]  # another radius is captured anew
+    here = made["cpu", "native"]
+    for one in (here, other):
+        one.sharpness_aware = 0.0
+        fit(one, x, y, epochs=1)
+    assert_close(state(here), state(other))
 
 
 def test_noise_of_another_epoch_is_captured_anew(emulated, rng):

@@ -156,6 +156,10 @@ def _trainer():
     return po.Trainer(model, nn.CrossEntropy(), po.SGD(model.parameters(), lr=0.01), seed=0)
 
 
+def _objective():
+    return po.Objective(_model(), nn.CrossEntropy(), _floats(6, 4), _labels())
+
+
 def _optimizer():
     return po.Adam(_params())
 
@@ -288,6 +292,7 @@ def _trainings(name):
 # What is not in the table is called with its defaults.
 CALLS = {
     "train.history.History.plot": lambda: (_history().plot, {"path": _path("plot.png")}),
+    "optim.optimizer.Optimizer.ascended": lambda: (_optimizer().ascended, {"grads": _floats(3, 2, seed=1)}),
     "optim.optimizer.Optimizer.load": lambda: (o := _optimizer(), (o.load, {"path": _saved(o)}))[1],
     "optim.optimizer.Optimizer.load_state_dict": lambda: (
         o := _optimizer(),
@@ -299,6 +304,32 @@ CALLS = {
     "Trainer": lambda: (
         m := _model(),
         (po.Trainer, {"model": m, "loss": nn.CrossEntropy(), "optimizer": po.SGD(m.parameters())}),
+    )[1],
+    ".minimize": lambda: (
+        po.minimize,
+        {
+            "model": _model(),
+            "loss": nn.CrossEntropy(),
+            "X": _floats(6, 4),
+            "y": _labels(),
+            "max_iter": 2,
+            "verbose": False,
+        },
+    ),
+    "Objective": lambda: (
+        po.Objective,
+        {"model": _model(), "loss": nn.CrossEntropy(), "X": _floats(6, 4), "y": _labels()},
+    ),
+    **{
+        f"train.objective.Objective.{name}": lambda name=name: (
+            o := _objective(),
+            (getattr(o, name), {"w": o.parameters}),
+        )[1]
+        for name in ("gradient", "hessian", "set_parameters", "value", "value_and_gradient")
+    },
+    "train.objective.Objective.hessian_vector": lambda: (
+        o := _objective(),
+        (o.hessian_vector, {"w": o.parameters, "v": o.parameters}),
     )[1],
     "train.trainer.Trainer.evaluate": lambda: (_trainer().evaluate, _data()),
     "train.trainer.Trainer.fit": lambda: (_trainer().fit, {**_data(), "verbose": False}),

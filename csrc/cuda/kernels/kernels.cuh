@@ -73,6 +73,7 @@ PYOPTIM_FOR_EACH_RULE(X)
     X(total)                              \
     X(total_squares)                      \
     X(clip_factor)                        \
+    X(ascent_factor)                      \
     X(finish_step)
 // Kernels that exist for float alone.
 #define PYOPTIM_FOR_EACH_FLOAT_KERNEL(X) \

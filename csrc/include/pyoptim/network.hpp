@@ -122,6 +122,9 @@ struct FitOptions {
     std::function<bool(int, const EpochResult&)> after_epoch;
     Loss loss;
     bool drop_last = false;  ///< leave out the last batch of each epoch where it has fewer than batch_size
+    /// The radius rho of sharpness-aware minimisation (Foret et al. 2021), as Python's
+    /// `Trainer(sharpness_aware=rho)`: each step takes the gradient at p + rho * g / norm(g). 0: at p.
+    double sharpness_aware = 0;
 };
 
 /// T is float or double.

@@ -9,10 +9,14 @@ import numpy as np
 
 from ...arrays import gpu, gpu_checks, gpu_data
 from ...arrays.queue import Queue
-from ...formulas.storage import Packed
+from ...formulas.ascent import ascent
+from ...formulas.rules import RULES
+from ...formulas.storage import Packed, widened
 from ...runtime import dispatch
+from .. import StepGroup, reference
 from . import copies
 from .batches import Sums, batches
+from .steps import Stepper
 
 
 class Gpu:
@@ -122,6 +126,9 @@ class Gpu:
     def mover(self, params: Sequence[Any], directions: Sequence[Packed]) -> Mover:
         return Mover(self.queue, params, directions)
 
+    def ascent(self, params: Sequence[Any]) -> Ascent:
+        return Ascent(self.queue, params)
+
     def follower(self, names: Sequence[str], averages: Sequence[Any], params: Sequence[Any]) -> Follower:
         return Follower(self.queue, names, averages, params)
 
@@ -175,6 +182,25 @@ class Mover:
         # The rates are rounded to the parameter's type, as on the processor.
         rows = [(1.0, 0.0, 1.0, float(p.dtype.type(r))) for p, r in zip(self._params, rates, strict=True)]
         self._descent.step(directions, rows)
+
+
+class Ascent:
+    """Moves parameters along their gradients; what is adaptive or has 16 bits, with the processor's help."""
+
+    def __init__(self, queue: Queue, params: Sequence[Any]) -> None:
+        self._queue, self._params = queue, params
+        self._plain: Any = None
+        if all(p.dtype.itemsize > 2 for p in params):
+            self._plain = Stepper([StepGroup(RULES["sgd"], params, [()] * len(params))], queue)
+
+    def move(self, grads: Sequence[Any], rho: float, adaptive: bool) -> None:
+        if self._plain is not None and not adaptive:
+            self._plain.ascend(grads, rho)
+            return
+        points, slopes = ([widened(a.download(self._queue)) for a in of] for of in (self._params, grads))
+        directions, rate = ascent(points, slopes, rho, adaptive, reference.norm)
+        uploaded = [gpu.uploaded(self._queue, direction) for direction in directions]
+        copies.Descent(self._queue, self._params, uploaded).step(uploaded, [(-1.0, 0.0, 1.0, rate)])
 
 
 class Follower:

@@ -251,6 +251,16 @@ class Stepper:
         self._queue.launcher.launch("clip_factor<double>", 1, arguments, stream)
         return squares + 8
 
+    def ascend(self, grads: Sequence[DeviceArray], distance: float) -> None:
+        """Queue a move of arrays, whose rule is "sgd", by this distance along all gradients as one vector."""
+        with self._ordered(grads) as stream:
+            self._squares(1.0, stream)
+            squares: int = self._scalars.address
+            arguments = (squares, float(distance), squares + 8)
+            self._queue.launcher.launch("ascent_factor<double>", 1, arguments, stream)
+            for launch in self._launches:
+                launch.step([(-1.0, 0.0, 1.0, 1.0)], squares + 8, stream)
+
     def norm(self, grads: Sequence[DeviceArray]) -> float:
         """Return the norm of all gradients as one vector, in double; the host waits for it."""
         with self._ordered(grads) as stream:

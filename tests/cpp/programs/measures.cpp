@@ -225,6 +225,40 @@ static void changes_of_the_rule() {
     check(same(net, other), "and the training may go on");
 }
 
+// A step takes the gradient at p + rho * g / norm(g), and then moves p.
+static void sharpness() {
+    const auto x = inputs();
+    const auto labels = sorted_labels();
+    Network<double> net({pyoptim::dense(kInputs, 5), pyoptim::activation("tanh"), pyoptim::dense(5, 3)}, 1);
+    const std::vector<double> wide(x.begin(), x.end());
+    const Dataset<double> data(wide.data(), labels.data(), kExamples);
+    const std::vector<double> start(net.parameters(), net.parameters() + net.parameter_count());
+    pyoptim::SGD<double> still(net.parameter_count()), sgd(net.parameter_count());
+    still.lr = 0;
+    sgd.lr = 0.5;
+    const auto moved = [&](double rate) {  // start + rate * gradient
+        net.step(data, still);
+        std::vector<double> result = start;
+        for (std::size_t i = 0; i < start.size(); ++i) result[i] += rate * net.gradients()[i];
+        return result;
+    };
+    net.step(data, still);
+    double squares = 0;
+    for (std::size_t i = 0; i < start.size(); ++i) squares += net.gradients()[i] * net.gradients()[i];
+    const std::vector<double> uphill = moved(0.2 / std::sqrt(squares));
+    std::copy(uphill.begin(), uphill.end(), net.parameters());
+    const std::vector<double> expected = moved(-sgd.lr);
+    std::copy(start.begin(), start.end(), net.parameters());
+    FitOptions sharp = options(0);
+    sharp.sharpness_aware = 0.2;
+    net.fit(data, sgd, sharp);
+    double worst = 0;
+    for (std::size_t i = 0; i < start.size(); ++i) {
+        worst = std::max(worst, std::abs(net.parameters()[i] - expected[i]));
+    }
+    check(worst < 1e-12, "a sharpness-aware step is made by the gradient uphill");
+}
+
 static bool same_states(pyoptim::Optimizer<float>& a, pyoptim::Optimizer<float>& b) {
     bool equal = a.states().size() == b.states().size();
     for (std::size_t k = 0; equal && k < a.states().size(); ++k) {
@@ -266,6 +300,7 @@ static void no_memory() {
 
 int main() {
     changes_of_the_rule();
+    sharpness();
     no_memory();
     weighted_means();
     labels_of_any_integer();
