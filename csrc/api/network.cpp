@@ -333,8 +333,7 @@ EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, con
     std::vector<std::int64_t> order(data.examples);
     std::iota(order.begin(), order.end(), 0);
     const core::Examples<T> of = {
-        data.x, data.bytes, data.labels, data.targets, options.shuffle ? order.data() : nullptr, nullptr,
-        {},     0};
+        data.x, data.bytes, data.labels, data.targets, options.shuffle ? order.data() : nullptr, nullptr, {}};
     EpochResult result;
     for (int epoch = 0; epoch < options.epochs; ++epoch) {
         if (options.shuffle) {  // Fisher and Yates

@@ -30,7 +30,7 @@ struct Examples {
     const std::int64_t* order;   // the indices of the examples in the order of the training; null: 0, 1, 2, …
     const T* weight;             // the weight of each example in the loss, or null
     SparseRows<T> sparse;        // the inputs, if x and bytes are null
-    std::size_t count;           // of examples: the rows of `sparse`
+    std::size_t count = 0;       // of examples: the rows of `sparse`
 };
 
 // Normal noise that is added to the parameters while a gradient is taken, and then removed.
