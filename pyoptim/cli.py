@@ -79,10 +79,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         help="default: 40 for digits, else 10; of l-bfgs and the like, the most iterations, default: 100",
     )
-    train.add_argument("--batch-size", type=_batch_size, default=32, help="a number, or 'full'")
+    train.add_argument(
+        "--batch-size", type=_batch_size, default=argparse.SUPPRESS, help="a number (default: 32), or 'full'"
+    )
     train.add_argument("--lr", type=float, help="learning rate; default: the optimizer's own")
     train.add_argument(
-        "--schedule", choices=("cosine", "constant"), default="cosine", help="what lr does over the training"
+        "--schedule", choices=("cosine", "constant"), help="what lr does over the training; default: cosine"
     )
     train.add_argument(
         "--optimizer",
@@ -266,10 +268,16 @@ def _train(options: argparse.Namespace) -> int:
 
     method = _MINIMIZERS.get(options.optimizer.lower())
     optimizer_class = None if method else _optimizer(options.optimizer)
-    if method and options.lr is not None:
-        raise ValueError(
-            f"--lr is {options.lr}, but {options.optimizer} finds the length of its steps itself"
-        )
+    refused = {"--lr": options.lr, "--schedule": options.schedule}
+    if "batch_size" in options:
+        refused["--batch-size"] = options.batch_size or "full"
+    for name, value in refused.items():
+        if method and value is not None:
+            raise ValueError(
+                f"{name} is {value}, but {options.optimizer} takes all examples at once, and finds the "
+                "length of its steps itself"
+            )
+    batch_size = getattr(options, "batch_size", 32)
     epochs = options.epochs
     if epochs is None:
         epochs = 100 if method else 40 if options.dataset == "digits" else 10
@@ -292,8 +300,8 @@ def _train(options: argparse.Namespace) -> int:
         optimizer: Optimizer = SGD(model.parameters())  # which a minimiser has no use for
         if optimizer_class is not None:
             lr: Any = optimizer_class.defaults["lr"] if options.lr is None else options.lr
-            if options.schedule == "cosine":
-                batches = -(-len(data.x_train) // (options.batch_size or len(data.x_train)))
+            if options.schedule != "constant":
+                batches = -(-len(data.x_train) // (batch_size or len(data.x_train)))
                 lr = schedules.Cosine(lr, steps=epochs * batches)
             optimizer = optimizer_class(model.parameters(), lr=lr)
         trainer = Trainer(model, loss, optimizer, seed=options.seed)
@@ -310,7 +318,7 @@ def _train(options: argparse.Namespace) -> int:
             history = minimize(model, loss, *given, method, max_iter=epochs, validation_data=test)
         else:
             history = trainer.fit(
-                *given, epochs=epochs, batch_size=options.batch_size, validation_data=test, verbose=True
+                *given, epochs=epochs, batch_size=batch_size, validation_data=test, verbose=True
             )
         seconds = time.perf_counter() - started
         result = trainer.evaluate(data.x_test, data.y_test)

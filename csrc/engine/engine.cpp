@@ -367,8 +367,9 @@ void Engine<T>::ascend(double distance, const Examples<T>& of, std::size_t begin
     for (const auto& array : ascent_.arrays()) {
         unascended_.insert(unascended_.end(), array.param, array.param + array.size);
     }
+    constexpr double kLeast = 1e-12;  // below, float could not hold the factor: see formulas/ascent.py
     const double length = norm();
-    const T row[] = {static_cast<T>(length == 0 ? 0 : -distance / length), 0, 1, 1};
+    const T row[] = {static_cast<T>(-distance / (length < kLeast ? kLeast : length)), 0, 1, 1};
     ascent_.step(gradients_.data(), row);
     forward(x, n);
     Sums ignored;

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 _LEAST_SCALE = 0.01  # that of a parameter of 0 in ASAM: the eta of Kwon et al. 2021
+# Below this norm gradients move parameters by less than rho, since float32 could not hold rho / norm.
+_LEAST_NORM = 1e-12
 
 
 def ascent(
@@ -18,7 +20,7 @@ def ascent(
         scales = [np.abs(p) + p.dtype.type(_LEAST_SCALE) for p in points] if adaptive else None
         scaled = grads if scales is None else [np.asarray(s * g) for s, g in zip(scales, grads, strict=True)]
         norm = norm_of(scaled)
-        rate = 0.0 if norm == 0 else rho / norm
+        rate = rho / (_LEAST_NORM if norm < _LEAST_NORM else norm)
         if scales is None:
             return grads, rate
         return [np.asarray(s * g) for s, g in zip(scales, scaled, strict=True)], rate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -61,7 +62,7 @@ def minimize(
         When to end: SciPy's ``tol``, of which each method has its own default. Of "damped-newton", the
         gradient's largest element at the end, by default 1e-5.
     options : mapping, optional
-        Further options of SciPy's method.
+        Further options of SciPy's method; "damped-newton" has none.
     callback : callable, optional
         Called after each iteration with an object that has ``x``, the vector, and ``fun``, the objective. The
         model stands at that vector, and may be evaluated or saved. ``StopIteration`` ends the training.
@@ -71,14 +72,16 @@ def minimize(
     Returns
     -------
     History
-        ``loss``, with the penalty, after each iteration; ``val_loss`` and so on; ``seconds``. ``result`` is
-        SciPy's: whether it converged, and why it ended.
+        ``loss``, with the penalty, after each iteration; ``val_loss`` and so on; ``seconds``. It is empty if
+        the model stands at a minimum. ``result`` is SciPy's: ``fun``, the objective at the end, whether it
+        converged, and why it ended.
 
     Raises
     ------
     TypeError, ValueError
         The data do not suit the model or the loss; a layer is `Dropout` or `GaussianNoise`, since a line
-        search needs a function; the model is too large for "damped-newton".
+        search needs a function; the model is too large for "damped-newton"; the objective is not finite
+        where the model stands.
     ImportError
         SciPy lacks: it is the extra ``scipy``.
 
@@ -94,7 +97,7 @@ def minimize(
     Examples
     --------
     >>> history = po.minimize(model, nn.CrossEntropy(), x, y, max_iter=100)
-    >>> history["loss"][-1], history.result.message
+    >>> history.result.fun, history.result.message
     """
     check_name("method", method, METHODS)
     max_iter = check_count("max_iter", max_iter)
@@ -104,6 +107,8 @@ def minimize(
         check_type("options", options, Mapping, "a mapping of options of SciPy's method, or None")
     if callback is not None:
         check_callable("callback", callback, "a function of an iteration's result")
+    if options and method == "damped-newton":
+        raise ValueError(f"options is {shown(options)}, but 'damped-newton' has none: expected None")
     verbose = check_flag("verbose", verbose)
     optimize = needed("scipy.optimize", "po.minimize needs SciPy", "pyoptim[scipy]")
     objective = Objective(model, loss, X, y, penalty, sample_weight=sample_weight)
@@ -121,6 +126,8 @@ def minimize(
     held_back = _validation(model, loss, validation_data)
     iterations = _Iterations(objective, loss, held_back, callback, max_iter, verbose)
     first = objective.parameters
+    if not math.isfinite(value := objective.value(first)):
+        raise ValueError(f"the objective is {value} where the model stands, expected a finite number")
     try:
         if method == "damped-newton":
             result = _damped_newton(objective, first, tol or 1e-5, max_iter, iterations.end_one)

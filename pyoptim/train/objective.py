@@ -113,9 +113,17 @@ class Objective:
         self._engine_of: Any = None
         self._choose()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_engine": None, "_engine_of": None}  # a copy makes an engine of its own
+
     def _choose(self) -> None:
         """Choose what computes, with the backend in force and the model's memory as they are now."""
         model = self._model
+        if _trainable(model) != self._runs:
+            raise ValueError(
+                f"layers of the model were frozen or thawed since the objective was made, of {self.size} "
+                "parameters: expected another Objective"
+            )
         made_of = dispatch.current().name, id(model.flat_parameters)
         if made_of == self._engine_of:
             return
@@ -144,9 +152,22 @@ class Objective:
         Raises
         ------
         TypeError, ValueError
-            w is not a vector of `size` numbers. Nothing is changed.
+            w is not a vector of `size` numbers. Nothing is changed, as by any other exception, Ctrl-C's too.
         """
-        self._write(self._checked("w", w))
+        w, model = self._checked("w", w), self._model
+        parameters, buffers = model.flat_parameters.copy(), model._copied_buffers()
+        try:
+            self._write(w)
+            self._take_statistics()
+        except BaseException:
+            model.flat_parameters[...] = parameters
+            model._restore_buffers(buffers)
+            raise
+        finally:
+            model._output_shape = None  # there is no output of the model's to go back from
+
+    def _take_statistics(self) -> None:
+        """Let the running statistics of each `BatchNorm` be those of all examples."""
         norms = [
             layer
             for layer in self._model.leaves().values()
@@ -163,7 +184,6 @@ class Objective:
         finally:
             for layer, momentum in zip(norms, momenta, strict=True):
                 layer.momentum = momentum
-        self._model._output_shape = None  # there is no output of the model's to go back from
 
     def value(self, w: Any) -> float:
         """The loss, with the penalty, at w.

@@ -243,6 +243,7 @@ _LOSS_CURVES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "huber": lambda x, t, a: np.where(np.abs(x - t) < a, 1.0, 0.0),
     "binary": lambda x, t, a: _sigmoid(x) * (1 - _sigmoid(x)) * (1 + (a - 1) * t),
     "hinge": lambda x, t, a: 0.0,
+    "poisson": lambda x, t, a: np.exp(x),
 }
 _LAYERS = (
     nn.Dense, nn.BatchNorm, nn.LayerNorm, nn.Softmax, nn.LogSoftmax, nn.Rescale, nn.Flatten,
@@ -252,7 +253,9 @@ _LAYERS = (
 
 def is_exact(model: nn.Sequential, loss: nn.Loss) -> bool:
     """Whether every layer, and the loss, is one that this file knows."""
-    known = type(loss) in (nn.CrossEntropy, nn.KLDiv) or type(loss) in nn.losses.ELEMENTWISE
+    known = type(loss) in (nn.CrossEntropy, nn.KLDiv) or (
+        type(loss) in nn.losses.ELEMENTWISE and getattr(loss, "kind", None) in _LOSS_CURVES
+    )
     return known and all(_is_known(layer) for layer in model.layers)
 
 

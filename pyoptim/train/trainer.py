@@ -102,7 +102,7 @@ class Trainer:
     >>> trainer = Trainer(model, nn.CrossEntropy(), SGD(model.parameters(), lr=0.1), sharpness_aware=0.05)
     """
 
-    sharpness_aware = 0.0  # of trainers that an earlier version pickled
+    _sharpness_aware = 0.0  # of trainers that an earlier version pickled
 
     def __init__(
         self,
@@ -138,8 +138,17 @@ class Trainer:
         if len(set(names)) < len(names):
             raise ValueError(f"metrics have the names {names[1:]}, expected each once, and none of them loss")
         self.metrics, self.penalty = functions, penalty
-        self.sharpness_aware = AT_LEAST_ZERO.number("sharpness_aware", sharpness_aware)
+        self.sharpness_aware = sharpness_aware
         self._engine: cuda_engine.Engine | None = None  # kept from fit to fit for a model on a GPU
+
+    @property
+    def sharpness_aware(self) -> float:
+        """The distance rho at which each step takes its gradient, or 0: see the parameter of this name."""
+        return self._sharpness_aware
+
+    @sharpness_aware.setter
+    def sharpness_aware(self, rho: float) -> None:
+        self._sharpness_aware = AT_LEAST_ZERO.number("sharpness_aware", rho)
 
     def _find_gradients(self) -> None:
         """Find the optimizer's gradients; ValueError if it does not update exactly what the model trains."""

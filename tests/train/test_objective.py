@@ -1,5 +1,8 @@
 """The loss of all examples as a function, its derivatives against differences, and its minimisers."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from oracles.layers import numerical_gradient
@@ -300,9 +303,62 @@ def test_what_is_refused():
     wide = nn.Sequential(nn.Dense(5, 1600), nn.Dense(1600, 3))
     with pytest.raises(ValueError, match="at most 10,000 parameters, and the model has 14,403"):
         po.minimize(wide, loss, x, y, "damped-newton")
+    with pytest.raises(ValueError, match=r"options is .*, but 'damped-newton' has none"):
+        po.minimize(model_with(nn.Tanh()), loss, x, y, "damped-newton", options={"maxiter": 3})
     norm = model_with(nn.BatchNorm(8))
     with pytest.raises(ValueError, match="batch"):
         po.Objective(norm, loss, x[:1], y[:1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_that_diverged_is_refused(method):
+    pytest.importorskip("scipy")
+    x, y = rng().normal(size=(N, 5)), rng().integers(0, 3, N)
+    model = model_with(nn.Tanh())
+    model.flat_parameters[3] = np.nan
+    with pytest.raises(ValueError, match="the objective is nan where the model stands"):
+        po.minimize(model, nn.CrossEntropy(), x, y, method, verbose=False)
+
+
+def test_a_model_whose_layers_freeze_needs_another_objective(backend):
+    x, y = rng().normal(size=(N, 5)), rng().integers(0, 3, N)
+    model = model_with(nn.Tanh())
+    objective = po.Objective(model, nn.CrossEntropy(), x, y)
+    w = objective.parameters
+    objective.gradient(w)
+    model.layers[0].trainable = False
+    with pytest.raises(ValueError, match="frozen or thawed since the objective was made"):
+        objective.gradient(w)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_copies_compute_the_same(copied):
+    x, y = rng().normal(size=(N, 5)), rng().integers(0, 3, N)
+    objective = po.Objective(model_with(nn.Tanh()), nn.CrossEntropy(), x, y)
+    value, gradient = objective.value_and_gradient(objective.parameters)
+    other, (again, same) = copied(objective), objective.value_and_gradient(objective.parameters)
+    assert other.value(objective.parameters) == value == again
+    np.testing.assert_array_equal(same, gradient)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("layer", [1, 3])
+def test_what_interrupts_the_statistics_leaves_the_model_as_it_was(error, layer, monkeypatch):
+    x, y = rng().normal(size=(N, 5)), rng().integers(0, 3, N)
+    norms = nn.BatchNorm(8), nn.BatchNorm(8)
+    model = nn.Sequential(nn.Dense(5, 8), norms[0], nn.Dense(8, 8), norms[1], nn.Dense(8, 3), seed=0)
+    objective = po.Objective(model, nn.CrossEntropy(), x, y)
+    before, w = model.state_dict(), objective.parameters + 1
+
+    def interrupted(*arguments):
+        raise error
+
+    monkeypatch.setattr(model.layers[layer + 1], "forward", interrupted)
+    with pytest.raises(error):
+        objective.set_parameters(w)
+    after = model.state_dict()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert [norm.momentum for norm in norms] == [0.1, 0.1]
 
 
 def test_from_the_command_line(tmp_path, capsys):
@@ -315,5 +371,6 @@ def test_from_the_command_line(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "with L-BFGS-B" in shown
     assert float(shown.split("test accuracy ")[1].split("%")[0]) > 80
-    assert cli.main([*train, "--lr", "0.1"]) == 2
-    assert "finds the length of its steps itself" in capsys.readouterr().err
+    for option in (["--lr", "0.1"], ["--batch-size", "full"], ["--schedule", "constant"]):
+        assert cli.main([*train, *option]) == 2
+        assert f"{option[0]} is {option[1]}, but l-bfgs takes all examples at once" in capsys.readouterr().err

@@ -90,6 +90,26 @@ def test_gradients_of_0_move_nothing():
         np.testing.assert_array_equal(p, np.ones(3))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1e-42, 1e-40, 1e-20, 1e-13, 2e-12])
+def test_gradients_that_are_hardly_any_move_no_further_than_rho(backend, dtype, size):
+    p = np.ones(2, dtype)
+    with po.SGD(p, lr=0.1).ascended(np.array([size, 0], dtype), rho=0.5):
+        np.testing.assert_allclose(p, [1 + 0.5 * min(1, size / 1e-12), 1], 1e-6)
+
+
+@pytest.mark.parametrize("engine", ["auto", "python"])
+def test_a_network_that_is_sure_stays_finite(engine):
+    """The loss of a logit of -95 is 0, but its gradient in float32 is not quite."""
+    model = nn.Sequential(nn.Dense(3, 1), seed=0)
+    model.layers[0].parameters["bias"][...] = -95
+    optimizer = po.SGD(model.parameters(), lr=0.1)
+    trainer = po.Trainer(model, nn.BinaryCrossEntropy(), optimizer, sharpness_aware=0.05)
+    x = np.linspace(-1, 1, 24, dtype=np.float32).reshape(8, 3)
+    trainer.fit(x, np.zeros((8, 1)), batch_size=2, engine=engine, verbose=False)
+    assert np.isfinite(model.flat_parameters).all()
+
+
 def test_what_is_refused():
     p = np.ones(3)
     optimizer = po.Adam(p)
@@ -253,6 +273,9 @@ def test_what_a_trainer_refuses():
     with pytest.raises(ValueError, match="sharpness_aware is -1, expected a finite number >= 0"):
         po.Trainer(*parts, sharpness_aware=-1)
     trainer = po.Trainer(*parts, sharpness_aware=0.1)
+    for rho in (-0.3, np.nan, "x"):
+        with pytest.raises((TypeError, ValueError), match="sharpness_aware is"):
+            trainer.sharpness_aware = rho
     if po.runtime.dispatch.current().name == "native":
         with pytest.raises(ValueError, match=r"sharpness_aware is 0\.1, expected 0"):
             trainer.fit(x, y, batch_size=4, parallel="hogwild", verbose=False)
@@ -264,7 +287,7 @@ def test_what_a_trainer_refuses():
 def test_trainers_of_earlier_versions():
     model = nn.Sequential(nn.Dense(6, 3), seed=0)
     trainer = po.Trainer(model, nn.CrossEntropy(), po.SGD(model.parameters()))
-    del trainer.sharpness_aware
+    del trainer._sharpness_aware
     again = pickle.loads(pickle.dumps(trainer))
     again.fit(*data(), verbose=False)
     assert again.sharpness_aware == 0

@@ -59,13 +59,14 @@ PYOPTIM_KERNEL clip_factor(const T* sum_of_squares, double max_norm, T* factor) 
     *factor = ratio >= 1 ? 1 : ratio;  // NaN stays NaN
 }
 
-// The factor that brings the norm of the gradients to a length; 0 if all are 0. T is double. The grid has one
-// block.
+// The factor that brings the norm of the gradients to a length, or less where the norm is so small that float
+// could not hold that factor. T is double. The grid has one block.
 template <class T>
 PYOPTIM_KERNEL ascent_factor(const T* sum_of_squares, double length, T* factor) {
     if (thread() > 0) return;
     const double norm = root_of(*sum_of_squares);
-    *factor = norm == 0 ? 0 : length / norm;
+    constexpr double kLeast = 1e-12;
+    *factor = length / (norm < kLeast ? kLeast : norm);
 }
 
 // Multiplies gradients in place; a factor of 1 leaves memory untouched. A block per chunk.
