@@ -13,7 +13,7 @@ from ..runtime.dtypes import Array
 from ..runtime.extras import needed
 from ..runtime.figures import drawn_on, legend_beside, log_if_wide, saved
 from ..runtime.numbers import POSITIVE, check_count, check_seed
-from ._problem import Problem
+from ._problem import NOT_FINITE, Problem
 
 _SMALL = 128  # parameters of which the whole Hessian is made
 
@@ -31,7 +31,8 @@ class Curvature:
         ``g^T H g``.
     best_step : float
         ``g^T g / g^T H g``, the learning rate that lowers the loss most along the gradient, as far as it is a
-        parabola; infinite where it is not curved upwards.
+        parabola; infinite where it is not curved upwards, and NaN, as the other numbers, where the loss or
+        its gradient is not finite.
     largest_step : float
         Twice that: beyond it a step along the gradient raises the loss.
     steps, losses, predicted : array
@@ -48,9 +49,17 @@ class Curvature:
     predicted: Array
 
     def __str__(self) -> str:
-        return (
-            f"g.g {self.gradient_squared:.2e}, g.Hg {self.curvature:.2e}: along the gradient the best "
-            f"learning rate is {self.best_step:.2e}, and beyond {self.largest_step:.2e} the loss rises"
+        if np.isnan(self.best_step):
+            return NOT_FINITE
+        text = f"g.g {self.gradient_squared:.2e}, g.Hg {self.curvature:.2e}: "
+        if self.gradient_squared == 0:
+            return text + "the gradient is 0, so no step along it changes the loss"
+        if np.isinf(self.best_step):
+            kind = "curved downwards" if self.curvature < 0 else "not curved"
+            return text + f"the loss is {kind} along the gradient, which sets no limit to the learning rate"
+        return text + (
+            f"along the gradient the best learning rate is {self.best_step:.2e}, and beyond "
+            f"{self.largest_step:.2e} the loss rises"
         )
 
     def plot(self, path: str | Path | None = None, *, axes: Any = None, title: str = "") -> Any:
@@ -103,10 +112,13 @@ def curvature(
     count = check_count("points", points)
     problem = Problem(model, loss, x, y, penalty)
     w = problem.parameters
+    if not problem.is_finite():
+        nan, unknown = float("nan"), np.full(count, np.nan)
+        return Curvature(problem.value(w), nan, nan, nan, nan, np.linspace(0, 1, count), unknown, unknown)
     value, g = problem.value_and_gradient(w)
     squared = float(g @ g)
     curved = float(g @ problem.hessian_vector(w, g)) if squared else 0.0
-    best = squared / curved if curved > 0 else float("inf")
+    best = float("nan") if not np.isfinite(curved) else squared / curved if curved > 0 else float("inf")
     length = best if np.isfinite(best) else 1 / (np.sqrt(squared) or 1.0)
     steps = np.linspace(0, 2.4 * length, count)
     losses = np.array([problem.value(w - step * g) for step in steps])
@@ -122,7 +134,8 @@ class Spectrum:
     ----------
     largest, smallest : array
         Eigenvalues of the Hessian: the largest first, and the smallest first. Those of large models are right
-        to some 1e-4 of the largest; those that were not found in time are left out, and NaN if all were.
+        to some 1e-4 of the largest; those that were not found in time are left out, and NaN if all were. They
+        are also NaN where the loss or its gradient is not finite.
     largest_step : float
         ``2 / largest[0]``: gradient descent with a larger learning rate diverges along that direction;
         infinite where no direction is curved upwards.
@@ -136,6 +149,8 @@ class Spectrum:
     parameters: int
 
     def __str__(self) -> str:
+        if np.isnan(self.largest).all() or np.isnan(self.smallest).all():
+            return "the ends of the spectrum were not found, or the loss is not finite at the model"
         falls = self.smallest[0] < -1e-6 * abs(self.largest[0])
         kind = "no minimum: in some directions the loss falls" if falls else "curved upwards everywhere"
         return (
@@ -151,7 +166,7 @@ class Spectrum:
         axes.bar(range(len(values)), values, color=colors)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.axvline(len(self.smallest) - 0.5, color="0.6", linestyle=":")
-        top = float(np.nanmax(np.abs(values)))
+        top = float(np.max(np.abs(values), where=np.isfinite(values), initial=0.0))
         axes.set_yscale("symlog", linthresh=max(top * 1e-4, 1e-300))
         axes.set_xticks([])
         axes.set(
@@ -177,7 +192,12 @@ def hessian_spectrum(
     A largest one far above the rest says that few directions limit the learning rate. Clearly negative ones
     say that the point is no minimum: there are ways down (at a small gradient: a saddle point). Many near 0
     are usual: the loss is flat along them. `scipy.sparse.linalg.eigsh` finds them from products of the
-    Hessian and a vector, each two gradients.
+    Hessian and a vector, each of which costs some two gradients.
+
+    Lanczos' method sees an eigenvalue that occurs several times as one: in models of more than some hundred
+    parameters it may be listed fewer times than it occurs. A single `Dense` layer with `MSE` is such a case,
+    in which each eigenvalue occurs once for each output. The whole Hessian of smaller models is made, so that
+    theirs are complete.
 
     Parameters
     ----------
@@ -200,9 +220,12 @@ def hessian_spectrum(
     problem = Problem(model, loss, x, y, penalty)
     w, size = problem.parameters, problem.size
     count = min(count, size)
+    if not problem.is_finite():
+        return Spectrum(np.array([np.nan]), np.array([np.nan]), float("nan"), size)
     if size <= max(_SMALL, 4 * count):
         rows = np.array([problem.hessian_vector(w, unit) for unit in np.eye(size)])
-        values = np.linalg.eigvalsh((rows + rows.T) / 2)
+        finite = np.isfinite(rows).all()
+        values = np.linalg.eigvalsh((rows + rows.T) / 2) if finite else np.full(size, np.nan)
         largest, smallest = values[::-1][:count], values[:count]
     else:
         linear = needed("scipy.sparse.linalg", "hessian_spectrum needs SciPy", "pyoptim[scipy]")
@@ -220,9 +243,10 @@ def hessian_spectrum(
 
         largest = ends(1, 0)
         # The smallest ones lie around 0, where an accuracy relative to themselves is never reached.
-        shift = float(np.nanmax(np.abs(largest)))
-        smallest = shift - ends(-1, shift)
-    step = 2 / float(largest[0]) if largest[0] > 0 else float("inf")
+        shift = float(np.abs(largest).max())
+        smallest = shift - ends(-1, shift) if np.isfinite(shift) else np.array([np.nan])
+    top = float(largest[0])
+    step = float("nan") if np.isnan(top) else 2 / top if top > 0 else float("inf")
     return Spectrum(largest, smallest, step, size)
 
 
@@ -234,6 +258,8 @@ def _largest(linear: Any, operator: Any, count: int, start: Array) -> Array:
         )
     except linear.ArpackNoConvergence as error:
         values = error.eigenvalues if len(error.eigenvalues) else [np.nan]
+    except linear.ArpackError:  # a product is not finite, or the start lies in a space that H leaves alone
+        values = [np.nan]
     return np.sort(np.asarray(values))[::-1]
 
 
@@ -245,7 +271,8 @@ class Sharpness:
     ----------
     loss : float
     box_rise : float
-        The largest rise of the loss that was found in the box.
+        The largest rise of the loss that was found in the box; NaN where the loss is not finite, at the model
+        or at a point of the box.
     keskar : float
         ``100 * box_rise / (1 + loss)``: Keskar et al.'s, in percent.
     sam : float
@@ -260,6 +287,10 @@ class Sharpness:
     rises: Array
 
     def __str__(self) -> str:
+        if not np.isfinite(self.loss):
+            return NOT_FINITE
+        if np.isnan(self.box_rise):
+            return "the loss is NaN or infinite at a point of the box: take a smaller epsilon"
         return (
             f"sharpness {self.keskar:.3g} % (within the box the loss rises from {self.loss:.3g} by "
             f"{self.box_rise:.3g}), and by {self.sam:.3g} along the gradient"
@@ -323,19 +354,40 @@ def sharpness(
     iterations, rng = check_count("iterations", iterations), check_seed("seed", seed)
     problem = Problem(model, loss, x, y, penalty)
     optimize = needed("scipy.optimize", "sharpness needs SciPy", "pyoptim[scipy]")
-    w = problem.parameters
+    w, radii = problem.parameters, np.linspace(0, 1, 11)
+    if not problem.is_finite():
+        nan = float("nan")
+        return Sharpness(nan, nan, nan, nan, radii, np.full(len(radii), nan))
     value, g = problem.value_and_gradient(w)
     length = float(np.linalg.norm(g))
-    sam = problem.value(w + rho / length * g) - value if length else 0.0
-    half = epsilon * (np.abs(w) + 1)  # SciPy sees the box as [-1, 1] in all directions
+    with np.errstate(all="ignore"):
+        sam = problem.value(w + rho / length * g) - value if length else 0.0
+        half = epsilon * (np.abs(w) + 1)
+        start = rng.uniform(-1, 1, problem.size)
+        top = _climbed(optimize, problem, (w, value), half, start, iterations)
+        corners = [top, *(np.sign(direction) for direction in (top, g))]
+        rises = np.array([problem.value(w + half * z) - value for z in corners])
+        best = int(np.argmax(rises))  # the first NaN if there is one
+        way = np.array([problem.value(w + r * half * corners[best]) - value for r in radii])
+    rise = max(0.0, float(rises[best])) if np.isfinite(rises[best]) else float("nan")
+    return Sharpness(value, rise, 100 * rise / (1 + value), sam, radii, way)
+
+
+def _climbed(
+    optimize: Any, problem: Problem, base: tuple[Array, float], half: Array, start: Array, iterations: int
+) -> Array:
+    """Return a high point of the box, which SciPy sees as [-1, 1] in all directions."""
+    w, value = base
 
     def falling(z: Array) -> tuple[float, Array]:
         risen, slope = problem.value_and_gradient(w + half * z)
         return -(risen - value) / (1 + abs(value)), -half * slope / (1 + abs(value))
 
     # Scaled so that the gradient at the start has a size that the stopping rules of SciPy do not take for 0.
-    start = rng.uniform(-1, 1, problem.size)
-    scale = 1 / max(float(np.abs(falling(start)[1]).max()), 1e-300)
+    first, slope = falling(start)
+    if not (np.isfinite(first) and np.isfinite(slope).all()):
+        return start
+    scale = 1 / max(float(np.abs(slope).max()), 1e-300)
     found = optimize.minimize(
         lambda z: tuple(scale * part for part in falling(z)),
         start,
@@ -344,10 +396,5 @@ def sharpness(
         bounds=[(-1, 1)] * problem.size,
         options={"maxiter": iterations},
     )
-    corners = [found.x, *(np.sign(direction) for direction in (found.x, g))]
-    rises = [problem.value(w + half * z) - value for z in corners]
-    best = int(np.argmax(rises))
-    radii = np.linspace(0, 1, 11)
-    way = np.array([problem.value(w + r * half * corners[best]) - value for r in radii])
-    rise = max(0.0, rises[best])
-    return Sharpness(value, rise, 100 * rise / (1 + value), sam, radii, way)
+    climbed: Array = found.x
+    return climbed

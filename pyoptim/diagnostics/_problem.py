@@ -14,9 +14,11 @@ from ..nn.checkpoint import describe, layer_from
 from ..nn.layers import bind
 from ..runtime.dtypes import Array
 from ..runtime.numbers import check_type
+from ..train import tangents
 from ..train.data import check_batches, checked, mean_loss
 
 _BLOCK = 1024  # examples that pass through the model at once
+NOT_FINITE = "the loss or its gradient is NaN or infinite at the model: nothing more can be said here"
 _STEP = 1e-9  # of differences of gradients, in units of the parameters' length
 
 
@@ -112,18 +114,38 @@ class Problem:
         return self._measured(w, True)[1]
 
     def hessian_vector(self, w: Array, v: Array) -> Array:
-        """The product of the Hessian at w and v: the central difference of two gradients.
+        """The product of the Hessian at w and v.
 
-        By rounding alone the cube root of the precision would be the best step. But each ReLU that
+        It is exact up to rounding in training mode where layers and loss are pyoptim.nn's, and else the
+        central difference of two gradients. For these, by rounding alone the cube root of the precision would be the best step. But each ReLU that
         switches within a step adds a false curvature of 1/step, and among the many thousands of a batch
         some are close to their kink. The step is so short that hardly any switches, and products are right to
         some 1e-6 of the gradient's size.
         """
+        known = self.penalty is None or type(self.penalty)._add is nn.Penalty._add
+        if known and self.model.training and tangents.is_exact(self.model, self.loss):
+            return self._exact_product(w, v)
         length = float(np.linalg.norm(v))
         if length == 0:
             return np.zeros(self.size)
         step = _STEP * (1 + float(np.linalg.norm(w))) / length
         product: Array = (self.gradient(w + step * v) - self.gradient(w - step * v)) / (2 * step)
+        return product
+
+    def _exact_product(self, w: Array, v: Array) -> Array:
+        """The product of the Hessian at w and v, by a pass that carries tangents along."""
+        model = self.model
+        point, vector = model.flat_parameters.copy(), np.zeros(model.flat_parameters.size)
+        point[self._chosen], vector[self._chosen] = w, v
+        with np.errstate(all="ignore"):
+            batches = self.data.batches(self._block, model.dtype)
+            total, divisor = tangents.product(model, self.loss, batches, (point, vector))
+        if divisor:
+            total /= divisor
+        if self.penalty is not None and self._penalized:
+            for begin, end in self.penalty._runs(model):
+                total[begin:end] += self.penalty.l2 * vector[begin:end]
+        product: Array = total[self._chosen]
         return product
 
     def _measured(self, w: Array, wants_gradient: bool) -> tuple[float, Array]:
@@ -159,6 +181,12 @@ class Problem:
             gradient += self.penalty_gradient()
             value += self._penalty_value
         return value, gradient
+
+    def is_finite(self) -> bool:
+        """Whether the loss and its gradient are finite where the copied model stands."""
+        with np.errstate(all="ignore"):
+            value, gradient = self.here()
+            return bool(np.isfinite(value) and np.isfinite(gradient @ gradient))
 
     def penalty_gradient(self) -> Array:
         """The gradient of the penalty where the copied model stands."""

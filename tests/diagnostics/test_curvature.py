@@ -160,3 +160,56 @@ def test_plots_and_words(tmp_path):
         assert one.plot(axes=axes, title="digits") is figure
         assert axes.get_title() == "digits"
         assert "e" in str(one)
+
+
+def test_products_are_exact_where_the_gradient_is_large():
+    """The Hessian does not depend on the targets, which make the gradient a million times as long."""
+    model, loss, x, y = quadratic(W)
+    found = diagnostics.hessian_spectrum(model, loss, x, y + 1e8, count=4, penalty=nn.Penalty(l2=3))
+    assert found.largest == pytest.approx(np.sort(EIGENVALUES)[::-1] + 3, rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [6, 30])
+def test_a_model_that_diverged_is_said_to_be_so(size):
+    pytest.importorskip("scipy")
+    model, *data = network(size)
+    model.flat_parameters[3] = np.nan
+    found = diagnostics.curvature(model, *data, points=5)
+    assert np.isnan([found.loss, found.best_step, found.largest_step]).all()
+    assert "NaN or infinite" in str(found)
+    spectrum = diagnostics.hessian_spectrum(model, *data)
+    assert np.isnan([*spectrum.largest, *spectrum.smallest, spectrum.largest_step]).all()
+    assert "not finite" in str(spectrum)
+    sharp = diagnostics.sharpness(model, *data)
+    assert np.isnan([sharp.box_rise, sharp.keskar, sharp.sam]).all()
+    assert "NaN or infinite" in str(sharp)
+
+
+def test_a_box_in_which_the_loss_overflows_has_no_sharpness():
+    pytest.importorskip("scipy")
+    found = diagnostics.sharpness(*network(), epsilon=1e308)
+    assert np.isfinite(found.loss)
+    assert np.isnan(found.box_rise)
+    assert "take a smaller epsilon" in str(found)
+
+
+def test_eigenvalues_that_were_not_found_are_nan(monkeypatch):
+    linear = pytest.importorskip("scipy.sparse.linalg")
+
+    def fails(*_, **__):
+        raise linear.ArpackNoConvergence("none", np.array([]), np.array([]))
+
+    monkeypatch.setattr(linear, "eigsh", fails)
+    found = diagnostics.hessian_spectrum(*network(30))
+    assert np.isnan([*found.largest, *found.smallest, found.largest_step]).all()
+    assert "were not found" in str(found)
+
+
+def test_a_loss_that_is_curved_downwards_is_said_to_be_so():
+    model = nn.Sequential(nn.Dense(1, 1, bias=False), nn.Sigmoid(), seed=0)
+    model.flat_parameters[...] = -3  # far from the target 1, where the sigmoid is flat
+    found = diagnostics.curvature(model, nn.MSE(), np.ones((1, 1)), np.ones(1))
+    assert found.best_step == np.inf
+    assert "curved downwards along the gradient" in str(found)
+    at_rest = diagnostics.curvature(*quadratic(np.zeros(4)))
+    assert "the gradient is 0" in str(at_rest)
