@@ -1,21 +1,26 @@
 """How good predictions are. scikit-learn's functions where it has them: they need the extra ``sklearn``.
 
 All take the targets first: class indices of shape (examples,), then a model's outputs of shape
-(examples, classes), be they logits or probabilities, or predicted class indices of shape (examples,). Outputs
-of shape (examples, 1) are logits of the positive class, as `nn.BinaryCrossEntropy` and `nn.Hinge` take them:
-above 0 it is predicted, and targets above 0 are of it.
+(examples, classes), be they logits or probabilities, or predicted class indices of shape (examples,), which
+are whole numbers. Outputs of shape (examples, 1) are logits of the positive class, as `nn.BinaryCrossEntropy`
+and `nn.Hinge` take them: above 0 it is predicted, and targets above 0 are of it.
+
+Outputs (examples, classes) are taken as probabilities where no number is below 0 and each row has the sum 1,
+to 0.001; else they are logits, and their softmax is taken. Rows that are not finite do not count for this.
+The probability of the positive class of outputs (examples, 1) is the sigmoid.
 
 Any function ``(targets, outputs) -> number`` can be one of the ``metrics`` of a `Trainer`, and so can the
 names in `NAMES`: "accuracy", "f1", "precision_micro", "top_5", .... Its attribute ``greater_is_better``, True
 or False, tells callbacks in mode "auto" which way is better. For those here that is True. Where its attribute
 ``takes_sample_weight`` is True, as it is for those here, the trainer gives it the examples' weights as
-``sample_weight``.
+``sample_weight``. Before a training with validation data the trainer checks that those here suit the targets
+and the shape of the outputs; a function of your own is called after the first epoch.
 
 Weights of examples are relative: means are divided by their sum, as scikit-learn's are. Each curve is a tuple
 with a method ``plot``, which needs the extra ``plot``.
 
-An example whose largest output is NaN or infinite has no softmax, so no class is predicted for it: it is
-never right, and stands in no column of a confusion matrix.
+An example whose largest output is NaN or infinite has no probabilities, so no class is predicted for it:
+it is never right, and stands in no column of a confusion matrix.
 """
 
 from __future__ import annotations
@@ -99,8 +104,8 @@ def coverage(targets: Any, outputs: Any, threshold: float, sample_weight: Any = 
     Parameters
     ----------
     targets : integer array (examples,)
-    outputs : array (examples, classes)
-        Logits; the confidence is the largest softmax.
+    outputs : array (examples, classes) or (examples, 1)
+        Logits or probabilities; the confidence is the largest probability.
     threshold : float in [0, 1]
     sample_weight : array (examples,), optional
 
@@ -324,8 +329,8 @@ def average_precision(targets: Any, outputs: Any, average: str = "macro", sample
     targets : array (examples,)
         0 and 1, or -1 and 1, beside scores of the positive class; else class indices.
     outputs : array (examples,), (examples, 1) or (examples, classes)
-        Scores of the positive class; with a column for each class the softmax is the score, and each class
-        against the others is one problem.
+        Scores of the positive class; with a column for each class the probability is the score (of logits
+        the softmax), and each class against the others is one problem.
     average : {"macro", "micro", "weighted"}
         Of the classes that occur: alike, all examples in one, or by their number.
     sample_weight : array (examples,), optional
@@ -444,9 +449,7 @@ def _ranking(name: str, targets: Any, outputs: Any, average: str, sample_weight:
         labels, outputs = _scores(targets, outputs)
         occurs = np.unique(labels)
         broken = not np.isfinite(outputs).all()
-        with np.errstate(invalid="ignore"):
-            powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-        scores = (powers / powers.sum(axis=1, keepdims=True))[:, occurs]
+        scores = _probabilities(outputs)[:, occurs]
         targets = (labels[:, None] == occurs).astype(np.int64)
     weight = _weights(sample_weight, targets)
     counting = _counting(targets, weight)
@@ -486,13 +489,26 @@ def _binary(targets: Any, scores: Any, name: str = "scores") -> tuple[Array, Arr
 
 
 def _answers(targets: Any, outputs: Any) -> tuple[Array, Array]:
-    """Return which examples are right, and the largest softmax of each."""
+    """Return which examples are right, and the largest probability of each."""
     targets, outputs = _scores(targets, outputs)
-    with np.errstate(invalid="ignore"):
-        powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    confidence = np.where(_finite(outputs), 1 / powers.sum(axis=1), -1)  # NaN would be no threshold
+    # An example without probabilities gets -1, which is below every threshold; NaN could not be sorted.
+    confidence = np.where(_finite(outputs), _probabilities(outputs).max(axis=1), -1)
     right: Array = (outputs.argmax(axis=1) == targets) & (confidence >= 0)
     return right, confidence
+
+
+def _probabilities(outputs: Array) -> Array:
+    """Return the outputs if they are probabilities, as the module's head defines them, else their softmax."""
+    if outputs.dtype.kind != "f":  # else differences of unsigned integers would wrap around
+        outputs = outputs.astype(np.float64)
+    finite = outputs[np.isfinite(outputs).all(axis=1)]
+    sums = finite.sum(axis=1, dtype=np.float64)
+    if len(finite) and (finite >= 0).all() and (np.abs(sums - 1) <= 1e-3).all():
+        return outputs
+    with np.errstate(invalid="ignore"):
+        powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    shares: Array = powers / powers.sum(axis=1, keepdims=True)
+    return shares
 
 
 def _weights(sample_weight: Any, examples: Array) -> Array | None:
@@ -575,16 +591,32 @@ def _classes(targets: Any, outputs: Any) -> tuple[Array, Array, Array]:
     targets = _positive(targets) if binary else targets
     targets = _targets(targets, outputs)
     if outputs.ndim == 1:
+        _check_whole(outputs)
         return targets, outputs, np.ones(len(outputs), np.bool_)
     if binary:
         return targets, (outputs[:, 0] > 0).astype(np.int64), _finite(outputs)
     return targets, outputs.argmax(axis=1), _finite(outputs)
 
 
+def _check_whole(classes: Array) -> None:
+    """Raise an error if outputs (examples,) cannot be predicted class indices."""
+    kind = classes.dtype.kind
+    if kind not in "fiub":
+        raise TypeError(f"outputs are {classes.dtype} of shape {classes.shape}, expected class indices")
+    if kind == "f" and not (np.isfinite(classes) & (classes == np.trunc(classes))).all():
+        raise ValueError(
+            f"outputs of shape {classes.shape} hold numbers that are not whole, expected predicted class "
+            "indices; logits of the positive class have the shape (examples, 1)"
+        )
+
+
 def _scores(targets: Any, outputs: Any) -> tuple[Array, Array]:
+    """Return class indices and a column for each class: two columns for logits of the positive class."""
     outputs = as_numpy("outputs", outputs)
     if outputs.ndim != 2:
         raise ValueError(f"outputs have shape {outputs.shape}, expected (examples, classes)")
+    if outputs.shape[1] == 1:  # the softmax of these two is the sigmoid, and one of them is the largest
+        targets, outputs = _positive(targets), outputs / 2 * np.array([-1, 1], np.int8)
     targets = _targets(targets, outputs)
     if targets.min() < 0 or targets.max() >= outputs.shape[1]:
         raise ValueError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from .. import metrics as package
 from .. import nn
 from ..backends.places import place_with
 from ..nn.prediction import outputs as outputs_of
@@ -14,6 +16,7 @@ from ..runtime.dtypes import Array
 from .data import Data, mean_loss
 
 _BATCH = 1024
+_FEW = 100  # examples whose targets show whether a metric takes them
 
 
 def evaluate(
@@ -48,6 +51,32 @@ def _measured(metrics: Sequence[Any], data: Data, outputs: Sequence[Array]) -> d
         name_of(metric): float(metric(*given, **(weights if _takes_weights(metric) else {})))
         for metric in metrics
     }
+
+
+def check_metrics(model: nn.Sequential, metrics: Sequence[Callable[..., float]], data: Data) -> None:
+    """Raise TypeError or ValueError if a metric of this package does not take such targets and outputs.
+
+    The outputs are zeros of the right shape and dtype: the model does not compute anything. Some targets from
+    all over the data stand for all of them, and their weights only say whether any is above 0, so that
+    nothing is refused which all the data would allow. A function of the user's is not called.
+    """
+    few = slice(None, None, -(-len(data.x) // _FEW))
+    y = np.asarray(data.y)[few]
+    outputs = np.zeros((len(y), *model.output_shape(data.x.shape[1:])), model.dtype)
+    weights = None if data.weight is None else np.full(len(y), float(np.any(data.weight)))
+    for i, metric in enumerate(metrics):
+        function: Any = getattr(metric, "func", metric)  # of a functools.partial: with its defaults
+        if not _takes_weights(metric) or getattr(function, "__module__", None) != package.__name__:
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they are of classes that these few targets lack
+                function(y, outputs, sample_weight=weights)
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(
+                f"metrics[{i}], {name_of(metric)}, does not suit the validation data: {error}"
+            ) from error
 
 
 def _takes_weights(metric: Any) -> bool:

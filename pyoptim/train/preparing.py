@@ -23,6 +23,7 @@ from ..runtime.numbers import (
 )
 from ..transforms import Transform
 from .data import Data, check_batches
+from .evaluation import check_metrics
 from .resume import Resume
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Optio
     batch_size = check_count("batch_size", count if options.batch_size is None else options.batch_size)
     size = min(batch_size, count)
     check_batches(trainer.model, data.x, size, options.drop_last)
+    if held_back is not None and trainer.metrics:
+        check_metrics(trainer.model, trainer.metrics, held_back)
     trainer._find_gradients()
     resume = None
     if options.checkpoint is not None:

@@ -1,6 +1,7 @@
 """Metrics against scikit-learn's and by hand, weighted, by name in a trainer, and their plots."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -79,6 +80,47 @@ def test_a_curve_of_coverage_holds_each_point_of_coverage(data):
     assert [list(part) for part in curve] == [[1], [0.5], [0.5]]
 
 
+def test_probabilities_are_not_put_through_a_softmax(data):
+    targets, outputs, _ = data
+    outputs = outputs * 2  # logits whose softmax a second softmax would flatten and reorder
+    shares = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
+    for metric in (metrics.roc_auc, metrics.average_precision, metrics.selective_accuracy):
+        assert metric(targets, shares) == pytest.approx(metric(targets, outputs), abs=1e-9)
+    for given in (shares, shares.astype(np.float16), shares.round(4)):  # sums are 1 but for rounding
+        assert metrics.coverage(targets, given, 0.5) == pytest.approx(
+            metrics.coverage(targets, outputs, 0.5), abs=0.01
+        )
+    assert metrics.roc_auc(targets, shares) == sklearn.roc_auc_score(np.eye(4, dtype=int)[targets], shares)
+    shares[5] = np.nan
+    assert metrics.coverage_curve(targets, shares).thresholds[0] == np.nanmax(shares)
+    assert metrics.coverage([0, 1], np.array([[3, 0], [0, 0]], np.uint8), 0.9) == (0.5, 1)
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (-1, 1)])
+def test_one_output_has_the_confidence_of_the_sigmoid(pair):
+    outputs = np.array([-3.0, -1, 0, 2, np.nan, -np.inf], np.float32)[:, None]
+    targets = np.array(pair)[[0, 1, 1, 1, 0, 0]]
+    curve = metrics.coverage_curve(targets, outputs)
+    np.testing.assert_allclose(curve.thresholds[:4], 1 / (1 + np.exp(-np.array([3.0, 2, 1, 0]))), rtol=1e-6)
+    np.testing.assert_allclose(curve.accuracy, [1, 1, 2 / 3, 1 / 2, 1 / 3])
+    assert metrics.coverage(targets, outputs, 0.8) == (pytest.approx(1 / 3), 1)
+    assert metrics.selective_accuracy(targets, outputs, 0.5) == pytest.approx(2 / 3)
+    assert metrics.TopK(1)(targets, outputs) == metrics.accuracy(targets, outputs) == pytest.approx(1 / 3)
+    assert metrics.TopK(2)(targets, outputs) == pytest.approx(4 / 6)
+    nothing = metrics.coverage_curve(np.full(6, pair[0]), outputs)  # once all had the confidence 1
+    np.testing.assert_array_equal(nothing.thresholds, curve.thresholds)
+
+
+def test_numbers_that_are_not_whole_are_no_predicted_classes():
+    for outputs in ([0.5, -1.5], [1.0, np.nan]):
+        with pytest.raises(ValueError, match=r"not whole, .* logits .* have the shape \(examples, 1\)"):
+            metrics.accuracy([1, 0], np.array(outputs))
+    with pytest.raises(TypeError, match="expected class indices"):
+        metrics.f_score([1, 0], np.array(["1", "0"]))
+    for outputs in ([1.0, 1.0], [True, True], np.array([1, 1], np.uint8)):
+        assert metrics.accuracy([1, 0], np.array(outputs)) == 0.5
+
+
 def test_what_has_no_curve_is_nan():
     outputs = np.array([[1.0, 2], [3, np.inf], [0, 1]])
     for name in ("roc_auc", "average_precision"):
@@ -136,6 +178,54 @@ def test_a_binary_model_and_a_regression_take_names():
         model.flat_parameters[0] = 1
         trainer = po.Trainer(model, loss, po.SGD(model.parameters()), metrics=[name])
         assert trainer.evaluate(x, y)[name] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "width", "metric"),
+    [
+        (nn.CrossEntropy(), 3, "r2"),
+        (nn.MSE(), 1, "f1"),
+        (nn.MSE(), 2, "accuracy"),
+        (nn.BinaryCrossEntropy(), 3, "roc_auc"),
+        (nn.BinaryCrossEntropy(), 3, functools.partial(metrics.f_score, beta=2.0)),
+    ],
+)
+def test_a_metric_that_does_not_suit_leaves_the_model_unchanged(loss, width, metric):
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    y = {1: x[:, 0], 2: x[:, :2], 3: (x > 0).astype(np.float32)}[width]
+    y = np.arange(40) % 3 if loss.classification else y
+    model = nn.Sequential(nn.Dense(3, width), seed=0)
+    before, calls = model.flat_parameters.copy(), []
+    trainer = po.Trainer(model, loss, po.SGD(model.parameters()), metrics=[lambda *_: 0.0, metric])
+    seen = po.callbacks.Callback()
+    seen.on_train_begin = lambda: calls.append(0)
+    with pytest.raises((TypeError, ValueError), match=r"metrics\[1\], .* does not suit the valid"):
+        trainer.fit(x, y, validation_data=(x, y), callbacks=[seen], verbose=False)
+    assert not calls
+    np.testing.assert_array_equal(model.flat_parameters, before)
+    trainer.fit(x, y, verbose=False)  # without validation no metric is called
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", [name for name in metrics.NAMES if name != "r2"] + ["top_2"])
+@pytest.mark.parametrize("width", [1, 3])
+def test_metrics_that_all_targets_suit_pass_the_look_at_a_few(name, width):
+    from pyoptim.train import evaluation
+
+    x = np.random.default_rng(0).normal(size=(250, 3)).astype(np.float32)
+    model = nn.Sequential(nn.Dense(3, width), seed=0)
+    calls = []
+
+    def mine(targets, outputs):
+        calls.append(len(targets))
+        return 0.0
+
+    for y in (np.arange(250) % 3 == 1, np.zeros(250, bool), np.ones(250, bool)):  # few may hold one class
+        y = y.astype(np.float32)[:, None] if width == 1 else y.astype(np.int64)
+        for weight in (None, np.arange(250) == 1):  # and none of the examples that have a weight
+            data = evaluation.Data(x, y, weight)
+            evaluation.check_metrics(model, [mine, metrics.named(name)], data)
+    assert not calls
 
 
 def test_unknown_names_say_which_there_are():
