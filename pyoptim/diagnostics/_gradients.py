@@ -12,7 +12,7 @@ from .. import nn
 from ..runtime.dtypes import Array
 from ..runtime.figures import drawn_on, saved
 from ..runtime.numbers import POSITIVE, check_count, check_flag, check_seed
-from ._problem import Problem
+from ._problem import NOT_FINITE, Problem
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -25,17 +25,26 @@ class GradientCheck:
     ----------
     errors : dict of str to float
         Name of each parameter, and "input" -> the largest difference between backward's gradient and the
-        measured one, as a share of the largest entry of that gradient. 0 is right; 1 and more is a wrong sign
-        or a factor.
+        measured one, beyond what rounding explains, as a share of the largest entry of that gradient. 0 is
+        right; 1 and more is a wrong sign or a factor. All are NaN where the loss or its gradient is not
+        finite.
+    hidden : dict of str to float
+        Name of each parameter, and "input" -> the error that rounding of the loss could hide, as such a
+        share.
     worst : str
         The name with the largest error.
     tolerance : float
+    unclear : bool
+        Whether no error is beyond the tolerance, but the check cannot tell: rounding could hide an error of
+        more than the tolerance, as a share of the largest entry of all gradients, or nothing is finite.
     ok : bool
-        Whether all errors are within the tolerance.
+        Whether all errors are within the tolerance, and the check can tell.
     """
 
     errors: dict[str, float]
     tolerance: float
+    hidden: dict[str, float] = field(default_factory=dict)
+    unclear: bool = False
     worst: str = field(init=False)
     ok: bool = field(init=False)
 
@@ -44,11 +53,23 @@ class GradientCheck:
             return np.inf if np.isnan(self.errors[name]) else self.errors[name]
 
         object.__setattr__(self, "worst", max(self.errors, key=key))
-        object.__setattr__(self, "ok", self.errors[self.worst] <= self.tolerance)
+        object.__setattr__(self, "ok", self.errors[self.worst] <= self.tolerance and not self.unclear)
 
     def __str__(self) -> str:
+        rounding = max(self.hidden.values(), default=0.0)
         if self.ok:
-            return f"gradients are right: the largest error is {self.errors[self.worst]:.1e} ({self.worst})"
+            return (
+                f"gradients are right: the largest error is {self.errors[self.worst]:.1e} ({self.worst}), "
+                f"and rounding hides {rounding:.1e} at most"
+            )
+        if self.unclear and np.isnan(self.errors[self.worst]):
+            return NOT_FINITE
+        if self.unclear:
+            return (
+                "whether gradients are right cannot be told: the loss is so large beside them that its "
+                f"rounding hides errors up to {rounding:.1e}, expected {self.tolerance:g} at most: scale the "
+                "targets, or check other weights"
+            )
         return (
             f"the gradient of {self.worst!r} is wrong: backward's differs from the measured one by "
             f"{self.errors[self.worst]:.1e} of the largest entry, expected {self.tolerance:g} at most"
@@ -59,7 +80,7 @@ class GradientCheck:
         names = list(self.errors)
         figure, axes = drawn_on(axes, 7, 1.4 + 0.3 * len(names), path, title)
         least = 1e-14
-        values = [max(least, self.errors[name]) for name in names]
+        values = [max(least, np.nan_to_num(self.errors[name], nan=1.0)) for name in names]
         colors = ["#0072B2" if self.errors[name] <= self.tolerance else "#D55E00" for name in names]
         axes.barh(names, values, left=least, color=colors)
         axes.axvline(self.tolerance, color="black", linestyle="--")
@@ -102,7 +123,8 @@ def gradient_check(
         How many entries of each parameter are measured, drawn at random.
     tolerance : float > 0, default 1e-6
         Of the error relative to the largest entry of the gradient. Differences in float64 are right to
-        some 1e-9.
+        some 1e-9 where the loss is about as large as its gradient; where it is so much larger that rounding
+        could hide an error beyond the tolerance, the result says so.
     seed : int, optional
 
     Returns
@@ -117,24 +139,35 @@ def gradient_check(
     arrays = {**dict(problem.names), "input": problem.data.x}
     ends = np.cumsum([array.size for _, array in problem.names])[:-1]
     parts = [*np.split(gradient, ends), np.asarray(problem.dx).reshape(-1)]
-    largest = max(float(np.abs(part).max()) for part in parts)
-    errors = {}
+    if not (np.isfinite(value) and all(np.isfinite(part).all() for part in parts)):
+        unknown = dict.fromkeys(arrays, float("nan"))
+        return GradientCheck(unknown, tolerance, unknown, True)
+    largest = [max(float(np.abs(part).max()) for part in some) for some in (parts[:-1], parts)]
+    errors, hidden, unclear = {}, {}, False
     for (name, array), part in zip(arrays.items(), parts, strict=True):
+        top = largest[name == "input"]
         chosen = rng.permutation(array.size)[:entries]
-        found = [_difference(problem, array, i, float(part[i]), value) for i in chosen]
-        measured = max(abs(part[i]) + error for i, error in zip(chosen, found, strict=True))
-        scale = max(measured, 1e-3 * largest)
-        errors[name] = max(found) / scale if scale else 0.0
-    return GradientCheck(errors, tolerance)
+        found = [_difference(problem, array, i, float(part[i]), value, tolerance * top) for i in chosen]
+        error, rounding = (max(pair[k] for pair in found) for k in (0, 1))
+        measured = max(abs(part[i]) + pair[0] for i, pair in zip(chosen, found, strict=True))
+        scale = max(measured, 1e-3 * top) or 1.0
+        errors[name], hidden[name] = error / scale, rounding / scale
+        unclear = unclear or rounding > tolerance * (max(measured, top) or 1.0)
+    wrong = any(not error <= tolerance for error in errors.values())
+    return GradientCheck(errors, tolerance, hidden, unclear and not wrong)
 
 
-def _difference(problem: Problem, array: Array, at: int, expected: float, value: float) -> float:
-    """Return how far a slope is from the expected one, beyond what rounding explains.
+def _difference(
+    problem: Problem, array: Array, at: int, expected: float, value: float, limit: float
+) -> tuple[float, float]:
+    """Return how far a slope is from the expected one, beyond what rounding explains, and that rounding.
 
-    Where they differ a kink of the loss may lie within the step: smaller steps are tried.
+    Where they differ a kink of the loss may lie within the step: smaller steps are tried, as long as
+    rounding, which grows as they shrink, stays below the limit. Of the steps that one counts at which both
+    numbers together are smallest.
     """
     index = np.unravel_index(at, array.shape)
-    kept, best = array[index], np.inf
+    kept, best = array[index], (np.inf, np.inf)
     step = _EPS ** (1 / 3) * max(1.0, abs(float(kept)))
     for _ in range(3):
         ends = []
@@ -143,12 +176,14 @@ def _difference(problem: Problem, array: Array, at: int, expected: float, value:
             ends.append(problem.here(False)[0])
         array[index] = kept
         rounding = 8 * _EPS * max(abs(value), 1e-3) / step
-        error = abs((ends[0] - ends[1]) / (2 * step) - expected) - rounding
-        best = min(best, max(0.0, error)) if np.isfinite(error) else best
-        if best <= 1e-9 * abs(expected):
+        error = abs((ends[0] - ends[1]) / (2 * step) - expected)
+        if np.isfinite(error):
+            best = min(best, (error, rounding), key=sum)
+        if best[0] <= best[1] + 1e-9 * abs(expected) or 16 * rounding > limit:
             break
         step /= 16
-    return best if np.isfinite(best) else float("nan")
+    error, rounding = best
+    return (max(0.0, error - rounding), rounding) if np.isfinite(error) else (float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -158,11 +193,12 @@ class GradientNoise:
     Attributes
     ----------
     norm : float
-        Length of the mean gradient.
+        Length of the mean gradient of all examples.
     deviation : float
         Root of the variance of the gradient over examples, summed over the parameters.
     batch_size : float
         Where the standard error of a batch's gradient is as long as the gradient: variance over squared norm.
+        It is infinite where the gradient is 0, and NaN, as the other numbers, where it is not finite.
     sizes, errors : array
         Batch sizes, and the standard error of their mean gradient, ``deviation / sqrt(size)``.
     """
@@ -174,6 +210,8 @@ class GradientNoise:
     errors: Array
 
     def __str__(self) -> str:
+        if not np.isfinite([self.norm, self.deviation]).all():
+            return NOT_FINITE
         return (
             f"gradient {self.norm:.2e}, deviation over examples {self.deviation:.2e}: noise and signal are "
             f"alike at a batch of {self.batch_size:,.0f}"
@@ -217,7 +255,8 @@ def gradient_noise(
     penalty : nn.Penalty, optional
         Moves the mean gradient, and not the variance.
     examples : int, default 256
-        How many are drawn, each with a pass of its own. At least 2.
+        How many are drawn to measure the deviation, each with a pass of its own. At least 2. The mean
+        gradient is that of all of x, from one pass.
     seed : int, optional
 
     Returns
@@ -237,11 +276,13 @@ def gradient_noise(
         gradient *= part
         total, squares, divisors = total + gradient, squares + float(gradient @ gradient), divisors + part
     mean, factor = total / divisors if divisors else total, count / divisors if divisors else 0.0
-    variance = max(0.0, factor**2 * squares / count - float(mean @ mean)) * count / (count - 1)
+    variance = np.maximum(0.0, factor**2 * squares / count - float(mean @ mean)) * count / (count - 1)
+    problem.data = data
+    mean = problem.here()[1]  # the mean of the few would add its own noise to the length
     if penalty is not None:
         mean = mean + problem.penalty_gradient()
     norm = float(np.linalg.norm(mean))
     sizes = 2.0 ** np.arange(0, max(1, int(np.ceil(np.log2(len(data.x))))) + 1)
     deviation = float(np.sqrt(variance))
-    needed = variance / norm**2 if norm else float("inf")
+    needed = float(variance) / norm**2 if norm**2 else float("inf")
     return GradientNoise(norm, deviation, needed, sizes, deviation / np.sqrt(sizes))

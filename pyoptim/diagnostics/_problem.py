@@ -60,14 +60,14 @@ class Problem:
 
     `BatchNorm` normalises by the statistics of all examples if ``training``, else by the running ones. What
     is random does nothing; if ``random`` it draws the same numbers in each evaluation. The penalty is left
-    out unless ``penalized``.
+    out unless ``penalized``. If ``frozen``, the parameters of frozen layers vary too.
 
     The model that is measured is a copy. Its parameters, one vector, may be written.
     """
 
     def __init__(
         self, model: nn.Sequential, loss: nn.Loss, x: Any, y: Any, penalty: nn.Penalty | None = None,
-        *, training: bool = True, random: bool = False, penalized: bool = True,
+        *, training: bool = True, random: bool = False, penalized: bool = True, frozen: bool = False,
     ) -> None:  # fmt: skip
         self.model = widened(model)
         check_type("loss", loss, nn.Loss, "a Loss, e.g. CrossEntropy()")
@@ -82,10 +82,13 @@ class Problem:
             check_batches(self.model, self.data.x, len(self.data.x))
         takes = any(layer.takes_statistics(training) for layer in self.model.leaves().values())
         self._block = len(self.data.x) if takes or random else _BLOCK
-        self._buffers = {name: value.copy() for name, value in self.model._named("buffers").items()}
+        self.statistics = {name: value.copy() for name, value in self.model._named("buffers").items()}
         self.names: list[tuple[str, Array]] = list(self.model.parameters().items())
         self._chosen = np.concatenate(
-            [np.full(layer.parameter_count(), layer.trainable) for layer in self.model.leaves().values()]
+            [
+                np.full(layer.parameter_count(), frozen or layer.trainable)
+                for layer in self.model.leaves().values()
+            ]
         ).astype(bool)
         self.size = int(self._chosen.sum())
         if self.size == 0:
@@ -117,10 +120,10 @@ class Problem:
         """The product of the Hessian at w and v.
 
         It is exact up to rounding in training mode where layers and loss are pyoptim.nn's, and else the
-        central difference of two gradients. For these, by rounding alone the cube root of the precision would be the best step. But each ReLU that
-        switches within a step adds a false curvature of 1/step, and among the many thousands of a batch
-        some are close to their kink. The step is so short that hardly any switches, and products are right to
-        some 1e-6 of the gradient's size.
+        central difference of two gradients. For these, by rounding alone the cube root of the precision would
+        be the best step. But each ReLU that switches within a step adds a false curvature of 1/step, and
+        among the many thousands of a batch some are close to their kink. The step is so short that hardly any
+        switches, and products are right to some 1e-6 of the gradient's size.
         """
         known = self.penalty is None or type(self.penalty)._add is nn.Penalty._add
         if known and self.model.training and tangents.is_exact(self.model, self.loss):
@@ -163,7 +166,7 @@ class Problem:
         self.dx: Array | None = None
         for x, y, weight in self.data.batches(self._block, model.dtype):
             for name, buffer in model._named("buffers").items():
-                buffer[...] = self._buffers[name]
+                buffer[...] = self.statistics[name]
             self.output = output = model._forward(x)
             doutput = empty_like(output) if wants_gradient else None
             value = float(self.loss.evaluate(output, y, doutput, weight))

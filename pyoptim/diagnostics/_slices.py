@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from .. import nn
+from ..nn.layers import Layer
 from ..runtime.dtypes import Array
 from ..runtime.figures import drawn_on, log_if_wide, saved
 from ..runtime.numbers import POSITIVE, check_count, check_seed, check_type
-from ._problem import Problem, widened
+from ._problem import NOT_FINITE, Problem, widened
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,23 @@ class LossSlice:
     between: bool
 
     def __str__(self) -> str:
-        low, high = np.nanmin(self.losses), np.nanmax(self.losses)
+        finite = self.losses[np.isfinite(self.losses)]
+        if not (np.isfinite(self.here) and finite.size):
+            return NOT_FINITE
+        low, high = finite.min(), finite.max()
         text = f"the loss is {self.here:.3g} at the model, {low:.3g} to {high:.3g} on the slice"
         if self.between:
             inside = self.losses[(self.along >= 0) & (self.along <= 1)]
             text += f"; it reaches {np.max(inside, initial=self.here):.3g} between the two models"
+        if finite.size < self.losses.size:
+            text += f"; it is NaN or infinite at {self.losses.size - finite.size} of its points"
         return text
 
     def plot(self, path: str | Path | None = None, *, axes: Any = None, title: str = "") -> Any:
         """Draw the loss along the line, or its contours over the plane; returns the figure."""
         figure, axes = drawn_on(axes, 6, 4 if self.losses.ndim == 1 else 5, path, title)
-        positive = np.nanmin(self.losses) > 0
+        finite = np.isfinite(self.losses)
+        positive = np.min(self.losses, where=finite, initial=np.inf) > 0
         if self.losses.ndim == 1:
             axes.plot(self.along, self.losses, color="#0072B2", marker="o", markersize=3)
             for at, name in ((0, "model"), (1, "other"))[: 1 + self.between]:
@@ -58,6 +65,7 @@ class LossSlice:
             axes.set(xlabel="position on the line", ylabel="loss", title=title or "loss along a line")
             return saved(figure, path)
         shown = np.log10(self.losses) if positive else self.losses
+        shown = np.where(finite, shown, np.nan) if finite.any() else np.zeros(self.losses.shape)
         contours = axes.contourf(self.along, self.along, shown, levels=20, cmap="viridis")
         axes.plot(0, 0, marker="*", markersize=12, color="white", markeredgecolor="black")
         label = "log10 of the loss" if positive else "loss"
@@ -96,7 +104,8 @@ def loss_slice(
     x, y
         Examples as `Trainer.fit` takes them.
     other : nn.Sequential, optional
-        A model of the same layers; the line goes from -span/2 to 1 + span/2.
+        A model of the same layers; the line goes from -span/2 to 1 + span/2. Along it all move that differs
+        between the two: the parameters of frozen layers, and running statistics, as well.
     dimensions : {1, 2}, default 1
         Without ``other``: of a line, or of a plane, from -span to span.
     points : int, default 25
@@ -115,7 +124,7 @@ def loss_slice(
         raise ValueError(f"dimensions is {dimensions}, expected 1 or 2")
     points, span = check_count("points", points), POSITIVE.number("span", span)
     rng = check_seed("seed", seed)
-    problem = Problem(model, loss, x, y, penalty)
+    problem = Problem(model, loss, x, y, penalty, frozen=other is not None)
     w = problem.parameters
     if other is None:
         along = np.linspace(-span, span, points)
@@ -124,18 +133,43 @@ def loss_slice(
         check_type("other", other, nn.Sequential, "a Sequential or None")
         if dimensions != 1:
             raise ValueError("dimensions is 2, expected 1 between two models")
-        theirs = widened(other).parameters()
-        shapes = [{name: p.shape for name, p in m.items()} for m in (problem.model.parameters(), theirs)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"other has the parameters {shapes[1]}, expected those of model, {shapes[0]}")
-        target = np.concatenate([p.reshape(-1) for p in theirs.values()])
-        along, directions = np.linspace(-span / 2, 1 + span / 2, points), [target - w]
-    if len(directions) == 1:
-        losses = np.array([problem.value(w + a * directions[0]) for a in along])
-    else:
-        first, second = directions
-        losses = np.array([[problem.value(w + a * first + b * second) for a in along] for b in along])
-    return LossSlice(along, losses, problem.value(w), other is not None)
+        along = np.linspace(-span / 2, 1 + span / 2, points)
+        with np.errstate(all="ignore"):
+            return LossSlice(along, _between(problem, w, other, along), problem.value(w), True)
+    with np.errstate(all="ignore"):
+        if dimensions == 1:
+            losses = np.array([problem.value(w + a * directions[0]) for a in along])
+        else:
+            first, second = directions
+            losses = np.array([[problem.value(w + a * first + b * second) for a in along] for b in along])
+        return LossSlice(along, losses, problem.value(w), False)
+
+
+def _between(problem: Problem, w: Array, other: nn.Sequential, along: Array) -> Array:
+    """Return the losses on the line from the model to another, which has to have the same layers."""
+    theirs = widened(other)
+    kinds = [[_kind(layer) for layer in model.layers] for model in (problem.model, theirs)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"other has the layers {', '.join(kinds[1])}, expected those of model, {', '.join(kinds[0])}"
+        )
+    direction, here = theirs.flat_parameters - w, problem.statistics
+    there = theirs._named("buffers")
+    losses = []
+    for a in along:
+        problem.statistics = {name: value + a * (there[name] - value) for name, value in here.items()}
+        losses.append(problem.value(w + a * direction))
+    problem.statistics = here
+    return np.array(losses)
+
+
+def _kind(layer: Layer) -> str:
+    """Return the layer's type and options, less those that only say how a training begins or goes on."""
+    ignored = {"block", "momentum", "running_var", "p", "std"}
+    options = [f"{name}={getattr(layer, name)!r}" for name in layer.arguments if name not in ignored]
+    shapes = [f"{name} {shape}" for name, shape in layer.parameter_shapes().items()] if not options else []
+    block = [_kind(inner) for inner in layer.block]
+    return f"{type(layer).__name__}({', '.join([*options, *shapes, *block])})"
 
 
 def _direction(problem: Problem, rng: np.random.Generator) -> Array:

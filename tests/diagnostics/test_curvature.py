@@ -138,7 +138,7 @@ def test_models_are_left_alone_and_frozen_layers_stay():
 
 def test_wrong_others():
     model, *data = network()
-    with pytest.raises(ValueError, match="other has the parameters"):
+    with pytest.raises(ValueError, match="other has the layers"):
         diagnostics.loss_slice(model, *data, other=network(7)[0])
     with pytest.raises(ValueError, match="dimensions is 2, expected 1 between"):
         diagnostics.loss_slice(model, *data, other=model, dimensions=2)
@@ -213,3 +213,33 @@ def test_a_loss_that_is_curved_downwards_is_said_to_be_so():
     assert "curved downwards along the gradient" in str(found)
     at_rest = diagnostics.curvature(*quadratic(np.zeros(4)))
     assert "the gradient is 0" in str(at_rest)
+
+
+def test_the_line_to_another_model_ends_at_its_own_loss():
+    """Also where layers are frozen, and normalise by statistics that differ between the two."""
+
+    def made(seed, activation="tanh"):
+        first = nn.Dense(5, 6, activation=activation)
+        model = nn.Sequential(first, nn.BatchNorm(6), nn.Dense(6, 3), seed=seed, dtype=np.float64)
+        model.layers[1].buffers["running_mean"][...] = seed / 10
+        model.layers[0].trainable = model.layers[1].trainable = False
+        return model
+
+    _, *data = network()
+    model, other = made(1), made(2)
+    found = diagnostics.loss_slice(model, *data, other=other, points=9)
+    assert found.losses[found.along == 0] == pytest.approx(diagnostics.curvature(model, *data).loss)
+    assert found.losses[found.along == 1] == pytest.approx(diagnostics.curvature(other, *data).loss)
+    with pytest.raises(ValueError, match="activation='relu'"):
+        diagnostics.loss_slice(model, *data, other=made(2, "relu"))
+
+
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_a_slice_of_a_model_that_diverged_is_said_to_be_so(dimensions):
+    figures = pytest.importorskip("matplotlib.figure")
+    model, *data = network()
+    model.flat_parameters[...] = np.nan
+    found = diagnostics.loss_slice(model, *data, points=3, dimensions=dimensions)
+    assert np.isnan(found.losses).all()
+    assert "NaN or infinite" in str(found)
+    found.plot(axes=figures.Figure().subplots())

@@ -164,3 +164,59 @@ def test_plots_return_the_figure(tmp_path):
         assert figure.axes[0].get_title() == "digits"
     assert (tmp_path / "a.png").exists()
     assert po.diagnostics is diagnostics
+
+
+class ScaledTanh(nn.Tanh):
+    """A tanh whose backward is wrong by a factor."""
+
+    factor = 1.0
+
+    def backward(self, dy, need_dx=True):
+        return super().backward(self.factor * dy, need_dx)
+
+
+@pytest.mark.parametrize("power", [2, 3, 4, 5, 9])
+@pytest.mark.parametrize("is_wrong", [False, True])
+def test_where_the_loss_is_large_the_check_says_what_it_can_tell(power, is_wrong):
+    rng = np.random.default_rng(3)
+    layer = ScaledTanh()
+    layer.factor = 1 + is_wrong * 10.0 ** (power - 7)
+    found = diagnostics.gradient_check(
+        model_of(layer), nn.MSE(), rng.normal(size=(6, 8)), rng.random((6, 3)) + 10.0**power
+    )
+    if is_wrong:
+        assert not found.ok
+        assert found.unclear or found.worst in ("0.weight", "0.bias", "input")
+    else:
+        assert found.ok or found.unclear
+        assert max(found.errors.values()) <= found.tolerance
+    if power == 2:
+        assert found.ok == (not is_wrong)
+    if power == 9 and not is_wrong:
+        assert found.unclear
+        assert "cannot be told" in str(found)
+
+
+def test_gradients_of_a_model_that_diverged_are_not_called_wrong():
+    rng = np.random.default_rng(3)
+    model, data = model_of(nn.ReLU()), (nn.MSE(), rng.normal(size=(6, 8)), rng.random((6, 3)))
+    model.flat_parameters[0] = np.nan
+    found = diagnostics.gradient_check(model, *data)
+    assert (found.ok, found.unclear) == (False, True)
+    assert np.isnan(list(found.errors.values())).all()
+    assert str(found).startswith("the loss or its gradient is NaN or infinite")
+    noise = diagnostics.gradient_noise(model, *data)
+    assert np.isnan([noise.norm, noise.deviation, noise.batch_size]).all()
+    assert str(noise).startswith("the loss or its gradient is NaN or infinite")
+
+
+def test_at_a_minimum_the_noise_of_few_examples_is_no_gradient():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3))
+    y = x @ [1.0, 2, 3] + rng.normal(size=400)
+    model = nn.Sequential(nn.Dense(3, 1, bias=False), seed=0, dtype=np.float64)
+    model.flat_parameters[...] = np.linalg.lstsq(x, y, rcond=None)[0]
+    found = diagnostics.gradient_noise(model, nn.MSE(), x, y, examples=32)
+    assert found.norm < 1e-12
+    assert found.batch_size > 1e20
+    assert found.deviation > 1
