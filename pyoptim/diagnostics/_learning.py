@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
+from .. import nn
 from ..arrays.checks import as_numpy
 from ..runtime.dtypes import Array
 from ..runtime.figures import drawn_on, legend_beside, log_if_wide, saved
@@ -21,7 +23,7 @@ from ..runtime.numbers import (
     is_count,
     shown,
 )
-from ..train.data import Data
+from ..train.data import Data, check_batches
 from ..train.trainer import Trainer
 
 
@@ -34,9 +36,11 @@ class LearningCurve:
     sizes : array (sizes,)
         Numbers of examples.
     training, validation : array (sizes, repeats)
-        Errors: for classification the share that is wrong, else the loss.
+        Errors: for classification the share that is wrong, else the loss; NaN or infinite where a training
+        diverged.
     law : tuple of float
-        ``(a, b, c)`` of the validation error ``a + b * size**-c``, fitted to the means.
+        ``(a, b, c)`` of the validation error ``a + b * size**-c``, fitted to those means that are finite; NaN
+        where none is.
     """
 
     sizes: Array
@@ -52,7 +56,10 @@ class LearningCurve:
     def __str__(self) -> str:
         last, now = self.sizes[-1], self.validation[-1].mean()
         train = self.training[-1].mean()
+        if not np.isfinite([now, train]).all():
+            return f"a training with {last:,} examples diverged: its loss is NaN or infinite"
         gap = "more examples help" if now - train > train else "a larger model or longer training helps more"
+        gap = "nothing is left to gain" if now <= 0 else gap
         return (
             f"error {now:.3g} on validation and {train:.3g} in training with {last:,} examples; about "
             f"{self.at(2 * last):.3g} with twice as many, {self.law[0]:.3g} with any number: {gap}"
@@ -71,7 +78,9 @@ class LearningCurve:
         law = [self.at(size) for size in beyond]
         axes.plot(beyond, law, color="0.4", linestyle="--", label="law, extrapolated")
         axes.set_xscale("log")
-        log_if_wide(axes, errors.mean(axis=1))
+        means = errors.mean(axis=1)
+        if np.isfinite(means).any():
+            log_if_wide(axes, means[np.isfinite(means)])
         axes.set(xlabel="training examples", ylabel="error", title=title or "learning curve")
         axes.grid(alpha=0.3)
         legend_beside(axes)
@@ -119,19 +128,29 @@ def learning_curve(
     check_callable("make", make, "a function of a seed that returns a Trainer")
     repeats, count = check_count("repeats", repeats), len(arrays[0])
     chosen = _sizes(sizes, count)
-    errors = np.empty((2, len(chosen), repeats))
+    errors, trainers = np.empty((2, len(chosen), repeats)), _Trainers(make, validation_data)
     for r in range(repeats):
         order = rng.permutation(count)
         for i, size in enumerate(chosen):
-            rows = order[:size]
-            trainer, validation = _trained(make, r, arrays[0][rows], arrays[1][rows], fit, validation_data)
-            errors[0, i, r] = _error(trainer, trainer._check_data(arrays[0][rows], arrays[1][rows]))
+            trainer, validation = trainers.next(r)
+            if r == i == 0:
+                _check_sizes(trainer, arrays, chosen, fit)
+            x, y = (array[order[:size]] for array in arrays)
+            trainer.fit(x, y, **fit)
+            errors[0, i, r] = _error(trainer, trainer._check_data(x, y))
             errors[1, i, r] = _error(trainer, validation)
     return LearningCurve(chosen, errors[0], errors[1], power_law(chosen, errors[1].mean(axis=1)))
 
 
 def power_law(sizes: Array, errors: Array) -> tuple[float, float, float]:
-    """Fit ``a + b * size**-c`` with a and b >= 0: for each c by least squares, relative to the errors."""
+    """Fit ``a + b * size**-c`` with a and b >= 0: for each c by least squares, relative to the errors.
+
+    Errors that are not finite are left out.
+    """
+    finite = np.isfinite(errors)
+    if not finite.any():
+        return float("nan"), float("nan"), float("nan")
+    sizes, errors = sizes[finite], errors[finite]
     best, law = np.inf, (float(errors[-1]), 0.0, 1.0)
     scale = 1 / np.maximum(errors, 1e-12)
     for c in np.linspace(0.02, 2, 100):
@@ -154,9 +173,11 @@ class BiasVariance:
     Attributes
     ----------
     bias_squared : float
-        Squared error of the mean prediction, less the noise; below 0 where that was given too large.
+        Squared error that the mean of ever more predictions would have, less the noise: an estimate without
+        bias, so it may be below 0 where it is small against the variance, or the noise was given too large.
     variance : float
-        Mean squared distance of the predictions from their mean.
+        Variance of the predictions over trainings, an estimate without bias: the sum of the squared distances
+        from their mean divided by ``repeats - 1``.
     noise : float
         As given.
     error : float
@@ -218,8 +239,10 @@ def bias_variance(
     x, y
         Examples to train on, as arrays.
     validation_data : (x, y)
-        Where predictions are compared. With a classifying loss they are probabilities, and the error is
-        Brier's: the squared distance from 1 for the class and 0 for the others, summed over classes.
+        Where predictions are compared. With a classifying loss or `KLDiv` they are probabilities, and the
+        error is Brier's: the squared distance from 1 for the class and 0 for the others, or from the
+        teacher's probabilities, summed over classes. With `BinaryCrossEntropy` they are the probabilities of
+        1, with `Poisson` the means exp(output), and with `MSE`, `L1` and `Huber` the outputs.
     repeats : int, default 10
         At least 2.
     noise : float >= 0, default 0
@@ -242,39 +265,82 @@ def bias_variance(
     )
     if repeats < 2:
         raise ValueError(f"repeats is {repeats}, expected at least 2")
-    predictions, terms = [], 1
+    predictions, trainers = [], _Trainers(make, validation_data)
     for r in range(repeats):
         rows = rng.integers(0, count, count)
-        trainer, data = _trained(make, r, arrays[0][rows], arrays[1][rows], fit, validation_data)
-        outputs = np.asarray(trainer.predict(data.x), np.float64)
-        outputs = outputs.reshape(len(outputs), -1)
-        targets: Array = np.asarray(data.y, np.float64)
-        if trainer.loss.classification:
-            terms = outputs.shape[1]  # a sum over the classes, and not a mean
-            powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-            outputs = powers / powers.sum(axis=1, keepdims=True)
-            targets = np.eye(outputs.shape[1])[data.y] if data.y.ndim == 1 else targets
-        predictions.append(outputs)
+        trainer, data = trainers.next(r)
+        _check_predicts(trainer.loss)
+        trainer.fit(arrays[0][rows], arrays[1][rows], **fit)
+        predictions.append(_predicted(trainer.loss, np.asarray(trainer.predict(data.x), np.float64)))
     made = np.array(predictions)
-    targets = targets.reshape(made.shape[1:])
-    mean = made.mean(axis=0)
-    squared, variance = (terms * float(np.mean(part**2)) for part in (mean - targets, made - mean))
-    return BiasVariance(squared - noise, variance, noise, squared + variance, made)
+    targets: Array = np.asarray(data.y, np.float64)
+    if trainer.loss.classification and data.y.ndim == 1:
+        targets = np.eye(made.shape[2])[data.y]
+    # Over classes it is a sum, and not a mean.
+    terms = made.shape[2] if trainer.loss.classification or isinstance(trainer.loss, nn.KLDiv) else 1
+    mean, targets = made.mean(axis=0), targets.reshape(made.shape[1:])
+    squared, spread = (terms * float(np.mean(part**2)) for part in (mean - targets, made - mean))
+    variance = spread * repeats / (repeats - 1)
+    return BiasVariance(squared - variance / repeats - noise, variance, noise, squared + spread, made)
 
 
-def _trained(
-    make: Any, seed: int, x: Array, y: Array, fit: dict[str, Any], validation_data: Any
-) -> tuple[Trainer, Data]:
-    """Return a trainer that has been trained, and the validation data as it takes them."""
-    trainer = make(seed)
-    if not isinstance(trainer, Trainer):
-        raise TypeError(f"make returned a {type(trainer).__name__}, expected a Trainer")
-    if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
-        raise TypeError(f"validation_data is {shown(validation_data)}, expected (x, y)")
-    names = "validation_data[0]", "validation_data[1]"
-    data = trainer._check_data(validation_data[0], validation_data[1], names=names)
-    trainer.fit(x, y, **fit)
-    return trainer, data
+def _check_predicts(loss: nn.Loss) -> None:
+    known = nn.MSE, nn.L1, nn.Huber, nn.KLDiv, nn.BinaryCrossEntropy, nn.Poisson
+    if not (loss.classification or isinstance(loss, known)):
+        names = ", ".join(kind.__name__ for kind in known)
+        raise ValueError(
+            f"the outputs of a model with the loss {type(loss).__name__} are no predictions that could be "
+            f"compared with targets: expected a classifying loss or one of {names}"
+        )
+
+
+def _predicted(loss: nn.Loss, outputs: Array) -> Array:
+    """Return what the outputs (examples, ...) say of the targets, as (examples, outputs)."""
+    outputs = outputs.reshape(len(outputs), -1)
+    if loss.classification or isinstance(loss, nn.KLDiv):
+        outputs = outputs / getattr(loss, "temperature", 1.0)
+        powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        shares: Array = powers / powers.sum(axis=1, keepdims=True)
+        return shares
+    if isinstance(loss, nn.BinaryCrossEntropy):
+        return np.asarray(np.exp(-np.logaddexp(0, -outputs)))
+    return np.asarray(np.exp(outputs)) if isinstance(loss, nn.Poisson) else outputs
+
+
+class _Trainers:
+    """What makes a trainer for each training, with a model that none before it had."""
+
+    def __init__(self, make: Any, validation_data: Any) -> None:
+        self._make, self._validation = make, validation_data
+        self._seen: WeakSet[nn.Sequential] = WeakSet()
+
+    def next(self, seed: int) -> tuple[Trainer, Data]:
+        """Return another trainer, and the validation data as it takes them."""
+        trainer, validation = self._make(seed), self._validation
+        if not isinstance(trainer, Trainer):
+            raise TypeError(f"make returned a {type(trainer).__name__}, expected a Trainer")
+        if trainer.model in self._seen:
+            raise ValueError(
+                "make returned a trainer whose model has been trained before, expected a new model each time"
+            )
+        self._seen.add(trainer.model)
+        if not isinstance(validation, tuple | list) or len(validation) != 2:
+            raise TypeError(f"validation_data is {shown(validation)}, expected (x, y)")
+        names = "validation_data[0]", "validation_data[1]"
+        return trainer, trainer._check_data(validation[0], validation[1], names=names)
+
+
+def _check_sizes(trainer: Trainer, arrays: tuple[Array, Array], sizes: Array, fit: dict[str, Any]) -> None:
+    """Raise ValueError before the first training if one of the sizes leaves a batch that is too small."""
+    x = trainer._check_data(*arrays).x
+    batch = fit.get("batch_size", 32)
+    if fit.get("validation_split") or not (batch is None or is_count(batch)):
+        return  # `Trainer.fit` itself says what is wrong with them
+    for size in map(int, sizes):
+        try:
+            check_batches(trainer.model, x[:size], min(batch or size, size), bool(fit.get("drop_last")))
+        except ValueError as error:
+            raise ValueError(f"sizes holds {size}: {error}") from None
 
 
 def _error(trainer: Trainer, data: Data) -> float:

@@ -51,9 +51,10 @@ def test_bias_and_variance_of_means(data):
     found = diagnostics.bias_variance(
         mean_trainer, x, y, validation_data=validation, repeats=200, noise=4.0, fit=ONE_STEP
     )
-    assert found.variance == pytest.approx(y.var() / 64, rel=0.2)
     means = found.predictions[:, 0, 0]
-    assert found.bias_squared == pytest.approx(np.mean((validation[1] - means.mean()) ** 2) - 4)
+    assert found.variance == pytest.approx(means.var(ddof=1)) == pytest.approx(y.var() / 64, rel=0.2)
+    squared = np.mean((validation[1] - means.mean()) ** 2)
+    assert found.bias_squared == pytest.approx(squared - found.variance / 200 - 4)
     assert found.error == pytest.approx(np.mean((validation[1] - found.predictions[..., 0]) ** 2))
     assert found.error == pytest.approx(found.bias_squared + found.variance + found.noise)
 
@@ -94,3 +95,88 @@ def test_plots(data, tmp_path):
     for measure in (diagnostics.learning_curve, diagnostics.bias_variance):
         figure = measure(mean_trainer, x, y, **options).plot(tmp_path / "a.png", title="digits")
         assert figure.axes[0].get_title() == "digits"
+
+
+def still(loss, outputs, bias=0.0):
+    """A function that makes trainers of a model that gives the same output always."""
+
+    def make(seed):
+        model = nn.Sequential(nn.Dense(1, outputs, init="zeros"), seed=seed)
+        model.layers[0].parameters["bias"][...] = bias
+        return po.Trainer(model, loss, po.SGD(model.parameters(), lr=0.0))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("loss", "bias", "y", "predicted"),
+    [
+        (nn.BinaryCrossEntropy(), [np.log(3)], [1.0, 0, 1, 1], [0.75]),
+        (nn.Poisson(), [np.log(3)], [3.0, 3, 3, 3], [3]),
+        (nn.KLDiv(2.0), [2 * np.log(3), 0], [[0.75, 0.25]] * 4, [0.75, 0.25]),
+        (nn.MSE(), [3], [3.0, 3, 3, 3], [3]),
+    ],
+)
+def test_predictions_are_compared_and_not_logits(loss, bias, y, predicted):
+    x, y = np.ones((4, 1)), np.array(y)
+    found = diagnostics.bias_variance(
+        still(loss, len(bias), bias), x, y, validation_data=(x, y), repeats=2, fit={"epochs": 1}
+    )
+    assert found.predictions[0] == pytest.approx(np.tile(predicted, (4, 1)))
+    squares = (y.reshape(4, -1) - predicted) ** 2
+    assert found.error == pytest.approx(squares.sum(axis=1).mean(), abs=1e-12)
+
+
+def test_a_loss_without_predictions_is_refused():
+    x, y = np.ones((4, 1)), np.ones(4)
+    with pytest.raises(ValueError, match="the outputs of a model with the loss Hinge are no predictions"):
+        diagnostics.bias_variance(still(nn.Hinge(), 1), x, y, validation_data=(x, y))
+
+
+def test_a_training_that_diverged_leaves_the_others(data):
+    x, y, validation = data
+    calls = []
+
+    def make(seed):
+        trainer = mean_trainer(seed)
+        calls.append(seed)
+        if len(calls) == 3:
+            trainer.model.flat_parameters[...] = np.nan
+        return trainer
+
+    found = diagnostics.learning_curve(
+        make, x, y, validation_data=validation, sizes=[2, 8, 64], repeats=1, fit=ONE_STEP
+    )
+    assert np.isfinite(found.validation[:2]).all()
+    assert np.isfinite(found.law).all()
+    assert "diverged" in str(found)
+    assert np.isnan(power_law(np.array([1, 2]), np.full(2, np.nan))).all()
+
+
+def test_all_sizes_are_checked_before_the_first_training():
+    trained = []
+
+    def make(seed):
+        model = nn.Sequential(nn.BatchNorm(1), nn.Dense(1, 1), seed=seed)
+        trainer = po.Trainer(model, nn.MSE(), po.SGD(model.parameters(), lr=0.1))
+        trainer.fit = lambda *_, **__: trained.append(seed)
+        return trainer
+
+    x, y = np.ones((100, 1)), np.ones(100)
+    with pytest.raises(ValueError, match="sizes holds 65: batch_size 32 makes a batch of 1 of 65 examples"):
+        diagnostics.learning_curve(make, x, y, validation_data=(x, y), sizes=[32, 65, 100])
+    assert trained == []
+
+
+def test_the_same_model_again_is_refused(data):
+    x, y, validation = data
+    trainer = mean_trainer(0)
+    for measure in (diagnostics.learning_curve, diagnostics.bias_variance):
+        with pytest.raises(ValueError, match="expected a new model each time"):
+            measure(lambda seed: trainer, x, y, validation_data=validation, fit=ONE_STEP)
+
+
+def test_nothing_is_left_to_gain_without_errors():
+    errors = np.zeros((2, 1))
+    found = diagnostics._learning.LearningCurve(np.array([2, 4]), errors, errors, (0.0, 0.0, 1.0))
+    assert str(found).endswith("nothing is left to gain")
