@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import nn
+from .. import nn, schedules
 from ..nn.layers import Layer
 from ..optim.elementwise import Adam
 from ..runtime.dtypes import Array
@@ -115,15 +115,18 @@ def layer_statistics(
     problem = Problem(model, loss, x, y, penalty)
     problem._block = len(problem.data.x)
     leaves = problem.model.leaves()
+    inputs: dict[str, Array] = {}
     outputs: dict[str, Array] = {}
     gradients: dict[str, Array] = {}
     for name, layer in leaves.items():
-        _record(layer, name, outputs, gradients)
+        _record(layer, name, inputs, outputs, gradients)
     with np.errstate(all="ignore"):
         _, gradient = problem.here()
         rows = [_row(name, layer, outputs[name], gradients.get(name)) for name, layer in leaves.items()]
-    for i, layer in enumerate(leaves.values()):
+    enters = problem.data.x
+    for i, (name, layer) in enumerate(leaves.items()):
         if any(array.ndim > 1 for array in layer.parameters.values()):
+            enters = inputs[name]
             break
         rows[i] = rows[i]._replace(dead=0.0)  # what is the same for all examples is so in the inputs
     at, weights = 0, dict.fromkeys(leaves, (float("nan"), float("nan")))
@@ -139,14 +142,17 @@ def layer_statistics(
         np.percentile(array, [1, 15, 50, 85, 99]) if np.isfinite(array).all() else np.full(5, np.nan)
         for array in outputs.values()
     ]
-    return LayerStatistics(rows, [*_of_inputs(problem.data.x), *_findings(rows)], percentiles)
+    return LayerStatistics(rows, [*_of_inputs(enters), *_findings(rows)], percentiles)
 
 
-def _record(layer: Layer, name: str, outputs: dict[str, Array], gradients: dict[str, Array]) -> None:
-    """Have the layer write down its outputs and their gradients; it is one of a copy."""
+def _record(
+    layer: Layer, name: str, inputs: dict[str, Array], outputs: dict[str, Array], gradients: dict[str, Array]
+) -> None:
+    """Have the layer write down its inputs, its outputs and their gradients; it is one of a copy."""
     forward, backward = layer.forward, layer.backward
 
     def recorded_forward(x: Array, training: bool) -> Array:
+        inputs[name] = x
         outputs[name] = y = forward(x, training)
         return y
 
@@ -176,7 +182,7 @@ def _rms(array: Array) -> float:
 
 
 def _of_inputs(x: Array) -> list[str]:
-    """Return what looks wrong with the inputs."""
+    """Return what looks wrong with the inputs as they enter the first layer with a matrix of weights."""
     columns = x.reshape(len(x), -1).astype(np.float64)
     size = _rms(columns)
     if size > 5:
@@ -212,7 +218,8 @@ def _findings(rows: list[LayerRow]) -> list[str]:
         found.append(
             f"gradients explode: {first.gradient:.1e} at layer {first.name}, {last.gradient:.1e} at the last"
         )
-    spread = [row.deviation for row in rows if row.deviation > 0]
+    # A deviation of a billionth of the mean is that of outputs which are the same but for rounding.
+    spread = [row.deviation for row in rows if row.deviation > 1e-9 * abs(row.mean)]
     if spread and spread[-1] > _RATIO * spread[0]:
         found.append(f"outputs explode: their deviation grows from {spread[0]:.1e} to {spread[-1]:.1e}")
     if spread and spread[-1] < spread[0] / _RATIO:
@@ -233,13 +240,18 @@ class TinyFit:
     accuracy : float
         On the examples, after the last step; NaN where targets are no classes.
     findings : list of str
-        Why they could not, a sentence each.
+        Why they could not, a sentence each; and, also where they could, what looks wrong with the targets or
+        with the last layer.
+    scale : float
+        What targets were divided by, since they were large; 1 if they were not. It is ``losses`` that are
+        of the divided ones.
     """
 
     ok: bool
     losses: Array
     accuracy: float
     findings: list[str]
+    scale: float = 1.0
 
     def __str__(self) -> str:
         text = f"loss {self.losses[0]:.3g} -> {self.losses[-1]:.3g} in {len(self.losses) - 1} steps"
@@ -274,7 +286,11 @@ def fit_tiny(
     error is high, either the model is too small or something is broken. A model that cannot learn 8
     examples by heart is broken: a wrong gradient (`gradient_check`), dead or saturated layers
     (`layer_statistics`), targets that do not belong to their examples, or a loss of another kind than the
-    outputs.
+    outputs, such as `CrossEntropy`, which takes logits, after a `Softmax`.
+
+    Losses are compared with the least that is possible, which is not 0 where targets are shares. Numbers that
+    are large (above 10 in the root mean square) would take Adam more steps than there are to reach: they are
+    divided by their size for this test, and it is said that they are large.
 
     Parameters
     ----------
@@ -285,9 +301,10 @@ def fit_tiny(
         The first of these examples are fitted.
     examples : int, default 8
     steps : int, default 500
-        At most; it ends once the loss is a thousandth of what it was, and all classes are right.
+        At most; it ends once the loss, less the least possible one, is a thousandth of what it was, and all
+        classes are right.
     lr : float > 0, default 1e-2
-        Adam's.
+        Adam's, a tenth of it in the last fifth of the steps.
 
     Returns
     -------
@@ -301,27 +318,76 @@ def fit_tiny(
     problem._block = count
     norms = any(layer.takes_statistics(True) for layer in problem.model.leaves().values())
     problem.model.training = norms and len(problem.data.x) > 1
-    return _fitted(problem, steps, lr)
+    found, scale = _of_last_layer(problem), 1.0
+    if isinstance(loss, nn.MSE | nn.L1 | nn.Huber):
+        size = _rms(problem.data.y)
+        if size > 10 and np.isfinite(size):
+            scale = size
+            problem.data = problem.data._replace(y=problem.data.y / scale)
+            found.append(
+                f"targets are large ({scale:.3g} in the root mean square): scale them to about 1, as this "
+                "test has done"
+            )
+    tiny = _fitted(problem, steps, lr)
+    return replace(tiny, findings=[*found, *tiny.findings], scale=scale)
+
+
+def _of_last_layer(problem: Problem) -> list[str]:
+    """Return what looks wrong with a last layer that makes probabilities, before a loss that takes logits."""
+    last, loss = list(problem.model.leaves().values())[-1], problem.loss
+    kind = getattr(last, "activation", None) or getattr(last, "kind", None)
+    named = (
+        f"a {type(last).__name__}"
+        if kind is None or isinstance(last, nn.Sigmoid)
+        else f"the activation {kind}"
+    )
+    squashes = isinstance(last, nn.Softmax) and not isinstance(last, nn.LogSoftmax)
+    takes_logits = isinstance(loss, nn.CrossEntropy | nn.KLDiv | nn.BinaryCrossEntropy)
+    if takes_logits and (squashes or kind == "sigmoid"):
+        return [f"the model ends with {named}, but {type(loss).__name__} takes logits: leave it out"]
+    return []
+
+
+def _least_loss(loss: nn.Loss, outputs: tuple[int, ...], y: Array) -> float:
+    """Return the least loss that any outputs could have on these targets."""
+    tiny = 1e-30
+    if isinstance(loss, nn.BinaryCrossEntropy):
+        weight = loss.parameter(np.dtype(np.float64))
+        best = np.log(np.maximum(weight * y, tiny)) - np.log(np.maximum(1 - y, tiny))
+    elif isinstance(loss, nn.CrossEntropy):
+        share = np.eye(outputs[1])[y] if y.ndim == 1 else y.astype(np.float64)
+        share = (1 - loss.label_smoothing) * share + loss.label_smoothing / outputs[1]
+        weight = 1.0 if loss.class_weight is None else np.asarray(loss.class_weight, np.float64)
+        best = np.log(np.maximum(share * weight, tiny))
+    else:
+        return 0.0
+    return float(loss.evaluate(np.ascontiguousarray(best, np.float64), y, None, None))
 
 
 def _fitted(problem: Problem, steps: int, lr: float) -> TinyFit:
-    losses, accuracy, first = [], float("nan"), None
-    optimizer = Adam(problem.model.parameters(), lr=lr)
+    losses: list[float] = []
+    accuracy, first, least = float("nan"), None, 0.0
+    # Losses with a kink, as L1, are followed further down by shorter steps at the end.
+    rate = schedules.Step(lr, every=max(1, steps * 4 // 5), gamma=0.1)
+    optimizer = Adam(problem.model.parameters(), lr=rate)
     targets = problem.data.y
     labels = targets if targets.ndim == 1 else targets.argmax(axis=1)
     with np.errstate(all="ignore"):
         for step in range(steps + 1):
             value, gradient = problem.here()
             first = gradient if first is None else first
+            least = least if losses else _least_loss(problem.loss, problem.output.shape, targets)
             losses.append(value)
+            value -= least
+            begin = abs(losses[0] - least)
             if problem.loss.classification:
                 accuracy = float(np.mean(problem.output.argmax(axis=1) == labels))
-            fits = value < 1e-3 * abs(losses[0]) or value < 1e-12
+            fits = value < 1e-3 * begin or value < 1e-12
             if not np.isfinite(value) or (fits and not accuracy < 1) or step == steps:
                 break
             optimizer.step(problem.model.gradients())
-    ok = bool(np.isfinite(value) and (accuracy == 1 or value < 0.01 * abs(losses[0]) or value < 1e-12))
-    findings = [] if ok else _why_not(problem, np.array(losses), first)
+    ok = bool(np.isfinite(value) and (accuracy == 1 or value < 0.01 * begin or value < 1e-12))
+    findings = [] if ok else _why_not(problem, np.array(losses) - least, first)
     return TinyFit(ok, np.array(losses), accuracy, findings)
 
 

@@ -192,6 +192,8 @@ class BiasVariance:
     predictions: Array
 
     def __str__(self) -> str:
+        if not np.isfinite(self.error):
+            return "a training diverged: its predictions are NaN or infinite, and so is the error"
         larger = "variance" if self.variance > self.bias_squared else "bias"
         cure = {
             "variance": "more examples, regularisation or an ensemble help",

@@ -140,3 +140,66 @@ def test_plots(data, tmp_path):
     for measure in (diagnostics.layer_statistics, diagnostics.fit_tiny):
         figure = measure(deep("lecun", depth=2), *data).plot(tmp_path / "a.png", title="digits")
         assert figure.axes[0].get_title() == "digits"
+
+
+def test_inputs_that_the_first_layer_scales_are_not_large(data):
+    loss, x, y = data
+    for first in (nn.Rescale(0.01), nn.BatchNorm(64)):
+        model = nn.Sequential(first, nn.Dense(64, 3), seed=0)
+        assert diagnostics.layer_statistics(model, loss, 100 * x, y).findings == []
+
+
+def test_rounding_is_no_growth(data):
+    model = deep(nn.Constant(0.0), "relu", depth=2)
+    model.layers[0].parameters["bias"][...] = 0.1  # of which 64 times the mean is not 0.1 exactly
+    assert "explode" not in words(diagnostics.layer_statistics(model, *data))
+    assert "outputs vanish" not in words(diagnostics.layer_statistics(model, *data))
+
+
+@pytest.mark.parametrize("loss", [nn.MSE(), nn.L1(), nn.Huber()])
+def test_large_targets_are_named_and_no_broken_model(data, loss):
+    _, x, _ = data
+    y = 5000 + 1000 * np.random.default_rng(1).normal(size=50)
+    model = nn.Sequential(nn.Dense(64, 64, activation="relu"), nn.Dense(64, 1), seed=0)
+    found = diagnostics.fit_tiny(model, loss, x, y)
+    assert found.ok, str(found)
+    assert found.scale == pytest.approx(np.sqrt(np.mean(y[:8] ** 2)))
+    assert len(found.findings) == 1
+    assert "targets are large" in words(found)
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "y"),
+    [
+        (nn.BinaryCrossEntropy(), 1, np.full((50, 1), 0.3)),
+        (nn.BinaryCrossEntropy(pos_weight=2.0), 1, np.full((50, 1), 0.3)),
+        (nn.CrossEntropy(label_smoothing=0.3), 3, np.arange(50) % 3),
+        (nn.CrossEntropy(class_weight=[1, 2, 3]), 3, np.full((50, 3), 1 / 3)),
+    ],
+)
+def test_the_least_loss_of_shares_is_not_zero(data, loss, outputs, y):
+    model = nn.Sequential(nn.Dense(64, 64, activation="relu"), nn.Dense(64, outputs), seed=0)
+    found = diagnostics.fit_tiny(model, loss, data[1], y)
+    assert found.ok, str(found)
+    assert found.findings == []
+
+
+@pytest.mark.parametrize(
+    ("last", "loss", "named"),
+    [
+        ([nn.Dense(64, 3), nn.Softmax()], nn.CrossEntropy(), "ends with a Softmax, but CrossEntropy takes"),
+        ([nn.Dense(64, 3), nn.LogSoftmax()], nn.CrossEntropy(), None),
+        ([nn.Dense(64, 1), nn.Sigmoid()], nn.BinaryCrossEntropy(), "ends with a Sigmoid, but BinaryCross"),
+        (
+            [nn.Dense(64, 1, activation="sigmoid")],
+            nn.BinaryCrossEntropy(),
+            "ends with the activation sigmoid",
+        ),
+    ],
+)
+def test_probabilities_before_a_loss_on_logits_are_named(data, last, loss, named):
+    _, x, y = data
+    y = y if isinstance(loss, nn.CrossEntropy) else (y > 0).astype(float)
+    found = diagnostics.fit_tiny(nn.Sequential(*last, seed=0), loss, x, y)
+    assert (named or "") in words(found)
+    assert named or not found.findings
