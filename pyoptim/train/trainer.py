@@ -258,7 +258,8 @@ class Trainer:
         ------
         TypeError, ValueError
             The data do not suit the model or the loss, are empty, or are not finite; a batch would hold
-            too little for BatchNorm; layers were frozen or thawed since the optimizer was made;
+            too little for BatchNorm; layers were frozen or thawed since the optimizer was made; a metric of
+            `pyoptim.metrics` does not suit the validation data;
             ``engine="native"`` with a part that is not compiled, or
             ``parallel="hogwild"`` with what it does not take. The model is unchanged.
 

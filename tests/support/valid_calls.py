@@ -566,6 +566,7 @@ for _name in ("max_grad_norm", "nonfinite", "accumulate", "seed"):
     CALLS[f"optim.optimizer.Optimizer.{_name} ="] = lambda name=_name: _setting(_optimizer(), name)
 CALLS["nn.layers.Layer.trainable ="] = lambda: _setting(nn.Dense(2, 2), "trainable")
 CALLS["nn.residual.Residual.trainable ="] = lambda: _setting(nn.Residual(nn.Dense(2, 2)), "trainable")
+CALLS["train.trainer.Trainer.sharpness_aware ="] = lambda: _setting(_trainer(), "sharpness_aware")
 
 CALLS["schedules.Schedule.__call__"] = lambda: (schedules.Constant(0.1), {"k": 2})
 _SCHEDULES = {
