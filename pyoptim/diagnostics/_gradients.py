@@ -25,8 +25,8 @@ class GradientCheck:
     ----------
     errors : dict of str to float
         Name of each parameter, and "input" -> the largest difference between backward's gradient and the
-        measured one, beyond what rounding explains, as a share of the largest entry of that gradient. 0 is
-        right; 1 and more is a wrong sign or a factor. All are NaN where the loss or its gradient is not
+        measured one, beyond what rounding explains, as a share of the largest entry of that gradient, or of a
+        thousandth of the largest one of all parameters where that is more. 0 is right; 1 and more is a wrong sign or a factor. All are NaN where the loss or its gradient is not
         finite.
     hidden : dict of str to float
         Name of each parameter, and "input" -> the error that rounding of the loss could hide, as such a

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,20 +27,45 @@ class _Part(NamedTuple):
     found: Any  # with numbers as words, and a method `plot`
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """What stands on the page in place of a part that raised an error."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"it could not be measured: {self.reason}"
+
+    def plot(self, *, axes: Any, title: str) -> None:
+        axes.text(0.5, 0.5, fill(str(self), 40), ha="center", va="center", transform=axes.transAxes)
+        axes.set(xticks=[], yticks=[], title=title)
+
+
+def _measured(measure: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    """Return what is found, or why nothing is: one part that fails does not take the page with it."""
+    try:
+        with np.errstate(all="ignore"):
+            return measure(*given, **options)
+    except Exception as error:
+        return _Failed(str(error) or type(error).__name__)
+
+
 def main(options: argparse.Namespace) -> int:
     """Run the command on parsed arguments; returns the exit status."""
     data = datasets.load(options.dataset, flatten=True, normalize=not options.raw)
     model = _model(options, data)
     sizes = "-".join(map(str, [data.x_train.shape[1], *_widths(model)]))
     wrong: list[str] = []
-    parts = _before(model, data, wrong)
+    parts = _before(model, data, wrong, "layers" if options.model else "layers at the start")
     if options.model is None:
         _trainer(model, options.seed).fit(
             data.x_train, data.y_train, epochs=options.epochs, verbose=not options.quiet
         )
     scores = _scores(model, data, wrong)
-    parts += _after(model, data, wrong)
+    parts += _after(model, data, wrong, options.model is None)
     parts += _trainings(options, data)
+    reasons = dict.fromkeys(part.found.reason for part in parts if isinstance(part.found, _Failed))
+    wrong += [f"some parts of this page could not be measured: {reason}" for reason in reasons]
     title = f"{options.dataset}, {sizes}, " + (options.model or f"Adam, epochs: {options.epochs}")
     _print(title, wrong, scores, parts)
     if options.plot:
@@ -77,16 +104,18 @@ def _trainer(model: nn.Sequential, seed: int) -> Trainer:
     return Trainer(model, nn.CrossEntropy(), Adam(model.parameters()), seed=seed)
 
 
-def _before(model: nn.Sequential, data: Dataset, wrong: list[str]) -> list[_Part]:
+def _before(model: nn.Sequential, data: Dataset, wrong: list[str], layers_title: str) -> list[_Part]:
     """Return what can be said of the model as it stands, before any training."""
     loss, x, y = nn.CrossEntropy(), data.x_train, data.y_train
-    gradients = diagnostics.gradient_check(model, loss, x[:16], y[:16], entries=5)
-    layers = diagnostics.layer_statistics(model, loss, x[:_EXAMPLES], y[:_EXAMPLES])
-    tiny = diagnostics.fit_tiny(model, loss, x, y)
-    if not gradients.ok:
+    gradients = _measured(diagnostics.gradient_check, model, loss, x[:16], y[:16], entries=5)
+    layers = _measured(diagnostics.layer_statistics, model, loss, x[:_EXAMPLES], y[:_EXAMPLES])
+    tiny = _measured(diagnostics.fit_tiny, model, loss, x, y)
+    if not (isinstance(gradients, _Failed) or gradients.ok or gradients.unclear):
         wrong.append(str(gradients))
-    wrong += layers.findings
-    wrong += [f"not even 8 examples can be fitted: {finding}" for finding in tiny.findings]
+    wrong += [] if isinstance(layers, _Failed) else layers.findings
+    if not isinstance(tiny, _Failed):
+        begin = "" if tiny.ok else "not even 8 examples can be fitted: "
+        wrong += [begin + finding for finding in tiny.findings]
     shares = np.bincount(y) / len(y)
     wrong += [
         f"class {label} is rare: {share:.1%} of the training examples"
@@ -95,24 +124,27 @@ def _before(model: nn.Sequential, data: Dataset, wrong: list[str]) -> list[_Part
     ]
     return [
         _Part("gradient check", gradients),
-        _Part("layers at the start", layers),
+        _Part(layers_title, layers),
         _Part("8 examples", tiny),
     ]
 
 
-def _after(model: nn.Sequential, data: Dataset, wrong: list[str]) -> list[_Part]:
-    """Return what can be said of the trained model."""
+def _after(model: nn.Sequential, data: Dataset, wrong: list[str], has_changed: bool) -> list[_Part]:
+    """Return what can be said of the trained model; of its layers only if `_before` has not said it."""
     given = nn.CrossEntropy(), data.x_train[:_EXAMPLES], data.y_train[:_EXAMPLES]
-    layers = diagnostics.layer_statistics(model, *given)
-    wrong += [f"after training: {finding}" for finding in layers.findings if "inputs are" not in finding]
+    parts = []
+    if has_changed:
+        layers = _measured(diagnostics.layer_statistics, model, *given)
+        findings = [] if isinstance(layers, _Failed) else layers.findings
+        wrong += [f"after training: {finding}" for finding in findings if "inputs are" not in finding]
+        parts = [_Part("layers after training", layers)]
     measures: dict[str, Callable[..., Any]] = {
         "gradient noise": diagnostics.gradient_noise, "curvature": diagnostics.curvature,
     }  # fmt: skip
     if find_spec("scipy") is not None:
         measures |= {"spectrum": diagnostics.hessian_spectrum, "sharpness": diagnostics.sharpness}
     measures["loss slice"] = diagnostics.loss_slice
-    parts = [_Part("layers after training", layers)]
-    return [*parts, *(_Part(name, measure(model, *given)) for name, measure in measures.items())]
+    return [*parts, *(_Part(name, _measured(measure, model, *given)) for name, measure in measures.items())]
 
 
 def _trainings(options: argparse.Namespace, data: Dataset) -> list[_Part]:
@@ -128,15 +160,18 @@ def _trainings(options: argparse.Namespace, data: Dataset) -> list[_Part]:
         "validation_data": (data.x_test, data.y_test), "fit": {"epochs": options.epochs},
     }  # fmt: skip
     return [
-        _Part("learning curve", diagnostics.learning_curve(make, *given, repeats=2, **common)),
-        _Part("bias and variance", diagnostics.bias_variance(make, *given, repeats=5, **common)),
+        _Part("learning curve", _measured(diagnostics.learning_curve, make, *given, repeats=2, **common)),
+        _Part("bias and variance", _measured(diagnostics.bias_variance, make, *given, repeats=5, **common)),
     ]
 
 
 def _scores(model: nn.Sequential, data: Dataset, wrong: list[str]) -> str:
     trainer = _trainer(model, 0)
-    train = metrics.accuracy(data.y_train, trainer.predict(data.x_train))
-    outputs = trainer.predict(data.x_test)
+    fitted, outputs = trainer.predict(data.x_train), trainer.predict(data.x_test)
+    if not (np.isfinite(fitted).all() and np.isfinite(outputs).all()):
+        wrong.append("the model has outputs that are NaN or infinite: it has diverged")
+        return "none: the model has outputs that are NaN or infinite"
+    train = metrics.accuracy(data.y_train, fitted)
     test, sure = metrics.accuracy(data.y_test, outputs), metrics.selective_accuracy(data.y_test, outputs)
     if train - test > 0.1:
         wrong.append(

@@ -44,3 +44,30 @@ def test_a_saved_model_is_looked_at(tmp_path, capsys):
     assert "Learning curve" not in text
     assert cli.main(["check", "digits", "--model", other]) == 2
     assert f"--model {other} has outputs (3,), expected (10,)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["nan", "inf", "frozen", "large"])
+def test_a_saved_model_that_diverged_or_is_frozen_has_a_page_too(tmp_path, capsys, monkeypatch, what):
+    figures = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, path, dpi: drawn.append(figure))
+    model = nn.Sequential(nn.Dense(64, 16, activation="relu"), nn.Dense(16, 10), seed=0)
+    if what == "frozen":
+        model.layers[0].trainable = model.layers[1].trainable = False
+    elif what == "large":
+        model.flat_parameters[...] *= 1e15
+    else:
+        model.flat_parameters[5] = float(what)
+    model.save(tmp_path / "model")
+    text = page(capsys, "--model", str(tmp_path / "model"), "--plot", str(tmp_path / "check.png"))
+    wrong = text.partition("What looks wrong")[2].partition("Accuracy")[0]
+    expected = {"frozen": "all are frozen", "large": "outputs explode"}.get(what, "it has diverged")
+    assert expected in wrong, text
+    assert wrong.count(expected) == 1
+    for part in ("Gradient check", "Layers", "8 examples", "Curvature", "Loss slice"):
+        assert f"\n{part}\n" in text
+    assert "are right" not in text or what in ("frozen", "large")
+    assert "at the start" not in text
+    assert "after training" not in text
+    assert "inf, and beyond" not in text
+    assert drawn
