@@ -220,3 +220,17 @@ def test_at_a_minimum_the_noise_of_few_examples_is_no_gradient():
     assert found.norm < 1e-12
     assert found.batch_size > 1e20
     assert found.deviation > 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_model_that_is_nearly_sure_has_right_gradients(seed):
+    """Of a loss of a millionth, the rounding is that of the logarithm of 1, and no error."""
+    rng = np.random.default_rng(seed)
+    model, x = model_of(nn.ReLU(), seed=seed), rng.normal(size=(4, 8))
+    output = model(x.astype(np.float32))
+    top = np.sort(output, axis=1)
+    model.layers[2].parameters["weight"][...] *= 14 / (top[:, -1] - top[:, -2]).min()
+    model.layers[2].parameters["bias"][...] *= 14 / (top[:, -1] - top[:, -2]).min()
+    found = diagnostics.gradient_check(model, nn.CrossEntropy(), x, output.argmax(axis=1))
+    assert found.ok or found.unclear, str(found)
+    assert max(found.errors.values()) <= found.tolerance
