@@ -228,26 +228,31 @@ def hessian_spectrum(
         values = np.linalg.eigvalsh((rows + rows.T) / 2) if finite else np.full(size, np.nan)
         largest, smallest = values[::-1][:count], values[:count]
     else:
-        linear = needed("scipy.sparse.linalg", "hessian_spectrum needs SciPy", "pyoptim[scipy]")
-        start = rng.normal(size=size)
-
-        def ends(sign: float, shift: float) -> Array:
-            """The ``count`` largest eigenvalues of ``sign H + shift I``, of the larger ones first."""
-
-            def product(v: Array) -> Array:
-                v = v.reshape(-1)
-                return sign * problem.hessian_vector(w, v) + shift * v
-
-            operator = linear.LinearOperator((size, size), product, dtype=np.float64)
-            return _largest(linear, operator, count, start)
-
-        largest = ends(1, 0)
-        # The smallest ones lie around 0, where an accuracy relative to themselves is never reached.
-        shift = float(np.abs(largest).max())
-        smallest = shift - ends(-1, shift) if np.isfinite(shift) else np.array([np.nan])
+        largest, smallest = _ends(problem, count, rng.normal(size=size))
     top = float(largest[0])
     step = float("nan") if np.isnan(top) else 2 / top if top > 0 else float("inf")
     return Spectrum(largest, smallest, step, size)
+
+
+def _ends(problem: Problem, count: int, start: Array) -> tuple[Array, Array]:
+    """Return the largest eigenvalues of the Hessian and the smallest, from the ends, by Lanczos' method."""
+    linear = needed("scipy.sparse.linalg", "hessian_spectrum needs SciPy", "pyoptim[scipy]")
+    w, size = problem.parameters, problem.size
+
+    def found(sign: float, shift: float) -> Array:
+        """The ``count`` largest eigenvalues of ``sign H + shift I``, of the larger ones first."""
+
+        def product(v: Array) -> Array:
+            v = v.reshape(-1)
+            return sign * problem.hessian_vector(w, v) + shift * v
+
+        operator = linear.LinearOperator((size, size), product, dtype=np.float64)
+        return _largest(linear, operator, count, start)
+
+    largest = found(1, 0)
+    # The smallest ones lie around 0, where an accuracy relative to themselves is never reached.
+    shift = float(np.abs(largest).max())
+    return largest, shift - found(-1, shift) if np.isfinite(shift) else np.array([np.nan])
 
 
 def _largest(linear: Any, operator: Any, count: int, start: Array) -> Array:

@@ -243,3 +243,19 @@ def test_a_slice_of_a_model_that_diverged_is_said_to_be_so(dimensions):
     assert np.isnan(found.losses).all()
     assert "NaN or infinite" in str(found)
     found.plot(axes=figures.Figure().subplots())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_exact_products_are_those_of_differences(frozen, monkeypatch):
+    """Also with a penalty, layers that are frozen, and statistics of the batch."""
+    rng = np.random.default_rng(0)
+    layers = nn.Dense(5, 6, activation="tanh"), nn.BatchNorm(6), nn.Dropout(0.5), nn.Dense(6, 3)
+    model = nn.Sequential(*layers, seed=1)
+    model.layers[0].trainable, model.layers[1].trainable = not frozen, not frozen
+    given = nn.CrossEntropy(class_weight=[1, 2, 3]), rng.normal(size=(20, 5)), rng.integers(0, 3, 20)
+    problem = diagnostics._curvature.Problem(model, *given, nn.Penalty(l2=0.3))
+    w, v = problem.parameters, rng.normal(size=problem.size)
+    exact = problem.hessian_vector(w, v)
+    monkeypatch.setattr(diagnostics._problem.tangents, "is_exact", lambda *_: False)
+    assert problem.hessian_vector(w, v) == pytest.approx(exact, rel=1e-5, abs=1e-5)
+    assert not np.array_equal(problem.hessian_vector(w, v), exact)
