@@ -150,7 +150,9 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
                 self._train_by_lbfgs(training)
             else:
                 self._train_by_epochs(training, training.epochs, incremental)
-        if not np.isfinite(training.network.model.flat_parameters).all():
+        model = training.network.model
+        statistics = [array for array in model._named("buffers").values() if array.dtype.kind == "f"]
+        if not all(np.isfinite(array).all() for array in (model.flat_parameters, *statistics)):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and "
                 "need to be preprocessed."
@@ -287,7 +289,7 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
         extras = self._extras()
         self._network = Network(units, self.activation, extras, dtype, self._seed())
         self.coefs_, self.intercepts_ = drawn[::2], drawn[1::2]
-        self._network.adopt(self.coefs_, self.intercepts_)
+        self.coefs_, self.intercepts_ = self._network.adopted(self.coefs_, self.intercepts_)
         for name in ("_optimizer", "_optimizer_state", "_epochs"):
             self.__dict__.pop(name, None)
 
@@ -374,7 +376,7 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
             units = [len(self.coefs_[0]), *(np.shape(coef)[1] for coef in self.coefs_)]
             dtype = np.result_type(np.float32, *self.coefs_)
             network = self._network = Network(units, self.activation, self._extras(), dtype)
-        network.adopt(self.coefs_, self.intercepts_)
+        self.coefs_, self.intercepts_ = network.adopted(self.coefs_, self.intercepts_)
         return network
 
     def _objective(self, smoothed: bool = True) -> Objective:
@@ -513,7 +515,7 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
                     f"batch_size={self.batch_size!r} makes a batch of 1 of {count} rows, which batch_norm "
                     "cannot take statistics of: expected another batch_size"
                 )
-            size -= 1
+            size = next((s for s in range(size - 1, 1, -1) if count % s != 1), count)
         alpha = float(self.alpha)
         epochs: Epochs | None = self.__dict__.get("_epochs")
         of = self._objective()
@@ -617,6 +619,9 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
             elif self.out_activation_ == "exp":
                 raise ValueError("loss is 'poisson', which this version of scikit-learn does not have")
             made.set_params(**of_network)
+            if self.early_stopping:  # scikit-learn's warm start may fall back on these
+                made._best_coefs = [array.copy() for array in made.coefs_]
+                made._best_intercepts = [array.copy() for array in made.intercepts_]
         return made
 
     # ---- outputs -------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from scipy.special import expit
 from sklearn.base import ClassifierMixin
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
@@ -274,12 +274,31 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
                 f"{self._label_binarizer.y_type_}"
             )
         try:
-            of_classes: Array = np.asarray(compute_sample_weight(given, y), np.float64)
+            of_classes: Array = np.asarray(self._of_classes(given, y), np.float64)
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"class_weight is {shown(given)}, which does not fit y: {error}") from error
         if not np.isfinite(of_classes).all() or (of_classes < 0).any():
             raise ValueError(f"class_weight is {shown(given)}, expected finite weights >= 0")
         return of_classes if weight is None else of_classes * weight
+
+    def _of_classes(self, given: Any, y: Any) -> Array:
+        """The weight of each example's class, of which a batch of `partial_fit` may lack some."""
+        if isinstance(given, list):
+            labels = y.toarray() if hasattr(y, "toarray") else np.asarray(y)
+            if len(given) != labels.shape[1]:
+                raise ValueError(f"it has {len(given)} dicts for {labels.shape[1]} labels")
+            binary = np.array([0, 1])
+            each = [compute_class_weight(of, classes=binary, y=binary) for of in given]
+            weights: Array = np.prod(
+                [w[column.astype(int)] for w, column in zip(each, labels.T, strict=True)], 0
+            )
+            return weights
+        if not isinstance(given, dict):
+            balanced: Array = compute_sample_weight(given, y)
+            return balanced
+        of_each: Array = compute_class_weight(given, classes=self.classes_, y=self.classes_)
+        of_examples: Array = of_each[np.searchsorted(self.classes_, np.ravel(y))]
+        return of_examples
 
     def _begin_incremental(self, y: Any, classes: Any) -> None:
         with named("classes"):

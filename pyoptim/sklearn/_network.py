@@ -117,20 +117,30 @@ class Network:
         made._show(model)
         return made
 
-    def adopt(self, coefs: list[Array], intercepts: list[Array]) -> None:
-        """Take over arrays that a user has put into these lists, which get the views back."""
-        for name, given, own in (
-            ("coefs_", coefs, self.coefs),
-            ("intercepts_", intercepts, self.intercepts),
-        ):
+    def adopted(self, coefs: Sequence[Array], intercepts: Sequence[Array]) -> tuple[Any, Any]:
+        """Return what the estimator's attributes then hold: the views, with the values of a user's arrays.
+
+        Raises
+        ------
+        ValueError
+            There are more or fewer arrays, or they have other shapes. Nothing is changed.
+        """
+        attributes = (("coefs_", coefs, self.coefs), ("intercepts_", intercepts, self.intercepts))
+        if all(type(given) is list and [*map(id, given)] == [*map(id, own)] for _, given, own in attributes):
+            return coefs, intercepts
+        for name, given, own in attributes:
+            if len(given) != len(own):
+                raise ValueError(f"{name} has {len(given)} arrays, expected {len(own)}: one for each layer")
             for i, (value, view) in enumerate(zip(given, own, strict=True)):
+                if np.shape(value) != view.shape:
+                    raise ValueError(
+                        f"{name}[{i}] has shape {np.shape(value)}, expected the network's {view.shape}"
+                    )
+        for _, given, own in attributes:
+            for value, view in zip(given, own, strict=True):
                 if value is not view:
-                    if np.shape(value) != view.shape:
-                        raise ValueError(
-                            f"{name}[{i}] has shape {np.shape(value)}, expected the network's {view.shape}"
-                        )
                     view[...] = value
-                    given[i] = view
+        return list(self.coefs), list(self.intercepts)
 
     def outputs(self, x: Any) -> Array:
         """What the last layer returns in evaluation mode, for checked rows, dense or sparse."""

@@ -361,3 +361,63 @@ def test_weights_of_classes_of_several_labels():
     ):
         with pytest.raises(ValueError, match=f"class_weight is .*{match}"):
             MLPClassifier(**QUICK, class_weight=wrong).fit(X, targets)
+
+
+# ---- batches, weights of classes, and arrays that users set -----------------------------------------------
+
+
+@pytest.mark.parametrize("count", [3, 201, 399, 40])
+@pytest.mark.parametrize("backend", [None, "numpy"])
+def test_no_batch_of_one_row_reaches_batch_norm(count, backend):
+    """Sizes of which one more leaves one row too, as 199 of 39,801."""
+    x = np.random.default_rng(0).normal(size=(count, 2))
+    model = MLPRegressor(
+        hidden_layer_sizes=(3,), batch_norm=True, max_iter=1, random_state=0, backend=backend
+    )
+    model.fit(x, x[:, 0])
+    assert np.isfinite(model.predict(x)).all()
+
+
+def test_sizes_of_batches_leave_more_than_one_row():
+    model = MLPRegressor(hidden_layer_sizes=(1,), batch_norm=True, max_iter=1, random_state=0)
+    x = np.random.default_rng(0).normal(size=(39_801, 1)).astype(np.float32)  # 1 modulo 200 and modulo 199
+    model.fit(x, x[:, 0])
+    assert np.isfinite(model.predict(x)).all()
+
+
+def test_weights_of_classes_that_a_batch_lacks():
+    model, twin = (MLPClassifier(**QUICK, class_weight=w) for w in ({2: 3.0}, {0: 1.0, 1: 1.0, 2: 3.0}))
+    for chosen in (Y == 0, Y > 0, Y < 2):
+        for each in (model, twin):
+            each.partial_fit(X[chosen], Y[chosen], classes=[0, 1, 2])
+    np.testing.assert_array_equal(model.coefs_[0], twin.coefs_[0])
+    with pytest.raises(ValueError, match=r"class_weight is \{5: 3.0\}, which does not fit y"):
+        MLPClassifier(**QUICK, class_weight={5: 3.0}).fit(X, Y)
+    labels = np.column_stack([np.zeros(120, int), Y > 0])  # of which one never occurs
+    several = MLPClassifier(**QUICK, class_weight=[{1: 3.0}, {1: 2.0}]).fit(X, labels)
+    same = MLPClassifier(**QUICK).fit(X, labels, sample_weight=1.0 + labels[:, 1])
+    np.testing.assert_array_equal(several.coefs_[0], same.coefs_[0])
+
+
+def test_an_estimator_of_ours_is_warm_started_by_scikit_learn():
+    model = MLPClassifier(early_stopping=True, warm_start=True, max_iter=20, random_state=0).fit(X, Y)
+    model.best_validation_score_ = 2.0  # no score is better
+    assert model.to_estimator().fit(X, Y).n_iter_
+
+
+def test_weights_that_users_set_are_copied():
+    model = MLPClassifier(**QUICK).fit(X, Y)
+    mine = [coef + 1 for coef in model.coefs_]
+    kept = [array.copy() for array in mine]
+    model.coefs_ = tuple(mine)
+    expected = model.predict_proba(X)
+    model.coefs_ = mine
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
+    model.partial_fit(X, Y)
+    assert all(np.array_equal(a, b) for a, b in zip(mine, kept, strict=True))
+    before = model.predict_proba(X)
+    model.coefs_ = [*model.coefs_, np.ones(3)]
+    with pytest.raises(ValueError, match="coefs_ has 4 arrays, expected 3"):
+        model.partial_fit(X, Y)
+    model.coefs_ = model.coefs_[:3]
+    np.testing.assert_array_equal(model.predict_proba(X), before)
