@@ -114,7 +114,7 @@ class Epochs:
     def _step(self, x: Array, y: Array, weight: Array | None) -> tuple[float, float, bool]:
         """Take a step of the trainer's; returns loss, the penalty in it, and whether the step was taken."""
         total = float(len(x)) if weight is None else float(weight.sum(dtype=np.float64))
-        penalty = WeightPenalty(l2=self._alpha / total) if self._alpha and total else None
+        penalty = WeightPenalty.of_mean(self._alpha, total)
         scale = self.objective.factor * len(x) / total if total else 0.0
         self.trainer.penalty = penalty
         step = self.trainer._step(Data(x, y, scaled(weight, scale, x)))

@@ -49,7 +49,7 @@ def minimize(
     weight: Array | None = None if data.weight is None else (data.weight * objective.factor).astype(dtype)
     if weight is None and objective.factor != 1:
         weight = np.full(count, objective.factor, dtype)
-    penalty = WeightPenalty(l2=alpha / total) if alpha and total else None
+    penalty = WeightPenalty.of_mean(alpha, total)
     function = Function._of_data(model, objective.loss, data._replace(weight=weight), penalty, total)
     begun = False
 

@@ -44,6 +44,15 @@ class WeightPenalty(nn.Penalty):
 
     last = 0.0
 
+    @classmethod
+    def of_mean(cls, alpha: float, total: float) -> WeightPenalty | None:
+        """The penalty divided by the sum of the weights, which may be negative as scikit-learn's; or None."""
+        if not alpha or not total:
+            return None
+        made = cls()
+        made.l2 = alpha / total
+        return made
+
     def _add(self, model: nn.Sequential) -> Any:
         self.last = float(super()._add(model))
         return self.last

@@ -46,6 +46,7 @@ def test_a_saved_model_is_looked_at(tmp_path, capsys):
     assert f"--model {other} has outputs (3,), expected (10,)" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("what", ["nan", "inf", "frozen", "large"])
 def test_a_saved_model_that_diverged_or_is_frozen_has_a_page_too(tmp_path, capsys, monkeypatch, what):
     figures = pytest.importorskip("matplotlib.figure")
