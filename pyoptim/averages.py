@@ -219,9 +219,14 @@ def update_bn(model: nn.Sequential, x: Any, batch_size: int = 1024) -> None:
     count = len(x)
     if count == 0:
         raise ValueError("x is empty, expected at least one example")
-    size = next((fitting for fitting in range(size, 1, -1) if count % fitting != 1), count)
+    size = fitting_size(size, count)
     batches = place_with(x).batches((x,), size, model.dtype)
     take_statistics(model, (model._place.upload(batch) for (batch,) in batches))
+
+
+def fitting_size(size: int, count: int) -> int:
+    """The largest size of batches, at most this one, of which no batch of ``count`` examples holds one."""
+    return next((fitting for fitting in range(size, 1, -1) if count % fitting != 1), count)
 
 
 def take_statistics(model: nn.Sequential, batches: Iterable[Any]) -> None:

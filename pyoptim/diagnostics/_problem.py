@@ -125,8 +125,7 @@ class Problem:
         among the many thousands of a batch some are close to their kink. The step is so short that hardly any
         switches, and products are right to some 1e-6 of the gradient's size.
         """
-        known = self.penalty is None or type(self.penalty)._add is nn.Penalty._add
-        if known and self.model.training and tangents.is_exact(self.model, self.loss):
+        if self.model.training and tangents.is_exact(self.model, self.loss, self.penalty):
             return self._exact_product(w, v)
         length = float(np.linalg.norm(v))
         if length == 0:
@@ -140,15 +139,9 @@ class Problem:
         model = self.model
         point, vector = model.flat_parameters.copy(), np.zeros(model.flat_parameters.size)
         point[self._chosen], vector[self._chosen] = w, v
-        with np.errstate(all="ignore"):
-            batches = self.data.batches(self._block, model.dtype)
-            total, divisor = tangents.product(model, self.loss, batches, (point, vector))
-        if divisor:
-            total /= divisor
-        if self.penalty is not None and self._penalized:
-            for begin, end in self.penalty._runs(model):
-                total[begin:end] += self.penalty.l2 * vector[begin:end]
-        product: Array = total[self._chosen]
+        batches = self.data.batches(self._block, model.dtype)
+        penalty = self.penalty if self._penalized else None
+        product: Array = tangents.product(model, self.loss, batches, (point, vector), penalty)[self._chosen]
         return product
 
     def _measured(self, w: Array, wants_gradient: bool) -> tuple[float, Array]:

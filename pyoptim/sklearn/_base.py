@@ -515,7 +515,7 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
                     f"batch_size={self.batch_size!r} makes a batch of 1 of {count} rows, which batch_norm "
                     "cannot take statistics of: expected another batch_size"
                 )
-            size = next((s for s in range(size - 1, 1, -1) if count % s != 1), count)
+            size = averages.fitting_size(size, count)
         alpha = float(self.alpha)
         epochs: Epochs | None = self.__dict__.get("_epochs")
         of = self._objective()

@@ -238,9 +238,7 @@ class Objective:
             w or v is not a vector of `size` numbers.
         """
         w, v = self._checked("w", w), self._checked("v", v)
-        penalty = self._penalty
-        known = penalty is None or type(penalty)._add is nn.Penalty._add
-        if known and tangents.is_exact(self._model, self._loss):
+        if tangents.is_exact(self._model, self._loss, self._penalty):
             return self._exact_product(w, v)
         length = float(np.linalg.norm(v))
         if length == 0:
@@ -258,15 +256,8 @@ class Objective:
             point[begin:end], vector[begin:end] = w[at : at + end - begin], v[at : at + end - begin]
             at += end - begin
         batches = (Data(*(None if a is None else np.asarray(a) for a in batch)) for batch in self._batches())
-        with np.errstate(all="ignore"):
-            total, divisor = tangents.product(model, self._loss, batches, (point, vector))
-        divisor = divisor if self._total is None else self._total
-        if divisor:
-            total /= divisor
-        if self._penalty is not None:
-            for begin, end in self._penalty._runs(model):
-                total[begin:end] += self._penalty.l2 * vector[begin:end]
-        return self._gathered(total)
+        flat = point, vector
+        return self._gathered(tangents.product(model, self._loss, batches, flat, self._penalty, self._total))
 
     def hessian(self, w: Any) -> Array:
         """The Hessian at w (size, size), in float64: one `hessian_vector` for each parameter.

@@ -251,8 +251,10 @@ _LAYERS = (
 )  # fmt: skip
 
 
-def is_exact(model: nn.Sequential, loss: nn.Loss) -> bool:
-    """Whether every layer, and the loss, is one that this file knows."""
+def is_exact(model: nn.Sequential, loss: nn.Loss, penalty: nn.Penalty | None) -> bool:
+    """Whether every layer, the loss and the penalty are ones that this file knows."""
+    if penalty is not None and type(penalty)._add is not nn.Penalty._add:
+        return False
     known = type(loss) in (nn.CrossEntropy, nn.KLDiv) or (
         type(loss) in nn.losses.ELEMENTWISE and getattr(loss, "kind", None) in _LOSS_CURVES
     )
@@ -266,12 +268,33 @@ def _is_known(layer: Layer) -> bool:
 
 
 def product(
+    model: nn.Sequential,
+    loss: nn.Loss,
+    batches: Iterable[Any],
+    flat: tuple[Array, Array],
+    penalty: nn.Penalty | None = None,
+    divisor: float | None = None,
+) -> Array:
+    """Return the product with the Hessian of the mean loss plus the penalty, for all parameters.
+
+    ``flat`` are all parameters and the vector, of the whole model; batches hold NumPy arrays. The mean is the
+    sum of the losses divided by ``divisor``, by default by that of the losses.
+    """
+    with np.errstate(all="ignore"):
+        total, own = _of_sum(model, loss, batches, flat)
+    divisor = own if divisor is None else divisor
+    if divisor:
+        total /= divisor
+    if penalty is not None:
+        for begin, end in penalty._runs(model):
+            total[begin:end] += penalty.l2 * flat[1][begin:end]
+    return total
+
+
+def _of_sum(
     model: nn.Sequential, loss: nn.Loss, batches: Iterable[Any], flat: tuple[Array, Array]
 ) -> tuple[Array, float]:
-    """Return the product with the Hessian of the sum of the losses, for all parameters, and the divisor.
-
-    ``flat`` are all parameters and the vector, of the whole model; batches hold NumPy arrays.
-    """
+    """Return the product with the Hessian of the sum of the losses, and their divisor."""
     total, divisor = np.zeros(flat[0].size), 0.0
     leaves = list(model.leaves().values())
     parameters: Kept = {}
