@@ -14,6 +14,7 @@ import json
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -167,9 +168,13 @@ def check_regular(path: str | Path) -> None:
     """ValueError if the path has a null byte, or exists and is not a regular file."""
     if "\0" in os.fspath(path):
         raise ValueError(f"{os.fspath(path)!r} has a null byte, which no name of a file can have")
-    if os.path.isdir(path):
+    try:
+        mode = os.stat(path).st_mode  # asked once, since another process may remove the file meanwhile
+    except OSError:
+        return
+    if stat.S_ISDIR(mode):
         raise ValueError(f"{path} is a directory, expected a file")
-    if os.path.exists(path) and not os.path.isfile(path):
+    if not stat.S_ISREG(mode):
         raise ValueError(f"{path} is a device, a pipe or a socket, expected a regular file")
 
 

@@ -6,7 +6,6 @@ be left. ``--program`` names the program tests/cpp/programs/files.cpp, which the
 """
 
 import argparse
-import contextlib
 import functools
 import os
 import random
@@ -15,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,12 @@ def a_model(seed=0):
     return nn.Sequential(nn.Dense(64, 300), nn.BatchNorm(300), nn.Dense(300, 10), seed=seed)
 
 
-def a_training(path):
+def train_for_ever(path):
+    """Save the training after every step; a writer that begins later goes on from what another one saved."""
     model = a_model()
     x, y = np.zeros((64, 64), np.float32), np.arange(64) % 10
     trainer = po.Trainer(model, nn.CrossEntropy(), po.Adam(model.parameters()), seed=0)
-    trainer.fit(x, y, epochs=4, checkpoint=path, checkpoint_every=0, verbose=False)
+    trainer.fit(x, y, epochs=10**9, checkpoint=path, checkpoint_every=0, verbose=False)
 
 
 def write_for_ever(kind, path):
@@ -45,8 +46,7 @@ def write_for_ever(kind, path):
         elif kind == "optimizer":
             po.Adam(model.parameters()).save(path)
         else:
-            path.unlink(missing_ok=True)  # else the training would go on from its end
-            a_training(path)
+            train_for_ever(path)
 
 
 def read(kind, path):
@@ -58,8 +58,7 @@ def read(kind, path):
     else:
         from pyoptim.runtime import files
 
-        with contextlib.suppress(FileNotFoundError):  # a writer begins anew
-            files.read(path, "pyoptim-training-1")
+        files.read(path, "pyoptim-training-1")
 
 
 class Forked:
@@ -70,6 +69,8 @@ class Forked:
         if self.pid == 0:
             try:
                 write_for_ever(kind, path)
+            except BaseException:
+                traceback.print_exc()  # `os._exit` shows none
             finally:
                 os._exit(1)
 
