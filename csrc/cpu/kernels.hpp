@@ -58,6 +58,24 @@ struct Product {
     T* y;
 };
 
+// The rows of a sparse matrix (CSR): row i has values[k] in column columns[k] for k in [begins[i],
+// begins[i + 1]), and zeros elsewhere. Values in the same column are added.
+template <class T>
+struct SparseRows {
+    const T* values = nullptr;
+    const int32_t* columns = nullptr;
+    const int64_t* begins = nullptr;
+    int64_t count = 0;  // of values
+};
+
+// One panel of a weight as pack_weight lays it out, of which the first `live` columns are outputs, and the
+// matrix (rows, out) whose columns belong to them.
+template <class T>
+struct SparsePanel {
+    T* panel;
+    ptrdiff_t live, rows, out;
+};
+
 // A row-major matrix to normalise. If `channels` is 0, each column is a channel. Else row r belongs to
 // channel r % channels.
 struct NormMatrix {
@@ -145,6 +163,12 @@ struct Kernels {
                            ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin, ptrdiff_t col_end,
                            T* scratch);
     ptrdiff_t lanes;  // elements of a vector
+    // Copies a panel of k terms to the first `live` rows of w (n, k); the reverse of pack_weight.
+    void (*unpack_weight)(const T* packed, ptrdiff_t k, ptrdiff_t live, T* w);
+
+    // Both take one panel: y += x * panel, and panel += x^T * dz.
+    void (*sparse_product)(const SparseRows<T>& x, const SparsePanel<T>&, T* y);
+    void (*sparse_gradient)(const SparseRows<T>& x, const SparsePanel<T>&, const T* dz);
 
     // out[j] = sum over rows of x[row, j], for j in [begin, end)
     void (*column_sum)(const T* x, ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t begin, ptrdiff_t end, T* out);

@@ -462,6 +462,27 @@ void pack_weight(const T* w, ptrdiff_t n, ptrdiff_t k, ptrdiff_t begin, ptrdiff_
 }
 
 template <class T>
+void unpack_weight(const T* packed, ptrdiff_t k, ptrdiff_t live, T* w) {
+    constexpr ptrdiff_t lanes = Tile<T>::lanes, cols = Tile<T>::cols;
+    for (ptrdiff_t p = 0; p < k; p += lanes) {
+        const ptrdiff_t n = smaller(lanes, k - p);
+        for (ptrdiff_t j = 0; j < live; j += lanes) {
+            Vector<T> v[lanes] = {};
+            for (ptrdiff_t q = 0; q < n; ++q) v[q] = load(packed + (p + q) * cols + j);
+            transpose<1, lanes>(v);
+            for (ptrdiff_t c = 0; c < smaller(lanes, live - j); ++c) {
+                T* const to = w + (j + c) * k + p;
+                if (n == lanes) {
+                    __builtin_memcpy(to, &v[c], sizeof(v[c]));
+                } else {
+                    store_part<T>(to, v[c], n);
+                }
+            }
+        }
+    }
+}
+
+template <class T>
 void packed_product(const Dots<T>& it, const T* packed, ptrdiff_t begin, ptrdiff_t depth, ptrdiff_t row_begin,
                     ptrdiff_t row_end, ptrdiff_t col_begin, ptrdiff_t col_end, T* scratch) {
     constexpr ptrdiff_t lanes = Tile<T>::lanes, cols = Tile<T>::cols, rows = Tile<T>::rows;
@@ -585,6 +606,7 @@ double multiply_add(size_t n, T x) {
     template void dots<T>(const Dots<T>&, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t);                       \
     template void pack_weight<T>(const T*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, \
                                  T*);                                                                        \
+    template void unpack_weight<T>(const T*, ptrdiff_t, ptrdiff_t, T*);                                      \
     template void packed_product<T>(const Dots<T>&, const T*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t,    \
                                     ptrdiff_t, ptrdiff_t, T*);                                               \
     template void product<T>(const Product<T>&, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, T*);             \

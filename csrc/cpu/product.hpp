@@ -35,6 +35,9 @@ void pack_weight(const T* w, ptrdiff_t n, ptrdiff_t k, ptrdiff_t begin, ptrdiff_
                  ptrdiff_t col_end, T* packed);
 
 template <class T>
+void unpack_weight(const T* packed, ptrdiff_t k, ptrdiff_t live, T* w);
+
+template <class T>
 void packed_product(const Dots<T>&, const T* packed, ptrdiff_t begin, ptrdiff_t depth, ptrdiff_t row_begin,
                     ptrdiff_t row_end, ptrdiff_t col_begin, ptrdiff_t col_end, T* scratch);
 

@@ -12,6 +12,7 @@
 #include "cpu/product.hpp"
 #include "cpu/reduce.hpp"
 #include "cpu/softmax.hpp"
+#include "cpu/sparse.hpp"
 #include "cpu/step.hpp"
 #include "cpu/storage.hpp"
 
@@ -34,6 +35,9 @@ constexpr Kernels<T> kTable = {
     pack_weight<T>,
     packed_product<T>,
     Tile<T>::lanes,
+    unpack_weight<T>,
+    sparse_product<T>,
+    sparse_gradient<T>,
     column_sum<T>,
     sum_of_squares<T>,
     penalty<T>,

@@ -153,7 +153,7 @@ void Engine<T>::take_labels(const Examples<T>& of, std::size_t begin, std::size_
 // 0, a product of dense rows is as fast.
 template <class T>
 bool Engine<T>::is_sparse(const Examples<T>& of) const {
-    constexpr std::size_t kDensest = 24;
+    constexpr std::size_t kDensest = 6;
     if (of.sparse.values == nullptr || compiled_[0] == nullptr || !compiled_[0]->takes_sparse()) return false;
     for (const LayerView<T>& layer : layers_) {  // a block adds its input to its output
         if (layer.entry->has_block && layer.begin == 0) return false;

@@ -2,22 +2,12 @@
 // after the other, so they are rounded otherwise than dense_forward's.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-
+#include "cpu/kernels.hpp"
 #include "layers/dense.hpp"
 
 namespace pyoptim::core {
 
-// The rows of a sparse matrix (CSR): row i has values[k] in column columns[k] for k in [begins[i],
-// begins[i + 1]), and zeros elsewhere. Values in the same column are added.
-template <class T>
-struct SparseRows {
-    const T* values = nullptr;
-    const std::int32_t* columns = nullptr;
-    const std::int64_t* begins = nullptr;
-    std::int64_t count = 0;  // of values
-};
+using cpu::SparseRows;
 
 // As dense_forward of the same rows; columns are in [0, in).
 template <class T>

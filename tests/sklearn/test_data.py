@@ -108,10 +108,10 @@ def test_sparse_rows_that_name_a_column_twice():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("hidden", [1, 3, 4, 5, 66])
+@pytest.mark.parametrize("hidden", [1, 5, 16, 33, 66])
 @pytest.mark.parametrize(
     "options",
-    [{"activation": "tanh"}, {"activation": "identity", "batch_norm": True}, {"residual": True},
+    [{"activation": "tanh"}, {"activation": "identity", "batch_norm": True, "solver": "sgd"}, {"residual": True},
      {"batch_size": 2}, {"solver": "sgd", "max_grad_norm": 0.1, "n_jobs": 1}],
     ids=str,
 )  # fmt: skip
