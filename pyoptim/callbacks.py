@@ -109,8 +109,9 @@ class Callback:
             held = vars(self).get(attribute)
             vars(self)[attribute] = {**(held if isinstance(held, dict) else {}), key: value}
 
-    def _check_files(self, trainer: Trainer) -> None:
-        """Raise what writing a file would raise, before the training and before anything is written."""
+    def _check_files(self, trainer: Trainer) -> str | Path | None:
+        """Return the path of the file that is written, if any; raise now what writing it would raise."""
+        return None
 
     @property
     def acts_on_batches(self) -> bool:
@@ -337,17 +338,18 @@ class ModelCheckpoint(_Monitor):
             super().on_train_begin()
             self._model = self.trainer.model
 
-    def _check_files(self, trainer: Trainer) -> None:
+    def _check_files(self, trainer: Trainer) -> str | Path | None:
         from .nn.checkpoint import describe
 
         describe("layers", trainer.model.layers)
         if "{" in os.path.dirname(self.path):  # a folder that has measured values in its name
-            return
+            return self.path
         try:
             path = self.path.format_map(_AnyValue(epoch=1))
         except (LookupError, AttributeError, ValueError) as error:
             raise ValueError(f"path is {self.path!r}, which no measured values fit into ({error})") from error
         check_target("path", path)
+        return self.path
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         if (epoch + 1) % self.every:
@@ -526,10 +528,11 @@ class CSVLogger(Callback):
         self._names: list[str] | None = None
         self._earlier = 0  # rows that earlier trainings wrote
 
-    def _check_files(self, trainer: Trainer) -> None:
+    def _check_files(self, trainer: Trainer) -> str | Path | None:
         check_target("path", self.path, replaces=False)
         if self.append or trainer.resuming:
             self._read()
+        return self.path
 
     def _read(self) -> tuple[list[str] | None, list[list[str]]]:
         """Return the names of the file's columns, None where there are none yet, and its rows."""

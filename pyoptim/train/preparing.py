@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,21 @@ def hold_back(trainer: Trainer, data: Data, validation: Any, share: float) -> tu
     return data.cut(kept)
 
 
+def _check_files(trainer: Trainer, options: Options) -> None:
+    """Raise what writing the callbacks' files would raise, and ValueError if two writers share a file."""
+    writers = {} if options.checkpoint is None else {os.path.realpath(options.checkpoint): "checkpoint"}
+    for callback in options.callbacks:
+        path, name = callback._check_files(trainer), type(callback).__name__
+        if path is None or (os.path.exists(path) and not os.path.isfile(path)):  # such as /dev/stdout
+            continue
+        place = os.path.realpath(path)
+        if place in writers:
+            raise ValueError(
+                f"{name} writes to {str(path)!r}, as {writers[place]} does: each needs its own file"
+            )
+        writers[place] = name
+
+
 def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Options) -> Run:
     """Prepare a training on checked data; nothing of it has run yet."""
     count = len(data.x)
@@ -138,8 +154,7 @@ def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Optio
         resume = Resume(options.checkpoint, options.checkpoint_every, trainer, fixed, options.callbacks)
         resume.check()
     trainer.resuming = resume is not None and resume.path.exists()
-    for callback in options.callbacks:
-        callback._check_files(trainer)
+    _check_files(trainer, options)
     used = count - count % size if options.drop_last else count
     if used < count and not options.shuffle:  # else the order of an epoch has so many
         data, _ = data.cut(used)

@@ -3,6 +3,7 @@
 import csv
 import functools
 import math
+import os
 
 import numpy as np
 import pytest
@@ -389,6 +390,31 @@ def test_csv_logger_adds_to_no_file_of_another_kind(content, append, tmp_path):
     assert path.read_bytes() == content
     assert append is not first.exists()
     assert np.array_equal(mine.model.flat_parameters, trainer().model.flat_parameters)
+
+
+@pytest.mark.parametrize("writers", ["two logs", "two models", "a log and a checkpoint"])
+def test_two_writers_of_one_file_are_refused(writers, tmp_path):
+    path, link = tmp_path / "file", tmp_path / "link"
+    link.symlink_to(path)
+    if writers == "two logs":
+        chosen, checkpoint = [callbacks.CSVLogger(path), callbacks.CSVLogger(link)], None
+    elif writers == "two models":
+        chosen, checkpoint = (
+            [callbacks.ModelCheckpoint(str(path)), callbacks.ModelCheckpoint(str(link))],
+            None,
+        )
+    else:
+        chosen, checkpoint = [callbacks.CSVLogger(link)], path
+    mine = trainer()
+    with pytest.raises(
+        ValueError, match=r"writes to '.*link', as (CSVLogger|ModelCheckpoint|checkpoint) does"
+    ):
+        mine.fit(X, Y, callbacks=chosen, checkpoint=checkpoint, verbose=False)
+    assert not path.exists()
+    assert np.array_equal(mine.model.flat_parameters, trainer().model.flat_parameters)
+    mine.fit(
+        X, Y, callbacks=[callbacks.CSVLogger(os.devnull), callbacks.CSVLogger(os.devnull)], verbose=False
+    )
 
 
 @pytest.mark.parametrize("ending", [b"\r\n", b""])
