@@ -379,18 +379,18 @@ void pack(const T* b, ptrdiff_t b_row, ptrdiff_t depth, ptrdiff_t live, T* out) 
 }
 
 // Computes the columns of y from `begin` on that panels of `vectors` cover, and returns the end of that
-// range. Only panels of one vector may have fewer columns than that. Panels are copied to `packed` if it is
-// not null. `packed_a` is as in all_rows.
+// range. Panels are copied to `packed` if it is not null; then the last panel may have `least` columns.
+// `packed_a` is as in all_rows.
 template <ptrdiff_t vectors, class T>
 ptrdiff_t panels(const Panel<T>& block, ptrdiff_t rows, ptrdiff_t begin, ptrdiff_t end, T* packed,
-                 const T* packed_a = nullptr) {
+                 const T* packed_a = nullptr, ptrdiff_t least = vectors * Tile<T>::lanes) {
     constexpr ptrdiff_t lanes = Tile<T>::lanes, cols = vectors * lanes;
-    for (; begin + (vectors > 1 ? cols : 1) <= end; begin += cols) {
+    for (; begin + least <= end; begin += cols) {
         Panel<T> panel = block;
         panel.b += begin;
         panel.y += begin;
         if (panel.first != nullptr) panel.first += begin;
-        panel.live = smaller(lanes, end - begin);
+        panel.live = smaller(lanes, end - begin - (cols - lanes));
         if (packed != nullptr) {
             pack<cols>(panel.b, panel.b_row, panel.depth, smaller(cols, end - begin), packed);
             panel.b = packed;
@@ -519,14 +519,24 @@ void packed_product(const Dots<T>& it, const T* packed, ptrdiff_t begin, ptrdiff
 template <class T>
 void product(const Product<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
              ptrdiff_t col_end, T* scratch) {
-    constexpr ptrdiff_t wide_rows = Tile<T>::wide_rows;
+    constexpr ptrdiff_t wide_rows = Tile<T>::wide_rows, lanes = Tile<T>::lanes;
     if (row_end <= row_begin) return;
-    if (it.k == 1) {  // a pure stream of stores
+    if (it.k == 1) {  // a pure stream of stores; the last vector of a row overlaps the one before
+        const ptrdiff_t last = col_end - lanes;
         for (ptrdiff_t i = row_begin; i < row_end; ++i) {
             const T scalar = it.a[i * it.a_row];
             const T* const b = it.b;
             T* const __restrict y = it.y + i * it.n;
-            for (ptrdiff_t j = col_begin; j < col_end; ++j) y[j] = scalar * b[j];
+            if (last < col_begin) {
+                for (ptrdiff_t j = col_begin; j < col_end; ++j) y[j] = scalar * b[j];
+                continue;
+            }
+            const auto multiply = [&](ptrdiff_t j) {
+                const Vector<T> product = scalar * load(b + j);
+                __builtin_memcpy(y + j, &product, sizeof(product));
+            };
+            for (ptrdiff_t j = col_begin; j < last; j += lanes) multiply(j);
+            multiply(last);
         }
         return;
     }
@@ -534,7 +544,7 @@ void product(const Product<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdi
     // read what is behind.
     const ptrdiff_t all = row_end - row_begin;
     T* const packed = all >= 4 * Tile<T>::rows && it.k >= 4 * Tile<T>::rows ? scratch : nullptr;
-    const ptrdiff_t whole = col_end - (col_end - col_begin) % Tile<T>::lanes;
+    const ptrdiff_t whole = col_end - (col_end - col_begin) % lanes;
     // For few rows a large b is a stream, best read in the order of memory: a few of its rows at a time.
     const bool streams = all <= wide_rows && it.k * it.n * ptrdiff_t(sizeof(T)) > ptrdiff_t(1 << 20);
     const ptrdiff_t depth = streams ? Tile<T>::few_depth : Tile<T>::depth;
@@ -564,8 +574,9 @@ void product(const Product<T>& it, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdi
                 pack_rows(panel, rows, packed_a);
             }
             j = panels<2>(panel, rows, j, whole, packed, packed_a);
+            if (all >= Tile<T>::rows) j = panels<2>(panel, rows, j, col_end, scratch, packed_a, lanes + 1);
             j = panels<1>(panel, rows, j, whole, packed, packed_a);
-            panels<1>(panel, rows, j, col_end, scratch, packed_a);
+            panels<1>(panel, rows, j, col_end, scratch, packed_a, 1);
         }
     }
 }
