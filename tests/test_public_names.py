@@ -12,7 +12,7 @@ from pyoptim.optim.optimizer import SHARED
 # A file directly in the package is a public name; these folders are too.
 PUBLIC = sorted(
     {path.stem for path in Path(po.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
-    | {"datasets", "diagnostics", "nn", "ops", "sklearn"}
+    | {"datasets", "diagnostics", "nn", "ops", "recipes", "sklearn"}
 )
 
 

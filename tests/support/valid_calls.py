@@ -17,7 +17,7 @@ from pyoptim import averages, callbacks, nn, ops, schedules, transforms
 # A file directly in the package is a public module; these folders are too.
 MODULES = sorted(
     {path.stem for path in Path(po.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
-    | {"datasets", "diagnostics", "nn", "ops", "sklearn"}
+    | {"datasets", "diagnostics", "nn", "ops", "recipes", "sklearn"}
 )
 
 # What only passes on arrays that were checked already, in loops where another look would cost time: methods
@@ -289,6 +289,18 @@ def _trainings(name):
     return getattr(po.diagnostics, name), {**arguments, "fit": {"epochs": 1}}
 
 
+def _recipe(name, **options):
+    arguments = {"x": _floats(6, 4), "y": _labels(), "epochs": 1, **options}
+    return _quiet(getattr(po.recipes, name)), arguments
+
+
+def _quiet(function):
+    """The function without a progress bar, which is one of the arguments that it passes on."""
+    quiet = functools.partial(function, verbose=False)
+    quiet.__signature__ = inspect.signature(function)
+    return quiet
+
+
 # What is not in the table is called with its defaults.
 CALLS = {
     "train.history.History.plot": lambda: (_history().plot, {"path": _path("plot.png")}),
@@ -497,6 +509,15 @@ CALLS = {
         for name in po.surfaces.__all__
         if name.islower()
     },
+    "recipes.continuation": lambda: _recipe("continuation", trainer=_trainer()),
+    "recipes.curriculum": lambda: _recipe(
+        "curriculum", trainer=_trainer(), hardness=np.arange(6.0), shares=(0.5, 1)
+    ),
+    "recipes.distill": lambda: _recipe(
+        "distill", teacher=_model(), student=_model(), hints={0: 1}, alpha=0.5, hint_epochs=1
+    ),
+    "recipes.greedy_pretrain": lambda: _recipe("greedy_pretrain", model=_model(), loss=nn.CrossEntropy()),
+    "recipes.transfer": lambda: (po.recipes.transfer, {"source": _model(), "target": _model(), "layers": 2}),
     "sklearn.MLPClassifier": lambda: _constructor("MLPClassifier"),
     "sklearn.MLPRegressor": lambda: _constructor("MLPRegressor"),
     "sklearn._base.BasePerceptron.fit": lambda: (

@@ -1,0 +1,27 @@
+"""Ways to train that are more than one training: each is a function over `Trainer`.
+
+What a recipe has no argument for of its own is passed on to `Trainer` and `Trainer.fit`: callbacks,
+validation, metrics, batch sizes, the engine. Several trainings come back as `Stages`, the `History` of each
+by name, whose ``path`` says what ran it."""
+
+from __future__ import annotations
+
+from ._continuation import continuation
+from ._curriculum import curriculum
+from ._distill import distill
+from ._greedy import greedy_pretrain
+from ._stages import Stages
+from ._transfer import transfer
+
+__all__ = [
+    "Stages",
+    "continuation",
+    "curriculum",
+    "distill",
+    "greedy_pretrain",
+    "transfer",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
