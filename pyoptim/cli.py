@@ -25,7 +25,10 @@ def __dir__() -> list[str]:
     return __all__
 
 
-STUDIES = ("batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules", "tabular")
+STUDIES = (
+    "batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules", "tabular",
+    "pretraining", "transfer", "hints", "curriculum",
+)  # fmt: skip
 
 # SciPy's methods, by the names that `pyoptim train --optimizer` takes.
 _MINIMIZERS = {
@@ -194,7 +197,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from .lab import studies, tabular
+    from .lab import recipe_studies, studies, tabular
     from .runtime import threads
 
     options.plot = options.plot or f"{options.study}.png"
@@ -202,6 +205,8 @@ def _study(options: argparse.Namespace) -> int:
     check_image(options.plot)
     if options.threads is not None:
         threads.set_num_threads(options.threads)
+    if options.study in recipe_studies.STUDIES:
+        return recipe_studies.main(options)
     return tabular.main(options) if options.study == "tabular" else studies.main(options)
 
 

@@ -5,7 +5,7 @@ from unittest import mock
 import pytest
 
 from pyoptim import cli
-from pyoptim.lab import studies, tabular
+from pyoptim.lab import recipe_studies, studies, tabular
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)
@@ -45,7 +45,7 @@ def test_tables_have_categories_and_targets():
 
 
 def test_the_command_line_knows_every_study():
-    assert (*studies.STUDIES, "tabular") == cli.STUDIES
+    assert (*studies.STUDIES, "tabular", *recipe_studies.STUDIES) == cli.STUDIES
 
 
 def test_batch_norm_trains_a_deep_sigmoid_network():
