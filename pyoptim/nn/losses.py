@@ -35,6 +35,11 @@ class Loss:
         """Targets for ``batch`` outputs of ``shape``, checked and converted once for all steps."""
         raise NotImplementedError
 
+    @property
+    def _of_checked(self) -> Loss:
+        """The loss that takes what `check_target` has returned, once more."""
+        return self
+
     def compute(
         self, output: Array, target: Array, gradient: Array | None, sample_weight: Array | None = None
     ) -> float:
@@ -200,6 +205,10 @@ class KLDiv(Loss):
         e = np.exp((logits - logits.max(axis=1, keepdims=True)) / self.temperature)
         shares: Array = (e / e.sum(axis=1, keepdims=True)).astype(dtype)
         return shares
+
+    @property
+    def _of_checked(self) -> KLDiv:
+        return KLDiv(self.temperature)  # of probabilities
 
     def describe(self) -> dict[str, Any]:
         return {"type": "KLDiv", "temperature": self.temperature}  # `check_target` has used from_logits

@@ -523,7 +523,8 @@ class Trainer:
         x, y = result
         if not isinstance(x, np.ndarray) or x.shape != shape:
             raise ValueError(f"transform returned x of shape {np.shape(x)}, expected {shape}")
-        x, y, _ = self._check_data(x, y, names=("transform's x", "transform's y"))
+        names = "transform's x", "transform's y"
+        x, y, _ = checked(self.model, self.loss._of_checked, x, y, names=names)
         return Data(x.astype(self.model.dtype, copy=False), y, batch.weight)
 
     def _step(self, batch: Data, noise: WeightNoise | None = None, buffers: list[Any] | None = None) -> _Step:

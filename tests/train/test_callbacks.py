@@ -650,6 +650,19 @@ def test_transforms_keep_shape_dtype_and_what_they_are_given(transform, flat):
         assert target is y
 
 
+@pytest.mark.parametrize("loss", [nn.KLDiv(2.0, from_logits=True), nn.CrossEntropy(), nn.MSE()])
+def test_a_transform_that_changes_nothing_changes_nothing(loss):
+    """Targets are converted once: the teacher's logits are probabilities when a transform sees them."""
+    targets = RNG.normal(size=(60, 2)) * 4 if not loss.classification else Y
+    losses = []
+    for transform in (None, lambda x, y, rng: (x, y)):
+        mine = trainer()
+        mine.loss = loss
+        history = mine.fit(X, targets, epochs=2, transform=transform, engine="python", verbose=False)
+        losses.append(history["loss"])
+    assert losses[0] == losses[1]
+
+
 def test_transforms_do_what_they_say():
     x, y = IMAGES, np.arange(40.0, dtype=np.float32)[:, None]
     rng = np.random.default_rng(1)
