@@ -111,8 +111,8 @@ def test_sparse_rows_that_name_a_column_twice():
 @pytest.mark.parametrize("hidden", [1, 5, 16, 33, 66])
 @pytest.mark.parametrize(
     "options",
-    [{"activation": "tanh"}, {"activation": "identity", "batch_norm": True, "solver": "sgd"}, {"residual": True},
-     {"batch_size": 2}, {"solver": "sgd", "max_grad_norm": 0.1, "n_jobs": 1}],
+    [{"activation": "tanh"}, {"activation": "identity", "batch_norm": True, "solver": "sgd"},
+     {"residual": True}, {"batch_size": 2}, {"solver": "sgd", "max_grad_norm": 0.1, "n_jobs": 1}],
     ids=str,
 )  # fmt: skip
 def test_products_of_sparse_rows_are_those_of_dense_ones(dtype, hidden, options):
