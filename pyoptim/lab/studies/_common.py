@@ -12,9 +12,9 @@ import numpy as np
 from ... import datasets, nn
 from ...datasets._files import is_here
 from ...runtime.dtypes import Array
+from ...runtime.figures import style
 from ...train.history import History
 from ...train.trainer import Trainer
-from ..compare_plots import _style as style
 
 __all__ = [
     "Curve",
