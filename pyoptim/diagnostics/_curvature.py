@@ -167,7 +167,10 @@ class Spectrum:
         axes.axhline(0, color="black", linewidth=0.8)
         axes.axvline(len(self.smallest) - 0.5, color="0.6", linestyle=":")
         top = float(np.max(np.abs(values), where=np.isfinite(values), initial=0.0))
-        axes.set_yscale("symlog", linthresh=max(top * 1e-4, 1e-300))
+        if top > 0:
+            least = top * 1e-4  # of what is less, only the sign can be seen
+            axes.set_yscale("symlog", linthresh=least)
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}" if abs(value) > 10 * least else "")
         axes.set_xticks([])
         axes.set(
             xlabel=f"{len(self.smallest)} smallest, and {len(self.largest)} largest of {self.parameters:,}",

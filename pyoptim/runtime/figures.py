@@ -140,11 +140,13 @@ def log_axis(axes: Any, low: float, high: float, which: str = "y") -> None:
 def log_if_wide(axes: Any, values: Any) -> None:
     """Make the y axis logarithmic where its values are positive and span more than a power of ten.
 
-    Those that are NaN or infinite do not count.
+    Those that are NaN or infinite do not count. Ticks are plain numbers on either axis.
     """
     finite = [value for value in values if math.isfinite(value)]
     if finite and 0 < 10 * min(finite) < max(finite):
-        axes.set_yscale("log")
+        log_axis(axes, min(finite) / 1.2, max(finite) * 1.2)
+    else:
+        axes.ticklabel_format(axis="y", useOffset=False)
 
 
 def saved(figure: Any, path: Any) -> Any:
