@@ -241,8 +241,9 @@ def _of_seeds(histories: Sequence[Mapping[str, Sequence[float]]]) -> str:
     )
     result += f"{100 * min(scores):.2f}-{max(scores):.2%}".rjust(15)
     if not np.isfinite(last["val_loss"]).all():
-        gone = np.count_nonzero(~np.isfinite(last["val_loss"]))
-        result = ("diverged" + f" with {gone} of {len(scores)} seeds" * (gone < len(scores))).ljust(52)
+        gone = int(np.count_nonzero(~np.isfinite(last["val_loss"])))
+        some = f" with {gone} of {len(scores)} seeds" if gone < len(scores) else ""
+        result = f"diverged{some}".ljust(52)
     return f"{result} {seconds:>6.2f} s"
 
 

@@ -7,7 +7,7 @@ from io import BytesIO
 from matplotlib.figure import Figure
 
 
-class Picture(Figure):  # type: ignore[misc]
+class Picture(Figure):
     """A figure without a display or pyplot's global state; a notebook shows it as the value of a cell."""
 
     def _repr_png_(self) -> bytes:

@@ -287,12 +287,11 @@ def _limits(bundles: Sequence[_Bundle]) -> tuple[float, float]:
     if lowest < 0 or highest == 0:
         margin = 0.05 * (highest - lowest) or 0.5
         return lowest - margin, highest + margin
-    positive = [values[values > 0].min() for values in seen if (values > 0).any()]
-    low = min(positive) if lowest > 0 else min(positive) / 2
-    return (
-        max(low, 1e-3 * median_high(positive)) / 1.1,
-        min(highest, 10 * median_low([values.max() for values in seen])) * 1.1,
-    )
+    positive = [values[values > 0] for values in seen if (values > 0).any()]
+    high = min(highest, 10 * median_low([values.max() for values in positive]))
+    least = [values.min() for values in positive]
+    low = max(min(least), 1e-3 * median_high([value for value in least if value <= high]))
+    return (low if lowest > 0 else low / 2) / 1.1, high * 1.1
 
 
 def _widths(bundles: Sequence[_Bundle], low: float, high: float) -> list[float]:

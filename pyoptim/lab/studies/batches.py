@@ -93,5 +93,9 @@ def _conclusion(result: Result) -> str:
 
 
 BATCH_SIZE = Study(
-    "batch size: the loss over examples, steps and seconds", _batch_size, _draw, _conclusion, panels=3
+    "the loss over examples, steps and seconds, with batches of several sizes",
+    _batch_size,
+    _draw,
+    _conclusion,
+    panels=3,
 )

@@ -109,8 +109,8 @@ def _seen_of_pixels(result: Result) -> str:
     """Say which of the three learn."""
     raw, normalised, scaled = (mean(result, name, "test accuracy") for name in (_RAW, _NORMALISED, _SCALED))
     text = (
-        f"On pixels from 0 to 255 the network without BatchNorm ends at {raw:.1%}, with it at {normalised:.1%}; "
-        f"on pixels from 0 to 1 it needs none for {scaled:.1%}. "
+        f"On pixels from 0 to 255 the network ends at {raw:.1%} without BatchNorm, and at {normalised:.1%} "
+        f"with it; on pixels from 0 to 1 it needs none for {scaled:.1%}. "
     )
     if normalised > raw + 0.02:
         return text + (

@@ -26,7 +26,6 @@ from ._common import (
     trainer,
 )
 
-
 _RATES = (5.0, 0.5, 0.05, 0.0003)
 
 
@@ -34,10 +33,11 @@ def _learning_rates(options: Options) -> Result:
     data = load(options)
     curves = [_trained(f"lr {lr:g}", lr, options, data) for lr in _RATES]
     chance = float(np.bincount(data.y_test).max() / len(data.y_test))
-    for curve in curves:
-        for history in curve.histories:
-            history["chance"] = [chance]
-    return Result(_setting(options), curves_table(curves), curves)
+    return Result(_setting(options), curves_table(curves), (curves, chance))
+
+
+def _draw_rates(result: Result, axes: Sequence[Any]) -> None:
+    draw_curves(result._replace(data=result.data[0]), axes)
 
 
 def _trained(name: str, lr: float | schedules.Schedule, options: Options, data: Any) -> Curve:
@@ -53,10 +53,10 @@ def _setting(options: Options) -> str:
 
 def _seen_of_rates(result: Result) -> str:
     """Say of each rate whether it is the best, too large or too small, and which stay at chance."""
-    ends = [mean(result, curve.name, "test accuracy") for curve in result.data]
-    best, chance = _RATES[int(np.argmax(ends))], result.data[0].histories[0]["chance"][0]
-    words = []
-    for rate, curve, end in zip(_RATES, result.data, ends, strict=True):
+    curves, chance = result.data
+    ends = [mean(result, curve.name, "test accuracy") for curve in curves]
+    best, words = _RATES[int(np.argmax(ends))], []
+    for rate, curve, end in zip(_RATES, curves, ends, strict=True):
         losses = curve.values("loss")
         text = f"lr {rate:g} ends at {end:.1%} of the test examples"
         if rate == best:
@@ -66,7 +66,8 @@ def _seen_of_rates(result: Result) -> str:
         elif rate > best:
             text += ": it is too large, the steps throw the weights to where the units are dead or saturated"
         else:
-            text += f": it is too small, the loss went from {losses[:, 0].mean():.3g} to {losses[:, -1].mean():.3g}"
+            first, last = losses[:, 0].mean(), losses[:, -1].mean()
+            text += f": it is too small, the loss went from {first:.3g} to {last:.3g}"
         if end < 1.5 * chance:
             text += f", and at chance ({chance:.1%}) nothing was learnt"
         words.append(text)
@@ -127,8 +128,11 @@ def _seen_of_schedules(result: Result) -> str:
     gain = ends[best].mean() - ends["constant"].mean()
     noise = max(float(np.ptp(values)) for values in ends.values())
     lowest = min(names, key=losses.__getitem__)
-    text = f"The training loss ends lowest with {lowest} ({losses[lowest]:.3g}; constant: {losses['constant']:.3g})"
-    text += f", the test accuracy highest with {best}: {ends[best].mean():.2%}, {gain:.2%} above constant. "
+    text = (
+        f"The training loss ends lowest with {lowest} ({losses[lowest]:.3g}; constant: "
+        f"{losses['constant']:.3g}), the test accuracy highest with {best}: {ends[best].mean():.2%}, "
+        f"{gain:.2%} above constant. "
+    )
     if len(ends[best]) > 1:
         than = "more" if gain > noise else "no more"
         text += f"That is {than} than one schedule differs between seeds ({noise:.2%})."
@@ -136,7 +140,7 @@ def _seen_of_schedules(result: Result) -> str:
 
 
 LEARNING_RATE = Study(
-    "learning rates from too small to too large", _learning_rates, draw_curves, _seen_of_rates
+    "learning rates from too small to too large", _learning_rates, _draw_rates, _seen_of_rates
 )
 SCHEDULES = Study(
     "learning-rate schedules, each above its loss", _schedules, _draw_schedules, _seen_of_schedules,
