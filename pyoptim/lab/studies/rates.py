@@ -125,17 +125,17 @@ def _seen_of_schedules(result: Result) -> str:
     ends = {name: np.atleast_1d(result.rows[name]["test accuracy"]) for name in names}
     losses = {name: mean(result, name, "loss") for name in names}
     best = max(names, key=lambda name: ends[name].mean())
-    gain = ends[best].mean() - ends["constant"].mean()
-    noise = max(float(np.ptp(values)) for values in ends.values())
+    gains = ends[best] - ends["constant"]  # seed by seed
     lowest = min(names, key=losses.__getitem__)
     text = (
         f"The training loss ends lowest with {lowest} ({losses[lowest]:.3g}; constant: "
         f"{losses['constant']:.3g}), the test accuracy highest with {best}: {ends[best].mean():.2%}, "
-        f"{gain:.2%} above constant. "
+        f"{gains.mean():.2%} above constant. "
     )
-    if len(ends[best]) > 1:
-        than = "more" if gain > noise else "no more"
-        text += f"That is {than} than one schedule differs between seeds ({noise:.2%})."
+    if best != "constant" and len(gains) > 1:
+        error = float(gains.std(ddof=1) / np.sqrt(len(gains)))
+        clear = "clear" if gains.mean() > 2 * error else "too little to tell"
+        text += f"With these seeds that is {clear} (standard error {error:.2%})."
     return text
 
 
