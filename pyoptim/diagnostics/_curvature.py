@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,11 @@ def curvature(
     return Curvature(value, squared, curved, best, 2 * best, steps, losses, predicted)
 
 
+def _tick(least: float, value: float, _: int) -> str:
+    """Label a tick that is far enough from 0 not to meet others."""
+    return f"{value:g}" if abs(value) > least else ""
+
+
 @dataclass(frozen=True)
 class Spectrum:
     """What `hessian_spectrum` found.
@@ -170,7 +176,7 @@ class Spectrum:
         if top > 0:
             least = top * 1e-4  # of what is less, only the sign can be seen
             axes.set_yscale("symlog", linthresh=least)
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}" if abs(value) > 10 * least else "")
+            axes.yaxis.set_major_formatter(partial(_tick, 10 * least))
         axes.set_xticks([])
         axes.set(
             xlabel=f"{len(self.smallest)} smallest, and {len(self.largest)} largest of {self.parameters:,}",

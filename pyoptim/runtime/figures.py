@@ -122,6 +122,10 @@ def whole_ticks(axes: Any, count: int) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
 
 
+def _plain(value: float, _: int) -> str:
+    return f"{value:g}"
+
+
 def log_axis(axes: Any, low: float, high: float, which: str = "y") -> None:
     """Make the x or the y axis logarithmic between two positive numbers; its ticks are plain numbers."""
     from matplotlib import ticker
@@ -133,7 +137,7 @@ def log_axis(axes: Any, low: float, high: float, which: str = "y") -> None:
         ticker.MaxNLocator(6) if decades < 0.7
         else ticker.LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,))
     )  # fmt: skip
-    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(ticker.FuncFormatter(_plain))
     axis.set_minor_formatter(ticker.NullFormatter())
 
 

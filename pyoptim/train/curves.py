@@ -136,6 +136,11 @@ def _as_percent(value: float, _: int = 0) -> str:
     return f"{100 * value:.4g} %"
 
 
+def _share(value: float, _: int) -> str:
+    """Label a tick of a share of errors, if there can be so many."""
+    return _as_percent(value) if value <= 1 else ""
+
+
 class _Bundle(NamedTuple):
     """The trainings of one name: the median and the range of a metric in each epoch."""
 
@@ -272,8 +277,7 @@ def _set_axis(axes: Any, limits: tuple[float, float], percent: bool, which: str 
     else:
         axes.set(**{f"{which}lim": limits})
     if percent:
-        ticks = getattr(axes, f"{which}axis")
-        ticks.set_major_formatter(lambda value, _: _as_percent(value) if value <= 1 else "")
+        getattr(axes, f"{which}axis").set_major_formatter(_share)
 
 
 def _limits(bundles: Sequence[_Bundle]) -> tuple[float, float]:
@@ -305,7 +309,8 @@ def _widths(bundles: Sequence[_Bundle], low: float, high: float) -> list[float]:
     widths = []
     for i, line in enumerate(lines):
         later = [other for other in lines[i + 1 :] if len(other) == len(line)]
-        covered = sum(np.nanmax(np.abs(line - other), initial=0.0) < 0.01 for other in later)
+        apart = [np.abs(line - other)[np.isfinite(line) | np.isfinite(other)] for other in later]
+        covered = sum(bool(distance.size) and bool((distance < 0.01).all()) for distance in apart)
         widths.append(1.6 + 1.8 * covered)
     return widths
 

@@ -91,9 +91,9 @@ def test_every_metric_has_a_panel_and_axes_may_be_given(tmp_path):
 
 
 def test_a_notebook_shows_what_is_returned():
-    figure = _history(1, validation=False).plot()
-    assert figure._repr_png_().startswith(b"\x89PNG")
-    assert pickle.loads(pickle.dumps(figure)).axes
+    for figure in (_history(5).plot(), po.compare({"a": _history(5)})):
+        assert figure._repr_png_().startswith(b"\x89PNG")
+        assert pickle.loads(pickle.dumps(figure)).axes
 
 
 def test_trainers_say_what_they_trained():
@@ -159,6 +159,9 @@ def test_the_limits_of_axes_hold_most_of_the_trainings():
 def test_lines_that_coincide_are_all_seen():
     runs = {name: _history() for name in "abc"} | {"d": _history(rate=0.5)}
     a, b, c, d = po.compare(runs).axes[0].lines
+    gone = {name: _history(loss=[2.0] + [float("nan")] * 19) for name in "ab"}
+    lines = po.compare(gone | {"c": _history(loss=[float("nan")] * 20), "d": _history()}).axes[0].lines
+    assert [line.get_linewidth() > 2 for line in lines] == [True, False, False, False]
     assert a.get_linewidth() > b.get_linewidth() > c.get_linewidth() == d.get_linewidth()
 
 
