@@ -15,11 +15,11 @@ from ..nn import Dense
 from ..runtime.dtypes import Array
 from ..runtime.figures import legend_of, log_axis, marker, panels_on, saved, style, whole_ticks
 from ..runtime.numbers import check_text, shown
-from .history import History
 
 if TYPE_CHECKING:
     from ..nn import Sequential
     from ..optim.optimizer import Optimizer
+    from .history import History
 
 _TRAINING, _VALIDATION, _BAD = "#0072B2", "#E69F00", "#D55E00"
 
@@ -264,7 +264,7 @@ def _draw_bundles(axes: Any, bundles: Sequence[_Bundle], percent: bool) -> None:
             bundle.low,
             bundle.high,
             color=look["color"],
-            alpha=0.6 / max(4, len(bundles)),
+            alpha=0.1 if len(bundles) > 6 else 0.15,
             linewidth=0,
         )
     whole_ticks(axes, count)
