@@ -132,19 +132,18 @@ def write_json(
     Path(path).write_text(json.dumps(report, indent=1) + "\n")
 
 
-def draw(path: str | Path | None, rows: Sequence[Row], axes: Sequence[Any] | None = None) -> Any:
+def draw(path: str | Path | None, rows: Sequence[Row]) -> Any:
     """Draw a bar for each row: how many times as fast as its fastest competitor; returns the figure.
 
     Bars begin at 1 and go to the left where the competitor is faster. A black mark is as fast as the machine
-    can be, of rows that have a ceiling. The rows are spread over the axes, new ones if none are given.
+    can be, of rows that have a ceiling.
     """
-    if axes is None:
-        columns = -(-len(rows) // _MOST_BARS)
-        figure = new_figure(6.5 * columns, 1.6 + 0.19 * -(-len(rows) // columns))
-        axes = list(figure.subplots(1, columns, squeeze=False, sharex=True)[0])
+    columns = -(-len(rows) // _MOST_BARS)
+    length = -(-len(rows) // columns)
+    figure = new_figure(6.5 * columns, 1.6 + 0.19 * length)
+    axes = figure.subplots(1, columns, squeeze=False, sharex=True)[0]
     best = [_fastest_peer(row) for row in rows]
     peers = list(dict.fromkeys(peer for peer, _ in best if peer))
-    length = -(-len(rows) // len(axes))
     for k, panel in enumerate(axes):
         part = slice(k * length, (k + 1) * length)
         _draw_bars(panel, list(zip(_labels(rows)[part], rows[part], best[part], strict=True)), peers)
@@ -152,8 +151,9 @@ def draw(path: str | Path | None, rows: Sequence[Row], axes: Sequence[Any] | Non
     ends += [ratio / row.of_ceiling for row, (_, ratio) in zip(rows, best, strict=True) if row.of_ceiling]
     for panel in axes:
         log_axis(panel, 0.9 * min(1, *ends), 1.7 * max(1.5, *ends), "x")
-    figure = axes[0].get_figure().figure
-    figure.suptitle("times as fast as the fastest other library", fontsize=12)
+    known = [*{row.dtype for row in rows}, *{f"{row.threads} threads" for row in rows}]
+    where = f" ({', '.join(known)})" if len(known) == 2 else ""
+    figure.suptitle(f"times as fast as the fastest other library{where}", fontsize=12)
     handles: dict[str, Any] = {}
     for panel in axes:
         found, names = panel.get_legend_handles_labels()

@@ -133,14 +133,21 @@ def _smooth(losses: Array) -> Array:
 
     Those of the middle half of the values. The first and the last stay as they are.
     """
-    means, count = losses.copy(), len(losses)
-    for t in range(count):
-        reach = min(t, count - 1 - t, count // 50)
-        near = np.sort(losses[t - reach : t + reach + 1])
-        means[t] = (
-            np.exp(np.log(near[reach // 2 : len(near) - reach // 2]).mean()) if near[0] > 0 else near[reach]
-        )
-    return means
+    count = len(losses)
+    reach = min(count // 50, 50)
+    logs = np.log(np.maximum(losses, 1e-300))
+    means = np.empty(count)
+    means[reach : count - reach] = _middle(np.lib.stride_tricks.sliding_window_view(logs, 2 * reach + 1))
+    for t in range(reach):
+        means[t], means[count - 1 - t] = _middle(logs[: 2 * t + 1]), _middle(logs[count - 1 - 2 * t :])
+    return np.exp(means)
+
+
+def _middle(values: Array) -> Array:
+    """Return the mean of the middle half along the last axis."""
+    count = values.shape[-1]
+    middle: Array = np.sort(values)[..., count // 4 : count - count // 4].mean(axis=-1)
+    return middle
 
 
 def _contours(axes: Any, name: str, start: Array) -> None:

@@ -58,7 +58,9 @@ def test_a_plot_has_a_bar_for_each_row_against_the_fastest_competitor():
         _row("Adam", {"numpy": 4.0, "torch": 0.5}),
         _row("Lion", {}),
     ]
-    (axes,) = report.draw(None, rows).axes
+    figure = report.draw(None, rows)
+    (axes,) = figure.axes
+    assert "float32, 0 threads" in figure.get_suptitle()
     ends = [bar.get_x() + bar.get_width() for bar in axes.patches]
     assert ends == [2, 0.5]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
