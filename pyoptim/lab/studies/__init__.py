@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.figures import new_figure, saved
-from . import batches, inputs, rates
+from . import batches, beginnings, curved, errors, inputs, minima, rates, remedies, searching
 from ._common import Options, Result, Study, resolved, table
 
 STUDIES: dict[str, Study] = {
@@ -16,6 +16,15 @@ STUDIES: dict[str, Study] = {
     "raw-pixels": inputs.RAW_PIXELS,
     "learning-rate": rates.LEARNING_RATE,
     "schedules": rates.SCHEDULES,
+    "initialization": beginnings.INITIALIZATION,
+    "regularization": remedies.REGULARIZATION,
+    "bias-variance": errors.BIAS_VARIANCE,
+    "bootstrap": errors.BOOTSTRAP,
+    "learning-curve": errors.LEARNING_CURVE,
+    "sharp-minima": minima.SHARP_MINIMA,
+    "curvature": curved.CURVATURE,
+    "second-order": curved.SECOND_ORDER,
+    "search": searching.SEARCH,
 }
 
 _DIGITS = 5  # times as many epochs: it has a fortieth of the examples that the others have
@@ -41,7 +50,7 @@ def draw(name: str, result: Result, path: str | Path | None = None, axes: Any = 
     study = STUDIES[name]
     if axes is None:
         columns = study.panels // study.rows
-        figure = new_figure(min(5.5 * columns, 20), 2.2 + 2.6 * study.rows)
+        figure = new_figure((5.5 if columns < 4 else 4.6) * columns, 2.2 + 2.6 * study.rows)
         figure.suptitle(f"{study.about[0].upper()}{study.about[1:]}\n{result.setting}", fontsize="medium")
         axes = list(figure.subplots(study.rows, columns, squeeze=False).flat)
     study.draw(result, axes)
@@ -55,7 +64,7 @@ def main(options: argparse.Namespace) -> int:
     result = run(options.study, dataset, options.epochs, options.seeds, options.seed, verbose=True)
     print(table(result.rows))
     if words := study.conclusion(result):
-        print(words)
+        print("\n" + words + (" One seed says little: take more." if options.seeds == 1 else ""))
     draw(options.study, result, options.plot)
     print(f"plot saved to {options.plot}")
     return 0

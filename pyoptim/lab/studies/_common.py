@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -18,13 +18,18 @@ from ...train.trainer import Trainer
 
 __all__ = [
     "Curve",
+    "Difference",
     "Options",
     "Result",
     "Study",
     "band",
     "curves_table",
+    "difference",
+    "dots",
     "draw_curves",
+    "few",
     "legend_below",
+    "listed",
     "load",
     "mean",
     "network",
@@ -109,6 +114,21 @@ def load(options: Options, most: int | None = None, normalize: bool = True) -> d
     return data if most is None else data._replace(x_train=data.x_train[:most], y_train=data.y_train[:most])
 
 
+def few(options: Options, small: int, large: int, wrong: float) -> tuple[datasets.Dataset, str]:
+    """Load few examples to train on, a share of them with a random label, and say so.
+
+    That leaves more to learn by heart, and less to learn. ``small`` examples are taken of the digits, and
+    ``large`` of other data sets.
+    """
+    data = load(options, small if options.dataset == "digits" else large)
+    rng = np.random.default_rng(0)
+    labels = data.y_train.copy()
+    chosen = rng.random(len(labels)) < wrong
+    labels[chosen] = rng.integers(0, labels.max() + 1, chosen.sum())
+    words = f"{options.dataset}, {len(labels):,} examples, {wrong:.0%} of them with a random label"
+    return data._replace(y_train=labels), words
+
+
 def network(data: datasets.Dataset, *hidden: int, init: str = "he") -> list[nn.Layer]:
     """Return new layers of a ReLU network of these hidden sizes for the data."""
     sizes = [data.x_train.shape[1], *hidden, int(data.y_train.max()) + 1]
@@ -149,6 +169,43 @@ def train(
 def mean(result: Result, row: str, column: str) -> float:
     """Return a number of the table, the mean over the seeds."""
     return float(np.mean(result.rows[row][column]))
+
+
+class Difference(NamedTuple):
+    """How much larger a number of the table is in one row than in another."""
+
+    mean: float
+    error: float  # the standard error of the mean, from the differences of the single seeds
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it is more than twice its standard error, which one seed alone cannot tell."""
+        return abs(self.mean) > 2 * self.error
+
+    @property
+    def is_more(self) -> bool:
+        """Whether the first row has clearly more."""
+        return self.is_clear and self.mean > 0
+
+    @property
+    def is_less(self) -> bool:
+        """Whether the first row has clearly less."""
+        return self.is_clear and self.mean < 0
+
+
+def difference(result: Result, row: str, other: str, column: str) -> Difference:
+    """Compare two rows seed by seed."""
+    first, second = (np.asarray(result.rows[name][column], np.float64) for name in (row, other))
+    each = first - second
+    if each.size < 2:
+        return Difference(float(each.mean()), float("inf"))
+    return Difference(float(each.mean()), float(each.std(ddof=1) / np.sqrt(each.size)))
+
+
+def listed(names: Iterable[str], none: str = "none") -> str:
+    """Return the names as a sentence has them: "a, b and c"."""
+    *most, last = list(names) or [none]
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -199,11 +256,23 @@ def curves_table(curves: Sequence[Curve]) -> dict[str, dict[str, Any]]:
 def band(axes: Any, x: Any, values: Any, i: int, label: str, **more: Any) -> None:
     """Draw the mean over the seeds of values (seeds, points) as the i-th line, with the range as a band."""
     values = np.atleast_2d(np.asarray(values, np.float64))
-    look = {**style(i), **more}
-    axes.plot(x, values.mean(axis=0), marker="o", markersize=3, label=label, **look)
+    look = {"marker": "o", "markersize": 3, **style(i), **more}
+    axes.plot(x, values.mean(axis=0), label=label, **look)
     if len(values) > 1:
         low, high = values.min(axis=0), values.max(axis=0)
         axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
+
+
+def dots(axes: Any, result: Result, column: str, label: str) -> None:
+    """Draw a column of the table: a bar for the mean, and a dot for each seed."""
+    for i, (name, row) in enumerate(result.rows.items()):
+        values = np.atleast_1d(row[column])
+        axes.bar(i, values.mean(), 0.6, color=style(i)["color"], alpha=0.35)
+        axes.plot(np.full(len(values), i), values, "o", color=style(i)["color"], markersize=5)
+        axes.annotate(name, (i, 0), (0, -6), textcoords="offset points", ha="center", va="top", fontsize=9)
+    axes.set_xticks([])
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.3, axis="y")
 
 
 def draw_curves(result: Result, axes: Sequence[Any], over_time: bool = False) -> None:
