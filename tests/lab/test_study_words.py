@@ -40,9 +40,9 @@ def test_first_weights(he, small, expected):
     table = {"zeros": dict(zip(OUTPUTS, (0.0, 0.0, 0.1), strict=True)), **table}
     words = said("initialization", table)
     assert words.endswith(f"train deep networks {expected}.")
-    assert "Zeros lets nothing through" in words
-    assert "with large outputs explode" in words
-    assert "with small outputs vanish" in words
+    assert "Zeros let nothing through" in words
+    assert "with large weights outputs explode" in words
+    assert "with small weights outputs vanish" in words
     assert ("small" in words.partition("After")[2]) is (expected == "shows here" or small[2] == 0.9)
 
 

@@ -234,8 +234,8 @@ def _cell(column: str, value: Any) -> str:
     def shown(number: float) -> str:
         return f"{number:.2%}" if percent else f"{number:.4g}"
 
-    with np.errstate(all="ignore"):
-        return shown(values.mean()) + (f" ± {shown(values.std(ddof=1))}" if len(values) > 1 else "")
+    several = len(values) > 1 and np.isfinite(values).all()
+    return shown(values.mean()) + (f" ± {shown(values.std(ddof=1))}" if several else "")
 
 
 def curves_table(curves: Sequence[Curve]) -> dict[str, dict[str, Any]]:

@@ -99,10 +99,10 @@ def _say_initialization(result: Result) -> str:
     def scaled(name: str) -> str:
         first, last = (mean(result, name, key) for key in ("outputs, first layer", "last layer"))
         if not first or not last:
-            return f"{name} lets nothing through"
+            return f"{name} let nothing through"
         ratio = last / first
         kind = "vanish" if ratio < 0.1 else "explode" if ratio > 10 else "keep their size"
-        return f"with {name} outputs {kind} ({ratio:.2g} times from the first layer to the last)"
+        return f"with {name} weights outputs {kind} ({ratio:.2g} times from the first layer to the last)"
 
     learn = {name: mean(result, name, "test accuracy") for name in result.rows}
     best = max(learn, key=lambda name: learn[name])

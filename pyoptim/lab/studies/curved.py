@@ -235,7 +235,7 @@ def _by_adam(data: datasets.Dataset, seed: int, method: Any, epochs: int) -> _Tr
     history = training.fit(
         data.x_train,
         data.y_train,
-        epochs=epochs if size else 4 * epochs,  # each of which is a single step
+        epochs=4 * epochs,  # as many passes over the examples as iterations of the other methods
         batch_size=size,
         callbacks=[watch],
         verbose=False,
