@@ -250,7 +250,7 @@ core::Runs Network<T>::Impl::trained() const {
 template <class T>
 template <class Engine>
 void Network<T>::Impl::add_parts(Engine& to, Optimizer<T>& optimizer) {
-    const auto groups = optimizer.impl_->all(optimizer);
+    const std::vector<Optimizer<T>*>& groups = optimizer.impl_->all;
     const bool plain = optimizer.impl_->is_plain(optimizer);
     std::vector<std::size_t> begins(1, 0);  // of the row of each group, in those of a step
     for (Optimizer<T>* const group : groups) {
@@ -259,7 +259,7 @@ void Network<T>::Impl::add_parts(Engine& to, Optimizer<T>& optimizer) {
                          static_cast<std::size_t>(core::kRules[group->impl_->rule].coefficients));
     }
     bool any = false;
-    for (const core::Part& part : optimizer.impl_->parts_of(optimizer, trained())) {
+    for (const core::Part& part : optimizer.impl_->parts_of(trained())) {
         typename core::Stepper<T>::Array array{
             static_cast<int>(cpu::RuleId::sgd),
             0,
@@ -300,7 +300,7 @@ bool Network<T>::Impl::run(core::Engine<T>& with, const core::Examples<T>& of, s
     optimizer.check();  // its options may have changed since the last epoch
     options.max_grad_norm = optimizer.max_grad_norm;
     options.nonfinite = optimizer.nonfinite;
-    const auto groups = optimizer.impl_->all(optimizer);
+    const std::vector<Optimizer<T>*>& groups = optimizer.impl_->all;
     for (Optimizer<T>* const group : groups) group->epoch = optimizer.epoch;
     const bool plain = optimizer.impl_->is_plain(optimizer);
     const core::Runs learning = trained();

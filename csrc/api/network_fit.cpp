@@ -87,7 +87,7 @@ struct Network<T>::Impl::Fitting {
                              counted()});
         plain = optimizer.impl_->is_plain(optimizer);
         rules.clear();
-        for (Optimizer<T>* const group : optimizer.impl_->all(optimizer)) rules.push_back(group->impl_->rule);
+        for (Optimizer<T>* const group : optimizer.impl_->all) rules.push_back(group->impl_->rule);
         if (options.hogwild) prepare_hogwild(data);
         if (!is_new) return;
         order.resize(data.examples);
@@ -138,7 +138,7 @@ struct Network<T>::Impl::Fitting {
 
     // Whether a callback has changed the optimizer so that the engine's steps are no longer its.
     bool is_stale() const {
-        const auto groups = optimizer.impl_->all(optimizer);
+        const std::vector<Optimizer<T>*>& groups = optimizer.impl_->all;
         if (groups.size() != rules.size() || plain != optimizer.impl_->is_plain(optimizer)) return true;
         for (std::size_t g = 0; g < groups.size(); ++g) {
             const int rule = groups[g]->impl_->rule;
@@ -195,7 +195,9 @@ EpochResult Network<T>::Impl::fit(Network& whole, const Blocks& blocks, bool sin
                                   const FitOptions& given, const Dataset<T>* validation) {
     const FitOptions options = given;  // which `after_epoch` may change
     check_options(options);
-    if (options.sharpness_aware > 0 && optimizer.maximize) refuse("sharpness_aware needs maximize = false");
+    for (const Optimizer<T>* const group : optimizer.impl_->all) {
+        if (options.sharpness_aware > 0 && group->maximize) refuse("sharpness_aware needs maximize = false");
+    }
     if (validation != nullptr) check_measured(*validation, options.loss);
     const Busy marked(*this);
     const core::ThreadLimit limit(thread_limit);

@@ -68,6 +68,7 @@ Optimizer<T>::Optimizer(std::size_t size, double initial_lr)
     impl_->size = core::checked_product("size", size);
     impl_->arrays = {{"", {static_cast<std::ptrdiff_t>(size)}, 0}};
     impl_->whole = {{0, size}};
+    impl_->all = {this};
 }
 
 template <class T>

@@ -63,9 +63,9 @@ struct Optimizer<T>::Impl {
     typename core::Stepper<T>::Array array(T* param, const core::Part&, std::size_t row);
 
     // What follows is of the optimizer that owns the groups.
-    std::vector<Optimizer<T>*> all(Optimizer<T>& owner) const;  // it, and its groups
+    std::vector<Optimizer<T>*> all;  // it, and its groups
     // The trained parts of all arrays, group by group.
-    std::vector<core::Part> parts_of(Optimizer<T>& owner, const core::Runs& trained) const;
+    std::vector<core::Part> parts_of(const core::Runs& trained) const;
     // Whether a step is a rule for each element and nothing else, so that its coefficients can be planned.
     bool is_plain(Optimizer<T>& owner) const;
     void arrange(Optimizer<T>& owner, T* param, const core::Runs& trained);
@@ -86,8 +86,10 @@ struct Optimizer<T>::Impl {
     std::unique_ptr<core::TrustStepper<T>> trust;
     std::unique_ptr<core::AdafactorStepper<T>> adafactor;
     std::unique_ptr<core::MuonStepper<T>> muon;
-    std::vector<Row> rows;  // of a step, one for each group
-    std::vector<T> flat;    // the same, end to end
+    std::vector<Progress> after;  // this step, of each group
+    std::vector<Row> rows;        // of a step, one for each group
+    std::vector<Trust> trusts;
+    std::vector<T> flat;  // the same, end to end
     std::vector<double> wide;
 
     std::vector<T> sums;  // of the gradients that are gathered; empty before the first

@@ -169,6 +169,7 @@ std::vector<std::string> names_of(const std::vector<ParameterArray>& arrays) {
 
 std::vector<SavedGroup> groups_in(const Json& description) {
     std::vector<SavedGroup> groups;
+    std::vector<std::size_t> all;  // arrays: each must be in one group, once
     for (const Json& given : description.at("param_groups", Kind::list).items) {
         SavedGroup group{&given, {}, {}};
         for (const Json& number : given.at("params", Kind::list).items)
@@ -181,7 +182,12 @@ std::vector<SavedGroup> groups_in(const Json& description) {
         for (std::size_t i = group.names.size(); i < group.params.size(); ++i) {
             group.names.push_back(std::to_string(i));
         }
+        all.insert(all.end(), group.params.begin(), group.params.end());
         groups.push_back(std::move(group));
+    }
+    std::sort(all.begin(), all.end());
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        if (all[i] != i) refuse("its groups do not have each array once");
     }
     return groups;
 }
@@ -313,6 +319,7 @@ Optimizer<T>& Optimizer<T>::add_group(const std::vector<std::string>& names) {
         own.erase(at);
     }
     group->impl_->arrays = given;
+    impl_->all.push_back(group.get());
     impl_->groups.push_back(std::move(group));
     impl_->arrays = own;
     return *impl_->groups.back();
@@ -338,7 +345,10 @@ std::unique_ptr<Optimizer<T>> Optimizer<T>::clone() const {
             if (&from.kept.at(name) == state) to.states.push_back(&own);
         }
     }
-    for (const auto& group : from.groups) to.groups.push_back(group->clone());
+    for (const auto& group : from.groups) {
+        to.groups.push_back(group->clone());
+        to.all.push_back(to.groups.back().get());
+    }
     to.sums = from.sums;
     to.summed = from.summed;
     to.average = from.average;
@@ -395,7 +405,7 @@ struct Optimizer<T>::Impl::Files {
         Impl& own = *owner.impl_;
         std::string groups, scalars;
         std::size_t number = 0;
-        for (Optimizer<T>* const group : own.all(owner)) {
+        for (Optimizer<T>* const group : own.all) {
             group->prepare();  // options that have changed since the last step may need more states
             Impl& of = *group->impl_;
             const auto slots = all_slots<T>(of.kept, of.slots(group->kind(), of.rule), of.arrays);
@@ -518,7 +528,7 @@ struct Optimizer<T>::Impl::Files {
         const std::string& type = description.at("type", Kind::text).text;
         if (type != owner.type()) refuse("it is the state of " + type);
         Impl& own = *owner.impl_;
-        const auto ours = own.all(owner);
+        const std::vector<Optimizer<T>*>& ours = own.all;
         const std::vector<SavedGroup> saved = arranged(groups_in(description), ours);
         Found found;
         for (std::size_t g = 0; g < ours.size(); ++g) add_group(found, saved[g], file, *ours[g]);

@@ -121,18 +121,10 @@ void Optimizer<T>::prepare() {
 }
 
 template <class T>
-std::vector<Optimizer<T>*> Optimizer<T>::Impl::all(Optimizer<T>& owner) const {
-    std::vector<Optimizer<T>*> each = {&owner};
-    for (const auto& group : groups) each.push_back(group.get());
-    return each;
-}
-
-template <class T>
-std::vector<Part> Optimizer<T>::Impl::parts_of(Optimizer<T>& owner, const Runs& trained) const {
+std::vector<Part> Optimizer<T>::Impl::parts_of(const Runs& trained) const {
     std::vector<Part> found;
-    const auto each = all(owner);
-    for (std::size_t g = 0; g < each.size(); ++g) {
-        const auto& listed = each[g]->impl_->arrays;
+    for (std::size_t g = 0; g < all.size(); ++g) {
+        const auto& listed = all[g]->impl_->arrays;
         for (std::size_t i = 0; i < listed.size(); ++i) {
             const std::size_t first = listed[i].begin, last = first + core::elements_of(listed[i].shape);
             for (const auto& [begin, end] : trained) {
@@ -162,16 +154,16 @@ typename core::Stepper<T>::Array Optimizer<T>::Impl::array(T* param, const Part&
 // Prepares the steppers for these parameters, and every group for its rule.
 template <class T>
 void Optimizer<T>::Impl::arrange(Optimizer<T>& owner, T* param, const Runs& trained) {
-    const auto each = all(owner);
-    for (Optimizer<T>* const group : each) {
+    for (Optimizer<T>* const group : all) {
         const int before = group->impl_->rule;
         group->epoch = owner.epoch;
         group->prepare();
         if (group->impl_->rule != before) stepped = nullptr;
     }
     if (stepped == param && prepared == trained) return;
+    stepped = nullptr;  // until all is ready
     const StepKind kind = owner.kind();
-    parts = parts_of(owner, trained);
+    parts = parts_of(trained);
     stepper = follower = {};
     trust.reset();
     adafactor.reset();
@@ -182,12 +174,12 @@ void Optimizer<T>::Impl::arrange(Optimizer<T>& owner, T* param, const Runs& trai
     if (kind == StepKind::adafactor) adafactor = std::make_unique<core::AdafactorStepper<T>>();
     if (kind == StepKind::muon) muon = std::make_unique<core::MuonStepper<T>>();
     std::vector<std::size_t> begins(1, 0);  // of the row of each group, in those of a step
-    for (Optimizer<T>* const group : each) {
+    for (Optimizer<T>* const group : all) {
         begins.push_back(begins.back() +
                          static_cast<std::size_t>(core::kRules[group->impl_->rule].coefficients));
     }
     for (const Part& part : parts) {
-        Impl& group = *each[part.group]->impl_;
+        Impl& group = *all[part.group]->impl_;
         const ParameterArray& named = group.arrays[part.array];
         auto made =
             kind == StepKind::adafactor
@@ -262,12 +254,11 @@ typename Optimizer<T>::Impl::Taken Optimizer<T>::Impl::take(Optimizer<T>& owner,
         ++owner.skipped;
         return Taken::skipped;
     }
-    const auto each = all(owner);
     const bool steps = !gathers || summed + 1 >= owner.accumulate;
-    std::vector<Progress> after(each.size());
+    after.resize(all.size());
     rows.clear();
-    for (std::size_t g = 0; g < each.size() && steps; ++g) {  // a schedule may throw: nothing is changed then
-        rows.push_back(each[g]->next(each[g]->impl_->progress, after[g]));
+    for (std::size_t g = 0; g < all.size() && steps; ++g) {  // a schedule may throw: nothing is changed then
+        rows.push_back(all[g]->next(all[g]->impl_->progress, after[g]));
     }
     double factor = 1;
     if (gathers) {
@@ -287,7 +278,7 @@ typename Optimizer<T>::Impl::Taken Optimizer<T>::Impl::take(Optimizer<T>& owner,
     if (clips) factor *= core::clip_factor(length, owner.max_grad_norm);
     for (Row& row : rows) row.values[0] *= factor;
     run(owner, rows);
-    for (std::size_t g = 0; g < each.size(); ++g) each[g]->impl_->progress = after[g];
+    for (std::size_t g = 0; g < all.size(); ++g) all[g]->impl_->progress = after[g];
     summed = 0;
     return Taken::yes;
 }
@@ -295,19 +286,18 @@ typename Optimizer<T>::Impl::Taken Optimizer<T>::Impl::take(Optimizer<T>& owner,
 // Runs the kernels with the coefficients of each group.
 template <class T>
 void Optimizer<T>::Impl::run(Optimizer<T>& owner, const std::vector<Row>& of_groups) {
-    const auto each = all(owner);
     flat.clear();
     wide.clear();
-    std::vector<Trust> trusts;
+    trusts.clear();
     for (std::size_t g = 0; g < of_groups.size(); ++g) {
         Row row = of_groups[g];
         const double* const last = row.values + row.count;
-        const auto length = static_cast<std::size_t>(core::kRules[each[g]->impl_->rule].coefficients);
+        const auto length = static_cast<std::size_t>(core::kRules[all[g]->impl_->rule].coefficients);
         if (trust && owner.kind() == StepKind::scaled_gradient) {  // momentum, lr, 1, trust, eps
-            trusts.push_back({row.values[kCommon + 1], each[g]->weight_decay, std::abs(row.values[0]),
-                              last[-2], last[-1]});
+            trusts.push_back(
+                {row.values[kCommon + 1], all[g]->weight_decay, std::abs(row.values[0]), last[-2], last[-1]});
         } else if (trust) {  // lr, then the row of the rule, whose direction knows of no decay
-            trusts.push_back({row.values[kCommon], each[g]->weight_decay, 1, 1, 0});
+            trusts.push_back({row.values[kCommon], all[g]->weight_decay, 1, 1, 0});
             std::copy(row.values + kCommon + 1, row.values + row.count, row.values + kCommon);
             row.values[1] = 0;
             row.values[2] = 1;
