@@ -80,6 +80,7 @@ struct Optimizer<T>::Impl {
     // The steppers are prepared for the parameters at `stepped`, as far as they are trained.
     T* stepped = nullptr;
     core::Runs whole, prepared;
+    std::vector<int> rules;  // of each group
     std::vector<core::Part> parts;
     std::vector<const T*> gradients;  // of each part
     core::Stepper<T> stepper, follower;

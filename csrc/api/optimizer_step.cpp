@@ -2,15 +2,14 @@
 // follows.
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <sstream>
 #include <stdexcept>
+#include <utility>
 
 #include "api/optimizer_impl.hpp"
 #include "optim/rule_info.hpp"
 #include "runtime/reduce.hpp"
 #include "runtime/sizes.hpp"
-#include "runtime/split.hpp"
 
 namespace pyoptim {
 
@@ -154,11 +153,12 @@ typename core::Stepper<T>::Array Optimizer<T>::Impl::array(T* param, const Part&
 // Prepares the steppers for these parameters, and every group for its rule.
 template <class T>
 void Optimizer<T>::Impl::arrange(Optimizer<T>& owner, T* param, const Runs& trained) {
-    for (Optimizer<T>* const group : all) {
-        const int before = group->impl_->rule;
-        group->epoch = owner.epoch;
-        group->prepare();
-        if (group->impl_->rule != before) stepped = nullptr;
+    rules.resize(all.size(), -1);
+    for (std::size_t g = 0; g < all.size(); ++g) {
+        all[g]->epoch = owner.epoch;
+        all[g]->prepare();
+        const int rule_now = all[g]->impl_->rule;
+        if (std::exchange(rules[g], rule_now) != rule_now) stepped = nullptr;
     }
     if (stepped == param && prepared == trained) return;
     stepped = nullptr;  // until all is ready
@@ -197,7 +197,9 @@ void Optimizer<T>::Impl::arrange(Optimizer<T>& owner, T* param, const Runs& trai
         }
         if (!adafactor && !muon) continue;
         if (muon && named.shape.size() != 2) {
-            throw std::invalid_argument("Muon updates matrices: give it set_arrays(), and others to another");
+            throw std::invalid_argument(
+                "Muon updates matrices, as set_arrays() says them; other arrays need " +
+                std::string("another optimizer"));
         }
         core::TensorArray<T> array = tensor_of<T>(named, part, made.size);
         array.param = made.param;
@@ -303,7 +305,7 @@ void Optimizer<T>::Impl::run(Optimizer<T>& owner, const std::vector<Row>& of_gro
             row.values[2] = 1;
         }
         for (std::size_t i = 0; i < length; ++i) flat.push_back(static_cast<T>(row.values[i]));
-        wide.insert(wide.end(), row.values, row.values + row.count);
+        if (adafactor || muon) wide.insert(wide.end(), row.values, row.values + row.count);
     }
     const double weight = averages.empty() ? 0 : weight_of_average();
     const bool along =

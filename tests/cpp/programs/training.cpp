@@ -149,6 +149,25 @@ static void groups() {
         ((i >= 32 && i < 40) || i == 48 ? biases : moved) += differs;
     }
     check(biases == 0 && moved == 40);
+    // A rule that a group came to need in a fit holds for single steps too.
+    pyoptim::SGD<float> twin(network.parameter_count()), *const both[] = {&sgd, &twin};
+    twin.lr = 0.1;
+    twin.set_arrays(network.parameter_arrays());
+    twin.add_group({"0.bias", "1.bias"}).lr = 0;
+    std::vector<std::vector<float>> ends;
+    for (pyoptim::SGD<float>* const one : both) {
+        network.restore({before, {}});
+        if (one == &sgd) one->step(network.parameters(), network.gradients());  // prepares for the old rule
+        network.restore({before, {}});
+        one->momentum = 0.9;
+        const std::vector<float> gradient(network.parameter_count(), 0.5f);
+        pyoptim::FitOptions options;
+        options.shuffle = false;
+        network.fit(data, *one, options);
+        for (int i = 0; i < 2; ++i) one->step(network.parameters(), gradient.data());
+        ends.push_back(network.snapshot().values);
+    }
+    check(ends[0] == ends[1]);
     fails([&] { sgd.add_group({"0.weight"}); });
     pyoptim::SGD<float> other(network.parameter_count());
     fails([&] { other.add_group({"0.weight"}); });
