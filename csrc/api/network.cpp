@@ -253,6 +253,7 @@ void Network<T>::Impl::add_parts(Engine& to, Optimizer<T>& optimizer) {
     const std::vector<Optimizer<T>*>& groups = optimizer.impl_->all;
     const bool plain = optimizer.impl_->is_plain(optimizer);
     std::vector<std::size_t> begins(1, 0);  // of the row of each group, in those of a step
+    optimizer.impl_->share_options(optimizer);
     for (Optimizer<T>* const group : groups) {
         group->prepare();
         begins.push_back(begins.back() +
@@ -301,7 +302,7 @@ bool Network<T>::Impl::run(core::Engine<T>& with, const core::Examples<T>& of, s
     options.max_grad_norm = optimizer.max_grad_norm;
     options.nonfinite = optimizer.nonfinite;
     const std::vector<Optimizer<T>*>& groups = optimizer.impl_->all;
-    for (Optimizer<T>* const group : groups) group->epoch = optimizer.epoch;
+    optimizer.impl_->share_options(optimizer);
     const bool plain = optimizer.impl_->is_plain(optimizer);
     const core::Runs learning = trained();
     std::exception_ptr failure;  // of a step that the optimizer takes itself

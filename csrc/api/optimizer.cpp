@@ -189,6 +189,11 @@ void Optimizer<T>::check() {
     }
     const auto* const known = schedule ? schedule.target<Schedule>() : nullptr;
     if (known != nullptr) known->check();
+    const bool packs = state_dtype == "bfloat16" || state_dtype == "int8";
+    if (!state_dtype.empty() && (!packs || sizeof(T) != 4 || kind() != StepKind::elementwise)) {
+        refuse("state_dtype", "'" + state_dtype + "'",
+               "'bfloat16' or 'int8' for an elementwise optimizer of floats, or ''");
+    }
     if (accumulate < 1) refuse("accumulate", accumulate, "at least 1");
     const bool decouples = kind() == StepKind::adafactor || kind() == StepKind::muon;
     if ((decouples || kind() == StepKind::scaled_direction) && decoupled_weight_decay != decouples) {

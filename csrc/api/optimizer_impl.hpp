@@ -10,6 +10,7 @@
 
 #include "optim/adafactor_stepper.hpp"
 #include "optim/muon_stepper.hpp"
+#include "optim/packed_stepper.hpp"
 #include "optim/stepper.hpp"
 #include "optim/trust_stepper.hpp"
 #include "pyoptim/optimizer.hpp"
@@ -25,6 +26,8 @@ struct StateSlot {
     std::string name;
     std::vector<std::ptrdiff_t> shape;
     std::size_t begin, size;
+    const char* dtype = nullptr;  // as files call it; null: that of the parameters
+    std::size_t width() const { return *dtype == 'U' ? 1 : *dtype == 'B' ? 2 : 4; }
 };
 
 // An array, or the part of one that is trained, with the index of its group.
@@ -57,6 +60,13 @@ struct Optimizer<T>::Impl {
     std::map<std::string, std::vector<T>> kept;  // by name: the states of all rules so far
     std::vector<std::vector<T>*> states;         // those of `rule`, in its order
 
+    // Instead of these, states in fewer bits, and the scales of such: the bytes of all arrays' by name.
+    std::map<std::string, std::vector<std::uint8_t>> packed;
+    std::string packed_as;  // the state_dtype that all states are of
+    void* packed_at(const core::StateSlot& slot) {
+        return packed.at(slot.name).data() + slot.begin * slot.width();
+    }
+
     // The states of each array under a rule.
     std::vector<std::vector<core::StateSlot>> slots(StepKind kind, int of_rule) const;
     // An array with the row of coefficients at an offset; `end` and `begin` are a part of it.
@@ -71,6 +81,9 @@ struct Optimizer<T>::Impl {
     void arrange(Optimizer<T>& owner, T* param, const core::Runs& trained);
     Taken take(Optimizer<T>& owner, T* param, const T* grad, const core::Runs& trained);
     void run(Optimizer<T>& owner, const std::vector<Row>& rows_of_groups);
+    void share_options(Optimizer<T>& owner);  // what holds for all groups
+    void pack(Optimizer<T>& owner, const std::vector<std::string>& names);
+    core::PackedStepper::Array packed_array(T* param, const core::Part&, std::size_t row);
     void update_average(T* param);
     double weight_of_average() const;
     double norm() const;
@@ -92,6 +105,8 @@ struct Optimizer<T>::Impl {
     std::vector<Trust> trusts;
     std::vector<T> flat;  // the same, end to end
     std::vector<double> wide;
+    std::unique_ptr<core::PackedStepper> packed_stepper;
+    std::vector<const void*> untyped;  // the same as `gradients`
 
     std::vector<T> sums;  // of the gradients that are gathered; empty before the first
     int summed = 0;       // how many they are

@@ -308,6 +308,7 @@ Optimizer<T>& Optimizer<T>::add_group(const std::vector<std::string>& names) {
     if (impl_->rule >= 0) throw std::invalid_argument("add_group comes before the first step");
     std::unique_ptr<Optimizer<T>> group = another(*this);
     copy_options(*this, *group);
+    group->state_dtype = state_dtype;
     std::vector<ParameterArray> own = impl_->arrays, given;
     for (const std::string& name : names) {
         const auto at = std::find_if(own.begin(), own.end(),
@@ -334,12 +335,16 @@ std::unique_ptr<Optimizer<T>> Optimizer<T>::clone() const {
     made->skipped = skipped;
     made->accumulate = accumulate;
     made->epoch = epoch;
+    made->state_dtype = state_dtype;
+    made->seed = seed;
     const Impl& from = *impl_;
     Impl& to = *made->impl_;
     to.arrays = from.arrays;
     to.progress = from.progress;
     to.rule = from.rule;
     to.kept = from.kept;
+    to.packed = from.packed;
+    to.packed_as = from.packed_as;
     for (const auto* const state : from.states) {
         for (auto& [name, own] : to.kept) {
             if (&from.kept.at(name) == state) to.states.push_back(&own);
@@ -405,6 +410,7 @@ struct Optimizer<T>::Impl::Files {
         Impl& own = *owner.impl_;
         std::string groups, scalars;
         std::size_t number = 0;
+        own.share_options(owner);
         for (Optimizer<T>* const group : own.all) {
             group->prepare();  // options that have changed since the last step may need more states
             Impl& of = *group->impl_;
@@ -415,8 +421,13 @@ struct Optimizer<T>::Impl::Files {
                 names += (i > 0 ? ", " : "") + core::quoted(names_of(of.arrays)[i]);
                 scalars += std::string(number > 0 ? ", " : "") + written(group->type(), of.progress);
                 for (const StateSlot& slot : slots[i]) {
-                    made.add(std::to_string(number) + "." + slot.name, slot.shape,
-                             of.kept.at(slot.name).data() + slot.begin);
+                    const std::string name = std::to_string(number) + "." + slot.name;
+                    if (slot.dtype != nullptr) {
+                        made.tensors.push_back({name, slot.dtype, slot.shape, slot.size * slot.width()});
+                        made.data.push_back(of.packed_at(slot));
+                    } else {
+                        made.add(name, slot.shape, of.kept.at(slot.name).data() + slot.begin);
+                    }
                 }
                 const std::size_t begin = of.arrays[i].begin;
                 if (own.summed > 0) {
@@ -436,12 +447,12 @@ struct Optimizer<T>::Impl::Files {
         const std::string average = own.averages.empty() ? "null"
                                                          : "[" + core::quoted(own.average.type) + ", " +
                                                                std::to_string(own.averaged) + "]";
-        made.description = R"({"format": ")" + std::string(kFormat) + R"(", "type": )" +
-                           core::quoted(owner.type()) + R"(, "param_groups": [)" + groups +
-                           R"(], "scalars": [)" + scalars + R"(], "epoch": )" + std::to_string(owner.epoch) +
-                           R"(, "skipped": )" + std::to_string(owner.skipped) +
-                           R"(, "rounding": "master", "seed": 0, "average": )" + average +
-                           R"(, "accumulated": )" + std::to_string(own.summed) + "}";
+        made.description =
+            R"({"format": ")" + std::string(kFormat) + R"(", "type": )" + core::quoted(owner.type()) +
+            R"(, "param_groups": [)" + groups + R"(], "scalars": [)" + scalars + R"(], "epoch": )" +
+            std::to_string(owner.epoch) + R"(, "skipped": )" + std::to_string(owner.skipped) +
+            R"(, "rounding": "master", "seed": )" + std::to_string(owner.seed) + R"(, "average": )" +
+            average + R"(, "accumulated": )" + std::to_string(own.summed) + "}";
         return made;
     }
 
@@ -479,6 +490,7 @@ struct Optimizer<T>::Impl::Files {
         read_options(*saved.options, *group);
         Impl& of = *group->impl_;
         of.arrays = like.impl_->arrays;
+        group->state_dtype = like.state_dtype;
         group->prepare();
         std::set<std::string> more;  // states of rules that the hyperparameters do not choose
         for (std::size_t i = 0; i < saved.params.size(); ++i) {
@@ -499,7 +511,7 @@ struct Optimizer<T>::Impl::Files {
             }
         }
         for (const std::string& name : more) {
-            if (of.kept.count(name) > 0 || !is_state(name)) continue;
+            if (of.kept.count(name) > 0 || !is_state(name) || !of.packed_as.empty()) continue;
             std::size_t total = 0;
             for (const ParameterArray& array : of.arrays) total += core::elements_of(array.shape);
             of.kept[name].resize(total);
@@ -507,8 +519,13 @@ struct Optimizer<T>::Impl::Files {
         const auto slots = all_slots<T>(of.kept, of.slots(group->kind(), of.rule), of.arrays);
         for (std::size_t i = 0; i < slots.size(); ++i) {
             for (const StateSlot& slot : slots[i]) {
-                found.want(std::to_string(saved.params[i]) + "." + slot.name, slot.shape,
-                           of.kept.at(slot.name).data() + slot.begin);
+                const std::string name = std::to_string(saved.params[i]) + "." + slot.name;
+                if (slot.dtype != nullptr) {
+                    found.wanted[name] = {name, slot.dtype, slot.shape, slot.size * slot.width()};
+                    found.memory[name] = of.packed_at(slot);
+                } else {
+                    found.want(name, slot.shape, of.kept.at(slot.name).data() + slot.begin);
+                }
             }
         }
         found.groups.push_back(std::move(group));
@@ -528,6 +545,7 @@ struct Optimizer<T>::Impl::Files {
         const std::string& type = description.at("type", Kind::text).text;
         if (type != owner.type()) refuse("it is the state of " + type);
         Impl& own = *owner.impl_;
+        own.share_options(owner);
         const std::vector<Optimizer<T>*>& ours = own.all;
         const std::vector<SavedGroup> saved = arranged(groups_in(description), ours);
         Found found;
@@ -564,6 +582,9 @@ struct Optimizer<T>::Impl::Files {
         }
         if (to.size() != found.wanted.size()) refuse("it lacks states of some arrays");
         const std::size_t epoch = count_in(description, "epoch"), skipped = count_in(description, "skipped");
+        const std::size_t seed =
+            description.find("seed") == nullptr ? owner.seed : count_in(description, "seed");
+        if (seed > UINT32_MAX) refuse("its seed is no number of 32 bits");
         const std::size_t updates = averaged ? average->items[1].count() : 0;
         file.read(to);
 
@@ -576,10 +597,13 @@ struct Optimizer<T>::Impl::Files {
             into.rule = from.impl_->rule;
             into.kept.swap(from.impl_->kept);
             into.states.swap(from.impl_->states);
+            into.packed.swap(from.impl_->packed);
+            into.packed_as = from.impl_->packed_as;
             into.stepped = nullptr;
         }
         owner.epoch = static_cast<std::int64_t>(epoch);
         owner.skipped = skipped;
+        owner.seed = static_cast<std::uint32_t>(seed);
         own.sums.swap(found.sums);
         own.summed = static_cast<int>(summed);
         if (averaged) {

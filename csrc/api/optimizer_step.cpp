@@ -4,6 +4,7 @@
 #include <cmath>
 #include <sstream>
 #include <stdexcept>
+#include <type_traits>
 #include <utility>
 
 #include "api/optimizer_impl.hpp"
@@ -39,11 +40,33 @@ using core::StateSlot;
 constexpr std::size_t kCommon = Common::coefficient_count;
 constexpr int kDescent = static_cast<int>(cpu::RuleId::sgd);
 
+// How a state in fewer bits is stored: states that are never negative can do without a sign. The twin is
+// pack_state of pyoptim/formulas/storage.py.
+cpu::Storage storage_of(const std::string& state, const std::string& state_dtype) {
+    if (state_dtype == "bfloat16") return cpu::Storage::bfloat16;
+    for (const char* const positive :
+         {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf", "acc_delta", "step_size"}) {
+        if (state == positive) return cpu::Storage::unsigned8;
+    }
+    return cpu::Storage::signed8;
+}
+
+std::ptrdiff_t scales_of(std::size_t elements) {
+    return static_cast<std::ptrdiff_t>((elements + kScaleBlock - 1) / kScaleBlock);
+}
+
 // The names and shapes of the states of an array.
-std::vector<StateSlot> states_of(const ParameterArray& array, StepKind kind, int rule) {
+std::vector<StateSlot> states_of(const ParameterArray& array, StepKind kind, int rule,
+                                 const std::string& state_dtype) {
     const auto rank = array.shape.size();
     std::vector<StateSlot> slots;
-    if (kind != StepKind::adafactor) {
+    if (!state_dtype.empty()) {
+        for (const std::string& name : core::state_names(rule)) {
+            slots.push_back({name, array.shape, 0, 0, state_dtype == "int8" ? "U8" : "BF16"});
+            if (state_dtype != "int8") continue;
+            slots.push_back({name + "_scale", {scales_of(core::elements_of(array.shape))}, 0, 0, "F32"});
+        }
+    } else if (kind != StepKind::adafactor) {
         for (const std::string& name : core::state_names(rule)) slots.push_back({name, array.shape, 0, 0});
     } else if (rank < 2) {
         slots.push_back({"variance", array.shape, 0, 0});
@@ -75,24 +98,29 @@ core::TensorArray<T> tensor_of(const ParameterArray& array, const Part& part, st
 template <class T>
 std::vector<std::vector<StateSlot>> Optimizer<T>::Impl::slots(StepKind kind, int of_rule) const {
     std::map<std::string, std::size_t> totals;
-    std::vector<std::vector<StateSlot>> all;
+    std::vector<std::vector<StateSlot>> of_arrays;
     for (const ParameterArray& array : arrays) {
-        all.push_back(states_of(array, kind, of_rule));
-        for (StateSlot& slot : all.back()) {
+        of_arrays.push_back(states_of(array, kind, of_rule, packed_as));
+        for (StateSlot& slot : of_arrays.back()) {
             slot.size = core::elements_of(slot.shape);
             slot.begin = totals[slot.name];
             totals[slot.name] += slot.size;
         }
     }
-    return all;
+    return of_arrays;
 }
 
 template <class T>
 void Optimizer<T>::prepare() {
     Impl& own = *impl_;
     const int rule = core::rule_index(this->rule());
+    if (own.rule >= 0 && own.packed_as != state_dtype) {
+        throw std::invalid_argument("state_dtype is '" + state_dtype + "', but there are states as '" +
+                                    own.packed_as + "' already");
+    }
     if (own.rule == rule) return;
     if (own.rule < 0) check();
+    own.packed_as = state_dtype;
     std::map<std::string, std::vector<T>> fresh;  // kept apart: nothing changes if there is no memory
     std::vector<std::string> names = core::state_names(rule);
     if (kind() == StepKind::adafactor) names = {"variance", "row_var", "col_var"};
@@ -101,6 +129,13 @@ void Optimizer<T>::prepare() {
         for (const StateSlot& slot : of_array) totals[slot.name] += slot.size;
     }
     bool all_new = true;
+    if (!state_dtype.empty()) {
+        for (const std::string& name : names) all_new = all_new && own.packed.count(name) == 0;
+        own.rule = rule;
+        own.pack(*this, names);
+        names.clear();
+    }
+    const bool has_states = core::kRules[rule].states > 0;
     for (std::size_t k = 0; k < names.size(); ++k) {
         if (own.kept.count(names[k]) > 0) {
             all_new = false;
@@ -109,14 +144,85 @@ void Optimizer<T>::prepare() {
         }
     }
     own.kept.merge(fresh);  // the vectors stay where they are
-    if (all_new && !names.empty()) own.progress.begun = own.progress.step + 1;
+    if (all_new && has_states) own.progress.begun = own.progress.step + 1;
     // A rule with states that was chosen, but took no step, has yet to begin.
     const bool unused = own.rule >= 0 && own.progress.begun == own.progress.step + 1;
-    if (names.empty() && unused) own.kept.clear();
+    if (!has_states && unused) own.kept.clear();
+    if (!has_states && unused) own.packed.clear();
     own.states.clear();
     for (const std::string& name : names) own.states.push_back(&own.kept.at(name));
     own.rule = rule;
     own.stepped = nullptr;
+}
+
+// Makes the states in fewer bits that the rule needs and that there are none of yet.
+template <class T>
+void Optimizer<T>::Impl::pack(Optimizer<T>& owner, const std::vector<std::string>& names) {
+    const auto slots_of_all = slots(owner.kind(), rule);
+    std::map<std::string, std::vector<std::uint8_t>> fresh;
+    for (const auto& of_array : slots_of_all) {
+        for (const StateSlot& slot : of_array) {
+            if (packed.count(slot.name) > 0) continue;
+            std::vector<std::uint8_t>& bytes = fresh[slot.name];
+            bytes.resize(bytes.size() + slot.size * slot.width());
+        }
+    }
+    std::vector<std::string> made;
+    for (const auto& [name, bytes] : fresh) made.push_back(name);
+    packed.merge(fresh);
+    for (std::size_t k = 0; k < names.size(); ++k) {
+        const auto value = static_cast<float>(owner.initial(static_cast<int>(k)));
+        if (value == 0 || std::find(made.begin(), made.end(), names[k]) == made.end()) continue;
+        const cpu::Storage storage = storage_of(names[k], packed_as);
+        const auto& kernels = core::instruction_set().storage[static_cast<int>(storage)];
+        const std::vector<float> block(kScaleBlock, value);
+        for (const auto& of_array : slots_of_all) {
+            const auto at = std::find_if(of_array.begin(), of_array.end(),
+                                         [&](const StateSlot& slot) { return slot.name == names[k]; });
+            const bool scaled = storage != cpu::Storage::bfloat16;
+            for (std::size_t i = 0; i < at->size; i += kScaleBlock) {
+                const std::size_t n = std::min<std::size_t>(kScaleBlock, at->size - i);
+                auto* const data = static_cast<char*>(packed_at(*at)) + i * at->width();
+                float* const scale =
+                    scaled ? static_cast<float*>(packed_at(at[1])) + i / kScaleBlock : nullptr;
+                (scaled ? kernels.stochastic : kernels.nearest)(
+                    n, block.data(), static_cast<std::uint32_t>(i), 0, data, scale);
+            }
+        }
+    }
+}
+
+template <class T>
+core::PackedStepper::Array Optimizer<T>::Impl::packed_array(T* param, const Part& part, std::size_t row) {
+    const std::size_t offset = part.begin - arrays[part.array].begin;
+    core::PackedStepper::Array made{};
+    made.rule = rule;
+    made.coefficients = row;
+    made.size = part.end - part.begin;
+    made.param = {cpu::Storage::float32, param + part.begin, nullptr};
+    made.grad = cpu::Storage::float32;
+    const auto slots_of_all = slots(StepKind::elementwise, rule);
+    for (const StateSlot& slot : slots_of_all[part.array]) {
+        if (slot.dtype[0] == 'F') {  // the scales of the state before
+            if (offset % kScaleBlock != 0) {
+                throw std::invalid_argument("an array with states in 8 bits is frozen in parts");
+            }
+            made.state[made.states - 1].scale = static_cast<float*>(packed_at(slot)) + offset / kScaleBlock;
+            continue;
+        }
+        auto* const data = static_cast<char*>(packed_at(slot)) + offset * slot.width();
+        made.state[made.states++] = {storage_of(slot.name, packed_as), data, nullptr};
+    }
+    return made;
+}
+
+// Gives the groups what they have in common.
+template <class T>
+void Optimizer<T>::Impl::share_options(Optimizer<T>& owner) {
+    for (Optimizer<T>* const group : all) {
+        group->epoch = owner.epoch;
+        group->state_dtype = owner.state_dtype;
+    }
 }
 
 template <class T>
@@ -137,7 +243,8 @@ std::vector<Part> Optimizer<T>::Impl::parts_of(const Runs& trained) const {
 
 template <class T>
 bool Optimizer<T>::Impl::is_plain(Optimizer<T>& owner) const {
-    return owner.kind() == StepKind::elementwise && owner.accumulate <= 1 && summed == 0 && averages.empty();
+    return owner.kind() == StepKind::elementwise && owner.accumulate <= 1 && summed == 0 &&
+           averages.empty() && owner.state_dtype.empty();
 }
 
 template <class T>
@@ -154,8 +261,8 @@ typename core::Stepper<T>::Array Optimizer<T>::Impl::array(T* param, const Part&
 template <class T>
 void Optimizer<T>::Impl::arrange(Optimizer<T>& owner, T* param, const Runs& trained) {
     rules.resize(all.size(), -1);
+    share_options(owner);
     for (std::size_t g = 0; g < all.size(); ++g) {
-        all[g]->epoch = owner.epoch;
         all[g]->prepare();
         const int rule_now = all[g]->impl_->rule;
         if (std::exchange(rules[g], rule_now) != rule_now) stepped = nullptr;
@@ -168,6 +275,8 @@ void Optimizer<T>::Impl::arrange(Optimizer<T>& owner, T* param, const Runs& trai
     trust.reset();
     adafactor.reset();
     muon.reset();
+    packed_stepper.reset();
+    if (!packed_as.empty()) packed_stepper = std::make_unique<core::PackedStepper>();
     if (kind == StepKind::scaled_gradient || kind == StepKind::scaled_direction) {
         trust = std::make_unique<core::TrustStepper<T>>(kind == StepKind::scaled_direction);
     }
@@ -188,6 +297,7 @@ void Optimizer<T>::Impl::arrange(Optimizer<T>& owner, T* param, const Runs& trai
                 : group.array(param, part, begins[part.group]);
         if (!averages.empty()) made.average = averages.data() + part.begin;
         stepper.add(made);
+        if (packed_stepper) packed_stepper->add(group.packed_array(param, part, begins[part.group]));
         if (!averages.empty()) follower.add({kDescent, 0, made.average, {}, made.size, nullptr});
         if (trust) {
             typename core::TrustStepper<T>::Array array{made.rule,  part.group, made.coefficients,
@@ -224,10 +334,12 @@ void Optimizer<T>::Impl::arrange(Optimizer<T>& owner, T* param, const Runs& trai
 template <class T>
 void Optimizer<T>::Impl::look_at(const T* grad) {
     for (std::size_t i = 0; i < parts.size(); ++i) gradients[i] = grad + parts[i].begin;
+    if (packed_stepper) untyped.assign(gradients.begin(), gradients.end());
 }
 
 template <class T>
 double Optimizer<T>::Impl::norm() const {
+    if (packed_stepper) return std::sqrt(packed_stepper->sum_of_squares(untyped.data()));
     return root_of(core::total_of_squares(parts.size(), [&](std::size_t i) {
         return core::sum_of_squares(parts[i].end - parts[i].begin, gradients[i]);
     }));
@@ -274,6 +386,10 @@ typename Optimizer<T>::Impl::Taken Optimizer<T>::Impl::take(Optimizer<T>& owner,
         ++summed;
         if (!steps) return Taken::yes;
         factor = 1 / static_cast<double>(summed);
+        if (packed_stepper) {  // whose steps are made with the mean itself
+            const T mean = static_cast<T>(std::exchange(factor, 1));
+            for (T& sum : sums) sum *= mean;
+        }
         look_at(sums.data());
         if (clips) length = factor * norm();
     }
@@ -308,14 +424,19 @@ void Optimizer<T>::Impl::run(Optimizer<T>& owner, const std::vector<Row>& of_gro
         if (adafactor || muon) wide.insert(wide.end(), row.values, row.values + row.count);
     }
     const double weight = averages.empty() ? 0 : weight_of_average();
-    const bool along =
-        weight > 0 && owner.kind() == StepKind::elementwise && !(average.type == "SWA" && averaged == 0);
+    const bool along = weight > 0 && owner.kind() == StepKind::elementwise && !packed_stepper &&
+                       !(average.type == "SWA" && averaged == 0);
     if (trust) {
         trust->step(gradients.data(), flat.data(), trusts.data());
     } else if (adafactor) {
         adafactor->step(gradients.data(), wide.data());
     } else if (muon) {
         muon->step(gradients.data(), wide.data());
+    } else if (packed_stepper) {
+        if constexpr (std::is_same_v<T, float>) {
+            const std::uint32_t key = random_bits(static_cast<std::uint32_t>(progress.step), owner.seed);
+            packed_stepper->step(untyped.data(), flat.data(), key, false);
+        }
     } else {
         stepper.step(gradients.data(), flat.data(), along ? weight : 0);
     }

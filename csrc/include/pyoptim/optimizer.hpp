@@ -167,7 +167,11 @@ class PYOPTIM_API Optimizer {
     NonFinite nonfinite = NonFinite::ignore;
     std::size_t skipped = 0;  ///< steps that NonFinite::skip left out
     int accumulate = 1;       ///< gather the gradients of so many calls of step(), and update by their mean
-    std::int64_t epoch = 0;   ///< epochs done, for schedules that count them; Network::fit counts it up
+    /// How the states of floats are kept, as in Python: "" as floats, "bfloat16", or "int8" (8 bits with a
+    /// scale for every 256 elements). Of elementwise optimizers, and before the first step.
+    std::string state_dtype;
+    std::uint32_t seed = 0;  ///< of the random rounding of such states
+    std::int64_t epoch = 0;  ///< epochs done, for schedules that count them; Network::fit counts it up
 
     virtual ~Optimizer();
     Optimizer(const Optimizer&) = delete;

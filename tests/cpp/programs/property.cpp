@@ -111,6 +111,7 @@ int run(const Options& options) {
     if (options.has("group")) {
         for (const Words& names : options.lines.at("group")) optimizer->add_group(names);
     }
+    optimizer->state_dtype = options.text("state_dtype");
     optimizer->max_grad_norm = options.number("max_grad_norm", 0);
     optimizer->accumulate = options.integer("accumulate", 1);
     const std::string nonfinite = options.text("nonfinite");
