@@ -1,5 +1,6 @@
 """Models and optimizers that both languages train from the same files: equal bits."""
 
+import copy
 import subprocess
 from importlib.util import find_spec
 
@@ -42,7 +43,7 @@ def layers(rng):
             made.append(nn.Dense(width, wider, bias=bool(rng.integers(2))))
             width = wider
         else:
-            made.append(others[rng.integers(len(others))])
+            made.append(copy.deepcopy(others[rng.integers(len(others))]))
     return [*made, nn.Dense(width, CLASSES)]
 
 
@@ -108,12 +109,12 @@ def test_schedules_have_the_same_bits(programs, tmp_path):
         paths += [tmp_path / f"{i}", tmp_path / f"{i}.copy"]
         po.Adam(np.zeros(3), lr=schedule).save(paths[-2])
     lines = consumers.run(programs / "training", *paths).splitlines()
-    for schedule, line, copy in zip(all_of, lines, paths[1::2], strict=True):
+    for schedule, line, path in zip(all_of, lines, paths[1::2], strict=True):
         assert [float(rate) for rate in line.split()] == [
             schedule(k) for k in (0, 1, 2, 3, 7, 11, 12, 40, 1000)
         ]
         loaded = po.Adam(np.zeros(3))
-        loaded.load(copy)
+        loaded.load(path)
         assert loaded.param_groups[0]["lr"] == schedule
 
 

@@ -264,6 +264,10 @@ int main(int argc, char** argv) {
         return 0;
     }
     for (const auto part : {seeds, blocks, stopping, groups, refusals, threads, hogwild}) part();
+    for (const std::ptrdiff_t width : {1, 10, 999, 1000}) {  // sizes are integers in files
+        const auto bytes = Network({dense(1, width), pyoptim::layer_norm(width)}).save();
+        check(Network::load(bytes.data(), bytes.size()).outputs() == static_cast<std::size_t>(width));
+    }
     pyoptim::FitOptions options;
     Network network = made();
     pyoptim::SGD<float> sgd(network.parameter_count());
