@@ -225,11 +225,11 @@ core::Engine<T>& Network<T>::Impl::engine_for(const Dataset<T>& data, Optimizer<
 }
 
 template <class T>
-core::Runs Network<T>::Impl::trained() const {
-    core::Runs runs;
+const core::Runs& Network<T>::Impl::trained() {
+    learning.clear();
     std::size_t begin = 0, end = 0;  // a run of parameters, one after the other, that are trained
     const auto add = [&] {
-        if (begin < end) runs.emplace_back(begin, end);
+        if (begin < end) learning.emplace_back(begin, end);
     };
     for (const core::LayerView<T>& view : chain.views()) {
         std::size_t size = 0;
@@ -243,8 +243,8 @@ core::Runs Network<T>::Impl::trained() const {
         end += size;
     }
     add();
-    if (runs.empty()) refuse("all layers are frozen: there is nothing to train");
-    return runs;
+    if (learning.empty()) refuse("all layers are frozen: there is nothing to train");
+    return learning;
 }
 
 template <class T>
@@ -252,15 +252,14 @@ template <class Engine>
 void Network<T>::Impl::add_parts(Engine& to, Optimizer<T>& optimizer) {
     const std::vector<Optimizer<T>*>& groups = optimizer.impl_->all;
     const bool plain = optimizer.impl_->is_plain(optimizer);
-    std::vector<std::size_t> begins(1, 0);  // of the row of each group, in those of a step
     optimizer.impl_->share_options(optimizer);
-    for (Optimizer<T>* const group : groups) {
-        group->prepare();
-        begins.push_back(begins.back() +
-                         static_cast<std::size_t>(core::kRules[group->impl_->rule].coefficients));
-    }
-    bool any = false;
-    for (const core::Part& part : optimizer.impl_->parts_of(trained())) {
+    for (Optimizer<T>* const group : groups) group->prepare();
+    optimizer.impl_->find_parts(trained(), parts);
+    std::size_t row = 0, group = 0;  // where the row of a group begins, in those of a step
+    for (const core::Part& part : parts) {
+        while (group < part.group) {
+            row += static_cast<std::size_t>(core::kRules[groups[group++]->impl_->rule].coefficients);
+        }
         typename core::Stepper<T>::Array array{
             static_cast<int>(cpu::RuleId::sgd),
             0,
@@ -268,11 +267,10 @@ void Network<T>::Impl::add_parts(Engine& to, Optimizer<T>& optimizer) {
             {},
             part.end - part.begin,
             nullptr};  // of a step that the optimizer takes itself, the engine reads no more than this
-        if (plain) array = groups[part.group]->impl_->array(parameters.data(), part, begins[part.group]);
+        if (plain) array = groups[group]->impl_->array(parameters.data(), part, row);
         to.add(array, gradients.data() + part.begin);
-        any = true;
     }
-    if (!any) refuse("the arrays of the optimizer have no element that learns");
+    if (parts.empty()) refuse("the arrays of the optimizer have no element that learns");
 }
 
 // Computes the coefficients of the steps to come, those of all groups end to end in each.
@@ -304,22 +302,25 @@ bool Network<T>::Impl::run(core::Engine<T>& with, const core::Examples<T>& of, s
     const std::vector<Optimizer<T>*>& groups = optimizer.impl_->all;
     optimizer.impl_->share_options(optimizer);
     const bool plain = optimizer.impl_->is_plain(optimizer);
-    const core::Runs learning = trained();
     std::exception_ptr failure;  // of a step that the optimizer takes itself
-    const std::function<core::StepTaken()> take = [&] {
-        using Taken = typename Optimizer<T>::Impl::Taken;
-        try {
-            const Taken taken =
-                optimizer.impl_->take(optimizer, parameters.data(), gradients.data(), learning);
-            return taken == Taken::yes       ? core::StepTaken::yes
-                   : taken == Taken::skipped ? core::StepTaken::skipped
-                                             : core::StepTaken::refused;
-        } catch (...) {
-            failure = std::current_exception();
-            return core::StepTaken::refused;
-        }
-    };
-    if (!plain) options.step = &take;
+    std::function<core::StepTaken()> take;
+    if (!plain) {
+        trained();
+        take = [&] {
+            using Taken = typename Optimizer<T>::Impl::Taken;
+            try {
+                const Taken taken =
+                    optimizer.impl_->take(optimizer, parameters.data(), gradients.data(), learning);
+                return taken == Taken::yes       ? core::StepTaken::yes
+                       : taken == Taken::skipped ? core::StepTaken::skipped
+                                                 : core::StepTaken::refused;
+            } catch (...) {
+                failure = std::current_exception();
+                return core::StepTaken::refused;
+            }
+        };
+        options.step = &take;
+    }
     for (std::size_t begin = 0; begin < examples; begin += pace.steps * batch) {
         const std::size_t end = std::min(examples, begin + pace.steps * batch);
         std::size_t width = 0;

@@ -42,8 +42,9 @@ struct Network<T>::Impl {
     void check_measured(const Dataset<T>&, const Loss&) const;  // the same for what cannot be measured
     // The loss that is meant for these data, checked against them.
     Loss loss_for(const Dataset<T>&, Loss) const;
-    // The parameters that learn, in runs as long as can be. Throws std::invalid_argument if there are none.
-    core::Runs trained() const;
+    // Finds the parameters that learn, in runs as long as can be. Throws std::invalid_argument if there are
+    // none.
+    const core::Runs& trained();
     // Lets the steps of an engine update the parameters that are trained, by this optimizer.
     template <class Engine>
     void add_parts(Engine&, Optimizer<T>&);
@@ -71,6 +72,8 @@ struct Network<T>::Impl {
     std::vector<T> rows;                 // the coefficients of the steps of a chunk, end to end
     std::deque<std::vector<T>> buffers;  // the memory of the layers' buffers, which does not move
     std::deque<std::int64_t> counters;   // likewise of the counters
+    core::Runs learning;                 // what trained() returns
+    std::vector<core::Part> parts;       // of these, those of each array of the optimizer
     // Of each group of the optimizer, the progress before the first of these steps, and after each.
     std::vector<std::vector<Progress>> after;
     std::mt19937_64 random{0};  // of the orders of examples, where a fit has no seed of its own

@@ -75,12 +75,12 @@ struct Optimizer<T>::Impl {
     // What follows is of the optimizer that owns the groups.
     std::vector<Optimizer<T>*> all;  // it, and its groups
     // The trained parts of all arrays, group by group.
-    std::vector<core::Part> parts_of(const core::Runs& trained) const;
+    void find_parts(const core::Runs& trained, std::vector<core::Part>& found) const;
     // Whether a step is a rule for each element and nothing else, so that its coefficients can be planned.
     bool is_plain(Optimizer<T>& owner) const;
     void arrange(Optimizer<T>& owner, T* param, const core::Runs& trained);
     Taken take(Optimizer<T>& owner, T* param, const T* grad, const core::Runs& trained);
-    void run(Optimizer<T>& owner, const std::vector<Row>& rows_of_groups);
+    void run(Optimizer<T>& owner);
     void share_options(Optimizer<T>& owner);  // what holds for all groups
     void pack(Optimizer<T>& owner, const std::vector<std::string>& names);
     core::PackedStepper::Array packed_array(T* param, const core::Part&, std::size_t row);

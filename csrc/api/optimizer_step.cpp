@@ -219,15 +219,15 @@ core::PackedStepper::Array Optimizer<T>::Impl::packed_array(T* param, const Part
 // Gives the groups what they have in common.
 template <class T>
 void Optimizer<T>::Impl::share_options(Optimizer<T>& owner) {
-    for (Optimizer<T>* const group : all) {
+    for (const auto& group : groups) {
         group->epoch = owner.epoch;
         group->state_dtype = owner.state_dtype;
     }
 }
 
 template <class T>
-std::vector<Part> Optimizer<T>::Impl::parts_of(const Runs& trained) const {
-    std::vector<Part> found;
+void Optimizer<T>::Impl::find_parts(const Runs& trained, std::vector<Part>& found) const {
+    found.clear();
     for (std::size_t g = 0; g < all.size(); ++g) {
         const auto& listed = all[g]->impl_->arrays;
         for (std::size_t i = 0; i < listed.size(); ++i) {
@@ -238,7 +238,6 @@ std::vector<Part> Optimizer<T>::Impl::parts_of(const Runs& trained) const {
             }
         }
     }
-    return found;
 }
 
 template <class T>
@@ -270,7 +269,7 @@ void Optimizer<T>::Impl::arrange(Optimizer<T>& owner, T* param, const Runs& trai
     if (stepped == param && prepared == trained) return;
     stepped = nullptr;  // until all is ready
     const StepKind kind = owner.kind();
-    parts = parts_of(trained);
+    find_parts(trained, parts);
     stepper = follower = {};
     trust.reset();
     adafactor.reset();
@@ -368,6 +367,15 @@ typename Optimizer<T>::Impl::Taken Optimizer<T>::Impl::take(Optimizer<T>& owner,
         ++owner.skipped;
         return Taken::skipped;
     }
+    if (!gathers && !clips && is_plain(owner) && all.size() == 1) {  // in less time than what follows
+        Progress now;
+        const Row row = owner.next(progress, now);
+        T cast[16];
+        for (int i = 0; i < row.count; ++i) cast[i] = static_cast<T>(row.values[i]);
+        stepper.step(gradients.data(), cast);
+        progress = now;
+        return Taken::yes;
+    }
     const bool steps = !gathers || summed + 1 >= owner.accumulate;
     after.resize(all.size());
     rows.clear();
@@ -395,7 +403,7 @@ typename Optimizer<T>::Impl::Taken Optimizer<T>::Impl::take(Optimizer<T>& owner,
     }
     if (clips) factor *= core::clip_factor(length, owner.max_grad_norm);
     for (Row& row : rows) row.values[0] *= factor;
-    run(owner, rows);
+    run(owner);
     for (std::size_t g = 0; g < all.size(); ++g) all[g]->impl_->progress = after[g];
     summed = 0;
     return Taken::yes;
@@ -403,12 +411,12 @@ typename Optimizer<T>::Impl::Taken Optimizer<T>::Impl::take(Optimizer<T>& owner,
 
 // Runs the kernels with the coefficients of each group.
 template <class T>
-void Optimizer<T>::Impl::run(Optimizer<T>& owner, const std::vector<Row>& of_groups) {
+void Optimizer<T>::Impl::run(Optimizer<T>& owner) {
     flat.clear();
     wide.clear();
     trusts.clear();
-    for (std::size_t g = 0; g < of_groups.size(); ++g) {
-        Row row = of_groups[g];
+    for (std::size_t g = 0; g < rows.size(); ++g) {
+        Row& row = rows[g];
         const double* const last = row.values + row.count;
         const auto length = static_cast<std::size_t>(core::kRules[all[g]->impl_->rule].coefficients);
         if (trust && owner.kind() == StepKind::scaled_gradient) {  // momentum, lr, 1, trust, eps
@@ -420,7 +428,9 @@ void Optimizer<T>::Impl::run(Optimizer<T>& owner, const std::vector<Row>& of_gro
             row.values[1] = 0;
             row.values[2] = 1;
         }
-        for (std::size_t i = 0; i < length; ++i) flat.push_back(static_cast<T>(row.values[i]));
+        const std::size_t before = flat.size();
+        flat.resize(before + length);
+        for (std::size_t i = 0; i < length; ++i) flat[before + i] = static_cast<T>(row.values[i]);
         if (adafactor || muon) wide.insert(wide.end(), row.values, row.values + row.count);
     }
     const double weight = averages.empty() ? 0 : weight_of_average();
