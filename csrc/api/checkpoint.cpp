@@ -58,50 +58,91 @@ void check_layers(const std::vector<Layer>& layers, const core::TensorFile& file
     if (held.size() != wanted.size()) throw std::runtime_error("it has arrays of other layers");
 }
 
+// What a file of a network has.
+template <class T>
+struct Content {
+    explicit Content(const core::Chain<T>& chain)
+        : description(std::string(R"({"format": ")") + kFormat + R"(", "layers": )" +
+                      core::described(chain.layers()) + R"(, "dtype": ")" + kDtypeName<T> + "\"}") {
+        for (auto& [tensor, memory] : stored(chain)) {
+            tensors.push_back(tensor);
+            data.push_back(memory);
+        }
+    }
+    std::string description;
+    std::vector<core::Tensor> tensors;
+    std::vector<const void*> data;
+};
+
+// Returns the layers that a file describes, if they are of this element type.
+template <class T>
+std::vector<Layer> layers_in(const core::TensorFile& file) {
+    const core::Json& description = file.description();
+    if (description.at("format", Kind::text).text != kFormat) {
+        throw std::runtime_error("its format is another");
+    }
+    if (description.at("dtype", Kind::text).text != kDtypeName<T>) {
+        throw std::runtime_error("it is of " + description.at("dtype", Kind::text).text);
+    }
+    std::vector<Layer> layers = core::layers_from(description.at("layers", Kind::list));
+    check_layers<T>(layers, file);
+    return layers;
+}
+
+template <class T>
+void read_into(const core::Chain<T>& chain, core::TensorFile& file) {
+    std::map<std::string, void*> memory;
+    for (const auto& [tensor, at] : stored(chain)) memory[tensor.name] = at;
+    std::vector<void*> to;
+    for (const core::Tensor& tensor : file.tensors()) to.push_back(memory.at(tensor.name));
+    file.read(to);
+}
+
 }  // namespace
 
 template <class T>
 void Network<T>::save(const std::string& path) const {
-    const std::string description = std::string(R"({"format": ")") + kFormat + R"(", "layers": )" +
-                                    core::described(impl_->chain.layers()) + R"(, "dtype": ")" +
-                                    kDtypeName<T> + "\"}";
-    std::vector<core::Tensor> tensors;
-    std::vector<const void*> data;
-    for (auto& [tensor, memory] : stored(impl_->chain)) {
-        tensors.push_back(tensor);
-        data.push_back(memory);
-    }
-    core::write_tensors(path, description, tensors, data);
+    const Content<T> content(impl_->chain);
+    core::write_tensors(path, content.description, content.tensors, content.data);
+}
+
+template <class T>
+std::vector<std::uint8_t> Network<T>::save() const {
+    const Content<T> content(impl_->chain);
+    return core::tensors_in_memory(content.description, content.tensors, content.data);
 }
 
 template <class T>
 Network<T> Network<T>::load(const std::string& path) {
     try {
         core::TensorFile file(path);
-        const core::Json& description = file.description();
-        if (description.at("format", Kind::text).text != kFormat) {
-            throw std::runtime_error("its format is another");
-        }
-        if (description.at("dtype", Kind::text).text != kDtypeName<T>) {
-            throw std::runtime_error("it is of " + description.at("dtype", Kind::text).text);
-        }
-        const std::vector<Layer> layers = core::layers_from(description.at("layers", Kind::list));
-        check_layers<T>(layers, file);
-        auto impl = std::make_unique<Impl>(layers);
-        std::map<std::string, void*> memory;
-        for (const auto& [tensor, at] : stored(impl->chain)) memory[tensor.name] = at;
-        std::vector<void*> to;
-        for (const core::Tensor& tensor : file.tensors()) to.push_back(memory.at(tensor.name));
-        file.read(to);
+        auto impl = std::make_unique<Impl>(layers_in<T>(file));
+        read_into(impl->chain, file);
         return Network(std::move(impl));
     } catch (const std::exception& error) {
         throw std::runtime_error(path + " cannot be loaded: " + error.what());
     }
 }
 
-template void Network<float>::save(const std::string&) const;
-template void Network<double>::save(const std::string&) const;
-template Network<float> Network<float>::load(const std::string&);
-template Network<double> Network<double>::load(const std::string&);
+template <class T>
+Network<T> Network<T>::load(const void* bytes, std::size_t size) {
+    try {
+        core::TensorFile file(bytes, size);
+        auto impl = std::make_unique<Impl>(layers_in<T>(file));
+        read_into(impl->chain, file);
+        return Network(std::move(impl));
+    } catch (const std::exception& error) {
+        throw std::runtime_error(std::string("the network in memory cannot be loaded: ") + error.what());
+    }
+}
+
+#define X(T)                                                     \
+    template void Network<T>::save(const std::string&) const;    \
+    template std::vector<std::uint8_t> Network<T>::save() const; \
+    template Network<T> Network<T>::load(const std::string&);    \
+    template Network<T> Network<T>::load(const void*, std::size_t);
+X(float)
+X(double)
+#undef X
 
 }  // namespace pyoptim

@@ -204,10 +204,24 @@ InputFile::InputFile(const std::string& path) {
     size_ = static_cast<std::size_t>(found.st_size);
 }
 
-InputFile::~InputFile() { close(descriptor_); }
+InputFile::InputFile(const void* bytes, std::size_t size)
+    : bytes_(static_cast<const char*>(bytes)), size_(size), left_(size) {
+    if (bytes == nullptr) throw std::runtime_error("it is no memory");
+}
+
+InputFile::~InputFile() {
+    if (descriptor_ >= 0) close(descriptor_);
+}
 
 void InputFile::read(void* to, std::size_t bytes) {
     auto* at = static_cast<char*>(to);
+    if (descriptor_ < 0) {
+        if (bytes > left_) throw std::runtime_error("it is too short");
+        std::copy_n(bytes_, bytes, at);
+        bytes_ += bytes;
+        left_ -= bytes;
+        return;
+    }
     while (bytes > 0) {
         const std::size_t most = std::min<std::size_t>(bytes, 1 << 30);
         const auto got = succeeded(uninterrupted([&] { return ::read(descriptor_, at, most); }));

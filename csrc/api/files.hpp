@@ -8,11 +8,12 @@
 
 namespace pyoptim::core {
 
-// A regular file that is open for reading. Functions throw std::runtime_error with a message that continues
-// after the file's name.
+// A regular file that is open for reading, or the bytes of one in memory that the caller owns. Functions
+// throw std::runtime_error with a message that continues after the file's name.
 class InputFile {
   public:
     explicit InputFile(const std::string& path);
+    InputFile(const void* bytes, std::size_t size);
     ~InputFile();
     InputFile(const InputFile&) = delete;
     InputFile& operator=(const InputFile&) = delete;
@@ -22,8 +23,9 @@ class InputFile {
     void read(void* to, std::size_t bytes);
 
   private:
-    int descriptor_;
-    std::size_t size_ = 0;
+    int descriptor_ = -1;
+    const char* bytes_ = nullptr;  // those not yet read, if there is no descriptor
+    std::size_t size_ = 0, left_ = 0;
 };
 
 // Memory that the caller owns.

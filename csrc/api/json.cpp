@@ -1,5 +1,6 @@
 #include "api/json.hpp"
 
+#include <cmath>
 #include <cstddef>
 #include <iomanip>
 #include <locale>
@@ -241,6 +242,11 @@ std::string quoted(const std::string& text) {
 }
 
 std::string shortest(double value) {
+    constexpr double kMost = 9007199254740992;  // 2^53
+    // 10 is written so, and not as 1e+01, which would be no integer.
+    if (value == std::floor(value) && std::abs(value) < kMost && (value != 0 || !std::signbit(value))) {
+        return std::to_string(static_cast<long long>(value));
+    }
     std::string text;
     for (int digits = 1; digits <= 17; ++digits) {
         std::ostringstream out;

@@ -31,7 +31,7 @@ struct Json {
 Json parse_json(const std::string& text);
 // The text as JSON has it, in quotes.
 std::string quoted(const std::string& text);
-// The number in as few digits as read back as the same number.
+// The number in as few digits as read back as the same number; an integer if it is one below 2^53.
 std::string shortest(double value);
 
 }  // namespace pyoptim::core

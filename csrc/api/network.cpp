@@ -18,8 +18,6 @@ namespace pyoptim {
 
 namespace {
 
-constexpr std::size_t kChunk = 256;  // the number of steps whose coefficients are computed together
-
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
 double uniform(std::mt19937_64& rng) { return static_cast<double>(rng() >> 11) * 0x1p-53; }
@@ -152,13 +150,24 @@ void Network<T>::Impl::initialize(std::uint64_t seed) {
 }
 
 template <class T>
-void Network<T>::Impl::check(const Dataset<T>& data, const Optimizer<T>& optimizer, std::size_t batch,
-                             bool drop_last) const {
+void Network<T>::Impl::check_data(const Dataset<T>& data) const {
     if ((data.x == nullptr) == (data.bytes == nullptr)) refuse("data: expected either x or bytes");
     if ((data.labels == nullptr) == (data.targets == nullptr))
         refuse("data: expected either labels or targets");
     core::checked_product("data.examples", data.examples, chain.views().front().in.size);
     core::checked_product("data.examples", data.examples, chain.views().back().out.size);
+    for (std::size_t i = 0; i < data.examples && data.weight != nullptr; ++i) {
+        const auto weight = static_cast<double>(data.weight[i]);
+        if (core::kNotNegative.contains(weight)) continue;
+        refuse("weight[" + std::to_string(i) + "] is " + std::to_string(weight) +
+               ", expected a finite number >= 0");
+    }
+}
+
+template <class T>
+void Network<T>::Impl::check(const Dataset<T>& data, const Optimizer<T>& optimizer, std::size_t batch,
+                             bool drop_last) const {
+    check_data(data);
     if (optimizer.size() != parameters.size()) {
         refuse("optimizer is of " + std::to_string(optimizer.size()) + " elements, expected " +
                std::to_string(parameters.size()) + ", the number of parameters");
@@ -194,22 +203,33 @@ void check_targets(const Dataset<T>& data, const core::LossEntry& loss, std::siz
 }
 
 template <class T>
+Loss Network<T>::Impl::loss_for(const Dataset<T>& data, Loss wanted) const {
+    if (wanted.type.empty()) wanted.type = data.labels != nullptr ? "CrossEntropy" : "MSE";
+    check_targets(data, core::loss_entry(wanted.type),
+                  static_cast<std::size_t>(chain.views().back().out.size));
+    return wanted;
+}
+
+template <class T>
 core::Engine<T>& Network<T>::Impl::engine_for(const Dataset<T>& data, Optimizer<T>& optimizer, Loss wanted,
                                               std::size_t batch, bool drop_last) {
     check(data, optimizer, batch, drop_last);
-    const auto outputs = static_cast<std::size_t>(chain.views().back().out.size);
-    if (wanted.type.empty()) wanted.type = data.labels != nullptr ? "CrossEntropy" : "MSE";
-    check_targets(data, core::loss_entry(wanted.type), outputs);
+    wanted = loss_for(data, std::move(wanted));
     if (engine == nullptr || engine->capacity() < batch || !same(loss, wanted)) {
         engine = std::make_unique<core::Engine<T>>(chain.views(), wanted, batch);
         loss = wanted;
     }
-    optimizer.prepare();
     engine->clear();
-    const auto all = optimizer.impl_->array(parameters.data());
+    add_parts(*engine, optimizer);
+    return *engine;
+}
+
+template <class T>
+const core::Runs& Network<T>::Impl::trained() {
+    learning.clear();
     std::size_t begin = 0, end = 0;  // a run of parameters, one after the other, that are trained
-    const auto add_part = [&] {
-        if (begin < end) engine->add(core::part_of<T>(all, begin, end), gradients.data() + begin);
+    const auto add = [&] {
+        if (begin < end) learning.emplace_back(begin, end);
     };
     for (const core::LayerView<T>& view : chain.views()) {
         std::size_t size = 0;
@@ -217,49 +237,118 @@ core::Engine<T>& Network<T>::Impl::engine_for(const Dataset<T>& data, Optimizer<
             if (array.role == core::Role::parameter) size += static_cast<std::size_t>(array.size());
         }
         if (!view.layer->trainable) {
-            add_part();
+            add();
             begin = end + size;
         }
         end += size;
     }
-    add_part();
-    if (engine->arrays() == 0) refuse("all layers are frozen: there is nothing to train");
-    return *engine;
+    add();
+    if (learning.empty()) refuse("all layers are frozen: there is nothing to train");
+    return learning;
 }
 
 template <class T>
-void Network<T>::Impl::run(core::Engine<T>& with, const core::Examples<T>& of, std::size_t examples,
+template <class Engine>
+void Network<T>::Impl::add_parts(Engine& to, Optimizer<T>& optimizer) {
+    const std::vector<Optimizer<T>*>& groups = optimizer.impl_->all;
+    const bool plain = optimizer.impl_->is_plain(optimizer);
+    optimizer.impl_->share_options(optimizer);
+    for (Optimizer<T>* const group : groups) group->prepare();
+    optimizer.impl_->find_parts(trained(), parts);
+    std::size_t row = 0, group = 0;  // where the row of a group begins, in those of a step
+    for (const core::Part& part : parts) {
+        while (group < part.group) {
+            row += static_cast<std::size_t>(core::kRules[groups[group++]->impl_->rule].coefficients);
+        }
+        typename core::Stepper<T>::Array array{
+            static_cast<int>(cpu::RuleId::sgd),
+            0,
+            parameters.data() + part.begin,
+            {},
+            part.end - part.begin,
+            nullptr};  // of a step that the optimizer takes itself, the engine reads no more than this
+        if (plain) array = groups[group]->impl_->array(parameters.data(), part, row);
+        to.add(array, gradients.data() + part.begin);
+    }
+    if (parts.empty()) refuse("the arrays of the optimizer have no element that learns");
+}
+
+// Computes the coefficients of the steps to come, those of all groups end to end in each.
+template <class T>
+void Network<T>::Impl::plan(const std::vector<Optimizer<T>*>& groups, std::size_t steps, std::size_t& width) {
+    after.resize(groups.size());
+    for (std::size_t g = 0; g < groups.size(); ++g) after[g].assign(1, groups[g]->progress());
+    std::size_t filled = 0;
+    for (std::size_t step = 0; step < steps; ++step) {
+        for (std::size_t g = 0; g < groups.size(); ++g) {
+            Progress now;
+            const Row row = groups[g]->next(after[g].back(), now);
+            after[g].push_back(now);
+            const auto length = static_cast<std::size_t>(row.count);
+            if (rows.size() < filled + length) rows.resize(std::max(2 * rows.size(), filled + length));
+            for (std::size_t i = 0; i < length; ++i) rows[filled++] = static_cast<T>(row.values[i]);
+        }
+        if (step == 0) width = filled;
+    }
+}
+
+template <class T>
+bool Network<T>::Impl::run(core::Engine<T>& with, const core::Examples<T>& of, std::size_t examples,
                            std::size_t batch, Optimizer<T>& optimizer, core::StepOptions options,
-                           core::Outcome& outcome) {
+                           core::Outcome& outcome, const Pace& pace) {
     optimizer.check();  // its options may have changed since the last epoch
     options.max_grad_norm = optimizer.max_grad_norm;
     options.nonfinite = optimizer.nonfinite;
-    for (std::size_t begin = 0; begin < examples; begin += kChunk * batch) {
-        const std::size_t end = std::min(examples, begin + kChunk * batch);
-        std::size_t filled = 0, width = 0;
-        after.assign(1, optimizer.progress());
-        for (std::size_t at = begin; at < end; at += batch) {
-            Progress now;
-            const Row row = optimizer.next(after.back(), now);
-            after.push_back(now);
-            width = static_cast<std::size_t>(row.count);
-            rows.resize(std::max(rows.size(), kChunk * width));
-            for (std::size_t i = 0; i < width; ++i) rows[filled++] = static_cast<T>(row.values[i]);
-        }
+    const std::vector<Optimizer<T>*>& groups = optimizer.impl_->all;
+    optimizer.impl_->share_options(optimizer);
+    const bool plain = optimizer.impl_->is_plain(optimizer);
+    std::exception_ptr failure;  // of a step that the optimizer takes itself
+    std::function<core::StepTaken()> take;
+    if (!plain) {
+        trained();
+        take = [&] {
+            using Taken = typename Optimizer<T>::Impl::Taken;
+            try {
+                const Taken taken =
+                    optimizer.impl_->take(optimizer, parameters.data(), gradients.data(), learning);
+                return taken == Taken::yes       ? core::StepTaken::yes
+                       : taken == Taken::skipped ? core::StepTaken::skipped
+                                                 : core::StepTaken::refused;
+            } catch (...) {
+                failure = std::current_exception();
+                return core::StepTaken::refused;
+            }
+        };
+        options.step = &take;
+    }
+    for (std::size_t begin = 0; begin < examples; begin += pace.steps * batch) {
+        const std::size_t end = std::min(examples, begin + pace.steps * batch);
+        std::size_t width = 0;
+        if (plain) plan(groups, (end - begin + batch - 1) / batch, width);
         const std::size_t steps = outcome.steps, skipped = outcome.skipped;
         const auto advance = [&] {
-            optimizer.impl_->progress = after[outcome.steps - steps];
+            if (!plain) return;
+            for (std::size_t g = 0; g < groups.size(); ++g) {
+                groups[g]->impl_->progress = after[g][outcome.steps - steps];
+            }
             optimizer.skipped += outcome.skipped - skipped;
         };
         try {
-            with.train(of, begin, end, batch, rows.data(), width, options, outcome);
+            if (pace.hogwild != nullptr) {
+                pace.hogwild->train(of, begin, end, batch, rows.data(), width, outcome);
+            } else {
+                with.train(of, begin, end, batch, rows.data(), width, options, outcome);
+            }
         } catch (...) {  // the steps before are done
             advance();
             throw;
         }
         advance();
+        if (failure) std::rethrow_exception(failure);
         if (outcome.wrong >= 0) throw std::domain_error("a gradient holds NaN or infinity");
+        if (pace.advanced && !pace.advanced(end)) return false;
     }
+    return true;
 }
 
 template <class T>
@@ -313,63 +402,11 @@ void Network<T>::set_trainable(std::size_t layer, bool trainable) {
 }
 
 template <class T>
-EpochResult Network<T>::fit(const Dataset<T>& data, Optimizer<T>& optimizer, const FitOptions& given) {
-    const FitOptions options = given;  // which `after_epoch` may change
-    if (options.epochs < 1) refuse("epochs is " + std::to_string(options.epochs) + ", expected at least 1");
-    const std::size_t batch =
-        options.batch_size == 0 ? data.examples : std::min(options.batch_size, data.examples);
-    if (data.examples == 0) refuse("data has no examples");
-    if (!core::kNotNegative.contains(options.sharpness_aware)) {
-        refuse("sharpness_aware is " + std::to_string(options.sharpness_aware) +
-               ", expected a finite number >= 0");
-    }
-    core::StepOptions of_steps;
-    of_steps.sharpness_aware = options.sharpness_aware;
-    const typename Impl::Busy busy(*impl_);
-    core::Engine<T>* engine = &impl_->engine_for(data, optimizer, options.loss, batch, options.drop_last);
-    int rule = optimizer.impl_->rule;  // of which the engine's steps are
-    const std::size_t used = options.drop_last ? data.examples - data.examples % batch : data.examples;
-    std::mt19937_64 rng(options.seed);
-    std::vector<std::int64_t> order(data.examples);
-    std::iota(order.begin(), order.end(), 0);
-    const core::Examples<T> of = {
-        data.x, data.bytes, data.labels, data.targets, options.shuffle ? order.data() : nullptr, nullptr, {}};
-    EpochResult result;
-    for (int epoch = 0; epoch < options.epochs; ++epoch) {
-        if (options.shuffle) {  // Fisher and Yates
-            for (std::size_t i = order.size() - 1; i > 0; --i) std::swap(order[i], order[rng() % (i + 1)]);
-        }
-        // `after_epoch` may have changed options, and stepped with them.
-        if (optimizer.impl_->rule != rule || core::rule_index(optimizer.rule()) != rule) {
-            engine = &impl_->engine_for(data, optimizer, options.loss, batch, options.drop_last);
-            rule = optimizer.impl_->rule;
-        }
-        core::Outcome outcome;
-        impl_->run(*engine, of, used, batch, optimizer, of_steps, outcome);
-        result = {outcome.sums.mean_loss(), outcome.sums.accuracy()};
-        if (options.after_epoch && !options.after_epoch(epoch, result)) break;
-    }
-    return result;
-}
-
-template <class T>
-double Network<T>::step(const Dataset<T>& data, Optimizer<T>& optimizer, const Loss& loss) {
-    if (data.examples == 0) refuse("data has no examples");
-    const typename Impl::Busy busy(*impl_);
-    core::Engine<T>& engine = impl_->engine_for(data, optimizer, loss, data.examples, false);
-    core::Outcome outcome;
-    core::StepOptions options;
-    options.keep_gradients = true;
-    impl_->run(engine, {data.x, data.bytes, data.labels, data.targets, nullptr, nullptr, {}}, data.examples,
-               data.examples, optimizer, options, outcome);
-    return outcome.last;
-}
-
-template <class T>
 void Network<T>::predict(const T* x, std::size_t examples, T* y) const {
     if (impl_->predictor == nullptr) {
         impl_->predictor = std::make_unique<core::Predictor<T>>(impl_->chain.views());
     }
+    const core::ThreadLimit limit(impl_->thread_limit);
     impl_->predictor->predict({examples, x, nullptr, y}, examples);
 }
 
@@ -382,7 +419,10 @@ void set_num_threads(int n) {
 }
 int get_num_threads() { return core::get_num_threads(); }
 
-// checkpoint.cpp has save and load
+template void Network<float>::Impl::add_parts(core::Hogwild<float>&, Optimizer<float>&);
+template void Network<double>::Impl::add_parts(core::Hogwild<double>&, Optimizer<double>&);
+
+// checkpoint.cpp has save and load, network_fit.cpp fit, step and evaluate, network_state.cpp the rest
 template class Network<float>;
 template class Network<double>;
 

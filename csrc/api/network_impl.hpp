@@ -3,11 +3,15 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
+#include <random>
 #include <stdexcept>
 #include <vector>
 
+#include "api/optimizer_impl.hpp"
 #include "engine/engine.hpp"
+#include "engine/hogwild.hpp"
 #include "engine/predictor.hpp"
 #include "pyoptim/network.hpp"
 
@@ -34,19 +38,47 @@ struct Network<T>::Impl {
     void initialize(std::uint64_t seed);
     // Throws std::invalid_argument for what cannot be trained on, before anything changes.
     void check(const Dataset<T>&, const Optimizer<T>&, std::size_t batch, bool drop_last) const;
+    void check_data(const Dataset<T>&) const;
+    void check_measured(const Dataset<T>&, const Loss&) const;  // the same for what cannot be measured
+    // The loss that is meant for these data, checked against them.
+    Loss loss_for(const Dataset<T>&, Loss) const;
+    // Finds the parameters that learn, in runs as long as can be. Throws std::invalid_argument if there are
+    // none.
+    const core::Runs& trained();
+    // Lets the steps of an engine update the parameters that are trained, by this optimizer.
+    template <class Engine>
+    void add_parts(Engine&, Optimizer<T>&);
     // Returns an engine for this loss and this batch, prepared for the optimizer: a new one or the last one.
     core::Engine<T>& engine_for(const Dataset<T>&, Optimizer<T>&, Loss, std::size_t batch, bool drop_last);
-    // Trains on so many examples of the order once, and advances the optimizer.
-    void run(core::Engine<T>&, const core::Examples<T>&, std::size_t examples, std::size_t batch,
-             Optimizer<T>&, core::StepOptions, core::Outcome&);
+    // How run() goes through the examples.
+    struct Pace {
+        std::size_t steps = 256;                    // that are planned together
+        std::function<bool(std::size_t)> advanced;  // is told how many examples were done; false ends it
+        core::Hogwild<T>* hogwild = nullptr;        // trains instead of the engine
+    };
+    // Trains on so many examples of the order once, and advances the optimizer. Returns false if it was ended
+    // before.
+    bool run(core::Engine<T>&, const core::Examples<T>&, std::size_t examples, std::size_t batch,
+             Optimizer<T>&, core::StepOptions, core::Outcome&, const Pace& pace = {});
+    void plan(const std::vector<Optimizer<T>*>& groups, std::size_t steps, std::size_t& width);
+    struct Fitting;  // a training that runs
+    // Trains on one block of examples after the other; on a single one, which is always the same, if
+    // `single`.
+    EpochResult fit(Network& whole, const Blocks& blocks, bool single, Optimizer<T>&, const FitOptions&,
+                    const Dataset<T>* validation);
 
     core::Chain<T> chain;
     std::vector<T> parameters, gradients;
     std::vector<T> rows;                 // the coefficients of the steps of a chunk, end to end
     std::deque<std::vector<T>> buffers;  // the memory of the layers' buffers, which does not move
     std::deque<std::int64_t> counters;   // likewise of the counters
-    std::vector<Progress> after;  // the optimizer's progress before the first of these steps, and after each
-    Loss loss;                    // the loss that the engine was made for
+    core::Runs learning;                 // what trained() returns
+    std::vector<core::Part> parts;       // of these, those of each array of the optimizer
+    // Of each group of the optimizer, the progress before the first of these steps, and after each.
+    std::vector<std::vector<Progress>> after;
+    std::mt19937_64 random{0};  // of the orders of examples, where a fit has no seed of its own
+    int thread_limit = 0;       // 0: none
+    Loss loss;                  // the loss that the engine was made for
     std::unique_ptr<core::Engine<T>> engine;
     std::unique_ptr<core::Predictor<T>> predictor;  // made by the first prediction
     bool busy = false;                              // whether the engine is training

@@ -3,17 +3,31 @@
 #include <cctype>
 #include <cmath>
 #include <limits>
-#include <map>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 
 #include "api/optimizer_impl.hpp"
+#include "api/schedule_json.hpp"
 #include "optim/rule_info.hpp"
-#include "runtime/reduce.hpp"
 #include "runtime/sizes.hpp"
 
 namespace pyoptim {
+
+namespace core {
+
+std::string lower(std::string name) {
+    for (char& letter : name) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+    return name;
+}
+
+double scheduled_rate(const std::function<double(std::int64_t)>& schedule, std::int64_t step,
+                      std::int64_t epoch) {
+    const auto* const known = schedule.target<Schedule>();
+    return known == nullptr ? schedule(step) : rate_at(*known, known->by_epoch ? epoch : step);
+}
+
+}  // namespace core
 
 namespace {
 
@@ -46,18 +60,15 @@ void check_pair(const std::string& name, const Pair& pair, const PairRange& rang
     throw std::invalid_argument("there is no hyperparameter named '" + name + "' with such a value");
 }
 
-// The name of a class as make_optimizer knows it.
-std::string lower(std::string name) {
-    for (char& letter : name) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
-    return name;
-}
-
 }  // namespace
 
 template <class T>
 Optimizer<T>::Optimizer(std::size_t size, double initial_lr)
     : lr(initial_lr), impl_(std::make_unique<Impl>()) {
     impl_->size = core::checked_product("size", size);
+    impl_->arrays = {{"", {static_cast<std::ptrdiff_t>(size)}, 0}};
+    impl_->whole = {{0, size}};
+    impl_->all = {this};
 }
 
 template <class T>
@@ -139,6 +150,18 @@ void Optimizer<T>::set(const std::string& name, double first, double second) {
 }
 
 template <class T>
+void Optimizer<T>::set(const std::string& name, double first, double second, double third) {
+    for (Option& option : options()) {
+        auto* const triple = std::get_if<Triple*>(&option.value);
+        if (!triple || option.name != name) continue;
+        for (const double value : {first, second, third}) check_number(name, value, option.range);
+        **triple = {first, second, third};
+        return;
+    }
+    refuse_name(name);
+}
+
+template <class T>
 void Optimizer<T>::set(const std::string& name, const std::string& word) {
     for (Option& option : options()) {
         auto* const choice = std::get_if<Choice*>(&option.value);
@@ -160,8 +183,24 @@ void Optimizer<T>::check() {
             check_number(option.name, **number, option.range);
         } else if (auto* const pair = std::get_if<Pair*>(&option.value)) {
             check_pair(option.name, **pair, option.pair_range);
+        } else if (auto* const triple = std::get_if<Triple*>(&option.value)) {
+            for (const double value : **triple) check_number(option.name, value, option.range);
         }
     }
+    const auto* const known = schedule ? schedule.target<Schedule>() : nullptr;
+    if (known != nullptr) known->check();
+    const bool packs = state_dtype == "bfloat16" || state_dtype == "int8";
+    if (!state_dtype.empty() && (!packs || sizeof(T) != 4 || kind() != StepKind::elementwise)) {
+        refuse("state_dtype", "'" + state_dtype + "'",
+               "'bfloat16' or 'int8' for an elementwise optimizer of floats, or ''");
+    }
+    if (accumulate < 1) refuse("accumulate", accumulate, "at least 1");
+    const bool decouples = kind() == StepKind::adafactor || kind() == StepKind::muon;
+    if ((decouples || kind() == StepKind::scaled_direction) && decoupled_weight_decay != decouples) {
+        refuse("decoupled_weight_decay", decoupled_weight_decay,
+               std::string(decouples ? "true" : "false") + ", which the decay of " + type() + " is");
+    }
+    for (const auto& group : impl_->groups) group->check();
 }
 
 template <class T>
@@ -169,7 +208,7 @@ Row Optimizer<T>::next(Progress last, Progress& now) const {
     now = last;
     advance(now);
     const int own_rule = schedule ? core::rule_index(rule()) : -1;
-    const double rate = schedule ? schedule(last.step) : lr;
+    const double rate = schedule ? core::scheduled_rate(schedule, last.step, epoch) : lr;
     if (schedule && core::rule_index(rule()) != own_rule) {
         throw std::logic_error("the schedule has changed an option that needs another rule, such as " +
                                std::string(rule()) + ": change such options between steps");
@@ -186,69 +225,16 @@ Row Optimizer<T>::next(Progress last, Progress& now) const {
 }
 
 template <class T>
-void Optimizer<T>::prepare() {
-    const int rule = core::rule_index(this->rule());
-    if (impl_->rule == rule) return;
-    if (impl_->rule < 0) check();
-    std::vector<std::vector<T>*> states;
-    std::map<std::string, std::vector<T>> fresh;  // kept apart: nothing changes if there is no memory
-    std::istringstream names(core::kRules[rule].state_names);
-    bool all_new = true;
-    for (int k = 0; k < core::kRules[rule].states; ++k) {
-        std::string name;
-        std::getline(names >> std::ws, name, ',');  // "exp_avg, exp_avg_sq"
-        auto at = impl_->arrays.find(name);
-        const bool made = at == impl_->arrays.end();
-        if (made) at = fresh.emplace(name, std::vector<T>(impl_->size, static_cast<T>(initial(k)))).first;
-        all_new = all_new && made;
-        states.push_back(&at->second);
-    }
-    impl_->arrays.merge(fresh);  // the vectors stay where they are
-    if (all_new && !states.empty()) impl_->progress.begun = impl_->progress.step + 1;
-    // A rule with states that was chosen, but took no step, has yet to begin.
-    const bool unused = impl_->rule >= 0 && impl_->progress.begun == impl_->progress.step + 1;
-    if (states.empty() && unused) impl_->arrays.clear();
-    impl_->states = std::move(states);
-    impl_->rule = rule;
-    impl_->stepped = nullptr;
-}
-
-template <class T>
-void Optimizer<T>::step(T* param, const T* grad) {
-    prepare();
-    Progress now;
-    const Row row = next(impl_->progress, now);
-    T cast[16];
-    for (int i = 0; i < 16; ++i) cast[i] = static_cast<T>(row.values[i]);
-    const bool careful = nonfinite != NonFinite::ignore;
-    const double norm = careful || max_grad_norm > 0 ? root_of(core::sum_of_squares(impl_->size, grad)) : 0;
-    // The norm may overflow although every element is finite, so then the elements are looked at.
-    if (careful && !std::isfinite(norm) && !core::all_finite(impl_->size, grad)) {
-        if (nonfinite == NonFinite::raise) throw std::domain_error("grad has elements that are not finite");
-        ++skipped;
-        return;
-    }
-    if (max_grad_norm > 0) {
-        cast[0] = static_cast<T>(row.values[0] * core::clip_factor(norm, max_grad_norm));
-    }
-    if (impl_->stepped != param) {
-        impl_->stepper = {};
-        impl_->stepper.add(impl_->array(param));
-        impl_->stepped = param;
-    }
-    impl_->stepper.step(&grad, cast);
-    impl_->progress = now;
-}
-
-template <class T>
 std::unique_ptr<Optimizer<T>> make_optimizer(const std::string& name, std::size_t size) {
 #define X(Class) \
-    if (name == lower(#Class)) return std::make_unique<Class<T>>(size);
+    if (name == core::lower(#Class)) return std::make_unique<Class<T>>(size);
     PYOPTIM_FOR_EACH_OPTIMIZER(X)
+    PYOPTIM_FOR_EACH_TENSOR_OPTIMIZER(X)
 #undef X
     throw std::invalid_argument("there is no optimizer named '" + name + "'");
 }
 
+// optimizer_step.cpp has the steps, optimizer_state.cpp what is saved and copied
 #define X(T)                     \
     template class Optimizer<T>; \
     template PYOPTIM_API std::unique_ptr<Optimizer<T>> make_optimizer<T>(const std::string&, std::size_t);

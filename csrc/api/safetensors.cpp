@@ -60,7 +60,11 @@ Entry entry_of(const std::string& name, const Json& given) {
 
 }  // namespace
 
-TensorFile::TensorFile(const std::string& path) : file_(path) {
+TensorFile::TensorFile(const std::string& path) : file_(path) { read_header(); }
+
+TensorFile::TensorFile(const void* bytes, std::size_t size) : file_(bytes, size) { read_header(); }
+
+void TensorFile::read_header() {
     if (file_.size() < kLengthBytes) refuse("it is too short");
     unsigned char bytes[kLengthBytes];
     file_.read(bytes, kLengthBytes);
@@ -128,8 +132,9 @@ void TensorFile::read(const std::vector<void*>& to) {
     }
 }
 
-void write_tensors(const std::string& path, const std::string& description,
-                   const std::vector<Tensor>& tensors, const std::vector<const void*>& data) {
+void write_tensors(const std::string& description, const std::vector<Tensor>& tensors,
+                   const std::vector<const void*>& data,
+                   const std::function<void(const std::vector<Piece>&)>& write) {
     std::ostringstream text;
     text.imbue(std::locale::classic());
     const std::string begin = std::string("{\"") + kChecksum + "\": \"" + zeros() + "\", ";
@@ -151,7 +156,29 @@ void write_tensors(const std::string& path, const std::string& description,
     header.replace(header.find(zeros()), zeros().size(), hash.digits());
     std::vector<Piece> pieces = {{length.data(), length.size()}, {header.data(), header.size()}};
     for (std::size_t i = 0; i < tensors.size(); ++i) pieces.push_back({data[i], tensors[i].bytes});
-    write_file(path, pieces);
+    write(pieces);
+}
+
+void write_tensors(const std::string& path, const std::string& description,
+                   const std::vector<Tensor>& tensors, const std::vector<const void*>& data) {
+    write_tensors(description, tensors, data,
+                  [&](const std::vector<Piece>& pieces) { write_file(path, pieces); });
+}
+
+std::vector<std::uint8_t> tensors_in_memory(const std::string& description,
+                                            const std::vector<Tensor>& tensors,
+                                            const std::vector<const void*>& data) {
+    std::vector<std::uint8_t> bytes;
+    write_tensors(description, tensors, data, [&](const std::vector<Piece>& pieces) {
+        std::size_t total = 0;
+        for (const Piece& piece : pieces) total += piece.bytes;
+        bytes.reserve(total);
+        for (const Piece& piece : pieces) {
+            const auto* const begin = static_cast<const std::uint8_t*>(piece.data);
+            bytes.insert(bytes.end(), begin, begin + piece.bytes);
+        }
+    });
+    return bytes;
 }
 
 }  // namespace pyoptim::core

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -30,6 +32,7 @@ class TensorFile {
     // Reads the header. Refuses what is no safetensors file, and one whose data are not exactly the arrays
     // that the header lists, each of the size that its shape and dtype say.
     explicit TensorFile(const std::string& path);
+    TensorFile(const void* bytes, std::size_t size);  // of such a file
 
     const Json& description() const { return description_; }
     // In the order of the data.
@@ -39,6 +42,7 @@ class TensorFile {
     void read(const std::vector<void*>& to);
 
   private:
+    void read_header();
     void list_tensors(const Json& header, std::size_t bytes);
     void begin_hash(std::string header);
 
@@ -49,8 +53,17 @@ class TensorFile {
     Sha256 hash_;
 };
 
-// Writes a file of these arrays, with their memory. The description is a JSON object.
+// Passes the pieces of a file of these arrays, with their memory, to `write`. The description is a JSON
+// object.
+void write_tensors(const std::string& description, const std::vector<Tensor>& tensors,
+                   const std::vector<const void*>& data,
+                   const std::function<void(const std::vector<Piece>&)>& write);
+// Writes it to a file.
 void write_tensors(const std::string& path, const std::string& description,
                    const std::vector<Tensor>& tensors, const std::vector<const void*>& data);
+// Returns its bytes.
+std::vector<std::uint8_t> tensors_in_memory(const std::string& description,
+                                            const std::vector<Tensor>& tensors,
+                                            const std::vector<const void*>& data);
 
 }  // namespace pyoptim::core

@@ -50,6 +50,21 @@ void prefetch(const T* row, std::size_t width) {
 }  // namespace
 
 template <class T>
+std::size_t count_right(std::size_t n, std::size_t classes, const T* outputs, const std::int64_t* labels,
+                        const T* targets) {
+    const auto width = static_cast<std::ptrdiff_t>(classes);
+    std::size_t right = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+        const T* const row = outputs + i * classes;
+        const std::ptrdiff_t found = class_of(row, width);
+        const std::ptrdiff_t label = labels != nullptr ? labels[i] : class_of(targets + i * classes, width);
+        // Outputs whose largest is NaN or infinite have no softmax, so they name no class.
+        right += std::isfinite(row[found]) && found == label;
+    }
+    return right;
+}
+
+template <class T>
 Engine<T>::Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_t capacity)
     : layers_(std::move(layers)),
       compiled_loss_(make_loss<T>(loss, outputs())),
@@ -310,14 +325,9 @@ double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, 
     for (std::size_t i = 0; i < n && of.targets != nullptr; ++i) {
         std::memcpy(targets_.data() + i * width, of.targets + example(i) * width, width * sizeof(T));
     }
-    for (std::size_t i = 0; i < n && classification_; ++i) {
-        const auto classes = static_cast<std::ptrdiff_t>(width);
-        const T* const row = output + i * width;
-        const std::ptrdiff_t found = class_of(row, classes);
-        const std::ptrdiff_t label =
-            of.labels != nullptr ? labels_[i] : class_of(targets_.data() + i * width, classes);
-        // Outputs whose largest is NaN or infinite have no softmax, so they name no class.
-        sums.correct += std::isfinite(row[found]) && found == label;
+    if (classification_) {
+        sums.correct +=
+            count_right(n, width, output, of.labels != nullptr ? labels_.data() : nullptr, targets_.data());
     }
     const LossBatch<T> batch = {
         n,      width,           output, of.labels == nullptr ? nullptr : labels_.data(), targets_.data(),
@@ -399,6 +409,13 @@ void Engine<T>::ascend(double distance, const Examples<T>& of, std::size_t begin
 // Takes a step. Returns false if a gradient is not finite and the options end the run for that.
 template <class T>
 bool Engine<T>::update(const T* row, std::size_t length, const StepOptions& options, Outcome& outcome) {
+    if (options.step != nullptr) {
+        const StepTaken taken = (*options.step)();
+        if (taken == StepTaken::yes) ++outcome.steps;
+        if (taken == StepTaken::skipped) ++outcome.skipped;
+        if (taken == StepTaken::refused) outcome.wrong = 0;
+        return taken != StepTaken::refused;
+    }
     if (options.max_grad_norm > 0 || options.nonfinite != NonFinite::ignore) {
         const double norm = this->norm();
         if (options.nonfinite != NonFinite::ignore && !std::isfinite(norm)) {
@@ -480,7 +497,7 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
     // Clipping, the search for non-finite values and an ascent need all gradients before the first update,
     // and a penalty adds to them, so none of these allows a fused update.
     const double rho = options.sharpness_aware;
-    const bool may_refuse = options.nonfinite != NonFinite::ignore;
+    const bool may_refuse = options.nonfinite != NonFinite::ignore || options.step != nullptr;
     const bool sparse = batch > kFused && is_sparse(of);
     const bool fused = batch <= kFused && !options.keep_gradients && options.max_grad_norm <= 0 &&
                        !may_refuse && penalty_.runs.empty() && rho <= 0;
@@ -523,6 +540,10 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
     }
 }
 
+template std::size_t count_right<float>(std::size_t, std::size_t, const float*, const std::int64_t*,
+                                        const float*);
+template std::size_t count_right<double>(std::size_t, std::size_t, const double*, const std::int64_t*,
+                                         const double*);
 template class Engine<float>;
 template class Engine<double>;
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <utility>
@@ -49,6 +50,9 @@ struct WeightedMean {
     double factor = 1;
 };
 
+// What a step that somebody else takes came to: see StepOptions::step.
+enum class StepTaken { yes, skipped, refused };
+
 struct StepOptions {
     double max_grad_norm = 0;  // the norm to which gradients are scaled down; 0 leaves them as they are
     NonFinite nonfinite = NonFinite::ignore;
@@ -58,7 +62,16 @@ struct StepOptions {
     // Whether all gradients of the last step must be in memory after train(). Otherwise those of dense
     // weights may be 0 there, since fused updates do not write them.
     bool keep_gradients = false;
+    // Takes each step instead of the engine, by the gradients that are in memory, or is null. One that it
+    // skips or refuses is treated as one by gradients that are not finite.
+    const std::function<StepTaken()>* step = nullptr;
 };
+
+// How many of the n examples a network classifies right, by its outputs and by labels or, if these are null,
+// by the largest of the targets.
+template <class T>
+std::size_t count_right(std::size_t n, std::size_t classes, const T* outputs, const std::int64_t* labels,
+                        const T* targets);
 
 // What train() measured on the batches of the steps that changed the parameters. A step that is left out, or
 // that ends the run, adds to none of these sums.

@@ -61,25 +61,28 @@ class AdafactorStepper {
                 const Range mine = share(pieces_.size(), 1, thread, threads);
                 for (std::size_t k = mine.begin; k < mine.end; ++k) {
                     const TensorArray<T>& array = arrays_[pieces_[k].array];
-                    const auto& c = reinterpret_cast<const Adafactor&>(rows[array.group * length]);
+                    const auto& c =
+                        reinterpret_cast<const AdafactorCoefficients&>(rows[array.group * length]);
                     visit(pieces_[k], array, c, grads[pieces_[k].array]);
                 }
             });
         };
-        each([&](const Piece& piece, const TensorArray<T>& array, const Adafactor& c, const T* grad) {
+        each([&](const Piece& piece, const TensorArray<T>& array, const AdafactorCoefficients& c,
+                 const T* grad) {
             if (!array.is_vector) measure(table, piece, array, c, grad);
         });
-        each([&](const Piece& piece, const TensorArray<T>& array, const Adafactor& c, const T*) {
+        each([&](const Piece& piece, const TensorArray<T>& array, const AdafactorCoefficients& c, const T*) {
             if (!array.is_vector && piece.row == 0) factor(piece, array, c);
         });
-        each([&](Piece& piece, const TensorArray<T>& array, const Adafactor& c, const T* grad) {
+        each([&](Piece& piece, const TensorArray<T>& array, const AdafactorCoefficients& c, const T* grad) {
             direct(table, piece, array, c, grad);
         });
         rates_.resize(arrays_.size());
         for (std::size_t i = 0; i < arrays_.size(); ++i) {
-            rates_[i] = rate_of(i, reinterpret_cast<const Adafactor&>(rows[arrays_[i].group * length]));
+            rates_[i] =
+                rate_of(i, reinterpret_cast<const AdafactorCoefficients&>(rows[arrays_[i].group * length]));
         }
-        each([&](const Piece& piece, const TensorArray<T>& array, const Adafactor& c, const T*) {
+        each([&](const Piece& piece, const TensorArray<T>& array, const AdafactorCoefficients& c, const T*) {
             const T row[] = {-1, 0, static_cast<T>(c.param_scale), static_cast<T>(rates_[piece.array])};
             table.step[static_cast<int>(cpu::RuleId::sgd)](piece.size, array.param + offset(piece),
                                                            directions_.data() + piece.position, nullptr, row);
@@ -108,7 +111,7 @@ class AdafactorStepper {
     std::size_t offset(const Piece& piece) const { return piece.position - begin_[piece.array]; }
 
     void measure(const cpu::Kernels<T>& table, const Piece& piece, const TensorArray<T>& array,
-                 const Adafactor& c, const T* grad) {
+                 const AdafactorCoefficients& c, const T* grad) {
         const std::size_t rows = array.shape.rows, cols = array.shape.cols;
         for (std::size_t b = piece.first; b < piece.end; ++b) {
             const std::size_t row = b * rows + piece.row;
@@ -121,7 +124,7 @@ class AdafactorStepper {
 
     // Brings up to date the column factors, and the means of rows, of the matrices that begin with this
     // piece.
-    void factor(const Piece& piece, const TensorArray<T>& array, const Adafactor& c) {
+    void factor(const Piece& piece, const TensorArray<T>& array, const AdafactorCoefficients& c) {
         const std::size_t rows = array.shape.rows, cols = array.shape.cols;
         for (std::size_t b = piece.first; b < piece.end; ++b) {
             double* const sums = columns_.data() + piece.columns + (b - piece.first) * cols;
@@ -138,8 +141,8 @@ class AdafactorStepper {
         }
     }
 
-    void direct(const cpu::Kernels<T>& table, Piece& piece, const TensorArray<T>& array, const Adafactor& c,
-                const T* grad) {
+    void direct(const cpu::Kernels<T>& table, Piece& piece, const TensorArray<T>& array,
+                const AdafactorCoefficients& c, const T* grad) {
         const std::size_t begin = offset(piece), rows = array.shape.rows, cols = array.shape.cols;
         T* const out = directions_.data() + piece.position;
         const T scale = static_cast<T>(c.scale);
@@ -162,7 +165,7 @@ class AdafactorStepper {
         piece.direction = block_squares(table, piece.size, out);
     }
 
-    double rate_of(std::size_t i, const Adafactor& c) const {
+    double rate_of(std::size_t i, const AdafactorCoefficients& c) const {
         const std::size_t end = i + 1 < arrays_.size() ? first_piece_[i + 1] : pieces_.size();
         const Piece* const own = pieces_.data() + first_piece_[i];
         const std::size_t count = end - first_piece_[i];

@@ -114,7 +114,7 @@ class MuonStepper {
 
     void run(const Team& team, const TensorArray<T>& array, const T* grad, const double* rows, T* memory) {
         const double* const row = rows + array.group * length;
-        const auto& c = reinterpret_cast<const Muon&>(*row);
+        const auto& c = reinterpret_cast<const MuonCoefficients&>(*row);
         const std::size_t height = array.shape.rows, width = array.shape.cols, size = array.size;
         const std::size_t n = std::min(height, width);
         T *const x = memory, *const moved = x + lines(size);

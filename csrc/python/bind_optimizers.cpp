@@ -148,7 +148,11 @@ void set(Optimizer<double>& optimizer, const std::string& name, const Value& val
 std::map<std::string, std::variant<double, bool, Pair, std::string>> defaults(Optimizer<double>& optimizer) {
     std::map<std::string, std::variant<double, bool, Pair, std::string>> all;
     for (const Option& option : optimizer.options()) {
-        std::visit([&](auto* value) { all[option.name] = *value; }, option.value);
+        std::visit(
+            [&](auto* value) {  // no elementwise optimizer has an option of three numbers
+                if constexpr (!std::is_same_v<decltype(value), Triple*>) all[option.name] = *value;
+            },
+            option.value);
     }
     return all;
 }

@@ -22,6 +22,7 @@ std::atomic<int> g_limit{0};          // 0: not decided yet
 std::atomic<std::size_t> g_finer{1};  // what grains are divided by
 thread_local bool g_in_region = false;
 thread_local int g_most_parts = 1;
+thread_local int g_own_limit = 0;  // of the regions that this thread begins; 0: none
 
 std::atomic<Pool*> g_pool{nullptr};
 std::mutex g_creation;
@@ -82,8 +83,11 @@ int get_num_threads() {
         int undecided = 0;
         if (!g_limit.compare_exchange_strong(undecided, limit)) limit = undecided;
     }
-    return limit;
+    return g_own_limit > 0 ? std::min(limit, g_own_limit) : limit;
 }
+
+ThreadLimit::ThreadLimit(int n) : before_(std::exchange(g_own_limit, n)) {}
+ThreadLimit::~ThreadLimit() { g_own_limit = before_; }
 
 void set_num_threads(int n) { g_limit = std::clamp(n, 1, most_threads()); }
 

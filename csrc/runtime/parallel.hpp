@@ -10,6 +10,18 @@ int get_num_threads();        // how many threads a region may have at most, the
 void set_num_threads(int n);  // at least 1, at most most_threads()
 int most_threads();
 
+// While it lives, regions that this thread begins use at most n threads; 0 limits nothing.
+class ThreadLimit {
+  public:
+    explicit ThreadLimit(int n);
+    ~ThreadLimit();
+    ThreadLimit(const ThreadLimit&) = delete;
+    ThreadLimit& operator=(const ThreadLimit&) = delete;
+
+  private:
+    int before_;
+};
+
 // How many parts to cut `work` units into, if waking a thread pays for `grain` of them. It is 1 inside
 // another region, while the pool serves another thread, and for a while after this machine turned out to be
 // busy: when regions took longer than one thread would have.

@@ -5,46 +5,26 @@ import json
 import os
 import re
 import resource
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support import hostile, kills, kinds
+from support import consumers, hostile, kills, kinds
+from support.consumers import needs_tools, run
 
 import pyoptim as po
 from pyoptim import nn
 from pyoptim.runtime import files
 
-SOURCE = Path(__file__).resolve().parents[2]
-CONSUMERS = SOURCE / "tests" / "cpp" / "programs"
 native = pytest.importorskip("pyoptim.runtime._native")
-needs_tools = pytest.mark.skipif(
-    not (shutil.which("cmake") and (shutil.which("c++") or shutil.which("g++"))),
-    reason="needs cmake and a C++ compiler",
-)
-
-
-def run(*command):
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture(scope="session")
 def built(build_once):
     """The consumers built both ways: one compilation of the library serves both."""
-    folder = build_once("cmake", build_consumers)
+    folder = build_once("cmake", consumers.build)
     return {"add_subdirectory": folder / "sub", "find_package": folder / "found"}
-
-
-def build_consumers(folder):
-    run("cmake", "-S", CONSUMERS, "-B", folder / "sub", f"-DPYOPTIM_SOURCE={SOURCE}", "-DPYOPTIM_INSTALL=ON")
-    run("cmake", "--build", folder / "sub", "-j2")
-    run("cmake", "--install", folder / "sub" / "pyoptim", "--prefix", folder / "prefix")
-    run("cmake", "-S", CONSUMERS, "-B", folder / "found", f"-DCMAKE_PREFIX_PATH={folder / 'prefix'}")
-    run("cmake", "--build", folder / "found", "-j2")
 
 
 @pytest.fixture(params=["add_subdirectory", "find_package"])
@@ -390,7 +370,7 @@ def test_an_install_says_where_its_cpp_files_are(run_pyoptim):
     assert Path(cmake, "pyoptimConfig.cmake").is_file()
     assert Path(run_pyoptim("--cmake-dir").stdout.strip()) == Path(cmake)
     assert {path.name for path in Path(include, "pyoptim").iterdir()} == {
-        "export.hpp", "network.hpp", "optimizer.hpp", "pyoptim.h",
+        "export.hpp", "network.hpp", "optimizer.hpp", "pyoptim.h", "schedules.hpp",
     }  # fmt: skip
     sources = Path(po.__file__).parent / "backends" / "gpu" / "csrc"  # for CuPy
     rules = (sources / "formulas" / "rules.hpp").read_text("utf-8")

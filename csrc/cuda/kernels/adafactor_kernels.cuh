@@ -14,7 +14,7 @@ namespace pyoptim::cuda {
 template <class T>
 struct FactoredArray {
     const Factored& shape;
-    const Adafactor& c;
+    const AdafactorCoefficients& c;
     Index size;
     T *param, *row_var, *col_var;
     const T* grad;
@@ -22,7 +22,7 @@ struct FactoredArray {
 
     __device__ FactoredArray(const FactoredTables& tables, Index i)
         : shape(tables.shapes[i]),
-          c(reinterpret_cast<const Adafactor&>(tables.rows[tables.arrays[i].row * kRowLength])),
+          c(reinterpret_cast<const AdafactorCoefficients&>(tables.rows[tables.arrays[i].row * kRowLength])),
           size(tables.arrays[i].size),
           param(reinterpret_cast<T*>(tables.arrays[i].param)),
           row_var(reinterpret_cast<T*>(tables.arrays[i].state[0])),

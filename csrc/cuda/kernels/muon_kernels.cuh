@@ -34,7 +34,8 @@ PYOPTIM_KERNEL muon_rows(Index groups, const StepArray* arrays, const MuonMatrix
         kept_block_sum<T>(block_sum(sum), end - begin, [&](Index i) { return root_of(squares[begin + i]); });
     if (thread() > 0) return;
     if (at != nullptr) rows += at->row * groups * kRowLength;
-    const Muon& c = reinterpret_cast<const Muon&>(rows[arrays[block()].row * kRowLength]);
+    const MuonCoefficients& c =
+        reinterpret_cast<const MuonCoefficients&>(rows[arrays[block()].row * kRowLength]);
     const MuonMatrix& matrix = matrices[block()];
     reinterpret_cast<MuonRow<T>&>(own[block() * kRowLength]) = {
         {-1, 0, T(c.param_scale)},

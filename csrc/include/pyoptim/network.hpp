@@ -16,13 +16,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <vector>
 
 #include "pyoptim/export.hpp"
 #include "pyoptim/optimizer.hpp"
+#include "pyoptim/schedules.hpp"
 
 namespace pyoptim {
 
@@ -87,6 +90,9 @@ struct Dataset {
     const std::int64_t* labels = nullptr;  ///< classes, of outputs that are logits
     const T* targets = nullptr;            ///< instead of labels: (examples, outputs)
     std::size_t examples = 0;
+    /// Numbers >= 0 that multiply each example's loss, or null. As in Python, a batch's loss is the sum
+    /// divided by what it is divided by without them, not by the sum of the weights.
+    const T* weight = nullptr;
 
     Dataset() = default;
     Dataset(const T* inputs, const std::int64_t* classes, std::size_t n)
@@ -111,20 +117,76 @@ struct Dataset {
 struct EpochResult {
     double loss = 0;      ///< with class_weight: the weighted mean
     double accuracy = 0;  ///< of CrossEntropy; an example with a NaN among its outputs is never right
+    /// Of the validation data after the epoch; NaN where there are none.
+    double validation_loss = std::numeric_limits<double>::quiet_NaN();
+    double validation_accuracy = std::numeric_limits<double>::quiet_NaN();
+};
+
+/// Added to the loss and its gradient, as Python's nn.Penalty: l2/2 sum(w^2) + l1 sum(|w|) over the weights
+/// of layers that are not frozen.
+struct WeightPenalty {
+    double l2 = 0, l1 = 0;
+    bool biases = false, batch_norm = false;  ///< whether to count biases, and the parameters of BatchNorm
+};
+
+/// Ends a training when the loss of the validation data, or without such the training's, has not improved for
+/// `patience` epochs: the rules of Python's EarlyStopping.
+struct EarlyStopping {
+    int patience = 1;          ///< 0 means the same as 1
+    double min_delta = 0;      ///< what counts as improvement: the loss is less by more than this
+    bool restore_best = true;  ///< leave parameters and running statistics as they were after the best epoch
+};
+
+/// How far a fit has come within an epoch.
+struct FitProgress {
+    int epoch = 0;                       ///< counted from 0
+    std::size_t done = 0, examples = 0;  ///< examples of this epoch, or of this block of it
 };
 
 struct FitOptions {
     int epochs = 1;
     std::size_t batch_size = 32;  ///< 0: the full batch
     bool shuffle = true;
-    std::uint64_t seed = 0;
+    /// Of the order of the examples. Without a seed the network's own random numbers go on from fit to fit,
+    /// so that a fit in a loop visits a new order each time; those of a new network begin as with the seed 0.
+    std::optional<std::uint64_t> seed;
     /// Called after each epoch (counted from 0); false ends the training.
     std::function<bool(int, const EpochResult&)> after_epoch;
+    /// Called every few steps; false ends the training, after which after_epoch is not called.
+    std::function<bool(const FitProgress&)> progress;
+    std::optional<EarlyStopping> early_stopping;
+    WeightPenalty penalty;
+    /// Each gradient is taken at parameters to which normal noise of this standard deviation was added; its
+    /// random numbers follow from `seed`.
+    double weight_noise = 0;
+    /// Threads take mini-batches of their own, of 1 to 16 examples, and do not wait for each other, as in
+    /// Python's `fit(parallel="hogwild")`, which says what this needs. Results depend on which comes first.
+    bool hogwild = false;
     Loss loss;
     bool drop_last = false;  ///< leave out the last batch of each epoch where it has fewer than batch_size
     /// The radius rho of sharpness-aware minimisation (Foret et al. 2021), as Python's
     /// `Trainer(sharpness_aware=rho)`: each step takes the gradient at p + rho * g / norm(g). 0: at p.
     double sharpness_aware = 0;
+};
+
+/// An array of a network, by the name that it has in the state_dict of a Python model. The network owns the
+/// memory.
+template <class T>
+struct NamedArray {
+    std::string name;  ///< such as "0.weight"
+    std::vector<std::ptrdiff_t> shape;
+    std::size_t size = 0;           ///< elements
+    T* values = nullptr;            ///< of a parameter, or of a buffer such as a running mean
+    T* gradients = nullptr;         ///< of a parameter
+    std::int64_t* count = nullptr;  ///< instead of values: a counter, such as the position in random numbers
+    bool trainable = false;         ///< whether it is a parameter that learns
+};
+
+/// All parameters, buffers and counters of a network at some time.
+template <class T>
+struct Snapshot {
+    std::vector<T> values;
+    std::vector<std::int64_t> counts;
 };
 
 /// T is float or double.
@@ -150,11 +212,38 @@ class PYOPTIM_API Network {
     /// as it is: it leaves the parameters of frozen layers and their states alone.
     void set_trainable(std::size_t layer, bool trainable);
 
-    /// Trains by mini-batches. The optimizer is one of `parameter_count()` elements.
+    /// Every array, layer by layer: parameters and what layers keep besides.
+    std::vector<NamedArray<T>> arrays();
+    /// The parameters that learn, for Optimizer::set_arrays.
+    std::vector<ParameterArray> parameter_arrays() const;
+    /// Parameters, running statistics and the positions in random numbers: whatever training changes.
+    Snapshot<T> snapshot() const;
+    /// Throws std::invalid_argument for a snapshot of other layers.
+    void restore(const Snapshot<T>&);
+    /// A network of its own memory that trains on to the same bits.
+    Network clone() const;
+    /// The most threads that calls of this network use, from 1 on; 0: as many as get_num_threads() says. For
+    /// networks that run in threads of the program's own.
+    void limit_threads(int n);
+
+    /// Trains by mini-batches. The optimizer is one of `parameter_count()` elements. The validation data, if
+    /// there are any, are measured after each epoch.
     /// Returns the last epoch's result. Under NonFinite::raise throws std::domain_error for a gradient that
     /// is not finite; the steps before are done, and that one changes nothing. Labels that another thread
     /// changes meanwhile are checked at each step: std::invalid_argument.
-    EpochResult fit(const Dataset<T>& data, Optimizer<T>& optimizer, const FitOptions& options = {});
+    EpochResult fit(const Dataset<T>& data, Optimizer<T>& optimizer, const FitOptions& options = {},
+                    const Dataset<T>* validation = nullptr);
+
+    /// The examples of an epoch in blocks, for data that do not fit into memory: function of the epoch and of
+    /// the number of blocks before, both from 0. One without examples ends the epoch.
+    using Blocks = std::function<Dataset<T>(int epoch, std::size_t block)>;
+    /// Trains as fit() does, on one block after the other; the order is drawn anew within each. A block that
+    /// cannot be trained on is an error after those before it.
+    EpochResult fit_blocks(const Blocks& blocks, Optimizer<T>& optimizer, const FitOptions& options = {},
+                           const Dataset<T>* validation = nullptr);
+
+    /// The loss and the accuracy of the data as a whole, in evaluation, as Python's Trainer.evaluate.
+    EpochResult evaluate(const Dataset<T>& data, const Loss& loss = {}) const;
 
     /// One step on all of `data` as one batch; returns the loss before it.
     double step(const Dataset<T>& data, Optimizer<T>& optimizer, const Loss& loss = {});
@@ -176,6 +265,8 @@ class PYOPTIM_API Network {
     /// One that Python's `save`, or ours, wrote; of the same dtype. A file that does not have its checksum,
     /// and one whose layers need other memory than it holds, is refused.
     static Network load(const std::string& path);
+    std::vector<std::uint8_t> save() const;  ///< the bytes of that file
+    static Network load(const void* bytes, std::size_t size);
 
   private:
     struct Impl;
