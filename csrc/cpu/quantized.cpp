@@ -1,0 +1,84 @@
+#include "cpu/kernels.hpp"
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace pyoptim::cpu::PYOPTIM_ISA {
+
+namespace {
+
+inline void store(const QuantizedDense& d, ptrdiff_t row, ptrdiff_t col, int32_t sum) {
+    const float y = static_cast<float>(sum - d.offset[col]) * d.scale[col] + d.bias[col];
+    d.y[row * d.n + col] = d.relu && !(y > 0) ? 0.0f : y;
+}
+
+#if defined(__AVX512F__)
+// The outputs of kRows rows and kCols columns, which share what they load. An instruction adds four products
+// of bytes to each of 16 sums, without rounding or saturation.
+template <int kRows, int kCols>
+__attribute__((target("avx512vnni"))) void vnni_tile(const QuantizedDense& d, ptrdiff_t row, ptrdiff_t col) {
+    __m512i sums[kRows][kCols];
+    for (auto& of_row : sums) {
+        for (__m512i& sum : of_row) sum = _mm512_setzero_si512();
+    }
+    for (ptrdiff_t p = 0; p < d.k; p += kQuantizedBlock) {
+        __m512i x[kRows];
+        for (int r = 0; r < kRows; ++r) x[r] = _mm512_loadu_si512(d.x + (row + r) * d.k + p);
+        for (int c = 0; c < kCols; ++c) {
+            const __m512i w = _mm512_loadu_si512(d.w + (col + c) * d.k + p);
+            for (int r = 0; r < kRows; ++r) sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], x[r], w);
+        }
+    }
+    for (int r = 0; r < kRows; ++r) {
+        for (int c = 0; c < kCols; ++c) store(d, row + r, col + c, _mm512_reduce_add_epi32(sums[r][c]));
+    }
+}
+
+template <int kRows>
+void vnni_rows(const QuantizedDense& d, ptrdiff_t row, ptrdiff_t col, ptrdiff_t col_end) {
+    for (; col + 4 <= col_end; col += 4) vnni_tile<kRows, 4>(d, row, col);
+    for (; col < col_end; ++col) vnni_tile<kRows, 1>(d, row, col);
+}
+
+void vnni_dense(const QuantizedDense& d, ptrdiff_t row, ptrdiff_t row_end, ptrdiff_t col, ptrdiff_t col_end) {
+    for (; row + 4 <= row_end; row += 4) vnni_rows<4>(d, row, col, col_end);
+    for (; row < row_end; ++row) vnni_rows<1>(d, row, col, col_end);
+}
+#endif
+
+}  // namespace
+
+// Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even, without an instruction that
+// the baseline lacks.
+void quantize(ptrdiff_t n, const float* x, float inverse, float zero, uint8_t* q) {
+    constexpr float kRound = 12582912.0f;
+    const float low = -zero, high = 255.0f - zero;
+    PYOPTIM_NO_OVERLAP
+    for (ptrdiff_t i = 0; i < n; ++i) {
+        float v = x[i] * inverse;
+        v = v > low ? v : low;  // also where v is NaN
+        v = v < high ? v : high;
+        q[i] = static_cast<uint8_t>(static_cast<int32_t>((v + kRound) - kRound + zero));
+    }
+}
+
+void quantized_dense(const QuantizedDense& d, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
+                     ptrdiff_t col_end) {
+#if defined(__AVX512F__)
+    if (d.vnni) return vnni_dense(d, row_begin, row_end, col_begin, col_end);
+#endif
+    for (ptrdiff_t i = row_begin; i < row_end; ++i) {
+        const uint8_t* const x = d.x + i * d.k;
+        for (ptrdiff_t j = col_begin; j < col_end; ++j) {
+            const int8_t* const w = d.w + j * d.k;
+            int32_t sum = 0;
+            for (ptrdiff_t p = 0; p < d.k; ++p) {
+                sum += static_cast<int32_t>(static_cast<int16_t>(x[p])) * static_cast<int16_t>(w[p]);
+            }
+            store(d, i, j, sum);
+        }
+    }
+}
+
+}  // namespace pyoptim::cpu::PYOPTIM_ISA
