@@ -6,9 +6,12 @@ trainings come back as `Stages`, the `History` of each by name, whose ``path`` s
 
 from __future__ import annotations
 
+from ._cascade import Cascade
+from ._compress import compress
 from ._continuation import continuation
 from ._curriculum import curriculum
 from ._distill import distill
+from ._experts import MixtureOfExperts
 from ._greedy import greedy_pretrain
 from ._prune import prune, shrink
 from ._quantize import QuantizedModel, quantize
@@ -16,8 +19,11 @@ from ._stages import Stages
 from ._transfer import transfer
 
 __all__ = [
+    "Cascade",
+    "MixtureOfExperts",
     "QuantizedModel",
     "Stages",
+    "compress",
     "continuation",
     "curriculum",
     "distill",

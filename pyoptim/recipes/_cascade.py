@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +17,7 @@ from ..ops import losses, softmax_forward
 from ..runtime.dtypes import Array
 from ..runtime.figures import drawn_on, legend_beside, saved
 from ..runtime.numbers import NUMBER, POSITIVE, SHARE, check_count, plain, shown
-from ..train import evaluation
-from ._quantize import QuantizedModel
-
-Model = nn.Sequential | QuantizedModel
+from ._measure import Model, median_seconds, outputs_of
 
 
 class Measures(NamedTuple):
@@ -198,8 +193,8 @@ class Cascade:
         y = _checked_targets(y, output)
         reached = tuple(float(np.mean(by >= i)) for i in range(len(self.models)))
         cost = sum(share * each for share, each in zip(reached, self.costs, strict=True))
-        seconds = _median_seconds(lambda: self._answers(x), repeats) / len(y)
-        alone = _median_seconds(lambda: _outputs(self.models[-1], x), repeats) / len(y)
+        seconds = median_seconds(lambda: self._answers(x), repeats) / len(y)
+        alone = median_seconds(lambda: _outputs(self.models[-1], x), repeats) / len(y)
         detects = output.shape[1] == 1
         return CascadeReport(
             Measures(*_quality(answers, y, detects), float(cost), seconds),
@@ -261,9 +256,7 @@ def _products(model: Model) -> int:
 
 
 def _outputs(model: Model, x: Array) -> Array:
-    output = np.asarray(
-        evaluation.predict(model, x) if isinstance(model, nn.Sequential) else model.predict(x)
-    )
+    output = outputs_of(model, x)
     if output.ndim != 2 or 0 in output.shape[1:]:
         raise ValueError(f"models have outputs of shape {output.shape[1:]} for x, expected (outputs,)")
     return output
@@ -298,7 +291,7 @@ def _of_detector(scores: Sequence[Array], there: Array, wanted: float) -> tuple[
 
 
 def _least_threshold(sure: Array, right: Array, wanted: float) -> float:
-    """Return the smallest confidence from which on the answers have the wanted accuracy; 2 if there is none."""
+    """Return the smallest confidence from which on answers have the wanted accuracy; 2 if none has."""
     order = np.argsort(-sure, kind="stable")
     sure, right = sure[order], right[order]
     good = np.cumsum(right) >= wanted * np.arange(1, len(sure) + 1)
@@ -313,12 +306,3 @@ def _quality(answers: Array, y: Array, detects: bool) -> tuple[float, float, flo
         return accuracy, math.nan, math.nan
     both, found, there = int((answers & y).sum()), int(answers.sum()), int(y.sum())
     return accuracy, both / there if there else math.nan, both / found if found else math.nan
-
-
-def _median_seconds(run: Callable[[], Any], repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
