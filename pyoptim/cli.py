@@ -113,9 +113,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     study.set_defaults(run=_study)
     study.add_argument("study", metavar="STUDY", choices=STUDIES, help=", ".join(STUDIES))
-    study.add_argument("--dataset", default="digits", help="digits, mnist, …")
+    study.add_argument(
+        "--dataset", default="auto", help="digits, mnist, …; auto: mnist where its files are, else digits"
+    )
     study.add_argument("--epochs", type=_positive, help="default: the study's own")
-    study.add_argument("--seed", type=_seed, default=0)
+    study.add_argument("--seed", type=_seed, default=0, help="the first one")
+    study.add_argument("--seeds", type=_positive, metavar="N", help="how many; default: the study's own")
     study.add_argument("--threads", type=_positive, help="default: all processors")
     study.add_argument("--plot", metavar="FILE", help="default: STUDY.png")
     compare = commands.add_parser(

@@ -42,6 +42,11 @@ def read(name: str) -> Arrays:
     return arrays
 
 
+def is_here(name: str) -> bool:
+    """Whether all files of one of `SOURCES` are on this machine, so that nothing would be downloaded."""
+    return all(_find(name, file) is not None for file in SOURCES[name].files)
+
+
 def _folders(name: str) -> Iterator[Path]:
     """The folders that may hold the files: the user's own, if it is set, and then the cache."""
     if data := os.environ.get("PYOPTIM_DATA"):

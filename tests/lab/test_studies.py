@@ -12,7 +12,7 @@ from pyoptim.lab import recipe_studies, studies, tabular
 def test_a_study_prints_a_table_and_writes_a_plot(name, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     path = tmp_path / "study.png"
-    assert cli.main(["study", name, "--epochs", "1", "--plot", str(path)]) == 0
+    assert cli.main(["study", name, "--epochs", "1", "--dataset", "digits", "--plot", str(path)]) == 0
     printed = capsys.readouterr().out
     assert path.read_bytes().startswith(b"\x89PNG")
     lines = [line for line in printed.splitlines() if "%" in line]
@@ -49,9 +49,9 @@ def test_the_command_line_knows_every_study():
 
 
 def test_batch_norm_trains_a_deep_sigmoid_network():
-    without, normalised = studies.STUDIES["batch-norm"].run(studies.Options("digits", None, 0, False), 10)
-    assert normalised.history["val_accuracy"][-1] > without.history["val_accuracy"][-1] + 0.3
-    low, middle, high = normalised.extra[0].values[-1]
+    without, normalised = studies.run("batch-norm", "digits", epochs=10).data
+    assert normalised.last("val_accuracy") > without.last("val_accuracy") + 0.3
+    low, middle, high = normalised.callbacks[0][0].values[-1]
     assert low < middle < high
 
 

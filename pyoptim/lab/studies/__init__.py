@@ -1,0 +1,60 @@
+"""``pyoptim study NAME``: experiments of the lectures, each a table, a picture, and what they show."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ...runtime.figures import new_figure, saved
+from . import batches, inputs, rates
+from ._common import Options, Result, Study, resolved, table
+
+STUDIES: dict[str, Study] = {
+    "batch-size": batches.BATCH_SIZE,
+    "batch-norm": inputs.BATCH_NORM,
+    "raw-pixels": inputs.RAW_PIXELS,
+    "learning-rate": rates.LEARNING_RATE,
+    "schedules": rates.SCHEDULES,
+}
+
+_DIGITS = 5  # times as many epochs: it has a fortieth of the examples that the others have
+
+
+def run(
+    name: str,
+    dataset: str = "auto",
+    epochs: int | None = None,
+    seeds: int | None = None,
+    first_seed: int = 0,
+    verbose: bool = False,
+) -> Result:
+    """Run the study of this name; epochs and the number of seeds are its own where they are None."""
+    study, dataset = STUDIES[name], resolved(dataset)
+    epochs = epochs or study.epochs * (_DIGITS if dataset == "digits" else 1)
+    chosen = tuple(range(first_seed, first_seed + (seeds or study.seeds)))
+    return study.run(Options(dataset, epochs, chosen, verbose))
+
+
+def draw(name: str, result: Result, path: str | Path | None = None, axes: Any = None) -> Any:
+    """Draw what a study found, on its number of axes where some are given; returns the figure."""
+    study = STUDIES[name]
+    if axes is None:
+        figure = new_figure(5.5 * study.panels, 4.8)
+        figure.suptitle(f"{study.about[0].upper()}{study.about[1:]}\n{result.setting}", fontsize="medium")
+        axes = figure.subplots(1, study.panels, squeeze=False)[0]
+    study.draw(result, axes)
+    return saved(axes[0].get_figure(), path)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the study that the command line names."""
+    study, dataset = STUDIES[options.study], resolved(options.dataset)
+    print(f"{options.study}: {study.about}; {dataset}")
+    result = run(options.study, dataset, options.epochs, options.seeds, options.seed, verbose=True)
+    print(table(result.rows))
+    if words := study.conclusion(result):
+        print(words)
+    draw(options.study, result, options.plot)
+    print(f"plot saved to {options.plot}")
+    return 0
