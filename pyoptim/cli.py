@@ -28,6 +28,7 @@ def __dir__() -> list[str]:
 STUDIES = (
     "batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules", "tabular",
     "pretraining", "transfer", "hints", "curriculum",
+    "compression", "cascade", "experts",
 )  # fmt: skip
 
 # SciPy's methods, by the names that `pyoptim train --optimizer` takes.

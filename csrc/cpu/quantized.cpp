@@ -14,8 +14,26 @@ inline void store(const QuantizedDense& d, ptrdiff_t row, ptrdiff_t col, int32_t
 }
 
 #if defined(__AVX512F__)
-// The outputs of kRows rows and kCols columns, which share what they load. An instruction adds four products
-// of bytes to each of 16 sums, without rounding or saturation.
+// Four outputs of a row.
+inline void store(const QuantizedDense& d, ptrdiff_t row, ptrdiff_t col, __m128i sums) {
+    const __m128i lowered =
+        _mm_sub_epi32(sums, _mm_loadu_si128(reinterpret_cast<const __m128i*>(d.offset + col)));
+    const __m128 y = _mm_add_ps(_mm_mul_ps(_mm_cvtepi32_ps(lowered), _mm_loadu_ps(d.scale + col)),
+                                _mm_loadu_ps(d.bias + col));
+    _mm_storeu_ps(d.y + row * d.n + col, d.relu ? _mm_max_ps(y, _mm_setzero_ps()) : y);
+}
+
+// The sums of the elements of a, b, c and d.
+inline __m128i totals(__m512i a, __m512i b, __m512i c, __m512i d) {
+    const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+    return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+// The outputs of kRows rows and of four columns or one, which share what they load. An instruction adds four
+// products of bytes to each of 16 sums, without rounding or saturation.
 template <int kRows, int kCols>
 __attribute__((target("avx512vnni"))) void vnni_tile(const QuantizedDense& d, ptrdiff_t row, ptrdiff_t col) {
     __m512i sums[kRows][kCols];
@@ -31,7 +49,11 @@ __attribute__((target("avx512vnni"))) void vnni_tile(const QuantizedDense& d, pt
         }
     }
     for (int r = 0; r < kRows; ++r) {
-        for (int c = 0; c < kCols; ++c) store(d, row + r, col + c, _mm512_reduce_add_epi32(sums[r][c]));
+        if constexpr (kCols == 4) {
+            store(d, row + r, col, totals(sums[r][0], sums[r][1], sums[r][2], sums[r][3]));
+        } else {
+            store(d, row + r, col, _mm512_reduce_add_epi32(sums[r][0]));
+        }
     }
 }
 

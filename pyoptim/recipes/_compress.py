@@ -177,14 +177,14 @@ def compress(
         return what
 
     before = outputs_of(model, test[0])
-    stages = [_stage("model", model, test, before)]
+    stages = [stage("model", model, test, before)]
     pruned = copy.deepcopy(trained(student))
-    stages.append(_stage("student", student, test, before))
+    stages.append(stage("student", student, test, before))
     prune(pruned, share, units=units)
     trained(pruned)
     small = shrink(pruned) if units else pruned
-    stages.append(_stage("pruned", small, test, before))
-    stages.append(_stage("8 bits", quantize(small, x[:_CALIBRATION]), test, before))
+    stages.append(stage("pruned", small, test, before))
+    stages.append(stage("8 bits", quantize(small, x[:_CALIBRATION]), test, before))
     return Compressed(tuple(stages))
 
 
@@ -196,7 +196,8 @@ def _checked_test(test_data: Any, x: Array) -> tuple[Array, Any]:
     return as_numpy("test_data[0]", test_data[0]), as_numpy("test_data[1]", test_data[1])
 
 
-def _stage(name: str, model: Model, test: tuple[Array, Any], before: Array) -> Stage:
+def stage(name: str, model: Model, test: tuple[Array, Any], before: Array) -> Stage:
+    """Measure a model on examples and, where given, their classes; ``before`` is the first one's output."""
     x, y = test
     output = outputs_of(model, x)
     accuracy = math.nan

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.figures import new_figure, saved
-from . import batches, inputs, rates
+from . import batches, inputs, rates, small
 from ._common import Options, Result, Study, resolved, table
 
 STUDIES: dict[str, Study] = {
@@ -16,6 +16,9 @@ STUDIES: dict[str, Study] = {
     "raw-pixels": inputs.RAW_PIXELS,
     "learning-rate": rates.LEARNING_RATE,
     "schedules": rates.SCHEDULES,
+    "compression": small.COMPRESSION,
+    "cascade": small.CASCADE,
+    "experts": small.EXPERTS,
 }
 
 _DIGITS = 5  # times as many epochs: it has a fortieth of the examples that the others have
