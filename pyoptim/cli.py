@@ -26,9 +26,8 @@ def __dir__() -> list[str]:
 
 
 STUDIES = (
-    "batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules", "tabular",
-    "pretraining", "transfer", "hints", "curriculum",
-    "compression", "cascade", "experts",
+    "batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules", "compression", "cascade",
+    "experts", "tabular", "pretraining", "transfer", "hints", "curriculum",
 )  # fmt: skip
 
 # SciPy's methods, by the names that `pyoptim train --optimizer` takes.

@@ -136,10 +136,11 @@ class Cascade:
         y : array (examples,)
             Of a detector 1 (or True) where the thing is there, else 0; of classes their numbers.
         wanted : float in [0, 1], default 0.99
-            Of a detector the recall of the cascade on these examples. Each model gets the largest threshold
-            at which it loses no more than its equal part of the objects that all of them may lose.
+            Of a detector the recall of the cascade on these examples. Each model gets a threshold at which it
+            rejects as many as it can, and loses no more than its equal part of the objects that may be lost.
             Of classes the accuracy of each model but the last on those of these examples that it answers. It
-            gets the smallest threshold with that accuracy: 2, so that it answers none, where there is none.
+            gets a threshold at which it answers as many as it can with that accuracy: 2, so that it answers
+            none, where there is none.
 
         Raises
         ------
@@ -276,7 +277,7 @@ def _confidence(output: Array) -> Array:
 
 
 def _of_detector(scores: Sequence[Array], there: Array, wanted: float) -> tuple[float, ...]:
-    """Return the largest thresholds that lose so few of the objects, in equal parts by each model."""
+    """Return thresholds that reject the most and lose so few of the objects, in equal parts each."""
     objects, lost = int(there.sum()), 0
     if not objects:
         raise ValueError("y holds no object (a 1), expected some whose scores say where the thresholds are")
@@ -284,20 +285,30 @@ def _of_detector(scores: Sequence[Array], there: Array, wanted: float) -> tuple[
     most = objects - math.ceil(wanted * objects)
     for i, score in enumerate(scores, 1):
         may_lose = most * i // len(scores) - lost
-        found.append(float(np.sort(score[left])[min(may_lose, objects - lost - 1)]))
+        least = np.sort(score[left])[min(may_lose, objects - lost - 1)]
+        found.append(_below(least, score, least - 1))
         left &= score >= found[-1]
         lost = objects - int(left.sum())
     return tuple(found)
 
 
 def _least_threshold(sure: Array, right: Array, wanted: float) -> float:
-    """Return the smallest confidence from which on answers have the wanted accuracy; 2 if none has."""
+    """Return the confidence from which on the most answers have the wanted accuracy; 2 if none have."""
     order = np.argsort(-sure, kind="stable")
     sure, right = sure[order], right[order]
     good = np.cumsum(right) >= wanted * np.arange(1, len(sure) + 1)
     good[:-1] &= sure[:-1] != sure[1:]  # of equal ones all are answered, or none
     where = np.flatnonzero(good)
-    return float(sure[where[-1]]) if len(where) else 2.0
+    return _below(sure[where[-1]], sure, 0.0) if len(where) else 2.0
+
+
+def _below(least: Any, scores: Array, lowest: float) -> float:
+    """Return a threshold for this score: half way to the next smaller one, or to ``lowest`` if there is none.
+
+    Scores of the same example differ by rounding between batches of several sizes, and between backends.
+    """
+    smaller = scores[scores < least]
+    return (float(least) + float(smaller.max() if len(smaller) else lowest)) / 2
 
 
 def _quality(answers: Array, y: Array, detects: bool) -> tuple[float, float, float]:

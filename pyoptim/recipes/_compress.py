@@ -171,6 +171,12 @@ def compress(
     x = as_numpy("x", x)
     test = _checked_test(test_data, x)
     targets = outputs_of(model, x)
+    try:
+        shape = student.output_shape(x.shape[1:])
+    except ValueError as error:
+        raise ValueError(f"student does not suit x: {error}") from None
+    if shape != targets.shape[1:]:
+        raise ValueError(f"student has outputs of shape {shape}, expected the model's, {targets.shape[1:]}")
 
     def trained(what: nn.Sequential) -> nn.Sequential:
         Trainer(what, loss, optimizer(what.parameters()), seed=seed).fit(x, targets, **options)

@@ -82,16 +82,16 @@ def _compression_words(result: Result) -> str:
     lost = 100 * (first["test accuracy"] - last["test accuracy"])
     words = [
         f"The last model takes {np.mean(first['bytes'] / last['bytes']):,.0f} times fewer bytes than the "
-        f"first, {np.mean(first['us alone'] / last['us alone']):.1f} times less time for an example alone, and "
-        f"{lost.mean():.1f} points of accuracy less."
+        f"first, {np.mean(first['us alone'] / last['us alone']):.1f} times less time for an example alone, "
+        f"and {lost.mean():.1f} points of accuracy less."
     ]
     gain = 100 * (result.rows["student"]["test accuracy"] - result.rows["student of labels"]["test accuracy"])
     if _is_clear(gain):
         words.append(f"The student of the model is {gain.mean():.1f} points better than one of the labels.")
     else:
         words.append(
-            f"That a model teaches better than labels do does not show here: {gain.mean():+.1f} points, which "
-            "is within what seeds make, or worse."
+            f"That a model teaches better than labels do does not show here: {gain.mean():+.1f} points, "
+            "which is within what seeds make, or worse."
         )
     for name, of in (("model in 8 bits", "model"), ("8 bits", "pruned")):
         faster = [np.mean(result.rows[of][c] / result.rows[name][c]) for c in ("us alone", "us each")]
