@@ -17,7 +17,7 @@ from ..ops import losses, softmax_forward
 from ..runtime.dtypes import Array
 from ..runtime.figures import drawn_on, legend_beside, saved
 from ..runtime.numbers import NUMBER, POSITIVE, SHARE, check_count, plain, shown
-from ._measure import Model, median_seconds, outputs_of
+from ._measure import Model, examples, median_seconds, outputs_of
 
 
 class Measures(NamedTuple):
@@ -148,7 +148,7 @@ class Cascade:
             The examples do not suit the models; for a detector, none of them is an object.
         """
         wanted = SHARE.number("wanted", wanted)
-        x = as_numpy("x", x)
+        x = examples("x", x)
         scores = [_outputs(model, x) for model in self.models]
         y = _checked_targets(y, scores[-1])
         if scores[0].shape[1] == 1:
@@ -176,7 +176,7 @@ class Cascade:
         TypeError, ValueError
             The examples do not suit the models, or there are no thresholds yet.
         """
-        return self._answers(as_numpy("x", x))[0]
+        return self._answers(examples("x", x))[0]
 
     def evaluate(self, x: Any, y: Any, repeats: int = 5) -> CascadeReport:
         """Measure accuracy and cost, and those of the last model where it has to answer every example.
@@ -188,7 +188,7 @@ class Cascade:
         repeats : int, default 5
             How often the time is taken.
         """
-        repeats, x = check_count("repeats", repeats), as_numpy("x", x)
+        repeats, x = check_count("repeats", repeats), examples("x", x)
         answers, by = self._answers(x)
         output = _outputs(self.models[-1], x)
         y = _checked_targets(y, output)

@@ -20,7 +20,7 @@ from ..runtime.dtypes import Array
 from ..runtime.figures import new_figure, saved
 from ..runtime.numbers import SHARE, check_flag, check_type, shown
 from ..train.trainer import Trainer
-from ._measure import Model, median_seconds, outputs_of
+from ._measure import Model, examples, median_seconds, outputs_of
 from ._prune import prune, shrink
 from ._quantize import QuantizedModel, quantize
 
@@ -168,8 +168,8 @@ def compress(
         raise TypeError(f"optimizer is {shown(optimizer)}, expected a function of parameters, such as Adam")
     check_type("fit", {} if fit is None else fit, Mapping, "a mapping of arguments of Trainer.fit")
     options = {"epochs": 20, "verbose": False, **(fit or {})}
-    x = as_numpy("x", x)
-    test = _checked_test(test_data, x)
+    x = examples("x", x)
+    test = _checked_test(model, test_data, x)
     targets = outputs_of(model, x)
     try:
         shape = student.output_shape(x.shape[1:])
@@ -194,12 +194,13 @@ def compress(
     return Compressed(tuple(stages))
 
 
-def _checked_test(test_data: Any, x: Array) -> tuple[Array, Any]:
+def _checked_test(model: nn.Sequential, test_data: Any, x: Array) -> tuple[Array, Any]:
     if test_data is None:
         return x, None
     if not isinstance(test_data, tuple | list) or len(test_data) != 2:
         raise TypeError(f"test_data is {shown(test_data)}, expected (x, y)")
-    return as_numpy("test_data[0]", test_data[0]), as_numpy("test_data[1]", test_data[1])
+    x = model.check_input("test_data[0]", as_numpy("test_data[0]", test_data[0]))
+    return x, as_numpy("test_data[1]", test_data[1])
 
 
 def stage(name: str, model: Model, test: tuple[Array, Any], before: Array) -> Stage:

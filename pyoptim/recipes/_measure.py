@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import nn
+from ..arrays.checks import as_numpy
 from ..runtime.dtypes import Array
 from ..train import evaluation
 from ._quantize import QuantizedModel
@@ -22,6 +23,14 @@ def outputs_of(model: Model, x: Array) -> Array:
     if isinstance(model, QuantizedModel):
         return model.predict(x)
     return np.asarray(evaluation.predict(model, x))
+
+
+def examples(name: str, x: Any) -> Array:
+    """Return an array of examples, whose shape and values the models have yet to look at."""
+    x = as_numpy(name, x)
+    if x.ndim == 0:
+        raise ValueError(f"{name} is a scalar, expected (examples, ...)")
+    return x
 
 
 def median_seconds(run: Callable[[], Any], repeats: int) -> float:
