@@ -1,6 +1,6 @@
 #include "cpu/kernels.hpp"
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -69,6 +69,26 @@ void vnni_dense(const QuantizedDense& d, ptrdiff_t row, ptrdiff_t row_end, ptrdi
 }
 #endif
 
+#if defined(__AVX2__)
+// Four outputs of a row, for processors without VNNI: products of bytes are those of 16-bit numbers.
+void avx2_tile(const QuantizedDense& d, ptrdiff_t row, ptrdiff_t col) {
+    __m256i sums[4] = {};
+    const auto load = [](const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); };
+    for (ptrdiff_t p = 0; p < d.k; p += 16) {
+        const __m256i x = _mm256_cvtepu8_epi16(load(d.x + row * d.k + p));
+        for (int c = 0; c < 4; ++c) {
+            const __m256i w = _mm256_cvtepi8_epi16(load(d.w + (col + c) * d.k + p));
+            sums[c] = _mm256_add_epi32(sums[c], _mm256_madd_epi16(x, w));
+        }
+    }
+    for (int c = 0; c < 4; ++c) {
+        __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sums[c]), _mm256_extracti128_si256(sums[c], 1));
+        half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4E));
+        store(d, row, col + c, _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xB1))));
+    }
+}
+#endif
+
 }  // namespace
 
 // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even, without an instruction that
@@ -92,7 +112,11 @@ void quantized_dense(const QuantizedDense& d, ptrdiff_t row_begin, ptrdiff_t row
 #endif
     for (ptrdiff_t i = row_begin; i < row_end; ++i) {
         const uint8_t* const x = d.x + i * d.k;
-        for (ptrdiff_t j = col_begin; j < col_end; ++j) {
+        ptrdiff_t j = col_begin;
+#if defined(__AVX2__)
+        for (; j + 4 <= col_end; j += 4) avx2_tile(d, i, j);
+#endif
+        for (; j < col_end; ++j) {
             const int8_t* const w = d.w + j * d.k;
             int32_t sum = 0;
             for (ptrdiff_t p = 0; p < d.k; ++p) {

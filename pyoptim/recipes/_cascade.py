@@ -224,9 +224,9 @@ class Cascade:
         return answers, by
 
     def _last_answers(self, output: Array) -> Array:
-        if output.shape[1] > 1:
-            return output.argmax(axis=1)
-        return (output[:, 0] >= self._fitting(1)[-1]).astype(np.int64)
+        detects = output.shape[1] == 1
+        answers: Array = output[:, 0] >= self._fitting(1)[-1] if detects else output.argmax(axis=1)
+        return answers.astype(np.int64)
 
     def _fitting(self, outputs: int) -> tuple[float, ...]:
         """Return the thresholds, which have to be as many as models of so many outputs need."""
@@ -273,7 +273,8 @@ def _checked_targets(y: Any, output: Array) -> Array:
 
 
 def _confidence(output: Array) -> Array:
-    return softmax_forward(output).max(axis=1)
+    largest: Array = softmax_forward(output).max(axis=1)
+    return largest
 
 
 def _of_detector(scores: Sequence[Array], there: Array, wanted: float) -> tuple[float, ...]:

@@ -79,7 +79,7 @@ class Mixture(nn.Layer):
         stacked = np.stack(outputs, axis=1)  # (examples, experts, outputs)
         if self.mix == "outputs":
             y: Array = np.einsum("nk,nkc->nc", gates, stacked)
-            self._kept = gates, stacked
+            self._kept: Any = gates, stacked
         else:
             logs = softmax(stacked, True)
             joint = logs + softmax(logits, True)[:, :, None]

@@ -22,15 +22,16 @@ def outputs_of(model: Model, x: Array) -> Array:
     """Return the outputs of either kind of model, in evaluation mode, in the processor's memory."""
     if isinstance(model, QuantizedModel):
         return model.predict(x)
-    return np.asarray(evaluation.predict(model, x))
+    output: Array = np.asarray(evaluation.predict(model, x))
+    return output
 
 
 def examples(name: str, x: Any) -> Array:
     """Return an array of examples, whose shape and values the models have yet to look at."""
-    x = as_numpy(name, x)
-    if x.ndim == 0:
+    given: Array = as_numpy(name, x)
+    if given.ndim == 0:
         raise ValueError(f"{name} is a scalar, expected (examples, ...)")
-    return x
+    return given
 
 
 def median_seconds(run: Callable[[], Any], repeats: int) -> float:

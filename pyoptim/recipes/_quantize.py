@@ -42,6 +42,12 @@ class QuantizedModel:
         Of its arrays: weights of one byte, biases and scales of four. A file has some hundred bytes more.
     """
 
+    _layers: list[Fields]
+    _tensors: dict[str, Array]
+    _scales: Scales
+    _steps: list[Any]
+    _shapes: list[Layer]
+
     def __init__(self) -> None:
         raise TypeError("QuantizedModel is made by quantize(model, calibration) or QuantizedModel.load(path)")
 

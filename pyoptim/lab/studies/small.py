@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -276,13 +277,8 @@ def _experts(options: Options) -> Result:
             making.fit(data.x_train, data.y_train, epochs=options.epochs, batch_size=32, verbose=False)
             for hard in (False, True):
                 name = f"mixed {mix}, {'hard' if hard else 'soft'}"
-                run[name] = _measured(
-                    data,
-                    lambda x, m=moe, h=hard: m.predict(x, h),
-                    *(  # type: ignore[misc]
-                        (experts[0], gater) if hard else (moe.model,)
-                    ),
-                )
+                computing = (experts[0], gater) if hard else (moe.model,)
+                run[name] = _measured(data, partial(moe.predict, hard=hard), *computing)
                 run[name]["experts used"] = len(np.unique(moe.gates(test[0]).argmax(axis=1)))
             if mix == "probabilities":
                 gates.append(moe.gates(data.x_test))
