@@ -17,6 +17,7 @@ from ..runtime.dtypes import Array
 from ..runtime.figures import new_figure
 from ..train.history import History
 from ..train.trainer import Trainer
+from .studies._common import resolved
 
 _MOST = 5_000, 2_000  # examples that are taken of a large data set, to train and to test
 
@@ -380,8 +381,9 @@ def _loaded(name: str) -> datasets.Dataset:
 def main(options: argparse.Namespace) -> int:
     """Run the study that the command line names."""
     study = STUDIES[options.study]
-    data, seeds = _loaded(options.dataset), range(options.seed, options.seed + study.seeds)
-    title = f"{options.study}: {options.dataset}, {len(data.x_train):,} training examples, {len(seeds)} seeds"
+    dataset = resolved(options.dataset)
+    data, seeds = _loaded(dataset), range(options.seed, options.seed + (options.seeds or study.seeds))
+    title = f"{options.study}: {dataset}, {len(data.x_train):,} training examples, {len(seeds)} seeds"
     print(f"{title}; {study.about}", flush=True)
     title += " (mean, best to worst)"
     parts = study.run(Setting(data, seeds, options.epochs or study.epochs))

@@ -176,8 +176,8 @@ def _remove_units(layers: list[dict[str, Any]], state: dict[str, Array]) -> bool
         between = layers[first + 1 : second]
         if not all(_is_per_unit(fields) for fields in between):
             continue
-        constant: Array = ~state[f"{first}.weight"].any(axis=1)
-        dead: Array = np.logical_or(constant, ~state[f"{second}.weight"].any(axis=0))
+        constant: Array = (state[f"{first}.weight"] == 0).all(axis=1)
+        dead: Array = constant | (state[f"{second}.weight"] == 0).all(axis=0)
         if dead.all():  # a layer has at least one
             dead = np.arange(len(dead)) > 0
         if not dead.any():
