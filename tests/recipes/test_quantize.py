@@ -2,10 +2,20 @@
 
 import numpy as np
 import pytest
+from support import backends
 
 import pyoptim as po
 from pyoptim import nn
 from pyoptim.runtime import dispatch
+
+
+@pytest.fixture(params=backends.BACKENDS)
+def backend(request):
+    """Each instruction set has a kernel of its own."""
+    if reason := backends.why_not(request.param):
+        pytest.skip(reason)
+    with backends.running_on(request.param):
+        yield request.param
 
 
 def padded(weight):
