@@ -170,10 +170,15 @@ class MixtureOfExperts:
                 )
         one_of("probabilities", "outputs").check("mix", mix)
         self.experts, self.gater, self.mix = tuple(experts), gater, mix
-        kept = [model.state_dict() for _, model in named]
+        states = [model.state_dict() for _, model in named]
+        pruned = [model._kept for _, model in named]
         self.model = nn.Sequential(Mixture(experts, gater, mix), dtype=gater.dtype)  # draws all anew
-        for (_, model), state in zip(named, kept, strict=True):
+        for (_, model), state in zip(named, states, strict=True):
             model.load_state_dict(state)
+        if any(kept is not None for kept in pruned):
+            ones = [np.ones_like(model.flat_parameters) for _, model in named]
+            parts = [one if kept is None else kept for one, kept in zip(ones, pruned, strict=True)]
+            self.model._prune(np.concatenate(parts))
 
     def gates(self, x: Any) -> Array:
         """The share of each expert in the answer to each example, an array (examples, experts).

@@ -97,6 +97,17 @@ def test_experts_keep_what_they_have_learned_and_may_be_frozen():
     assert (other.predict(x) != moe.predict(x)).any()
 
 
+def test_pruned_experts_stay_pruned():
+    x, y = data()
+    moe_of = po.recipes.MixtureOfExperts
+    experts = [nn.Sequential(nn.Dense(5, 3), seed=i) for i in range(2)]
+    (kept,) = po.recipes.prune(experts[1], 0.5).values()
+    moe = moe_of(experts, nn.Sequential(nn.Dense(5, 2), seed=2))
+    po.Trainer(moe.model, nn.CrossEntropy(), po.Adam(moe.model.parameters())).fit(x, y, verbose=False)
+    assert ((experts[1].state_dict()["0.weight"] != 0) == kept).all()
+    assert experts[0].state_dict()["0.weight"].all()
+
+
 def test_only_the_chosen_expert_computes(monkeypatch):
     moe, (x, _) = made("outputs"), data()
     chosen, seen = moe.gates(x).argmax(axis=1), []

@@ -24,7 +24,17 @@ def padded(weight):
 
 @pytest.mark.parametrize(
     "shape",
-    [(0, 3, 2), (1, 1, 1), (3, 63, 5), (4, 64, 4), (5, 65, 9), (9, 200, 13), (2, 65792, 5), (70, 300, 60)],
+    [
+        (0, 3, 2),
+        (1, 1, 1),
+        (3, 63, 5),
+        (4, 64, 4),
+        (5, 65, 9),
+        (9, 200, 13),
+        (2, 65792, 5),
+        (70, 300, 60),
+        (3, 4000, 101),
+    ],
 )
 def test_sums_are_those_of_integers(backend, shape):
     rows, inputs, outputs = shape
