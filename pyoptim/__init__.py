@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         torch as torch,  # not in __all__: it needs PyTorch
     )
     from .config import cmake_dir, include_dir, show_config
+    from .train.curves import compare
     from .train.history import History
     from .train.minimizing import minimize
     from .train.objective import Objective
@@ -57,6 +58,7 @@ _LAZY = {
     "averages": "averages",
     "callbacks": "callbacks",
     "cmake_dir": "config",
+    "compare": "train.curves",
     "datasets": "datasets",
     "diagnostics": "diagnostics",
     "gradients": "gradients",
@@ -87,6 +89,7 @@ __all__ = [
     "averages",
     "callbacks",
     "cmake_dir",
+    "compare",
     "datasets",
     "diagnostics",
     "get_num_threads",

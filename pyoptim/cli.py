@@ -141,6 +141,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--seed", type=_seed, help="of first weights and order of examples; of a random start on surfaces"
     )
+    compare.add_argument(
+        "--seeds", type=_positive, help="how many, from --seed on, on a data set; default: 3"
+    )
     compare.add_argument("--plot", metavar="FILE", help="default: compare.png; schedules.png for --schedules")
     compare.add_argument("--gif", metavar="FILE", help="write an animation too, on surfaces")
     _add_check(commands)
@@ -336,6 +339,6 @@ def _train(options: argparse.Namespace) -> int:
     model.save(path)
     print(f"model saved to {path}")
     if options.plot:
-        history.plot(options.plot)
+        history.plot(options.plot, title=options.dataset, validation="test")
         print(f"plot saved to {options.plot}")
     return 0

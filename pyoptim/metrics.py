@@ -35,7 +35,7 @@ from .arrays.checks import as_numpy
 from .ops.losses import check_weights
 from .runtime.dtypes import Array
 from .runtime.extras import needed
-from .runtime.figures import drawn_on, saved
+from .runtime.figures import drawn_on, legend_beside, saved
 from .runtime.numbers import AT_LEAST_ZERO, SHARE, check_count, check_flag, check_text, nearest, one_of, shown
 
 __all__ = [
@@ -531,7 +531,7 @@ def _plot_curve(
     axes.plot(*points, color="#0072B2", drawstyle="steps-post" if labels[0] == "recall" else "default")
     if chance:
         axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="chance")
-        axes.legend(loc="lower right")
+        legend_beside(axes)
     axes.set(xlabel=labels[0], ylabel=labels[1], title=title or f"{labels[1]} against {labels[0]}")
     axes.set_xlim(-0.02, 1.02)
     axes.grid(alpha=0.3)

@@ -97,6 +97,7 @@ def test_messages_name_the_argument(name, tmp_path, monkeypatch):
         ("metrics.", "sklearn"),
         ("metrics.plot", "matplotlib"),
         ("train.history.", "matplotlib"),
+        (".compare", "matplotlib"),
     ):
         if name.startswith(part):
             pytest.importorskip(needed)

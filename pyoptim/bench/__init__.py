@@ -249,7 +249,9 @@ def _parser() -> argparse.ArgumentParser:
         help="default: those installed",
     )
     parser.add_argument("--json", metavar="FILE", help="write what was measured")
-    parser.add_argument("--plot", metavar="FILE", help="draw time over size into an image")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw into an image how many times as fast as others each is"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, few repetitions: rough figures")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a target is missed")
     return parser

@@ -114,5 +114,5 @@ class Family(NamedTuple):
     targets: Sequence[Target]
     effort: Effort = FULL
     sweeps: str = ""  # what is measured, of a part that is run only where it is asked for; else ""
-    draw: Callable[[str, Sequence[Row]], None] | None = None  # into an image; None: time over size
+    draw: Callable[[str, Sequence[Row]], Any] | None = None  # into an image; None: a bar for each row
     conclude: Callable[[Sequence[Row]], list[str]] | None = None  # what the rows say together

@@ -8,13 +8,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ..runtime.figures import new_figure
+from ..runtime.figures import log_axis, new_figure, saved, style
 from .case import Row, Target
 
 _COLUMNS = {
     "n": 12, "pyoptim": 11, "numpy": 11, "torch fused": 12, "torch": 11,
     "x numpy": 9, "x torch": 9, "x jax": 9, "G/s": 8, "ceiling": 9,
 }  # fmt: skip
+_MOST_BARS = 45  # in a column
 _EXPLANATION = """
 Microseconds of one run, or of an epoch of 60,000: medians, all in turn. n: elements; of layers and epochs,
 the batch. torch: the fastest way but fused. x: times as fast as numpy, the fastest of torch, and JAX. G/s:
@@ -131,26 +132,87 @@ def write_json(
     Path(path).write_text(json.dumps(report, indent=1) + "\n")
 
 
-def draw(path: str, rows: Sequence[Row]) -> None:
-    """Draw time over size, in a panel for each name."""
-    names = list(dict.fromkeys(row.name for row in rows))
-    columns = min(4, len(names))
-    lines = -(-len(names) // columns)
-    figure = new_figure(4 * columns, 3 * lines)
-    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for axes in panels[len(names) :]:
-        axes.set_axis_off()
-    for axes, name in zip(panels, names, strict=False):
-        chosen = sorted((row for row in rows if row.name == name), key=lambda row: row.size)
-        for competitor in chosen[0].seconds:
-            axes.loglog(
-                [row.size for row in chosen],
-                [row.seconds[competitor] for row in chosen],
-                marker="o",
-                markersize=3,
-                label=competitor,
+def draw(path: str | Path | None, rows: Sequence[Row]) -> Any:
+    """Draw a bar for each row: how many times as fast as its fastest competitor; returns the figure.
+
+    Bars begin at 1 and go to the left where the competitor is faster. A black mark is as fast as the machine
+    can be, of rows that have a ceiling.
+    """
+    columns = -(-len(rows) // _MOST_BARS)
+    length = -(-len(rows) // columns)
+    figure = new_figure(6.5 * columns, 1.6 + 0.19 * length)
+    axes = figure.subplots(1, columns, squeeze=False, sharex=True)[0]
+    best = [_fastest_peer(row) for row in rows]
+    peers = list(dict.fromkeys(peer for peer, _ in best if peer))
+    for k, panel in enumerate(axes):
+        part = slice(k * length, (k + 1) * length)
+        _draw_bars(panel, list(zip(_labels(rows)[part], rows[part], best[part], strict=True)), peers)
+    ends = [ratio for _, ratio in best]
+    ends += [ratio / row.of_ceiling for row, (_, ratio) in zip(rows, best, strict=True) if row.of_ceiling]
+    for panel in axes:
+        log_axis(panel, 0.9 * min(1, *ends), 1.7 * max(1.5, *ends), "x")
+    known = [*{row.dtype for row in rows}, *{f"{row.threads} threads" for row in rows}]
+    where = f" ({', '.join(known)})" if len(known) == 2 else ""
+    figure.suptitle(f"times as fast as the fastest other library{where}", fontsize=12)
+    handles: dict[str, Any] = {}
+    for panel in axes:
+        found, names = panel.get_legend_handles_labels()
+        handles |= dict(zip(names, found, strict=True))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False)
+    return saved(figure, path)
+
+
+def _fastest_peer(row: Row) -> tuple[str, float]:
+    """Return the competitor that is the fastest and how many times its seconds are ours; "" without one."""
+    peers = {name: seconds for name, seconds in row.seconds.items() if name != "pyoptim"}
+    name = min(peers, key=peers.__getitem__, default="")
+    return name, peers[name] / row.seconds["pyoptim"] if name else 1.0
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    """Name each row; its type, threads and load where they are not those of all."""
+    labels = [f"{row.name}, {row.size:,}" if row.size else row.name for row in rows]
+    for values in (
+        [row.dtype for row in rows],
+        [f"{row.threads} thr" for row in rows],
+        [row.load for row in rows],
+        [f"{row.parts} parts" for row in rows],
+    ):
+        if len(set(values)) > 1:
+            labels = [f"{label}, {value}" for label, value in zip(labels, values, strict=True)]
+    return labels
+
+
+def _draw_bars(axes: Any, rows: Sequence[tuple[str, Row, tuple[str, float]]], peers: Sequence[str]) -> None:
+    axes.axvline(1, color="black", linewidth=0.8)
+    for place, (_, row, (peer, ratio)) in enumerate(rows):
+        if peer:
+            axes.barh(
+                place,
+                ratio - 1,
+                0.7,
+                left=1,
+                label=f"against {peer}",
+                color=style(peers.index(peer))["color"],
             )
-        axes.set(title=name, xlabel="elements, or batch", ylabel="seconds a run")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=6)
-    figure.savefig(path, dpi=120)
+        words = (
+            f"{ratio:.2g} x" if peer else f"{row.seconds['pyoptim'] * 1e6:,.4g} µs, nothing to compare with"
+        )
+        at = max(ratio, 1)
+        if row.of_ceiling:
+            ceiling = ratio / row.of_ceiling
+            at = max(at, ceiling) if ceiling < 1.6 * at else at
+            axes.plot(
+                ceiling,
+                place,
+                "|",
+                color="black",
+                markersize=9,
+                markeredgewidth=2,
+                label="the machine's ceiling",
+            )
+        axes.annotate(words, (at, place), (5, 0), textcoords="offset points", va="center", fontsize=7)
+    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=8)
+    axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
+    axes.set_axisbelow(True)
+    axes.grid(alpha=0.3, axis="x")

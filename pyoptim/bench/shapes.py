@@ -10,6 +10,7 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import numpy as np
 from ..formulas.activations import ACTIVATIONS
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
-from ..runtime.figures import new_figure
+from ..runtime.figures import new_figure, saved
 from . import activations, norms
 from .case import Case, Family, Options, Row, Target
 from .layers import Competitor, DenseArrays, Expected, Maker, aligned, checked, chosen, cross_entropy
@@ -214,8 +215,8 @@ def _of_peak(row: Row) -> float | None:
     return row.of_ceiling if found and min(found[1:]) >= 32 else None
 
 
-def draw(path: str, rows: Sequence[Row]) -> None:
-    """Draw a map of the share of the peak of every dense layer.
+def draw(path: str | Path | None, rows: Sequence[Row]) -> Any:
+    """Draw a map of the share of the peak of every dense layer; returns the figure.
 
     It has a panel for each way, type and number of threads. The larger a dot, the larger the batch.
     """
@@ -246,7 +247,7 @@ def draw(path: str, rows: Sequence[Row]) -> None:
         figure.colorbar(
             dots, ax=grid, label="share of the peak; the size of a dot is the batch, from 1 to 4,096"
         )
-    figure.savefig(path, dpi=120)
+    return saved(figure, path)
 
 
 FAMILY = Family(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,11 @@ def curvature(
     return Curvature(value, squared, curved, best, 2 * best, steps, losses, predicted)
 
 
+def _tick(least: float, value: float, _: int) -> str:
+    """Label a tick that is far enough from 0 not to meet others."""
+    return f"{value:g}" if abs(value) > least else ""
+
+
 @dataclass(frozen=True)
 class Spectrum:
     """What `hessian_spectrum` found.
@@ -167,7 +173,10 @@ class Spectrum:
         axes.axhline(0, color="black", linewidth=0.8)
         axes.axvline(len(self.smallest) - 0.5, color="0.6", linestyle=":")
         top = float(np.max(np.abs(values), where=np.isfinite(values), initial=0.0))
-        axes.set_yscale("symlog", linthresh=max(top * 1e-4, 1e-300))
+        if top > 0:
+            least = top * 1e-4  # of what is less, only the sign can be seen
+            axes.set_yscale("symlog", linthresh=least)
+            axes.yaxis.set_major_formatter(partial(_tick, 10 * least))
         axes.set_xticks([])
         axes.set(
             xlabel=f"{len(self.smallest)} smallest, and {len(self.largest)} largest of {self.parameters:,}",

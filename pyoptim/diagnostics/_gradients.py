@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import nn
 from ..runtime.dtypes import Array
-from ..runtime.figures import drawn_on, saved
+from ..runtime.figures import drawn_on, legend_beside, log_if_wide, saved
 from ..runtime.numbers import POSITIVE, check_count, check_flag, check_seed
 from ._problem import NOT_FINITE, Problem
 
@@ -223,11 +223,12 @@ class GradientNoise:
     def plot(self, path: str | Path | None = None, *, axes: Any = None, title: str = "") -> Any:
         """Draw the standard error over the batch size, beside the gradient's length; returns the figure."""
         figure, axes = drawn_on(axes, 6, 4, path, title)
-        axes.loglog(self.sizes, self.errors, marker="o", markersize=3, label="standard error of a batch")
+        axes.semilogx(self.sizes, self.errors, marker="o", markersize=3, label="standard error of a batch")
         axes.axhline(self.norm, color="#D55E00", linestyle="--", label="length of the gradient")
         axes.set(xlabel="batch size", ylabel="length", title=title or "gradient noise")
+        log_if_wide(axes, [*self.errors, self.norm])
         axes.grid(alpha=0.3)
-        axes.legend(loc="best")
+        legend_beside(axes)
         return saved(figure, path)
 
 

@@ -75,8 +75,7 @@ class LayerStatistics:
         other = axes.twinx()
         gradients = [row.gradient if row.gradient > 0 else np.nan for row in self.rows]
         (line,) = other.plot(where, gradients, color="#D55E00", marker="o", markersize=4)
-        if not np.isnan(gradients).all():
-            other.set_yscale("log")
+        log_if_wide(other, gradients)
         other.set_ylabel("gradient of the outputs, root mean square", color="#D55E00")
         line.set_label("gradient")
         shapes, names = axes.get_legend_handles_labels()
@@ -262,9 +261,7 @@ class TinyFit:
         """Draw the loss over the steps; returns the figure."""
         figure, axes = drawn_on(axes, 6, 4, path, title)
         axes.plot(self.losses, color="#0072B2")
-        finite = self.losses[np.isfinite(self.losses)]
-        if len(finite):
-            log_if_wide(axes, finite)
+        log_if_wide(axes, self.losses)
         axes.set(xlabel="step", ylabel="loss", title=title or "fitting a handful of examples")
         axes.grid(alpha=0.3)
         return saved(figure, path)

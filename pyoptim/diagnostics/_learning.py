@@ -78,9 +78,8 @@ class LearningCurve:
         law = [self.at(size) for size in beyond]
         axes.plot(beyond, law, color="0.4", linestyle="--", label="law, extrapolated")
         axes.set_xscale("log")
-        means = errors.mean(axis=1)
-        if np.isfinite(means).any():
-            log_if_wide(axes, means[np.isfinite(means)])
+        seen = np.concatenate([self.training.ravel(), self.validation.ravel()])
+        log_if_wide(axes, seen[seen > 0])
         axes.set(xlabel="training examples", ylabel="error", title=title or "learning curve")
         axes.grid(alpha=0.3)
         legend_beside(axes)

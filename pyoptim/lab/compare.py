@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import ast
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from ..runtime.dtypes import Array
 from ..runtime.numbers import check_name
 from ..surfaces import SURFACES, Surface
 from . import compare_plots
+
+if TYPE_CHECKING:
+    from ..train.trainer import Trainer
 
 # Learning rates that suit the problems. On a surface it is the one of 1, 2, 5 x 10^k with which 500 steps
 # bring the loss down soonest, for good and within the window. An optimizer without a row has its own default.
@@ -80,7 +83,7 @@ def check(options: argparse.Namespace, find: Callable[[str], type[Optimizer]]) -
 
     known = ("surfaces", *SURFACES, *NAMES)
     check_name("PROBLEM", options.problem, known)
-    if options.schedules and (options.gif or options.optimizers or options.epochs):
+    if options.schedules and (options.gif or options.optimizers or options.epochs or options.seeds):
         raise ValueError("--schedules takes --steps and --plot only")
     on_data = options.problem in NAMES and not options.schedules
     if on_data and (options.steps or options.gif):
@@ -88,6 +91,10 @@ def check(options: argparse.Namespace, find: Callable[[str], type[Optimizer]]) -
         raise ValueError(f"{given} is for surfaces, and {options.problem} is a data set")
     if not on_data and options.epochs:
         raise ValueError(f"--epochs is for data sets ({', '.join(NAMES)}), expected --steps")
+    if not on_data and options.seeds:
+        raise ValueError(
+            f"--seeds is for data sets ({', '.join(NAMES)}): descents on surfaces are not random"
+        )
     if options.gif and Path(options.gif).suffix.lower() != ".gif":
         raise ValueError(f"--gif is {options.gif!r}, expected a name that ends in .gif")
     if options.gif and Path(options.gif).resolve() == Path(options.plot).resolve():
@@ -175,51 +182,69 @@ def _result(surface: Surface, points: Array, losses: Array) -> str:
 
 
 def _compare_on_data(options: argparse.Namespace, choices: Sequence[Choice]) -> None:
-    from .. import datasets, nn
+    from .. import datasets
     from ..runtime import dispatch, threads
-    from ..train.trainer import Trainer
+    from ..train.curves import compare
 
     is_small = options.problem == "digits"
     epochs = options.epochs or (20 if is_small else 3)
-    seed = options.seed or 0
+    first = options.seed or 0
+    seeds = range(first, first + (options.seeds or 3))
     data = datasets.load(options.problem, flatten=True, normalize=True)
     sizes = (data.x_train.shape[1], 64 if is_small else 128, int(data.y_train.max()) + 1)
-    trainers = []
-    for choice in choices:
-        # The same seeds: every optimizer has the same first weights and sees the same batches.
-        model = nn.Sequential(
-            nn.Dense(*sizes[:2], activation="relu", init="he"), nn.Dense(*sizes[1:]), seed=seed
-        )
-        optimizer = choice.on(options.problem, model.parameters())
-        trainers.append(Trainer(model, nn.CrossEntropy(), optimizer, seed=seed))
+    trainers = [[_trainer(choice, options.problem, sizes, seed) for seed in seeds] for choice in choices]
+    what = f"{options.problem}: {'-'.join(map(str, sizes))}, {epochs} epochs in batches of 32"
     print(
-        f"{options.problem}: {len(data.x_train):,} training and {len(data.x_test):,} test examples; "
-        f"{'-'.join(map(str, sizes))}, {epochs} epochs in batches of 32; "
+        f"{what}, {_words(seeds)}; {len(data.x_train):,} training and {len(data.x_test):,} test examples; "
         f"{dispatch.current().name} backend, {threads.get_num_threads()} threads"
     )
     width = _width(choices)
-    heads = f"{'train loss':>10} {'test loss':>10} {'test accuracy':>14} {'time':>8}"
+    heads = f"{'train loss':>10} {'test loss':>10} {'test accuracy':>14} {'range':>15} {'time':>8}"
     print(f"  {'optimizer':<{width}} {'lr':>6} {heads}")
-    runs = []
-    for choice, trainer in zip(choices, trainers, strict=True):
-        lr = float(trainer.optimizer.param_groups[0]["lr"])
+    runs = {}
+    for choice, of_seeds in zip(choices, trainers, strict=True):
+        lr = float(of_seeds[0].optimizer.param_groups[0]["lr"])
         with np.errstate(all="ignore"):
-            history = trainer.fit(
-                data.x_train,
-                data.y_train,
-                epochs=epochs,
-                batch_size=32,
-                validation_data=(data.x_test, data.y_test),
-                verbose=False,
-            )
-        runs.append(compare_plots.Training(choice.text, lr, history))
-        last = {name: values[-1] for name, values in history.items()}
-        result = f"{last['loss']:>10.4f} {last['val_loss']:>10.4f} {last['val_accuracy']:>14.2%}"
-        if not math.isfinite(last["val_loss"]):
-            result = f"{'diverged':>10} {'':>25}"
-        print(f"  {choice.text:<{width}} {lr:>6g} {result} {sum(history['seconds']):>6.2f} s", flush=True)
+            histories = [
+                trainer.fit(
+                    data.x_train, data.y_train, epochs=epochs, batch_size=32,
+                    validation_data=(data.x_test, data.y_test), verbose=False,
+                )
+                for trainer in of_seeds
+            ]  # fmt: skip
+        runs[choice.text if "lr=" in choice.text else f"{choice.text} ({lr:g})"] = histories
+        print(f"  {choice.text:<{width}} {lr:>6g} {_of_seeds(histories)}", flush=True)
     print()
-    compare_plots.draw_training(options.plot, options.problem, runs)
+    compare(runs, options.plot, title=f"{what}, {_words(seeds)}", validation="test")
+
+
+def _words(seeds: Sequence[int]) -> str:
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"median and range of {len(seeds)} seeds"
+
+
+def _trainer(choice: Choice, problem: str, sizes: tuple[int, int, int], seed: int) -> Trainer:
+    """With the same seed every optimizer has the same first weights and sees the same batches."""
+    from .. import nn
+    from ..train.trainer import Trainer
+
+    hidden = nn.Dense(*sizes[:2], activation="relu", init="he")
+    model = nn.Sequential(hidden, nn.Dense(*sizes[1:]), seed=seed)
+    return Trainer(model, nn.CrossEntropy(), choice.on(problem, model.parameters()), seed=seed)
+
+
+def _of_seeds(histories: Sequence[Mapping[str, Sequence[float]]]) -> str:
+    last = {name: [history[name][-1] for history in histories] for name in histories[0]}
+    seconds = float(np.mean([sum(history["seconds"]) for history in histories]))
+    scores = last["val_accuracy"]
+    result = (
+        f"{np.median(last['loss']):>10.4f} {np.median(last['val_loss']):>10.4f} {np.median(scores):>14.2%} "
+    )
+    result += f"{100 * min(scores):.2f}-{max(scores):.2%}".rjust(15)
+    if not np.isfinite(last["val_loss"]).all():
+        gone = int(np.count_nonzero(~np.isfinite(last["val_loss"])))
+        some = f" with {gone} of {len(scores)} seeds" if gone < len(scores) else ""
+        result = f"diverged{some}".ljust(52)
+    return f"{result} {seconds:>6.2f} s"
 
 
 def schedule_examples(steps: int) -> dict[str, dict[str, schedules.Schedule]]:

@@ -9,13 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..runtime.dtypes import Array
-from ..runtime.figures import new_figure
+from ..runtime.figures import marker, new_figure, saved, style
 from ..surfaces import SURFACES
 
-# Okabe & Ito 2008, "Color universal design", without the yellow, which white paper swallows, and with a
-# brown of the same kind. A ninth line is the first colour again, dashed.
-_COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#8C510A", "#CC79A7", "#000000")
-_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 _Schedule = Callable[[int], float]
 _LEAST_SHOWN = 1e-8  # times the first loss
 
@@ -29,27 +25,27 @@ class Descent(NamedTuple):
     losses: Array
 
 
-class Training(NamedTuple):
-    """One optimizer on a data set."""
-
-    name: str
-    lr: float
-    history: Mapping[str, Sequence[float]]
-
-
-def draw_surfaces(path: str | Path, runs: Mapping[str, Sequence[Descent]]) -> None:
-    """Contours with trajectories, and the losses beside them, for each surface."""
+def draw_surfaces(path: str | Path | None, runs: Mapping[str, Sequence[Descent]]) -> Any:
+    """Contours with trajectories, and the losses beside them, for each surface; returns the figure."""
     figure, show = _surfaces(runs)
     show(_steps(runs))
-    figure.savefig(path, dpi=120)
+    return saved(figure, path)
 
 
 def animate_surfaces(path: str | Path, runs: Mapping[str, Sequence[Descent]], frames: int = 80) -> None:
-    """The same as a GIF; slower at the beginning, where more happens."""
+    """Write the same as a GIF.
+
+    A frame shows the first ``last * t**2`` steps, where t goes from 0 to 1, since most happens at the
+    beginning. The axis of the steps is the square root, so that the lines of the losses advance evenly.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image  # matplotlib needs it
 
     figure, show = _surfaces(runs)
+    last = _steps(runs)
+    for axes in figure.axes[1::2]:
+        axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+        axes.set_xticks(np.unique(np.rint(last * np.linspace(0, 1, 6) ** 2).astype(int)))
     figure.set_dpi(70)
     canvas = FigureCanvasAgg(figure)
     title = figure.suptitle("step", animated=True)
@@ -65,7 +61,6 @@ def animate_surfaces(path: str | Path, runs: Mapping[str, Sequence[Descent]], fr
             figure.draw_artist(artist)
         return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
-    last = _steps(runs)
     # One palette for all frames and no dithering, so that what does not move costs no space.
     palette = frame(last).quantize(256)
     steps = np.unique(np.rint(last * np.linspace(0, 1, frames) ** 2).astype(int))
@@ -74,29 +69,10 @@ def animate_surfaces(path: str | Path, runs: Mapping[str, Sequence[Descent]], fr
     images[0].save(path, save_all=True, append_images=images[1:], duration=milliseconds, loop=0)
 
 
-def draw_training(path: str | Path, problem: str, runs: Sequence[Training]) -> None:
-    """Loss and test accuracy over the epochs."""
-    figure = new_figure(11, 4.8)
-    left, right = figure.subplots(1, 2)
-    for axes, key, label in (
-        (left, "loss", "training loss"),
-        (right, "val_accuracy", "test accuracy"),
-    ):
-        for i, run in enumerate(runs):
-            values = np.asarray(run.history[key])
-            epochs = np.arange(1, len(values) + 1)
-            axes.plot(epochs, values, marker="o", markersize=3, label=_label(run), **_style(i))
-        axes.set(xlabel="epoch", ylabel=label, title=f"{problem}: {label}")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-    if any(np.isfinite(run.history["loss"]).any() for run in runs):
-        left.set_yscale("log")
-    _legend(figure, left)
-    figure.savefig(path, dpi=120)
-
-
-def draw_schedules(path: str | Path, examples: Mapping[str, Mapping[str, _Schedule]], steps: int) -> None:
-    """Each schedule in a panel of its own, with its variants."""
+def draw_schedules(
+    path: str | Path | None, examples: Mapping[str, Mapping[str, _Schedule]], steps: int
+) -> Any:
+    """Each schedule in a panel of its own, with its variants; returns the figure."""
     columns = 5
     rows = -(-len(examples) // columns)
     figure = new_figure(3.3 * columns, 2.8 * rows)
@@ -106,7 +82,7 @@ def draw_schedules(path: str | Path, examples: Mapping[str, Mapping[str, _Schedu
     k = np.unique(np.linspace(0, steps - 1, 2001).astype(int))
     for axes, (name, variants) in zip(grid.flat, examples.items(), strict=False):
         for i, (label, schedule) in enumerate(variants.items()):
-            axes.plot(k, [schedule(int(step)) for step in k], label=label, **_style(i))
+            axes.plot(k, [schedule(int(step)) for step in k], label=label, **style(i))
         axes.set(title=name, xlim=(0, max(steps - 1, 1)))
         axes.set(yscale="log") if name == "RangeTest" else axes.set(ylim=(0, 1.45))  # room for the legend
         axes.grid(alpha=0.3)
@@ -115,7 +91,7 @@ def draw_schedules(path: str | Path, examples: Mapping[str, Mapping[str, _Schedu
         )
     figure.supxlabel("step")
     figure.supylabel("learning rate")
-    figure.savefig(path, dpi=110)
+    return saved(figure, path)
 
 
 def _surfaces(runs: Mapping[str, Sequence[Descent]]) -> tuple[Any, Callable[[int], None]]:
@@ -129,14 +105,17 @@ def _surfaces(runs: Mapping[str, Sequence[Descent]]) -> tuple[Any, Callable[[int
         _contours(plane, name, descents[0].points[0])
         _loss_axes(curve, name, descents)
         for i, run in enumerate(descents):
-            style = _style(i)
-            (trail,) = plane.plot([], [], **style, alpha=0.9, animated=True)
+            # The later, the thinner, so that no line is hidden by those that go the same way.
+            look = {**style(i), "linewidth": 1 + 2 * (len(descents) - 1 - i) / len(descents)}
+            (trail,) = plane.plot([], [], **look, alpha=0.9, animated=True)
+            size = 6 + 3 * (len(descents) - 1 - i) / len(descents)
             (head,) = plane.plot(
-                [], [], "o", color=style["color"], markeredgecolor="white", zorder=4, animated=True
-            )
+                [], [], marker(i), color=look["color"], markersize=size, markeredgecolor="white", zorder=4,
+                animated=True,
+            )  # fmt: skip
             label = _label(run) if len(runs) == 1 else run.name
-            (loss,) = curve.plot([], [], label=label, **style, animated=True)
-            moving.append((run, trail, head, loss))
+            (loss,) = curve.plot([], [], label=label, **look, animated=True)
+            moving.append((run._replace(losses=_smooth(run.losses)), trail, head, loss))
     _legend(figure, grid[0][1])
 
     def show(t: int) -> None:
@@ -147,6 +126,28 @@ def _surfaces(runs: Mapping[str, Sequence[Descent]]) -> tuple[Any, Callable[[int
             loss.set_data(np.arange(len(points)), run.losses[: t + 1])
 
     return figure, show
+
+
+def _smooth(losses: Array) -> Array:
+    """Return geometric means over up to a 25th of the steps, so that one that oscillates is a line, no area.
+
+    Those of the middle half of the values. The first and the last stay as they are.
+    """
+    count = len(losses)
+    reach = min(count // 50, 50)
+    logs = np.log(np.maximum(losses, 1e-300))
+    means = np.empty(count)
+    means[reach : count - reach] = _middle(np.lib.stride_tricks.sliding_window_view(logs, 2 * reach + 1))
+    for t in range(reach):
+        means[t], means[count - 1 - t] = _middle(logs[: 2 * t + 1]), _middle(logs[count - 1 - 2 * t :])
+    return np.exp(means)
+
+
+def _middle(values: Array) -> Array:
+    """Return the mean of the middle half along the last axis."""
+    count = values.shape[-1]
+    middle: Array = np.sort(values)[..., count // 4 : count - count // 4].mean(axis=-1)
+    return middle
 
 
 def _contours(axes: Any, name: str, start: Array) -> None:
@@ -173,7 +174,7 @@ def _loss_axes(axes: Any, name: str, runs: Sequence[Descent]) -> None:
     seen = np.concatenate([run.losses[np.isfinite(run.losses) & (run.losses > 0)] for run in runs])
     first = float(runs[0].losses[0]) or 1.0
     lowest, highest = (seen.min(), seen.max()) if seen.size else (first, first)
-    axes.set(xlabel="step", ylabel="f - min f", title=f"{name}: loss", yscale="log")
+    axes.set(xlabel="step", ylabel="f - min f, smoothed", title=f"{name}: loss", yscale="log")
     axes.set(xlim=(0, len(runs[0].losses) - 1))
     axes.set(ylim=(max(_LEAST_SHOWN * first, lowest / 2), 2 * min(highest, 100 * first)))
     axes.grid(alpha=0.3)
@@ -183,12 +184,7 @@ def _steps(runs: Mapping[str, Sequence[Descent]]) -> int:
     return max(len(run.points) - 1 for descents in runs.values() for run in descents)
 
 
-def _style(i: int) -> dict[str, Any]:
-    n = len(_COLORS)
-    return {"color": _COLORS[i % n], "linestyle": _DASHES[i // n % len(_DASHES)], "linewidth": 1.6}
-
-
-def _label(run: Descent | Training) -> str:
+def _label(run: Descent) -> str:
     return run.name if "lr=" in run.name else f"{run.name} ({run.lr:g})"
 
 

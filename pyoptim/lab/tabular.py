@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..runtime.extras import needed
-from ..runtime.figures import new_figure
+from ..runtime.figures import log_axis, marker, new_figure, saved, style
 
 _FOLDS = 5
 
@@ -112,23 +112,29 @@ def measure(table: Table, epochs: int, seed: int) -> Iterator[Score]:
         yield Score(table.name, name, found["test_score"], float(np.mean(found["fit_time"])))
 
 
-def draw(scores: list[Score]) -> Any:
-    """Draw, for each table, the scores with their spread, and the seconds of a fit."""
+def draw(scores: list[Score], path: Any = None) -> Any:
+    """Draw, for each table, the scores with their spread, and the seconds of a fit; returns the figure."""
     names = list(dict.fromkeys(score.table for score in scores))
-    figure = new_figure(3 * len(names), 5)
+    figure = new_figure(max(3 * len(names), 8), 5.5)
+    figure.suptitle(f"Mean score and deviation over {_FOLDS} folds, and the time of a fit")
     panels = figure.subplots(2, len(names), squeeze=False)
+    seconds = [score.seconds for score in scores]
     for (upper, lower), name in zip(panels.T, names, strict=True):
         own = [score for score in scores if score.table == name]
         for i, score in enumerate(own):
-            spread = np.std(score.scores)
-            upper.errorbar(i, np.mean(score.scores), spread, fmt="o", capsize=4, label=score.model)
-            lower.bar(i, score.seconds)
+            look: dict[str, Any] = {"fmt": marker(i), "color": style(i)["color"], "capsize": 4}
+            upper.errorbar(i, np.mean(score.scores), np.std(score.scores), label=score.model, **look)
+            lower.plot(i, score.seconds, marker(i), color=look["color"])
         upper.set(title=name, xticks=[])
-        lower.set(yscale="log", xticks=[])
+        log_axis(lower, min(seconds) / 1.5, max(seconds) * 1.5)
+        lower.set(xticks=[])
+        for panel in (upper, lower):
+            panel.margins(x=0.15)
+            panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("score (accuracy or R²)")
     panels[1][0].set_ylabel("seconds of a fit")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return figure
+    return saved(figure, path)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -144,6 +150,6 @@ def main(options: argparse.Namespace) -> int:
                 flush=True,
             )
             scores.append(score)
-    draw(scores).savefig(options.plot, dpi=120)
+    draw(scores, options.plot)
     print(f"plot saved to {options.plot}")
     return 0

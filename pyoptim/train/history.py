@@ -17,6 +17,8 @@ class History(dict[str, list[float]]):
 
     Attributes
     ----------
+    about : str
+        What was trained and how, in a few words: the title of plots.
     path : str
         What ran: ``"native"``, the compiled engine; ``"cuda"``, steps that a GPU repeats by itself; or
         ``"python"``, the generic loop.
@@ -26,13 +28,40 @@ class History(dict[str, list[float]]):
         Of `minimize`, which has one value per iteration: what SciPy's minimiser returned.
     """
 
+    about = ""
     path = "python"
     reason: str | None = None
     result: Any = None
 
-    def plot(self, path: str | Path) -> None:
-        """Draw loss and accuracy over the epochs into an image file. Needs the extra ``plot``."""
-        from ..runtime.figures import plot_history
-        from ..runtime.numbers import check_path
+    def plot(
+        self,
+        path: str | Path | None = None,
+        *,
+        axes: Any = None,
+        title: str = "",
+        validation: str = "validation",
+    ) -> Any:
+        """Draw what was measured over the epochs; returns the figure. Needs the extra ``plot``.
 
-        plot_history(self, check_path("path", path))
+        A panel for the loss, on a logarithmic axis where it is positive, one for the accuracy, and one for
+        each other metric. A star marks the best epoch of the validation data. One epoch is drawn as bars.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            An image file to write too.
+        axes : axes of matplotlib, or a sequence of them, optional
+            What to draw on, a panel on each as far as they go, instead of a new figure.
+        title : str
+            Stands before `about`; for example, what the data are.
+        validation : str, default "validation"
+            What the validation data are, in words; "test" for the test set.
+
+        Raises
+        ------
+        ValueError
+            The history holds no epoch.
+        """
+        from .curves import plot_history
+
+        return plot_history(self, path, axes, title, validation)

@@ -15,6 +15,7 @@ from ..runtime.dtypes import Array
 from ..runtime.extras import needed
 from ..runtime.numbers import POSITIVE, check_callable, check_count, check_flag, check_name, check_type, shown
 from . import evaluation
+from .curves import describe
 from .data import checked
 from .history import History
 from .objective import RANDOM, Objective
@@ -125,6 +126,7 @@ def minimize(
         )
     held_back = _validation(model, loss, validation_data)
     iterations = _Iterations(objective, loss, held_back, callback, max_iter, verbose)
+    iterations.history.about = describe(model, method)
     first = objective.parameters
     if not math.isfinite(value := objective.value(first)):
         raise ValueError(f"the objective is {value} where the model stands, expected a finite number")

@@ -20,7 +20,7 @@ from ..optim.stepping import change_rules, check_descends
 from ..runtime.dtypes import Array
 from ..runtime.numbers import AT_LEAST_ZERO, check_flag, check_seed, nearest, shown
 from ..transforms import Transform
-from . import cuda_engine, evaluation
+from . import cuda_engine, curves, evaluation
 from . import engine as compiled
 from .data import Data, check_batches, checked
 from .engine import Advance, is_of_user
@@ -285,6 +285,8 @@ class Trainer:
         data, held_back = hold_back(self, data, validation_data, validation_split)
         run = prepare(self, data, held_back, options)
         history = History()
+        how = f"{curves.of_optimizer(self.optimizer)}, batches of {run.batch_size:,}"
+        history.about = curves.describe(self.model, how)
         history.reason = self._why_not(run)  # what cannot be is said before anything happens
         self._run(run.placed(self.model._place), history)
         return history

@@ -46,6 +46,48 @@ def test_a_quick_run_measures_every_optimizer_and_writes_json_and_plot(tmp_path,
     assert all(name in printed for name in (*optimizers.OPTIMIZERS, "x numpy", "Targets"))
 
 
+def _row(name, times, ceiling=None, **more):
+    limit = {"copy": 100 / ceiling} if ceiling else {}
+    return Row(name, 1000, "float32", 100, {"pyoptim": 1.0, **times}, limit, **more)
+
+
+def test_a_plot_has_a_bar_for_each_row_against_the_fastest_competitor():
+    pytest.importorskip("matplotlib")
+    rows = [
+        _row("SGD", {"numpy": 9.0, "torch": 3.0, "torch fused": 2.0}, ceiling=0.5),
+        _row("Adam", {"numpy": 4.0, "torch": 0.5}),
+        _row("Lion", {}),
+    ]
+    figure = report.draw(None, rows)
+    (axes,) = figure.axes
+    assert "float32, 0 threads" in figure.get_suptitle()
+    ends = [bar.get_x() + bar.get_width() for bar in axes.patches]
+    assert ends == [2, 0.5]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "SGD, 1,000",
+        "Adam, 1,000",
+        "Lion, 1,000",
+    ]
+    assert axes.get_xscale() == "log"
+    marks = [float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() == "|"]
+    assert marks == [pytest.approx(2 / rows[0].of_ceiling)]
+    low, high = axes.get_xlim()
+    assert low < 0.5
+    assert high > marks[0]
+    names = {text.get_text() for text in axes.figure.legends[0].texts}
+    assert names == {"against torch fused", "against torch", "the machine's ceiling"}
+
+
+def test_many_rows_are_drawn_in_columns_and_named_apart():
+    pytest.importorskip("matplotlib")
+    rows = [_row("SGD", {"numpy": 2.0}, threads=i % 2 + 1) for i in range(100)]
+    panels = report.draw(None, rows).axes
+    assert len(panels) == 3
+    assert sum(len(axes.patches) for axes in panels) == 100
+    assert panels[0].get_yticklabels()[1].get_text() == "SGD, 1,000, 2 thr"
+    assert len({axes.get_xlim() for axes in panels}) == 1
+
+
 def test_beyond_the_caches_the_ceiling_is_measured_in_turn(monkeypatch, tmp_path):
     monkeypatch.setattr(bench.machine, "last_level_cache", lambda device: 1000)
     monkeypatch.setattr(bench.machine, "_ELEMENTS", 1000)

@@ -1,13 +1,14 @@
 """``pyoptim compare`` and the surfaces it runs on."""
 
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
 
 import pyoptim as po
 from pyoptim import cli, schedules
-from pyoptim.lab import compare
+from pyoptim.lab import compare, compare_plots
 from pyoptim.lab import compare as compare_module
 from pyoptim.surfaces import SURFACES
 
@@ -81,7 +82,7 @@ def test_all_surfaces_from_a_random_start(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("problem", ["rosenbrock", "digits"])
 def test_divergence_is_reported_and_drawn(problem, tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    length = ["--epochs", "1"] if problem == "digits" else ["--steps", "50"]
+    length = ["--epochs", "1", "--seeds", "1"] if problem == "digits" else ["--steps", "50"]
     plot = tmp_path / "p.png"
     arguments = ["compare", problem, *length, "--optimizers", "sgd:lr=1e30", "--plot", str(plot)]
     assert cli.main(arguments) == 0
@@ -115,9 +116,64 @@ def test_every_schedule_is_drawn(tmp_path, capsys):
     assert plot.exists()
 
 
+def _descents(*rates):
+    surface = SURFACES["valley"]
+    for rate in rates:
+        p = np.array(surface.start)
+        yield compare_plots.Descent("sgd", rate, *compare.descend(surface, po.SGD(p, lr=rate), p, 60))
+
+
+def test_descents_that_coincide_can_all_be_seen():
+    pytest.importorskip("matplotlib")
+    figure = compare_plots.draw_surfaces(None, {"valley": list(_descents(*12 * [0.01]))})
+    plane, curve = figure.axes
+    for axes in (plane, curve):
+        lines = [line for line in axes.lines if line.get_linestyle() == "-" and line.get_animated()]
+        assert len({line.get_color() for line in lines}) == 12
+        widths = [line.get_linewidth() for line in lines]
+        assert widths == sorted(set(widths), reverse=True)  # those that lie above are narrower
+    assert len({line.get_marker() for line in plane.lines if line.get_linestyle() == "None"}) > 8
+
+
+def test_a_loss_that_oscillates_is_a_line_and_no_area():
+    losses = np.where(np.arange(501) % 2, 1e-4, 1e-2)
+    smooth = compare_plots._smooth(losses)
+    assert np.ptp(np.log10(smooth[20:-20])) < 0.5  # two decades before
+    assert smooth[[0, -1]] == pytest.approx(losses[[0, -1]])
+    assert np.isnan(compare_plots._smooth(np.where(np.arange(501) > 100, np.nan, losses))[200:]).all()
+
+
+def test_the_losses_of_an_animation_are_seen_early(tmp_path):
+    pytest.importorskip("matplotlib")
+    figure, _ = compare_plots._surfaces({"valley": list(_descents(0.01))})
+    with mock.patch.object(compare_plots, "_surfaces", return_value=(figure, lambda step: None)):
+        compare_plots.animate_surfaces(tmp_path / "a.gif", {"valley": list(_descents(0.01))}, frames=3)
+    curve = figure.axes[1]
+    # A third of the frames shows a ninth of the steps: they take a third of the axis.
+    assert curve.transAxes.inverted().transform(curve.transData.transform((60 / 9, 1)))[0] > 0.3
+
+
+def test_several_seeds_are_trained_and_drawn_with_a_band(capsys):
+    pytest.importorskip("matplotlib")
+    figures = []
+    with mock.patch("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: figures.append(figure)):
+        assert (
+            cli.main(["compare", "digits", "--epochs", "2", "--seeds", "2", "--optimizers", "adam,sgd"]) == 0
+        )
+    (figure,) = figures
+    assert "digits: 64-64-10, 2 epochs in batches of 32" in figure.get_suptitle()
+    assert "2 seeds" in figure.get_suptitle()
+    loss, error, ranking = figure.axes
+    assert len(loss.lines) == len(loss.collections) == len(error.collections) == 2
+    assert error.get_ylabel() == "test error"
+    assert {label.get_text() for label in ranking.get_yticklabels()} == {"adam (0.01)", "sgd (0.5)"}
+    assert "range" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--seeds", "3"], "--seeds is for data sets"),
         (["hill"], "PROBLEM is 'hill', expected one of surfaces, beale"),
         (["--optimizers", "adamm"], "--optimizers is 'adamm', expected one of"),
         (["--optimizers", "sgd:0.1"], "--optimizers has '0.1' in 'sgd:0.1', expected OPTION=VALUE"),

@@ -12,13 +12,16 @@ from pyoptim.lab import recipe_studies, studies, tabular
 def test_a_study_prints_a_table_and_writes_a_plot(name, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     path = tmp_path / "study.png"
-    assert cli.main(["study", name, "--epochs", "1", "--dataset", "digits", "--plot", str(path)]) == 0
+    assert (
+        cli.main(["study", name, "--epochs", "1", "--dataset", "digits", "--seeds", "1", "--plot", str(path)])
+        == 0
+    )
     printed = capsys.readouterr().out
     assert path.read_bytes().startswith(b"\x89PNG")
     lines = [line for line in printed.splitlines() if "%" in line]
-    small = {"compression": 6, "cascade": 11, "experts": 7}
-    wanted = {"batch-size": 6, "learning-rate": 3, "schedules": 7} | small
-    assert len(lines) == wanted.get(name, 2)
+    compared = {"batch-size": 6, "learning-rate": 4, "schedules": 7, "raw-pixels": 3, "batch-norm": 2}
+    compared |= {"compression": 6, "cascade": 10, "experts": 6}
+    assert len(lines) >= compared.get(name, 2)
     assert str(path) in printed
 
 
@@ -51,10 +54,51 @@ def test_the_command_line_knows_every_study():
 
 
 def test_batch_norm_trains_a_deep_sigmoid_network():
-    without, normalised = studies.run("batch-norm", "digits", epochs=10).data
+    without, normalised = studies.run("batch-norm", "digits", epochs=10, seeds=1).data
     assert normalised.last("val_accuracy") > without.last("val_accuracy") + 0.3
     low, middle, high = normalised.callbacks[0][0].values[-1]
     assert low < middle < high
+
+
+def test_raw_pixels_show_what_the_scale_of_inputs_does():
+    result = studies.run("raw-pixels", "digits", seeds=1)
+    raw, normalised, scaled = (float(row["test accuracy"][0]) for row in result.rows.values())
+    assert raw < 0.3 < 0.9 < min(normalised, scaled)
+    assert "the same step is far too long" in studies.STUDIES["raw-pixels"].conclusion(result)
+
+
+def test_learning_rates_reach_from_too_small_to_too_large():
+    result = studies.run("learning-rate", "digits", seeds=1)
+    said = studies.STUDIES["learning-rate"].conclusion(result).splitlines()
+    assert "too large" in said[0]
+    assert "the best" in said[1]
+    assert "too small" in said[3]
+    assert all(("chance" in line) == (i in (0, 3)) for i, line in enumerate(said))
+
+
+def test_every_batch_size_takes_enough_steps():
+    pytest.importorskip("matplotlib")
+    result = studies.run("batch-size", "digits", epochs=1, seeds=2)
+    assert all(row["steps"] >= 200 for row in result.rows.values())
+    figure = studies.draw("batch-size", result)
+    words = studies.STUDIES["batch-size"].conclusion(result)
+    for panel, unit in zip(figure.axes, ("examples", "steps", "seconds"), strict=True):
+        assert unit in panel.get_xlabel()
+        assert unit in words
+        assert (panel.get_xscale(), panel.get_yscale()) == ("log", "log")
+        assert len(panel.lines) == len(panel.collections) == 6  # with a band for the two seeds
+
+
+def test_each_schedule_has_panels_of_its_own():
+    pytest.importorskip("matplotlib")
+    result = studies.run("schedules", "digits", epochs=2, seeds=1)
+    panels = studies.draw("schedules", result).axes
+    names = list(result.rows)
+    for name, above, below in zip(names, panels[:7], panels[7:], strict=True):
+        assert above.get_title() == name
+        assert len(above.lines) == 1
+        assert [line.get_color() for line in below.lines].count("0.8") == 6  # the others, behind it
+    assert all(name in studies.STUDIES["schedules"].conclusion(result) for name in ("lowest", "highest"))
 
 
 @pytest.mark.parametrize(

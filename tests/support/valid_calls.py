@@ -315,7 +315,10 @@ def _quantized():
 
 # What is not in the table is called with its defaults.
 CALLS = {
-    "train.history.History.plot": lambda: (_history().plot, {"path": _path("plot.png")}),
+    "train.history.History.plot": lambda: (
+        _history().plot,
+        {"path": _path("plot.png"), "axes": None, "title": "", "validation": "test"},
+    ),
     "optim.optimizer.Optimizer.ascended": lambda: (_optimizer().ascended, {"grads": _floats(3, 2, seed=1)}),
     "optim.optimizer.Optimizer.load": lambda: (o := _optimizer(), (o.load, {"path": _saved(o)}))[1],
     "optim.optimizer.Optimizer.load_state_dict": lambda: (
@@ -324,6 +327,10 @@ CALLS = {
     )[1],
     "optim.optimizer.Optimizer.save": lambda: (_optimizer().save, {"path": _path()}),
     "optim.optimizer.Optimizer.step": lambda: (_optimizer().step, {"grads": _floats(3, 2, seed=1)}),
+    ".compare": lambda: (
+        po.compare,
+        {"runs": {"a": _history()}, "path": _path("plot.png"), "title": "", "validation": "test"},
+    ),
     "Muon": lambda: (po.Muon, {"params": _params(), **po.Muon.defaults}),
     "Trainer": lambda: (
         m := _model(),

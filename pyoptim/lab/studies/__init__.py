@@ -43,9 +43,10 @@ def draw(name: str, result: Result, path: str | Path | None = None, axes: Any = 
     """Draw what a study found, on its number of axes where some are given; returns the figure."""
     study = STUDIES[name]
     if axes is None:
-        figure = new_figure(5.5 * study.panels, 4.8)
+        columns = study.panels // study.rows
+        figure = new_figure(min(5.5 * columns, 20), 2.2 + 2.6 * study.rows)
         figure.suptitle(f"{study.about[0].upper()}{study.about[1:]}\n{result.setting}", fontsize="medium")
-        axes = figure.subplots(1, study.panels, squeeze=False)[0]
+        axes = list(figure.subplots(study.rows, columns, squeeze=False).flat)
     study.draw(result, axes)
     return saved(axes[0].get_figure(), path)
 

@@ -12,9 +12,9 @@ import numpy as np
 from ... import datasets, nn
 from ...datasets._files import is_here
 from ...runtime.dtypes import Array
+from ...runtime.figures import style
 from ...train.history import History
 from ...train.trainer import Trainer
-from ..compare_plots import _style as style
 
 __all__ = [
     "Curve",
@@ -61,7 +61,7 @@ class Result(NamedTuple):
 class Study(NamedTuple):
     """An experiment. It measures, and then draws and says what its numbers show.
 
-    ``draw(result, axes)`` gets as many axes as there are ``panels``, from left to right. ``conclusion`` gives
+    ``draw(result, axes)`` gets as many axes as there are ``panels``, row by row. ``conclusion`` gives
     whole sentences that depend on the numbers, and that say so where the expected does not show.
     """
 
@@ -72,6 +72,7 @@ class Study(NamedTuple):
     panels: int = 2
     epochs: int = 5
     seeds: int = 3
+    rows: int = 1
 
 
 class Curve(NamedTuple):
