@@ -157,7 +157,9 @@ def quantize(model: nn.Sequential, calibration: Any) -> QuantizedModel:
 
     Notes
     -----
-    With the compiled kernels on a processor with AVX-512 VNNI, 64 products are one instruction.
+    With the compiled kernels on a processor with AVX-512 VNNI, 64 products are one instruction: predictions
+    take a third to two thirds of the time from some 100,000 weights on. Smaller networks are not faster, and
+    other processors gain where single examples wait for the weights.
 
     Examples
     --------
