@@ -28,7 +28,8 @@ def __dir__() -> list[str]:
 STUDIES = (
     "batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules", "initialization",
     "regularization", "bias-variance", "bootstrap", "learning-curve", "sharp-minima", "curvature",
-    "second-order", "search", "tabular", "pretraining", "transfer", "hints", "curriculum",
+    "second-order", "search", "compression", "cascade", "experts", "tabular", "pretraining",
+    "transfer", "hints", "curriculum",
 )  # fmt: skip
 
 # SciPy's methods, by the names that `pyoptim train --optimizer` takes.

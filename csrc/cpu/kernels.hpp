@@ -138,6 +138,22 @@ struct Pointwise {
     const T* columns;  // the parameter of each column, or null if it is a for all of them
 };
 
+// The multiple of inputs to which rows of 8-bit numbers are padded.
+inline constexpr ptrdiff_t kQuantizedBlock = 64;
+
+// y (rows, n) = (x (rows, k) * w (n, k)^T - offset (n)) * scale (n) + bias (n). The products are summed in
+// int32, so k is at most 2^31/(255 * 128).
+struct QuantizedDense {
+    ptrdiff_t n, k;  // k is a multiple of kQuantizedBlock
+    const uint8_t* x;
+    const int8_t* w;
+    const int32_t* offset;
+    const float *scale, *bias;
+    float* y;
+    bool relu;  // whether y is the ReLU of that
+    bool vnni;  // whether the processor has AVX-512 VNNI
+};
+
 template <class T>
 struct Kernels {
     // One optimizer step. `state` has one pointer per state of the rule, `coefficients` the numbers of
@@ -247,6 +263,10 @@ struct InstructionSet {
     const Kernels<float>& f32;
     const Kernels<double>& f64;
     const StorageKernels* storage;  // indexed by Storage; the entry of float32 is empty
+    // Writes x * inverse + zero, rounded and limited to a byte.
+    void (*quantize)(ptrdiff_t n, const float* x, float inverse, float zero, uint8_t* q);
+    void (*quantized_dense)(const QuantizedDense&, ptrdiff_t row_begin, ptrdiff_t row_end,
+                            ptrdiff_t col_begin, ptrdiff_t col_end);
 };
 
 // The compiled instruction sets, best first: CMakeLists.txt compiles the same ones.
@@ -255,11 +275,13 @@ struct InstructionSet {
 #else
 #define PYOPTIM_ISAS(X) X(baseline)
 #endif
-#define X(isa)                                \
-    namespace isa {                           \
-    extern const Kernels<float> kernels_f32;  \
-    extern const Kernels<double> kernels_f64; \
-    extern const StorageKernels storage[];    \
+#define X(isa)                                                                               \
+    namespace isa {                                                                          \
+    extern const Kernels<float> kernels_f32;                                                 \
+    extern const Kernels<double> kernels_f64;                                                \
+    extern const StorageKernels storage[];                                                   \
+    void quantize(ptrdiff_t, const float*, float, float, uint8_t*);                          \
+    void quantized_dense(const QuantizedDense&, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t); \
     }
 PYOPTIM_ISAS(X)
 #undef X

@@ -35,7 +35,14 @@ bool has_avx512() {
 
 // The best instruction set comes first.
 const cpu::InstructionSet kTable[] = {
-#define X(isa) {#isa, has_##isa, cpu::isa::kernels_f32, cpu::isa::kernels_f64, cpu::isa::storage},
+#define X(isa)              \
+    {#isa,                  \
+     has_##isa,             \
+     cpu::isa::kernels_f32, \
+     cpu::isa::kernels_f64, \
+     cpu::isa::storage,     \
+     cpu::isa::quantize,    \
+     cpu::isa::quantized_dense},
     PYOPTIM_ISAS(X)
 #undef X
 };

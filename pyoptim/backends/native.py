@@ -18,11 +18,12 @@ except ModuleNotFoundError as error:
     ) from error
 
 
-__all__ = ["any_outside", "name", "norm", *STEPPERS, *FUNCTIONS]
+__all__ = ["any_outside", "name", "norm", "quantized_dense", *STEPPERS, *FUNCTIONS]
 
 name = "native"
 norm = _native.norm
 any_outside = _native.any_outside
+quantized_dense = _native.quantized_dense
 globals().update((function, getattr(_native, function)) for function in FUNCTIONS)
 _native.instruction_set()  # an impossible PYOPTIM_FORCE_ISA is refused here, not in the first step
 

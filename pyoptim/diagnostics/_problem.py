@@ -36,6 +36,8 @@ def widened(model: nn.Sequential) -> nn.Sequential:
     flat[...] = made.flat_parameters
     made.flat_parameters, made.flat_gradients = sharing.of_model(flat), aligned_zeros(flat.size, flat.dtype)
     made.dtype = flat.dtype
+    if made._kept is not None:
+        made._kept = made._kept.astype(flat.dtype)
     bind(made.layers, made.flat_parameters, made.flat_gradients)
     for layer in made.leaves().values():
         for name, value in layer.buffers.items():

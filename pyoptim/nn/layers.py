@@ -79,6 +79,11 @@ class Layer:
         """The layers that hold arrays, by the prefix of their arrays' names: this layer, without a prefix."""
         return {"": self}
 
+    @property
+    def chains(self) -> Sequence[Sequence[Layer]]:
+        """The chains of layers inside this one, each of which takes its input."""
+        return (self.block,) if self.block else ()
+
     def parameter_count(self) -> int:
         """Elements of all parameters."""
         shapes = (shape for leaf in self.leaves().values() for shape in leaf.parameter_shapes().values())

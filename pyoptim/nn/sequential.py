@@ -13,6 +13,7 @@ from ..arrays import gpu, gpu_data, gpu_views, sharing
 from ..arrays.checks import as_numpy, check_finite, check_like
 from ..arrays.memory import aligned_zeros
 from ..backends.places import HOST, Place, place_named
+from ..runtime import dispatch
 from ..runtime.dtypes import FLOATS, Array
 from ..runtime.numbers import check_flag, check_path, check_seed, check_text, check_type, shown
 from .layers import Layer, backward, bind, check_layers, walk
@@ -67,6 +68,7 @@ class Sequential:
     _place: Place = HOST
     _given: Any = None  # the last forward's input, if that is somebody's array in a GPU's memory
     _unkept: Any = None  # the last forward's input, if the layers have not kept what backward reads
+    _kept: Any = None  # beside flat_parameters: 0 for each that was pruned, else 1; None if none ever was
 
     def __init__(self, *layers: Layer, seed: int | None = None, dtype: DTypeLike = np.float32) -> None:
         check_layers("layers", layers)
@@ -145,6 +147,8 @@ class Sequential:
             self.flat_parameters = sharing.of_model(self.flat_parameters)
         self.flat_gradients = place.moved(self.flat_gradients)
         bind(self.layers, self.flat_parameters, self.flat_gradients)
+        if self._kept is not None:
+            self._kept = place.moved(self._kept)
         for layer in self.leaves().values():
             for name, value in layer.buffers.items():
                 if value.dtype.kind == "f":  # counters stay in the processor's memory
@@ -334,6 +338,19 @@ class Sequential:
             for kind in kinds
             for name, value in getattr(layer, kind).items()
         }
+
+    def _prune(self, kept: Array) -> None:
+        """Set to 0, and keep there in training, the parameters beside which ``kept`` is 0; else it is 1."""
+        if self._kept is None:
+            self._kept = self._place.moved(np.ones(kept.shape, self.dtype))
+        self._kept[...] = kept
+        self._hold()
+
+    def _hold(self) -> None:
+        """Set the parameters that were pruned to 0, after a step that may have moved them."""
+        flat = self.flat_parameters
+        # The gradient of a ReLU passes on what is beside a 1, and has a kernel everywhere.
+        dispatch.of(flat).activation_backward("relu", flat, self._kept, flat)
 
     def _copied_buffers(self) -> dict[str, Array]:
         """Return copies of all buffers, for `_restore_buffers`."""

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Predictor32', 'Predictor64', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'any_outside', 'common_coefficients', 'compiled_kinds', 'dense_backward', 'dense_forward', 'divide_grains', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'has_state_layouts', 'instruction_set', 'instruction_sets', 'kl_divergence', 'label_weights', 'layer_norm_backward', 'layer_norm_forward', 'most_parts', 'most_threads', 'multiply_add', 'next_coefficients', 'norm', 'norm_backward', 'norm_forward', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'processor_quota', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'state_layouts', 'stream_update', 'tensor_gradients', 'tensor_layouts', 'use_instruction_set']
+__all__: list[str] = ['AdafactorStepper', 'Engine32', 'Engine64', 'MuonStepper', 'PackedStepper', 'Predictor32', 'Predictor64', 'Stepper', 'TensorGradients', 'TrustStepper', 'activation_backward', 'activation_forward', 'activation_kinds', 'any_outside', 'common_coefficients', 'compiled_kinds', 'dense_backward', 'dense_forward', 'divide_grains', 'dropout', 'exponential', 'gaussian_noise', 'get_num_threads', 'has_state_layouts', 'instruction_set', 'instruction_sets', 'kl_divergence', 'label_weights', 'layer_norm_backward', 'layer_norm_forward', 'most_parts', 'most_threads', 'multiply_add', 'next_coefficients', 'norm', 'norm_backward', 'norm_forward', 'optimizer_options', 'penalty', 'philox', 'pointwise_loss', 'processor_quota', 'quantized_dense', 'rules', 'set_num_threads', 'softmax_backward', 'softmax_cross_entropy', 'softmax_forward', 'state_layouts', 'stream_update', 'tensor_gradients', 'tensor_layouts', 'use_instruction_set']
 class Stepper:
     def __init__(self, groups: collections.abc.Sequence[tuple[str, collections.abc.Sequence[numpy.ndarray], collections.abc.Sequence[collections.abc.Sequence[numpy.ndarray]]]], averages: collections.abc.Sequence[numpy.ndarray]) -> None:
         ...
@@ -257,6 +257,8 @@ def processor_quota(root: str = '') -> int:
     """
     Processors that the quota of this process's control groups is worth; 0 if it has none.
     """
+def quantized_dense(x: numpy.typing.NDArray[numpy.float32], inverse: typing.SupportsFloat | typing.SupportsIndex, zero: typing.SupportsInt | typing.SupportsIndex, weight: numpy.typing.NDArray[numpy.int8], offset: numpy.typing.NDArray[numpy.int32], scale: numpy.typing.NDArray[numpy.float32], bias: numpy.typing.NDArray[numpy.float32], relu: bool, y: numpy.typing.NDArray[numpy.float32]) -> None:
+    ...
 def rules() -> dict[str, tuple[str, str]]:
     """
     Every rule: its name -> (names of its states, names of its coefficients).

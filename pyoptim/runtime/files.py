@@ -33,7 +33,7 @@ except ImportError:  # on Windows
 
 _KEY = "pyoptim"  # the one entry of the metadata: safetensors would write several in any order
 _CHECKSUM, _ZEROS = "checksum", b"0" * 64
-_DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "U8": "u1"}
+_DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I8": "i1", "U8": "u1"}
 _LONGEST_HEADER = 100_000_000  # bytes, as the format has it
 _TEMPORARY = re.compile(r"\.pyoptim-([0-9a-z]{8})-[0-9a-f]{16}\.tmp")
 _LEFT_ALONE = 3600.0  # seconds after which a temporary file that another machine made is nobody's

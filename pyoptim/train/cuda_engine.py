@@ -138,7 +138,15 @@ class Engine:
             self._noise_step[...] = noise.step
         added = (noise and noise[:2], self.penalty and (vars(self.penalty).copy(), self.penalty._runs(model)))
         layers = [*map(_recipe_of, model.leaves().values())]
-        recipe = (kinds, _recipe_of(self._loss), layers, of_optimizer, added, self.sharpness_aware)
+        recipe = (
+            kinds,
+            _recipe_of(self._loss),
+            layers,
+            of_optimizer,
+            added,
+            self.sharpness_aware,
+            model._kept is None,
+        )
         if recipe != self._recipe:
             self._recipe, self._chunk = recipe, 1
             self._ascent = optimizer._place.ascent(optimizer._params) if self.sharpness_aware else None
@@ -230,6 +238,8 @@ class Engine:
                 if self._ascent:
                     self._backpropagate_ascended(before, x, y, weight)
             self._stepper.step(self._gradients, None, self._optimizer.max_grad_norm)
+            if model._kept is not None:
+                model._hold()
             self._sums.finish(size, loss, divisor)
         finally:
             queue.position, queue.pool = None, pool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,12 +117,22 @@ def mean_loss(total: float, divisor: float) -> float:
 def check_batches(model: nn.Sequential, x: Array, size: int, drop_last: bool = False) -> None:
     """Raise ValueError if a batch has too few examples for a layer that takes statistics of it."""
     smallest = size if drop_last else len(x) % size or size
-    shape = x.shape[1:]
     cure = ", or drop_last=True, which leaves that batch out" if size > 1 else ""
-    for layer in model.leaves().values():
+    for layer, shape in _reached(model.layers, x.shape[1:]):
         if layer.takes_statistics(True) and smallest * math.prod(shape[1:]) < 2:
             raise ValueError(
                 f"batch_size {size} makes a batch of 1 of {len(x)} examples, which {layer!r} cannot take "
                 f"statistics of: expected another batch_size{cure}"
             )
+
+
+def _reached(
+    layers: Iterable[nn.Layer], shape: tuple[int, ...]
+) -> Iterator[tuple[nn.Layer, tuple[int, ...]]]:
+    """Yield each layer that holds arrays, and the shape of an example that reaches it."""
+    for layer in layers:
+        for chain in layer.chains:
+            yield from _reached(chain, shape)
+        if not layer.chains:
+            yield layer, shape
         shape = layer.output_shape(shape)

@@ -154,6 +154,8 @@ def why_no_hogwild(model: nn.Sequential, optimizer: Optimizer, batch_size: int) 
                 f"{type(optimizer).__name__} keeps {len(rule.states)} states a parameter, of which threads "
                 "may leave a mixture; expected at most one, as in SGD, Adagrad, RMSprop and Lion"
             )
+    if model._kept is not None:
+        return "the model was pruned, and what was has to be set to 0 after each step"
     for label, layer in walk("layers", model.layers):
         if layer.buffers:  # threads would mix their updates of the buffers
             kept = ", ".join(layer.buffers)
@@ -197,6 +199,7 @@ class Engine:
             mean_factor, sharpness_aware,
         )  # fmt: skip
         self._optimizer, self._batch_size = optimizer, batch_size
+        self._pruned = model if model._kept is not None else None
         self._chunk = 1  # batches
         self._ahead: _Ahead | None = None
 
@@ -229,7 +232,8 @@ class Engine:
         engine.begin_epoch(sums, None if noise is None else (self._flat, *noise))
         while epoch.done < examples:
             begin = epoch.done
-            end = min(examples, begin + self._chunk * size)
+            batches = self._chunk if self._pruned is None else 1
+            end = min(examples, begin + batches * size)
             started = time.perf_counter()
             self._train(data, order, begin, end)
             seconds = max(time.perf_counter() - started, 1e-6)
@@ -250,6 +254,8 @@ class Engine:
         finally:  # Ctrl-C is raised as soon as the engine returns
             optimizer._scalars = scalars_after(engine.steps - steps)
             optimizer.skipped += engine.skipped - skipped
+            if self._pruned is not None:
+                self._pruned._hold()
         if engine.wrong >= 0:
             raise ValueError(
                 f"{optimizer._gradient_names()[engine.wrong]} holds NaN or infinity, expected finite values"

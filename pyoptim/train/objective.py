@@ -101,6 +101,8 @@ class Objective:
         total: float | None,
     ) -> None:
         check_batches(model, data.x, len(data.x))
+        if model._kept is not None:
+            raise ValueError("model was pruned: a minimiser would move what is 0, expected `Trainer.fit`")
         self._model, self._loss, self._penalty, self._total = model, loss, penalty, total
         self._data = data.at(model._place)
         whole = any(layer.takes_statistics(True) for layer in model.leaves().values())

@@ -552,6 +552,8 @@ class Trainer:
             divisor = float(loss.divisor(output, y))
             right = count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
             optimizer.step(self._gradients)
+            if model._kept is not None:
+                model._hold()
             taken = optimizer.skipped == skipped
         finally:
             if not taken:

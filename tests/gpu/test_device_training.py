@@ -1018,3 +1018,23 @@ def test_a_gpu_trains_as_the_cpu(backend, products, rng, monkeypatch):
     here = trainer(every_layer())
     fit(here, x, y, batch_size=32)
     assert_close(state(here), trained)
+
+
+def test_pruned_weights_stay_0_on_the_gpu(gpu):
+    """In graphs and in the generic loop, with the bits of each other."""
+    rng = np.random.default_rng(0)
+    x, y, found = pixels(rng), labels(rng), []
+    for engine in ("native", "python"):
+        model = small(np.float32)
+        po.recipes.prune(model, 0.4)
+        model.to("cuda")  # with what is kept
+        training = trainer(model, "cuda")
+        fit(training, x, y, epochs=1, engine=engine)
+        kept = po.recipes.prune(model, 0.6)
+        history = fit(training, x, y, epochs=2, engine=engine)
+        assert history.path == ("cuda" if engine == "native" else "python")
+        found.append(model.state_dict())
+        for name, mask in kept.items():
+            assert ((found[-1][name] != 0) == mask).all()
+            assert 0 < mask.sum() < mask.size
+    assert_same(*found)

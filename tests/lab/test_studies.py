@@ -22,7 +22,7 @@ def test_a_study_prints_a_table_and_writes_a_plot(name, tmp_path, capsys):
     compared = {
         "batch-size": 6, "learning-rate": 4, "schedules": 7, "raw-pixels": 3, "initialization": 5,
         "regularization": 8, "bias-variance": 11, "bootstrap": 6, "learning-curve": 10, "second-order": 5,
-        "search": 3,
+        "search": 3, "compression": 6, "cascade": 10, "experts": 6,
     }  # fmt: skip
     assert len(lines) >= compared.get(name, 2)
     assert str(path) in printed

@@ -301,6 +301,18 @@ def _quiet(function):
     return quiet
 
 
+def _cascade():
+    return po.recipes.Cascade([_model(), _model()], thresholds=[0.5])
+
+
+def _mixture():
+    return po.recipes.MixtureOfExperts([_model(), _model()], nn.Sequential(nn.Dense(4, 2), seed=0))
+
+
+def _quantized():
+    return po.recipes.quantize(_model(), _floats(6, 4))
+
+
 # What is not in the table is called with its defaults.
 CALLS = {
     "train.history.History.plot": lambda: (
@@ -524,6 +536,40 @@ CALLS = {
         "distill", teacher=_model(), student=_model(), hints={0: 1}, alpha=0.5, hint_epochs=1
     ),
     "recipes.greedy_pretrain": lambda: _recipe("greedy_pretrain", model=_model(), loss=nn.CrossEntropy()),
+    "recipes.Cascade": lambda: (po.recipes.Cascade, {"models": [_model(), _model()]}),
+    "recipes._cascade.Cascade.fit": lambda: (
+        po.recipes.Cascade([_model(), _model()]).fit,
+        {"x": _floats(6, 4), "y": _labels()},
+    ),
+    "recipes._cascade.Cascade.predict": lambda: (_cascade().predict, {"x": _floats(6, 4)}),
+    "recipes._cascade.Cascade.evaluate": lambda: (
+        _cascade().evaluate,
+        {"x": _floats(6, 4), "y": _labels(), "repeats": 1},
+    ),
+    "recipes.MixtureOfExperts": lambda: (
+        po.recipes.MixtureOfExperts,
+        {"experts": [_model(), _model()], "gater": nn.Sequential(nn.Dense(4, 2))},
+    ),
+    "recipes._experts.MixtureOfExperts.gates": lambda: (_mixture().gates, {"x": _floats(6, 4)}),
+    "recipes._experts.MixtureOfExperts.predict": lambda: (_mixture().predict, {"x": _floats(6, 4)}),
+    "recipes._quantize.QuantizedModel.__call__": lambda: (_quantized(), {"x": _floats(6, 4)}),
+    "recipes._quantize.QuantizedModel.predict": lambda: (_quantized().predict, {"x": _floats(6, 4)}),
+    "recipes._quantize.QuantizedModel.predict_proba": lambda: (
+        _quantized().predict_proba,
+        {"x": _floats(6, 4)},
+    ),
+    "recipes._quantize.QuantizedModel.save": lambda: (_quantized().save, {"path": _path()}),
+    "recipes._quantize.QuantizedModel.load": lambda: (
+        po.recipes.QuantizedModel.load,
+        {"path": _saved(_quantized())},
+    ),
+    "recipes.compress": lambda: (
+        po.recipes.compress,
+        {"model": _model(), "x": _floats(6, 4), "student": _model(), "fit": {"epochs": 1}},
+    ),
+    "recipes.prune": lambda: (po.recipes.prune, {"model": _model(), "share": 0.5}),
+    "recipes.quantize": lambda: (po.recipes.quantize, {"model": _model(), "calibration": _floats(6, 4)}),
+    "recipes.shrink": lambda: (po.recipes.shrink, {"model": _model()}),
     "recipes.transfer": lambda: (po.recipes.transfer, {"source": _model(), "target": _model(), "layers": 2}),
     "sklearn.MLPClassifier": lambda: _constructor("MLPClassifier"),
     "sklearn.MLPRegressor": lambda: _constructor("MLPRegressor"),

@@ -25,6 +25,7 @@ from ...runtime.dtypes import Array
 from .. import STEPPERS
 from ..reference import FUNCTIONS, steps
 from ..reference.layers import *
+from ..reference.layers import quantized_dense
 from ..reference.losses import any_outside, label_weights
 from ..reference.steps import PackedStepper, norm
 from ..reference.tensors import AdafactorStepper, MuonStepper
@@ -32,7 +33,7 @@ from .layers import *
 from .layers import compiled
 from .losses import kl_divergence, penalty, pointwise_loss, softmax_cross_entropy
 
-__all__ = ["any_outside", "name", "norm", *STEPPERS, *FUNCTIONS]
+__all__ = ["any_outside", "name", "norm", "quantized_dense", *STEPPERS, *FUNCTIONS]
 
 name = "numba"
 

@@ -7,12 +7,13 @@ arguments; ``None`` skips one that is optional.
 from .. import STEPPERS
 from . import layers, losses
 from .layers import *
+from .layers import quantized_dense
 from .losses import *
 from .losses import any_outside
 from .steps import PackedStepper, Stepper, TrustStepper, norm
 from .tensors import AdafactorStepper, MuonStepper
 
 FUNCTIONS = (*layers.__all__, *losses.__all__)  # of layers and losses, which every backend has
-__all__ = ["any_outside", "name", "norm", *STEPPERS, *FUNCTIONS]
+__all__ = ["any_outside", "name", "norm", "quantized_dense", *STEPPERS, *FUNCTIONS]
 
 name = "numpy"

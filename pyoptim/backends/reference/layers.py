@@ -273,3 +273,23 @@ def layer_norm_backward(
         offset = scaled.mean(axis=1, dtype=np.float64).astype(x.dtype)
         np.subtract(scaled, normalised * slope[:, None] + offset[:, None], out=dx)
         dx *= inv_std[:, None]
+
+
+def quantized_dense(
+    x: Array, inverse: float, zero: int, weight: Array, offset: Array, scale: Array, bias: Array, relu: bool,
+    y: Array,
+) -> None:  # fmt: skip
+    """``y = (q(x) W^T - offset) * scale + bias``, of float32, in bytes ``q(x) = round(x * inverse) + zero``.
+
+    W (out, in) is of int8; its rows may be padded with zeros. The sums are integers, which are exact in a
+    product of float64.
+    """
+    low, high = np.float32(-zero), np.float32(255 - zero)
+    with np.errstate(all="ignore"):
+        scaled = x * np.float32(inverse)
+        limited = np.where(scaled > low, scaled, low)  # also where it is NaN
+        limited = np.where(limited < high, limited, high)
+        sums = (np.rint(limited) + zero).astype(np.float64) @ weight[:, : x.shape[1]].T.astype(np.float64)
+        y[...] = (sums - offset).astype(np.float32) * scale + bias
+    if relu:
+        y[...] = np.where(y > 0, y, np.float32(0))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.figures import new_figure, saved
-from . import batches, beginnings, curved, errors, inputs, minima, rates, remedies, searching
+from . import batches, beginnings, curved, errors, inputs, minima, rates, remedies, searching, small
 from ._common import Options, Result, Study, resolved, table
 
 STUDIES: dict[str, Study] = {
@@ -25,6 +25,9 @@ STUDIES: dict[str, Study] = {
     "curvature": curved.CURVATURE,
     "second-order": curved.SECOND_ORDER,
     "search": searching.SEARCH,
+    "compression": small.COMPRESSION,
+    "cascade": small.CASCADE,
+    "experts": small.EXPERTS,
 }
 
 _DIGITS = 5  # times as many epochs: it has a fortieth of the examples that the others have
