@@ -224,7 +224,8 @@ def _curriculum(setting: Setting) -> list[Part]:
 def _curriculum_with(setting: Setting, wrong: float) -> Part:
     """Compare orders of the examples, of whose labels this share is drawn at random."""
     x, clean = setting.data[:2]
-    each, total = setting.epochs, round(sum(_SHARES) * setting.epochs)
+    each = 2 * -(-setting.epochs // 2)  # even, so that all take as many steps
+    total, noises = 5 * each // 2, (0.1, 0.05, 0.02, 0.01, 0.0)
     sizes = setting.sizes(64, 64)
     found: dict[str, list[History]] = {}
 
@@ -251,8 +252,8 @@ def _curriculum_with(setting: Setting, wrong: float) -> Part:
         ):
             stages = recipes.curriculum(new(), x, y, hardness, shares=_SHARES, epochs=each, **options)
             add(name, stages.history)
-        quarter = max(1, total // 4)
-        add("continuation", recipes.continuation(new(), x, y, epochs=quarter, **options).history)
+        by_noise = recipes.continuation(new(), x, y, noises, epochs=total // len(noises), **options)
+        add("continuation", by_noise.history)
     seen = np.cumsum([share for share in _SHARES for _ in range(each)]).tolist()
     results = [
         _result(name, histories, each=() if name in ("plain", "continuation") else seen)

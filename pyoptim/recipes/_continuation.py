@@ -40,8 +40,8 @@ def continuation(
         Of each stage.
     **fit
         Further arguments of `Trainer.fit`, the same in each stage. Callbacks begin anew in each stage, and
-        one that stops the training ends its stage. A ``checkpoint`` is a file for each stage, with its number
-        before the suffix.
+        one that stops the training ends its stage: a `CSVLogger` keeps the rows of all stages with
+        ``append=True``. A ``checkpoint`` is a file for each stage, with its number before the suffix.
 
     Returns
     -------
@@ -73,10 +73,10 @@ def continuation(
     result, own = Stages(), trainer.loss
     plan = [(own, stage) if isinstance(stage, float) else (stage, 0.0) for stage in planned]
     try:
-        for loss, noise in plan:
+        for i, (loss, noise) in enumerate(plan):
             trainer.loss = loss
             trainer._check_loss()
-            check_fit(trainer, x, y, {**given, "epochs": epochs, "weight_noise": noise})
+            check_fit(trainer, i, x, y, {**given, "epochs": epochs, "weight_noise": noise})
         for i, (loss, noise) in enumerate(plan):
             trainer.loss = loss
             name = f"noise {noise:g}" if isinstance(planned[i], float) else repr(loss)

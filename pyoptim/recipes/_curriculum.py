@@ -39,8 +39,9 @@ def curriculum(
     x, y
         As `Trainer.fit`, in the processor's memory.
     hardness : array (examples,), nn.Sequential or "own"
-        Given: a number for each example, the larger the harder. Measured: the trainer's loss of each example
-        by another model, which was trained before; or by the trainer's own model, anew as each stage begins.
+        Given: a number for each example, the larger the harder. Measured: the trainer's loss of each example,
+        in which weights of classes and of examples do not count, by another model, which was trained before;
+        or by the trainer's own model, anew as each stage begins.
         The losses of a model that has learnt nothing say little, so train it for some epochs before
         ``"own"``.
     shares : sequence of float in (0, 1], default (0.25, 0.5, 0.75, 1.0)
@@ -50,9 +51,11 @@ def curriculum(
         Of each stage: so a stage of a smaller share takes fewer steps.
     **fit
         Further arguments of `Trainer.fit`, the same in each stage; ``sample_weight`` is of all examples.
-        Callbacks begin anew in each stage, and one that stops the training ends its stage. A ``checkpoint``
-        is a file for each stage, with its number before the suffix; with ``"own"`` a training that was
-        interrupted in its first stage is the same again if the model begins with the same values.
+        Callbacks begin anew in each stage, and one that stops the training ends its stage: a `CSVLogger`
+        keeps the rows of all stages with ``append=True``. A ``checkpoint`` is a file for each stage, with its
+        number before the suffix, and of this hardness alone: other orders need another file. With ``"own"``
+        a training that was interrupted in its first stage is the same again if the model begins with the
+        same values.
 
     Returns
     -------
@@ -84,19 +87,17 @@ def curriculum(
     weight = given.pop("sample_weight", None)
     data = trainer._check_data(x, y, weight)
     weight = None if weight is None else as_numpy("sample_weight", weight)
-    measured_by = trainer.model if isinstance(hardness, str) else hardness
-    hard = _hardness(trainer, data, x, y, hardness)
     counts = [max(1, round(share * len(x))) for share in planned]
-    for count in counts:
+    for i, count in enumerate(counts):
         weights = {} if weight is None else {"sample_weight": weight[:count]}
         try:
-            check_fit(trainer, x[:count], y[:count], {**given, **weights, "epochs": epochs})
+            check_fit(trainer, i, x[:count], y[:count], {**given, **weights, "epochs": epochs})
         except ValueError as error:
             raise ValueError(f"shares leaves {count} of {len(x)} examples: {error}") from error
-    result = Stages()
+    hard, result = _hardness(trainer, data, x, y, hardness), Stages()
     for i, (share, count) in enumerate(zip(planned, counts, strict=True)):
         if i and isinstance(hardness, str):
-            hard = losses_of(measured_by, trainer.loss, x, y)
+            hard = losses_of(trainer.model, trainer.loss, x, y)
         rows: Any = np.sort(np.argsort(hard, kind="stable")[:count]) if count < len(x) else slice(None)
         weights = {} if weight is None else {"sample_weight": weight[rows]}
         options = {**given, **weights, "epochs": epochs}
@@ -134,7 +135,8 @@ def _hardness(trainer: Trainer, data: Data, x: Array, y: Array, hardness: Any) -
 
 def losses_of(model: nn.Sequential, loss: nn.Loss, x: Array, y: Array) -> Array:
     """Return the loss of each example; NaN, which counts as hardest, where the model has diverged."""
-    targets = np.asarray(checked(model, loss, x, y).y)
+    targets, mode = np.asarray(checked(model, loss, x, y).y), model.training
     outputs = np.asarray(predict(model, x))
+    model.training = mode
     each = (slice(i, i + 1) for i in range(len(outputs)))
     return np.array([loss.evaluate(outputs[i], targets[i], None, None) for i in each], np.float64)

@@ -80,7 +80,8 @@ def distill(
     **options
         Further arguments of `Trainer` and `Trainer.fit`. ``validation_data`` (with labels, of which
         cross-entropy and accuracy are measured), ``metrics`` and ``callbacks`` are of the last stage. A
-        ``checkpoint`` is a file for each stage, with its number before the suffix.
+        ``checkpoint`` is a file for each stage, with its number before the suffix, and of this teacher alone:
+        another one needs another file.
 
     Returns
     -------
@@ -108,6 +109,8 @@ def distill(
     """
     for name, model in (("teacher", teacher), ("student", student)):
         check_type(name, model, nn.Sequential, "a Sequential")
+    if student is teacher:
+        raise ValueError("student is teacher, expected another model")
     check_maker(optimizer)
     epochs = check_count("epochs", epochs)
     hint_epochs = epochs if hint_epochs is None else check_count("hint_epochs", hint_epochs)
@@ -122,17 +125,25 @@ def distill(
     loss, targets = _soft_targets(teacher, data, temperature, alpha)
     trainer = _Student(student, loss, made_optimizer(optimizer, student), **given.trainer)
     last = {**given.fit, "epochs": epochs}
-    check_fit(trainer, x, targets, last)
     pairs = _pairs(teacher, student, data.x.shape[1:], hints)
+    check_fit(trainer, len(pairs), x, targets, last)
     stages, of_hint = Stages(), given.without("validation_data", "metrics", "callbacks")
-    for i, (own, its) in enumerate(pairs):
-        said = _outputs(part_of("teacher", teacher, its + 1), x)
+    options = {**of_hint.fit, "epochs": hint_epochs}
+
+    def hinted(own: int, its: int, seed: Any) -> tuple[Trainer, Array]:
+        """Return the trainer of a stage of hints, and the targets."""
+        said = _outputs(part_of("teacher", teacher, its + 1), x, f"teacher's layer {its} returns")
         regressor = nn.Dense(shapes_of(student, data.x.shape[1:])[own][0], said.shape[1])
-        part = part_of("student", student, own + 1, regressor, seed=of_hint.trainer["seed"])
-        hinted = made_trainer(part, nn.MSE(), optimizer, of_hint.trainer)
-        options = {**of_hint.fit, "epochs": hint_epochs}
-        stages[f"hint {own} from {its}"] = fit_stage(hinted, i, x, said, options)
-        copy_layers(part, student, own + 1)
+        part = part_of("student", student, own + 1, regressor, seed=seed)
+        return made_trainer(part, nn.MSE(), optimizer, {**of_hint.trainer, "seed": seed}), said
+
+    for i, pair in enumerate(pairs):
+        hint, said = hinted(*pair, seed=0)  # so that no number is drawn of the user's seed
+        check_fit(hint, i, x, said, options)
+    for i, pair in enumerate(pairs):
+        hint, said = hinted(*pair, seed=of_hint.trainer["seed"])
+        stages["hint {} from {}".format(*pair)] = fit_stage(hint, i, x, said, options)
+        copy_layers(hint.model, student, pair[0] + 1)
     stages["distill"] = fit_stage(trainer, len(pairs), x, targets, last)
     return stages
 
@@ -191,6 +202,8 @@ def _checked_data(teacher: nn.Sequential, student: nn.Sequential, x: Any, y: Any
         raise ValueError(
             f"student has outputs of shape {shapes[0]} and teacher of {shapes[1]}, expected (classes,) twice"
         )
+    if shapes[0][0] < 2:
+        raise ValueError("student and teacher have one output, expected one for each of two classes or more")
     if y is None:
         if alpha < 1:
             raise ValueError(f"alpha is {alpha!r}, but there are no labels y, expected 1")
@@ -201,13 +214,13 @@ def _checked_data(teacher: nn.Sequential, student: nn.Sequential, x: Any, y: Any
     return Data(x, y if y.ndim == 2 else np.eye(shapes[0][0], dtype=student.dtype)[y])
 
 
-def _outputs(model: nn.Sequential, x: Any) -> Array:
+def _outputs(model: nn.Sequential, x: Any, name: str = "teacher's outputs hold") -> Array:
     """Return what a teacher says in evaluation mode, in the processor's memory; its mode stays as it is."""
     mode = model.training
     said = np.asarray(evaluation.predict(model, x))
     model.training = mode
     if not np.isfinite(said).all():
-        raise ValueError("teacher's outputs hold NaN or infinity, expected finite numbers")
+        raise ValueError(f"{name} NaN or infinity, expected finite numbers")
     return said
 
 

@@ -56,8 +56,9 @@ def greedy_pretrain(
         Of each stage.
     **options
         Further arguments of `Trainer` and `Trainer.fit`, the same in each stage. ``seed`` draws the output
-        layers that are thrown away too. A ``checkpoint`` is a file for each stage, with its number before the
-        suffix.
+        layers that are thrown away too. Callbacks begin anew in each stage, and see its part of the model: a
+        `CSVLogger` keeps the rows of all stages with ``append=True``. A ``checkpoint`` is a file for each
+        stage, with its number before the suffix.
 
     Returns
     -------
@@ -92,7 +93,9 @@ def greedy_pretrain(
     data = checked(model, loss, x, y, given.fit.get("sample_weight"))
     shapes = shapes_of(model, data.x.shape[1:])
     options = {**given.fit, "epochs": epochs}
-    check_fit(made_trainer(model, loss, optimizer, given.trainer), x, y, options)
+    whole = made_trainer(model, loss, optimizer, given.trainer)
+    for i in range(len(begins) - 1):
+        check_fit(whole, i, x, y, options)
     stages = Stages()
     for i, (begin, end) in enumerate(pairwise(begins)):
         if not any(layer.learns for layer in model.layers[begin if i else 0 : end]):

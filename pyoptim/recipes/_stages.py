@@ -73,21 +73,28 @@ def split(recipe: str, options: Mapping[str, Any], of_trainer: bool, **refused: 
 
 def fit_stage(trainer: Trainer, stage: int, x: Any, y: Any, options: Mapping[str, Any]) -> History:
     """Train a stage; one that saves itself has a file of its own, with the stage's number in its name."""
+    return trainer.fit(x, y, **_of_stage(stage, options))
+
+
+def _of_stage(stage: int, options: Mapping[str, Any]) -> Mapping[str, Any]:
     path = options.get("checkpoint")
-    if path is not None:
-        file = Path(check_path("checkpoint", path))
-        options = {**options, "checkpoint": file.with_name(f"{file.stem}-{stage + 1}{file.suffix}")}
-    return trainer.fit(x, y, **options)
+    if path is None:
+        return options
+    file = Path(check_path("checkpoint", path))
+    return {**options, "checkpoint": file.with_name(f"{file.stem}-{stage + 1}{file.suffix}")}
 
 
-def check_fit(trainer: Trainer, x: Any, y: Any, options: Mapping[str, Any]) -> None:
+def check_fit(trainer: Trainer, stage: int, x: Any, y: Any, options: Mapping[str, Any]) -> None:
     """Raise what `Trainer.fit` would raise for a stage to come, and train nothing."""
     defaults = {name: p.default for name, p in inspect.signature(Trainer.fit).parameters.items()}
-    given = {**defaults, **options}
+    given = {**defaults, **_of_stage(stage, options)}
     chosen = Options(**{field.name: given[field.name] for field in dataclasses.fields(Options)})
     data = trainer._check_data(x, y, given["sample_weight"])
     data, held_back = hold_back(trainer, data, given["validation_data"], given["validation_split"])
-    trainer._why_not(prepare(trainer, data, held_back, chosen))
+    run = prepare(trainer, data, held_back, chosen)
+    if run.resume is not None and trainer.resuming:
+        run.resume.read()
+    trainer._why_not(run)
 
 
 def made_trainer(

@@ -56,6 +56,8 @@ def transfer(
     """
     for name, model in (("source", source), ("target", target)):
         check_type(name, model, nn.Sequential, "a Sequential")
+    if source is target:
+        raise ValueError("target is source, expected another model")
     count, freeze = check_count("layers", layers), check_flag("freeze", freeze)
     for name, model in (("source", source), ("target", target)):
         if count > len(model.layers):

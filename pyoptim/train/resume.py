@@ -105,6 +105,10 @@ class Resume:
         files.write(self.path, description, tensors)
         self._due = time.monotonic() + self._every
 
+    def read(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """Return what the file holds; ValueError if it is damaged, or no file of a training."""
+        return files.read(self.path, _FORMAT)
+
     def load(self) -> tuple[Epoch, dict[str, list[float]]]:
         """Restore all state but the callbacks'; return the epoch that was running and the history before it.
 
@@ -114,7 +118,7 @@ class Resume:
             The file is damaged, or of another training; nothing is changed.
         """
         trainer = self._trainer
-        description, tensors = files.read(self.path, _FORMAT)
+        description, tensors = self.read()
         average = trainer.optimizer.average
         try:
             if description["fixed"] != self._fixed:

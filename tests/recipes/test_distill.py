@@ -171,3 +171,25 @@ def test_a_teacher_that_has_diverged_is_refused():
     teacher.flat_parameters[...] = np.nan
     with pytest.raises(ValueError, match="teacher's outputs hold NaN or infinity"):
         distill(teacher, network(5), X)
+
+
+def test_all_hints_are_checked_before_the_first_is_trained():
+    student = network(5, 5, seed=2)
+    teacher = nn.Sequential(nn.Dense(4, 6), nn.Dense(6, 6), nn.Tanh(), nn.Dense(6, 3), seed=1)
+    teacher.layers[1].parameters["weight"][...] = 3e38  # the layer after it hides the infinity
+    before = np.array(student.flat_parameters)
+    with pytest.raises(ValueError, match="teacher's layer 1 returns NaN or infinity"):
+        distill(teacher, student, X, hints={0: 0, 1: 1}, epochs=1, verbose=False)
+    assert (before == student.flat_parameters).all()
+
+
+def test_a_model_does_not_teach_itself_and_one_output_teaches_nothing():
+    model = network(5)
+    with pytest.raises(ValueError, match="student is teacher, expected another model"):
+        distill(model, model, X)
+    one, two = (nn.Sequential(nn.Dense(4, 1), seed=seed) for seed in (0, 1))
+    with pytest.raises(ValueError, match="two classes or more"):
+        distill(one, two, X)
+    with pytest.raises(ValueError, match="target is source, expected another model"):
+        po.recipes.transfer(model, model, 1)
+    assert model.layers[0].trainable

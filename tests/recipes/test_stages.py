@@ -224,3 +224,38 @@ def test_stages_join_to_one_history():
     stages["a"].path, stages["a"].reason = "python", "of that"
     assert (stages.history.path, stages.history.reason) == ("python", "of that")
     assert Stages().history == {}
+
+
+# What is refused before anything is trained.
+
+
+@pytest.mark.parametrize("recipe", [continuation, curriculum], ids=lambda recipe: recipe.__name__)
+def test_files_of_all_stages_are_checked_before_the_first(recipe, tmp_path):
+    of_one, path = trainer(), tmp_path / "run.safetensors"
+    (tmp_path / "run-2.safetensors").write_bytes(b"something else")
+    own = [] if recipe is continuation else ["own"]
+    before = np.array(of_one.model.flat_parameters)
+    with pytest.raises(ValueError, match=r"run-2\.safetensors"):
+        recipe(of_one, X, Y, *own, epochs=1, checkpoint=path, verbose=False)
+    log = callbacks.CSVLogger(tmp_path / "log-2.csv")
+    with pytest.raises(ValueError, match="each needs its own file"):
+        recipe(of_one, X, Y, *own, epochs=1, checkpoint=tmp_path / "log.csv", callbacks=[log], verbose=False)
+    assert (before == of_one.model.flat_parameters).all()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["run-2.safetensors"]
+
+
+def test_a_log_that_is_appended_to_has_all_stages(tmp_path):
+    log = callbacks.CSVLogger(tmp_path / "log.csv", append=True)
+    continuation(trainer(), X, Y, (0.1, 0.0), epochs=2, callbacks=[log], verbose=False)
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 4
+
+
+def test_measuring_hardness_leaves_modes_and_refusals_come_first():
+    judge, of_one = network(3).train(), trainer()
+    of_one.model.train()
+    with pytest.raises(TypeError, match="callbacks"):
+        curriculum(of_one, X, Y, judge, epochs=1, callbacks=3, verbose=False)
+    assert judge.training
+    assert of_one.model.training
+    curriculum(of_one, X, Y, judge, shares=(0.5,), epochs=1, verbose=False)
+    assert judge.training
