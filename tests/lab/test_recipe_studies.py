@@ -14,7 +14,7 @@ def test_a_study_prints_tables_and_claims_and_writes_a_plot(name, tmp_path, caps
     monkeypatch.setitem(recipe_studies.STUDIES, name, recipe_studies.STUDIES[name]._replace(seeds=2))
     monkeypatch.setattr(recipe_studies, "_MOST", (300, 100))
     path = tmp_path / "study.png"
-    assert cli.main(["study", name, "--epochs", "1", "--plot", str(path)]) == 0
+    assert cli.main(["study", name, "--epochs", "1", "--dataset", "digits", "--plot", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert path.read_bytes().startswith(b"\x89PNG")
     assert lines[0].startswith(f"{name}: digits, 300 training examples, 2 seeds; ")
