@@ -260,7 +260,7 @@ def _outputs(model: Model, x: Array) -> Array:
     output = outputs_of(model, x)
     if output.ndim != 2 or 0 in output.shape[1:]:
         raise ValueError(f"models have outputs of shape {output.shape[1:]} for x, expected (outputs,)")
-    return output
+    return output.astype(np.float64)  # thresholds lie between numbers that float32 may not tell apart
 
 
 def _checked_targets(y: Any, output: Array) -> Array:

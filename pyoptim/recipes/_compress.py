@@ -21,7 +21,7 @@ from ..runtime.figures import new_figure, saved
 from ..runtime.numbers import SHARE, check_flag, check_type, shown
 from ..train.trainer import Trainer
 from ._measure import Model, examples, median_seconds, outputs_of
-from ._prune import prune, shrink
+from ._prune import prunable, prune, shrink
 from ._quantize import QuantizedModel, quantize
 
 _CALIBRATION = 1000  # examples
@@ -175,6 +175,7 @@ def compress(
         shape = student.output_shape(x.shape[1:])
     except ValueError as error:
         raise ValueError(f"student does not suit x: {error}") from None
+    prunable("student", student, units)
     if shape != targets.shape[1:]:
         raise ValueError(f"student has outputs of shape {shape}, expected the model's, {targets.shape[1:]}")
 

@@ -64,14 +64,7 @@ class Mixture(nn.Layer):
             begin = end
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        *outputs, of_gater = [model.output_shape(shape) for model in self._models]
-        if len(set(outputs)) > 1 or len(outputs[0]) != 1:
-            raise ValueError(f"experts have outputs of shapes {outputs}, expected the same (outputs,) of all")
-        if of_gater != (len(outputs),):
-            raise ValueError(
-                f"gater has outputs of shape {of_gater}, expected ({len(outputs)},): one an expert"
-            )
-        return outputs[0]
+        return _output_shape(self._models, shape)
 
     def forward(self, x: Array, training: bool) -> Array:
         *outputs, logits = [_run(model.layers, x, training) for model in self._models]
@@ -84,9 +77,15 @@ class Mixture(nn.Layer):
             logs = softmax(stacked, True)
             joint = logs + softmax(logits, True)[:, :, None]
             largest = joint.max(axis=1)
-            y = largest + np.log(np.exp(joint - largest[:, None]).sum(axis=1))
+            largest = np.where(np.isneginf(largest), 0, largest)  # a class that no expert thinks possible
+            with np.errstate(divide="ignore"):
+                y = largest + np.log(np.exp(joint - largest[:, None]).sum(axis=1))
             # How far each expert is responsible for each class.
-            self._kept = gates, np.exp(logs), np.exp(joint - y[:, None])
+            impossible = np.isneginf(y)[:, None]
+            responsible = np.where(
+                impossible, gates[:, :, None], np.exp(joint - np.where(impossible, 0, y[:, None]))
+            )
+            self._kept = gates, np.exp(logs), responsible
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
@@ -108,6 +107,16 @@ class Mixture(nn.Layer):
             if through is not None:
                 dx = through if dx is None else dx + through
         return dx if need_dx else None
+
+
+def _output_shape(models: Sequence[nn.Sequential], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the experts' outputs; ValueError unless they and the gater, the last, fit."""
+    *outputs, of_gater = [model.output_shape(shape) for model in models]
+    if len(set(outputs)) > 1 or len(outputs[0]) != 1:
+        raise ValueError(f"experts have outputs of shapes {outputs}, expected the same (outputs,) of all")
+    if of_gater != (len(outputs),):
+        raise ValueError(f"gater has outputs of shape {of_gater}, expected ({len(outputs)},): one an expert")
+    return outputs[0]
 
 
 def _run(layers: Sequence[Layer], x: Array, training: bool) -> Array:
@@ -169,6 +178,9 @@ class MixtureOfExperts:
                     "first expert, on 'cpu'"
                 )
         one_of("probabilities", "outputs").check("mix", mix)
+        first = gater.layers[0]
+        if isinstance(first, nn.Dense):  # which says what the inputs are
+            _output_shape([*experts, gater], (first.in_features,))
         self.experts, self.gater, self.mix = tuple(experts), gater, mix
         states = [model.state_dict() for _, model in named]
         pruned = [model._kept for _, model in named]

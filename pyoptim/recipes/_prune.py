@@ -53,7 +53,8 @@ def prune(
     -----
     The compiled engine runs such a training batch by batch, for some 10 us more a batch. What was pruned does
     not count as frozen: its gradients enter the norm of ``max_grad_norm``. Files keep the zeros, but not that
-    they are kept: prune a loaded model again, by the same share.
+    they are kept: prune a loaded model again, by the same share. Steps that no `Trainer` takes, and
+    ``load_state_dict``, write what they write.
 
     Examples
     --------
@@ -63,23 +64,26 @@ def prune(
     check_type("model", model, nn.Sequential, "a Sequential")
     share = SHARE.number("share", share)
     per_layer, units = check_flag("per_layer", per_layer), check_flag("units", units)
-    scores = {name: _scores(layer, units) for name, layer in _prunable(model, units).items()}
-    if not scores:
-        what = "hidden Dense layer" if units else "Dense layer"
-        raise ValueError(f"model has no {what} that is not frozen, expected one to prune")
+    if model.owned:
+        raise ValueError("model belongs to another model, which is trained as one: expected that one")
+    scores = {name: _scores(layer, units) for name, layer in prunable("model", model, units).items()}
     kept = _largest(scores, share, per_layer)
     model._prune(_flat(model, kept, units))
     shapes = {name: model.leaves()[name].parameters["weight"].shape for name in kept}
     return {f"{name}weight": np.broadcast_to(kept[name], shapes[name]).copy() for name in kept}
 
 
-def _prunable(model: nn.Sequential, units: bool) -> dict[str, Layer]:
-    """Return the layers whose weights, or whose units, may be pruned."""
+def prunable(of: str, model: nn.Sequential, units: bool) -> dict[str, Layer]:
+    """Return the layers whose weights, or whose units, may be pruned; ValueError if there are none."""
     found = {name: layer for name, layer in model.leaves().items() if isinstance(layer, nn.Dense)}
     if units:
-        outer = [name for name in found if "block" not in name]
+        outer = [name for name in found if name.count(".") == 1]  # of no block, and of no expert
         found = {name: found[name] for name in outer if name != outer[-1]}
-    return {name: layer for name, layer in found.items() if layer.trainable}
+    found = {name: layer for name, layer in found.items() if layer.trainable}
+    if not found:
+        what = "hidden Dense layer" if units else "Dense layer"
+        raise ValueError(f"{of} has no {what} that is not frozen, expected one to prune")
+    return found
 
 
 def _scores(layer: Layer, units: bool) -> Array:

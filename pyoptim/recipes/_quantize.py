@@ -21,6 +21,7 @@ _FORMAT = "pyoptim-quantized-1"
 _ROWS = 1024  # examples that pass through the model at once
 _PADDED_TO = 64  # inputs: csrc/cpu/kernels.hpp has the same number
 _MOST_INPUTS = 2**31 // (255 * 128)  # of a layer, so that no sum leaves int32
+_LEAST_SCALE = float(np.finfo(np.float32).tiny)  # of which 1/scale is a number
 
 Fields = dict[str, Any]  # a layer as `describe` describes it
 _NUMBERS = nn.Sequential(nn.Identity())  # checks inputs of any shape
@@ -174,17 +175,27 @@ def quantize(model: nn.Sequential, calibration: Any) -> QuantizedModel:
     plain = model.folded().to("cpu")
     ranges: dict[str, tuple[float, float]] = {}
     for i in range(0, len(x), _ROWS):
-        _watch(plain.layers, x[i : i + _ROWS], "", ranges)
+        if not np.isfinite(_watch(plain.layers, x[i : i + _ROWS], "", ranges)).all():
+            raise ValueError("calibration makes outputs that are not finite, expected others")
     layers, state, scales = describe("layers", plain.layers), plain.state_dict(), {}
-    tensors = {
-        name: array.astype(np.float32) if array.dtype.kind == "f" else array for name, array in state.items()
-    }
+    tensors = {name: _narrowed(name, array) for name, array in state.items()}
     for prefix, (low, high) in ranges.items():
         scales[prefix] = _scale_of(prefix, low, high)
         weight, scale = _quantized(prefix, state[f"{prefix}weight"])
         tensors[f"{prefix}weight"], tensors[f"{prefix}scale"] = weight, scale
         tensors.setdefault(f"{prefix}bias", np.zeros(len(weight), np.float32))
     return QuantizedModel._of(layers, tensors, scales)
+
+
+def _narrowed(name: str, array: Array) -> Array:
+    """Return an array of the model in float32."""
+    if array.dtype.kind != "f":
+        return array
+    with np.errstate(over="ignore"):
+        narrow: Array = array.astype(np.float32)
+    if not np.isfinite(narrow).all():
+        raise ValueError(f"model's {name} holds what float32 does not, expected finite values in its range")
+    return narrow
 
 
 def _watch(layers: Iterable[Layer], x: Array, prefix: str, ranges: dict[str, tuple[float, float]]) -> Array:
@@ -196,29 +207,32 @@ def _watch(layers: Iterable[Layer], x: Array, prefix: str, ranges: dict[str, tup
             continue
         if type(layer) is nn.Dense:
             low, high = ranges.get(place, (0.0, 0.0))  # 0 is a number that bytes stand for exactly
-            ranges[place] = min(low, float(x.min())), max(high, float(x.max()))
+            ranges[place] = float(np.minimum(low, x.min())), float(np.maximum(high, x.max()))  # or NaN
         x = layer.forward(x, False)
     return x
 
 
 def _scale_of(prefix: str, low: float, high: float) -> tuple[float, int]:
     """Return the scale of a layer's inputs, and the byte that stands for 0."""
-    if not np.isfinite([low, high]).all():
-        raise ValueError(f"calibration makes inputs of layer {prefix[:-1]} that are not finite")
-    scale = float(np.float32((high - low) / 255)) or 1.0
+    with np.errstate(over="ignore"):
+        scale = float(np.float32((high - low) / 255))
+    if not np.isfinite(scale):
+        raise ValueError(
+            f"calibration makes inputs of layer {prefix[:-1]} from {low:g} to {high:g}, expected finite ones"
+        )
+    if scale < _LEAST_SCALE:
+        return 1.0, 0  # all bytes are that of 0
     return scale, round(-low / scale)
 
 
 def _quantized(prefix: str, weight: Array) -> tuple[Array, Array]:
     """Return a weight as int8, and the scale of each of its rows."""
-    if not np.isfinite(weight).all():
-        raise ValueError(f"model's {prefix}weight holds NaN or infinity, expected finite values")
     if weight.shape[1] > _MOST_INPUTS:
         raise ValueError(
             f"model's layer {prefix[:-1]} has {weight.shape[1]} inputs, expected {_MOST_INPUTS:,} or less"
         )
     largest = np.abs(weight).max(axis=1).astype(np.float64)
-    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    scale = np.where(largest / 127 >= _LEAST_SCALE, largest / 127, 1).astype(np.float32)
     return np.clip(np.rint(weight / scale[:, None]), -127, 127).astype(np.int8), scale
 
 
@@ -309,7 +323,8 @@ def _check_file(layers: list[Fields], tensors: dict[str, Array], scales: Scales)
         if isinstance(layer, nn.Dense):
             out, inputs = layer.out_features, layer.in_features
             scale, zero = scales[prefix]
-            if inputs > _MOST_INPUTS or not is_number(scale) or scale <= 0 or not 0 <= zero <= 255:
+            fits = is_number(scale) and _LEAST_SCALE <= scale <= np.finfo(np.float32).max
+            if inputs > _MOST_INPUTS or not fits or not 0 <= zero <= 255:
                 raise ValueError(f"layer {prefix[:-1]} has {inputs} inputs, scale {scale} and zero {zero}")
             wanted[f"{prefix}weight"] = (out, inputs), "int8"
             wanted[f"{prefix}scale"] = wanted[f"{prefix}bias"] = (out,), "float32"
@@ -323,3 +338,5 @@ def _check_file(layers: list[Fields], tensors: dict[str, Array], scales: Scales)
         if found is None or found.shape != shape or found.dtype != dtype:
             came = "missing" if found is None else f"{found.dtype} of shape {found.shape}"
             raise ValueError(f"tensor {name!r} is {came}, expected {dtype} of shape {shape}")
+        if dtype == "float32" and not np.isfinite(found).all():
+            raise ValueError(f"tensor {name!r} holds NaN or infinity, expected finite numbers")

@@ -128,3 +128,13 @@ def test_what_is_refused():
         po.recipes.Cascade([cheap, dear]).fit(x, np.zeros(3))
     with pytest.raises(ValueError, match="y"):
         po.recipes.Cascade([cheap, dear]).fit(x, np.array([0, 1, 2]))
+
+
+def test_thresholds_tell_neighbouring_numbers_apart():
+    """Half way between two float32 numbers is none of float32."""
+    x = np.array([[0.7], [0.7], [np.nextafter(np.float32(0.7), np.float32(0))]] * 2, np.float32)
+    for shift in range(4):
+        x = np.nextafter(x, np.float32(1))
+        there = np.array([1, 1, 0] * 2)
+        cascade = po.recipes.Cascade([picks(1, 0), picks(1, 0)]).fit(x, there, 1.0)
+        assert (cascade.predict(x) == there).all(), shift

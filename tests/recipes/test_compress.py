@@ -84,3 +84,11 @@ def test_what_is_refused():
         po.recipes.compress(model, x, student)
     with pytest.raises(TypeError, match="test_data is"):
         po.recipes.compress(model, x, student, test_data=x)
+
+
+def test_a_student_that_cannot_be_pruned_is_not_trained():
+    student = nn.Sequential(nn.Dense(4, 3), seed=0)
+    before = student.flat_parameters.copy()
+    with pytest.raises(ValueError, match="student has no hidden Dense layer"):
+        po.recipes.compress(nn.Sequential(nn.Dense(4, 3), seed=1), np.ones((5, 4), np.float32), student)
+    assert (before == student.flat_parameters).all()

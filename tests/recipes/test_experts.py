@@ -142,3 +142,33 @@ def test_what_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             mixture(experts, gater).predict(np.zeros((2, 5)))
+
+
+def test_shapes_that_do_not_fit_leave_the_experts_free():
+    experts = [nn.Sequential(nn.Dense(5, 3), seed=seed) for seed in (0, 1)]
+    for gater in (nn.Sequential(nn.Dense(5, 3)), nn.Sequential(nn.Dense(4, 2))):
+        with pytest.raises(ValueError, match=r"gater has outputs|expected"):
+            po.recipes.MixtureOfExperts(experts, gater)
+    with pytest.raises(ValueError, match="experts have outputs"):
+        po.recipes.MixtureOfExperts(
+            [experts[0], nn.Sequential(nn.Dense(5, 4))], nn.Sequential(nn.Dense(5, 2))
+        )
+    moe = po.recipes.MixtureOfExperts(experts, nn.Sequential(nn.Dense(5, 2), seed=2))
+    with pytest.raises(ValueError, match="belongs to another model"):
+        po.recipes.prune(experts[0], 0.5)
+    with pytest.raises(ValueError, match="no hidden Dense layer"):
+        po.recipes.prune(moe.model, 0.5, units=True)
+
+
+def test_classes_that_no_expert_thinks_possible():
+    """Logarithms of 0 are minus infinity, and gradients stay finite."""
+    experts = [nn.Sequential(nn.Dense(5, 3), seed=seed) for seed in (0, 1)]
+    for expert in experts:
+        expert.parameters()["0.bias"][...] = [3e38, -3e38, 0]
+    model = po.recipes.MixtureOfExperts(experts, nn.Sequential(nn.Dense(5, 2), seed=2)).model
+    x = data(6)[0].astype(np.float32)
+    y = model.train()(x)
+    assert np.isneginf(y[:, 1]).all()
+    assert np.isfinite(y[:, 0]).all()
+    model.backward(np.ones_like(y))
+    assert np.isfinite(model.flat_gradients).all()

@@ -182,3 +182,24 @@ def test_what_is_refused():
     model.parameters()["0.weight"][0, 0] = np.nan
     with pytest.raises(ValueError, match="finite"):
         po.recipes.quantize(model, np.zeros((3, 16)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("0.bias", np.nan), ("2.bias", np.inf), ("0.weight", np.nan), ("2.weight", 1e60)]
+)
+def test_values_that_float32_does_not_hold(name, value):
+    """A Tanh hides what is not finite from the outputs."""
+    model = nn.Sequential(nn.Dense(4, 5), nn.Tanh(), nn.Dense(5, 3), seed=0, dtype=np.float64)
+    model.parameters()[name].flat[0] = value
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match="finite"):
+        po.recipes.quantize(model, np.ones((3, 4)))
+
+
+def test_inputs_and_weights_too_small_for_a_scale_count_as_0():
+    model = nn.Sequential(nn.Dense(4, 3), seed=0)
+    model.parameters()["0.weight"][0] = 1e-42
+    model.parameters()["0.bias"][...] = 1
+    small = np.full((2, 4), 1e-40, np.float32)
+    assert (po.recipes.quantize(model, small)(small) == 1).all()
+    ones = np.ones((2, 4), np.float32)
+    assert (po.recipes.quantize(model, ones)(ones)[:, 0] == 1).all()
