@@ -403,6 +403,7 @@ void Network<T>::set_trainable(std::size_t layer, bool trainable) {
 
 template <class T>
 void Network<T>::predict(const T* x, std::size_t examples, T* y) const {
+    if (examples > 0 && (x == nullptr || y == nullptr)) refuse("x or y is null");
     if (impl_->predictor == nullptr) {
         impl_->predictor = std::make_unique<core::Predictor<T>>(impl_->chain.views());
     }

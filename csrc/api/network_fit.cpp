@@ -72,9 +72,8 @@ struct Network<T>::Impl::Fitting {
     std::vector<std::int64_t> order = {};
     std::unique_ptr<core::Hogwild<T>> hogwild = nullptr;
     core::Engine<T>* engine = nullptr;
-    std::vector<int> rules = {};  // of each group, of which the engine's steps are
-    bool plain = false;           // whether the engine takes the steps
-    std::size_t width = 0;        // examples of a batch
+    typename Optimizer<T>::Impl::Stamp stamp = {};  // of which the engine's steps are
+    std::size_t width = 0;                          // examples of a batch
 
     // Makes the engine ready for a block, which is a new one or that of the last epoch.
     void prepare(const Dataset<T>& data, bool is_new) {
@@ -85,9 +84,7 @@ struct Network<T>::Impl::Fitting {
                              network.parameters.data(),
                              network.gradients.data(),
                              counted()});
-        plain = optimizer.impl_->is_plain(optimizer);
-        rules.clear();
-        for (Optimizer<T>* const group : optimizer.impl_->all) rules.push_back(group->impl_->rule);
+        stamp = optimizer.impl_->stamp(optimizer);
         if (options.hogwild) prepare_hogwild(data);
         if (!is_new) return;
         order.resize(data.examples);
@@ -121,15 +118,15 @@ struct Network<T>::Impl::Fitting {
         const auto need = [](bool holds, const char* what) {
             if (!holds) refuse(std::string("hogwild needs ") + what);
         };
-        need(plain, "an elementwise optimizer that neither accumulates nor carries an average");
+        need(stamp.plain, "an elementwise optimizer that neither accumulates nor carries an average");
         need(width <= 16, "a batch_size from 1 to 16");
         need(optimizer.max_grad_norm <= 0 && optimizer.nonfinite == NonFinite::ignore,
              "no max_grad_norm and NonFinite::ignore");
         need(options.penalty.l2 <= 0 && options.penalty.l1 <= 0 && options.weight_noise <= 0 &&
                  options.sharpness_aware <= 0,
              "no penalty, weight_noise or sharpness_aware");
-        for (const int rule : rules) {
-            need(core::kRules[rule].states <= 1, "an optimizer with one state an element at most");
+        for (const auto& group : stamp.groups) {
+            need(core::kRules[group.first].states <= 1, "an optimizer with one state an element at most");
         }
         hogwild = std::make_unique<core::Hogwild<T>>(network.chain.views(),
                                                      network.loss_for(data, options.loss), width);
@@ -137,15 +134,7 @@ struct Network<T>::Impl::Fitting {
     }
 
     // Whether a callback has changed the optimizer so that the engine's steps are no longer its.
-    bool is_stale() const {
-        const std::vector<Optimizer<T>*>& groups = optimizer.impl_->all;
-        if (groups.size() != rules.size() || plain != optimizer.impl_->is_plain(optimizer)) return true;
-        for (std::size_t g = 0; g < groups.size(); ++g) {
-            const int rule = groups[g]->impl_->rule;
-            if (rule != rules[g] || core::rule_index(groups[g]->rule()) != rule) return true;
-        }
-        return false;
-    }
+    bool is_stale() const { return !(optimizer.impl_->stamp(optimizer) == stamp); }
 
     // Trains on a block once. Returns false if the training was ended on the way.
     bool train(const Dataset<T>& data, int epoch, core::Outcome& outcome) {
@@ -167,7 +156,16 @@ struct Network<T>::Impl::Fitting {
         const std::size_t used = options.drop_last ? data.examples - data.examples % width : data.examples;
         if (options.progress) {
             pace.steps = 16;
-            pace.advanced = [&](std::size_t done) { return options.progress({epoch, done, used}); };
+            pace.advanced = [&](std::size_t done) {
+                const bool goes_on = options.progress({epoch, done, used});
+                if (goes_on && is_stale()) {
+                    refuse(
+                        "progress has changed the optimizer's rule or its states: change them in "
+                        "after_epoch");
+                }
+                optimizer.check();
+                return goes_on;
+            };
         }
         const bool ended = !network.run(*engine, of, used, width, optimizer, of_steps, outcome, pace);
         return !ended;

@@ -55,7 +55,9 @@ struct Optimizer<T>::Impl {
     std::size_t size = 0;
     std::vector<ParameterArray> arrays;                 // of no other group
     std::vector<std::unique_ptr<Optimizer<T>>> groups;  // the others
-    int rule = -1;  // the index of the rule in the list of rules, or -1 before the first step
+    int rule = -1;             // the index of the rule in the list of rules, or -1 before the first step
+    bool owned = false;        // whether this is a group, which its owner steps
+    std::int64_t changes = 0;  // how often the states were replaced by others, or the rule by another
     Progress progress;
     std::map<std::string, std::vector<T>> kept;  // by name: the states of all rules so far
     std::vector<std::vector<T>*> states;         // those of `rule`, in its order
@@ -71,6 +73,19 @@ struct Optimizer<T>::Impl {
     std::vector<std::vector<core::StateSlot>> slots(StepKind kind, int of_rule) const;
     // An array with the row of coefficients at an offset; `end` and `begin` are a part of it.
     typename core::Stepper<T>::Array array(T* param, const core::Part&, std::size_t row);
+
+    // What the engine's steps are prepared for: with another stamp they are no longer the optimizer's.
+    struct Stamp {
+        bool plain;
+        double max_grad_norm;
+        NonFinite nonfinite;
+        std::vector<std::pair<int, std::int64_t>> groups;  // the rule, and `changes`
+        bool operator==(const Stamp& other) const {
+            return plain == other.plain && max_grad_norm == other.max_grad_norm &&
+                   nonfinite == other.nonfinite && groups == other.groups;
+        }
+    };
+    Stamp stamp(Optimizer<T>& owner) const;
 
     // What follows is of the optimizer that owns the groups.
     std::vector<Optimizer<T>*> all;  // it, and its groups

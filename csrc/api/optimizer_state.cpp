@@ -287,6 +287,7 @@ const std::vector<ParameterArray>& Optimizer<T>::arrays() const {
 
 template <class T>
 void Optimizer<T>::set_arrays(const std::vector<ParameterArray>& arrays) {
+    if (impl_->owned) throw std::invalid_argument("set_arrays is of the optimizer that owns this group");
     if (impl_->rule >= 0 || !impl_->groups.empty()) {
         throw std::invalid_argument("set_arrays comes before the first step and before add_group");
     }
@@ -305,6 +306,7 @@ void Optimizer<T>::set_arrays(const std::vector<ParameterArray>& arrays) {
 
 template <class T>
 Optimizer<T>& Optimizer<T>::add_group(const std::vector<std::string>& names) {
+    if (impl_->owned) throw std::invalid_argument("add_group is of the optimizer that owns this group");
     if (impl_->rule >= 0) throw std::invalid_argument("add_group comes before the first step");
     std::unique_ptr<Optimizer<T>> group = another(*this);
     copy_options(*this, *group);
@@ -320,6 +322,7 @@ Optimizer<T>& Optimizer<T>::add_group(const std::vector<std::string>& names) {
         own.erase(at);
     }
     group->impl_->arrays = given;
+    group->impl_->owned = true;
     impl_->all.push_back(group.get());
     impl_->groups.push_back(std::move(group));
     impl_->arrays = own;
@@ -600,6 +603,7 @@ struct Optimizer<T>::Impl::Files {
             into.packed.swap(from.impl_->packed);
             into.packed_as = from.impl_->packed_as;
             into.stepped = nullptr;
+            ++into.changes;
         }
         owner.epoch = static_cast<std::int64_t>(epoch);
         owner.skipped = skipped;

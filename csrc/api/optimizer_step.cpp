@@ -120,6 +120,7 @@ void Optimizer<T>::prepare() {
     }
     if (own.rule == rule) return;
     if (own.rule < 0) check();
+    ++own.changes;
     own.packed_as = state_dtype;
     std::map<std::string, std::vector<T>> fresh;  // kept apart: nothing changes if there is no memory
     std::vector<std::string> names = core::state_names(rule);
@@ -244,6 +245,15 @@ template <class T>
 bool Optimizer<T>::Impl::is_plain(Optimizer<T>& owner) const {
     return owner.kind() == StepKind::elementwise && owner.accumulate <= 1 && summed == 0 &&
            averages.empty() && owner.state_dtype.empty();
+}
+
+template <class T>
+typename Optimizer<T>::Impl::Stamp Optimizer<T>::Impl::stamp(Optimizer<T>& owner) const {
+    Stamp made{is_plain(owner), owner.max_grad_norm, owner.nonfinite, {}};
+    for (const Optimizer<T>* const group : all) {
+        made.groups.emplace_back(core::rule_index(group->rule()), group->impl_->changes);
+    }
+    return made;
 }
 
 template <class T>

@@ -152,7 +152,9 @@ struct FitOptions {
     std::optional<std::uint64_t> seed;
     /// Called after each epoch (counted from 0); false ends the training.
     std::function<bool(int, const EpochResult&)> after_epoch;
-    /// Called every few steps; false ends the training, after which after_epoch is not called.
+    /// Called every few steps; false ends the training, after which after_epoch is not called. It may change
+    /// the numbers of the optimizer, but neither its rule, its states, clipping nor the policy for gradients
+    /// that are not finite, which is std::invalid_argument: those after_epoch may change.
     std::function<bool(const FitProgress&)> progress;
     std::optional<EarlyStopping> early_stopping;
     WeightPenalty penalty;

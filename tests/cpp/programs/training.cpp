@@ -258,12 +258,62 @@ static void hogwild() {
     fails([&] { network.fit(data, sgd, options); });
 }
 
+// What callbacks do to the optimizer in the midst of a training.
+static void changes() {
+    pyoptim::FitOptions options;
+    options.batch_size = 2;
+    options.seed = 1;
+    Network first = made();
+    pyoptim::Adam<float> other(first.parameter_count());
+    first.fit(data, other, options);
+    const auto saved = other.save();
+    const std::function<void(pyoptim::Adam<float>&)> ways[] = {
+        [&](auto& adam) { adam.load(saved.data(), saved.size()); },
+        [](auto& adam) { adam.accumulate = 4; },
+        [](auto& adam) { adam.max_grad_norm = 1e-3; },
+        [](auto& adam) { adam.nonfinite = pyoptim::NonFinite::skip; },
+        [](auto& adam) { adam.betas = {2, 2}; },
+    };
+    for (const auto& way : ways) {
+        Network network = made();
+        pyoptim::Adam<float> adam(network.parameter_count());
+        pyoptim::FitOptions watched = options;
+        watched.progress = [&](const pyoptim::FitProgress&) { return way(adam), true; };
+        fails([&] { network.fit(data, adam, watched); });
+        check(network.parameters()[0] == network.parameters()[0]);
+    }
+    // States that are loaded after an epoch count from the next step on, as between two trainings.
+    Network whole = made(), parts = made();
+    pyoptim::Adam<float> of_whole(whole.parameter_count()), of_parts(whole.parameter_count());
+    options.shuffle = false;
+    options.epochs = 2;
+    options.after_epoch = [&](int epoch, const pyoptim::EpochResult&) {
+        if (epoch == 0) of_whole.load(saved.data(), saved.size());
+        return true;
+    };
+    whole.fit(data, of_whole, options);
+    options.epochs = 1;
+    options.after_epoch = {};
+    parts.fit(data, of_parts, options);
+    of_parts.load(saved.data(), saved.size());
+    parts.fit(data, of_parts, options);
+    check(whole.save() == parts.save());
+    // A group is its owner's.
+    pyoptim::SGD<float> owner(4);
+    owner.set_arrays({{"a", {2}, 0}, {"b", {2}, 2}});
+    auto& group = owner.add_group({"a"});
+    fails([&] { group.add_group({"a"}); });
+    fails([&] { group.set_arrays({{"x", {4}, 0}}); });
+    fails([&] { whole.predict(nullptr, 3, nullptr); });
+    check(whole.save() == parts.save());
+}
+
 int main(int argc, char** argv) {
     if (argc > 1) {
         rates(argc - 1, argv + 1);
         return 0;
     }
-    for (const auto part : {seeds, blocks, stopping, groups, refusals, threads, hogwild}) part();
+    for (const auto part : {seeds, blocks, stopping, groups, refusals, threads, hogwild, changes}) part();
     for (const std::ptrdiff_t width : {1, 10, 999, 1000}) {  // sizes are integers in files
         const auto bytes = Network({dense(1, width), pyoptim::layer_norm(width)}).save();
         check(Network::load(bytes.data(), bytes.size()).outputs() == static_cast<std::size_t>(width));
