@@ -75,7 +75,9 @@ def prune(
 
 def prunable(of: str, model: nn.Sequential, units: bool) -> dict[str, Layer]:
     """Return the layers whose weights, or whose units, may be pruned; ValueError if there are none."""
-    found = {name: layer for name, layer in model.leaves().items() if isinstance(layer, nn.Dense)}
+    found: dict[str, Layer] = {
+        name: layer for name, layer in model.leaves().items() if isinstance(layer, nn.Dense)
+    }
     if units:
         outer = [name for name in found if name.count(".") == 1]  # of no block, and of no expert
         found = {name: found[name] for name in outer if name != outer[-1]}
