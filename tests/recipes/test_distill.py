@@ -176,7 +176,7 @@ def test_a_teacher_that_has_diverged_is_refused():
 def test_all_hints_are_checked_before_the_first_is_trained():
     student = network(5, 5, seed=2)
     teacher = nn.Sequential(nn.Dense(4, 6), nn.Dense(6, 6), nn.Tanh(), nn.Dense(6, 3), seed=1)
-    teacher.layers[1].parameters["weight"][...] = 3e38  # the layer after it hides the infinity
+    teacher.layers[1].parameters["bias"][...] = np.inf  # which the layer after it hides
     before = np.array(student.flat_parameters)
     with np.errstate(all="ignore"), pytest.raises(ValueError, match="layer 1 returns NaN or infinity"):
         distill(teacher, student, X, hints={0: 0, 1: 1}, epochs=1, verbose=False)
