@@ -19,10 +19,10 @@ from ..optim.optimizer import Optimizer
 from ..runtime.dtypes import Array
 from ..runtime.figures import new_figure, saved
 from ..runtime.numbers import SHARE, check_flag, check_type, shown
-from ..train.trainer import Trainer
 from ._measure import Model, examples, median_seconds, outputs_of
 from ._prune import prunable, prune, shrink
 from ._quantize import QuantizedModel, quantize
+from ._stages import check_maker, made_trainer
 
 _CALIBRATION = 1000  # examples
 _REPEATS = 50  # of a prediction that is timed
@@ -164,8 +164,7 @@ def compress(
         raise ValueError("student is the model itself, expected a smaller one")
     share, units = SHARE.number("share", share), check_flag("units", units)
     loss = check_type("loss", nn.MSE() if loss is None else loss, nn.Loss, "a Loss or None")
-    if not callable(optimizer) or (isinstance(optimizer, type) and not issubclass(optimizer, Optimizer)):
-        raise TypeError(f"optimizer is {shown(optimizer)}, expected a function of parameters, such as Adam")
+    check_maker(optimizer)
     check_type("fit", {} if fit is None else fit, Mapping, "a mapping of arguments of Trainer.fit")
     options = {"epochs": 20, "verbose": False, **(fit or {})}
     x = examples("x", x)
@@ -180,7 +179,7 @@ def compress(
         raise ValueError(f"student has outputs of shape {shape}, expected the model's, {targets.shape[1:]}")
 
     def trained(what: nn.Sequential) -> nn.Sequential:
-        Trainer(what, loss, optimizer(what.parameters()), seed=seed).fit(x, targets, **options)
+        made_trainer(what, loss, optimizer, {"seed": seed}).fit(x, targets, **options)
         return what
 
     before = outputs_of(model, test[0])

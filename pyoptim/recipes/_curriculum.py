@@ -13,9 +13,8 @@ from ..arrays.memory import refuse_masked
 from ..runtime.dtypes import Array
 from ..runtime.numbers import SHARE, check_count, check_type, plain, shown
 from ..train.data import Data, checked
-from ..train.evaluation import predict
 from ..train.trainer import Trainer
-from ._stages import Stages, check_fit, fit_stage, split
+from ._stages import Stages, check_fit, fit_stage, predicted, split
 
 
 def curriculum(
@@ -135,8 +134,7 @@ def _hardness(trainer: Trainer, data: Data, x: Array, y: Array, hardness: Any) -
 
 def losses_of(model: nn.Sequential, loss: nn.Loss, x: Array, y: Array) -> Array:
     """Return the loss of each example; NaN, which counts as hardest, where the model has diverged."""
-    targets, mode = np.asarray(checked(model, loss, x, y).y), model.training
-    outputs = np.asarray(predict(model, x))
-    model.training = mode
+    targets = np.asarray(checked(model, loss, x, y).y)
+    outputs = predicted(model, x)
     each = (slice(i, i + 1) for i in range(len(outputs)))
     return np.array([loss.evaluate(outputs[i], targets[i], None, None) for i in each], np.float64)

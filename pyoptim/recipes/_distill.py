@@ -27,6 +27,7 @@ from ._stages import (
     made_optimizer,
     made_trainer,
     part_of,
+    predicted,
     shapes_of,
     split,
 )
@@ -215,10 +216,8 @@ def _checked_data(teacher: nn.Sequential, student: nn.Sequential, x: Any, y: Any
 
 
 def _outputs(model: nn.Sequential, x: Any, name: str = "teacher's outputs hold") -> Array:
-    """Return what a teacher says in evaluation mode, in the processor's memory; its mode stays as it is."""
-    mode = model.training
-    said = np.asarray(evaluation.predict(model, x))
-    model.training = mode
+    """Return what a teacher says, if that is finite."""
+    said = predicted(model, x)
     if not np.isfinite(said).all():
         raise ValueError(f"{name} NaN or infinity, expected finite numbers")
     return said

@@ -15,6 +15,7 @@ from ..nn.checkpoint import describe, layer_from
 from ..optim.optimizer import Optimizer
 from ..runtime.dtypes import Array
 from ..runtime.numbers import check_path, nearest, shown
+from ..train.evaluation import predict
 from ..train.history import History
 from ..train.preparing import Options, hold_back, prepare
 from ..train.trainer import Trainer
@@ -144,6 +145,14 @@ def arrays_of(model: nn.Sequential, count: int) -> dict[str, Array]:
     """Return parameters and buffers of the first ``count`` layers, by name."""
     named = model._named("parameters", "buffers")
     return {name: value for name, value in named.items() if int(name.partition(".")[0]) < count}
+
+
+def predicted(model: nn.Sequential, x: Any) -> Array:
+    """Return a model's outputs in evaluation mode, in the processor's memory; its own mode stays as it is."""
+    mode = model.training
+    outputs: Array = np.asarray(predict(model, x))
+    model.training = mode
+    return outputs
 
 
 def shapes_of(model: nn.Sequential, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
