@@ -167,8 +167,7 @@ struct Network<T>::Impl::Fitting {
                 return goes_on;
             };
         }
-        const bool ended = !network.run(*engine, of, used, width, optimizer, of_steps, outcome, pace);
-        return !ended;
+        return network.run(*engine, of, used, width, optimizer, of_steps, outcome, pace);
     }
 };
 

@@ -55,28 +55,37 @@ void sparse_gradient_of(const SparseRows<T>& x, const SparsePanel<T>& it, const 
     }
 }
 
-template <class T>
-void sparse_product(const SparseRows<T>& x, const SparsePanel<T>& it, T* y) {
+template <ptrdiff_t count, bool all>
+struct Width {
+    static constexpr ptrdiff_t vectors = count;
+    static constexpr bool whole = all;
+};
+
+// Calls body(Width) for the vectors that a panel of so many live outputs needs.
+template <class T, class Body>
+void with_width(ptrdiff_t live, Body body) {
     constexpr ptrdiff_t lanes = PYOPTIM_VECTOR_BYTES / sizeof(T);
-    if (it.live == 2 * lanes) {
-        sparse_product_of<2, true>(x, it, y);
-    } else if (it.live > lanes) {
-        sparse_product_of<2, false>(x, it, y);
+    if (live == 2 * lanes) {
+        body(Width<2, true>());
+    } else if (live > lanes) {
+        body(Width<2, false>());
     } else {
-        sparse_product_of<1, false>(x, it, y);
+        body(Width<1, false>());
     }
 }
 
 template <class T>
+void sparse_product(const SparseRows<T>& x, const SparsePanel<T>& it, T* y) {
+    with_width<T>(it.live, [&](auto width) {
+        sparse_product_of<decltype(width)::vectors, decltype(width)::whole>(x, it, y);
+    });
+}
+
+template <class T>
 void sparse_gradient(const SparseRows<T>& x, const SparsePanel<T>& it, const T* dz) {
-    constexpr ptrdiff_t lanes = PYOPTIM_VECTOR_BYTES / sizeof(T);
-    if (it.live == 2 * lanes) {
-        sparse_gradient_of<2, true>(x, it, dz);
-    } else if (it.live > lanes) {
-        sparse_gradient_of<2, false>(x, it, dz);
-    } else {
-        sparse_gradient_of<1, false>(x, it, dz);
-    }
+    with_width<T>(it.live, [&](auto width) {
+        sparse_gradient_of<decltype(width)::vectors, decltype(width)::whole>(x, it, dz);
+    });
 }
 
 }  // namespace
