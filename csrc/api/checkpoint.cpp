@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "api/layer_json.hpp"
+#include "api/model_file.hpp"
 #include "api/network_impl.hpp"
 #include "api/safetensors.hpp"
 
@@ -113,12 +114,11 @@ std::vector<std::uint8_t> Network<T>::save() const {
 }
 
 template <class T>
-Network<T> Network<T>::load(const std::string& path) {
+void core::read_model(const std::string& path,
+                      const std::function<Chain<T>&(const std::vector<Layer>&)>& make) {
     try {
         core::TensorFile file(path);
-        auto impl = std::make_unique<Impl>(layers_in<T>(file));
-        read_into(impl->chain, file);
-        return Network(std::move(impl));
+        read_into(make(layers_in<T>(file)), file);
     } catch (const std::exception& error) {
         throw std::runtime_error(path + " cannot be loaded: " + error.what());
     }
@@ -136,10 +136,30 @@ Network<T> Network<T>::load(const void* bytes, std::size_t size) {
     }
 }
 
-#define X(T)                                                     \
-    template void Network<T>::save(const std::string&) const;    \
-    template std::vector<std::uint8_t> Network<T>::save() const; \
-    template Network<T> Network<T>::load(const std::string&);    \
+bool core::is_of_float64(const std::string& path) {
+    try {
+        return TensorFile(path).description().at("dtype", Kind::text).text == kDtypeName<double>;
+    } catch (const std::exception&) {
+        return false;
+    }
+}
+
+template <class T>
+Network<T> Network<T>::load(const std::string& path) {
+    std::unique_ptr<Impl> impl;
+    core::read_model<T>(path, [&](const std::vector<Layer>& layers) -> core::Chain<T>& {
+        impl = std::make_unique<Impl>(layers);
+        return impl->chain;
+    });
+    return Network(std::move(impl));
+}
+
+#define X(T)                                                                                       \
+    template void core::read_model<T>(const std::string&,                                          \
+                                      const std::function<Chain<T>&(const std::vector<Layer>&)>&); \
+    template void Network<T>::save(const std::string&) const;                                      \
+    template std::vector<std::uint8_t> Network<T>::save() const;                                   \
+    template Network<T> Network<T>::load(const std::string&);                                      \
     template Network<T> Network<T>::load(const void*, std::size_t);
 X(float)
 X(double)

@@ -94,16 +94,20 @@ void read_options(const Json& given, const std::vector<Option<Owner>>& options, 
     }
 }
 
-Layer layer_from(const Json& given) {
+Layer layer_from(const Json& given, bool with_init) {
     Layer layer;
     layer.type = given.at("type", Kind::text).text;
     const LayerEntry* const entry = find_entry(layer.type);
     if (entry == nullptr) throw std::runtime_error("there is no layer named '" + layer.type + "'");
     std::vector<std::string> others = {"type", "trainable"};
     if (entry->has_block) others.push_back("block");
+    if (with_init && layer.type == "Dense" && given.find("init") != nullptr) {
+        others.push_back("init");
+        layer.init = given.at("init", Kind::text).text;
+    }
     read_options(given, entry->options, layer, others);
     if (given.find("trainable") != nullptr) layer.trainable = given.at("trainable", Kind::boolean).boolean;
-    if (entry->has_block) layer.block = layers_from(given.at("block", Kind::list));
+    if (entry->has_block) layer.block = layers_from(given.at("block", Kind::list), with_init);
     return layer;
 }
 
@@ -133,6 +137,9 @@ std::string written(const Option<Layer>& option, const Value& value) {
 }
 
 std::string described(const Layer& layer) {
+    if (layer.custom != nullptr) {
+        throw std::invalid_argument("layers: one of them is a custom layer, which no file can hold");
+    }
     std::string text = R"({"type": )" + quoted(layer.type);
     const LayerEntry& entry = *find_entry(layer.type);
     for (const Option<Layer>& option : entry.options) {
@@ -149,14 +156,16 @@ std::string described(const Layer& layer) {
 
 }  // namespace
 
-std::vector<Layer> layers_from(const Json& list) {
+std::vector<Layer> layers_from(const Json& list, bool with_init) {
     if (list.kind != Kind::list) throw std::runtime_error("expected a list of layers");
     std::vector<Layer> layers;
-    for (const Json& layer : list.items) layers.push_back(layer_from(layer));
+    for (const Json& layer : list.items) layers.push_back(layer_from(layer, with_init));
     return layers;
 }
 
-std::vector<Layer> layers_from(const std::string& json) { return layers_from(parse_json(json)); }
+std::vector<Layer> layers_from(const std::string& json, bool with_init) {
+    return layers_from(parse_json(json), with_init);
+}
 
 Loss loss_from(const std::string& json) {
     const Json given = parse_json(json);

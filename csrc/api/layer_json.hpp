@@ -12,9 +12,9 @@ namespace pyoptim::core {
 // These functions read descriptions like {"type": "Dropout", "p": 0.3}. An option that is missing has its
 // default. They throw std::runtime_error for JSON that is not valid, for unknown types of layers and for
 // options that are unknown or not valid, and loss_from throws std::invalid_argument for an unknown type of
-// loss.
-std::vector<Layer> layers_from(const Json& list);
-std::vector<Layer> layers_from(const std::string& json);
+// loss. `with_init` allows the init of a Dense too, which files do not have.
+std::vector<Layer> layers_from(const Json& list, bool with_init = false);
+std::vector<Layer> layers_from(const std::string& json, bool with_init = false);
 Loss loss_from(const std::string& json);
 
 // Returns the JSON that layers_from reads.

@@ -103,6 +103,13 @@ Layer residual(std::vector<Layer> block) {
     return made;
 }
 
+Layer custom(std::shared_ptr<AnyCustomLayer> own) {
+    if (own == nullptr) refuse("layer is null, expected a layer of your own");
+    Layer made = layer("Custom");
+    made.custom = std::move(own);
+    return made;
+}
+
 Layer rescale(double scale, double shift) {
     Layer made = layer("Rescale");
     made.scale = scale;
@@ -141,12 +148,22 @@ void Network<T>::Impl::initialize(std::uint64_t seed) {
                 case core::Initial::seed:
                     *array.count = static_cast<std::int64_t>(rng() >> 1);
                     break;
+                case core::Initial::custom:
+                    core::custom_layer<T>(*view.layer).initialize(array.value, rng());
+                    break;
                 case core::Initial::weight:
                     draw_weight(*view.layer, rng, array.value, size);
                     break;
             }
         }
     }
+}
+
+template <class T>
+void Network<T>::Impl::check_size(const Optimizer<T>& optimizer) const {
+    if (optimizer.size() == parameters.size()) return;
+    refuse("optimizer is of " + std::to_string(optimizer.size()) + " elements, expected " +
+           std::to_string(parameters.size()) + ", the number of parameters");
 }
 
 template <class T>
@@ -168,11 +185,13 @@ template <class T>
 void Network<T>::Impl::check(const Dataset<T>& data, const Optimizer<T>& optimizer, std::size_t batch,
                              bool drop_last) const {
     check_data(data);
-    if (optimizer.size() != parameters.size()) {
-        refuse("optimizer is of " + std::to_string(optimizer.size()) + " elements, expected " +
-               std::to_string(parameters.size()) + ", the number of parameters");
-    }
-    const std::size_t rest = drop_last ? 0 : data.examples % batch, smallest = rest == 0 ? batch : rest;
+    check_size(optimizer);
+    const std::size_t rest = drop_last ? 0 : data.examples % batch;
+    check_batch(rest == 0 ? batch : rest);
+}
+
+template <class T>
+void Network<T>::Impl::check_batch(std::size_t smallest) const {
     for (const core::LayerView<T>& view : chain.views()) {
         const std::ptrdiff_t values = view.entry->statistics(*view.layer, view.in.size, true);
         if (smallest == 1 && values == 1)
@@ -398,7 +417,8 @@ void Network<T>::set_trainable(std::size_t layer, bool trainable) {
     }
     const typename Impl::Busy busy(*impl_);
     core::set_trainable(layers[layer], trainable);
-    impl_->engine.reset();  // the engine reads `trainable` only when it is made
+    impl_->engine.reset();  // an engine reads `trainable` only when it is made
+    impl_->passes.reset();
 }
 
 template <class T>

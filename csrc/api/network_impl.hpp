@@ -39,12 +39,17 @@ struct Network<T>::Impl {
     // Throws std::invalid_argument for what cannot be trained on, before anything changes.
     void check(const Dataset<T>&, const Optimizer<T>&, std::size_t batch, bool drop_last) const;
     void check_data(const Dataset<T>&) const;
+    void check_size(const Optimizer<T>&) const;
+    // Throws for a batch of so few examples that a layer cannot normalise it.
+    void check_batch(std::size_t smallest) const;
     void check_measured(const Dataset<T>&, const Loss&) const;  // the same for what cannot be measured
     // The loss that is meant for these data, checked against them.
     Loss loss_for(const Dataset<T>&, Loss) const;
     // Finds the parameters that learn, in runs as long as can be. Throws std::invalid_argument if there are
     // none.
     const core::Runs& trained();
+    // Returns the engine of forward() and backward(), made anew if it takes fewer than n examples.
+    core::Engine<T>& engine_for_passes(std::size_t n);
     // Lets the steps of an engine update the parameters that are trained, by this optimizer.
     template <class Engine>
     void add_parts(Engine&, Optimizer<T>&);
@@ -80,6 +85,8 @@ struct Network<T>::Impl {
     int thread_limit = 0;       // 0: none
     Loss loss;                  // the loss that the engine was made for
     std::unique_ptr<core::Engine<T>> engine;
+    std::unique_ptr<core::Engine<T>> passes;        // of forward() and backward(); its loss is not used
+    std::size_t passed = 0;                         // the examples of the last forward(), or 0
     std::unique_ptr<core::Predictor<T>> predictor;  // made by the first prediction
     bool busy = false;                              // whether the engine is training
 };

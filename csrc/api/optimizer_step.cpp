@@ -175,7 +175,7 @@ void Optimizer<T>::Impl::pack(Optimizer<T>& owner, const std::vector<std::string
         const auto value = static_cast<float>(owner.initial(static_cast<int>(k)));
         if (value == 0 || std::find(made.begin(), made.end(), names[k]) == made.end()) continue;
         const cpu::Storage storage = storage_of(names[k], packed_as);
-        const auto& kernels = core::instruction_set().storage[static_cast<int>(storage)];
+        const auto& kernels = core::storage_kernels()[static_cast<int>(storage)];
         const std::vector<float> block(kScaleBlock, value);
         for (const auto& of_array : slots_of_all) {
             const auto at = std::find_if(of_array.begin(), of_array.end(),

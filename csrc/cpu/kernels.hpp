@@ -154,17 +154,12 @@ struct QuantizedDense {
     bool vnni;  // whether the processor has AVX-512 VNNI
 };
 
+// What predictions need. It has a table of its own, so that a program which only predicts links no more.
 template <class T>
-struct Kernels {
-    // One optimizer step. `state` has one pointer per state of the rule, `coefficients` the numbers of
-    // Common, then those of the rule.
-    void (*step[kRuleCount])(size_t n, T* param, const T* grad, T* const* state, const T* coefficients);
-
-    // Both functions compute the rows [row_begin, row_end) and columns [col_begin, col_end) of y.
+struct ForwardKernels {
+    // Computes the rows [row_begin, row_end) and columns [col_begin, col_end) of y.
     void (*dots)(const Dots<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
                  ptrdiff_t col_end);
-    void (*product)(const Product<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
-                    ptrdiff_t col_end, T* scratch);
     size_t product_scratch;  // elements of scratch that product and packed_product need, per thread
     ptrdiff_t dot_cols, tile_rows, tile_cols;  // results are best split at multiples of these
 
@@ -186,23 +181,8 @@ struct Kernels {
     void (*sparse_product)(const SparseRows<T>& x, const SparsePanel<T>&, T* y);
     void (*sparse_gradient)(const SparseRows<T>& x, const SparsePanel<T>&, const T* dz);
 
-    // out[j] = sum over rows of x[row, j], for j in [begin, end)
-    void (*column_sum)(const T* x, ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t begin, ptrdiff_t end, T* out);
-
-    double (*sum_of_squares)(size_t n, const T* x);
-    // Returns the penalty of n weights, and adds its gradient to `gradient`.
-    double (*penalty)(const Penalty&, size_t n, const T* w, T* gradient);
-
     void (*activation_forward)(const ActivationSpec&, size_t n, const T* x, T* y);
-    void (*activation_backward)(const ActivationSpec&, size_t n, const T* dy, const T* kept, T* dx);
     void (*softmax_forward)(bool log, ptrdiff_t rows, ptrdiff_t classes, const T* x, T* y);
-    void (*softmax_backward)(bool log, ptrdiff_t rows, ptrdiff_t classes, const T* dy, const T* y, T* dx);
-
-    // x[0] has position `first` in the stream, a multiple of kStreamBlock. Elements whose random word is
-    // below the threshold become 0, the others are scaled.
-    void (*dropout)(const RandomStream&, uint64_t first, size_t n, uint32_t threshold, T scale, const T* x,
-                    T* y);
-    void (*gaussian_noise)(const RandomStream&, uint64_t first, size_t n, T deviation, const T* x, T* y);
 
     // Computes the mean and the sum of squares about it (m2) over the rows [begin, end), for each column or
     // for each row.
@@ -213,6 +193,37 @@ struct Kernels {
                        const double* other_mean, const double* other_m2);
     void (*norm_apply)(const NormMatrix&, const T* x, ptrdiff_t begin, ptrdiff_t end,
                        const NormCoefficients<T>&, bool relu, T* y);
+
+    // Works on the rows [begin, end) of y, mean and inv_std.
+    void (*layer_norm)(const LayerNorm<T>&, const T* x, ptrdiff_t begin, ptrdiff_t end, double eps, T* y,
+                       T* mean, T* inv_std);
+};
+
+template <class T>
+struct Kernels : ForwardKernels<T> {
+    // One optimizer step. `state` has one pointer per state of the rule, `coefficients` the numbers of
+    // Common, then those of the rule.
+    void (*step[kRuleCount])(size_t n, T* param, const T* grad, T* const* state, const T* coefficients);
+
+    // As dots.
+    void (*product)(const Product<T>&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
+                    ptrdiff_t col_end, T* scratch);
+    // out[j] = sum over rows of x[row, j], for j in [begin, end)
+    void (*column_sum)(const T* x, ptrdiff_t rows, ptrdiff_t cols, ptrdiff_t begin, ptrdiff_t end, T* out);
+
+    double (*sum_of_squares)(size_t n, const T* x);
+    // Returns the penalty of n weights, and adds its gradient to `gradient`.
+    double (*penalty)(const Penalty&, size_t n, const T* w, T* gradient);
+
+    void (*activation_backward)(const ActivationSpec&, size_t n, const T* dy, const T* kept, T* dx);
+    void (*softmax_backward)(bool log, ptrdiff_t rows, ptrdiff_t classes, const T* dy, const T* y, T* dx);
+
+    // x[0] has position `first` in the stream, a multiple of kStreamBlock. Elements whose random word is
+    // below the threshold become 0, the others are scaled.
+    void (*dropout)(const RandomStream&, uint64_t first, size_t n, uint32_t threshold, T scale, const T* x,
+                    T* y);
+    void (*gaussian_noise)(const RandomStream&, uint64_t first, size_t n, T deviation, const T* x, T* y);
+
     // Computes the sums of dz, the gradient before the ReLU, and of dz (x - mean), for each column or for
     // each row.
     void (*norm_products)(const NormMatrix&, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
@@ -220,10 +231,8 @@ struct Kernels {
     void (*norm_gradient)(const NormMatrix&, const T* dy, const T* x, ptrdiff_t begin, ptrdiff_t end,
                           const NormCoefficients<T>&, bool relu, bool statistics, T* dx);
 
-    // Both work on the rows [begin, end). dx may be null. dgamma and dbeta are sums over these rows;
-    // `waiting` is scratch memory of two rows. A row in any of them has room for a multiple of 16 elements.
-    void (*layer_norm)(const LayerNorm<T>&, const T* x, ptrdiff_t begin, ptrdiff_t end, double eps, T* y,
-                       T* mean, T* inv_std);
+    // Works on the rows [begin, end). dx may be null. dgamma and dbeta are sums over these rows; `waiting` is
+    // scratch memory of two rows. A row in any of them has room for a multiple of 16 elements.
     void (*layer_norm_backward)(const LayerNorm<T>&, const LayerNormRows<T>&, ptrdiff_t begin, ptrdiff_t end,
                                 T* dx, T* waiting, double* dgamma, double* dbeta);
 
@@ -260,30 +269,27 @@ struct StorageKernels {
 struct InstructionSet {
     const char* name;
     bool (*supported)();  // whether this processor and operating system have it
-    const Kernels<float>& f32;
-    const Kernels<double>& f64;
-    const StorageKernels* storage;  // indexed by Storage; the entry of float32 is empty
-    // Writes x * inverse + zero, rounded and limited to a byte.
-    void (*quantize)(ptrdiff_t n, const float* x, float inverse, float zero, uint8_t* q);
-    void (*quantized_dense)(const QuantizedDense&, ptrdiff_t row_begin, ptrdiff_t row_end,
-                            ptrdiff_t col_begin, ptrdiff_t col_end);
 };
 
-// The compiled instruction sets, best first: CMakeLists.txt compiles the same ones.
-#if defined(__x86_64__)
-#define PYOPTIM_ISAS(X) X(avx512) X(avx2) X(baseline)
-#else
-#define PYOPTIM_ISAS(X) X(baseline)
-#endif
-#define X(isa)                                                                               \
-    namespace isa {                                                                          \
-    extern const Kernels<float> kernels_f32;                                                 \
-    extern const Kernels<double> kernels_f64;                                                \
-    extern const StorageKernels storage[];                                                   \
-    void quantize(ptrdiff_t, const float*, float, float, uint8_t*);                          \
-    void quantized_dense(const QuantizedDense&, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t); \
+// Kernels of 8-bit models.
+struct QuantizedKernels {
+    // Writes x * inverse + zero, rounded and limited to a byte.
+    void (*quantize)(ptrdiff_t n, const float* x, float inverse, float zero, uint8_t* q);
+    void (*dense)(const QuantizedDense&, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
+                  ptrdiff_t col_end);
+};
+
+// The tables of each instruction set. CMakeLists.txt says which of them are compiled.
+#define X(isa)                                       \
+    namespace isa {                                  \
+    extern const ForwardKernels<float> forward_f32;  \
+    extern const ForwardKernels<double> forward_f64; \
+    extern const Kernels<float> kernels_f32;         \
+    extern const Kernels<double> kernels_f64;        \
+    extern const StorageKernels storage[];           \
+    extern const QuantizedKernels quantized;         \
     }
-PYOPTIM_ISAS(X)
+X(avx512) X(avx2) X(baseline)
 #undef X
 
 }  // namespace pyoptim::cpu

@@ -89,8 +89,6 @@ void avx2_tile(const QuantizedDense& d, ptrdiff_t row, ptrdiff_t col) {
 }
 #endif
 
-}  // namespace
-
 // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even, without an instruction that
 // the baseline lacks.
 void quantize(ptrdiff_t n, const float* x, float inverse, float zero, uint8_t* q) {
@@ -105,8 +103,8 @@ void quantize(ptrdiff_t n, const float* x, float inverse, float zero, uint8_t* q
     }
 }
 
-void quantized_dense(const QuantizedDense& d, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
-                     ptrdiff_t col_end) {
+void dense(const QuantizedDense& d, ptrdiff_t row_begin, ptrdiff_t row_end, ptrdiff_t col_begin,
+           ptrdiff_t col_end) {
 #if defined(__AVX512F__)
     if (d.vnni) return vnni_dense(d, row_begin, row_end, col_begin, col_end);
 #endif
@@ -126,5 +124,9 @@ void quantized_dense(const QuantizedDense& d, ptrdiff_t row_begin, ptrdiff_t row
         }
     }
 }
+
+}  // namespace
+
+const QuantizedKernels quantized = {quantize, dense};
 
 }  // namespace pyoptim::cpu::PYOPTIM_ISA

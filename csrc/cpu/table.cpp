@@ -20,14 +20,8 @@ namespace pyoptim::cpu::PYOPTIM_ISA {
 
 namespace {
 template <class T>
-constexpr Kernels<T> kTable = {
-    {
-#define X(name, Struct) step<rules::Struct, T>,
-        PYOPTIM_FOR_EACH_RULE(X)
-#undef X
-    },
+constexpr ForwardKernels<T> kForward = {
     dots<T>,
-    product<T>,
     kProductScratch<T>,
     Tile<T>::dot_cols,
     Tile<T>::rows,
@@ -38,21 +32,32 @@ constexpr Kernels<T> kTable = {
     unpack_weight<T>,
     sparse_product<T>,
     sparse_gradient<T>,
-    column_sum<T>,
-    sum_of_squares<T>,
-    penalty<T>,
     activate<T>,
-    activation_backward<T>,
     softmax_forward<T>,
-    softmax_backward<T>,
-    dropout<T>,
-    gaussian_noise<T>,
     norm_moments<T>,
     norm_merge,
     norm_apply<T>,
+    layer_norm<T>,
+};
+
+template <class T>
+constexpr Kernels<T> kTable = {
+    kForward<T>,
+    {
+#define X(name, Struct) step<rules::Struct, T>,
+        PYOPTIM_FOR_EACH_RULE(X)
+#undef X
+    },
+    product<T>,
+    column_sum<T>,
+    sum_of_squares<T>,
+    penalty<T>,
+    activation_backward<T>,
+    softmax_backward<T>,
+    dropout<T>,
+    gaussian_noise<T>,
     norm_products<T>,
     norm_gradient<T>,
-    layer_norm<T>,
     layer_norm_backward<T>,
     cross_entropy<T>,
     pointwise_loss<T>,
@@ -64,6 +69,8 @@ constexpr Kernels<T> kTable = {
 };
 }  // namespace
 
+const ForwardKernels<float> forward_f32 = kForward<float>;
+const ForwardKernels<double> forward_f64 = kForward<double>;
 const Kernels<float> kernels_f32 = kTable<float>;
 const Kernels<double> kernels_f64 = kTable<double>;
 namespace {

@@ -64,7 +64,7 @@ ActivationSpec formula_of(const Layer& layer) {
     throw std::logic_error("no elementwise activation");
 }
 
-template <class T>
+template <class T, bool trains>
 class ElementwiseLayer final : public CompiledLayer<T> {
   public:
     ElementwiseLayer(const LayerView<T>& of, std::size_t)
@@ -72,9 +72,11 @@ class ElementwiseLayer final : public CompiledLayer<T> {
 
     void forward(const Forward<T>& to) override { activation_forward(formula_, to.n * width_, to.x, to.y); }
 
-    void backward(const Backward<T>& of) override {
-        const T* const kept = keeps_input(formula_.kind) ? of.x : of.y;
-        activation_backward(formula_, of.n * width_, of.dy, kept, of.dy);
+    void backward([[maybe_unused]] const Backward<T>& of) override {
+        if constexpr (trains) {
+            const T* const kept = keeps_input(formula_.kind) ? of.x : of.y;
+            activation_backward(formula_, of.n * width_, of.dy, kept, of.dy);
+        }
     }
 
     bool works_in_place() const override { return true; }
@@ -85,7 +87,7 @@ class ElementwiseLayer final : public CompiledLayer<T> {
 };
 
 // Softmax over the last dimension of the input, or its logarithm.
-template <class T>
+template <class T, bool trains>
 class SoftmaxLayer final : public CompiledLayer<T> {
   public:
     SoftmaxLayer(const LayerView<T>& of, std::size_t)
@@ -97,9 +99,12 @@ class SoftmaxLayer final : public CompiledLayer<T> {
         softmax_forward<T>(log_, static_cast<std::ptrdiff_t>(to.n) * rows_, classes_, to.x, to.y);
     }
 
-    void backward(const Backward<T>& of) override {
-        if (of.dx == nullptr) return;
-        softmax_backward<T>(log_, static_cast<std::ptrdiff_t>(of.n) * rows_, classes_, of.dy, of.y, of.dx);
+    void backward([[maybe_unused]] const Backward<T>& of) override {
+        if constexpr (trains) {
+            if (of.dx == nullptr) return;
+            softmax_backward<T>(log_, static_cast<std::ptrdiff_t>(of.n) * rows_, classes_, of.dy, of.y,
+                                of.dx);
+        }
     }
 
   private:
@@ -112,7 +117,7 @@ class SoftmaxLayer final : public CompiledLayer<T> {
 std::vector<LayerEntry> activation_entries() {
     std::vector<LayerEntry> all;
     for (const Elementwise& kind : elementwise()) {
-        all.push_back({kind.type.c_str(), kind.options, LayerMakers::of<ElementwiseLayer>()});
+        all.push_back({kind.type.c_str(), kind.options});
         if (kind.formula != Activation::hardtanh) continue;
         all.back().output = [](Layer& layer, const Width& in) {
             if (!(layer.low < layer.high))
@@ -121,7 +126,7 @@ std::vector<LayerEntry> activation_entries() {
         };
     }
     for (const char* type : {"Softmax", "LogSoftmax"}) {
-        all.push_back({type, {}, LayerMakers::of<SoftmaxLayer>()});
+        all.push_back({type, {}});
         all.back().output = [](Layer&, const Width& in) {
             if (in.last > 0) return in;
             throw std::invalid_argument(
@@ -139,5 +144,22 @@ void resolve_activation(Layer& layer) {
         if (kind.formula == (layer.approximate ? Activation::gelu : wanted)) layer.type = kind.type;
     }
 }
+
+template <class T, bool trains>
+LayerMakers<T> activation_makers() {
+    LayerMakers<T> all = {{"Softmax", make_object<SoftmaxLayer<T, trains>, T>},
+                          {"LogSoftmax", make_object<SoftmaxLayer<T, trains>, T>}};
+    for (const Elementwise& kind : elementwise()) {
+        all.emplace_back(kind.type, make_object<ElementwiseLayer<T, trains>, T>);
+    }
+    return all;
+}
+
+#define X(T)                                              \
+    template LayerMakers<T> activation_makers<T, true>(); \
+    template LayerMakers<T> activation_makers<T, false>();
+X(float)
+X(double)
+#undef X
 
 }  // namespace pyoptim::core

@@ -27,7 +27,7 @@ struct Known {
 void look(const std::vector<Layer>& layers, Known& known) {
     for (const Layer& layer : layers) {
         if (known.whole > 0) return;
-        const LayerEntry* const entry = find_entry(layer.type);
+        const LayerEntry* const entry = entry_of(layer);
         if (entry == nullptr) continue;  // Chain finds out what it is, or refuses it
         std::ptrdiff_t& inputs = entry->states_whole_input ? known.whole : known.part;
         if (inputs <= 0) inputs = entry->inputs(layer);
@@ -41,6 +41,23 @@ void look(const std::vector<Layer>& layers, Known& known) {
 const std::vector<LayerEntry>& layer_entries() {
     static const std::vector<LayerEntry> all = all_entries();
     return all;
+}
+
+template <class T, bool trains>
+std::unique_ptr<CompiledLayer<T>> make_layer(const LayerView<T>& view, std::size_t capacity) {
+    static const LayerMakers<T> all = [] {
+        LayerMakers<T> joined;
+        for (const auto& some :
+             {dense_makers<T, trains>(), norm_makers<T, trains>(), other_makers<T, trains>(),
+              activation_makers<T, trains>(), custom_makers<T, trains>()}) {
+            joined.insert(joined.end(), some.begin(), some.end());
+        }
+        return joined;
+    }();
+    for (const auto& [type, make] : all) {
+        if (type == view.entry->type) return make(view, capacity);
+    }
+    throw std::logic_error(std::string("no object computes the layer ") + view.entry->type);
 }
 
 const LayerEntry* find_entry(const std::string& type) {
@@ -92,8 +109,11 @@ void Chain<T>::add(Layer& layer, const std::string& name, Width& width) {
     view.name = name + ".";
     try {
         if (layer.type == "Activation") resolve_activation(layer);
-        view.entry = find_entry(layer.type);
+        view.entry = entry_of(layer);
         if (view.entry == nullptr) throw std::invalid_argument("is no layer of the C++ API");
+        if (layer.custom != nullptr && dynamic_cast<CustomLayer<T>*>(layer.custom.get()) == nullptr) {
+            throw std::invalid_argument("is of another element type than the network");
+        }
         check_numbers(layer, view.entry->options);
         width = view.out = view.entry->output(layer, width);
     } catch (const std::invalid_argument& error) {
@@ -109,7 +129,7 @@ void Chain<T>::add(Layer& layer, const std::string& name, Width& width) {
             refuse("has a block that makes " + std::to_string(width.size) + " values of " +
                    std::to_string(view.in.size) + ", expected as many");
         }
-    } else if (view.entry->makers.template get<T>() == nullptr) {
+    } else if (view.entry->changes_nothing) {
         return;
     }
     view.layer = &layer;
@@ -125,12 +145,17 @@ void Chain<T>::bind(T* parameters, T* gradients) {
         for (LayerArray<T>& array : view.arrays) {
             if (array.role != Role::parameter) continue;
             array.value = std::exchange(parameters, parameters + array.size());
-            array.gradient = std::exchange(gradients, gradients + array.size());
+            if (gradients != nullptr) array.gradient = std::exchange(gradients, gradients + array.size());
         }
     }
 }
 
-template class Chain<float>;
-template class Chain<double>;
+#define X(T)                                                                                          \
+    template class Chain<T>;                                                                          \
+    template std::unique_ptr<CompiledLayer<T>> make_layer<T, true>(const LayerView<T>&, std::size_t); \
+    template std::unique_ptr<CompiledLayer<T>> make_layer<T, false>(const LayerView<T>&, std::size_t);
+X(float)
+X(double)
+#undef X
 
 }  // namespace pyoptim::core

@@ -21,8 +21,9 @@ class Chain {
     Chain& operator=(const Chain&) = delete;
 
     // Gives the layers their parameters and gradients, parameter_count() elements of each: the arrays of a
-    // layer follow those of the layer before. The caller owns this memory, keeps it for as long as the chain
-    // or an engine of its views lives, and sets the memory of buffers and counters in views() itself.
+    // layer follow those of the layer before. A chain that only predicts needs no gradients. The caller owns
+    // this memory, keeps it for as long as the chain or an engine of its views lives, and sets the memory of
+    // buffers and counters in views() itself.
     void bind(T* parameters, T* gradients);
 
     std::vector<Layer>& layers() { return layers_; }

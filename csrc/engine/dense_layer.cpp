@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::ptrdiff_t kMost = 1 << 30;  // the most inputs or outputs of a layer
 
-template <class T>
+template <class T, bool trains>
 class DenseLayer final : public CompiledLayer<T> {
   public:
     DenseLayer(const LayerView<T>& of, std::size_t capacity)
@@ -19,7 +19,7 @@ class DenseLayer final : public CompiledLayer<T> {
           trainable_(of.layer->trainable),
           weight_(of.array("weight")),
           bias_(of.array("bias")),
-          dz_(std::min(capacity, kFused) * static_cast<std::size_t>(out_)) {}
+          dz_(trains ? std::min(capacity, kFused) * static_cast<std::size_t>(out_) : 0) {}
 
     bool takes_sparse() const override { return true; }
 
@@ -31,30 +31,35 @@ class DenseLayer final : public CompiledLayer<T> {
         dense_forward<T>(shape(to.n), to.x, weight_.value, bias_.value, activation_, to.y);
     }
 
-    void prepare(std::size_t n) override { copies_ = copy_.prepare(shape(n)); }
+    void prepare(std::size_t n) override {
+        copies_ = copy_.pays(shape(n));
+        if (copies_) copy_.prepare(shape(n));
+    }
     void copy(int part, int parts) override {
         if (copies_) copy_.update(shape(0), weight_.value, part, parts);
     }
-    void evaluate(std::size_t n, const T* x, T* y) override {
-        if (copies_) {
+    void evaluate(std::size_t whole, std::size_t n, const T* x, T* y) override {
+        if (copies_ && copy_.pays(shape(whole))) {
             copy_.forward(shape(n), x, bias_.value, activation_, y);
-        } else {  // a part of a batch pays for a copy even less
-            dense_forward<T>(shape(n), x, weight_.value, bias_.value, activation_, y);
+        } else {
+            dense_alone<T>(shape(n), x, weight_.value, bias_.value, activation_, y);
         }
     }
 
-    void backward(const Backward<T>& of) override {
-        if (of.sparse != nullptr) {
-            sparse_backward<T>(shape(of.n), *of.sparse, of.dy, of.y, activation_, weight_.gradient,
-                               bias_.gradient);
-            return;
+    void backward([[maybe_unused]] const Backward<T>& of) override {
+        if constexpr (trains) {
+            if (of.sparse != nullptr) {
+                sparse_backward<T>(shape(of.n), *of.sparse, of.dy, of.y, activation_, weight_.gradient,
+                                   bias_.gradient);
+                return;
+            }
+            const bool fused = of.fused_weight != nullptr;
+            T* const dz = fused ? dz_.data() : nullptr;
+            dense_backward<T>(shape(of.n), {of.dy, of.x, weight_.value, of.y, activation_},
+                              {of.dx, fused || !trainable_ ? nullptr : weight_.gradient,
+                               trainable_ ? bias_.gradient : nullptr, dz});
+            if (fused) of.updates->push_back({shape(of.n), dz, of.x, *of.fused_weight});
         }
-        const bool fused = of.fused_weight != nullptr;
-        T* const dz = fused ? dz_.data() : nullptr;
-        dense_backward<T>(shape(of.n), {of.dy, of.x, weight_.value, of.y, activation_},
-                          {of.dx, fused || !trainable_ ? nullptr : weight_.gradient,
-                           trainable_ ? bias_.gradient : nullptr, dz});
-        if (fused) of.updates->push_back({shape(of.n), dz, of.x, *of.fused_weight});
     }
 
     std::pair<T*, std::size_t> fusible_gradient() const override {
@@ -97,13 +102,24 @@ std::vector<LayerEntry> dense_entries() {
                      {{"in_features", &Layer::in},
                       {"out_features", &Layer::out},
                       {"bias", &Layer::bias},
-                      {"activation", &Layer::activation}},
-                     LayerMakers::of<DenseLayer>()};
+                      {"activation", &Layer::activation}}};
     dense.output = output;
     dense.arrays = arrays;
     dense.inputs = [](const Layer& layer) { return layer.in; };
     dense.states_whole_input = true;
     return {dense};
 }
+
+template <class T, bool trains>
+LayerMakers<T> dense_makers() {
+    return {{"Dense", make_object<DenseLayer<T, trains>, T>}};
+}
+
+#define X(T)                                         \
+    template LayerMakers<T> dense_makers<T, true>(); \
+    template LayerMakers<T> dense_makers<T, false>();
+X(float)
+X(double)
+#undef X
 
 }  // namespace pyoptim::core

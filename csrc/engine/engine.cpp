@@ -65,12 +65,13 @@ std::size_t count_right(std::size_t n, std::size_t classes, const T* outputs, co
 }
 
 template <class T>
-Engine<T>::Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_t capacity)
+Engine<T>::Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_t capacity, bool to_inputs)
     : layers_(std::move(layers)),
       compiled_loss_(make_loss<T>(loss, outputs())),
       classification_(loss_entry(loss.type).classification),
       capacity_(capacity),
-      first_trainable_(layers_.size()) {
+      to_inputs_(to_inputs),
+      first_trainable_(to_inputs ? 0 : layers_.size()) {
     const std::size_t count = layers_.size();
     for (const LayerView<T>& layer : layers_) {  // every other product of the capacity is one of these
         checked_product("a batch", capacity, layer.in.size);
@@ -83,7 +84,7 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_
     rejoined_.resize(count);
     for (std::size_t i = count; i-- > 0;) {
         outputs_[i].resize(capacity * static_cast<std::size_t>(layers_[i].out.size));
-        if (layers_[i].learns()) first_trainable_ = i;
+        if (layers_[i].learns() && !to_inputs_) first_trainable_ = i;
     }
     for (const LayerView<T>& layer : layers_) {
         for (const LayerArray<T>& array : layer.arrays) {
@@ -93,12 +94,12 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_
     for (std::size_t i = 0; i < count; ++i) {  // inner residuals before the outer ones
         const LayerView<T>& layer = layers_[i];
         const bool has_block = layer.entry->has_block;
-        compiled_.push_back(has_block ? nullptr : layer.entry->makers.template get<T>()(layer, capacity));
-        if (!has_block || layer.begin <= first_trainable_) continue;
+        compiled_.push_back(has_block ? nullptr : make_layer<T, true>(layer, capacity));
+        if (!has_block || (layer.begin <= first_trainable_ && !to_inputs_)) continue;
         shortcut_[i].resize(outputs_[i].size());
         rejoined_[layer.begin].push_back(i);
     }
-    std::size_t widest = outputs();
+    std::size_t widest = to_inputs_ ? std::max(inputs(), outputs()) : outputs();
     for (std::size_t i = first_trainable_; i < count; ++i) {
         widest = std::max(widest, static_cast<std::size_t>(layers_[i].out.size));
     }
@@ -259,8 +260,8 @@ void Engine<T>::forward(const T* x, std::size_t n) {
     for (std::size_t i = 0; i < layers_.size(); ++i) {
         T* const y = outputs_[i].data();
         if (compiled_[i] != nullptr) {
-            compiled_[i]->forward(
-                {n, x, y, random_ || !layers_[i].entry->only_in_training, x == nullptr ? &sparse_ : nullptr});
+            compiled_[i]->forward({n, x, y, layers_[i].entry->only_in_training ? random_ : training_,
+                                   x == nullptr ? &sparse_ : nullptr});
         } else {
             const std::size_t begin = layers_[i].begin,
                               size = n * static_cast<std::size_t>(layers_[i].out.size);
@@ -270,10 +271,11 @@ void Engine<T>::forward(const T* x, std::size_t n) {
     }
 }
 
-// Computes all gradients from that of the output in gradient_, which is overwritten. If `fused`, the
+// Computes all gradients from that of the output in gradient_, which is overwritten, and returns the last
+// one: that of the inputs, if it goes on to these. If `fused`, the
 // gradients of weights_ are not written, and updates_ receives what dense_update needs instead.
 template <class T>
-void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
+T* Engine<T>::backward(const T* input, std::size_t n, bool fused) {
     updates_.clear();
     T* dy = gradient_.data();
     T* other = other_gradient_.data();
@@ -282,7 +284,7 @@ void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
             // The layer has handed its input on, and so it does with dy.
         } else if (compiled_[i] != nullptr) {
             compiled_[i]->backward({n, i == 0 ? input : outputs_[i - 1].data(), outputs_[i].data(), dy,
-                                    i > first_trainable_ ? other : nullptr,
+                                    i > first_trainable_ || to_inputs_ ? other : nullptr,
                                     fused && weights_[i].size > 0 ? &weights_[i] : nullptr, &updates_,
                                     i == 0 && input == nullptr ? &sparse_ : nullptr});
             if (!compiled_[i]->works_in_place()) std::swap(dy, other);
@@ -293,6 +295,7 @@ void Engine<T>::backward(const T* input, std::size_t n, bool fused) {
             add_arrays(n * static_cast<std::size_t>(layers_[i].in.size), dy, shortcut_[end].data(), dy);
         }
     }
+    return dy;
 }
 
 // Scales the weights of a batch, or writes them if the examples have none, so that the loss's own mean over n
@@ -447,6 +450,20 @@ bool Engine<T>::update(const T* row, std::size_t length, const StepOptions& opti
     }
     ++outcome.steps;
     return true;
+}
+
+template <class T>
+const T* Engine<T>::pass_forward(const T* x, std::size_t n, bool training) {
+    std::memcpy(input_.data(), x, n * inputs() * sizeof(T));
+    random_ = training_ = training;
+    forward(input_.data(), n);
+    return outputs_.back().data();
+}
+
+template <class T>
+const T* Engine<T>::pass_backward(const T* dy, std::size_t n) {
+    std::memmove(gradient_.data(), dy, n * outputs() * sizeof(T));  // maybe from another gradient of ours
+    return backward(input_.data(), n, false);
 }
 
 // Makes room for what a batch of these examples is copied to.

@@ -110,8 +110,9 @@ template <class T>
 class Engine {
   public:
     // No batch may be larger than `capacity`. The objects that the views refer to must outlive the engine.
+    // If `to_inputs`, backward passes go on through all layers to the gradient of the inputs.
     // Throws std::invalid_argument for a loss that does not suit the last layer.
-    Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_t capacity);
+    Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_t capacity, bool to_inputs = false);
 
     // Removes the arrays that add() added.
     void clear();
@@ -139,6 +140,13 @@ class Engine {
     void measure(const Examples<T>&, std::size_t begin, std::size_t end, const T* gradients, double* total,
                  std::size_t size, Sums&);
 
+    // The passes of a step whose loss somebody else computes. pass_forward() copies x and returns the
+    // outputs, which stay until the next one; it computes as train() does or, unless `training`, in
+    // evaluation. pass_backward() takes their gradient, writes those of all parameters, and returns that of
+    // the inputs; the engine must be one that goes on to these.
+    const T* pass_forward(const T* x, std::size_t n, bool training);
+    const T* pass_backward(const T* dy, std::size_t n);
+
     std::size_t inputs() const { return static_cast<std::size_t>(layers_.front().in.size); }
     std::size_t outputs() const { return static_cast<std::size_t>(layers_.back().out.size); }
     std::size_t capacity() const { return capacity_; }
@@ -153,7 +161,7 @@ class Engine {
     void gather_sparse(const Examples<T>&, std::size_t begin, std::size_t n);
     const T* gather(const Examples<T>&, std::size_t begin, std::size_t n);
     void forward(const T* x, std::size_t n);
-    void backward(const T* x, std::size_t n, bool fused);
+    T* backward(const T* x, std::size_t n, bool fused);
     void weigh(std::size_t n, bool given);
     double loss(const Examples<T>&, std::size_t begin, std::size_t n, Sums&);
     bool update(const T* row, std::size_t length, const StepOptions&, Outcome&);
@@ -164,9 +172,11 @@ class Engine {
     std::vector<LayerView<T>> layers_;
     std::vector<std::unique_ptr<CompiledLayer<T>>> compiled_;  // by layer; null for one that has a block
     std::unique_ptr<CompiledLoss<T>> compiled_loss_;
-    bool classification_;          // whether the examples that the network gets right are counted
-    std::size_t capacity_;         // the most examples of a batch
-    std::size_t first_trainable_;  // the index of the first layer that learns, where the backward pass ends
+    bool classification_;   // whether the examples that the network gets right are counted
+    std::size_t capacity_;  // the most examples of a batch
+    bool to_inputs_;        // whether backward passes go on to the inputs
+    std::size_t
+        first_trainable_;  // the index of the layer where the backward pass ends: the first that learns
     std::vector<std::vector<T>> outputs_;  // the output of each layer
     // For each layer that has a block, the gradient of its output, while the backward pass is in the block.
     std::vector<std::vector<T>> shortcut_;
@@ -196,7 +206,8 @@ class Engine {
     Kept after_one_;  // after the first of two forward passes of a step
     void keep_buffers(Kept&) const;
     void restore_buffers(const Kept&);
-    bool random_ = true;  // whether layers that are random in training are
+    bool random_ = true;    // whether layers that are random in training are
+    bool training_ = true;  // whether the other layers compute as in training
 
     Stepper<T> ascent_;          // moves all arrays that add() added along their gradients
     std::vector<T> unascended_;  // their elements as they were before that

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,14 +15,16 @@
 #include "layers/sparse.hpp"
 #include "optim/stepper.hpp"
 #include "pyoptim/network.hpp"
+#include "runtime/sizes.hpp"
 
 namespace pyoptim::core {
 
 // What an array of a layer is for: a parameter learns, a buffer keeps statistics, and a counter is one int64.
 // Parameters and buffers have the element type of the network.
 enum class Role { parameter, buffer, counter };
-// What an array begins as: `weight` is drawn as Layer::init says, `seed` is a random number of 63 bits.
-enum class Initial { zeros, ones, weight, seed };
+// What an array begins as: `weight` is drawn as Layer::init says, `seed` is a random number of 63 bits,
+// `custom` what a layer of the user's says.
+enum class Initial { zeros, ones, weight, seed, custom };
 
 // A parameter, buffer or counter of a layer, with its name in files.
 struct ArrayInfo {
@@ -120,13 +123,15 @@ class CompiledLayer {
     // Writes the gradients of the parameters, unless the layer is frozen, and that of x.
     virtual void backward(const Backward<T>&) = 0;
     // A prediction passes blocks of a batch through all layers, each while it is in the caches. prepare()
-    // reads the parameters for a batch of n examples. Then threads share the work of copy(), whose parts may
-    // run at once, and after that evaluate(), which computes what forward() does in evaluation for n examples
-    // of that batch. It may be called by several threads at once, must not throw, and changes nothing that
-    // they share. These are for layers that take no statistics of the batch.
+    // reads the parameters for batches of up to n examples. Then threads share the work of copy(), whose
+    // parts may run at once, and after that evaluate(), which computes what forward() does in evaluation for
+    // n examples of a batch of `whole`. It may be called by several threads at once, must not throw, and
+    // changes nothing that they share. These are for layers that take no statistics of the batch.
     virtual void prepare(std::size_t) {}
     virtual void copy(int /*part*/, int /*parts*/) {}
-    virtual void evaluate(std::size_t n, const T* x, T* y) { forward({n, x, y, false}); }
+    virtual void evaluate(std::size_t /*whole*/, std::size_t n, const T* x, T* y) {
+        forward({n, x, y, false});
+    }
     // Whether forward() and backward() take sparse rows.
     virtual bool takes_sparse() const { return false; }
     // Whether backward() writes the gradient of x over dy, and not to dx.
@@ -136,14 +141,22 @@ class CompiledLayer {
     virtual std::pair<T*, std::size_t> fusible_gradient() const { return {nullptr, 0}; }
 };
 
-using LayerMakers = Makers<CompiledLayer, LayerView>;
+// A function that makes the object which computes a layer, from its view and the most examples of a batch.
+template <class T>
+using LayerMaker = std::unique_ptr<CompiledLayer<T>> (*)(const LayerView<T>&, std::size_t);
+template <class Object, class T>
+std::unique_ptr<CompiledLayer<T>> make_object(const LayerView<T>& view, std::size_t capacity) {
+    return std::make_unique<Object>(view, capacity);
+}
+
+// The makers of the objects of some kinds of layers, by the kind's name. Without `trains`, the objects have
+// no backward pass, so that a program which only predicts does not link it.
+template <class T>
+using LayerMakers = std::vector<std::pair<std::string, LayerMaker<T>>>;
 
 struct LayerEntry {
     const char* type;  // the name of the Python class
     std::vector<Option<Layer>> options;
-    // Make the object that computes a layer, from its view and the most examples of a batch. Null if the
-    // layer changes no value, so that the engine leaves it out, or if it has a block.
-    LayerMakers makers = {};
     // Returns the shape of the output for an input. Throws std::invalid_argument if the layer cannot take the
     // input, with a message that continues after the layer's name. Fills in the fields that follow from the
     // options.
@@ -156,8 +169,12 @@ struct LayerEntry {
     bool states_whole_input = false;
     // Whether the layer makes a vector of an example of several dimensions.
     bool flattens = false;
+    // Whether the layer changes no value, so that the engine leaves it out.
+    bool changes_nothing = false;
     // Whether the layer hands its input on in evaluation.
     bool only_in_training = false;
+    // Whether a prediction passes whole batches through the layer, on one thread.
+    bool takes_whole_batches = false;
     // Whether the layer has a block of layers; the engine adds the input of the block to its output.
     bool has_block = false;
     // Returns the number of values that an example of `in` elements adds to each statistic over the batch, or
@@ -170,11 +187,36 @@ std::vector<LayerEntry> dense_entries();
 std::vector<LayerEntry> norm_entries();
 std::vector<LayerEntry> activation_entries();
 std::vector<LayerEntry> other_entries();
+template <class T, bool trains>
+LayerMakers<T> dense_makers();
+template <class T, bool trains>
+LayerMakers<T> norm_makers();
+template <class T, bool trains>
+LayerMakers<T> activation_makers();
+template <class T, bool trains>
+LayerMakers<T> other_makers();
+template <class T, bool trains>
+LayerMakers<T> custom_makers();
+
+// Makes the object that computes a layer which has no block, for batches of up to `capacity` examples.
+template <class T, bool trains>
+std::unique_ptr<CompiledLayer<T>> make_layer(const LayerView<T>&, std::size_t capacity);
 
 // The table of all kinds of layers.
 const std::vector<LayerEntry>& layer_entries();
 // Returns the entry of a kind, or null if there is none of this name.
 const LayerEntry* find_entry(const std::string& type);
+// The entry of layers that the user writes, which is not in the table: files do not know them.
+const LayerEntry& custom_entry();
+// Returns the user's object of such a layer, whose element type the chain has checked.
+template <class T>
+CustomLayer<T>& custom_layer(const Layer& layer) {
+    return dynamic_cast<CustomLayer<T>&>(*layer.custom);
+}
+// Returns the entry of a layer, or null if there is none of its type.
+inline const LayerEntry* entry_of(const Layer& layer) {
+    return layer.custom != nullptr ? &custom_entry() : find_entry(layer.type);
+}
 // Gives a layer of the type "Activation" the type of the activation that it names. Throws
 // std::invalid_argument for an unknown name.
 void resolve_activation(Layer&);

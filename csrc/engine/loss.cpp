@@ -85,11 +85,9 @@ class PointwiseLoss final : public CompiledLoss<T> {
 
 std::vector<LossEntry> all_entries() {
     using Formula = PointwiseKind;
-    const auto pointwise = LossMakers::of<PointwiseLoss>();
     LossEntry cross_entropy{
         "CrossEntropy",
-        {{"class_weight", &Loss::class_weight}, {"label_smoothing", &Loss::label_smoothing, kShare}},
-        LossMakers::of<CrossEntropyLoss>()};
+        {{"class_weight", &Loss::class_weight}, {"label_smoothing", &Loss::label_smoothing, kShare}}};
     cross_entropy.classification = true;
     cross_entropy.targets = kNotNegative;
     cross_entropy.check = [](const Loss& loss, std::size_t outputs) {
@@ -100,7 +98,6 @@ std::vector<LossEntry> all_entries() {
     };
     LossEntry binary{"BinaryCrossEntropy",
                      {{"pos_weight", &Loss::pos_weight, kNotNegative}, {"pos_weight", &Loss::pos_weights}},
-                     pointwise,
                      Formula::binary};
     binary.targets = kShare;
     binary.check = [](const Loss& loss, std::size_t outputs) {
@@ -110,18 +107,18 @@ std::vector<LossEntry> all_entries() {
                                     " elements, expected one for each of " + std::to_string(outputs) +
                                     " outputs");
     };
-    LossEntry kl_div{"KLDiv", {{"temperature", &Loss::temperature, kPositive}}, LossMakers::of<KLDivLoss>()};
+    LossEntry kl_div{"KLDiv", {{"temperature", &Loss::temperature, kPositive}}};
     kl_div.targets = kNotNegative;
-    LossEntry hinge{"Hinge", {}, pointwise, Formula::hinge};
+    LossEntry hinge{"Hinge", {}, Formula::hinge};
     hinge.targets = {-1, 1, "-1 or 1"};
     hinge.only_ends = true;
-    LossEntry poisson{"Poisson", {}, pointwise, Formula::poisson};
+    LossEntry poisson{"Poisson", {}, Formula::poisson};
     poisson.targets = kNotNegative;
     return {cross_entropy,
             kl_div,
-            {"MSE", {}, pointwise, Formula::squared},
-            {"L1", {}, pointwise, Formula::absolute},
-            {"Huber", {{"delta", &Loss::delta, kPositive}}, pointwise, Formula::huber},
+            {"MSE", {}, Formula::squared},
+            {"L1", {}, Formula::absolute},
+            {"Huber", {{"delta", &Loss::delta, kPositive}}, Formula::huber},
             binary,
             hinge,
             poisson};
@@ -150,7 +147,10 @@ std::unique_ptr<CompiledLoss<T>> make_loss(const Loss& loss, std::size_t outputs
     } catch (const std::invalid_argument& error) {
         throw std::invalid_argument("loss (" + loss.type + ") " + error.what());
     }
-    return entry.makers.get<T>()(loss, outputs);
+    using Made = std::unique_ptr<CompiledLoss<T>>;
+    if (entry.formula != PointwiseKind::count) return Made(new PointwiseLoss<T>(loss, outputs));
+    if (loss.type == "KLDiv") return Made(new KLDivLoss<T>(loss, outputs));
+    return Made(new CrossEntropyLoss<T>(loss, outputs));
 }
 
 template std::unique_ptr<CompiledLoss<float>> make_loss(const Loss&, std::size_t);

@@ -35,15 +35,9 @@ class CompiledLoss {
     virtual double divisor(const LossBatch<T>& of) const { return static_cast<double>(of.rows); }
 };
 
-template <class>
-using LossOf = Loss;
-using LossMakers = Makers<CompiledLoss, LossOf>;
-
 struct LossEntry {
     const char* type;  // the name of the Python class
     std::vector<Option<Loss>> options;
-    // Make the object that computes a loss, from its description and the number of output columns.
-    LossMakers makers;
     // The formula of a loss of single outputs; its options are then the parameter of the formula: a number,
     // or a number for each output column. The value `count` stands for all other losses.
     PointwiseKind formula = PointwiseKind::count;

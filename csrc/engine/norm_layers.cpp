@@ -27,7 +27,7 @@ struct Affine {
     std::vector<T> unread;  // gradients that nobody reads
 };
 
-template <class T>
+template <class T, bool trains>
 class BatchNormLayer final : public CompiledLayer<T> {
   public:
     BatchNormLayer(const LayerView<T>& of, std::size_t)
@@ -58,14 +58,16 @@ class BatchNormLayer final : public CompiledLayer<T> {
     void prepare(std::size_t) override {
         evaluated_.prepare({affine_.weight, affine_.bias}, running_, options_.eps);
     }
-    void evaluate(std::size_t n, const T* x, T* y) override {
+    void evaluate(std::size_t, std::size_t n, const T* x, T* y) override {
         evaluated_.apply(static_cast<std::ptrdiff_t>(n), options_.relu, x, y);
     }
 
-    void backward(const Backward<T>& of) override {
-        norm_backward<T>(shape(of.n), of.dy, of.x, {affine_.weight, affine_.bias},
-                         {mean_.data(), inv_std_.data(), of_this_batch_, options_.relu}, of.dx,
-                         affine_.dweight, affine_.dbias);
+    void backward([[maybe_unused]] const Backward<T>& of) override {
+        if constexpr (trains) {
+            norm_backward<T>(shape(of.n), of.dy, of.x, {affine_.weight, affine_.bias},
+                             {mean_.data(), inv_std_.data(), of_this_batch_, options_.relu}, of.dx,
+                             affine_.dweight, affine_.dbias);
+        }
     }
 
   private:
@@ -108,7 +110,7 @@ std::vector<ArrayInfo> batch_norm_arrays(const Layer& layer) {
     return all;
 }
 
-template <class T>
+template <class T, bool trains>
 class LayerNormLayer final : public CompiledLayer<T> {
   public:
     LayerNormLayer(const LayerView<T>& of, std::size_t capacity)
@@ -130,7 +132,7 @@ class LayerNormLayer final : public CompiledLayer<T> {
                               inv_std_.data());
     }
 
-    void evaluate(std::size_t n, const T* x, T* y) override {
+    void evaluate(std::size_t, std::size_t n, const T* x, T* y) override {
         constexpr std::ptrdiff_t kRows = 64;
         T mean[kRows], inv_std[kRows];  // which nobody reads
         const std::ptrdiff_t rows = shape(n).rows;
@@ -140,9 +142,11 @@ class LayerNormLayer final : public CompiledLayer<T> {
         }
     }
 
-    void backward(const Backward<T>& of) override {
-        layer_norm_backward<T>(shape(of.n), {of.dy, of.x, mean_.data(), inv_std_.data()}, affine_.weight,
-                               of.dx, affine_.dweight, affine_.dbias);
+    void backward([[maybe_unused]] const Backward<T>& of) override {
+        if constexpr (trains) {
+            layer_norm_backward<T>(shape(of.n), {of.dy, of.x, mean_.data(), inv_std_.data()}, affine_.weight,
+                                   of.dx, affine_.dweight, affine_.dbias);
+        }
     }
 
   private:
@@ -189,8 +193,7 @@ std::vector<LayerEntry> norm_entries() {
                            affine,
                            {"track_running_stats", &Layer::track_running_stats},
                            {"running_var", &Layer::unbiased, kFinite, false, "unbiased", "biased"},
-                           {"activation", &Layer::activation}},
-                          LayerMakers::of<BatchNormLayer>()};
+                           {"activation", &Layer::activation}}};
     batch_norm.output = batch_norm_output;
     batch_norm.arrays = batch_norm_arrays;
     batch_norm.inputs = [](const Layer& layer) { return layer.in; };
@@ -198,12 +201,24 @@ std::vector<LayerEntry> norm_entries() {
         const bool takes = (training && layer.trainable) || !layer.track_running_stats;
         return takes ? in / layer.in : 0;
     };
-    LayerEntry layer_norm{
-        "LayerNorm", {{"features", &Layer::features}, eps, affine}, LayerMakers::of<LayerNormLayer>()};
+    LayerEntry layer_norm{"LayerNorm", {{"features", &Layer::features}, eps, affine}};
     layer_norm.output = layer_norm_output;
     layer_norm.arrays = layer_norm_arrays;
     layer_norm.inputs = values_of;
     return {batch_norm, layer_norm};
 }
+
+template <class T, bool trains>
+LayerMakers<T> norm_makers() {
+    return {{"BatchNorm", make_object<BatchNormLayer<T, trains>, T>},
+            {"LayerNorm", make_object<LayerNormLayer<T, trains>, T>}};
+}
+
+#define X(T)                                        \
+    template LayerMakers<T> norm_makers<T, true>(); \
+    template LayerMakers<T> norm_makers<T, false>();
+X(float)
+X(double)
+#undef X
 
 }  // namespace pyoptim::core

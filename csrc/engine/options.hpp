@@ -1,14 +1,12 @@
 // What the tables of layers and of losses share: the options of a kind, of which one list serves the files of
-// models, Python and the C++ API, and the functions that make its objects.
+// models, Python and the C++ API.
 #pragma once
 
 #include <cstddef>
 #include <limits>
-#include <memory>
 #include <sstream>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <variant>
 #include <vector>
 
@@ -57,28 +55,5 @@ void check_numbers(const Owner& owner, const std::vector<Option<Owner>>& options
         throw std::invalid_argument(text.str());
     }
 }
-
-// The functions that make the objects of one kind of layer or loss: a Base<float> or a Base<double>, from a
-// description From<T> and a number. Null if the kind has no objects.
-template <template <class> class Base, template <class> class From>
-struct Makers {
-    template <class T>
-    using Maker = std::unique_ptr<Base<T>> (*)(const From<T>&, std::size_t);
-    std::tuple<Maker<float>, Maker<double>> of_type = {};
-
-    template <class T>
-    Maker<T> get() const {
-        return std::get<Maker<T>>(of_type);
-    }
-    // Those of the class template Object.
-    template <template <class> class Object>
-    static Makers of() {
-        return {{make<Object, float>, make<Object, double>}};
-    }
-    template <template <class> class Object, class T>
-    static std::unique_ptr<Base<T>> make(const From<T>& from, std::size_t number) {
-        return std::make_unique<Object<T>>(from, number);
-    }
-};
 
 }  // namespace pyoptim::core

@@ -108,20 +108,32 @@ std::vector<ArrayInfo> random_arrays(const Layer&) {
 std::vector<LayerEntry> other_entries() {
     LayerEntry flatten{"Flatten", {}};
     flatten.output = [](Layer&, const Width& in) { return Width{in.size, in.size}; };
-    flatten.flattens = true;
+    flatten.flattens = flatten.changes_nothing = true;
     LayerEntry residual{"Residual", {}};
     residual.has_block = true;
-    LayerEntry dropout{"Dropout", {{"p", &Layer::p, kBelowOne}}, LayerMakers::of<DropoutLayer>()};
-    LayerEntry noise{
-        "GaussianNoise", {{"std", &Layer::deviation, kNotNegative}}, LayerMakers::of<GaussianNoiseLayer>()};
+    LayerEntry dropout{"Dropout", {{"p", &Layer::p, kBelowOne}}};
+    LayerEntry noise{"GaussianNoise", {{"std", &Layer::deviation, kNotNegative}}};
     dropout.arrays = noise.arrays = random_arrays;
     dropout.only_in_training = noise.only_in_training = true;
     return {
-        flatten,
-        residual,
-        dropout,
-        noise,
-        {"Rescale", {{"scale", &Layer::scale}, {"shift", &Layer::shift}}, LayerMakers::of<RescaleLayer>()}};
+        flatten, residual, dropout, noise, {"Rescale", {{"scale", &Layer::scale}, {"shift", &Layer::shift}}}};
 }
+
+template <class T, bool trains>
+LayerMakers<T> other_makers() {
+    LayerMakers<T> all = {{"Rescale", make_object<RescaleLayer<T>, T>}};
+    if constexpr (trains) {  // predictions leave these out
+        all.emplace_back("Dropout", make_object<DropoutLayer<T>, T>);
+        all.emplace_back("GaussianNoise", make_object<GaussianNoiseLayer<T>, T>);
+    }
+    return all;
+}
+
+#define X(T)                                         \
+    template LayerMakers<T> other_makers<T, true>(); \
+    template LayerMakers<T> other_makers<T, false>();
+X(float)
+X(double)
+#undef X
 
 }  // namespace pyoptim::core

@@ -64,7 +64,8 @@ Predictor<T>::Predictor(std::vector<LayerView<T>> layers) : layers_(std::move(la
         }
         steps_.push_back({i, x, layer.entry->has_block ? inputs[layer.begin] : kNone, y, width});
         x = y;
-        needs_whole_ = needs_whole_ || layer.entry->statistics(*layer.layer, layer.in.size, false) > 0;
+        needs_whole_ = needs_whole_ || layer.entry->takes_whole_batches ||
+                       layer.entry->statistics(*layer.layer, layer.in.size, false) > 0;
         widest_ = std::max(widest_, width + static_cast<std::size_t>(layer.in.size));
         for (const ArrayInfo& array : layer.arrays) {
             if (array.role == Role::parameter) weights_ += static_cast<std::size_t>(array.size());
@@ -80,8 +81,8 @@ template <class T>
 void Predictor<T>::make_layers(std::size_t capacity) {
     compiled_.clear();
     for (const LayerView<T>& layer : layers_) {
-        const bool has_block = layer.entry->has_block;
-        compiled_.push_back(has_block ? nullptr : layer.entry->makers.template get<T>()(layer, capacity));
+        const bool computes = !layer.entry->has_block && !layer.entry->only_in_training;
+        compiled_.push_back(computes ? make_layer<T, false>(layer, capacity) : nullptr);
     }
     capacity_ = capacity;
 }
@@ -94,7 +95,7 @@ bool Predictor<T>::predict(const Batch& of, std::size_t whole, bool looks) {
     const int most = threads_for(of.n * work() / std::min(of.n, std::size_t{kDenseReuse}), kDenseGrain);
     if (needs_whole_ || (whole < kWhole && most > 1)) {
         if (of.n > capacity_) make_layers(of.n);
-        return run(of, {memory_.reserve(total_ * of.n), of.n}, true, looks);
+        return run(of, {memory_.reserve(total_ * of.n), of.n}, 0, looks);
     }
     for (const auto& layer : compiled_) {
         if (layer != nullptr) layer->prepare(whole);
@@ -104,14 +105,14 @@ bool Predictor<T>::predict(const Batch& of, std::size_t whole, bool looks) {
             if (layer != nullptr) layer->copy(part, parts);
         }
     });
-    return run_blocks(of, most, looks);
+    return run_blocks(of, whole, most, looks);
 }
 
 // Cuts the batch into blocks, a multiple of the number of threads, which take one after the other.
 template <class T>
-bool Predictor<T>::run_blocks(const Batch& of, int most, bool looks) {
+bool Predictor<T>::run_blocks(const Batch& of, std::size_t whole, int most, bool looks) {
     const auto parts = static_cast<std::size_t>(most);
-    const std::size_t fit = std::clamp(kBlockBytes / (widest_ * sizeof(T)), kFewest, kMost);
+    const std::size_t fit = block();
     const std::size_t blocks = (of.n + fit * parts - 1) / (fit * parts) * parts;
     const std::size_t rows = (of.n / blocks + 16) / 16 * 16;  // keeps places on cache lines
     T* const memory = memory_.reserve(parts * total_ * rows);
@@ -124,16 +125,41 @@ bool Predictor<T>::run_blocks(const Batch& of, int most, bool looks) {
             const Batch mine = {end - begin, of.x == nullptr ? nullptr : of.x + begin * inputs(),
                                 of.bytes == nullptr ? nullptr : of.bytes + begin * inputs(),
                                 of.y + begin * outputs()};
-            if (!run(mine, own, false, looks)) finite = false;
+            if (!run(mine, own, whole, looks)) finite = false;
         }
     });
     return finite;
 }
 
-// Passes examples through all layers: through one after the other with all threads if `by_layers`, for a
-// whole batch, or else on this thread alone.
 template <class T>
-bool Predictor<T>::run(const Batch& of, const Room& room, bool by_layers, bool looks) {
+std::size_t Predictor<T>::block() const {
+    return std::clamp(kBlockBytes / (widest_ * sizeof(T)), kFewest, kMost);
+}
+
+template <class T>
+void Predictor<T>::freeze(std::size_t most) {
+    for (const auto& layer : compiled_) {
+        if (layer == nullptr) continue;
+        layer->prepare(most);
+        layer->copy(0, 1);
+    }
+}
+
+template <class T>
+void Predictor<T>::predict_frozen(const Batch& of, T* memory, std::size_t rows) const {
+    const Alone alone;
+    for (std::size_t begin = 0; begin < of.n; begin += rows) {
+        const Batch part = {std::min(rows, of.n - begin), of.x == nullptr ? nullptr : of.x + begin * inputs(),
+                            of.bytes == nullptr ? nullptr : of.bytes + begin * inputs(),
+                            of.y + begin * outputs()};
+        run(part, {memory, rows}, of.n, false);
+    }
+}
+
+// Passes examples through all layers: through one after the other with all threads, for a whole batch, if
+// `whole` is 0, or else on this thread alone.
+template <class T>
+bool Predictor<T>::run(const Batch& of, const Room& room, std::size_t whole, bool looks) const {
     const T* input = of.x;
     if (input == nullptr) {
         for (std::size_t i = 0; i < of.n * inputs(); ++i) room.memory[i] = static_cast<T>(of.bytes[i]);
@@ -152,10 +178,10 @@ bool Predictor<T>::run(const Batch& of, const Room& room, bool by_layers, bool l
         if (layer == nullptr) {
             const T* const shortcut = read(step.shortcut);
             for (std::size_t i = 0; i < of.n * step.width; ++i) y[i] = shortcut[i] + x[i];
-        } else if (by_layers) {
+        } else if (whole == 0) {
             layer->forward({of.n, x, y, false});
         } else {
-            layer->evaluate(of.n, x, y);
+            layer->evaluate(whole, of.n, x, y);
         }
     }
     if (steps_.empty()) std::copy(input, input + of.n * inputs(), of.y);

@@ -8,6 +8,7 @@
 
 #include "engine/layer.hpp"
 #include "runtime/scratch.hpp"
+#include "runtime/sizes.hpp"
 
 namespace pyoptim::core {
 
@@ -29,6 +30,16 @@ class Predictor {
     // unspecified, if an element of x is not finite; unless `looks` it may return true then.
     bool predict(const Batch&, std::size_t whole, bool looks = false);
     bool needs_whole() const { return needs_whole_; }
+
+    // For parameters that stay as they are: freeze() reads them once, for batches of up to `most` examples,
+    // and predict_frozen() computes such a batch on this thread alone, in memory for room(rows) elements,
+    // without an allocation. Several threads may call it at once. Layers must not need whole batches.
+    void freeze(std::size_t most);
+    void predict_frozen(const Batch&, T* memory, std::size_t rows) const;
+    std::size_t room(std::size_t rows) const { return checked_product("an example", total_, rows); }
+    // How many examples at a time keep the caches warm.
+    std::size_t block() const;
+
     // Of one example: its multiply-adds, and the elements that its widest layer reads and writes.
     std::size_t work() const { return weights_ + widest_; }
 
@@ -49,12 +60,14 @@ class Predictor {
         std::size_t rows;
     };
     void make_layers(std::size_t capacity);
-    bool run(const Batch&, const Room&, bool by_layers, bool looks);
-    bool run_blocks(const Batch&, int most, bool looks);
+    // `whole`: the number of examples of the batch, or 0 for a pass by layers.
+    bool run(const Batch&, const Room&, std::size_t whole, bool looks) const;
+    bool run_blocks(const Batch&, std::size_t whole, int most, bool looks);
 
     std::vector<LayerView<T>> layers_;
-    std::vector<std::unique_ptr<CompiledLayer<T>>> compiled_;  // by layer; null for one that has a block
-    std::size_t capacity_ = 0;                                 // the largest batch that they take as a whole
+    std::vector<std::unique_ptr<CompiledLayer<T>>>
+        compiled_;              // by layer; null if it has a block or only trains
+    std::size_t capacity_ = 0;  // the largest batch that they take as a whole
     std::vector<Step> steps_;
     std::vector<std::size_t> starts_;  // where the places are in memory for one example; the input is at 0
     std::size_t total_ = 0;            // the elements of that memory

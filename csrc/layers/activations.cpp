@@ -18,7 +18,8 @@ bool keeps_input(Activation kind) {
 template <class T>
 void activation_forward(const ActivationSpec& it, std::size_t n, const T* x, T* y) {
     split(n, n, kExpGrain, kLine, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-        kernels<T>().activation_forward(it, static_cast<std::size_t>(end - begin), x + begin, y + begin);
+        forward_kernels<T>().activation_forward(it, static_cast<std::size_t>(end - begin), x + begin,
+                                                y + begin);
     });
 }
 
@@ -35,8 +36,8 @@ void softmax_forward(bool log, std::ptrdiff_t rows, std::ptrdiff_t classes, cons
     const auto n = static_cast<std::size_t>(rows);
     split(n, n * static_cast<std::size_t>(classes), kExpGrain, 16,
           [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-              kernels<T>().softmax_forward(log, end - begin, classes, x + begin * classes,
-                                           y + begin * classes);
+              forward_kernels<T>().softmax_forward(log, end - begin, classes, x + begin * classes,
+                                                   y + begin * classes);
           });
 }
 

@@ -73,7 +73,7 @@ std::size_t work(const DenseShape& s) {
 template <class T>
 struct Forward {
     const DenseShape& shape;
-    const cpu::Kernels<T>& table;
+    const cpu::ForwardKernels<T>& table;
     const cpu::Dots<T>& dots;
     Activation activation;
     int most;  // threads
@@ -144,7 +144,7 @@ void forward_by_rows(const Forward<T>& it) {
 template <class T>
 void dense_forward(const DenseShape& s, const T* x, const T* weight, const T* bias, Activation activation,
                    T* y) {
-    const cpu::Kernels<T>& table = kernels<T>();
+    const cpu::ForwardKernels<T>& table = forward_kernels<T>();
     const cpu::Dots<T> dots = {s.out, s.in, x, weight, bias, y, activation == Activation::relu};
     const int most = threads_for(work(s), kDenseGrain);
     const Forward<T> it = {s, table, dots, activation, most};
@@ -163,20 +163,32 @@ void dense_forward(const DenseShape& s, const T* x, const T* weight, const T* bi
 }
 
 template <class T>
-bool DenseCopy<T>::prepare(const DenseShape& whole) {
-    const cpu::Kernels<T>& table = kernels<T>();
-    if (!packing_pays<T>(whole, table.lanes)) return false;
+void dense_alone(const DenseShape& s, const T* x, const T* weight, const T* bias, Activation activation,
+                 T* y) {
+    const cpu::ForwardKernels<T>& table = forward_kernels<T>();
+    const cpu::Dots<T> dots = {s.out, s.in, x, weight, bias, y, activation == Activation::relu};
+    table.dots(dots, 0, s.batch, 0, s.out);
+    Forward<T>{s, table, dots, activation, 1}.finish({{0, s.batch}, {0, s.out}});
+}
+
+template <class T>
+bool DenseCopy<T>::pays(const DenseShape& whole) {
+    return packing_pays<T>(whole, forward_kernels<T>().lanes);
+}
+
+template <class T>
+void DenseCopy<T>::prepare(const DenseShape& whole) {
+    const cpu::ForwardKernels<T>& table = forward_kernels<T>();
     is_old_ = kernels_ == &table;
-    if (is_old_) return true;
+    if (is_old_) return;
     kernels_ = nullptr;
     copy_.reserve(static_cast<std::size_t>(padded(whole.out, table.tile_cols) * whole.in));
     weight_.reserve(static_cast<std::size_t>(whole.out * whole.in));
-    return true;
 }
 
 template <class T>
 void DenseCopy<T>::update(const DenseShape& s, const T* weight, int part_index, int parts) {
-    const cpu::Kernels<T>& table = kernels<T>();
+    const cpu::ForwardKernels<T>& table = forward_kernels<T>();
     const Span mine = part(s.out, table.tile_cols, part_index, parts);
     const T* const now = weight + mine.begin * s.in;
     T* const before = weight_.data() + mine.begin * s.in;
@@ -194,7 +206,7 @@ void DenseCopy<T>::update(const DenseShape& s, const T* weight, int part_index, 
 template <class T>
 void DenseCopy<T>::forward(const DenseShape& rows, const T* x, const T* bias, Activation activation,
                            T* y) const {
-    const cpu::Kernels<T>& table = kernels<T>();
+    const cpu::ForwardKernels<T>& table = forward_kernels<T>();
     const bool relu = activation == Activation::relu;
     const cpu::Dots<T> dots = {rows.out, rows.in, x, nullptr, bias, y, relu};
     for (std::ptrdiff_t begin = 0; begin == 0 || begin < rows.in; begin += kDepth) {
@@ -311,6 +323,7 @@ void dense_update(const std::vector<DenseUpdate<T>>& updates, const T* coefficie
 
 #define X(T)                                                                                             \
     template void dense_forward<T>(const DenseShape&, const T*, const T*, const T*, Activation, T*);     \
+    template void dense_alone<T>(const DenseShape&, const T*, const T*, const T*, Activation, T*);       \
     template class DenseCopy<T>;                                                                         \
     template void dense_backward<T>(const DenseShape&, const DenseInputs<T>&, const DenseGradients<T>&); \
     template void dense_update<T>(const std::vector<DenseUpdate<T>>&, const T*);

@@ -29,14 +29,20 @@ struct DenseShape {
 template <class T>
 void dense_forward(const DenseShape&, const T* x, const T* weight, const T* bias, Activation, T* y);
 
+// The same for some rows of a batch that does without a copy of its weight, on this thread alone.
+template <class T>
+void dense_alone(const DenseShape& rows, const T* x, const T* weight, const T* bias, Activation, T* y);
+
 // The weight of a dense layer as the forward pass of large batches takes it, kept from one prediction to the
 // next. Threads then compute parts of the rows of a batch on their own, with the bits of dense_forward for
 // the whole batch.
 template <class T>
 class DenseCopy {
   public:
-    // Makes room for the copy, and returns false if a batch of this shape does without one.
-    bool prepare(const DenseShape& whole);
+    // Whether the forward pass of a batch of this shape is by a copy.
+    static bool pays(const DenseShape& whole);
+    // Makes room for the copy.
+    void prepare(const DenseShape& whole);
     // Brings one of several parts of the copy up to date. Nobody tells when a weight changes, so this
     // compares it with what it was; to write the copy anew costs much more, since other threads have read it.
     void update(const DenseShape&, const T* weight, int part, int parts);

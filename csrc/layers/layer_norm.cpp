@@ -36,7 +36,7 @@ void layer_norm_forward(const LayerNormShape& s, const T* x, const T* gamma, con
         is_plain ? reinterpret_cast<T*>(scratch<double>(2 * static_cast<size_t>(s.features))) : nullptr;
     const auto it = filled(s, gamma, beta, memory);
     split(static_cast<size_t>(s.rows), volume(s), kGrain, 1, [&](ptrdiff_t begin, ptrdiff_t end) {
-        kernels<T>().layer_norm(it, x, begin, end, eps, y, mean, inv_std);
+        forward_kernels<T>().layer_norm(it, x, begin, end, eps, y, mean, inv_std);
     });
 }
 

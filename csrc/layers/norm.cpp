@@ -148,7 +148,7 @@ void careful_moments(const NormShape& s, const T* x, ptrdiff_t channel, double& 
 template <class T>
 void moments(const NormShape& s, const Plan& plan, const Coefficients<T>& k, const T* x, double* mean,
              double* m2) {
-    const auto& table = kernels<T>();
+    const auto& table = forward_kernels<T>();
     plan.each(true, [&](ptrdiff_t begin, ptrdiff_t end) {
         table.norm_moments(plan.matrix, x, begin, end, mean + plan.partial(begin), m2 + plan.partial(begin));
     });
@@ -217,7 +217,7 @@ void norm_forward(const NormShape& s, const T* x, const NormAffine<T>& affine, c
     }
     k.fill_forward(affine, mean, inv_std);
     plan.each(!of_this_batch, [&](ptrdiff_t begin, ptrdiff_t end) {
-        kernels<T>().norm_apply(plan.matrix, x, begin, end, k.view(), options.relu, y);
+        forward_kernels<T>().norm_apply(plan.matrix, x, begin, end, k.view(), options.relu, y);
     });
 }
 
@@ -241,7 +241,7 @@ void RunningNorm<T>::apply(ptrdiff_t n, bool relu, const T* x, T* y) {
     const Plan plan(shape_);
     const NormCoefficients<T> k = Coefficients<T>(plan, shape_, memory_.data()).view();
     const auto apply_to = [&](const NormMatrix& matrix, ptrdiff_t at) {
-        kernels<T>().norm_apply(matrix, x + at, 0, matrix.rows, k, relu, y + at);
+        forward_kernels<T>().norm_apply(matrix, x + at, 0, matrix.rows, k, relu, y + at);
     };
     if (!plan.by_columns()) return apply_to({n * shape_.channels, shape_.space, shape_.channels}, 0);
     const ptrdiff_t whole = n / plan.folds, cols = plan.matrix.cols;

@@ -26,7 +26,7 @@ bool has_vnni() {
 
 void quantized_dense(std::size_t rows, std::size_t in, const float* x, float inverse, float zero,
                      cpu::QuantizedDense layer) {
-    const cpu::InstructionSet& set = instruction_set();
+    const cpu::QuantizedKernels& kernels = quantized_kernels();
     const auto wide = static_cast<std::size_t>(layer.k), out = static_cast<std::size_t>(layer.n);
     std::uint8_t* const bytes = scratch<std::uint8_t>(rows * wide);
     layer.x = bytes;
@@ -34,7 +34,7 @@ void quantized_dense(std::size_t rows, std::size_t in, const float* x, float inv
     const auto quantize = [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
         for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
             std::uint8_t* const row = bytes + i * wide;
-            set.quantize(static_cast<std::ptrdiff_t>(in), x + i * in, inverse, zero, row);
+            kernels.quantize(static_cast<std::ptrdiff_t>(in), x + i * in, inverse, zero, row);
             std::fill(row + in, row + wide, std::uint8_t{0});
         }
     };
@@ -42,12 +42,12 @@ void quantized_dense(std::size_t rows, std::size_t in, const float* x, float inv
     if (rows > 2 * kTile) {
         split(rows, work, kProducts, kTile, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
             quantize(begin, end);
-            set.quantized_dense(layer, begin, end, 0, layer.n);
+            kernels.dense(layer, begin, end, 0, layer.n);
         });
     } else {
         quantize(0, static_cast<std::ptrdiff_t>(rows));
         split(out, work, kProducts, kTile, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-            set.quantized_dense(layer, 0, static_cast<std::ptrdiff_t>(rows), begin, end);
+            kernels.dense(layer, 0, static_cast<std::ptrdiff_t>(rows), begin, end);
         });
     }
 }

@@ -20,7 +20,7 @@ template <class T>
 struct Shared {
     const DenseShape& shape;
     const SparseRows<T>& x;
-    const cpu::Kernels<T>& table = kernels<T>();
+    const cpu::ForwardKernels<T>& table = forward_kernels<T>();
     std::int64_t values = x.begins[shape.batch] - x.begins[0];
     bool packs = values >= shape.in / 2;
     int threads = threads_for(static_cast<std::size_t>(shape.out * (values + shape.batch)), kGrain);
@@ -148,11 +148,11 @@ void sparse_backward(const DenseShape& s, const SparseRows<T>& x, const T* dy, c
     const T* const dz = has_activation ? memory : dy;  // the gradient before the activation
     if (has_activation) {
         split(size, size, kGrain, kLine, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-            it.table.activation_backward(activation, static_cast<std::size_t>(end - begin), dy + begin,
-                                         y + begin, memory + begin);
+            kernels<T>().activation_backward(activation, static_cast<std::size_t>(end - begin), dy + begin,
+                                             y + begin, memory + begin);
         });
     }
-    if (dbias != nullptr) it.table.column_sum(dz, s.batch, s.out, 0, s.out, dbias);
+    if (dbias != nullptr) kernels<T>().column_sum(dz, s.batch, s.out, 0, s.out, dbias);
     it.split(panels, [&](std::ptrdiff_t begin, std::ptrdiff_t end, T* panel) {
         gradient(it, begin, end, dz, panel, dweight);
     });

@@ -52,12 +52,12 @@ class PackedStepper {
 
     // States are always rounded at random, parameters only if `stochastic`; `key` seeds the random numbers.
     void step(const void* const* grads, const float* coefficients, std::uint32_t key, bool stochastic) const {
-        const cpu::InstructionSet& isa = instruction_set();
+        const cpu::StorageKernels* const storage = storage_kernels();
         parallel(threads_for(total_, 16 * kBlock), [&](int thread, int threads) {
             const Range mine = share(blocks_.size(), 1, thread, threads);
             for (std::size_t b = mine.begin; b < mine.end; ++b) {
                 if (b + kAhead < mine.end) prefetch(blocks_[b + kAhead], grads);
-                step_block(isa, blocks_[b], grads[blocks_[b].array], coefficients, key, stochastic);
+                step_block(storage, blocks_[b], grads[blocks_[b].array], coefficients, key, stochastic);
             }
         });
     }
@@ -80,7 +80,7 @@ class PackedStepper {
   private:
     static double decoded_sum(cpu::Storage storage, const void* grad, std::size_t begin, std::size_t end) {
         alignas(64) float values[kSumBlock];
-        instruction_set().storage[static_cast<int>(storage)].decode(
+        storage_kernels()[static_cast<int>(storage)].decode(
             end - begin, static_cast<const char*>(grad) + begin * width_of(storage), nullptr, values);
         return kernels<float>().sum_of_squares(end - begin, values);
     }
@@ -113,7 +113,7 @@ class PackedStepper {
         for (int k = 0; k < array.states; ++k) fetch(array.state[k].data, width_of(array.state[k].storage));
     }
 
-    void step_block(const cpu::InstructionSet& isa, const Block& block, const void* grad,
+    void step_block(const cpu::StorageKernels* storage, const Block& block, const void* grad,
                     const float* coefficients, std::uint32_t key, bool stochastic) const {
         const Array& array = arrays_[block.array];
         const std::size_t begin = block.begin;
@@ -125,7 +125,7 @@ class PackedStepper {
         };
         const auto decoded = [&](const Packed& packed, float* buffer) {
             if (packed.storage == cpu::Storage::float32) return static_cast<float*>(packed.data);
-            isa.storage[static_cast<int>(packed.storage)].decode(n, packed.data, packed.scale, buffer);
+            storage[static_cast<int>(packed.storage)].decode(n, packed.data, packed.scale, buffer);
             return buffer;
         };
         // The parameters have one stream of random numbers, and the k-th states of all another. An element's
@@ -134,16 +134,16 @@ class PackedStepper {
 
         const Packed stored = at(array.param);
         float* const p = array.master != nullptr ? array.master + begin : decoded(stored, buffers[0]);
-        if (array.master != nullptr) take_over(isa, n, stored, p, buffers[0]);
+        if (array.master != nullptr) take_over(storage, n, stored, p, buffers[0]);
         const Packed incoming = at({array.grad, const_cast<void*>(grad), nullptr});
         const float* const g = decoded(incoming, buffers[1]);
         float* s[cpu::kMaxStates] = {};
         for (int k = 0; k < array.states; ++k) s[k] = decoded(at(array.state[k]), buffers[2 + k]);
 
-        isa.f32.step[array.rule](n, p, g, s, coefficients + array.coefficients);
+        kernels<float>().step[array.rule](n, p, g, s, coefficients + array.coefficients);
 
         if (stored.storage != cpu::Storage::float32) {
-            const auto& kernels = isa.storage[static_cast<int>(stored.storage)];
+            const auto& kernels = storage[static_cast<int>(stored.storage)];
             (stochastic ? kernels.stochastic : kernels.nearest)(n, p, first, random_bits(0, key), stored.data,
                                                                 stored.scale);
         }
@@ -151,16 +151,15 @@ class PackedStepper {
             const Packed state = at(array.state[k]);
             if (state.storage == cpu::Storage::float32) continue;
             const std::uint32_t own = random_bits(1 + static_cast<std::uint32_t>(k), key);
-            isa.storage[static_cast<int>(state.storage)].stochastic(n, s[k], first, own, state.data,
-                                                                    state.scale);
+            storage[static_cast<int>(state.storage)].stochastic(n, s[k], first, own, state.data, state.scale);
         }
     }
 
     // Takes into the master what somebody has written into the parameter since the last step: its values
     // where it differs, in a bit, from the master rounded to nearest. `values` is memory for a block.
-    static void take_over(const cpu::InstructionSet& isa, std::size_t n, const Packed& param, float* master,
-                          float* values) {
-        const auto& kernels = isa.storage[static_cast<int>(param.storage)];
+    static void take_over(const cpu::StorageKernels* storage, std::size_t n, const Packed& param,
+                          float* master, float* values) {
+        const auto& kernels = storage[static_cast<int>(param.storage)];
         if (kernels.is_rounded(n, master, param.data)) return;
         std::uint16_t rounded[kBlock];
         kernels.nearest(n, master, 0, 0, rounded, nullptr);

@@ -21,28 +21,33 @@ bool has_f16c() {
 }
 // The features of the levels x86-64-v3 and v4 that our code uses. The builtin also checks that the operating
 // system supports them.
-bool has_avx2() {
+[[maybe_unused]] bool has_avx2() {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
            __builtin_cpu_supports("bmi2") && has_f16c();
 }
-bool has_avx512() {
+[[maybe_unused]] bool has_avx512() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl");
 }
 #endif
 
-// The best instruction set comes first.
+// Those that CMakeLists.txt compiles, the best first.
+#if PYOPTIM_HAS_AVX512
+#define PYOPTIM_AVX512(X) X(avx512)
+#else
+#define PYOPTIM_AVX512(X)
+#endif
+#if PYOPTIM_HAS_AVX2
+#define PYOPTIM_AVX2(X) X(avx2)
+#else
+#define PYOPTIM_AVX2(X)
+#endif
+#define PYOPTIM_ISAS(X) PYOPTIM_AVX512(X) PYOPTIM_AVX2(X) X(baseline)
+
 const cpu::InstructionSet kTable[] = {
-#define X(isa)              \
-    {#isa,                  \
-     has_##isa,             \
-     cpu::isa::kernels_f32, \
-     cpu::isa::kernels_f64, \
-     cpu::isa::storage,     \
-     cpu::isa::quantize,    \
-     cpu::isa::quantized_dense},
+#define X(isa) {#isa, has_##isa},
     PYOPTIM_ISAS(X)
 #undef X
 };
@@ -69,7 +74,44 @@ const cpu::InstructionSet& choose() {
     throw std::logic_error("the baseline is always supported");
 }
 
+// The index of the instruction set in force, which is that of its kernels in each of the tables below.
+std::size_t current() { return static_cast<std::size_t>(&instruction_set() - kTable); }
+
 }  // namespace
+
+// A table for each element type and use: the linker drops those that a program does not ask for.
+#define PYOPTIM_KERNELS(Table, function, name)                                       \
+    template <>                                                                      \
+    const Table& function() {                                                        \
+        static const Table* const all[] = {PYOPTIM_ISAS(PYOPTIM_ADDRESS_OF_##name)}; \
+        return *all[current()];                                                      \
+    }
+#define PYOPTIM_ADDRESS_OF_forward_f32(isa) &cpu::isa::forward_f32,
+#define PYOPTIM_ADDRESS_OF_forward_f64(isa) &cpu::isa::forward_f64,
+#define PYOPTIM_ADDRESS_OF_kernels_f32(isa) &cpu::isa::kernels_f32,
+#define PYOPTIM_ADDRESS_OF_kernels_f64(isa) &cpu::isa::kernels_f64,
+PYOPTIM_KERNELS(cpu::ForwardKernels<float>, forward_kernels<float>, forward_f32)
+PYOPTIM_KERNELS(cpu::ForwardKernels<double>, forward_kernels<double>, forward_f64)
+PYOPTIM_KERNELS(cpu::Kernels<float>, kernels<float>, kernels_f32)
+PYOPTIM_KERNELS(cpu::Kernels<double>, kernels<double>, kernels_f64)
+
+const cpu::StorageKernels* storage_kernels() {
+    static const cpu::StorageKernels* const all[] = {
+#define X(isa) cpu::isa::storage,
+        PYOPTIM_ISAS(X)
+#undef X
+    };
+    return all[current()];
+}
+
+const cpu::QuantizedKernels& quantized_kernels() {
+    static const cpu::QuantizedKernels* const all[] = {
+#define X(isa) &cpu::isa::quantized,
+        PYOPTIM_ISAS(X)
+#undef X
+    };
+    return *all[current()];
+}
 
 const cpu::InstructionSet& instruction_set() {
     const cpu::InstructionSet* current = g_current.load(std::memory_order_acquire);

@@ -91,6 +91,9 @@ ThreadLimit::~ThreadLimit() { g_own_limit = before_; }
 
 void set_num_threads(int n) { g_limit = std::clamp(n, 1, most_threads()); }
 
+Alone::Alone() : before_(std::exchange(g_in_region, true)) {}
+Alone::~Alone() { g_in_region = before_; }
+
 void divide_grains(std::size_t by) { g_finer = std::max<std::size_t>(by, 1); }
 
 int most_parts() { return std::exchange(g_most_parts, 1); }

@@ -27,6 +27,18 @@ class ThreadLimit {
 // busy: when regions took longer than one thread would have.
 int threads_for(std::size_t work, std::size_t grain);
 
+// While one of these lives, regions that its thread begins run on that thread alone.
+class Alone {
+  public:
+    Alone();
+    ~Alone();
+    Alone(const Alone&) = delete;
+    Alone& operator=(const Alone&) = delete;
+
+  private:
+    bool before_;
+};
+
 // For `pyoptim bench threads`, which measures whether the grains are right: divides every grain by a number
 // from now on, and tells how many parts the largest region was cut into that this thread began since it last
 // asked.

@@ -272,6 +272,17 @@ def test_cpp_refuses_descriptions_as_python_does(programs, tmp_path):
 
 
 @needs_tools
+def test_cpp_trains_by_losses_and_layers_of_ones_own(programs):
+    assert run(programs / "forward") == ""
+
+
+@needs_tools
+def test_cpp_predictors_give_the_bits_of_the_network(programs, tmp_path):
+    of_every_kind().save(tmp_path / "model.safetensors")
+    assert run(programs / "predictor", tmp_path / "model.safetensors") == ""
+
+
+@needs_tools
 def test_cpp_measures_what_python_does(built):
     """tests/train/test_measures.py checks the same of Python."""
     assert run(built["find_package"] / "measures") == ""
@@ -370,7 +381,8 @@ def test_an_install_says_where_its_cpp_files_are(run_pyoptim):
     assert Path(cmake, "pyoptimConfig.cmake").is_file()
     assert Path(run_pyoptim("--cmake-dir").stdout.strip()) == Path(cmake)
     assert {path.name for path in Path(include, "pyoptim").iterdir()} == {
-        "export.hpp", "network.hpp", "optimizer.hpp", "pyoptim.h", "schedules.hpp",
+        "custom_layer.hpp", "export.hpp", "network.hpp", "optimizer.hpp", "predictor.hpp", "pyoptim.h",
+        "schedules.hpp",
     }  # fmt: skip
     sources = Path(po.__file__).parent / "backends" / "gpu" / "csrc"  # for CuPy
     rules = (sources / "formulas" / "rules.hpp").read_text("utf-8")

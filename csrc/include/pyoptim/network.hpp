@@ -23,6 +23,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "pyoptim/custom_layer.hpp"
 #include "pyoptim/export.hpp"
 #include "pyoptim/optimizer.hpp"
 #include "pyoptim/schedules.hpp"
@@ -45,14 +46,15 @@ struct Layer {
     /// Without, fit() and step() leave the parameters as they are, and a BatchNorm normalises by its running
     /// statistics and does not change them. Of Residual: of all layers in its block.
     bool trainable = true;
-    std::vector<std::ptrdiff_t> features;  ///< LayerNorm: the last dimensions, which it normalises together
-    double p = 0.5;                        ///< Dropout: the probability that an element is dropped
-    double deviation = 0.1;                ///< GaussianNoise: the standard deviation
-    double slope = 0.01;                   ///< LeakyReLU
-    double alpha = 1;                      ///< ELU
-    double beta = 1;                       ///< Softplus
-    double low = -1, high = 1;             ///< Hardtanh
-    bool approximate = false;              ///< GELU: by the hyperbolic tangent
+    std::vector<std::ptrdiff_t> features;    ///< LayerNorm: the last dimensions, which it normalises together
+    double p = 0.5;                          ///< Dropout: the probability that an element is dropped
+    double deviation = 0.1;                  ///< GaussianNoise: the standard deviation
+    double slope = 0.01;                     ///< LeakyReLU
+    double alpha = 1;                        ///< ELU
+    double beta = 1;                         ///< Softplus
+    double low = -1, high = 1;               ///< Hardtanh
+    bool approximate = false;                ///< GELU: by the hyperbolic tangent
+    std::shared_ptr<AnyCustomLayer> custom;  ///< of custom(): the layer of your own
 };
 
 /// y = activation(x W^T + b), W of shape (out, in). init: "glorot" or "he"; the bias begins at 0.
@@ -63,8 +65,9 @@ PYOPTIM_API Layer layer_norm(std::ptrdiff_t features);
 PYOPTIM_API Layer dropout(double p);
 PYOPTIM_API Layer gaussian_noise(double deviation);
 PYOPTIM_API Layer activation(const std::string& name);  ///< by the formula's name: "relu", "leaky_relu", …
-PYOPTIM_API Layer rescale(double scale, double shift = 0);  ///< scale * x + shift
-PYOPTIM_API Layer residual(std::vector<Layer> block);       ///< x + block(x)
+PYOPTIM_API Layer rescale(double scale, double shift = 0);        ///< scale * x + shift
+PYOPTIM_API Layer residual(std::vector<Layer> block);             ///< x + block(x)
+PYOPTIM_API Layer custom(std::shared_ptr<AnyCustomLayer> layer);  ///< of your own: see custom_layer.hpp
 PYOPTIM_API Layer layer(const std::string& type);  ///< any, e.g. "GELU"; change its options in the result
 
 /// What is minimised. A kind of loss reads the members that are named after it.
@@ -250,6 +253,19 @@ class PYOPTIM_API Network {
     /// One step on all of `data` as one batch; returns the loss before it.
     double step(const Dataset<T>& data, Optimizer<T>& optimizer, const Loss& loss = {});
 
+    /// For a loss of your own: passes x (n, inputs) through all layers, in training or in evaluation, and
+    /// returns y (n, outputs). Its memory is the network's, up to the next forward(). In training, BatchNorm
+    /// takes and keeps statistics, and Dropout and GaussianNoise draw anew.
+    const T* forward(const T* x, std::size_t n, bool training = true);
+    /// Takes the gradient of the loss by that y, writes gradients(), those of frozen layers aside, and
+    /// returns the gradient by x (n, inputs), in the network's memory up to the next backward(). Parameters
+    /// must not have changed since forward().
+    const T* backward(const T* dy);
+    /// A step by gradients(), which leaves frozen layers alone; else it is
+    /// optimizer.step(parameters(), gradients()). With the gradient of a loss that step() knows, the bits
+    /// are those of step(). Throws std::domain_error as fit() does.
+    void update(Optimizer<T>& optimizer);
+
     /// y (examples, outputs) for x (examples, inputs), in evaluation: logits, not probabilities. The network
     /// keeps the memory of this, with copies of its weights, for the next call.
     void predict(const T* x, std::size_t examples, T* y) const;
@@ -271,6 +287,8 @@ class PYOPTIM_API Network {
     static Network load(const void* bytes, std::size_t size);
 
   private:
+    template <class>
+    friend class Predictor;
     struct Impl;
     explicit Network(std::unique_ptr<Impl> impl);
     std::unique_ptr<Impl> impl_;

@@ -257,6 +257,13 @@ class PYOPTIM_API Optimizer {
 template <class T>
 PYOPTIM_API std::unique_ptr<Optimizer<T>> make_optimizer(const std::string& name, std::size_t size);
 
+// The learning rate of a step hides the member on purpose, so that no formula takes lr where a schedule
+// holds.
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"
+#endif
+
 /// An optimizer's class, its rule, which is an expression of its members, and its own hyperparameters.
 #define PYOPTIM_OPTIMIZER(Class, rule_name, ...)            \
   public:                                                   \
@@ -625,6 +632,9 @@ class Muon final : public Optimizer<T> {
 };
 
 #undef PYOPTIM_OPTIMIZER
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
 
 /// Every elementwise optimizer: `make_optimizer` knows it by its name in lower case.
 // clang-format off

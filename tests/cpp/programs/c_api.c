@@ -1,5 +1,4 @@
 /* The C header, used from C: c_api FILE. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +23,7 @@ int main(int argc, char** argv) {
         "\"activation\": null}]";
     float x[32], y[32], again[32], p = 1, g = 1;
     int64_t labels[16];
-    double loss = 0, first = 0;
+    double loss = 0, first = 0, zero = 0;
     int i;
     if (argc != 2) return 2;
     for (i = 0; i < 16; ++i) {
@@ -120,7 +119,7 @@ int main(int argc, char** argv) {
     CHECK(pyoptim_optimizer_create("sgd", 1, &optimizer, &error) == PYOPTIM_OK);
     CHECK(pyoptim_optimizer_set(optimizer, "lr", 0.25, &error) == PYOPTIM_OK);
     CHECK(pyoptim_optimizer_step(optimizer, &p, &g, &error) == PYOPTIM_OK && p == 0.75f);
-    CHECK(pyoptim_optimizer_set(optimizer, "lr", NAN, &error) == PYOPTIM_INVALID);
+    CHECK(pyoptim_optimizer_set(optimizer, "lr", zero / zero, &error) == PYOPTIM_INVALID);
     CHECK(pyoptim_optimizer_step(optimizer, &p, &g, &error) == PYOPTIM_OK && p == 0.5f);
     pyoptim_optimizer_destroy(optimizer);
     return 0;

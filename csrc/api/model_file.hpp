@@ -1,0 +1,20 @@
+// The files of models, for whoever has memory of their arrays.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "engine/chain.hpp"
+
+namespace pyoptim::core {
+
+// Reads a model's file. `make` is given its layers, and returns a chain of them that has memory for all
+// arrays. Throws std::runtime_error, which names the file, as Network::load does.
+template <class T>
+void read_model(const std::string& path, const std::function<Chain<T>&(const std::vector<Layer>&)>& make);
+
+// Whether a file says that its arrays are float64. False for what is no model.
+bool is_of_float64(const std::string& path);
+
+}  // namespace pyoptim::core
