@@ -372,6 +372,11 @@ def test_c_api(programs, tmp_path):
     assert repr(model.layers[0]) == repr(nn.Dense(2, 8, activation="relu"))
 
 
+@needs_tools
+def test_the_c_api_works_in_float_and_in_double(programs, tmp_path):
+    run(programs / "c_typed", tmp_path / "model.safetensors")
+
+
 def test_an_install_says_where_its_cpp_files_are(run_pyoptim):
     try:
         include, cmake = po.include_dir(), po.cmake_dir()
