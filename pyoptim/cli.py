@@ -28,8 +28,8 @@ def __dir__() -> list[str]:
 STUDIES = (
     "batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules", "initialization",
     "regularization", "bias-variance", "bootstrap", "learning-curve", "sharp-minima", "curvature",
-    "second-order", "search", "compression", "cascade", "experts", "tabular", "pretraining",
-    "transfer", "hints", "curriculum",
+    "second-order", "search", "compression", "cascade", "experts", "pretraining", "transfer",
+    "hints", "curriculum", "tabular",
 )  # fmt: skip
 
 # SciPy's methods, by the names that `pyoptim train --optimizer` takes.
@@ -205,7 +205,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from .lab import recipe_studies, studies, tabular
+    from .lab import studies, tabular
     from .runtime import threads
 
     options.plot = options.plot or f"{options.study}.png"
@@ -213,8 +213,6 @@ def _study(options: argparse.Namespace) -> int:
     check_image(options.plot)
     if options.threads is not None:
         threads.set_num_threads(options.threads)
-    if options.study in recipe_studies.STUDIES:
-        return recipe_studies.main(options)
     return tabular.main(options) if options.study == "tabular" else studies.main(options)
 
 

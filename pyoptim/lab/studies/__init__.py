@@ -7,7 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.figures import new_figure, saved
-from . import batches, beginnings, curved, errors, inputs, minima, rates, remedies, searching, small
+from . import (
+    batches,
+    beginnings,
+    curved,
+    deep,
+    errors,
+    inputs,
+    minima,
+    orders,
+    rates,
+    remedies,
+    searching,
+    small,
+    transfer,
+)
 from ._common import Options, Result, Study, resolved, table
 
 STUDIES: dict[str, Study] = {
@@ -28,9 +42,11 @@ STUDIES: dict[str, Study] = {
     "compression": small.COMPRESSION,
     "cascade": small.CASCADE,
     "experts": small.EXPERTS,
+    "pretraining": deep.PRETRAINING,
+    "transfer": transfer.TRANSFER,
+    "hints": deep.HINTS,
+    "curriculum": orders.CURRICULUM,
 }
-
-_DIGITS = 5  # times as many epochs: it has a fortieth of the examples that the others have
 
 
 def run(
@@ -43,7 +59,7 @@ def run(
 ) -> Result:
     """Run the study of this name; epochs and the number of seeds are its own where they are None."""
     study, dataset = STUDIES[name], resolved(dataset)
-    epochs = epochs or study.epochs * (_DIGITS if dataset == "digits" else 1)
+    epochs = epochs or study.epochs * (study.digits if dataset == "digits" else 1)
     chosen = tuple(range(first_seed, first_seed + (seeds or study.seeds)))
     return study.run(Options(dataset, epochs, chosen, verbose))
 
