@@ -32,4 +32,6 @@ def test_words_follow_the_numbers(new, said):
 def test_one_or_two_seeds_are_no_proof(seeds):
     results = [Way(name, (1,), np.full((seeds, 1), score)) for name, score in (("old", 0.1), ("new", 0.9))]
     claim = "new is better", "new", "old"
-    assert "fewer than three seeds do not say how much is chance" in verdict(Part("", results, [claim]), claim)
+    assert "fewer than three seeds do not say how much is chance" in verdict(
+        Part("", results, [claim]), claim
+    )
