@@ -59,8 +59,9 @@ class CascadeReport:
         figure, axes = drawn_on(axes, 7, 4, path, title)
         names = [f"model {i}" for i in range(len(self.reached))]
         axes.bar(names, self.reached, color="#0072B2", label="examples that it computed")
-        cost = self.cascade.cost / self.last.cost
-        axes.axhline(cost, color="#D55E00", label="cost of the cascade")
+        if self.last.cost > 0:  # without Dense layers no products are counted
+            cost = self.cascade.cost / self.last.cost
+            axes.axhline(cost, color="#D55E00", label="cost of the cascade")
         axes.axhline(1, color="0.5", linestyle="--", label="cost of the last model alone")
         axes.set(ylabel="share", title=title or "cascade")
         legend_beside(axes)
@@ -150,6 +151,8 @@ class Cascade:
         wanted = SHARE.number("wanted", wanted)
         x = examples("x", x)
         scores = [_outputs(model, x) for model in self.models]
+        for i, score in enumerate(scores):
+            _check_outputs(i, score, scores[0].shape[1])
         y = _checked_targets(y, scores[-1])
         if scores[0].shape[1] == 1:
             self.thresholds = _of_detector([score[:, 0] for score in scores], y == 1, wanted)
@@ -208,8 +211,11 @@ class Cascade:
         answers = np.zeros(len(x), np.int64)
         by = np.full(len(x), len(self.models) - 1)
         left = np.arange(len(x))
+        outputs = None
         for i, model in enumerate(self.models):
             output = _outputs(model, x if i == 0 else x[left])
+            outputs = outputs or output.shape[1]
+            _check_outputs(i, output, outputs)
             thresholds = self._fitting(output.shape[1])
             if i == len(self.models) - 1:
                 answers[left] = self._last_answers(output)
@@ -261,6 +267,11 @@ def _outputs(model: Model, x: Array) -> Array:
     if output.ndim != 2 or 0 in output.shape[1:]:
         raise ValueError(f"models have outputs of shape {output.shape[1:]} for x, expected (outputs,)")
     return output.astype(np.float64)  # thresholds lie between numbers that float32 may not tell apart
+
+
+def _check_outputs(i: int, output: Array, expected: int) -> None:
+    if output.shape[1] != expected:
+        raise ValueError(f"models[{i}] has {output.shape[1]} outputs, expected {expected} as models[0]")
 
 
 def _checked_targets(y: Any, output: Array) -> Array:

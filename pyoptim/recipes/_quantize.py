@@ -89,8 +89,20 @@ class QuantizedModel:
     __call__ = predict
 
     def predict_proba(self, x: Any) -> Array:
-        """The softmax of `predict`: each class's probability, for a model trained by `CrossEntropy`."""
-        return softmax_forward(self.predict(x))
+        """The softmax of `predict`: each class's probability, for a model trained by `CrossEntropy`.
+
+        Raises
+        ------
+        ValueError
+            The model has one output, of which the softmax is always 1: its probability is the sigmoid.
+        """
+        outputs = self.predict(x)
+        if outputs.shape[-1] == 1:
+            raise ValueError(
+                "the model has one output, expected one for each class: of a model trained by "
+                "BinaryCrossEntropy the probability is the sigmoid of predict"
+            )
+        return softmax_forward(outputs)
 
     def _checked(self, x: Any) -> Array:
         converted = _NUMBERS.check_input("x", x)

@@ -128,6 +128,19 @@ def test_what_is_refused():
         po.recipes.Cascade([cheap, dear]).fit(x, np.zeros(3))
     with pytest.raises(ValueError, match="y"):
         po.recipes.Cascade([cheap, dear]).fit(x, np.array([0, 1, 2]))
+    three, four = picks(4, 0, 1, 2), picks(4, 0, 1, 2, 3)
+    with pytest.raises(ValueError, match=r"models\[1\] has 4 outputs, expected 3 as models\[0\]"):
+        po.recipes.Cascade([three, four]).fit(x, np.zeros(3, int))
+    with pytest.raises(ValueError, match=r"models\[1\] has 4 outputs, expected 3 as models\[0\]"):
+        po.recipes.Cascade([three, four], thresholds=[2]).predict(x)
+
+
+def test_models_without_products_have_a_picture():
+    pytest.importorskip("matplotlib")
+    models = [nn.Sequential(nn.Rescale(1.0), seed=0).eval() for _ in range(2)]
+    report = po.recipes.Cascade(models, thresholds=[0.9]).evaluate(np.eye(3), np.arange(3), repeats=1)
+    assert report.last.cost == 0
+    assert len(report.plot().axes[0].patches) == 2
 
 
 def test_thresholds_tell_neighbouring_numbers_apart():

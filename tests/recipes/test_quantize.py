@@ -168,6 +168,13 @@ def test_files_that_make_no_sense(change, message, tmp_path):
         po.recipes.QuantizedModel.load(tmp_path / "file")
 
 
+def test_one_output_has_no_softmax():
+    x = np.ones((2, 3), np.float32)
+    small = po.recipes.quantize(nn.Sequential(nn.Dense(3, 1), seed=0).eval(), x)
+    with pytest.raises(ValueError, match="one output, expected one for each class"):
+        small.predict_proba(x)
+
+
 def test_what_is_refused():
     model = network()
     with pytest.raises(TypeError, match="QuantizedModel is made by"):
