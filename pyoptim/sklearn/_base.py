@@ -489,6 +489,13 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
             x = data.x.take(chosen) if isinstance(data.x, SparseRows) else data.x[chosen]
             return Data(x, data.y[chosen], None if data.weight is None else data.weight[chosen])
 
+        if data.weight is not None:
+            for words, chosen in (("to train on", train), ("to score for early_stopping", test)):
+                if not data.weight[chosen].any():
+                    raise ValueError(
+                        f"sample_weight is 0 for all of the {len(chosen)} rows chosen {words}, expected some "
+                        "that count: another random_state or validation_fraction chooses others"
+                    )
         return part(train), part(test)
 
     def _evaluated(self, eval_set: Any) -> tuple[Any, Array]:

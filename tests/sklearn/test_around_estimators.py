@@ -141,6 +141,20 @@ def test_sample_weight_is_routed():
     np.testing.assert_array_equal(pipeline[-1].coefs_[0], same.coefs_[0])
 
 
+@pytest.mark.parametrize("only", [0, slice(40)])
+def test_held_out_rows_of_no_weight_are_refused(only):
+    """Rows are held out by chance: where all that count fall to one side, nothing is to be learned."""
+    weight = np.zeros(len(Y))
+    weight[only] = 1
+    if only == 0:
+        with pytest.raises(
+            ValueError, match=r"sample_weight is 0 for all of the \d+ rows chosen to (train|score)"
+        ):
+            _mlp(early_stopping=True).fit(X, Y, sample_weight=weight)
+    else:
+        _mlp(early_stopping=True, max_iter=2).fit(X, Y, sample_weight=weight)
+
+
 def _fitted(seed):
     return _mlp(random_state=seed, max_iter=5).fit(X, Y).predict_proba(X)
 
