@@ -25,14 +25,20 @@ void add_arrays(std::size_t n, const T* a, const T* b, T* out) {
     });
 }
 
-// The index of the first largest element; NaN counts as largest, as in NumPy's argmax.
+// The index of the first largest element; NaN counts as largest, as in NumPy's argmax. Which element is the
+// largest is no more to be foreseen than a label, so the search has no branches.
 template <class T>
 std::ptrdiff_t class_of(const T* x, std::ptrdiff_t n) {
     std::ptrdiff_t best = 0;
-    for (std::ptrdiff_t j = 1; j < n && x[best] == x[best]; ++j) {
-        if (x[j] > x[best] || x[j] != x[j]) best = j;
+    T most = x[0];
+    bool is_nan = x[0] != x[0];
+    for (std::ptrdiff_t j = 1; j < n; ++j) {
+        const bool more = x[j] > most;
+        is_nan |= x[j] != x[j];
+        best = more ? j : best;
+        most = more ? x[j] : most;
     }
-    return best;
+    return is_nan ? std::find_if(x, x + n, [](T value) { return value != value; }) - x : best;
 }
 
 // Asks for the first elements of a row that will be copied soon: a processor does not read ahead by itself in
@@ -222,7 +228,8 @@ const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t
     }
     constexpr std::size_t kAhead = 8;  // rows
     std::atomic<bool> is_sound{true};
-    split(n, n * width, kGrain, 1, [&](std::ptrdiff_t first, std::ptrdiff_t last) {
+    // Rows of a random order wait for memory, so few of them are worth another thread.
+    split(n, n * width, kExpGrain, 1, [&](std::ptrdiff_t first, std::ptrdiff_t last) {
         for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) {
             const std::size_t from =
                 of.order == nullptr ? begin + i : static_cast<std::size_t>(of.order[begin + i]);
