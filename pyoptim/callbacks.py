@@ -10,6 +10,7 @@ import csv
 import io
 import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +20,7 @@ import numpy as np
 from .arrays import gpu_views
 from .arrays.checks import as_numpy
 from .runtime.dtypes import Array
+from .runtime.extras import needed
 from .runtime.files import check_target, write_atomically
 from .runtime.numbers import (
     AT_LEAST_ZERO,
@@ -47,9 +49,11 @@ __all__ = [
     "Callback",
     "EarlyStopping",
     "LearningRateScheduler",
+    "MLflow",
     "ModelCheckpoint",
     "ReduceLROnPlateau",
     "ReduceLROnSmallChange",
+    "TensorBoard",
     "TerminateOnNaN",
 ]
 
@@ -588,6 +592,140 @@ class CSVLogger(Callback):
                 self._names = list(row)
                 writer.writerow(self._names)
             writer.writerow([row.get(name, "") for name in self._names])
+
+
+class TensorBoard(Callback):
+    """Write what each epoch measured where TensorBoard shows it. Needs the extra ``tensorboard``.
+
+    ``tensorboard --logdir FOLDER``, a program of the package of that name, draws the curves.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder, which is made where it lacks. As with Keras, training writes to its folder ``train`` and
+        validation to ``validation``, both under names such as "loss": so they are in one picture. Give each
+        training a folder of its own, in the one that TensorBoard is given, to see them side by side.
+
+    Notes
+    -----
+    The step of a value is its epoch, counted from 0 over all calls of `Trainer.fit`. TensorBoard no longer
+    shows what was written to the folder for the epochs that a training runs: so one that goes on from a
+    checkpoint goes on with its curves, and one that begins anew replaces them.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = check_path("path", path)
+        self._writers: dict[str, Any] = {}
+
+    def _check_files(self, trainer: Trainer) -> str | Path | None:
+        needed("tensorboardX", "callbacks.TensorBoard needs tensorboardX", "pyoptim[tensorboard]")
+        if os.path.exists(self.path) and not os.path.isdir(self.path):
+            raise ValueError(f"path is {self.path!r}, which is no folder")
+        return None
+
+    def on_train_begin(self) -> None:
+        os.makedirs(self.path, exist_ok=True)  # a folder that cannot be made is an error now
+        self._first = self.trainer.optimizer.epoch
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        for name, value in logs.items():
+            part = "validation" if name.startswith("val_") else "train"
+            self._writer(part).add_scalar(name.removeprefix("val_"), value, epoch)
+        for writer in self._writers.values():
+            writer.flush()
+
+    def _writer(self, part: str) -> Any:
+        if part not in self._writers:
+            from tensorboardX import SummaryWriter
+
+            # Names of files hold whole seconds, in which there may be several trainings.
+            options = {"purge_step": self._first, "filename_suffix": f".{time.time_ns()}"}
+            self._writers[part] = SummaryWriter(os.path.join(self.path, part), **options)
+        return self._writers[part]
+
+    def on_train_end(self) -> None:
+        while self._writers:
+            self._writers.popitem()[1].close()
+
+
+class MLflow(Callback):
+    """Log what each epoch measured to a run of MLflow. Needs the extra ``mlflow``.
+
+    Where, ``mlflow.set_tracking_uri`` and ``mlflow.set_experiment`` say.
+
+    Parameters
+    ----------
+    run_id : str, optional
+        The run to log to. By default the active one, that of ``with mlflow.start_run()``; where there is
+        none, each call of `Trainer.fit` begins and ends one, with the model, the loss and the optimizer's
+        hyperparameters as its parameters.
+
+    Attributes
+    ----------
+    run_id : str or None
+        The run of the last training.
+
+    Notes
+    -----
+    The step of a value is its epoch, counted from 0 over all calls of `Trainer.fit`. A training that goes on
+    from a checkpoint goes on with its run, in which an epoch that runs again is not logged twice. A run that
+    the callback began is "FAILED" where an exception, or Ctrl-C, ended the training.
+    """
+
+    running: ClassVar = ("run_id",)
+    _owns = False  # whether it is the callback that ends the run
+    _next = 0  # the first epoch that is not in the run yet
+
+    def __init__(self, run_id: str | None = None) -> None:
+        if run_id is not None:
+            check_text("run_id", run_id, "the id of a run, or None")
+        self.run_id = self._given = run_id
+
+    def _check_files(self, trainer: Trainer) -> str | Path | None:
+        needed("mlflow", "callbacks.MLflow needs MLflow", "pyoptim[mlflow]")
+        return None
+
+    def on_train_begin(self) -> None:
+        self._owns, self._next = False, 0
+        if not self.trainer.resuming:
+            self._begin(self._given)
+
+    def load_state(self, plain: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        import mlflow
+
+        self._begin(plain.get("run_id") or self._given)
+        logged = mlflow.MlflowClient().get_metric_history(self.run_id, "loss")
+        self._next = 1 + max((value.step for value in logged), default=-1)
+
+    def _begin(self, run_id: str | None) -> None:
+        import mlflow
+
+        run = mlflow.active_run()
+        if run is None or run_id not in (None, run.info.run_id):
+            run = mlflow.start_run(run_id, nested=run is not None)
+            self._owns = True
+        self.run_id = run.info.run_id
+        if self._owns and run_id is None:
+            trainer = self.trainer
+            group = {k: v for k, v in trainer.optimizer.param_groups[0].items() if k != "params"}
+            parts = {
+                "model": trainer.model,
+                "loss": trainer.loss,
+                "optimizer": type(trainer.optimizer).__name__,
+            }
+            mlflow.log_params({name: str(value)[:500] for name, value in {**parts, **group}.items()})
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        import mlflow
+
+        if epoch >= self._next:
+            mlflow.log_metrics(dict(logs), step=epoch, run_id=self.run_id)
+
+    def on_train_end(self) -> None:
+        if self._owns:
+            import mlflow
+
+            mlflow.end_run("FAILED" if self.trainer.interrupted else "FINISHED")
 
 
 class TerminateOnNaN(Callback):
