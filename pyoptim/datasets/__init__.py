@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.html import table
 from ..runtime.numbers import check_flag, check_name
 from ._files import DatasetError, read
 from ._sources import SOURCES
@@ -44,6 +45,18 @@ class Dataset(NamedTuple):
     y_train: NDArray[np.int64]
     x_test: NDArray[Any]
     y_test: NDArray[np.int64]
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                name,
+                str(part.shape),
+                str(part.dtype),
+                f"{part.min():.4g} to {part.max():.4g}" if part.size else "none",
+            )
+            for name, part in zip(self._fields, self, strict=True)
+        ]
+        return table("Dataset", ("", "shape", "dtype", "values"), rows)
 
 
 def load(name: str, *, flatten: bool = False, normalize: bool = False) -> Dataset:

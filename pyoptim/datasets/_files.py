@@ -124,7 +124,7 @@ def _get(url: str) -> bytes:
     from urllib.error import HTTPError
     from urllib.request import urlopen
 
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     data = bytearray()
     try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
+
+from ..runtime.html import table
 
 
 class History(dict[str, list[float]]):
@@ -32,6 +35,15 @@ class History(dict[str, list[float]]):
     path = "python"
     reason: str | None = None
     result: Any = None
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, values in self.items():
+            known = [value for value in values if not math.isnan(value)] or [math.nan]
+            if values:
+                rows.append((name, len(values), values[0], min(known), max(known), values[-1]))
+        head = ("", "values", "first", "smallest", "largest", "last")
+        return table(f"{self.about or 'History'} ({self.path})", head, rows)
 
     def plot(
         self,

@@ -13,12 +13,13 @@ from .. import nn
 from ..nn.layers import walk
 from ..runtime.dtypes import Array
 from ..runtime.extras import needed
-from ..runtime.numbers import POSITIVE, check_callable, check_count, check_flag, check_name, check_type, shown
+from ..runtime.numbers import POSITIVE, check_callable, check_count, check_name, check_type, shown
 from . import evaluation
 from .curves import describe
 from .data import checked
 from .history import History
 from .objective import RANDOM, Objective
+from .progress import Progress, check_verbose
 
 # The methods, and whether SciPy asks for products with the Hessian.
 METHODS = {
@@ -42,7 +43,7 @@ def minimize(
     tol: float | None = None,
     options: Mapping[str, Any] | None = None,
     callback: Callable[[Any], Any] | None = None,
-    verbose: bool = True,
+    verbose: bool | int = True,
 ) -> History:
     """Train a model by a second-order method, or one with a line search, on the loss of all examples.
 
@@ -67,8 +68,8 @@ def minimize(
     callback : callable, optional
         Called after each iteration with an object that has ``x``, the vector, and ``fun``, the objective. The
         model stands at that vector, and may be evaluated or saved. ``StopIteration`` ends the training.
-    verbose : bool, default True
-        Show a progress bar.
+    verbose : bool or {0, 1, 2}, default True
+        A progress bar, nothing, or with 2 a line in the log for each iteration: see `Trainer.fit`.
 
     Returns
     -------
@@ -110,7 +111,7 @@ def minimize(
         check_callable("callback", callback, "a function of an iteration's result")
     if options and method == "damped-newton":
         raise ValueError(f"options is {shown(options)}, but 'damped-newton' has none: expected None")
-    verbose = check_flag("verbose", verbose)
+    verbose = check_verbose(verbose)
     optimize = needed("scipy.optimize", "po.minimize needs SciPy", "pyoptim[scipy]")
     objective = Objective(model, loss, X, y, penalty, sample_weight=sample_weight)
     for label, layer in walk("layers", model.layers):
@@ -161,17 +162,13 @@ class _Iterations:
     """Takes note of each iteration: in the model, the history and the progress bar."""
 
     def __init__(
-        self, objective: Objective, loss: nn.Loss, held_back: Any, callback: Any, most: int, verbose: bool
+        self, objective: Objective, loss: nn.Loss, held_back: Any, callback: Any, most: int, verbose: int
     ) -> None:
         self._objective, self._loss, self._held_back, self._callback = objective, loss, held_back, callback
         self.history = History()
         self.history.path, self.history.reason = objective.path, objective.reason
-        self._bar: Any = None
+        self._progress = Progress(verbose, "iteration", most, "iterations")
         self._since = time.perf_counter()
-        if verbose:
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=most, unit=" iterations")
 
     def end_one(self, intermediate_result: Any) -> None:
         """Note an iteration; SciPy passes an object with x and fun to an argument of this name."""
@@ -183,18 +180,14 @@ class _Iterations:
             measured |= {f"val_{name}": value for name, value in results.items()}
         for name, value in measured.items():
             self.history.setdefault(name, []).append(value)
-        if self._bar is not None:
-            self._bar.set_postfix(
-                {name: f"{value:.4g}" for name, value in measured.items() if name != "seconds"}, refresh=False
-            )
-            self._bar.update(1)
+        self._progress.end(len(self.history["loss"]), measured)
+        self._progress.advance(1)
         if self._callback is not None:
             self._callback(intermediate_result)
         self._since = time.perf_counter()
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._progress.close()
 
 
 def _damped_newton(

@@ -18,13 +18,13 @@ from ..runtime.numbers import (
     check_callable,
     check_count,
     check_path,
-    is_integer,
     one_of,
     shown,
 )
 from ..transforms import Transform
 from .data import Data, check_batches
 from .evaluation import check_metrics
+from .progress import check_verbose
 from .resume import Resume
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Options:
     callbacks: Sequence[Callback]
     transform: Transform | None
     weight_noise: float
-    verbose: bool
+    verbose: int
     engine: str
     parallel: str | None
     checkpoint: str | Path | None
@@ -64,10 +64,7 @@ class Options:
                 raise TypeError(f"callbacks[{i}] is a {type(callback).__name__}, expected a Callback")
         if self.transform is not None:
             check_callable("transform", self.transform, "a function of x, y and rng")
-        if not isinstance(self.verbose, bool | np.bool_) and not (
-            is_integer(self.verbose) and self.verbose >= 0
-        ):
-            raise TypeError(f"verbose is {shown(self.verbose)}, expected True or False")
+        object.__setattr__(self, "verbose", check_verbose(self.verbose))
         if self.checkpoint is not None:
             check_path("checkpoint", self.checkpoint)
         one_of("auto", "native", "python").check("engine", self.engine)

@@ -1,30 +1,74 @@
-"""The progress bar of a training."""
+"""What a training shows as it goes: a bar, or a line in the log for each epoch."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..runtime.numbers import is_integer, shown, unboxed
+
+
+def check_verbose(verbose: Any) -> int:
+    """Return 0 (nothing is shown), 1 (a bar) or 2 (lines); True is 1, and False is 0."""
+    number = unboxed(verbose)
+    if not isinstance(number, bool | np.bool_) and not (is_integer(number) and 0 <= number <= 2):
+        kind = ValueError if is_integer(number) else TypeError
+        raise kind(f"verbose is {shown(verbose)}, expected True, False, or 0, 1 or 2")
+    return int(number)
+
 
 class Progress:
-    """A bar over all examples of all epochs, with what the last epoch measured."""
+    """A bar, or lines, with what was measured last.
 
-    def __init__(self, epochs: int, examples: int, enabled: bool) -> None:
-        self._epochs, self._bar = epochs, None
-        if enabled:
-            from tqdm import tqdm
+    Parameters
+    ----------
+    verbose : {0, 1, 2}
+        Nothing, the bar (one of notebooks in a notebook), or lines.
+    what : str
+        What comes ``count`` times and is measured each time: "epoch".
+    unit : str
+        What the bar counts, of which each has ``size``.
+    """
+
+    def __init__(self, verbose: int, what: str, count: int, unit: str, size: int = 1) -> None:
+        self._what, self._count, self._lines = what, count, verbose == 2
+        self._bar: Any = None
+        if verbose == 1:
+            from tqdm.auto import tqdm
 
             self._bar = tqdm(
-                total=epochs * examples, unit=" examples", unit_scale=True, desc=f"epoch 1/{epochs}"
+                total=count * size, unit=f" {unit}", unit_scale=size > 1, desc=f"{what} 1/{count}"
             )
 
-    def advance(self, examples: int) -> None:
+    def advance(self, more: int) -> None:
         if self._bar is not None:
-            self._bar.update(examples)
+            self._bar.update(more)
 
-    def end_epoch(self, epoch: int, measured: dict[str, float]) -> None:
+    def end(self, number: int, measured: Mapping[str, float]) -> None:
+        """Show what number ``number``, counted from 1, measured."""
+        values = {name: f"{value:.4g}" for name, value in measured.items() if name != "seconds"}
+        if self._lines:
+            told = ", ".join(f"{name} {value}" for name, value in values.items())
+            _log(f"{self._what} {number}/{self._count}: {told}, {measured['seconds']:.2f} s")
         if self._bar is not None:
-            self._bar.set_description(f"epoch {min(epoch + 2, self._epochs)}/{self._epochs}", refresh=False)
-            shown = {name: f"{value:.4f}" for name, value in measured.items() if name != "seconds"}
-            self._bar.set_postfix(shown, refresh=False)
+            name = f"{self._what} {min(number + 1, self._count)}/{self._count}"
+            self._bar.set_description(name, refresh=False)
+            self._bar.set_postfix(values, refresh=False)
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _log(line: str) -> None:
+    """Give a line to the logger "pyoptim"; where no program has set up logging, write it to stderr."""
+    import logging
+
+    logger = logging.getLogger("pyoptim")
+    if logger.hasHandlers() or logger.level > logging.INFO:
+        logger.info(line)
+    else:  # Python would drop what is no warning
+        print(line, file=sys.stderr, flush=True)

@@ -181,7 +181,7 @@ class Trainer:
         weight_noise: float = 0.0,
         checkpoint: str | Path | None = None,
         checkpoint_every: float = 60.0,
-        verbose: bool = True,
+        verbose: bool | int = True,
         engine: str = "auto",
         parallel: str | None = None,
     ) -> History:
@@ -230,8 +230,11 @@ class Trainer:
             those before too.
         checkpoint_every : float, default 60
             Seconds from one time to the next; it is saved at the end in any case.
-        verbose : bool, default True
-            Show a progress bar; any count above 0 is True, as in Keras.
+        verbose : bool or {0, 1, 2}, default True
+            True or 1 shows a progress bar, also in notebooks; False or 0 shows nothing. 2 writes a line for
+            each epoch through `logging`, to the logger "pyoptim" at the level INFO: to standard error where
+            the program has not set up logging, else to where ``logging.basicConfig(level="INFO")`` and the
+            like send it.
         engine : {"auto", "native", "python"}
             Run epochs in the compiled engine where every part is compiled, which gives the same bits as
             the generic loop, or always, or never. A learning rate that is a function of your own, and
@@ -300,7 +303,7 @@ class Trainer:
             at_the_end.callback(self._leave)
             at_the_end.callback(tell_the_end, begun)
             epoch = self._begin(run, history, begun)
-            progress = Progress(options.epochs, examples, enabled=options.verbose)
+            progress = Progress(options.verbose, "epoch", options.epochs, "examples", examples)
             at_the_end.callback(progress.close)
             progress.advance(min(epoch.index, options.epochs) * examples + epoch.done)
             while epoch.index < options.epochs:
@@ -363,7 +366,7 @@ class Trainer:
             measured |= {f"val_{name}": value for name, value in results.items()}
         for name, value in measured.items():
             history.setdefault(name, []).append(value)
-        progress.end_epoch(epoch.index, measured)
+        progress.end(epoch.index + 1, measured)
         for callback in callbacks:
             callback.on_epoch_end(done, measured)
         return path
