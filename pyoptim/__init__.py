@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from . import (
         torch as torch,  # not in __all__: it needs PyTorch
     )
-    from .config import cmake_dir, include_dir, show_config
+    from .config import cite, cmake_dir, include_dir, show_config
     from .train.curves import compare
     from .train.history import History
     from .train.minimizing import minimize
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "averages": "averages",
     "callbacks": "callbacks",
+    "cite": "config",
     "cmake_dir": "config",
     "compare": "train.curves",
     "datasets": "datasets",
@@ -88,6 +89,7 @@ __all__ = [
     "available_backends",
     "averages",
     "callbacks",
+    "cite",
     "cmake_dir",
     "compare",
     "datasets",

@@ -64,18 +64,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pyoptim", description=__doc__)
+def _parser(whole: bool = False) -> argparse.ArgumentParser:
+    """Return the parser; with the options of ``bench``, which has a parser of its own, only if ``whole``."""
+    parser = argparse.ArgumentParser(
+        prog="pyoptim",
+        description="Train small networks, look into them, and measure what makes them learn, and how fast.",
+    )
     parser.add_argument("--version", action="version", version=f"pyoptim {__version__}")
     for option, describe in (("--cmake-dir", "cmake_dir"), ("--include-dir", "include_dir")):
-        parser.add_argument(option, action=_PrintFolder, const=describe, nargs=0, help=f"print {describe}()")
+        what = "CMake files" if describe == "cmake_dir" else "C++ headers"
+        parser.add_argument(
+            option, action=_PrintFolder, const=describe, nargs=0, help=f"print the folder of the {what}"
+        )
+    parser.add_argument(
+        "--print-completion",
+        action=_PrintCompletion,
+        choices=("bash", "zsh", "tcsh"),
+        help="print a script that completes these commands in a shell; needs pyoptim[completion]",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     train = commands.add_parser(
         "train",
         help="train a network on a data set",
         description="Train a multi-layer perceptron and report its test accuracy.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     train.set_defaults(run=_train)
     train.add_argument("dataset", nargs="?", default="digits", help="digits, mnist, …")
@@ -97,21 +110,25 @@ def _parser() -> argparse.ArgumentParser:
         help="sgd, adam, adamw, …; or SciPy's minimisers on all examples at once, which take no --lr, "
         f"--batch-size and --schedule: {', '.join(_MINIMIZERS)}",
     )
-    train.add_argument(
-        "--hidden", type=_sizes, default=(256, 128), help="sizes of the hidden layers: 256,128"
-    )
+    train.add_argument("--hidden", type=_sizes, default=(256, 128), help="sizes of the hidden layers")
     train.add_argument("--seed", type=_seed, default=0, help="of first weights and order of examples")
     train.add_argument("--backend", help="native, numba or numpy; default: the best here")
     train.add_argument("--threads", type=_positive, help="default: all processors")
     train.add_argument("--save", metavar="FILE", help="the model; default: DATASET.safetensors")
     train.add_argument("--plot", metavar="FILE", help="draw loss and accuracy into an image")
 
-    commands.add_parser("bench", help="time the kernels against NumPy and PyTorch", add_help=False)
+    parents = []
+    if whole:
+        from .bench import _parser as bench
+
+        parents = [bench()]
+    what = "time the kernels against NumPy and PyTorch"
+    commands.add_parser("bench", help=what, add_help=False, parents=parents)
     study = commands.add_parser(
         "study",
         help="run an experiment of the lectures",
         description="Run an experiment, print its table and write its plot.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     study.set_defaults(run=_study)
     study.add_argument("study", metavar="STUDY", choices=STUDIES, help=", ".join(STUDIES))
@@ -159,22 +176,47 @@ def _add_check(commands: Any) -> None:
         "check",
         help="look for what is wrong with a network on a data set",
         description="Run the diagnostics on a network and a data set; what looks wrong is printed first.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     check.set_defaults(run=_check)
     check.add_argument("dataset", nargs="?", default="digits", help="digits, mnist, …")
     check.add_argument("--model", metavar="FILE", help="a model that was saved, instead of training one")
+    check.add_argument("--hidden", type=_sizes, default=(256, 128), help="sizes of the hidden layers")
     check.add_argument(
-        "--hidden", type=_sizes, default=(256, 128), help="sizes of the hidden layers: 256,128"
+        "--activation", choices=("relu", "sigmoid", "tanh"), default="relu", help="of the hidden layers"
     )
-    check.add_argument("--activation", choices=("relu", "sigmoid", "tanh"), default="relu")
-    check.add_argument("--init", choices=("he", "glorot", "lecun", "normal", "zeros"), default="he")
+    check.add_argument(
+        "--init", choices=("he", "glorot", "lecun", "normal", "zeros"), default="he", help="how weights begin"
+    )
     check.add_argument("--raw", action="store_true", help="take pixels as they are, not scaled")
     check.add_argument("--epochs", type=_positive, default=5, help="of each training")
     check.add_argument("--seed", type=_seed, default=0, help="of first weights and order of examples")
     check.add_argument("--threads", type=_positive, help="default: all processors")
     check.add_argument("--quiet", action="store_true", help="show no progress bar")
     check.add_argument("--plot", metavar="FILE", help="draw all of it into an image")
+
+
+class _Help(argparse.HelpFormatter):
+    """Adds the default of an option to its help, unless there is none, or the help tells it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text, default = action.help, action.default
+        if text is None or "default" in text or default in (None, False, argparse.SUPPRESS):
+            return text
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        return f"{text} (default: {shown.replace('%', '%%')})"
+
+
+class _PrintCompletion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, _: object, shell: Any, option: object = None) -> None:
+        from .runtime.extras import needed
+
+        try:
+            shtab = needed("shtab", "--print-completion needs shtab", "pyoptim[completion]")
+        except ImportError as error:
+            parser.exit(2, f"pyoptim: {error}\n")
+        print(shtab.complete(_parser(whole=True), shell))
+        parser.exit()
 
 
 class _PrintFolder(argparse.Action):
@@ -249,10 +291,9 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _seed(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is negative")
-    return value
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer >= 0")
+    return int(text)
 
 
 def _optimizer(name: str, option: str = "--optimizer") -> type[Optimizer]:

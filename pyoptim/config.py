@@ -12,7 +12,7 @@ import numpy as np
 from . import __version__
 from .runtime import dispatch, threads
 
-__all__ = ["Config", "cmake_dir", "include_dir", "show_config"]
+__all__ = ["Config", "cite", "cmake_dir", "include_dir", "show_config"]
 
 
 def __dir__() -> list[str]:
@@ -93,6 +93,23 @@ def _devices() -> str | None:
             f"{what_multiplies(launcher)})"
         )
     return None
+
+
+def cite() -> str:
+    """How to cite this version, as an entry of BibTeX.
+
+    Returns
+    -------
+    str
+        Of the kind ``@software``, which BibLaTeX knows; BibTeX takes it as ``@misc``.
+    """
+    return f"""@software{{pyoptim,
+  author  = {{{{the pyoptim authors}}}},
+  title   = {{pyoptim: optimizer updates and training of small networks, as fast as the hardware allows}},
+  version = {{{__version__}}},
+  year    = {{2026}},
+  license = {{MIT}}
+}}"""
 
 
 def include_dir() -> str:

@@ -258,7 +258,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sizes(text: str) -> tuple[int, ...]:
-    sizes = tuple(int(float(part)) for part in text.split(","))  # argparse reports a ValueError
+    try:
+        sizes = tuple(int(float(part)) for part in text.split(","))
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} holds what is no number") from None
     if min(sizes) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} has a size below 1")
     return sizes
