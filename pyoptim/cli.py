@@ -69,6 +69,7 @@ def _parser(whole: bool = False) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pyoptim",
         description="Train small networks, look into them, and measure what makes them learn, and how fast.",
+        epilog='A shell completes these commands after: eval "$(pyoptim --print-completion bash)"',
     )
     parser.add_argument("--version", action="version", version=f"pyoptim {__version__}")
     for option, describe in (("--cmake-dir", "cmake_dir"), ("--include-dir", "include_dir")):
