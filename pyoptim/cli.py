@@ -216,7 +216,13 @@ class _PrintCompletion(argparse.Action):
             shtab = needed("shtab", "--print-completion needs shtab", "pyoptim[completion]")
         except ImportError as error:
             parser.exit(2, f"pyoptim: {error}\n")
-        print(shtab.complete(_parser(whole=True), shell))
+        whole = _parser(whole=True)
+        for chooser in whole._actions:
+            commands = chooser.choices if isinstance(chooser.choices, dict) else {}
+            for action in (action for command in commands.values() for action in command._actions):
+                if action.metavar == "FILE":
+                    vars(action)["complete"] = shtab.FILE
+        print(shtab.complete(whole, shell))
         parser.exit()
 
 

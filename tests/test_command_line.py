@@ -45,7 +45,8 @@ def test_wrong_values_are_refused_in_words(command):
         assert "invalid" not in str(refused.value)  # argparse's own words, which name the function
 
 
-def test_shells_complete_commands_and_options(capsys):
+def test_shells_complete_commands_and_options(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     pytest.importorskip("shtab")
     if shutil.which("bash") is None:
         pytest.skip("needs bash")
@@ -67,6 +68,8 @@ echo "${{COMPREPLY[@]}}"
     assert completions("pyoptim", "tr") == ["train"]
     assert completions("pyoptim", "train", "--ba") == ["--batch-size", "--backend"]
     assert completions("pyoptim", "bench", "--str") == ["--strict"]
+    (tmp_path / "model.safetensors").write_text("")
+    assert completions("pyoptim", "check", "--model", "mod") == ["model.safetensors"]
 
 
 def test_completion_names_its_extra(monkeypatch, capsys):

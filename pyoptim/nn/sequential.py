@@ -15,8 +15,8 @@ from ..arrays.memory import aligned_zeros
 from ..backends.places import HOST, Place, place_named
 from ..runtime import dispatch
 from ..runtime.dtypes import FLOATS, Array
-from ..runtime.html import table
 from ..runtime.numbers import check_flag, check_path, check_seed, check_text, check_type, is_count, shown
+from . import summary
 from .layers import Layer, backward, bind, check_layers, walk
 from .prediction import Predictor, outputs
 
@@ -445,28 +445,6 @@ class Sequential:
         TypeError, ValueError
             A layer does not take what comes from an input of this shape.
         """
-        rows = [
-            (name, what, shape, f"{size:,}", note)
-            for name, what, shape, size, note in self._rows(input_shape)
-        ]
-        rows.insert(0, ("", "layer", "output", "parameters", ""))
-        rows.append(("", "parameters", "", f"{self.flat_parameters.size:,}", ""))
-        if any(not layer.trainable for layer in self.leaves().values()):
-            trained = sum(p.size for p in self.parameters().values())
-            rows.append(("", "of them trainable", "", f"{trained:,}", ""))
-        a, b, c, d = (max(len(row[i]) for row in rows) for i in range(4))
-        return "\n".join(
-            f"{name:<{a}}  {what:<{b}}  {shape:<{c}}  {size:>{d}}{note}"
-            for name, what, shape, size, note in rows
-        )
-
-    def _repr_html_(self) -> str:
-        rows = [(name, what, shape, size, note.strip()) for name, what, shape, size, note in self._rows()]
-        caption = f"Sequential, {self.flat_parameters.size:,} parameters, {self.dtype} on {self.device}"
-        return table(caption, ("", "layer", "output", "parameters", ""), rows)
-
-    def _rows(self, input_shape: tuple[int, ...] | None = None) -> list[_Row]:
-        """Return the rows of a summary; see there."""
         if input_shape is not None:
             if not isinstance(input_shape, tuple | list) or not all(map(is_count, input_shape)):
                 raise TypeError(f"input_shape is {shown(input_shape)}, expected a tuple of sizes, or None")
@@ -474,10 +452,14 @@ class Sequential:
                 self.output_shape(input_shape)
             except ValueError as error:
                 raise ValueError(f"input_shape is {shown(input_shape)}: {error}") from None
-            return _rows("", self.layers, tuple(input_shape))
-        sizes = (getattr(layer, "in_features", None) for layer in self.leaves().values())
-        first = next((size for size in sizes if size is not None), None)
-        return _rows("", self.layers, None if first is None else (first,))
+        totals = {"parameters": self.flat_parameters.size}
+        if any(not layer.trainable for layer in self.leaves().values()):
+            totals["of them trainable"] = sum(p.size for p in self.parameters().values())
+        return summary.as_text(self.layers, input_shape, totals)
+
+    def _repr_html_(self) -> str:
+        caption = f"Sequential, {self.flat_parameters.size:,} parameters, {self.dtype} on {self.device}"
+        return summary.as_html(self.layers, caption)
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))})"
@@ -499,41 +481,3 @@ def _check_layers(layers: Iterable[Layer]) -> None:
         name = type(layer).__name__
         if Layer.kinds.get(name) is not type(layer):
             raise TypeError(f"{label} is a {name}, expected pyoptim.nn's on a GPU")
-
-
-_Row = tuple[str, str, str, int, str]  # name, description, shape of outputs, number of parameters, note
-
-
-def _rows(prefix: str, layers: Iterable[Layer], shape: tuple[int, ...] | None) -> list[_Row]:
-    """Return the row of each layer; ``shape`` is that of an input of the first, if it is known."""
-    rows = []
-    for i, layer in enumerate(layers):
-        what = type(layer).__name__ if layer.block else _briefly(layer)
-        note = "" if layer.trainable else "  frozen"
-        inner = _rows(f"{prefix}{i}.block.", layer.block, shape)
-        try:
-            shape = None if shape is None else layer.output_shape(shape)
-        except ValueError:  # the input that was guessed is another
-            shape = None
-        rows.append(
-            (f"{prefix}{i}", what, "?" if shape is None else str(shape), layer.parameter_count(), note)
-        )
-        rows += inner
-    return rows
-
-
-def _briefly(layer: Layer) -> str:
-    """Return the call that makes a layer, without what has its default, or its own words."""
-    if type(layer).__repr__ is not Layer.__repr__:
-        return repr(layer)
-    from inspect import Parameter, signature
-
-    parameters, parts = signature(type(layer)).parameters, []
-    for name in layer.arguments:
-        value = repr(getattr(layer, name))
-        default = parameters[name].default if name in parameters else Parameter.empty
-        if default is Parameter.empty:
-            parts.append(value)
-        elif value != repr(default):
-            parts.append(f"{name}={value}")
-    return f"{type(layer).__name__}({', '.join(parts)})"

@@ -242,6 +242,9 @@ class Cascade:
             raise ValueError(f"thresholds is {came}, expected {expected}: call fit first, or give so many")
         return self.thresholds
 
+    def _repr_html_(self) -> str:
+        return "".join(model._repr_html_() for model in self.models)
+
     def __repr__(self) -> str:
         return f"Cascade({list(self.models)!r}, thresholds={self.thresholds})"
 

@@ -229,5 +229,8 @@ class MixtureOfExperts:
                 y[rows] = evaluation.predict(expert, x[rows])
         return softmax(y, True) if self.mix == "probabilities" else y
 
+    def _repr_html_(self) -> str:
+        return "".join(model._repr_html_() for model in (*self.experts, self.gater))
+
     def __repr__(self) -> str:
         return f"MixtureOfExperts({list(self.experts)!r}, {self.gater!r}, mix={self.mix!r})"

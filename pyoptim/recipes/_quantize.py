@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import nn
+from ..nn import summary
 from ..nn.checkpoint import describe, layer_from
 from ..nn.layers import Layer
 from ..ops import softmax_forward
@@ -136,6 +137,9 @@ class QuantizedModel:
             return QuantizedModel._of(description["layers"], tensors, scales)
         except NONSENSE as error:
             raise ValueError(f"{path} does not describe a quantized model: {error}") from error
+
+    def _repr_html_(self) -> str:
+        return summary.as_html(self._shapes, f"QuantizedModel, {self.nbytes:,} bytes")
 
     def __repr__(self) -> str:
         return f"QuantizedModel({', '.join(map(repr, self._shapes))})"

@@ -41,6 +41,9 @@ class Stages(dict[str, History]):
                     joined.setdefault(name, []).extend(history[name])
         return joined
 
+    def _repr_html_(self) -> str:
+        return "".join(history._table(f"{name}: ") for name, history in self.items())
+
 
 class Given(NamedTuple):
     """Options of a recipe that are none of its own."""

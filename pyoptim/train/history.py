@@ -37,13 +37,17 @@ class History(dict[str, list[float]]):
     result: Any = None
 
     def _repr_html_(self) -> str:
+        return self._table()
+
+    def _table(self, before: str = "") -> str:
+        """Return a table for notebooks; ``before`` begins its caption."""
         rows = []
         for name, values in self.items():
             known = [value for value in values if not math.isnan(value)] or [math.nan]
             if values:
                 rows.append((name, len(values), values[0], min(known), max(known), values[-1]))
         head = ("", "values", "first", "smallest", "largest", "last")
-        return table(f"{self.about or 'History'} ({self.path})", head, rows)
+        return table(f"{before}{self.about or 'History'} ({self.path})", head, rows)
 
     def plot(
         self,

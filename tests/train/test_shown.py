@@ -197,6 +197,22 @@ def test_a_notebook_shows_a_model():
     assert len(text) < 3000
 
 
+def test_a_notebook_shows_models_of_several_models():
+    inputs = np.zeros((4, 3), np.float32)
+    parts = [nn.Sequential(nn.Dense(3, 2), seed=seed) for seed in range(3)]
+    quantized = po.recipes.quantize(parts[0], inputs)
+    for made, captions in (
+        (quantized, ["QuantizedModel"]),
+        (po.recipes.Cascade([quantized, parts[1]]), ["QuantizedModel", "Sequential"]),
+        (po.recipes.MixtureOfExperts(parts[:2], parts[2]), ["Sequential"] * 3),
+    ):
+        tables = [Table(text) for text in re.findall("<table>.*?</table>", made._repr_html_())]
+        assert [table.caption.partition(",")[0] for table in tables] == captions
+        assert all(table.rows[1][:3] == ["0", "Dense(3, 2)", "(2,)"] for table in tables)
+    stages = po.recipes.Stages(first=po.History(loss=[1.0]), second=po.History(loss=[2.0]))
+    assert Table(stages._repr_html_()).caption == "first: History (python)second: History (python)"
+
+
 def test_a_notebook_shows_a_history():
     history = po.History(loss=[0.5, np.nan, 0.25, 2.0], broken=[np.nan], none=[])
     history.about = "<script>"
