@@ -658,7 +658,8 @@ class MLflow(Callback):
     run_id : str, optional
         The run to log to. By default the active one, that of ``with mlflow.start_run()``; where there is
         none, each call of `Trainer.fit` begins and ends one, with the model, the loss and the optimizer's
-        hyperparameters as its parameters.
+        hyperparameters as its parameters. (With ``solver="lbfgs"`` of an estimator the optimizer is a
+        stand-in, which takes no step.)
 
     Attributes
     ----------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..callbacks import Callback, _Monitor
+from ..callbacks import Callback, _Monitor, tell_the_end
 from ..train.trainer import Trainer
 
 
@@ -44,6 +44,7 @@ class Watch:
         self, callbacks: Sequence[Callback], trainer: Trainer | None, rate: float | None = None
     ) -> None:
         self._callbacks, self._trainer, self._rate = callbacks, trainer, rate
+        self._begun: list[Callback] = []  # those that have to be told of the end
 
     def __bool__(self) -> bool:
         return bool(self._callbacks)
@@ -57,24 +58,46 @@ class Watch:
         """Tell that the training begins."""
         if self._trainer is None:
             return
-        self._trainer.stop_training = False
+        self._trainer.stop_training, self._trainer.interrupted = False, True  # until it is told of the end
         try:
             for callback in self._callbacks:
                 callback.trainer = self._trainer
                 callback._check_files(self._trainer)
-            self.tell("on_train_begin")
+            for i, callback in enumerate(self._callbacks):
+                callback.on_train_begin()
+                self._begun.append(callback)
+                self._check_rate(i, callback)
         except BaseException:
             self.forget()
             raise
 
     def tell(self, hook: str, *arguments: Any) -> None:
         """Call this method of each callback."""
+        if hook == "on_train_end":
+            self._end(interrupted=False)
+            return
         for i, callback in enumerate(self._callbacks):
             getattr(callback, hook)(*arguments)
-            if self._rate is not None and callback.trainer.optimizer.param_groups[0]["lr"] != self._rate:
-                raise ValueError(f"callbacks[{i}] sets a learning rate, which solver='lbfgs' does not have")
+            self._check_rate(i, callback)
+
+    def _check_rate(self, i: int, callback: Callback) -> None:
+        if self._rate is not None and callback.trainer.optimizer.param_groups[0]["lr"] != self._rate:
+            raise ValueError(f"callbacks[{i}] sets a learning rate, which solver='lbfgs' does not have")
+
+    def _end(self, interrupted: bool) -> None:
+        """Tell of the end, once, those who were told of the begin."""
+        begun, self._begun = self._begun, []
+        if self._trainer is not None:
+            self._trainer.interrupted = interrupted
+        tell_the_end(begun)
 
     def forget(self) -> None:
-        """Let callbacks go of the trainer, so that they can be copied and pickled."""
-        for callback in self._callbacks:
-            callback.__dict__.pop("trainer", None)
+        """Let callbacks go of the trainer, so that they can be copied and pickled.
+
+        Those that an exception kept from being told of the end are told now.
+        """
+        try:
+            self._end(interrupted=True)
+        finally:
+            for callback in self._callbacks:
+                callback.__dict__.pop("trainer", None)

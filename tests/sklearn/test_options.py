@@ -286,6 +286,37 @@ def test_ctrl_c_ends_the_training_with_a_warning():
         np.testing.assert_array_equal(model.predict_proba(X), shorter.predict_proba(X))
 
 
+@pytest.mark.parametrize("where", ["on_train_begin", "on_epoch_begin", "on_epoch_end"])
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_callbacks_are_told_of_the_end_that_an_error_makes(solver, where):
+    class Recorder(po.callbacks.Callback):
+        def __init__(self):
+            self.told = []
+
+        def on_train_begin(self):
+            self.told.append("begin")
+
+        def on_train_end(self):
+            self.told.append(self.trainer.interrupted)
+
+    class Fail(Recorder):
+        pass
+
+    def fail(*_):
+        raise OSError("a full disk")
+
+    setattr(Fail, where, fail)
+    first, failing, last = Recorder(), Fail(), Recorder()
+    model = MLPClassifier(**PLAIN, solver=solver, callbacks=[first, failing, last])
+    with pytest.raises(OSError, match="full disk"):
+        model.fit(X, Y)
+    assert first.told == ["begin", True]
+    assert (failing.told, last.told) == (([], []) if where == "on_train_begin" else (["begin", True],) * 2)
+    assert not hasattr(first, "trainer")
+    model.set_params(callbacks=[first]).fit(X, Y)
+    assert first.told[2:] == ["begin", False]
+
+
 # ---- L-BFGS ------------------------------------------------------------------------------------------------
 
 
