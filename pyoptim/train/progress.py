@@ -30,18 +30,17 @@ class Progress:
     what : str
         What comes ``count`` times and is measured each time: "epoch".
     unit : str
-        What the bar counts, of which each has ``size``.
+        What the bar counts, of which each has ``size``; None if that is not known.
     """
 
-    def __init__(self, verbose: int, what: str, count: int, unit: str, size: int = 1) -> None:
+    def __init__(self, verbose: int, what: str, count: int, unit: str, size: int | None = 1) -> None:
         self._what, self._count, self._lines = what, count, verbose == 2
         self._bar: Any = None
         if verbose == 1:
             from tqdm.auto import tqdm
 
-            self._bar = tqdm(
-                total=count * size, unit=f" {unit}", unit_scale=size > 1, desc=f"{what} 1/{count}"
-            )
+            total = None if size is None else count * size
+            self._bar = tqdm(total=total, unit=f" {unit}", unit_scale=size != 1, desc=f"{what} 1/{count}")
 
     def advance(self, more: int) -> None:
         if self._bar is not None:
