@@ -28,6 +28,7 @@ _dispatch.warn_without_kernels()
 if TYPE_CHECKING:
     from . import (
         averages,
+        blocks,
         callbacks,
         datasets,
         diagnostics,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 # Imported when first used, so that `import pyoptim` costs no more than the optimizers.
 _LAZY = {
     "averages": "averages",
+    "blocks": "blocks",
     "callbacks": "callbacks",
     "cite": "config",
     "cmake_dir": "config",
@@ -88,6 +90,7 @@ __all__ = [
     "Trainer",
     "available_backends",
     "averages",
+    "blocks",
     "callbacks",
     "cite",
     "cmake_dir",

@@ -87,12 +87,15 @@ def checked(
     x: Any,
     y: Any,
     weight: Any = None,
-    names: tuple[str, str] = ("x", "y"),
+    names: tuple[str, ...] = ("x", "y"),
 ) -> Data:
-    """Return checked examples, targets and weights, converted to what a training step takes."""
-    x_name, y_name = names
+    """Return checked examples, targets and weights, converted to what a training step takes.
+
+    ``names`` are what messages call them; that of the weights may be left out.
+    """
+    x_name, y_name, weight_name = *names, *("sample_weight",)[len(names) - 2 :]
     x = model.check_input(x_name, x, keep_bytes=True)
-    y, weight = plain(y_name, y), plain("sample_weight", weight)
+    y, weight = plain(y_name, y), plain(weight_name, weight)
     if len(x) == 0:
         raise ValueError(f"{x_name} is empty, expected at least one example")
     y = model._place.download(y_name, y)
@@ -102,8 +105,8 @@ def checked(
         raise ValueError(f"{y_name} has {size}, expected {len(x)}: one per example of {x_name}")
     shape = model.output_shape(x.shape[1:])
     y = loss.check_target(y_name, y, len(x), shape, model.dtype)
-    weight = model._place.download("sample_weight", weight)
-    return Data(x, y, loss.check_sample_weight("sample_weight", weight, len(x), model.dtype))
+    weight = model._place.download(weight_name, weight)
+    return Data(x, y, loss.check_sample_weight(weight_name, weight, len(x), model.dtype))
 
 
 def mean_loss(total: float, divisor: float) -> float:

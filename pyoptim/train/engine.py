@@ -237,7 +237,8 @@ class Engine:
             started = time.perf_counter()
             self._train(data, order, begin, end)
             seconds = max(time.perf_counter() - started, 1e-6)
-            chunk = min(int(self._chunk * _CHUNK / seconds), 4 * self._chunk, _MOST_BATCHES)
+            batches = -(-(end - begin) // size)
+            chunk = min(int(batches * _CHUNK / seconds), 4 * self._chunk, _MOST_BATCHES)
             self._chunk = max(1, chunk)
             epoch.done = end
             epoch.loss, epoch.divisor, epoch.correct, epoch.counted = engine.sums

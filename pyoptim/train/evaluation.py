@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -14,43 +15,68 @@ from ..backends.places import place_with
 from ..nn.prediction import outputs as outputs_of
 from ..runtime.dtypes import Array
 from .data import Data, mean_loss
+from .resume import Epoch
+from .sources import Arrays, Source, forget_pages, is_mapped
 
 _BATCH = 1024
 _FEW = 100  # examples whose targets show whether a metric takes them
 
 
 def evaluate(
-    model: nn.Sequential, loss: nn.Loss, metrics: Sequence[Callable[..., float]], data: Data
+    model: nn.Sequential, loss: nn.Loss, metrics: Sequence[Callable[..., float]], given: Data | Source
 ) -> dict[str, float]:
     """See `Trainer.evaluate`."""
     model.eval()
     sums: Any = model._place.sums(loss.classification)
-    outputs = []
-    data, examples = data.at(model._place), len(data.x)
-    for x, y, weight in data.batches(_batch_size(model, data.x), model.dtype):
-        computed = outputs_of(model, "x", x)
-        output = model._forward(x) if computed is None else computed[0]
-        if metrics:
-            outputs.append(np.array(output))
-        value = loss.evaluate(output, y, None, weight)
-        sums.add(output, y, value, loss.divisor(output, y))
+    outputs, targets, weights = [], [], []
+    examples = 0
+    source = Arrays(given) if isinstance(given, Data) else given
+    if type(source) is not Arrays:
+        _check_batchwise(model)
+    with closing(source.pieces(None, Epoch(0, {}), _BATCH)) as pieces:
+        for data, _ in pieces:
+            data = data.at(model._place)
+            examples += len(data.x)
+            for x, y, weight in data.batches(_batch_size(model, data.x), model.dtype):
+                computed = outputs_of(model, "x", x)
+                output = model._forward(x) if computed is None else computed[0]
+                if metrics:
+                    outputs.append(np.array(output))
+                value = loss.evaluate(output, y, None, weight)
+                sums.add(output, y, value, loss.divisor(output, y))
+            if metrics:
+                targets.append(np.asarray(data.y))
+                weights.append(None if data.weight is None else np.asarray(data.weight))
     total = sums.read()
     measured = {"loss": mean_loss(float(total["loss"]), float(total["divisor"]))}
     if loss.classification:
         measured["accuracy"] = int(total["right"]) / examples
-    return measured | _measured(metrics, data, outputs)
+    return measured | _measured(metrics, targets, weights, outputs)
 
 
-def _measured(metrics: Sequence[Any], data: Data, outputs: Sequence[Array]) -> dict[str, float]:
+def _check_batchwise(model: nn.Sequential) -> None:
+    """Raise ValueError if a layer's outputs depend on the whole batch that is evaluated."""
+    for layer in model.leaves().values():
+        if layer.takes_statistics(False):
+            raise ValueError(f"{layer!r} takes statistics of all examples, expected arrays in memory")
+
+
+def _measured(
+    metrics: Sequence[Any], targets: Sequence[Array], weights: Sequence[Any], outputs: Sequence[Array]
+) -> dict[str, float]:
     """Return what the metrics say of all outputs; what is in a GPU's memory is copied from it once."""
     if not metrics:
         return {}
-    given = np.asarray(data.y), np.concatenate(outputs)
-    weights = {} if data.weight is None else {"sample_weight": np.asarray(data.weight)}
+    given = _whole(targets), np.concatenate(outputs)
+    weighted = {} if weights[0] is None else {"sample_weight": _whole(weights)}
     return {
-        name_of(metric): float(metric(*given, **(weights if _takes_weights(metric) else {})))
+        name_of(metric): float(metric(*given, **(weighted if _takes_weights(metric) else {})))
         for metric in metrics
     }
+
+
+def _whole(parts: Sequence[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def check_metrics(model: nn.Sequential, metrics: Sequence[Callable[..., float]], data: Data) -> None:
@@ -86,6 +112,9 @@ def _takes_weights(metric: Any) -> bool:
 
 def predict(model: nn.Sequential, x: Any) -> Array:
     """See `Trainer.predict`."""
+    if is_mapped(x) and len(x):  # in parts, since the checks copy what they are given
+        _check_batchwise(model)
+        return np.concatenate([predict(model, np.asarray(rows)) for rows in _mapped_rows(x)])
     computed = outputs_of(model, "x", x)
     if computed is not None:
         model.eval()
@@ -98,6 +127,12 @@ def predict(model: nn.Sequential, x: Any) -> Array:
         outputs[i * size : (i + 1) * size][...] = model._forward(model._place.upload(batch))
     place.release(x)
     return outputs  # type: ignore[no-any-return]
+
+
+def _mapped_rows(x: Any) -> Iterator[Any]:
+    for begin in range(0, len(x), _BATCH):
+        yield x[begin : begin + _BATCH]
+        forget_pages(x)
 
 
 def _batch_size(model: nn.Sequential, x: Array) -> int:

@@ -22,10 +22,11 @@ from ..runtime.numbers import (
     shown,
 )
 from ..transforms import Transform
-from .data import Data, check_batches
+from .data import check_batches
 from .evaluation import check_metrics
 from .progress import check_verbose
 from .resume import Resume
+from .sources import Arrays, Blocks, Mapped, Source, is_blocks, is_mapped, mapped
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -43,7 +44,7 @@ class Options:
 
     epochs: int
     batch_size: int | None
-    shuffle: bool
+    shuffle: bool | int
     drop_last: bool
     callbacks: Sequence[Callback]
     transform: Transform | None
@@ -53,6 +54,7 @@ class Options:
     parallel: str | None
     checkpoint: str | Path | None
     checkpoint_every: float
+    steps_per_epoch: int | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "epochs", check_count("epochs", self.epochs))
@@ -70,48 +72,68 @@ class Options:
         one_of("auto", "native", "python").check("engine", self.engine)
         one_of(None, "hogwild").check("parallel", self.parallel)
         AT_LEAST_ZERO.check("checkpoint_every", self.checkpoint_every)
+        if self.steps_per_epoch is not None:
+            object.__setattr__(self, "steps_per_epoch", check_count("steps_per_epoch", self.steps_per_epoch))
 
 
 class Run(NamedTuple):
     """A training that has been prepared."""
 
     options: Options
-    data: Data
-    held_back: Data | None  # for validation
+    source: Source
+    held_back: Source | None  # for validation
     batch_size: int
-    examples: int  # that an epoch trains on
+    examples: int | None  # that an epoch trains on, if that is known
     resume: Resume | None
 
     def placed(self, place: Place) -> Run:
         """Return this run with data in the model's memory; those for a transform stay in the processor's."""
         held_back = None if self.held_back is None else self.held_back.at(place)
         if self.options.transform is None:
-            return self._replace(data=self.data.at(place), held_back=held_back)
-        if not isinstance(self.data.x, np.ndarray):
+            return self._replace(source=self.source.at(place), held_back=held_back)
+        if isinstance(self.source, Arrays) and not isinstance(self.source.data.x, np.ndarray):
             raise TypeError("transform works on arrays of the processor, but x is in a GPU's memory")
         return self._replace(held_back=held_back)
 
 
-def hold_back(trainer: Trainer, data: Data, validation: Any, share: float) -> tuple[Data, Data | None]:
-    """Return the data to train on and the data to validate with, or None for the latter."""
+def source_of(
+    trainer: Trainer, x: Any, y: Any = None, weight: Any = None, names: tuple[str, str] = ("x", "y")
+) -> Source:
+    """Return arrays, a mapped file or blocks as a source; of blocks, to evaluate on."""
+    if y is None and is_blocks(x):
+        if weight is not None:
+            raise ValueError("sample_weight was given beside blocks, expected it as the third of each block")
+        return Blocks(trainer.model, trainer.loss, x, names[0])
+    if y is None:
+        raise TypeError(f"{names[1]} is missing, expected targets, or blocks in place of {names[0]}")
+    if is_mapped(x):
+        return mapped(trainer.model, trainer.loss, x, y, weight, names)
+    return Arrays(trainer._check_data(x, y, weight, names))
+
+
+def hold_back(
+    trainer: Trainer, source: Source, validation: Any, share: float
+) -> tuple[Source, Source | None]:
+    """Return the examples to train on and those to validate with, or None for the latter."""
     FRACTION.check("validation_split", share)
     if share and validation is not None:
         raise ValueError("validation_split and validation_data: expected one of them at most")
     if validation is not None:
-        if not isinstance(validation, tuple | list) or len(validation) != 2:
-            raise TypeError(f"validation_data is {shown(validation)}, expected (x, y)")
-        names = "validation_data[0]", "validation_data[1]"
-        return data, trainer._check_data(validation[0], validation[1], names=names)
+        return source, _validation(trainer, validation)
     if not share:
-        return data, None
-    count = len(data.x)
+        return source, None
+    if not isinstance(source, Arrays):
+        raise ValueError(
+            "validation_split holds back the last examples of arrays: expected validation_data beside blocks"
+        )
+    count = source.examples
     kept = count - round(count * share)
     if not 0 < kept < count:
         raise ValueError(
             f"validation_split is {share!r}, which leaves {kept} of {count} examples to "
             "train on, expected some for each"
         )
-    return data.cut(kept)
+    return source.cut(kept)
 
 
 def _check_files(trainer: Trainer, options: Options) -> None:
@@ -129,14 +151,44 @@ def _check_files(trainer: Trainer, options: Options) -> None:
         writers[place] = name
 
 
-def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Options) -> Run:
+def _validation(trainer: Trainer, validation: Any) -> Source:
+    if isinstance(validation, tuple | list) and len(validation) == 2:
+        x, y = validation
+        return source_of(trainer, x, y, names=("validation_data[0]", "validation_data[1]"))
+    if isinstance(validation, tuple | list) or not is_blocks(validation):
+        raise TypeError(f"validation_data is {shown(validation)}, expected (x, y), or a function of blocks")
+    source = Blocks(trainer.model, trainer.loss, validation, "validation_data")
+    if source.serves_once:
+        raise ValueError(
+            "validation_data is a generator, which gives its blocks once: expected a function returning one"
+        )
+    return source
+
+
+def prepare(trainer: Trainer, source: Source, held_back: Source | None, options: Options) -> Run:
     """Prepare a training on checked data; nothing of it has run yet."""
-    count = len(data.x)
-    batch_size = check_count("batch_size", count if options.batch_size is None else options.batch_size)
-    size = min(batch_size, count)
-    check_batches(trainer.model, data.x, size, options.drop_last)
-    if held_back is not None and trainer.metrics:
-        check_metrics(trainer.model, trainer.metrics, held_back)
+    batch_size, steps = options.batch_size, options.steps_per_epoch
+    if isinstance(source, Arrays):
+        if steps is not None:
+            raise ValueError(f"steps_per_epoch is {steps}, expected None beside arrays")
+        count: int | None = source.examples
+        batch_size = check_count("batch_size", count if batch_size is None else batch_size)
+        size = min(batch_size, source.examples)
+        check_batches(trainer.model, source.data.x, size, options.drop_last)
+        used = source.examples - source.examples % size if options.drop_last else count
+    else:
+        if batch_size is None:
+            raise ValueError("batch_size is None, expected a number beside blocks")
+        if source.serves_once and options.epochs > 1:
+            raise ValueError(
+                f"x is a generator, which gives its blocks once, but epochs is {options.epochs}: expected a "
+                "function that returns one"
+            )
+        size = batch_size = check_count("batch_size", batch_size)
+        source.limit(steps, size, options.drop_last)
+        count = used = source.examples
+    if isinstance(held_back, Arrays) and not isinstance(held_back, Mapped) and trainer.metrics:
+        check_metrics(trainer.model, trainer.metrics, held_back.data)
     trainer._find_gradients()
     resume = None
     if options.checkpoint is not None:
@@ -152,7 +204,6 @@ def prepare(trainer: Trainer, data: Data, held_back: Data | None, options: Optio
         resume.check()
     trainer.resuming = resume is not None and resume.path.exists()
     _check_files(trainer, options)
-    used = count - count % size if options.drop_last else count
-    if used < count and not options.shuffle:  # else the order of an epoch has so many
-        data, _ = data.cut(used)
-    return Run(options, data, held_back, size, used, resume)
+    if isinstance(source, Arrays) and used is not None and used < source.examples and not options.shuffle:
+        source, _ = source.cut(used)  # else the order of an epoch has so many
+    return Run(options, source, held_back, size, used, resume)

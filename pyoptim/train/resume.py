@@ -30,13 +30,19 @@ class Epoch:
 
     index: int  # of the epoch within this training, from 0
     rng: Mapping[str, Any]
-    done: int = 0  # examples that have been gone through
+    done: int = 0  # examples that have been gone through, of the piece that is being trained on
+    before: int = 0  # and those of the pieces before it
     # Sums over the batches whose steps were taken, which `nonfinite="skip"` may not be.
     loss: float = 0.0  # of their losses, each times its divisor
     divisor: float = 0.0  # of these divisors: see `nn.Loss.divisor`
     correct: int = 0  # how many of their examples were classified right
     counted: int = 0  # how many examples they have
     seconds: float = 0.0  # spent on this epoch so far
+
+    @property
+    def position(self) -> int:
+        """How many examples have been gone through."""
+        return self.before + self.done
 
     def measured(self, classification: bool) -> dict[str, float]:
         """Return the mean loss, and the share of right ones for classes; NaN if no step was taken."""
@@ -176,11 +182,13 @@ def _label(callback: Callback) -> str:
 
 
 def _checked(epoch: Epoch, fixed: Mapping[str, Any]) -> Epoch:
-    counts = (epoch.index, epoch.done, epoch.correct, epoch.counted)
+    counts = (epoch.index, epoch.done, epoch.before, epoch.correct, epoch.counted)
     if not all(type(count) is int and count >= 0 for count in counts):
         raise ValueError(f"its position is {counts}, expected counts")
-    if epoch.done >= max(fixed["examples"], 1) or epoch.done % fixed["batch_size"]:
-        raise ValueError(f"it stands at example {epoch.done}, expected the begin of a batch")
+    examples = fixed["examples"]  # None: unknown
+    beyond = examples is not None and epoch.position >= max(examples, 1)
+    if beyond or epoch.position % fixed["batch_size"]:
+        raise ValueError(f"it stands at example {epoch.position}, expected the begin of a batch")
     epoch.loss, epoch.divisor = float(epoch.loss), float(epoch.divisor)
     epoch.seconds = float(epoch.seconds)
     return epoch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +25,10 @@ from . import engine as compiled
 from .data import Data, check_batches, checked
 from .engine import Advance, is_of_user
 from .history import History
-from .preparing import Options, Run, hold_back, prepare
+from .preparing import Options, Run, hold_back, prepare, source_of
 from .progress import Progress
 from .resume import Epoch
+from .sources import Source, check_shuffle, is_blocks
 from .weight_noise import WeightNoise, noisy
 
 
@@ -167,14 +168,15 @@ class Trainer:
     def fit(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         *,
         epochs: int = 1,
         batch_size: int | None = 32,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: Any = None,
         validation_split: float = 0.0,
         sample_weight: Any = None,
-        shuffle: bool = True,
+        shuffle: bool | int = True,
+        steps_per_epoch: int | None = None,
         drop_last: bool = False,
         callbacks: Sequence[Callback] = (),
         transform: Transform | None = None,
@@ -189,13 +191,21 @@ class Trainer:
 
         Parameters
         ----------
-        x : array (examples, ...)
+        x : array (examples, ...), or blocks
             Of any real dtype, or a frame of pandas or polars whose columns are numbers or bools; converted to
-            the model's dtype once, but for uint8, converted batch by batch. For a model on a GPU data are
-            copied to it once, or x is an array of the model's dtype or uint8 in its memory (CuPy's,
-            PyTorch's, and what else has ``__cuda_array_interface__`` or speaks DLPack), which is taken as it
-            is: its values are not looked at.
-        y : array (examples, ...)
+            the model's dtype once, but for uint8, converted batch by batch. A `numpy.memmap` of more than 256
+            MB is read, checked and converted some thousand rows at a time; they come in the same order
+            (memory holds it, 8 bytes an example), and the result has the same bits, as if it were in memory.
+            For a model on a GPU other data are copied to it once, or x is an array of the model's dtype or
+            uint8 in its memory (CuPy's, PyTorch's, and what else has ``__cuda_array_interface__`` or speaks
+            DLPack), which is taken as it is: its values are not looked at.
+            Without y, a function that returns an iterable of blocks ``(x, y)`` or ``(x, y, weight)``, called
+            for each epoch, or such an iterable, such as a list or PyTorch's ``DataLoader``; a generator
+            serves one epoch. All blocks have the dtypes and the shape of an example of the first, and any
+            number of examples. A thread fetches the next block while one is trained on. Examples that fill no
+            whole batch are trained on with those of the next block, so that how they are cut into blocks
+            changes nothing. See `blocks` for those in files.
+        y : array (examples, ...), optional
             Targets as the loss takes them. For a model on a GPU they, and ``sample_weight``, may be arrays in
             its memory too; they are copied to the processor once and checked as others are. Labels may be
             of any integer dtype or bool. Those that change while `fit` runs are checked again by each step;
@@ -204,15 +214,19 @@ class Trainer:
         batch_size : int or None, default 32
             1 is online gradient descent, None the full batch. The last batch of an epoch may be smaller.
             Where there are fewer examples, they are one batch.
-        validation_data : (x, y), optional
-            Evaluated after each epoch.
+        validation_data : (x, y) or blocks, optional
+            Evaluated after each epoch; or a function of blocks, as ``x``.
         validation_split : float in [0, 1), default 0
             Instead hold back the last examples, this share of them, for validation.
         sample_weight : array (examples,), optional
             Numbers >= 0 that multiply each example's loss. A batch's loss is the sum divided by what it
             is divided by without them, not by the sum of the weights.
-        shuffle : bool, default True
-            Visit the examples in a new order each epoch; every one once.
+        shuffle : bool or int, default True
+            Visit the examples in a new order each epoch; every one once. True mixes blocks each in itself.
+            For blocks a number above 1 is the size of a buffer of examples, of which each is drawn at random
+            and replaced by the next that comes: at least one in which similar examples come apart.
+        steps_per_epoch : int, optional
+            Of blocks: end an epoch after so many batches. Fewer are a ValueError, raised after them.
         drop_last : bool, default False
             Leave out the last batch of an epoch where it is smaller than ``batch_size``: with ``shuffle``
             other examples each time.
@@ -225,9 +239,9 @@ class Trainer:
             (Philox4x32-10): the same numbers on a GPU.
         checkpoint : str or Path, optional
             Save the training to this file as it goes: model, optimizer, random state, callbacks, and the
-            position in the epoch. Where the file exists the training goes on from there instead, and ends
-            with the same bits as if it had never been interrupted (but for "hogwild"); ``epochs`` counts
-            those before too.
+            position in the epoch, to which blocks are read again. Where the file exists the training goes on
+            from there instead, and ends with the same bits as if it had never been interrupted (but for
+            "hogwild"); ``epochs`` counts those before too.
         checkpoint_every : float, default 60
             Seconds from one time to the next; it is saved at the end in any case.
         verbose : bool or {0, 1, 2}, default True
@@ -260,11 +274,15 @@ class Trainer:
         Raises
         ------
         TypeError, ValueError
-            The data do not suit the model or the loss, are empty, or are not finite; a batch would hold
-            too little for BatchNorm; layers were frozen or thawed since the optimizer was made; a metric of
-            `pyoptim.metrics` does not suit the validation data;
-            ``engine="native"`` with a part that is not compiled, or
-            ``parallel="hogwild"`` with what it does not take. The model is unchanged.
+            The data do not suit the model or the loss, are empty, or are not finite; of blocks and mapped
+            files this is found when it is their turn, after the steps before; the error names the block or
+            the row. A batch would hold too little for BatchNorm; layers were frozen or thawed since the
+            optimizer was made; a metric of `pyoptim.metrics` does not suit the validation data;
+            ``engine="native"`` with a part that is not compiled, or ``parallel="hogwild"`` with what it does
+            not take. The model is unchanged.
+        RuntimeError
+            A block did not come: what was raised instead is the cause. Model and optimizer are as after the
+            last step.
 
         Notes
         -----
@@ -279,14 +297,15 @@ class Trainer:
         there are weights and ``shuffle`` are the same.
         """
         options = Options(
-            epochs=epochs, batch_size=batch_size, shuffle=check_flag("shuffle", shuffle),
+            epochs=epochs, batch_size=batch_size, shuffle=check_shuffle(shuffle, y is None and is_blocks(x)),
             drop_last=check_flag("drop_last", drop_last), callbacks=callbacks,
             transform=transform, weight_noise=weight_noise, verbose=verbose, engine=engine,
             parallel=parallel, checkpoint=checkpoint, checkpoint_every=checkpoint_every,
+            steps_per_epoch=steps_per_epoch,
         )  # fmt: skip
-        data = self._check_data(x, y, sample_weight)
-        data, held_back = hold_back(self, data, validation_data, validation_split)
-        run = prepare(self, data, held_back, options)
+        source = source_of(self, x, y, sample_weight)
+        source, held_back = hold_back(self, source, validation_data, validation_split)
+        run = prepare(self, source, held_back, options)
         history = History()
         how = f"{curves.of_optimizer(self.optimizer)}, batches of {run.batch_size:,}"
         history.about = curves.describe(self.model, how)
@@ -305,7 +324,7 @@ class Trainer:
             epoch = self._begin(run, history, begun)
             progress = Progress(options.verbose, "epoch", options.epochs, "examples", examples)
             at_the_end.callback(progress.close)
-            progress.advance(min(epoch.index, options.epochs) * examples + epoch.done)
+            progress.advance(min(epoch.index, options.epochs) * (examples or 0) + epoch.position)
             while epoch.index < options.epochs:
                 path = self._run_epoch(run, epoch, path, history, progress)
                 epoch = Epoch(epoch.index + 1, self._rng.bit_generator.state)
@@ -345,10 +364,10 @@ class Trainer:
 
     def _run_epoch(
         self, run: Run, epoch: Epoch, path: _Path | None, history: History, progress: Progress
-    ) -> _Path:
+    ) -> _Path | None:
         """Run the rest of an epoch, with its callbacks and its validation, on the path of the last one."""
         done, callbacks = self.optimizer.epoch, run.options.callbacks
-        if epoch.done == 0:
+        if epoch.position == 0:
             for callback in callbacks:
                 callback.on_epoch_begin(done)
         of_user = [
@@ -357,9 +376,8 @@ class Trainer:
             *filter(is_of_user, (g["lr"] for g in self.optimizer.param_groups)),
         ]
         if path is None or path.engine is None or of_user:  # functions may have changed its parts
-            path = self._new_path(run)
-        history.path, history.reason = path.name, path.reason
-        measured = self._train_epoch(path.engine, run, epoch, history, progress)
+            path = None
+        measured, path = self._train_epoch(path, run, epoch, history, progress)
         self.optimizer.epoch = done + 1
         if run.held_back is not None:
             results = self._evaluate(run.held_back)
@@ -371,8 +389,8 @@ class Trainer:
             callback.on_epoch_end(done, measured)
         return path
 
-    def _new_path(self, run: Run) -> _Path:
-        """Choose what runs an epoch of the model, the loss and the optimizer as they are now."""
+    def _new_path(self, run: Run, shape: tuple[int, ...]) -> _Path:
+        """Choose what trains the model, loss and optimizer as they are now on examples of this shape."""
         change_rules(self.optimizer)
         reason = self._why_not(run)
         self.optimizer.check_memory()
@@ -383,7 +401,7 @@ class Trainer:
             return _Path("cuda", None, self._graphs(run.batch_size))
         hogwild = run.options.parallel == "hogwild"
         engine = compiled.Engine(
-            self.model, self.loss, self.optimizer, run.data.x.shape[1:], run.batch_size, hogwild,
+            self.model, self.loss, self.optimizer, shape, run.batch_size, hogwild,
             self.penalty, sharpness_aware=self.sharpness_aware,
         )  # fmt: skip
         return _Path("native", None, engine)
@@ -459,51 +477,58 @@ class Trainer:
         return checked(self.model, self.loss, x, y, weight, names)
 
     def _train_epoch(
-        self,
-        engine: compiled.Engine | cuda_engine.Engine | None,
-        run: Run,
-        epoch: Epoch,
-        history: History,
-        progress: Progress,
-    ) -> dict[str, float]:
-        """Train on the rest of the epoch's examples, and return the measurements."""
+        self, path: _Path | None, run: Run, epoch: Epoch, history: History, progress: Progress
+    ) -> tuple[dict[str, float], _Path | None]:
+        """Train on the rest of the epoch's examples; return the measurements, and what it was trained by."""
         self.model.train()
         started = time.perf_counter() - epoch.seconds
-        order, noise = self._draw(run, epoch)
+        drawn, noise = self._draw(run, epoch)
 
         def advance(more: int) -> None:
             progress.advance(more)
             epoch.seconds = time.perf_counter() - started
-            if run.resume is not None and epoch.done < run.examples:
+            unfinished = run.examples is None or epoch.position < run.examples
+            if run.resume is not None and unfinished and epoch.position % run.batch_size == 0:
                 run.resume.save_if_due(epoch, history)
 
-        if engine is not None:
-            engine.run_epoch(run.data, order, noise, epoch, advance)
-        else:
-            self._python_epoch(run, order, noise, epoch, advance)
+        with closing(run.source.pieces(drawn, epoch, run.batch_size)) as pieces:
+            for data, order in pieces:
+                if path is None:  # now the shape of an example is known
+                    path = self._new_path(run, data.x.shape[1:])
+                    history.path, history.reason = path.name, path.reason
+                noise = noise and noise._replace(step=epoch.position // run.batch_size)
+                if path.engine is not None:
+                    path.engine.run_epoch(data.at(self.model._place), order, noise, epoch, advance)
+                else:
+                    self._python_epoch(run, data, order, noise, epoch, advance)
         measured = epoch.measured(self.loss.classification)
-        return {**measured, "seconds": time.perf_counter() - started}
+        return {**measured, "seconds": time.perf_counter() - started}, path
 
-    def _draw(self, run: Run, epoch: Epoch) -> tuple[Array | None, WeightNoise | None]:
+    def _draw(self, run: Run, epoch: Epoch) -> tuple[Any, WeightNoise | None]:
         """Draw the order of the examples in an epoch, and the noise on the weights."""
         now = self._rng.bit_generator.state
-        if epoch.done > 0:  # a resumed epoch draws the same numbers again
+        if epoch.position > 0:  # a resumed epoch draws the same numbers again
             self._rng.bit_generator.state = epoch.rng
-        order = self._rng.permutation(len(run.data.x))[: run.examples] if run.options.shuffle else None
+        drawn = run.source.draw(self._rng, run.options.shuffle, run.examples)
         noise = None
         if run.options.weight_noise:
-            seed, first = int(self._rng.integers(2**63)), epoch.done // run.batch_size
-            noise = WeightNoise(float(run.options.weight_noise), seed, first)
-        if epoch.done > 0:
+            noise = WeightNoise(float(run.options.weight_noise), int(self._rng.integers(2**63)), 0)
+        if epoch.position > 0:
             self._rng.bit_generator.state = now
-        return order, noise
+        return drawn, noise
 
     def _python_epoch(
-        self, run: Run, order: Array | None, noise: WeightNoise | None, epoch: Epoch, advance: Advance
+        self,
+        run: Run,
+        data: Data,
+        order: Array | None,
+        noise: WeightNoise | None,
+        epoch: Epoch,
+        advance: Advance,
     ) -> None:
-        left = run.data.batches(run.batch_size, self.model.dtype, order, epoch.done)
+        left = data.batches(run.batch_size, self.model.dtype, order, epoch.done)
         buffers = self._buffers()
-        for i, batch in enumerate(left, epoch.done // run.batch_size):
+        for i, batch in enumerate(left, epoch.position // run.batch_size):
             for callback in run.options.callbacks:
                 callback.on_batch_begin(i)
             if run.options.transform is not None:
@@ -580,22 +605,21 @@ class Trainer:
             value = self.penalty._added(self.model, value)
         return output, value
 
-    def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
+    def evaluate(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, float]:
         """The loss, for classification the accuracy, and the trainer's metrics, in evaluation mode.
 
-        All are of the data as a whole, whatever its batches: the loss is that of one large batch, weighted by
-        class XX is the share of
-        examples whose largest output is that of the label (or of the largest share); one whose largest output
-        is NaN or infinite is never right.
+        All are of the data as a whole, whatever its batches or blocks: the loss is that of one large batch.
+        The accuracy is the share of examples whose largest output is that of the label (or of the largest
+        share); one whose largest output is NaN or infinite is never right.
 
         Raises
         ------
         TypeError, ValueError
             As `fit`.
         """
-        return self._evaluate(self._check_data(x, y, sample_weight))
+        return self._evaluate(source_of(self, x, y, sample_weight))
 
-    def _evaluate(self, data: Data) -> dict[str, float]:
+    def _evaluate(self, data: Data | Source) -> dict[str, float]:
         self._check_loss()
         return evaluation.evaluate(self.model, self.loss, self.metrics, data)
 

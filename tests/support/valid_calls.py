@@ -179,6 +179,31 @@ def _folder():
 _made = None
 
 
+def _pairs():
+    folder = _path("pairs")
+    os.makedirs(folder, exist_ok=True)
+    for part in ("x", "y"):
+        np.save(os.path.join(folder, f"a.{part}.npy"), _floats(6, 4))
+    return folder
+
+
+class _Table:
+    """A stand-in for a table of Arrow's, with the columns of its schema."""
+
+    class schema:
+        names = ("a", "y")
+
+        def field(name):
+            return _Table.schema
+
+        class type:
+            def to_pandas_dtype():
+                return np.float32
+
+    def to_batches(self):
+        return []
+
+
 def _forwarded():
     model = _model()
     model(_floats(6, 4))
@@ -385,6 +410,8 @@ CALLS = {
         callbacks.LearningRateScheduler,
         {"schedule": lambda epoch: 0.1},
     ),
+    "blocks.arrow": lambda: (po.blocks.arrow, {"source": _Table(), "target": "y"}),
+    "blocks.npy": lambda: (po.blocks.npy, {"folder": _pairs()}),
     "callbacks.ModelCheckpoint": lambda: (callbacks.ModelCheckpoint, {"path": _path()}),
     "callbacks.TensorBoard": lambda: (callbacks.TensorBoard, {"path": _path("logs")}),
     "cli.main": lambda: (_main, {"argv": ["info"]}),
