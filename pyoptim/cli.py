@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -322,6 +323,8 @@ def _optimizer(name: str, option: str = "--optimizer") -> type[Optimizer]:
 
 
 def _train(options: argparse.Namespace) -> int:
+    import numpy as np
+
     from . import SGD, Trainer, datasets, minimize, nn, schedules
     from .runtime import dispatch, threads
 
@@ -384,6 +387,11 @@ def _train(options: argparse.Namespace) -> int:
     print(
         f"test accuracy {result['accuracy']:.2%}, test loss {result['loss']:.4f}, {seconds:.1f} s of training"
     )
+    if not math.isfinite(result["loss"]) or not np.isfinite(model.flat_parameters).all():
+        print(
+            f"pyoptim: the training diverged, so {path} was not written: try a smaller --lr", file=sys.stderr
+        )
+        return 1
     model.save(path)
     print(f"model saved to {path}")
     if options.plot:

@@ -16,6 +16,7 @@ from ..runtime.dtypes import Array
 from ..runtime.numbers import POSITIVE, SHARE, check_count, check_seed, check_type, is_integer, shown
 from ..train import evaluation
 from ..train.data import Data, checked
+from ..train.sources import Source
 from ..train.trainer import Trainer
 from ._stages import (
     MakeOptimizer,
@@ -158,7 +159,7 @@ class _Student(Trainer):
         loss = self._labelled if names[0].startswith("validation_data") else self.loss
         return checked(self.model, loss, x, y, weight, names)
 
-    def _evaluate(self, data: Data) -> dict[str, float]:
+    def _evaluate(self, data: Data | Source) -> dict[str, float]:
         return evaluation.evaluate(self.model, self._labelled, self.metrics, data)
 
 

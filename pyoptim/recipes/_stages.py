@@ -17,7 +17,7 @@ from ..runtime.dtypes import Array
 from ..runtime.numbers import check_path, nearest, shown
 from ..train.evaluation import predict
 from ..train.history import History
-from ..train.preparing import Options, hold_back, prepare
+from ..train.preparing import Options, hold_back, prepare, source_of
 from ..train.trainer import Trainer
 
 MakeOptimizer = Callable[[dict[str, Array]], Optimizer]
@@ -93,9 +93,9 @@ def check_fit(trainer: Trainer, stage: int, x: Any, y: Any, options: Mapping[str
     defaults = {name: p.default for name, p in inspect.signature(Trainer.fit).parameters.items()}
     given = {**defaults, **_of_stage(stage, options)}
     chosen = Options(**{field.name: given[field.name] for field in dataclasses.fields(Options)})
-    data = trainer._check_data(x, y, given["sample_weight"])
-    data, held_back = hold_back(trainer, data, given["validation_data"], given["validation_split"])
-    run = prepare(trainer, data, held_back, chosen)
+    source = source_of(trainer, x, y, given["sample_weight"])
+    source, held_back = hold_back(trainer, source, given["validation_data"], given["validation_split"])
+    run = prepare(trainer, source, held_back, chosen)
     if run.resume is not None and trainer.resuming:
         run.resume.read()
     trainer._why_not(run)

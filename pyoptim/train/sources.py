@@ -28,7 +28,8 @@ from .ahead import fetched_ahead
 from .data import Data, check_batches, checked
 from .resume import Epoch
 
-_ROWS = 2048  # that are read from all over a mapped file before its pages are given back
+_ROWS = 2048  # of a buffer that is emptied at the end, at once
+_READ = 128  # rows from all over a mapped file before its pages, up to some MB for each, are given back
 _PIECE = 1 << 22  # bytes of a mapped file's rows that are trained on at once, about
 _KEPT = 1 << 28  # bytes of a mapped file that is taken as an array in memory, at most
 
@@ -110,8 +111,8 @@ def _rows_of(array: Array, rows: Any) -> Array:
         forget_pages(array)
         return array[rows] if isinstance(rows, slice) else array.take(rows, axis=0)
     made: Array = np.empty((len(rows), *array.shape[1:]), array.dtype)
-    for i in range(0, len(rows), _ROWS):
-        made[i : i + _ROWS] = array.take(rows[i : i + _ROWS], axis=0)
+    for i in range(0, len(rows), _READ):
+        made[i : i + _READ] = array.take(rows[i : i + _READ], axis=0)
         forget_pages(array)
     return made
 
