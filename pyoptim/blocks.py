@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .arrays.mapped import forget_pages
 from .runtime.dtypes import Array
 from .runtime.extras import needed
 from .runtime.numbers import check_count, check_path, check_text, nearest, shown
@@ -68,6 +69,8 @@ def npy(folder: str | Path, *, rows: int = 4096) -> Blocks:
                 raise ValueError(f"{files[0]} and its partners have the lengths {counts}, expected one")
             for begin in range(0, len(arrays[0]), rows):
                 yield tuple(np.array(array[begin : begin + rows]) for array in arrays)
+                for array in arrays:
+                    forget_pages(array)
 
     return blocks
 

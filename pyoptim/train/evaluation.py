@@ -11,15 +11,16 @@ import numpy as np
 
 from .. import metrics as package
 from .. import nn
+from ..arrays.mapped import forget_pages
 from ..backends.places import place_with
 from ..nn.prediction import outputs as outputs_of
 from ..runtime.dtypes import Array
 from .data import Data, mean_loss
 from .resume import Epoch
-from .sources import Arrays, Source, forget_pages, is_mapped
+from .sources import Arrays, Source, is_mapped
 
 _BATCH = 1024
-_FEW = 100  # examples whose targets show whether a metric takes them
+FEW = 100  # examples whose targets show whether a metric takes them
 
 
 def evaluate(
@@ -86,7 +87,7 @@ def check_metrics(model: nn.Sequential, metrics: Sequence[Callable[..., float]],
     all over the data stand for all of them, and their weights only say whether any is above 0, so that
     nothing is refused which all the data would allow. A function of the user's is not called.
     """
-    few = slice(None, None, -(-len(data.x) // _FEW))
+    few = slice(None, None, -(-len(data.x) // FEW))
     y = np.asarray(data.y)[few]
     outputs = np.zeros((len(y), *model.output_shape(data.x.shape[1:])), model.dtype)
     weights = None if data.weight is None else np.full(len(y), float(np.any(data.weight)))

@@ -23,7 +23,7 @@ from ..runtime.numbers import (
 )
 from ..transforms import Transform
 from .data import check_batches
-from .evaluation import check_metrics
+from .evaluation import FEW, check_metrics
 from .progress import check_verbose
 from .resume import Resume
 from .sources import Arrays, Blocks, Mapped, Source, is_blocks, is_mapped, mapped
@@ -103,11 +103,11 @@ def source_of(
     if y is None and is_blocks(x):
         if weight is not None:
             raise ValueError("sample_weight was given beside blocks, expected it as the third of each block")
-        return Blocks(trainer.model, trainer.loss, x, names[0])
+        return Blocks(trainer._check_data, x, names[0])
     if y is None:
         raise TypeError(f"{names[1]} is missing, expected targets, or blocks in place of {names[0]}")
-    if is_mapped(x):
-        return mapped(trainer.model, trainer.loss, x, y, weight, names)
+    if any(map(is_mapped, (x, y, weight))):
+        return mapped(trainer._check_data, x, y, weight, names)
     return Arrays(trainer._check_data(x, y, weight, names))
 
 
@@ -157,7 +157,7 @@ def _validation(trainer: Trainer, validation: Any) -> Source:
         return source_of(trainer, x, y, names=("validation_data[0]", "validation_data[1]"))
     if isinstance(validation, tuple | list) or not is_blocks(validation):
         raise TypeError(f"validation_data is {shown(validation)}, expected (x, y), or a function of blocks")
-    source = Blocks(trainer.model, trainer.loss, validation, "validation_data")
+    source = Blocks(trainer._check_data, validation, "validation_data")
     if source.serves_once:
         raise ValueError(
             "validation_data is a generator, which gives its blocks once: expected a function returning one"
@@ -187,8 +187,9 @@ def prepare(trainer: Trainer, source: Source, held_back: Source | None, options:
         size = batch_size = check_count("batch_size", batch_size)
         source.limit(steps, size, options.drop_last)
         count = used = source.examples
-    if isinstance(held_back, Arrays) and not isinstance(held_back, Mapped) and trainer.metrics:
-        check_metrics(trainer.model, trainer.metrics, held_back.data)
+    if isinstance(held_back, Arrays) and trainer.metrics:
+        few = held_back.few(FEW) if isinstance(held_back, Mapped) else held_back.data
+        check_metrics(trainer.model, trainer.metrics, few)
     trainer._find_gradients()
     resume = None
     if options.checkpoint is not None:

@@ -32,6 +32,7 @@ class Epoch:
     rng: Mapping[str, Any]
     done: int = 0  # examples that have been gone through, of the piece that is being trained on
     before: int = 0  # and those of the pieces before it
+    cuts: int = 0  # a checksum of the lengths of the blocks so far, where the order depends on them
     # Sums over the batches whose steps were taken, which `nonfinite="skip"` may not be.
     loss: float = 0.0  # of their losses, each times its divisor
     divisor: float = 0.0  # of these divisors: see `nn.Loss.divisor`
@@ -182,7 +183,7 @@ def _label(callback: Callback) -> str:
 
 
 def _checked(epoch: Epoch, fixed: Mapping[str, Any]) -> Epoch:
-    counts = (epoch.index, epoch.done, epoch.before, epoch.correct, epoch.counted)
+    counts = (epoch.index, epoch.done, epoch.before, epoch.cuts, epoch.correct, epoch.counted)
     if not all(type(count) is int and count >= 0 for count in counts):
         raise ValueError(f"its position is {counts}, expected counts")
     examples = fixed["examples"]  # None: unknown

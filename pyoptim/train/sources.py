@@ -11,21 +11,20 @@ but for the last one, so how examples are cut into pieces changes no bit of the 
 
 from __future__ import annotations
 
-import mmap
+import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .. import nn
 from ..arrays.checks import as_numpy
 from ..arrays.frames import is_frame, plain
+from ..arrays.mapped import forget_pages
 from ..backends.places import Place
 from ..runtime.dtypes import Array
 from ..runtime.numbers import check_count, check_flag, is_integer, shown
 from .ahead import fetched_ahead
-from .data import Data, check_batches, checked
+from .data import Data
 from .resume import Epoch
 
 _ROWS = 2048  # of a buffer that is emptied at the end, at once
@@ -67,12 +66,17 @@ class Mapped(Arrays):
     """Examples in a file that is mapped into memory: rows are read, checked and converted as they are needed.
 
     They are visited in the order that the same numbers in memory would be. Beside some thousand rows memory
-    holds that order, 8 bytes an example.
+    holds that order, 4 bytes an example; or, where it is a buffer that mixes them, that buffer.
     """
 
     def __init__(self, data: Data, check: Callable[..., Data]) -> None:
         super().__init__(data)
         self._check = check
+
+    def few(self, count: int) -> Data:
+        """Return some examples from all over the file, checked."""
+        step = slice(None, None, -(-self.examples // count))
+        return self._check(*(None if a is None else np.array(a[step]) for a in self.data))
 
     def cut(self, count: int) -> tuple[Arrays, Arrays]:
         first, rest = self.data.cut(count)
@@ -81,16 +85,33 @@ class Mapped(Arrays):
     def at(self, place: Place) -> Mapped:
         return self
 
-    def pieces(self, drawn: Array | None, epoch: Epoch, size: int) -> Generator[Piece]:
+    def draw(self, rng: np.random.Generator, shuffle: bool | int, examples: int | None) -> Any:
+        if not shuffle:
+            return None
+        if shuffle is not True:
+            return _Mixing(int(rng.integers(2**63)), shuffle, examples)
+        dtype = np.int32 if self.examples < 2**31 else np.int64
+        order = np.arange(self.examples, dtype=dtype)
+        rng.shuffle(order)  # as rng.permutation does, whose numbers are all of 8 bytes
+        return order[:examples]
+
+    def pieces(self, drawn: Any, epoch: Epoch, size: int) -> Generator[Piece]:
         row = self.data.x.nbytes // self.examples
         begin, step = epoch.position, max(1, _PIECE // max(1, row * size)) * size
 
-        def read() -> Generator[Data]:
-            end = self.examples if drawn is None else len(drawn)
+        def read(begin: int, order: Array | None) -> Generator[Data]:
+            end = self.examples if order is None else len(order)
             for i in range(begin, end, step):
-                yield self._rows(slice(i, min(i + step, end)), drawn)
+                yield self._rows(slice(i, min(i + step, end)), order)
 
-        return _moving(fetched_ahead(read), epoch)
+        def made() -> Generator[tuple[Data, int]]:
+            if isinstance(drawn, _Mixing):
+                mixed = drawn.mixed(read(0, None))
+                pieces = _whole_batches(mixed, size, drawn.examples)
+                return _after(((piece, 0) for piece in pieces), begin)
+            return ((data, 0) for data in read(begin, drawn))
+
+        return _moving(fetched_ahead(made), epoch)
 
     def _rows(self, which: slice, order: Array | None) -> Data:
         rows: Any = which if order is None else order[which]
@@ -107,9 +128,11 @@ class Mapped(Arrays):
 
 def _rows_of(array: Array, rows: Any) -> Array:
     """Return some rows of an array, which may be mapped: its pages are given back."""
-    if isinstance(rows, slice) or not is_mapped(array):
-        forget_pages(array)
+    if not is_mapped(array):
         return array[rows] if isinstance(rows, slice) else array.take(rows, axis=0)
+    if isinstance(rows, slice):
+        forget_pages(array)
+        return array[rows]
     made: Array = np.empty((len(rows), *array.shape[1:]), array.dtype)
     for i in range(0, len(rows), _READ):
         made[i : i + _READ] = array.take(rows[i : i + _READ], axis=0)
@@ -118,43 +141,38 @@ def _rows_of(array: Array, rows: Any) -> Array:
 
 
 def is_mapped(x: Any) -> bool:
-    """Whether an array is in a file that is mapped into memory, and too large to be taken as others are."""
-    return isinstance(x, np.memmap) and x.nbytes > _KEPT
+    """Whether an array is in a file that is mapped into memory, and too large to be taken as others are.
+
+    Narrow numbers take 4 bytes or more when they are converted, but for bytes, which stay.
+    """
+    if not isinstance(x, np.memmap):
+        return False
+    return x.size * (1 if x.dtype == np.uint8 else max(x.itemsize, 4)) > _KEPT
 
 
-def mapped(
-    model: nn.Sequential, loss: nn.Loss, x: Any, y: Any, weight: Any, names: tuple[str, str] = ("x", "y")
-) -> Mapped:
-    """Return mapped examples with their targets and weights; the first one is checked."""
-    pairs = ((names[1], y), ("sample_weight", weight))
-    y, weight = (
-        a if a is None or isinstance(a, np.memmap) else as_numpy(name, plain(name, a)) for name, a in pairs
+def mapped(check: Callable[..., Data], x: Any, y: Any, weight: Any, names: tuple[str, str]) -> Mapped:
+    """Return mapped examples with their targets and weights, one of which is mapped; the first is checked."""
+    labels = *names, "sample_weight"
+    x, y, weight = (
+        a if a is None or isinstance(a, np.memmap) else as_numpy(name, plain(name, a))
+        for name, a in zip(labels, (x, y, weight), strict=True)
     )
-
-    def check(*data: Any) -> Data:
-        return checked(model, loss, data[0], data[1], data[2], names)
-
+    if x.shape[:1] == () or len(x) == 0:
+        raise ValueError(f"{names[0]} has shape {x.shape}, expected at least one example")
     for name, array in ((names[1], y), ("sample_weight", weight)):
         if array is not None and (array.ndim == 0 or len(array) != len(x)):
             raise ValueError(
                 f"{name} has shape {array.shape}, expected {len(x)}: one per example of {names[0]}"
             )
-    check(x[:1], y[:1], None if weight is None else weight[:1])
-    return Mapped(Data(x, y, weight), check)
+    source = Mapped(Data(x, y, weight), lambda *data: check(*data, names))
+    source.few(1)
+    return source
 
 
-def forget_pages(array: Any) -> None:
-    """Let the system take back the memory of a mapped file's pages, which it reads again when asked for."""
-    # A file mapped as mode "c" has changes in memory alone, which would be lost.
-    if is_mapped(array) and array.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
-        with suppress(AttributeError, OSError, ValueError):
-            array._mmap.madvise(mmap.MADV_DONTNEED)
-
-
-def _moving(fetched: Generator[Data], epoch: Epoch) -> Generator[Piece]:
+def _moving(fetched: Generator[tuple[Data, int]], epoch: Epoch) -> Generator[Piece]:
     """Yield the pieces, moving the epoch on to each."""
     try:
-        for data in fetched:
+        for data, epoch.cuts in fetched:
             epoch.before, epoch.done = epoch.position, 0
             yield data, None
     finally:
@@ -179,8 +197,8 @@ class Blocks:
     _steps: int | None = None
     _drop_last = False
 
-    def __init__(self, model: nn.Sequential, loss: nn.Loss, given: Any, name: str) -> None:
-        self._model, self._loss, self._given, self._name = model, loss, given, name
+    def __init__(self, check: Callable[..., Data], given: Any, name: str) -> None:
+        self._check, self._given, self._name = check, given, name
         self._form: list[Any] | None = None  # what the first block looked like
         self.serves_once = isinstance(given, Iterator)
 
@@ -192,27 +210,25 @@ class Blocks:
     def at(self, place: Place) -> Blocks:
         return self
 
-    def draw(
-        self, rng: np.random.Generator, shuffle: bool | int, examples: int | None
-    ) -> tuple[int, bool | int] | None:
+    def draw(self, rng: np.random.Generator, shuffle: bool | int, examples: int | None) -> _Mixing | None:
         """Draw the seed of the mixing; ``shuffle`` is True within blocks, or the size of a buffer."""
-        return (int(rng.integers(2**63)), shuffle) if shuffle else None
+        return _Mixing(int(rng.integers(2**63)), shuffle, examples) if shuffle else None
 
-    def pieces(self, drawn: tuple[int, bool | int] | None, epoch: Epoch, size: int) -> Generator[Piece]:
-        skip = epoch.position
+    def pieces(self, drawn: _Mixing | None, epoch: Epoch, size: int) -> Generator[Piece]:
+        skip, cuts = epoch.position, epoch.cuts
 
-        def made() -> Generator[Data]:
-            blocks: Iterator[Data] = self._checked_blocks(copy=drawn is None)
+        def made() -> Generator[tuple[Data, int]]:
+            lengths = [0]  # a checksum of them, of the blocks so far
+            blocks: Iterator[Data] = self._checked_blocks(lengths, copy=drawn is None)
             if drawn is not None:
-                seed, count = drawn
-                blocks = _mixed(blocks, count, np.random.default_rng(seed))
-            for piece in self._cut(blocks, size, skip):
-                check_batches(self._model, piece.x, size)
-                yield piece
+                blocks = drawn.mixed(blocks)
+            whole = _whole_batches(blocks, size, self.examples, self._drop_last)
+            pieces = ((piece, 0 if drawn is None else lengths[0]) for piece in whole)
+            return _after(pieces, skip, self._name, cuts)
 
         return _moving(fetched_ahead(made), epoch)
 
-    def _checked_blocks(self, copy: bool) -> Generator[Data]:
+    def _checked_blocks(self, lengths: list[int], copy: bool) -> Generator[Data]:
         """Yield checked blocks; the function is called, and its iterator closed, by who goes through them."""
         i, examples = 0, 0
         blocks: Any = None
@@ -235,6 +251,7 @@ class Blocks:
                 data = self._checked(f"{self._name}[{i}]", block, copy)
                 if data is not None:
                     examples += len(data.x)
+                    lengths[0] = zlib.crc32(b"%d " % len(data.x), lengths[0])
                     yield data
                 i += 1
         finally:
@@ -257,10 +274,17 @@ class Blocks:
             raise TypeError(f"{name} is {shown(block)}, expected (x, y) or (x, y, weight)")
         labels = f"{name}.x", f"{name}.y", f"{name}.weight"
         given = [
-            None if part is None else as_numpy(label, part)
+            None if part is None else as_numpy(label, plain(label, part))
             for label, part in zip(labels, block, strict=False)
         ]
         given += [None] * (3 - len(given))
+        if given[0] is not None and given[0].shape[:1] == (0,):
+            for label, part in zip(labels[1:], given[1:], strict=True):
+                if part is not None and part.shape[:1] != (0,):
+                    raise ValueError(
+                        f"{label} has shape {part.shape}, expected no example: {labels[0]} has none"
+                    )
+            return None
         form = [None if part is None else (part.dtype, part.shape[1:]) for part in given]
         first, self._form = self._form or form, self._form or form
         for label, own, expected in zip(labels, form, first, strict=True):
@@ -268,53 +292,67 @@ class Blocks:
                 raise ValueError(
                     f"{label} {_as_text(own)}, expected what the first block has: {_as_text(expected)}"
                 )
-        if given[0] is not None and given[0].shape[:1] == (0,):
-            return None
-        data = checked(self._model, self._loss, given[0], given[1], given[2], labels)
+        data = self._check(given[0], given[1], given[2], labels)
         if not copy:
             return data
         # The next block may be written into the same memory before this one has been trained on.
         shared = [a is not None and np.may_share_memory(a, own) for a, own in zip(data, given, strict=True)]
         return Data(*(a.copy() if same else a for a, same in zip(data, shared, strict=True)))
 
-    def _cut(self, blocks: Iterator[Data], size: int, skip: int) -> Generator[Data]:
-        """Yield pieces of whole batches, from example ``skip`` on, and the examples that are left."""
-        remaining = self.examples
-        held: list[Data] = []
-        for block in blocks:
-            count = len(block.x)
-            if remaining is not None:
-                block = block.cut(remaining)[0] if count > remaining else block
-                remaining -= len(block.x)
-            if skip:
-                skipped = min(skip, len(block.x))
-                block, skip = block.cut(skipped)[1], skip - skipped
-            short = -sum(len(data.x) for data in held) % size
-            if short:
-                head, block = block.cut(min(short, len(block.x)))
-                held.append(head)
-                if len(head.x) == short:
-                    yield _joined(held)
-                    held = []
-            whole, rest = block.cut(len(block.x) - len(block.x) % size)
-            if len(whole.x):
-                yield whole
-            if len(rest.x):
-                held.append(rest)
-            if remaining == 0:
-                return
+
+def _whole_batches(
+    blocks: Iterator[Data], size: int, remaining: int | None, drop_last: bool = False
+) -> Generator[Data]:
+    """Yield pieces of whole batches, and the examples that are left; of ``remaining`` examples at most."""
+    held: list[Data] = []
+    for block in blocks:
+        count = len(block.x)
+        if remaining is not None:
+            block = block.cut(remaining)[0] if count > remaining else block
+            remaining -= len(block.x)
+        short = -sum(len(data.x) for data in held) % size
+        if short:
+            head, block = block.cut(min(short, len(block.x)))
+            held.append(head)
+            if len(head.x) == short:
+                yield _joined(held)
+                held = []
+        whole, rest = block.cut(len(block.x) - len(block.x) % size)
+        if len(whole.x):
+            yield whole
+        if len(rest.x):
+            held.append(rest)
+        if remaining == 0:
+            break
+    if held and not drop_last:
+        yield _joined(held)
+
+
+def _after(
+    pieces: Iterator[tuple[Data, int]], skip: int, name: str = "x", cuts: int = 0
+) -> Generator[tuple[Data, int]]:
+    """Yield what is left after ``skip`` examples of pieces, whose blocks have to be cut as before."""
+    for piece, own in pieces:
         if skip:
-            raise ValueError(f"{self._name} ended {skip} examples before where the checkpoint was saved")
-        if held and not self._drop_last:
-            yield _joined(held)
+            left = skip - len(piece.x)
+            if left <= 0 and own != cuts:
+                raise ValueError(
+                    f"{name} gives blocks of other lengths than when the checkpoint was saved, expected the "
+                    "same: the order of shuffled examples depends on them"
+                )
+            piece, skip = piece.cut(skip)[1], max(left, 0)
+        if len(piece.x):
+            yield piece, own
+    if skip:
+        raise ValueError(f"{name} ended {skip} examples before where the checkpoint was saved")
 
 
 Source: TypeAlias = Arrays | Blocks
 
 
-def check_shuffle(shuffle: Any, blocks: bool) -> bool | int:
-    """Return what to do about the order of examples: for blocks, also the size of a buffer."""
-    if blocks and is_integer(shuffle) and shuffle > 1:
+def check_shuffle(shuffle: Any, source: Source) -> bool | int:
+    """Return how examples are ordered; where they do not fit in memory, it may be by a buffer of a size."""
+    if type(source) is not Arrays and is_integer(shuffle) and shuffle > 1:
         return check_count("shuffle", shuffle)
     return check_flag("shuffle", shuffle)
 
@@ -335,34 +373,42 @@ def _taken(data: Data, rows: Array) -> Data:
     return Data(*(None if a is None else a.take(rows, axis=0) for a in data))
 
 
-def _mixed(blocks: Iterator[Data], size: bool | int, rng: np.random.Generator) -> Generator[Data]:
-    """Yield the examples in a new order: mixed within each block, or by a buffer of so many examples.
+class _Mixing(NamedTuple):
+    """How examples are brought into a new order: within each block (True), or by a buffer of so many.
 
     Examples leave a full buffer for newer ones, drawn at random, a quarter of it at once at most.
     """
-    if size is True:
+
+    seed: int
+    buffer: bool | int
+    examples: int | None  # of the epoch, if that is known
+
+    def mixed(self, blocks: Iterator[Data]) -> Generator[Data]:
+        """Yield the examples of the blocks in the new order."""
+        rng, size = np.random.default_rng(self.seed), self.buffer
+        if size is True:
+            for block in blocks:
+                yield _taken(block, rng.permutation(len(block.x)))
+            return
+        held, filled = None, 0
         for block in blocks:
-            yield _taken(block, rng.permutation(len(block.x)))
-        return
-    held, filled = None, 0
-    for block in blocks:
-        count = len(block.x)
-        if held is None:
-            held = Data(*(None if a is None else np.empty((size, *a.shape[1:]), a.dtype) for a in block))
-        begin = min(count, size - filled)
-        _put(held, slice(filled, filled + begin), block, slice(begin))
-        filled += begin
-        step = max(1, size // 4)
-        for first in range(begin, count, step):
-            new = slice(first, min(first + step, count))
-            where = rng.choice(size, new.stop - new.start, replace=False)
-            out = _taken(held, where)
-            _put(held, where, block, new)
-            yield out
-    if held is not None:
-        order = rng.permutation(filled)
-        for first in range(0, filled, _ROWS):
-            yield _taken(held, order[first : first + _ROWS])
+            count = len(block.x)
+            if held is None:
+                held = Data(*(None if a is None else np.empty((size, *a.shape[1:]), a.dtype) for a in block))
+            begin = min(count, size - filled)
+            _put(held, slice(filled, filled + begin), block, slice(begin))
+            filled += begin
+            step = max(1, size // 4)
+            for first in range(begin, count, step):
+                new = slice(first, min(first + step, count))
+                where = rng.choice(size, new.stop - new.start, replace=False)
+                out = _taken(held, where)
+                _put(held, where, block, new)
+                yield out
+        if held is not None:
+            order = rng.permutation(filled)
+            for first in range(0, filled, _ROWS):
+                yield _taken(held, order[first : first + _ROWS])
 
 
 def _put(to: Data, where: Any, data: Data, which: slice) -> None:

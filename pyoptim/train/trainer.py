@@ -28,7 +28,7 @@ from .history import History
 from .preparing import Options, Run, hold_back, prepare, source_of
 from .progress import Progress
 from .resume import Epoch
-from .sources import Source, check_shuffle, is_blocks
+from .sources import Blocks, Source, check_shuffle
 from .weight_noise import WeightNoise, noisy
 
 
@@ -195,7 +195,7 @@ class Trainer:
             Of any real dtype, or a frame of pandas or polars whose columns are numbers or bools; converted to
             the model's dtype once, but for uint8, converted batch by batch. A `numpy.memmap` of more than 256
             MB is read, checked and converted some thousand rows at a time; they come in the same order
-            (memory holds it, 8 bytes an example), and the result has the same bits, as if it were in memory.
+            (memory holds it, 4 bytes an example), and the result has the same bits, as if it were in memory.
             For a model on a GPU other data are copied to it once, or x is an array of the model's dtype or
             uint8 in its memory (CuPy's, PyTorch's, and what else has ``__cuda_array_interface__`` or speaks
             DLPack), which is taken as it is: its values are not looked at.
@@ -223,8 +223,9 @@ class Trainer:
             is divided by without them, not by the sum of the weights.
         shuffle : bool or int, default True
             Visit the examples in a new order each epoch; every one once. True mixes blocks each in itself.
-            For blocks a number above 1 is the size of a buffer of examples, of which each is drawn at random
-            and replaced by the next that comes: at least one in which similar examples come apart.
+            For blocks and mapped files a number above 1 is the size of a buffer of examples, of which each is
+            drawn at random and replaced by the next that comes: at least one in which similar examples come
+            apart. A file is then read from its begin to its end, which is quick on every disk.
         steps_per_epoch : int, optional
             Of blocks: end an epoch after so many batches. Fewer are a ValueError, raised after them.
         drop_last : bool, default False
@@ -239,7 +240,8 @@ class Trainer:
             (Philox4x32-10): the same numbers on a GPU.
         checkpoint : str or Path, optional
             Save the training to this file as it goes: model, optimizer, random state, callbacks, and the
-            position in the epoch, to which blocks are read again. Where the file exists the training goes on
+            position in the epoch, to which blocks are read again: where they are shuffled, they have to be
+            cut as before. Where the file exists the training goes on
             from there instead, and ends with the same bits as if it had never been interrupted (but for
             "hogwild"); ``epochs`` counts those before too.
         checkpoint_every : float, default 60
@@ -296,14 +298,14 @@ class Trainer:
         Another `fit` launches them at once where dtypes, the shape of an example, ``batch_size``, and whether
         there are weights and ``shuffle`` are the same.
         """
+        source = source_of(self, x, y, sample_weight)
         options = Options(
-            epochs=epochs, batch_size=batch_size, shuffle=check_shuffle(shuffle, y is None and is_blocks(x)),
+            epochs=epochs, batch_size=batch_size, shuffle=check_shuffle(shuffle, source),
             drop_last=check_flag("drop_last", drop_last), callbacks=callbacks,
             transform=transform, weight_noise=weight_noise, verbose=verbose, engine=engine,
             parallel=parallel, checkpoint=checkpoint, checkpoint_every=checkpoint_every,
             steps_per_epoch=steps_per_epoch,
         )  # fmt: skip
-        source = source_of(self, x, y, sample_weight)
         source, held_back = hold_back(self, source, validation_data, validation_split)
         run = prepare(self, source, held_back, options)
         history = History()
@@ -493,6 +495,8 @@ class Trainer:
 
         with closing(run.source.pieces(drawn, epoch, run.batch_size)) as pieces:
             for data, order in pieces:
+                if isinstance(run.source, Blocks):
+                    check_batches(self.model, data.x, run.batch_size)
                 if path is None:  # now the shape of an example is known
                     path = self._new_path(run, data.x.shape[1:])
                     history.path, history.reason = path.name, path.reason

@@ -104,6 +104,95 @@ def test_mapped_files_have_the_bits_of_arrays(kind, more, tmp_path, monkeypatch)
     assert np.array_equal(one.predict(x), other.predict(mapped))
 
 
+@pytest.mark.parametrize("more", [{}, {"drop_last": True}, {"validation_split": 0.2}])
+def test_mapped_files_are_mixed_by_a_buffer_as_blocks_are(more, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyoptim.train.sources._PIECE", 2000)
+    monkeypatch.setattr("pyoptim.train.sources._KEPT", 0)
+    monkeypatch.setattr("pyoptim.train.engine._CHUNK", 0.0)
+    np.save(tmp_path / "x.npy", X)
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    options = {"batch_size": 16, "shuffle": 60, "epochs": 2, **more, **QUIET}
+    seen = []
+
+    def see(x, y, rng):
+        seen.extend(x[:, 0])
+        return x, y
+
+    count = 169 if more.get("validation_split") else 208 if more else 211
+    trainer().fit(x, Y, transform=see, **options)
+    first, second = np.split(np.asarray(seen), 2)
+    assert len(set(first)) == len(first) == count
+    assert set(first) <= set(X[:, 0].astype(np.float32))
+    assert not np.array_equal(first, second)
+    whole, resumed = trainer(), trainer()
+    whole.fit(x, Y, **options)
+    saved, calls = {"checkpoint": tmp_path / "run", "checkpoint_every": 0}, []
+
+    class Stop(callbacks.Callback):
+        def on_batch_end(self, batch, logs):
+            calls.append(batch)
+            if len(calls) == 17:
+                raise Killed
+
+    with pytest.raises(Killed):
+        trainer().fit(x, Y, callbacks=[Stop()], **saved, **options)
+    resumed.fit(x, Y, callbacks=[Stop()], **saved, **options)
+    assert_same(whole, resumed)
+
+
+def test_what_is_mapped_goes_by_what_it_becomes(tmp_path, monkeypatch):
+    from pyoptim.train import sources
+
+    monkeypatch.setattr(sources, "_KEPT", 4 * X.size - 1)
+    for dtype, expected in ((np.float16, True), (bool, True), (np.uint8, False), (np.float64, True)):
+        np.save(tmp_path / "x.npy", X.astype(dtype))
+        assert sources.is_mapped(np.load(tmp_path / "x.npy", mmap_mode="r")) is expected
+    monkeypatch.setattr(sources, "_KEPT", 4 * len(Y) - 1)
+    np.save(tmp_path / "y.npy", Y)
+    y = np.load(tmp_path / "y.npy", mmap_mode="r")
+    one, other = trainer(), trainer()
+    one.fit(X, y, **QUIET)
+    other.fit(X, Y, **QUIET)
+    assert_same(one, other)
+
+
+def test_metrics_are_checked_on_a_mapped_file_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyoptim.train.sources._KEPT", 0)
+    np.save(tmp_path / "x.npy", X)
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    mine = trainer(metrics=["r2"])
+    before = bits(mine)
+    with pytest.raises(ValueError, match=r"metrics\[0\], .* does not suit the validation data"):
+        mine.fit(X, Y, validation_data=(x, Y), **QUIET)
+    assert all(map(np.array_equal, before, bits(mine)))
+
+
+def test_evaluation_of_blocks_needs_no_statistics_of_a_single_example():
+    x, y = np.resize(X, (1025, 5)), np.resize(Y, 1025)
+    mine = trainer()
+    assert mine.evaluate(cut(1000, x, y)) == mine.evaluate(x, y)
+
+
+def test_blocks_may_be_frames():
+    pandas = pytest.importorskip("pandas")
+    one, other = trainer(), trainer()
+    one.fit(lambda: [(pandas.DataFrame(X), pandas.Series(Y))], shuffle=False, **QUIET)
+    other.fit(X, Y, shuffle=False, **QUIET)
+    assert_same(one, other)
+    with pytest.raises((TypeError, ValueError), match=r"x\[0\]\.x"):
+        one.fit([(pandas.DataFrame({"a": ["text"]}), [0])], **QUIET)
+
+
+def test_a_student_is_checked_by_its_own_losses():
+    teacher = nn.Sequential(nn.Dense(5, 4), nn.Dense(4, 2), seed=0)
+    results = []
+    for data in ((X, Y), cut(50, X, Y)):
+        student = nn.Sequential(nn.Dense(5, 2), seed=1)
+        found = po.recipes.distill(teacher, student, X, Y, epochs=1, seed=0, validation_data=data, **QUIET)
+        results.append(found["distill"]["val_loss"])
+    assert results[0] == results[1]
+
+
 def test_a_wrong_row_of_a_mapped_file_is_named_and_changes_of_mode_c_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr("pyoptim.train.sources._KEPT", 0)
     np.save(tmp_path / "x.npy", X)
@@ -149,6 +238,36 @@ def test_a_training_resumes_within_an_epoch_to_the_same_bits(engine, written, sh
         trainer().fit(cut(24), checkpoint=tmp_path / "run", **{**options, "shuffle": True})
 
 
+@pytest.mark.parametrize("shuffle", [False, True, 40])
+def test_blocks_that_are_cut_in_another_way_go_on_only_where_that_changes_nothing(
+    shuffle, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("pyoptim.train.engine._CHUNK", 0.0)
+    options = {"batch_size": 16, "shuffle": shuffle, **QUIET}
+    saved = {"checkpoint": tmp_path / "run", "checkpoint_every": 0}
+
+    def failing():
+        for i, block in enumerate(cut(24)()):
+            if i == 6:
+                raise OSError
+            yield block
+
+    def fit(size, **more):
+        mine = trainer()
+        mine.fit(cut(size), **options, **more)
+        return mine
+
+    with pytest.raises(RuntimeError, match="did not come"):
+        trainer().fit(failing, **options, **saved)
+    if shuffle:
+        for size in (48, 23):
+            with pytest.raises(ValueError, match="x gives blocks of other lengths than when the checkpoint"):
+                fit(size, **saved)
+        assert_same(fit(24, **saved), fit(24))
+    else:
+        assert_same(fit(48, **saved), fit(24))
+
+
 def test_a_source_that_has_become_shorter_is_an_error_at_resuming(tmp_path, monkeypatch):
     monkeypatch.setattr("pyoptim.train.engine._CHUNK", 0.0)
 
@@ -188,6 +307,7 @@ BAD = np.where(np.arange(200).reshape(40, 5) == 103, np.nan, X[:40])
         (lambda: [GOOD, (X[:40], Y[:40], W[:40])], ValueError, r"x\[1\]\.weight has dtype .* is missing"),
         (lambda: [GOOD, (X[:40], Y[:39])], ValueError, r"x\[1\]\.y has 39 targets, expected 40"),
         (lambda: [GOOD, (X[:40], Y[:40] + 1)], ValueError, r"x\[1\]\.y\[\d+\] is 2"),
+        (lambda: [GOOD, (X[:0], Y[:40])], ValueError, r"x\[1\]\.y has shape \(40,\), expected no example"),
         (lambda: [GOOD, X[:40]], TypeError, r"x\[1\] is array.*, expected \(x, y\) or"),
     ],
 )  # fmt: skip
@@ -253,8 +373,8 @@ def test_empty_blocks_are_passed_over_and_memory_may_be_used_again():
         x, y = np.empty((16, 5), np.float32), np.empty(16, np.int64)
         for i in range(0, 208, 16):
             x[...], y[...] = X[i : i + 16], Y[i : i + 16]
+            yield x[:0].astype(np.float64), y[:0]
             yield x, y
-            yield x[:0], y[:0]
 
     one, other = trainer(), trainer()
     one.fit(reusing, batch_size=16, shuffle=False, **QUIET)
