@@ -5,26 +5,21 @@ import re
 from pathlib import Path
 
 import pytest
+from support import public
 
 import pyoptim as po
 from pyoptim.optim.optimizer import SHARED
 
-# A file directly in the package is a public name; these folders are too.
-PUBLIC = sorted(
-    {path.stem for path in Path(po.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
-    | {"datasets", "diagnostics", "nn", "ops", "recipes", "sklearn"}
-)
 
-
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", public.MODULES)
 def test_public_names(name):
     if name in ("sklearn", "torch"):
         pytest.importorskip(name)
     module = importlib.import_module(f"pyoptim.{name}")
     assert dir(module) == sorted(set(module.__all__))
-    for public in module.__all__:
-        assert not public.startswith("_")
-        assert getattr(module, public) is not None
+    for word in module.__all__:
+        assert not word.startswith("_")
+        assert getattr(module, word) is not None
 
 
 def test_names_of_the_package():

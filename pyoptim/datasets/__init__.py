@@ -65,14 +65,16 @@ def load(name: str, *, flatten: bool = False, normalize: bool = False) -> Datase
     Parameters
     ----------
     name : {"digits", "mnist", "fashion_mnist", "cifar10"}
-        =============  ===============  ===========  ==========  ============
-        name           train / test     image        download    licence
-        =============  ===============  ===========  ==========  ============
-        digits         1,437 / 360      8 x 8        none        CC BY 4.0
-        mnist          60,000 / 10,000  28 x 28      12 MB       CC BY-SA 3.0
-        fashion_mnist  60,000 / 10,000  28 x 28      31 MB       MIT
-        cifar10        50,000 / 10,000  3 x 32 x 32  170 MB      none stated
-        =============  ===============  ===========  ==========  ============
+        One of these:
+
+            =============  ===============  ===========  ==========  ============
+            name           train / test     image        download    licence
+            =============  ===============  ===========  ==========  ============
+            digits         1,437 / 360      8 x 8        none        CC BY 4.0
+            mnist          60,000 / 10,000  28 x 28      12 MB       CC BY-SA 3.0
+            fashion_mnist  60,000 / 10,000  28 x 28      31 MB       MIT
+            cifar10        50,000 / 10,000  3 x 32 x 32  170 MB      none stated
+            =============  ===============  ===========  ==========  ============
 
     flatten : bool, default False
         Images as rows, (N, features), instead of in their shape.
