@@ -1,4 +1,4 @@
-"""The pages of the site: what they tell the reader to type works, and every public name has its place.
+"""The pages of the site, and the README: what they say to type works; every public name has its place.
 
 The blocks of a page run in order, in one namespace and an empty folder. A block of text right after one of
 code is what that prints; its numbers may differ a little, as they do between processors. A block with a title
@@ -48,7 +48,8 @@ def blocks(page):
 
 
 def names():
-    return sorted(str(page.relative_to(PAGES)) for page in PAGES.rglob("*.md") if any(blocks(page)))
+    pages = sorted(str(page.relative_to(PAGES)) for page in PAGES.rglob("*.md") if any(blocks(page)))
+    return [*pages, "../../../README.md"]
 
 
 def same(printed, told):
