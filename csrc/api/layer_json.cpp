@@ -75,7 +75,9 @@ std::string read(const Json& given, const Option<Owner>&, std::vector<double>& t
 template <class Owner>
 void read_options(const Json& given, const std::vector<Option<Owner>>& options, Owner& owner,
                   const std::vector<std::string>& others) {
-    for (const auto& [name, value] : given.entries) {
+    for (const auto& entry : given.entries) {
+        const std::string& name = entry.first;
+        const Json& value = entry.second;
         if (std::find(others.begin(), others.end(), name) != others.end()) continue;
         std::string expected;
         bool known = false, valid = false;

@@ -9,12 +9,6 @@
 #include <immintrin.h>
 #endif
 
-#if defined(__clang__)
-#define PYOPTIM_UNROLL _Pragma("unroll")
-#else
-#define PYOPTIM_UNROLL _Pragma("GCC unroll 32")
-#endif
-
 namespace pyoptim::cpu::PYOPTIM_ISA {
 
 namespace {

@@ -11,7 +11,7 @@
 
 #include "formulas/rules.hpp"
 
-#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__) || defined(__clang__)
 #define PYOPTIM_UNROLL _Pragma("unroll")
 #define PYOPTIM_NO_UNROLL _Pragma("unroll 1")
 #else

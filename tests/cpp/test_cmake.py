@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -21,9 +22,13 @@ native = pytest.importorskip("pyoptim.runtime._native")
 
 
 @pytest.fixture(scope="session")
-def built(build_once):
+def folder(build_once):
     """The consumers built both ways: one compilation of the library serves both."""
-    folder = build_once("cmake", consumers.build)
+    return build_once("cmake", consumers.build)
+
+
+@pytest.fixture(scope="session")
+def built(folder):
     return {"add_subdirectory": folder / "sub", "find_package": folder / "found"}
 
 
@@ -375,6 +380,39 @@ def test_c_api(programs, tmp_path):
 @needs_tools
 def test_the_c_api_works_in_float_and_in_double(programs, tmp_path):
     run(programs / "c_typed", tmp_path / "model.safetensors")
+
+
+@needs_tools
+def test_projects_of_c_alone_use_the_library(folder, tmp_path):
+    assert run(folder / "c_only" / "app") == ""
+    # Built along with one, it is the same objects: what links them is all that can differ.
+    run("cmake", "-S", consumers.C_ONLY, "-B", tmp_path, "-G", "Unix Makefiles",
+        f"-DPYOPTIM_SOURCE={consumers.SOURCE}", "-DPYOPTIM_ISAS=baseline")  # fmt: skip
+    linked = (tmp_path / "CMakeFiles" / "app.dir" / "link.txt").read_text("utf-8")
+    assert "libpyoptim.a -l" in linked
+
+
+@needs_tools
+@pytest.mark.skipif(not shutil.which("pkg-config"), reason="needs pkg-config")
+def test_pkg_config_finds_the_library_wherever_it_was_moved(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder / "prefix", tmp_path / "moved")
+    (pc,) = tmp_path.rglob("pyoptim.pc")
+    monkeypatch.setenv("PKG_CONFIG_PATH", str(pc.parent))
+    flags = run("pkg-config", "--cflags", "--libs", "pyoptim").split()
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    source, program = consumers.C_ONLY / "app.c", tmp_path / "app"
+    run(compiler, "-std=c89", "-Wpedantic", "-Werror", source, "-o", program, *flags)
+    assert run(program) == ""
+
+
+@needs_tools
+@pytest.mark.skipif(not shutil.which("nm"), reason="needs binutils")
+def test_plugins_export_nothing_of_the_library_in_them(programs):
+    (plugin,) = programs.glob("*plugin*.so")
+    exported = run("nm", "-D", "--defined-only", plugin)
+    assert "plugin_predict" in exported
+    # Templates of std:: have the visibility of namespace std, whatever they are made for.
+    assert not re.findall(r" (?:_Z\w{0,2}N?K?7pyoptim|pyoptim_)\w*", exported)
 
 
 def test_an_install_says_where_its_cpp_files_are(run_pyoptim):

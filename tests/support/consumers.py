@@ -8,6 +8,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[2]
 CONSUMERS = SOURCE / "tests" / "cpp" / "programs"
+C_ONLY = SOURCE / "tests" / "cpp" / "c_only"
 needs_tools = pytest.mark.skipif(
     not (shutil.which("cmake") and (shutil.which("c++") or shutil.which("g++"))),
     reason="needs cmake and a C++ compiler",
@@ -24,6 +25,7 @@ def build(folder):
     """Build them along with the library, in folder/sub, and with the installed one, in folder/found."""
     run("cmake", "-S", CONSUMERS, "-B", folder / "sub", f"-DPYOPTIM_SOURCE={SOURCE}", "-DPYOPTIM_INSTALL=ON")
     run("cmake", "--build", folder / "sub", "-j2")
-    run("cmake", "--install", folder / "sub" / "pyoptim", "--prefix", folder / "prefix")
-    run("cmake", "-S", CONSUMERS, "-B", folder / "found", f"-DCMAKE_PREFIX_PATH={folder / 'prefix'}")
-    run("cmake", "--build", folder / "found", "-j2")
+    run("cmake", "--install", folder / "sub" / "_deps" / "pyoptim-build", "--prefix", folder / "prefix")
+    for source, name in ((CONSUMERS, "found"), (C_ONLY, "c_only")):
+        run("cmake", "-S", source, "-B", folder / name, f"-DCMAKE_PREFIX_PATH={folder / 'prefix'}")
+        run("cmake", "--build", folder / name, "-j2")
