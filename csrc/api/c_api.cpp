@@ -1,4 +1,3 @@
-#include <cmath>
 #include <cstdio>
 #include <exception>
 #include <stdexcept>
@@ -12,7 +11,6 @@
 #include "pyoptim/network.hpp"
 #include "pyoptim/predictor.hpp"
 #include "pyoptim/pyoptim.h"
-#include "runtime/reduce.hpp"
 #include "runtime/sizes.hpp"
 
 struct pyoptim_network {
@@ -111,17 +109,6 @@ auto& typed(Handle& handle, const char* name) {
     return *found;
 }
 
-// Refuses inputs that are not finite.
-template <class T>
-void check_inputs(const T* x, std::size_t examples, std::size_t inputs) {
-    const std::size_t n = pyoptim::core::checked_product("examples", examples, inputs);
-    if (pyoptim::core::all_finite(n, x)) return;
-    std::size_t i = 0;
-    while (std::isfinite(x[i])) ++i;
-    refuse("x[" + std::to_string(i / inputs) + "] holds " + std::to_string(x[i]) +
-           ", expected finite numbers");
-}
-
 // The examples of a caller, as the network of these numbers of inputs and outputs takes them.
 template <class T>
 pyoptim::Dataset<T> dataset(const pyoptim_data& data, std::size_t inputs) {
@@ -133,7 +120,6 @@ pyoptim::Dataset<T> dataset(const pyoptim_data& data, std::size_t inputs) {
         made.bytes = static_cast<const std::uint8_t*>(data.x);
     } else if (data.x_type == kTypeOf<T>) {
         made.x = static_cast<const T*>(data.x);
-        check_inputs(made.x, data.examples, inputs);
     } else {
         refuse("data.x_type is " + name_of(data.x_type) + ", expected " + kTypes[kTypeOf<T>] + " or uint8");
     }
@@ -421,7 +407,6 @@ int pyoptim_network_forward(pyoptim_network* network, const void* x, size_t n, i
         need(network != nullptr && x != nullptr && y != nullptr, "network, x or y is null");
         visit(*network, [&](auto& net) {
             const auto* const values = static_cast<const ElementOf<std::decay_t<decltype(net)>>*>(x);
-            check_inputs(values, n, net.inputs());
             *y = net.forward(values, n, training != 0);
         });
     });
@@ -453,7 +438,6 @@ int pyoptim_network_predict(const pyoptim_network* network, const float* x, size
     return guarded(error, [&] {
         need(network != nullptr && x != nullptr && y != nullptr, "network, x or y is null");
         const auto& net = typed<float>(*network, "network");
-        check_inputs(x, examples, net.inputs());
         net.predict(x, examples, y);
     });
 }
@@ -464,7 +448,6 @@ int pyoptim_network_predict_typed(const pyoptim_network* network, const void* x,
         need(network != nullptr && x != nullptr && y != nullptr, "network, x or y is null");
         visit(*network, [&](const auto& net) {
             using T = ElementOf<std::decay_t<decltype(net)>>;
-            check_inputs(static_cast<const T*>(x), examples, net.inputs());
             net.predict(static_cast<const T*>(x), examples, static_cast<T*>(y));
         });
     });
@@ -586,7 +569,6 @@ int pyoptim_predictor_predict(const pyoptim_predictor* predictor, const void* x,
             if (x_type == PYOPTIM_UINT8) {
                 it.predict(static_cast<const std::uint8_t*>(x), examples, static_cast<T*>(y));
             } else if (x_type == kTypeOf<T>) {
-                check_inputs(static_cast<const T*>(x), examples, it.inputs());
                 it.predict(static_cast<const T*>(x), examples, static_cast<T*>(y));
             } else {
                 refuse("x_type is " + name_of(x_type) + ", expected " + kTypes[kTypeOf<T>] + " or uint8");

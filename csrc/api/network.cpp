@@ -8,6 +8,7 @@
 #include <utility>
 #include <variant>
 
+#include "api/inputs.hpp"
 #include "api/network_impl.hpp"
 #include "api/optimizer_impl.hpp"
 #include "optim/rule_info.hpp"
@@ -171,8 +172,10 @@ void Network<T>::Impl::check_data(const Dataset<T>& data) const {
     if ((data.x == nullptr) == (data.bytes == nullptr)) refuse("data: expected either x or bytes");
     if ((data.labels == nullptr) == (data.targets == nullptr))
         refuse("data: expected either labels or targets");
-    core::checked_product("data.examples", data.examples, chain.views().front().in.size);
+    const auto inputs = static_cast<std::size_t>(chain.views().front().in.size);
+    core::checked_product("data.examples", data.examples, inputs);
     core::checked_product("data.examples", data.examples, chain.views().back().out.size);
+    if (data.x != nullptr) core::check_inputs(data.x, data.examples, inputs);
     for (std::size_t i = 0; i < data.examples && data.weight != nullptr; ++i) {
         const auto weight = static_cast<double>(data.weight[i]);
         if (core::kNotNegative.contains(weight)) continue;
@@ -294,14 +297,21 @@ void Network<T>::Impl::add_parts(Engine& to, Optimizer<T>& optimizer) {
 
 // Computes the coefficients of the steps to come, those of all groups end to end in each.
 template <class T>
-void Network<T>::Impl::plan(const std::vector<Optimizer<T>*>& groups, std::size_t steps, std::size_t& width) {
+std::size_t Network<T>::Impl::plan(const std::vector<Optimizer<T>*>& groups, std::size_t steps,
+                                   std::size_t& width, std::exception_ptr& failure) {
     after.resize(groups.size());
     for (std::size_t g = 0; g < groups.size(); ++g) after[g].assign(1, groups[g]->progress());
     std::size_t filled = 0;
     for (std::size_t step = 0; step < steps; ++step) {
         for (std::size_t g = 0; g < groups.size(); ++g) {
             Progress now;
-            const Row row = groups[g]->next(after[g].back(), now);
+            Row row = {};
+            try {
+                row = groups[g]->next(after[g].back(), now);
+            } catch (...) {
+                failure = std::current_exception();
+                return step;
+            }
             after[g].push_back(now);
             const auto length = static_cast<std::size_t>(row.count);
             if (rows.size() < filled + length) rows.resize(std::max(2 * rows.size(), filled + length));
@@ -309,6 +319,7 @@ void Network<T>::Impl::plan(const std::vector<Optimizer<T>*>& groups, std::size_
         }
         if (step == 0) width = filled;
     }
+    return steps;
 }
 
 template <class T>
@@ -321,7 +332,7 @@ bool Network<T>::Impl::run(core::Engine<T>& with, const core::Examples<T>& of, s
     const std::vector<Optimizer<T>*>& groups = optimizer.impl_->all;
     optimizer.impl_->share_options(optimizer);
     const bool plain = optimizer.impl_->is_plain(optimizer);
-    std::exception_ptr failure;  // of a step that the optimizer takes itself
+    std::exception_ptr failure;  // of a step that the optimizer takes itself, or of a schedule
     std::function<core::StepTaken()> take;
     if (!plain) {
         trained();
@@ -341,9 +352,12 @@ bool Network<T>::Impl::run(core::Engine<T>& with, const core::Examples<T>& of, s
         options.step = &take;
     }
     for (std::size_t begin = 0; begin < examples; begin += pace.steps * batch) {
-        const std::size_t end = std::min(examples, begin + pace.steps * batch);
-        std::size_t width = 0;
-        if (plain) plan(groups, (end - begin + batch - 1) / batch, width);
+        std::size_t end = std::min(examples, begin + pace.steps * batch), width = 0;
+        if (plain) {
+            const std::size_t planned = plan(groups, (end - begin + batch - 1) / batch, width, failure);
+            if (planned == 0) std::rethrow_exception(failure);
+            end = std::min(end, begin + planned * batch);
+        }
         const std::size_t steps = outcome.steps, skipped = outcome.skipped;
         const auto advance = [&] {
             if (!plain) return;
@@ -363,8 +377,9 @@ bool Network<T>::Impl::run(core::Engine<T>& with, const core::Examples<T>& of, s
             throw;
         }
         advance();
-        if (failure) std::rethrow_exception(failure);
-        if (outcome.wrong >= 0) throw std::domain_error("a gradient holds NaN or infinity");
+        const bool wrong = outcome.wrong >= 0;  // in a step before the one that a schedule fails for
+        if (failure && !(plain && wrong)) std::rethrow_exception(failure);
+        if (wrong) throw std::domain_error("a gradient holds NaN or infinity");
         if (pace.advanced && !pace.advanced(end)) return false;
     }
     return true;
@@ -428,7 +443,9 @@ void Network<T>::predict(const T* x, std::size_t examples, T* y) const {
         impl_->predictor = std::make_unique<core::Predictor<T>>(impl_->chain.views());
     }
     const core::ThreadLimit limit(impl_->thread_limit);
-    impl_->predictor->predict({examples, x, nullptr, y}, examples);
+    if (!impl_->predictor->predict({examples, x, nullptr, y}, examples, true)) {
+        core::refuse_inputs(x, inputs());
+    }
 }
 
 void set_num_threads(int n) {

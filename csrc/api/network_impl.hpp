@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <random>
@@ -18,7 +19,7 @@
 namespace pyoptim {
 
 template <class T>
-struct Network<T>::Impl {
+struct [[gnu::visibility("hidden")]] Network<T>::Impl {
     // Marks the engine as in use while this object lives, so that the callback after_epoch cannot replace the
     // engine that calls it.
     struct Busy {
@@ -65,7 +66,9 @@ struct Network<T>::Impl {
     // before.
     bool run(core::Engine<T>&, const core::Examples<T>&, std::size_t examples, std::size_t batch,
              Optimizer<T>&, core::StepOptions, core::Outcome&, const Pace& pace = {});
-    void plan(const std::vector<Optimizer<T>*>& groups, std::size_t steps, std::size_t& width);
+    // Returns how many of these steps have coefficients: all, unless a schedule fails, which `failure` keeps.
+    std::size_t plan(const std::vector<Optimizer<T>*>& groups, std::size_t steps, std::size_t& width,
+                     std::exception_ptr& failure);
     struct Fitting;  // a training that runs
     // Trains on one block of examples after the other; on a single one, which is always the same, if
     // `single`.

@@ -18,6 +18,15 @@ void each_array(const core::Chain<T>& chain, Visit visit) {
     }
 }
 
+template <class T>
+std::string described(const core::LayerView<T>& view, const core::LayerArray<T>& array) {
+    std::string text = view.name + array.name + " (";
+    for (std::size_t i = 0; i < array.shape.size(); ++i) {
+        text += (i > 0 ? ", " : "") + std::to_string(array.shape[i]);
+    }
+    return text + ")";
+}
+
 }  // namespace
 
 template <class T>
@@ -45,7 +54,8 @@ std::vector<ParameterArray> Network<T>::parameter_arrays() const {
 template <class T>
 Snapshot<T> Network<T>::snapshot() const {
     Snapshot<T> kept;
-    each_array(impl_->chain, [&](const core::LayerView<T>&, const core::LayerArray<T>& array) {
+    each_array(impl_->chain, [&](const core::LayerView<T>& view, const core::LayerArray<T>& array) {
+        kept.arrays.push_back(described(view, array));
         if (array.role == core::Role::counter) {
             kept.counts.push_back(*array.count);
         } else {
@@ -57,14 +67,23 @@ Snapshot<T> Network<T>::snapshot() const {
 
 template <class T>
 void Network<T>::restore(const Snapshot<T>& from) {
-    std::size_t values = 0, counts = 0;
-    each_array(impl_->chain, [&](const core::LayerView<T>&, const core::LayerArray<T>& array) {
+    const auto refuse = [](const std::string& what) { throw std::invalid_argument("the snapshot " + what); };
+    std::size_t values = 0, counts = 0, i = 0;
+    each_array(impl_->chain, [&](const core::LayerView<T>& view, const core::LayerArray<T>& array) {
+        const std::string own = described(view, array);
+        const std::string given = i < from.arrays.size() ? from.arrays[i] : "nothing";
+        ++i;
+        if (given != own) refuse("is of another network: it has " + given + ", expected " + own);
         (array.role == core::Role::counter ? counts : values) += static_cast<std::size_t>(array.size());
     });
+    if (from.arrays.size() != i) refuse("is of another network: it has " + from.arrays[i] + " besides");
     if (from.values.size() != values || from.counts.size() != counts) {
-        throw std::invalid_argument("the snapshot is of a network of other layers: it has " +
-                                    std::to_string(from.values.size()) + " values, expected " +
-                                    std::to_string(values));
+        refuse("has " + std::to_string(from.values.size()) + " values and " +
+               std::to_string(from.counts.size()) + " counts, expected " + std::to_string(values) + " and " +
+               std::to_string(counts));
+    }
+    for (const std::int64_t count : from.counts) {
+        if (count < 0) refuse("has the count " + std::to_string(count) + ", expected at least 0");
     }
     const T* value = from.values.data();
     const std::int64_t* count = from.counts.data();

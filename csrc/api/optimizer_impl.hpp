@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -48,7 +49,7 @@ double scheduled_rate(const std::function<double(std::int64_t)>& schedule, std::
 }  // namespace core
 
 template <class T>
-struct Optimizer<T>::Impl {
+struct [[gnu::visibility("hidden")]] Optimizer<T>::Impl {
     enum class Taken { yes, skipped, refused };
     struct Files;  // what saves and loads
 
@@ -69,8 +70,9 @@ struct Optimizer<T>::Impl {
         return packed.at(slot.name).data() + slot.begin * slot.width();
     }
 
-    // The states of each array under a rule.
-    std::vector<std::vector<core::StateSlot>> slots(StepKind kind, int of_rule) const;
+    // The states of each array under a rule, and those of other rules that are named besides.
+    std::vector<std::vector<core::StateSlot>> slots(StepKind kind, int of_rule,
+                                                    const std::set<std::string>& more = {}) const;
     // An array with the row of coefficients at an offset; `end` and `begin` are a part of it.
     typename core::Stepper<T>::Array array(T* param, const core::Part&, std::size_t row);
 

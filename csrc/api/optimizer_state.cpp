@@ -2,6 +2,7 @@
 // has the hyperparameters of each group.
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <set>
 #include <stdexcept>
 #include <utility>
@@ -355,6 +356,7 @@ std::unique_ptr<Optimizer<T>> Optimizer<T>::clone() const {
     }
     for (const auto& group : from.groups) {
         to.groups.push_back(group->clone());
+        to.groups.back()->impl_->owned = true;
         to.all.push_back(to.groups.back().get());
     }
     to.sums = from.sums;
@@ -381,43 +383,55 @@ struct Content {
     }
 };
 
-// The states of each array of a group, those too that its rule does not use at present.
-template <class T>
-std::vector<std::vector<StateSlot>> all_slots(const typename std::map<std::string, std::vector<T>>& kept,
-                                              std::vector<std::vector<StateSlot>> used,
-                                              const std::vector<ParameterArray>& arrays) {
-    for (const auto& [name, values] : kept) {
-        std::size_t begin = 0;
-        for (std::size_t i = 0; i < arrays.size(); ++i) {
-            const auto is_it = [&, wanted = name](const StateSlot& slot) { return slot.name == wanted; };
-            const std::size_t size = core::elements_of(arrays[i].shape);
-            const bool known = std::any_of(used[i].begin(), used[i].end(), is_it);
-            // Adafactor keeps the names of vectors and of matrices apart; all other states are of every
-            // array.
-            const bool factored = name == "variance" || name == "row_var" || name == "col_var";
-            if (!known && !factored) used[i].push_back({name, arrays[i].shape, begin, size});
-            begin += size;
-        }
+// Adafactor keeps the states of vectors and of matrices apart; all other states are of every array.
+bool is_of_every_array(const std::string& name) {
+    for (int rule = 0; rule < cpu::kRuleCount; ++rule) {
+        const auto names = core::state_names(rule);
+        if (std::find(names.begin(), names.end(), name) != names.end()) return true;
     }
-    return used;
+    return false;
 }
 
 }  // namespace
 
 template <class T>
 struct Optimizer<T>::Impl::Files {
-    // Of the owner only states that it came to need are added.
+    // The names of the states that there are of every array of a group.
+    static std::set<std::string> held(const Impl& group) {
+        std::set<std::string> names;
+        for (const auto& [name, values] : group.kept) names.insert(name);
+        for (const auto& [name, bytes] : group.packed) names.insert(name);
+        for (auto at = names.begin(); at != names.end();) {
+            at = is_of_every_array(*at) ? std::next(at) : names.erase(at);
+        }
+        return names;
+    }
+
+    // What save() calls with the content of the file. Options that have changed since the last step may need
+    // other states than there are, which a copy then has: the optimizer stays as it is.
+    template <class Use>
+    static auto saved(const Optimizer<T>& of, Use use) {
+        auto& owner = const_cast<Optimizer<T>&>(of);  // options() gives addresses; nothing is written to them
+        bool ready = true;
+        for (const Optimizer<T>* const group : owner.impl_->all) {
+            ready = ready && group->impl_->rule == core::rule_index(group->rule());
+        }
+        if (ready) return use(content(owner));
+        const std::unique_ptr<Optimizer<T>> copy = of.clone();
+        copy->impl_->share_options(*copy);
+        for (Optimizer<T>* const group : copy->impl_->all) group->prepare();
+        return use(content(*copy));
+    }
+
     static Content content(Optimizer<T>& owner) {
         if (*owner.type() == '\0') another(owner);  // refuses it
         Content made;
         Impl& own = *owner.impl_;
         std::string groups, scalars;
         std::size_t number = 0;
-        own.share_options(owner);
         for (Optimizer<T>* const group : own.all) {
-            group->prepare();  // options that have changed since the last step may need more states
             Impl& of = *group->impl_;
-            const auto slots = all_slots<T>(of.kept, of.slots(group->kind(), of.rule), of.arrays);
+            const auto slots = of.slots(group->kind(), of.rule, held(of));
             std::string params, names;
             for (std::size_t i = 0; i < of.arrays.size(); ++i, ++number) {
                 params += (i > 0 ? ", " : "") + std::to_string(number);
@@ -513,13 +527,23 @@ struct Optimizer<T>::Impl::Files {
                 }
             }
         }
-        for (const std::string& name : more) {
-            if (of.kept.count(name) > 0 || !is_state(name) || !of.packed_as.empty()) continue;
-            std::size_t total = 0;
-            for (const ParameterArray& array : of.arrays) total += core::elements_of(array.shape);
-            of.kept[name].resize(total);
+        for (auto at = more.begin(); at != more.end();) {
+            at = is_of_every_array(*at) ? std::next(at) : more.erase(at);
         }
-        const auto slots = all_slots<T>(of.kept, of.slots(group->kind(), of.rule), of.arrays);
+        const auto slots = of.slots(group->kind(), of.rule, more);
+        std::map<std::string, std::size_t> totals;
+        for (const auto& of_array : slots) {
+            for (const StateSlot& slot : of_array) {
+                totals[slot.name] += slot.dtype != nullptr ? slot.size * slot.width() : slot.size;
+            }
+        }
+        for (const auto& [name, total] : totals) {
+            if (of.packed_as.empty()) {
+                of.kept[name].resize(total);
+            } else {
+                of.packed[name].resize(total);
+            }
+        }
         for (std::size_t i = 0; i < slots.size(); ++i) {
             for (const StateSlot& slot : slots[i]) {
                 const std::string name = std::to_string(saved.params[i]) + "." + slot.name;
@@ -532,14 +556,6 @@ struct Optimizer<T>::Impl::Files {
             }
         }
         found.groups.push_back(std::move(group));
-    }
-
-    static bool is_state(const std::string& name) {
-        for (int rule = 0; rule < cpu::kRuleCount; ++rule) {
-            const auto names = core::state_names(rule);
-            if (std::find(names.begin(), names.end(), name) != names.end()) return true;
-        }
-        return false;
     }
 
     static void load(core::TensorFile& file, Optimizer<T>& owner) {
@@ -563,6 +579,11 @@ struct Optimizer<T>::Impl::Files {
         if (averaged && (average->items.size() != 2 || own.averages.empty() ||
                          average->items[0].text != own.average.type)) {
             refuse("it was saved with another average than follows this one");
+        }
+        if (average != nullptr && !averaged && own.averaged > 0) {  // old files do not say
+            refuse(
+                "it was saved without an average, but one of other steps follows this optimizer: call "
+                "follow() again for one that begins anew");
         }
         if (summed > 0) found.sums.resize(own.size);
         if (averaged) found.averages = own.averages;
@@ -619,14 +640,16 @@ struct Optimizer<T>::Impl::Files {
 
 template <class T>
 void Optimizer<T>::save(const std::string& path) const {
-    const Content content = Impl::Files::content(const_cast<Optimizer<T>&>(*this));
-    core::write_tensors(path, content.description, content.tensors, content.data);
+    Impl::Files::saved(*this, [&](const Content& content) {
+        core::write_tensors(path, content.description, content.tensors, content.data);
+    });
 }
 
 template <class T>
 std::vector<std::uint8_t> Optimizer<T>::save() const {
-    const Content content = Impl::Files::content(const_cast<Optimizer<T>&>(*this));
-    return core::tensors_in_memory(content.description, content.tensors, content.data);
+    return Impl::Files::saved(*this, [](const Content& content) {
+        return core::tensors_in_memory(content.description, content.tensors, content.data);
+    });
 }
 
 template <class T>

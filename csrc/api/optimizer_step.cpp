@@ -55,19 +55,22 @@ std::ptrdiff_t scales_of(std::size_t elements) {
     return static_cast<std::ptrdiff_t>((elements + kScaleBlock - 1) / kScaleBlock);
 }
 
+// Adds the state of this name, with the scales of one in 8 bits.
+void add_state(std::vector<StateSlot>& slots, const ParameterArray& array, const std::string& name,
+               const std::string& state_dtype) {
+    const char* const packed = state_dtype.empty() ? nullptr : state_dtype == "int8" ? "U8" : "BF16";
+    slots.push_back({name, array.shape, 0, 0, packed});
+    if (state_dtype != "int8") return;
+    slots.push_back({name + "_scale", {scales_of(core::elements_of(array.shape))}, 0, 0, "F32"});
+}
+
 // The names and shapes of the states of an array.
 std::vector<StateSlot> states_of(const ParameterArray& array, StepKind kind, int rule,
                                  const std::string& state_dtype) {
     const auto rank = array.shape.size();
     std::vector<StateSlot> slots;
-    if (!state_dtype.empty()) {
-        for (const std::string& name : core::state_names(rule)) {
-            slots.push_back({name, array.shape, 0, 0, state_dtype == "int8" ? "U8" : "BF16"});
-            if (state_dtype != "int8") continue;
-            slots.push_back({name + "_scale", {scales_of(core::elements_of(array.shape))}, 0, 0, "F32"});
-        }
-    } else if (kind != StepKind::adafactor) {
-        for (const std::string& name : core::state_names(rule)) slots.push_back({name, array.shape, 0, 0});
+    if (kind != StepKind::adafactor) {
+        for (const std::string& name : core::state_names(rule)) add_state(slots, array, name, state_dtype);
     } else if (rank < 2) {
         slots.push_back({"variance", array.shape, 0, 0});
     } else {  // one element for each row, and for each column, of a stack of matrices
@@ -96,11 +99,17 @@ core::TensorArray<T> tensor_of(const ParameterArray& array, const Part& part, st
 }  // namespace
 
 template <class T>
-std::vector<std::vector<StateSlot>> Optimizer<T>::Impl::slots(StepKind kind, int of_rule) const {
+std::vector<std::vector<StateSlot>> Optimizer<T>::Impl::slots(StepKind kind, int of_rule,
+                                                              const std::set<std::string>& more) const {
     std::map<std::string, std::size_t> totals;
     std::vector<std::vector<StateSlot>> of_arrays;
+    const std::vector<std::string> used = core::state_names(of_rule);
     for (const ParameterArray& array : arrays) {
         of_arrays.push_back(states_of(array, kind, of_rule, packed_as));
+        for (const std::string& name : more) {
+            const bool known = std::find(used.begin(), used.end(), name) != used.end();
+            if (!known) add_state(of_arrays.back(), array, name, packed_as);
+        }
         for (StateSlot& slot : of_arrays.back()) {
             slot.size = core::elements_of(slot.shape);
             slot.begin = totals[slot.name];
@@ -366,6 +375,7 @@ bool Optimizer<T>::Impl::finite() const {
 template <class T>
 typename Optimizer<T>::Impl::Taken Optimizer<T>::Impl::take(Optimizer<T>& owner, T* param, const T* grad,
                                                             const Runs& trained) {
+    if (owner.accumulate < 1) owner.check();  // which refuses it
     arrange(owner, param, trained);
     look_at(grad);
     const bool careful = owner.nonfinite != NonFinite::ignore, clips = owner.max_grad_norm > 0;

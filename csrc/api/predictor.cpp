@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "api/inputs.hpp"
 #include "api/model_file.hpp"
 #include "api/network_impl.hpp"
 #include "engine/predictor.hpp"
@@ -43,7 +44,7 @@ void check_layers(const core::Chain<T>& chain) {
 }  // namespace
 
 template <class T>
-struct Predictor<T>::Impl {
+struct [[gnu::visibility("hidden")]] Predictor<T>::Impl {
     explicit Impl(const std::vector<Layer>& layers) : chain(layers, core::inputs_of(layers)) {}
 
     // Memory of our own for all arrays.
@@ -110,6 +111,7 @@ struct Predictor<T>::Impl {
                                         std::to_string(most));
         }
         core::checked_product("examples", of.n, std::max(predictor->inputs(), predictor->outputs()));
+        if (of.x != nullptr) core::check_inputs(of.x, of.n, predictor->inputs());
         Desk<T>& desk = free_desk();
         predictor->predict_frozen(of, desk.memory.data(), rows);
         desk.taken.store(false, std::memory_order_release);

@@ -98,6 +98,9 @@ def restore_optimizer(optimizer: Optimizer, description: dict[str, Any], tensors
 
     average, held = optimizer.average, description.get("average")
     if held is None:
+        # Files from before averages were saved do not say.
+        if "average" in description and average is not None and average.count > 0:
+            raise ValueError(f"it was saved without an average, but {average!r} follows this one")
         optimizer.load_state_dict(saved)
         return
     if average is None or type(average).__name__ != held[0]:

@@ -9,8 +9,8 @@
 ///
 /// Arrays are row-major, one example a row. Errors are std::invalid_argument (what was asked for cannot be)
 /// and std::runtime_error (a file); nothing is changed then, but for a schedule that fails on its way: the
-/// steps before are done. after_epoch must not train, load or move the network. No exception leaves a thread
-/// of ours. A network is used by one thread at a time.
+/// steps before are done. Inputs that are NaN or infinite are refused. after_epoch must not train, load or
+/// move the network. No exception leaves a thread of ours. A network is used by one thread at a time.
 #pragma once
 
 #include <cstddef>
@@ -187,11 +187,12 @@ struct NamedArray {
     bool trainable = false;         ///< whether it is a parameter that learns
 };
 
-/// All parameters, buffers and counters of a network at some time.
+/// All parameters, buffers and counters of a network at some time, end to end.
 template <class T>
 struct Snapshot {
     std::vector<T> values;
     std::vector<std::int64_t> counts;
+    std::vector<std::string> arrays;  ///< what each of them is, such as "0.weight (8, 4)"
 };
 
 /// T is float or double.
@@ -223,7 +224,8 @@ class PYOPTIM_API Network {
     std::vector<ParameterArray> parameter_arrays() const;
     /// Parameters, running statistics and the positions in random numbers: whatever training changes.
     Snapshot<T> snapshot() const;
-    /// Throws std::invalid_argument for a snapshot of other layers.
+    /// Throws std::invalid_argument, and writes nothing, for a snapshot of other arrays and for counts below
+    /// 0.
     void restore(const Snapshot<T>&);
     /// A network of its own memory that trains on to the same bits.
     Network clone() const;
@@ -250,6 +252,12 @@ class PYOPTIM_API Network {
     /// The loss and the accuracy of the data as a whole, in evaluation, as Python's Trainer.evaluate.
     EpochResult evaluate(const Dataset<T>& data, const Loss& loss = {}) const;
 
+    /// Makes the running statistics of BatchNorm anew, as Python's averages.update_bn: the mean of those of
+    /// each batch of data's x or bytes. Averaged weights need it, whose statistics training has not seen.
+    /// Dropout and noise draw as in training; layers that are frozen or keep no statistics stay as they are.
+    /// Where the last batch would be of one example, all batches are smaller.
+    void update_bn(const Dataset<T>& data, std::size_t batch_size = 1024);
+
     /// One step on all of `data` as one batch; returns the loss before it.
     double step(const Dataset<T>& data, Optimizer<T>& optimizer, const Loss& loss = {});
 
@@ -267,7 +275,8 @@ class PYOPTIM_API Network {
     void update(Optimizer<T>& optimizer);
 
     /// y (examples, outputs) for x (examples, inputs), in evaluation: logits, not probabilities. The network
-    /// keeps the memory of this, with copies of its weights, for the next call.
+    /// keeps the memory of this, with copies of its weights, for the next call. Where x is refused, y is
+    /// unspecified.
     void predict(const T* x, std::size_t examples, T* y) const;
 
     /// A copy for predictions: each BatchNorm with running statistics that follows a Dense without an

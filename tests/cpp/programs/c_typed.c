@@ -151,11 +151,11 @@ static int check_type(int type, const char* path) {
     fill(type, x, numbers, VALUES);
     data.y = targets;
     data.y_type = type;
-    FAILS(PYOPTIM_INVALID, pyoptim_network_step(network, optimizer, &data, NULL, NULL), "x[2]");
-    FAILS(PYOPTIM_INVALID, pyoptim_network_train(network, optimizer, &data, NULL, NULL, NULL, NULL), "x[2]");
-    FAILS(PYOPTIM_INVALID, pyoptim_network_forward(network, x, EXAMPLES, 0, &out, NULL), "x[2]");
-    FAILS(PYOPTIM_INVALID, pyoptim_network_predict_typed(network, x, EXAMPLES, y, NULL), "x[2]");
-    FAILS(PYOPTIM_INVALID, pyoptim_predictor_predict(predictor, x, type, EXAMPLES, room, NULL), "x[2]");
+    FAILS(PYOPTIM_INVALID, pyoptim_network_step(network, optimizer, &data, NULL, NULL), "x[2, 1] is nan");
+    FAILS(PYOPTIM_INVALID, pyoptim_network_train(network, optimizer, &data, NULL, NULL, NULL, NULL), "x[2, 1] is nan");
+    FAILS(PYOPTIM_INVALID, pyoptim_network_forward(network, x, EXAMPLES, 0, &out, NULL), "x[2, 1] is nan");
+    FAILS(PYOPTIM_INVALID, pyoptim_network_predict_typed(network, x, EXAMPLES, y, NULL), "x[2, 1] is nan");
+    FAILS(PYOPTIM_INVALID, pyoptim_predictor_predict(predictor, x, type, EXAMPLES, room, NULL), "x[2, 1] is nan");
     CHECK(pyoptim_network_predict_typed(network, x, 2, y, NULL) == PYOPTIM_OK);
     pyoptim_optimizer_destroy(other);
     CHECK(pyoptim_optimizer_create_typed("sgd", 1 - type, count, &other, NULL) == PYOPTIM_OK);

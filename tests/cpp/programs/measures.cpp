@@ -95,13 +95,26 @@ static void labels_of_any_integer() {
 static Network<float> skipped(bool without, EpochResult& result) {
     auto x = inputs();
     auto labels = sorted_labels();
+    Network<float> net = network();
     if (without) {
         x.erase(x.begin() + 32 * kInputs, x.begin() + 64 * kInputs);
         labels.erase(labels.begin() + 32, labels.begin() + 64);
     } else {
-        x[40 * kInputs] = std::numeric_limits<float>::quiet_NaN();
+        // Finite inputs for which a unit overflows. Others are refused.
+        const float* const weights = net.parameters();
+        float most = 0;
+        for (std::size_t unit = 0; unit < 8; ++unit) {
+            float sum = 0;
+            for (std::size_t i = 0; i < kInputs; ++i) sum += std::fabs(weights[unit * kInputs + i]);
+            if (sum <= most) continue;
+            most = sum;
+            for (std::size_t i = 0; i < kInputs; ++i) {
+                x[40 * kInputs + i] =
+                    std::copysign(std::numeric_limits<float>::max(), weights[unit * kInputs + i]);
+            }
+        }
+        check(most > 1.01f, "a unit overflows");
     }
-    Network<float> net = network();
     pyoptim::Adam<float> adam(net.parameter_count());
     adam.nonfinite = pyoptim::NonFinite::skip;
     FitOptions twice = options(32);
@@ -217,7 +230,10 @@ static void changes_of_the_rule() {
     }
     check(message.find("the schedule has changed an option that needs another rule") == 0,
           "a schedule may not: the coefficients of the steps to come were computed for one");
-    check(same(net, other) && sgd.progress().step == steps, "nothing is done then");
+    again.lr = 0.01;
+    other.fit({x.data(), labels.data(), 64}, again, options(32));
+    check(same(net, other) && sgd.progress().step == steps + 2, "the steps before it are done");
+    again.lr = sgd.lr;
     sgd.schedule = nullptr;
     sgd.momentum = 0.9;
     net.fit(data, sgd, options(32));

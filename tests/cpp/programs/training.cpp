@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "pyoptim/network.hpp"
+#include "pyoptim/predictor.hpp"
 
 using pyoptim::dense;
 using Network = pyoptim::Network<float>;
@@ -138,7 +139,8 @@ static void groups() {
     sgd.set_arrays(network.parameter_arrays());
     sgd.lr = 0.1;
     sgd.add_group({"0.bias", "1.bias"}).lr = 0;
-    const auto before = network.snapshot().values;
+    const auto first = network.snapshot();
+    const auto& before = first.values;
     network.fit(data, sgd);
     auto arrays = network.arrays();
     check(arrays.size() == 4 && arrays[1].name == "0.bias" && arrays[1].shape[0] == 8 && arrays[1].trainable);
@@ -156,9 +158,9 @@ static void groups() {
     twin.add_group({"0.bias", "1.bias"}).lr = 0;
     std::vector<std::vector<float>> ends;
     for (pyoptim::SGD<float>* const one : both) {
-        network.restore({before, {}});
+        network.restore(first);
         if (one == &sgd) one->step(network.parameters(), network.gradients());  // prepares for the old rule
-        network.restore({before, {}});
+        network.restore(first);
         one->momentum = 0.9;
         const std::vector<float> gradient(network.parameter_count(), 0.5f);
         pyoptim::FitOptions options;
@@ -194,13 +196,14 @@ static void groups() {
 
 // Steps that the optimizer takes itself leave a network as they found it where they are refused.
 static void refusals() {
-    Network network = made(true);
+    Network network({dense(4, 8), pyoptim::batch_norm(8), dense(8, 1)}, 3);
     for (const int accumulate : {1, 3}) {
         pyoptim::Adam<float> adam(network.parameter_count());
         adam.nonfinite = pyoptim::NonFinite::raise;
         adam.accumulate = accumulate;
         auto wrong = x;
-        wrong[5] = NAN;
+        wrong[4] = 3e38f;  // finite, but a unit overflows
+        network.parameters()[0] = 4;
         const auto before = network.save();
         pyoptim::FitOptions options;
         options.shuffle = false;
@@ -222,6 +225,132 @@ static void refusals() {
     const auto before = network.parameters()[0];
     fails([&] { network.fit(data, adam); });
     check(network.parameters()[0] == before);
+}
+
+// Inputs that are NaN or infinite are refused wherever inputs are read, as in Python, and change nothing.
+static void wrong_inputs() {
+    Network network = made(true);
+    pyoptim::Adam<float> adam(network.parameter_count());
+    const auto before = network.save();
+    const pyoptim::Predictor<float> predictor(network);
+    std::vector<float> room(64);
+    for (const float value : {NAN, -INFINITY}) {
+        auto wrong = x;
+        wrong[22] = value;  // of x[5, 2]
+        const Data bad(wrong.data(), y.data(), 64);
+        fails([&] { network.fit(bad, adam); });
+        fails([&] { network.fit(data, adam, {}, &bad); });
+        fails([&] { network.step(bad, adam); });
+        fails([&] { network.evaluate(bad); });
+        fails([&] { network.update_bn(bad); });
+        fails([&] { network.forward(wrong.data(), 64); });
+        fails([&] { network.predict(wrong.data(), 64, room.data()); });
+        fails([&] { predictor.predict(wrong.data(), 64, room.data()); });
+    }
+    check(network.save() == before && adam.progress().step == 0);
+}
+
+// A file is written of an optimizer as it is, and leaves it so.
+static void saves() {
+    pyoptim::SGD<float> sgd(300);
+    sgd.set_arrays({{"a", {200}, 0}, {"b", {100}, 200}});
+    const auto bytes = static_cast<const pyoptim::SGD<float>&>(sgd).save();
+    sgd.add_group({"b"}).lr = 0.5;  // as before the first step
+    sgd.state_dtype = "int8";
+    sgd.momentum = 0.9;
+    std::vector<float> p(300, 1.0f), g(300, 0.25f);
+    sgd.step(p.data(), g.data());
+    sgd.momentum = 0;
+    sgd.step(p.data(), g.data());
+    // States that the rule does not use at present are saved and come back.
+    const auto both = sgd.save();
+    pyoptim::SGD<float> loaded(300);
+    loaded.state_dtype = "int8";
+    loaded.set_arrays({{"a", {200}, 0}, {"b", {100}, 200}});
+    loaded.add_group({"b"});
+    loaded.load(both.data(), both.size());
+    check(loaded.save() == both);
+    auto q = p;
+    sgd.momentum = loaded.momentum = 0.9;
+    const auto more = sgd.save();
+    check(sgd.states().empty() && sgd.save() == more);
+    sgd.step(p.data(), g.data());
+    loaded.step(q.data(), g.data());
+    check(p == q && p[0] != 1.0f);
+    fails([&] {
+        sgd.accumulate = 0;
+        sgd.step(p.data(), g.data());
+    });
+    check(p == q);
+    fails([&] { sgd.clone()->add_group({"a"}); });
+    // An average of other steps is not taken for that of the steps in a file.
+    pyoptim::SGD<float> averaged(300);
+    averaged.set_arrays({{"a", {200}, 0}, {"b", {100}, 200}});
+    averaged.follow({}, p.data());
+    averaged.load(bytes.data(), bytes.size());
+    averaged.step(p.data(), g.data());
+    fails([&] { averaged.load(bytes.data(), bytes.size()); });
+    check(averaged.averaged() == 1 && averaged.progress().step == 1);
+}
+
+// A snapshot is of arrays of these names and shapes.
+static void snapshots() {
+    Network network({dense(4, 2), pyoptim::batch_norm(2)}, 1),
+        other({dense(2, 4), pyoptim::batch_norm(2)}, 1);
+    const auto before = network.save();
+    auto kept = network.snapshot();
+    fails([&] { network.restore(other.snapshot()); });
+    kept.counts[0] = -1;
+    fails([&] { network.restore(kept); });
+    kept.counts[0] = 3;
+    kept.values.pop_back();
+    fails([&] { network.restore(kept); });
+    check(network.save() == before);
+}
+
+// A schedule that fails leaves the steps before done, and those alone.
+static void failing_schedules() {
+    pyoptim::FitOptions options;
+    options.shuffle = false;
+    options.batch_size = 8;
+    for (const bool plain : {true, false}) {
+        Network failing = made(), whole = made();
+        pyoptim::Adam<float> adam(whole.parameter_count()), twin(whole.parameter_count());
+        if (!plain) adam.follow({}, failing.parameters());
+        adam.schedule = [](std::int64_t step) { return step < 5 ? 1e-3 : NAN; };
+        fails([&] { failing.fit(data, adam, options); });
+        whole.fit(Data(x.data(), y.data(), 40), twin, options);
+        check(adam.progress().step == 5 && failing.save() == whole.save());
+        fails([&] { failing.fit(data, adam, options); });
+        check(adam.progress().step == 5 && failing.save() == whole.save());
+    }
+}
+
+// Running statistics made anew are those of the data, whatever they were: the mean of those of each batch.
+static void statistics() {
+    Network network({pyoptim::batch_norm(4), pyoptim::rescale(1), dense(4, 1)}, 1);
+    network.update_bn(data, 16);
+    auto arrays = network.arrays();
+    for (const auto& array : arrays) {
+        if (array.count != nullptr) check(*array.count == 4);
+        if (array.name != "0.running_mean") continue;
+        for (int i = 0; i < 4; ++i) {
+            double sum = 0;
+            for (int k = 0; k < 64; ++k) sum += x[static_cast<std::size_t>(4 * k + i)];
+            check(std::fabs(array.values[i] - sum / 64) < 1e-6);
+        }
+    }
+    check(network.layers()[0].momentum == 0.1);
+    const auto before = network.save();
+    network.update_bn(data, 63);  // whose last batch would be of one example
+    network.update_bn(data, 16);
+    check(network.save() == before);
+    network.set_trainable(0, false);
+    network.update_bn(data, 3);
+    network.set_trainable(0, true);
+    check(network.save() == before);
+    fails([&] { network.update_bn(Data(x.data(), y.data(), 1)); });
+    check(network.save() == before);
 }
 
 static void threads() {
@@ -313,7 +442,10 @@ int main(int argc, char** argv) {
         rates(argc - 1, argv + 1);
         return 0;
     }
-    for (const auto part : {seeds, blocks, stopping, groups, refusals, threads, hogwild, changes}) part();
+    for (const auto part : {seeds, blocks, stopping, groups, refusals, threads, hogwild, changes,
+                            wrong_inputs, saves, snapshots, failing_schedules, statistics}) {
+        part();
+    }
     for (const std::ptrdiff_t width : {1, 10, 999, 1000}) {  // sizes are integers in files
         const auto bytes = Network({dense(1, width), pyoptim::layer_norm(width)}).save();
         check(Network::load(bytes.data(), bytes.size()).outputs() == static_cast<std::size_t>(width));
