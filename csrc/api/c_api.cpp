@@ -1,9 +1,12 @@
+#include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <stdexcept>
 #include <type_traits>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "api/json.hpp"
 #include "api/layer_json.hpp"
@@ -228,6 +231,17 @@ void configure(pyoptim::Optimizer<T>& optimizer, const pyoptim::core::Json& opti
     before.keep();
 }
 
+// Writes bytes to a caller's memory, and their number to *size.
+void hand_over(const std::vector<std::uint8_t>& made, void* bytes, size_t capacity, size_t* size) {
+    if (size != nullptr) *size = made.size();
+    if (bytes == nullptr) return;
+    if (capacity < made.size()) {
+        refuse("capacity is " + std::to_string(capacity) + ", expected at least " +
+               std::to_string(made.size()));
+    }
+    std::copy(made.begin(), made.end(), static_cast<std::uint8_t*>(bytes));
+}
+
 int train(pyoptim_network* network, pyoptim_optimizer* optimizer, const pyoptim_data* data,
           const pyoptim_fit_options* options, pyoptim::EpochResult* result, pyoptim_error* error) {
     return guarded(error, [&] {
@@ -306,6 +320,47 @@ int pyoptim_network_save(const pyoptim_network* network, const char* path, pyopt
     return guarded(error, [&] {
         need(network != nullptr && path != nullptr, "network or path is null");
         visit(*network, [&](const auto& net) { net.save(path); });
+    });
+}
+
+int pyoptim_network_save_memory(const pyoptim_network* network, void* bytes, size_t capacity, size_t* size,
+                                pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(network != nullptr && (bytes != nullptr || size != nullptr),
+             "network, or bytes and size, is null");
+        visit(*network, [&](const auto& net) { hand_over(net.save(), bytes, capacity, size); });
+    });
+}
+
+int pyoptim_network_load_memory(const void* bytes, size_t size, pyoptim_network** network,
+                                pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(bytes != nullptr && network != nullptr, "bytes or network is null");
+        if (pyoptim::core::is_of_float64(bytes, size)) {
+            *network = new pyoptim_network{pyoptim::Network<double>::load(bytes, size), {}};
+        } else {
+            *network = new pyoptim_network{pyoptim::Network<float>::load(bytes, size), {}};
+        }
+    });
+}
+
+int pyoptim_network_clone(const pyoptim_network* network, pyoptim_network** copy, pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(network != nullptr && copy != nullptr, "network or copy is null");
+        visit(*network, [&](const auto& net) { *copy = new pyoptim_network{net.clone(), network->loss}; });
+    });
+}
+
+int pyoptim_network_evaluate(const pyoptim_network* network, const pyoptim_data* data, double* loss,
+                             double* accuracy, pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(network != nullptr && data != nullptr, "network or data is null");
+        visit(*network, [&](const auto& net) {
+            using T = ElementOf<std::decay_t<decltype(net)>>;
+            const auto result = net.evaluate(dataset<T>(*data, net.inputs()), network->loss);
+            if (loss != nullptr) *loss = result.loss;
+            if (accuracy != nullptr) *accuracy = result.accuracy;
+        });
     });
 }
 
@@ -514,6 +569,54 @@ int pyoptim_optimizer_step_typed(pyoptim_optimizer* optimizer, void* param, cons
     });
 }
 
+int pyoptim_optimizer_set_arrays(pyoptim_optimizer* optimizer, const pyoptim_network* network,
+                                 pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(optimizer != nullptr && network != nullptr, "optimizer or network is null");
+        const auto arrays = std::visit([](const auto& net) { return net.parameter_arrays(); }, network->it);
+        visit(*optimizer, [&](auto& it) { it->set_arrays(arrays); });
+    });
+}
+
+int pyoptim_optimizer_save(const pyoptim_optimizer* optimizer, const char* path, pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(optimizer != nullptr && path != nullptr, "optimizer or path is null");
+        visit(*optimizer, [&](const auto& it) { it->save(path); });
+    });
+}
+
+int pyoptim_optimizer_load(pyoptim_optimizer* optimizer, const char* path, pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(optimizer != nullptr && path != nullptr, "optimizer or path is null");
+        visit(*optimizer, [&](auto& it) { it->load(path); });
+    });
+}
+
+int pyoptim_optimizer_save_memory(const pyoptim_optimizer* optimizer, void* bytes, size_t capacity,
+                                  size_t* size, pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(optimizer != nullptr && (bytes != nullptr || size != nullptr),
+             "optimizer, or bytes and size, is null");
+        visit(*optimizer, [&](const auto& it) { hand_over(it->save(), bytes, capacity, size); });
+    });
+}
+
+int pyoptim_optimizer_load_memory(pyoptim_optimizer* optimizer, const void* bytes, size_t size,
+                                  pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(optimizer != nullptr && bytes != nullptr, "optimizer or bytes is null");
+        visit(*optimizer, [&](auto& it) { it->load(bytes, size); });
+    });
+}
+
+int pyoptim_optimizer_clone(const pyoptim_optimizer* optimizer, pyoptim_optimizer** copy,
+                            pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(optimizer != nullptr && copy != nullptr, "optimizer or copy is null");
+        visit(*optimizer, [&](const auto& it) { *copy = new pyoptim_optimizer{it->clone()}; });
+    });
+}
+
 int64_t pyoptim_optimizer_steps(const pyoptim_optimizer* optimizer) {
     if (optimizer == nullptr) return -1;
     return std::visit([](const auto& it) { return it->progress().step; }, optimizer->it);
@@ -546,6 +649,19 @@ int pyoptim_predictor_load(const char* path, size_t most_examples, int callers, 
             *predictor = new pyoptim_predictor{pyoptim::Predictor<double>::load(path, options)};
         } else {
             *predictor = new pyoptim_predictor{pyoptim::Predictor<float>::load(path, options)};
+        }
+    });
+}
+
+int pyoptim_predictor_load_memory(const void* bytes, size_t size, size_t most_examples, int callers,
+                                  pyoptim_predictor** predictor, pyoptim_error* error) {
+    return guarded(error, [&] {
+        need(bytes != nullptr && predictor != nullptr, "bytes or predictor is null");
+        const auto options = predictor_options(most_examples, callers);
+        if (pyoptim::core::is_of_float64(bytes, size)) {
+            *predictor = new pyoptim_predictor{pyoptim::Predictor<double>::load(bytes, size, options)};
+        } else {
+            *predictor = new pyoptim_predictor{pyoptim::Predictor<float>::load(bytes, size, options)};
         }
     });
 }

@@ -114,8 +114,7 @@ std::vector<std::uint8_t> Network<T>::save() const {
 }
 
 template <class T>
-void core::read_model(const std::string& path,
-                      const std::function<Chain<T>&(const std::vector<Layer>&)>& make) {
+void core::read_model(const std::string& path, const MakeModel<T>& make) {
     try {
         core::TensorFile file(path);
         read_into(make(layers_in<T>(file)), file);
@@ -125,24 +124,30 @@ void core::read_model(const std::string& path,
 }
 
 template <class T>
-Network<T> Network<T>::load(const void* bytes, std::size_t size) {
+void core::read_model(const void* bytes, std::size_t size, const MakeModel<T>& make) {
     try {
         core::TensorFile file(bytes, size);
-        auto impl = std::make_unique<Impl>(layers_in<T>(file));
-        read_into(impl->chain, file);
-        return Network(std::move(impl));
+        read_into(make(layers_in<T>(file)), file);
     } catch (const std::exception& error) {
         throw std::runtime_error(std::string("the network in memory cannot be loaded: ") + error.what());
     }
 }
 
-bool core::is_of_float64(const std::string& path) {
+namespace {
+
+template <class... Source>
+bool says_float64(const Source&... of) {
     try {
-        return TensorFile(path).description().at("dtype", Kind::text).text == kDtypeName<double>;
+        return core::TensorFile(of...).description().at("dtype", Kind::text).text == kDtypeName<double>;
     } catch (const std::exception&) {
         return false;
     }
 }
+
+}  // namespace
+
+bool core::is_of_float64(const std::string& path) { return says_float64(path); }
+bool core::is_of_float64(const void* bytes, std::size_t size) { return says_float64(bytes, size); }
 
 template <class T>
 Network<T> Network<T>::load(const std::string& path) {
@@ -154,12 +159,22 @@ Network<T> Network<T>::load(const std::string& path) {
     return Network(std::move(impl));
 }
 
-#define X(T)                                                                                       \
-    template void core::read_model<T>(const std::string&,                                          \
-                                      const std::function<Chain<T>&(const std::vector<Layer>&)>&); \
-    template void Network<T>::save(const std::string&) const;                                      \
-    template std::vector<std::uint8_t> Network<T>::save() const;                                   \
-    template Network<T> Network<T>::load(const std::string&);                                      \
+template <class T>
+Network<T> Network<T>::load(const void* bytes, std::size_t size) {
+    std::unique_ptr<Impl> impl;
+    core::read_model<T>(bytes, size, [&](const std::vector<Layer>& layers) -> core::Chain<T>& {
+        impl = std::make_unique<Impl>(layers);
+        return impl->chain;
+    });
+    return Network(std::move(impl));
+}
+
+#define X(T)                                                                          \
+    template void core::read_model<T>(const std::string&, const MakeModel<T>&);       \
+    template void core::read_model<T>(const void*, std::size_t, const MakeModel<T>&); \
+    template void Network<T>::save(const std::string&) const;                         \
+    template std::vector<std::uint8_t> Network<T>::save() const;                      \
+    template Network<T> Network<T>::load(const std::string&);                         \
     template Network<T> Network<T>::load(const void*, std::size_t);
 X(float)
 X(double)

@@ -184,6 +184,18 @@ Predictor<T> Predictor<T>::load(const std::string& path, const PredictorOptions&
 }
 
 template <class T>
+Predictor<T> Predictor<T>::load(const void* bytes, std::size_t size, const PredictorOptions& options) {
+    std::unique_ptr<Impl> impl;
+    core::read_model<T>(bytes, size, [&](const std::vector<Layer>& layers) -> core::Chain<T>& {
+        impl = std::make_unique<Impl>(layers);
+        impl->own_arrays();
+        return impl->chain;
+    });
+    impl->finish(options);
+    return Predictor(std::move(impl));
+}
+
+template <class T>
 std::size_t Predictor<T>::inputs() const {
     return impl_->predictor->inputs();
 }

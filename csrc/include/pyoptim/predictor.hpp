@@ -51,6 +51,8 @@ class PYOPTIM_API Predictor {
               const PredictorOptions& options = {});
     /// A file that Python's `save` or Network::save wrote; std::runtime_error as Network::load.
     static Predictor load(const std::string& path, const PredictorOptions& options = {});
+    /// The bytes of such a file, such as Network::save() returns; they may go afterwards.
+    static Predictor load(const void* bytes, std::size_t size, const PredictorOptions& options = {});
     ~Predictor();
     Predictor(Predictor&&) noexcept;
     Predictor& operator=(Predictor&&) noexcept;

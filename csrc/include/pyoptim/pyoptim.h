@@ -56,6 +56,15 @@ PYOPTIM_API int pyoptim_network_create_typed(const char* layers, int type, uint6
 /* The network has the type of the file. */
 PYOPTIM_API int pyoptim_network_load(const char* path, pyoptim_network** network, pyoptim_error* error);
 PYOPTIM_API int pyoptim_network_save(const pyoptim_network* network, const char* path, pyoptim_error* error);
+/* The bytes of such a file. *size gets their number; they are written to bytes if that is not null and
+ * capacity is large enough (PYOPTIM_INVALID if it is not). */
+PYOPTIM_API int pyoptim_network_save_memory(const pyoptim_network* network, void* bytes, size_t capacity,
+                                            size_t* size, pyoptim_error* error);
+PYOPTIM_API int pyoptim_network_load_memory(const void* bytes, size_t size, pyoptim_network** network,
+                                            pyoptim_error* error);
+/* A network of its own memory, with the same loss, that trains on to the same bits. */
+PYOPTIM_API int pyoptim_network_clone(const pyoptim_network* network, pyoptim_network** copy,
+                                      pyoptim_error* error);
 PYOPTIM_API void pyoptim_network_destroy(pyoptim_network* network); /* null is fine */
 
 PYOPTIM_API int pyoptim_network_type(const pyoptim_network* network); /* -1 for null */
@@ -120,6 +129,10 @@ PYOPTIM_API int pyoptim_network_fit_targets(pyoptim_network* network, pyoptim_op
                                             size_t batch_size, uint64_t seed, double* loss,
                                             pyoptim_error* error);
 
+/* The loss and the accuracy of the data as a whole, in evaluation; either may be null. */
+PYOPTIM_API int pyoptim_network_evaluate(const pyoptim_network* network, const pyoptim_data* data,
+                                         double* loss, double* accuracy, pyoptim_error* error);
+
 /* For a loss of your own: passes x (n, inputs), of the network's type, through all layers, in training or (0)
  * in evaluation; *y gets the address of the outputs (n, outputs), which stay until the next forward pass. */
 PYOPTIM_API int pyoptim_network_forward(pyoptim_network* network, const void* x, size_t n, int training,
@@ -164,6 +177,22 @@ PYOPTIM_API int pyoptim_optimizer_step_typed(pyoptim_optimizer* optimizer, void*
 PYOPTIM_API int64_t pyoptim_optimizer_steps(const pyoptim_optimizer* optimizer); /* taken; -1 for null */
 /* Steps that were left out under "nonfinite": "skip". */
 PYOPTIM_API size_t pyoptim_optimizer_skipped(const pyoptim_optimizer* optimizer);
+/* Says that its elements are the arrays of this network that learn, before the first step: LARS, LAMB,
+ * Adafactor and Muon look at whole arrays, and so do the files of Python's optimizers. */
+PYOPTIM_API int pyoptim_optimizer_set_arrays(pyoptim_optimizer* optimizer, const pyoptim_network* network,
+                                             pyoptim_error* error);
+/* Hyperparameters, states and progress, in the files of Python's optimizers. A schedule in C cannot be saved.
+ * An optimizer that loads is of the class, the size and the type of the one that was saved. */
+PYOPTIM_API int pyoptim_optimizer_save(const pyoptim_optimizer* optimizer, const char* path,
+                                       pyoptim_error* error);
+PYOPTIM_API int pyoptim_optimizer_load(pyoptim_optimizer* optimizer, const char* path, pyoptim_error* error);
+/* The same in memory, as pyoptim_network_save_memory. */
+PYOPTIM_API int pyoptim_optimizer_save_memory(const pyoptim_optimizer* optimizer, void* bytes,
+                                              size_t capacity, size_t* size, pyoptim_error* error);
+PYOPTIM_API int pyoptim_optimizer_load_memory(pyoptim_optimizer* optimizer, const void* bytes, size_t size,
+                                              pyoptim_error* error);
+PYOPTIM_API int pyoptim_optimizer_clone(const pyoptim_optimizer* optimizer, pyoptim_optimizer** copy,
+                                        pyoptim_error* error);
 PYOPTIM_API void pyoptim_optimizer_destroy(pyoptim_optimizer* optimizer);
 
 /* ---- predictors: used by several threads at once, without an allocation ---- */
@@ -174,6 +203,9 @@ PYOPTIM_API int pyoptim_predictor_create(const pyoptim_network* network, size_t 
                                          pyoptim_predictor** predictor, pyoptim_error* error);
 PYOPTIM_API int pyoptim_predictor_load(const char* path, size_t most_examples, int callers,
                                        pyoptim_predictor** predictor, pyoptim_error* error);
+PYOPTIM_API int pyoptim_predictor_load_memory(const void* bytes, size_t size, size_t most_examples,
+                                              int callers, pyoptim_predictor** predictor,
+                                              pyoptim_error* error);
 PYOPTIM_API int pyoptim_predictor_type(const pyoptim_predictor* predictor); /* -1 for null */
 PYOPTIM_API size_t pyoptim_predictor_inputs(const pyoptim_predictor* predictor);
 PYOPTIM_API size_t pyoptim_predictor_outputs(const pyoptim_predictor* predictor);

@@ -1,5 +1,5 @@
-/* The C API in float and in double: steps, passes, callbacks, options, predictors, and misuse: c_typed FILE.
- */
+/* The C API in float and in double: steps, passes, callbacks, options, predictors, memory, and misuse:
+ * c_typed FILE. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -152,10 +152,12 @@ static int check_type(int type, const char* path) {
     data.y = targets;
     data.y_type = type;
     FAILS(PYOPTIM_INVALID, pyoptim_network_step(network, optimizer, &data, NULL, NULL), "x[2, 1] is nan");
-    FAILS(PYOPTIM_INVALID, pyoptim_network_train(network, optimizer, &data, NULL, NULL, NULL, NULL), "x[2, 1] is nan");
+    FAILS(PYOPTIM_INVALID, pyoptim_network_train(network, optimizer, &data, NULL, NULL, NULL, NULL),
+          "x[2, 1] is nan");
     FAILS(PYOPTIM_INVALID, pyoptim_network_forward(network, x, EXAMPLES, 0, &out, NULL), "x[2, 1] is nan");
     FAILS(PYOPTIM_INVALID, pyoptim_network_predict_typed(network, x, EXAMPLES, y, NULL), "x[2, 1] is nan");
-    FAILS(PYOPTIM_INVALID, pyoptim_predictor_predict(predictor, x, type, EXAMPLES, room, NULL), "x[2, 1] is nan");
+    FAILS(PYOPTIM_INVALID, pyoptim_predictor_predict(predictor, x, type, EXAMPLES, room, NULL),
+          "x[2, 1] is nan");
     CHECK(pyoptim_network_predict_typed(network, x, 2, y, NULL) == PYOPTIM_OK);
     pyoptim_optimizer_destroy(other);
     CHECK(pyoptim_optimizer_create_typed("sgd", 1 - type, count, &other, NULL) == PYOPTIM_OK);
@@ -173,6 +175,81 @@ static int check_type(int type, const char* path) {
     pyoptim_optimizer_destroy(other);
     pyoptim_network_destroy(network);
     pyoptim_network_destroy(twin);
+    return 0;
+}
+
+/* A training that goes on in copies, and from memory and files, has the bits of one that was not stopped. */
+static int check_resume(int type, const char* path) {
+    enum { BYTES = 16384 };
+    static unsigned char network_bytes[BYTES], optimizer_bytes[BYTES];
+    const size_t width = type == PYOPTIM_FLOAT32 ? sizeof(float) : sizeof(double);
+    pyoptim_network* networks[3] = {NULL, NULL, NULL};
+    pyoptim_optimizer* optimizers[3] = {NULL, NULL, NULL};
+    pyoptim_predictor* predictor = NULL;
+    pyoptim_data data;
+    double numbers[VALUES], x[VALUES], y[VALUES], own[VALUES], loss = 0, seen = 0, accuracy = -1;
+    unsigned char labels[EXAMPLES];
+    size_t i, n, m, count;
+    for (i = 0; i < VALUES; ++i) numbers[i] = (double)(i * 7 % 17) / 8 - 1;
+    for (i = 0; i < EXAMPLES; ++i) labels[i] = (unsigned char)(i % OUTPUTS);
+    fill(type, x, numbers, VALUES);
+    data.x = x;
+    data.x_type = type;
+    data.y = labels;
+    data.y_type = PYOPTIM_UINT8;
+    data.examples = EXAMPLES;
+    CHECK(pyoptim_network_create_typed(kLayers, type, 1, &networks[0], NULL) == PYOPTIM_OK);
+    count = pyoptim_network_parameter_count(networks[0]);
+    for (i = 0; i < 3; ++i) {
+        CHECK(pyoptim_optimizer_create_typed("lamb", type, count, &optimizers[i], NULL) == PYOPTIM_OK);
+        CHECK(pyoptim_optimizer_set_arrays(optimizers[i], networks[0], NULL) == PYOPTIM_OK);
+    }
+    CHECK(pyoptim_network_step(networks[0], optimizers[0], &data, NULL, NULL) == PYOPTIM_OK);
+    FAILS(PYOPTIM_INVALID, pyoptim_optimizer_set_arrays(optimizers[0], networks[0], NULL), "first step");
+
+    CHECK(pyoptim_network_save_memory(networks[0], NULL, 0, &n, NULL) == PYOPTIM_OK && n < BYTES);
+    FAILS(PYOPTIM_INVALID, pyoptim_network_save_memory(networks[0], network_bytes, n - 1, NULL, NULL),
+          "capacity");
+    CHECK(pyoptim_network_save_memory(networks[0], network_bytes, BYTES, &n, NULL) == PYOPTIM_OK);
+    CHECK(pyoptim_optimizer_save_memory(optimizers[0], optimizer_bytes, BYTES, &m, NULL) == PYOPTIM_OK);
+    CHECK(pyoptim_optimizer_save(optimizers[0], path, NULL) == PYOPTIM_OK);
+    CHECK(pyoptim_network_load_memory(network_bytes, n, &networks[1], NULL) == PYOPTIM_OK);
+    CHECK(pyoptim_network_type(networks[1]) == type);
+    CHECK(pyoptim_optimizer_load_memory(optimizers[1], optimizer_bytes, m, NULL) == PYOPTIM_OK);
+    CHECK(pyoptim_network_clone(networks[0], &networks[2], NULL) == PYOPTIM_OK);
+    CHECK(pyoptim_optimizer_load(optimizers[2], path, NULL) == PYOPTIM_OK);
+    pyoptim_optimizer_destroy(optimizers[1]);
+    CHECK(pyoptim_optimizer_clone(optimizers[2], &optimizers[1], NULL) == PYOPTIM_OK);
+    for (i = 0; i < 3; ++i) {
+        CHECK(pyoptim_network_step(networks[i], optimizers[i], &data, NULL, NULL) == PYOPTIM_OK);
+        CHECK(pyoptim_optimizer_steps(optimizers[i]) == 2);
+        CHECK(memcmp(pyoptim_network_parameter_data(networks[i]), pyoptim_network_parameter_data(networks[0]),
+                     count * width) == 0);
+        CHECK(pyoptim_network_evaluate(networks[i], &data, &loss, &accuracy, NULL) == PYOPTIM_OK);
+        if (i == 0) seen = loss;
+        CHECK(loss == seen && loss > 0 && accuracy >= 0);
+    }
+    CHECK(pyoptim_network_save_memory(networks[0], network_bytes, BYTES, &n, NULL) == PYOPTIM_OK);
+    CHECK(pyoptim_predictor_load_memory(network_bytes, n, 0, 1, &predictor, NULL) == PYOPTIM_OK);
+    CHECK(pyoptim_predictor_predict(predictor, x, type, EXAMPLES, y, NULL) == PYOPTIM_OK);
+    CHECK(pyoptim_network_predict_typed(networks[2], x, EXAMPLES, own, NULL) == PYOPTIM_OK);
+    CHECK(memcmp(y, own, EXAMPLES * OUTPUTS * width) == 0);
+    pyoptim_predictor_destroy(predictor);
+
+    network_bytes[n - 1] ^= 1;
+    FAILS(PYOPTIM_FAILED, pyoptim_network_load_memory(network_bytes, n, &networks[0], NULL), "damaged");
+    FAILS(PYOPTIM_FAILED, pyoptim_predictor_load_memory(network_bytes, n, 0, 1, &predictor, NULL), "damaged");
+    FAILS(PYOPTIM_FAILED, pyoptim_optimizer_load_memory(optimizers[0], optimizer_bytes, m - 1, NULL),
+          "bytes");
+    FAILS(PYOPTIM_INVALID, pyoptim_network_evaluate(networks[0], NULL, NULL, NULL, NULL), "null");
+    FAILS(PYOPTIM_INVALID, pyoptim_network_clone(NULL, NULL, NULL), "null");
+    FAILS(PYOPTIM_INVALID, pyoptim_optimizer_clone(NULL, NULL, NULL), "null");
+    FAILS(PYOPTIM_INVALID, pyoptim_optimizer_save(optimizers[0], NULL, NULL), "null");
+    FAILS(PYOPTIM_INVALID, pyoptim_optimizer_load_memory(optimizers[0], NULL, 3, NULL), "null");
+    for (i = 0; i < 3; ++i) {
+        pyoptim_optimizer_destroy(optimizers[i]);
+        pyoptim_network_destroy(networks[i]);
+    }
     return 0;
 }
 
@@ -221,6 +298,7 @@ static int check_null(void) {
 int main(int argc, char** argv) {
     if (argc != 2) return 2;
     if (check_null() != 0) return 1;
+    if (check_resume(PYOPTIM_FLOAT32, argv[1]) != 0 || check_resume(PYOPTIM_FLOAT64, argv[1]) != 0) return 1;
     if (check_type(PYOPTIM_FLOAT32, argv[1]) != 0) return 1;
     return check_type(PYOPTIM_FLOAT64, argv[1]);
 }
