@@ -18,6 +18,7 @@ SEES = {floor: set(FLOORS[: i + 1]) for i, floor in enumerate(FLOORS)}
 for above in ("engine", "api", "python"):
     SEES[above].add("include/pyoptim")  # the public headers, which these make true
 SEES["include/pyoptim"] = {"include/pyoptim"}
+SEES["examples"] = {"include/pyoptim"}
 SEES["cuda/kernels"] = {"formulas", "cuda/kernels"}
 SEES["cuda"] = {"formulas", "cuda/kernels", "cuda"}
 

@@ -383,6 +383,15 @@ def test_the_c_api_works_in_float_and_in_double(programs, tmp_path):
 
 
 @needs_tools
+@pytest.mark.parametrize(
+    "source", sorted((consumers.SOURCE / "csrc" / "examples").glob("*.c*")), ids=lambda p: p.stem
+)
+def test_examples_do_what_they_say(folder, source, tmp_path):
+    made = [tmp_path / "file"] if source.suffix == ".c" else [tmp_path] if source.stem == "resume" else []
+    assert run(folder / "found" / "examples" / f"example_{source.stem}", *made)
+
+
+@needs_tools
 def test_projects_of_c_alone_use_the_library(folder, tmp_path):
     assert run(folder / "c_only" / "app") == ""
     # Built along with one, it is the same objects: what links them is all that can differ.
