@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 #include <pybind11/pybind11.h>
 
+#include <atomic>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -32,7 +33,7 @@ inline const char* why_not() {
 }
 
 inline void require_device() {
-    static bool found = false;
+    static std::atomic<bool> found{false};
     if (found) return;
     if (const char* const reason = why_not()) {
         throw std::runtime_error(std::string("no CUDA device can be used: ") + reason);

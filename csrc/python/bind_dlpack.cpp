@@ -8,6 +8,7 @@
 #include "python/arrays.hpp"
 #include "python/dlpack.hpp"
 #include "python/intervals.hpp"
+#include "python/turns.hpp"
 
 namespace pyoptim::python {
 
@@ -47,6 +48,7 @@ bool visit_readable(PyObject* tensor, Visit visit) {
 template <class Visit>
 void visit_states(PyObject* states, Visit visit) {
     const auto each = [&](PyObject* dict, auto next) {
+        const py::scoped_critical_section unchanged(dict);
         const Py_ssize_t count = PyDict_Size(dict);
         visit(&count, sizeof count);
         Py_ssize_t at = 0;
@@ -94,8 +96,8 @@ bool all_of(const Lists& lists, Begin begin, Each each) {
         if (!PyList_Check(list.ptr()) || !begin(PyList_GET_SIZE(list.ptr()))) return false;
         for (py::ssize_t i = 0; i < PyList_GET_SIZE(list.ptr()); ++i) {
             // A reference of its own, since a gradient may be a property that changes the list.
-            const auto tensor = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(list.ptr(), i));
-            if (!each(tensor.ptr())) return false;
+            const py::object tensor = item(list.ptr(), i);
+            if (!tensor || !each(tensor.ptr())) return false;
         }
     }
     return true;

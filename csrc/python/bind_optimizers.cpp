@@ -35,6 +35,7 @@ class Stepper : public PreparedByType<core::Stepper> {
     }
 
     bool step(const Gradients::List& grads, const Rows& coefficients, double weight) {
+        const py::scoped_critical_section turn(turns_.key());
         return step_all(grads, coefficients, weight);
     }
 
@@ -44,6 +45,7 @@ class Stepper : public PreparedByType<core::Stepper> {
     void hold(const std::string& name, const std::vector<Dict>& groups, const py::object& rate,
               const py::object& chosen, const std::vector<py::object>& ours) {
         require(groups.size() == rules_.size(), "groups of parameters and of hyperparameters");
+        const py::scoped_critical_section turn(turns_.key());
         if (!held_.empty()) return;
         std::vector<HeldGroup> held;
         for (const Dict& group : groups) held.emplace_back(name, group);
@@ -58,12 +60,13 @@ class Stepper : public PreparedByType<core::Stepper> {
     // finds the mistake: an option cannot be, another backend is in force, a gradient is not as it should be.
     bool advance(const Gradients::List& grads, const py::object& groups,
                  const py::typing::List<Dict>& scalars, const py::object& epoch) {
+        const py::scoped_critical_section turn(turns_.key());
         if (!is_in_force() || !PyList_Check(groups.ptr())) return false;
         const auto fits = [&] {
             if (gradients_.by_type(grads) == nullptr) return false;
-            for (std::size_t i = 0; i < held_.size() && index(i) < PyList_GET_SIZE(groups.ptr()); ++i) {
-                const auto group =
-                    py::reinterpret_borrow<py::object>(PyList_GET_ITEM(groups.ptr(), index(i)));
+            for (std::size_t i = 0; i < held_.size(); ++i) {
+                const py::object group = item(groups.ptr(), index(i));
+                if (!group) break;
                 if (!held_[i].is_ready(group.ptr(), kRules[rules_[i]].name)) return false;
             }
             return true;
@@ -75,13 +78,13 @@ class Stepper : public PreparedByType<core::Stepper> {
                 scalars.size() != held_.size()) {
                 return false;
             }
-            const auto group = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(groups.ptr(), index(i)));
-            const auto last = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(scalars.ptr(), index(i)));
+            const py::object group = item(groups.ptr(), index(i)), last = item(scalars.ptr(), index(i));
+            if (!group || !last) return false;
             if (!held_[i].next(group.ptr(), last.ptr(), kRules[rules_[i]].name, rates)) return false;
         }
         if (scalars.size() != held_.size() || !step_all(grads, held_, 0.0)) return false;
         for (std::size_t i = 0; i < held_.size(); ++i) {
-            held_[i].advance(PyList_GET_ITEM(scalars.ptr(), index(i)));
+            if (const py::object last = item(scalars.ptr(), index(i))) held_[i].advance(last.ptr());
         }
         return true;
     }

@@ -64,6 +64,7 @@ class PackedStepper : public Prepared {
     // Returns false, with nothing done, if Gradients::each does; the caller then finds out why.
     bool step(const Gradients::List& grads, const Rows& coefficients, std::uint32_t key,
               bool stochastic) const {
+        const py::scoped_critical_section turn(turns_.key());
         std::vector<const void*> data;
         if (!addresses(grads, data)) return false;
         const std::vector<float>& rows = flatten<float>(coefficients, rules_);

@@ -8,9 +8,14 @@
 #include "runtime/processors.hpp"
 
 // What threadpoolctl finds in this library: see pyoptim/runtime/threads.py.
+#ifdef _WIN32
+#define PYOPTIM_FOUND __declspec(dllexport)
+#else
+#define PYOPTIM_FOUND __attribute__((visibility("default")))
+#endif
 extern "C" {
-__attribute__((visibility("default"))) int pyoptim_threads() { return pyoptim::core::get_num_threads(); }
-__attribute__((visibility("default"))) void pyoptim_use_threads(int n) { pyoptim::core::set_num_threads(n); }
+PYOPTIM_FOUND int pyoptim_threads() { return pyoptim::core::get_num_threads(); }
+PYOPTIM_FOUND void pyoptim_use_threads(int n) { pyoptim::core::set_num_threads(n); }
 }
 
 namespace pyoptim::python {

@@ -29,6 +29,7 @@ class TensorStepper : public PreparedByType<Steps> {
 
     // Returns false, with nothing done, if Gradients::each does; the caller then finds out why.
     bool step(const Gradients::List& grads, const std::vector<std::vector<double>>& coefficients) {
+        const py::scoped_critical_section turn(this->turns_.key());
         require(coefficients.size() == rules_.size(), "coefficients and groups");
         std::vector<double> rows;
         for (const auto& row : coefficients) {

@@ -24,6 +24,7 @@ class TrustStepper : public PreparedByType<core::TrustStepper> {
     }
 
     bool step(const Gradients::List& grads, const Rows& coefficients, const Trusts& trusts) {
+        const py::scoped_critical_section turn(turns_.key());
         require(trusts.size() == rules_.size(), "trusts and groups");
         std::vector<Trust> fields;
         for (const auto& t : trusts) fields.push_back({t[0], t[1], t[2], t[3], t[4]});

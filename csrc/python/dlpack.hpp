@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <mutex>
 #include <utility>
 
 namespace pyoptim::python::dlpack {
@@ -53,9 +54,16 @@ inline const Exchange* exchange_of(PyTypeObject* type) {
         const Exchange* exchange = nullptr;
     };
     static Known* const known = new Known[2];  // never destroyed: Python may be gone by then
+#ifdef Py_GIL_DISABLED
+    static std::mutex guard;  // of `known`; no Python runs under it
+    std::unique_lock<std::mutex> lock(guard);
+#endif
     for (int i = 0; i < 2; ++i) {
         if (known[i].type.ptr() == reinterpret_cast<PyObject*>(type)) return known[i].exchange;
     }
+#ifdef Py_GIL_DISABLED
+    lock.unlock();
+#endif
     const auto object = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(type));
     const py::object capsule = py::getattr(object, "__dlpack_c_exchange_api__", py::none());
     const Exchange* found = nullptr;
@@ -63,7 +71,14 @@ inline const Exchange* exchange_of(PyTypeObject* type) {
         found = static_cast<const Exchange*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
         if (found->major != 1 || found->view == nullptr) found = nullptr;
     }
-    known[1] = std::exchange(known[0], {object, found});
+#ifdef Py_GIL_DISABLED
+    lock.lock();
+#endif
+    // The type that is forgotten goes at the end, after the lock.
+    const Known last = std::exchange(known[1], std::exchange(known[0], {object, found}));
+#ifdef Py_GIL_DISABLED
+    lock.unlock();
+#endif
     return found;
 }
 

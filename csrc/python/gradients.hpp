@@ -12,6 +12,7 @@
 #include "python/arrays.hpp"
 #include "python/dlpack.hpp"
 #include "python/intervals.hpp"
+#include "python/turns.hpp"
 #include "runtime/reduce.hpp"
 
 namespace pyoptim::python {
@@ -52,6 +53,7 @@ class Gradients {
     // written, or whose parameter has become read-only or has been resized.
     template <class Found>
     bool each(const List& grads, Found found) const {
+        const py::scoped_critical_section unchanged(grads);
         if (grads.size() != slots_.size()) return false;
         for (std::size_t i = 0; i < slots_.size(); ++i) {
             PyObject* const grad = PyList_GET_ITEM(grads.ptr(), static_cast<py::ssize_t>(i));

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "pyoptim/optimizer.hpp"
+#include "python/turns.hpp"
 
 namespace pyoptim::python {
 
@@ -50,6 +51,7 @@ class HeldGroup {
 
     // Whether the group's hyperparameters, but for the learning rate, can be held and choose this rule.
     bool is_ready(PyObject* group, const char* rule) {
+        const py::scoped_critical_section unchanged(group);  // while this reads it
         return PyDict_Check(group) && (is_current(group) || read(group, rule));
     }
 
@@ -57,6 +59,7 @@ class HeldGroup {
     // Returns false where only Python knows them, or the reason why there are none.
     bool next(PyObject* group, PyObject* scalars, const char* rule, const Rates& rates) {
         if (!PyDict_Check(group) || !PyDict_Check(scalars)) return false;
+        const py::scoped_critical_section unchanged(group, scalars);  // while this reads them
         PyObject* const step = PyDict_GetItemWithError(scalars, names().step.ptr());
         PyObject* const product = PyDict_GetItemWithError(scalars, names().mu_product.ptr());
         // A reference of its own, since Python may run before it is called.

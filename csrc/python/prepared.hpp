@@ -69,6 +69,7 @@ class Prepared {
     std::vector<int> rules_;        // one per group
     std::size_t coefficients_ = 0;  // their number, over all groups
     Gradients gradients_;
+    Turns turns_;  // of the threads that call one stepper
 };
 
 // Arrays of float32 and of float64; each type has a stepper of its own.

@@ -104,10 +104,11 @@ def _split(n: int, loop: Callable[..., None], row: Array, arrays: list[Array]) -
     if workers == 0 or parts < 2:
         loop(row, 0, n, *arrays)
         return
-    if _pool is None or _pool._max_workers != workers:
-        _pool = ThreadPoolExecutor(workers, thread_name_prefix="pyoptim")
+    pool = _pool  # another thread may replace it
+    if pool is None or pool._max_workers != workers:
+        pool = _pool = ThreadPoolExecutor(workers, thread_name_prefix="pyoptim")
     cuts = [n * i // parts for i in range(parts + 1)]
-    given = [(_pool.submit(loop, row, a, b, *arrays), a, b) for a, b in pairwise(cuts)]
+    given = [(pool.submit(loop, row, a, b, *arrays), a, b) for a, b in pairwise(cuts)]
     for part, a, b in reversed(given):
         if part.cancel():
             loop(row, a, b, *arrays)
