@@ -118,7 +118,8 @@ def include_dir() -> str:
     Raises
     ------
     FileNotFoundError
-        This install has no C++ files: it was not compiled, or is a source checkout.
+        This install has no C++ files: it is a wheel without them (``pip install pyoptim-cpp`` adds them),
+        was not compiled, or is a source checkout.
     """
     return _shipped("include")
 
@@ -137,7 +138,10 @@ def cmake_dir() -> str:
 def _shipped(name: str) -> str:
     folder = Path(__file__).with_name(name)
     if not folder.is_dir():
-        raise FileNotFoundError(f"this install has no C++ files: there is no folder {str(folder)!r}")
+        raise FileNotFoundError(
+            "this install has no C++ files: `pip install pyoptim-cpp` adds them to a wheel of pyoptim of the "
+            f"same version, and an install from the sources has them; there is no folder {str(folder)!r}"
+        )
     return str(folder)
 
 

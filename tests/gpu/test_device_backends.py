@@ -85,7 +85,7 @@ def test_without_either_the_errors_say_what_is_missing(run_python):
     assert done.returncode == 0, done.stderr
     cuda, cupy, available, there = done.stdout.splitlines()
     assert cuda.startswith(
-        "the 'cuda' backend cannot run here: this install has no CUDA module, which is built where"
+        "the 'cuda' backend cannot run here: this install has no CUDA module: `pip install pyoptim-cuda`"
     )
     assert cupy.startswith(
         "the 'cupy' backend cannot run here: CuPy is not installed (pip install 'pyoptim[cuda]')"

@@ -8,8 +8,9 @@ try:
     from . import _cuda
 except ImportError as error:
     raise ImportError(
-        "this install has no CUDA module, which is built where nvcc 12 or later is found "
-        f"(CMake option PYOPTIM_CUDA): {error}"
+        "this install has no CUDA module: `pip install pyoptim-cuda` adds it to a wheel of pyoptim of the "
+        "same version, and one from the sources builds it where nvcc 12 or later is found (CMake option "
+        f"PYOPTIM_CUDA): {error}"
     ) from error
 
 from ...arrays.queue import Launcher
