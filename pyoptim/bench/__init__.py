@@ -19,6 +19,7 @@ from . import (
     activations,
     busy,
     crossover,
+    history,
     layers,
     libraries,
     machine,
@@ -68,7 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 if a result is wrong, or with ``--strict`` if a target is missed; 2 if it cannot run; 130 if it
         was interrupted, after writing what it had.
     """
-    arguments = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] == ["compare"]:
+        return history.main(given[1:])
+    arguments = _parser().parse_args(given)
     settle_openmp()
     try:
         options, names = _choose(arguments)
@@ -223,7 +227,8 @@ def _parser() -> argparse.ArgumentParser:
         "pyoptim bench",
         description="Time the kernels, and what is built of them, against other libraries.",
         epilog="Only where they are asked for: "
-        + "; ".join(f"{name}: {family.sweeps}" for name, family in FAMILIES.items() if family.sweeps),
+        + "; ".join(f"{name}: {family.sweeps}" for name, family in FAMILIES.items() if family.sweeps)
+        + ". `pyoptim bench compare` says what changed between two files of --json.",
     )
     usual = ", ".join(name for name, family in FAMILIES.items() if not family.sweeps)
     parser.add_argument(
