@@ -136,3 +136,15 @@ def test_oracles_share_no_code_with_the_package():
     assert len(oracles) >= 3
     for file in oracles:
         assert not re.search(r"^\s*(from|import) pyoptim", file.read_text("utf-8"), re.MULTILINE), file
+
+
+def test_the_wheels_of_parts_are_built_as_the_whole():
+    tomllib = pytest.importorskip("tomllib")
+    whole, *parts = (
+        tomllib.loads((SOURCE / folder / "pyproject.toml").read_text("utf-8"))
+        for folder in (".", "csrc/api", "csrc/cuda")
+    )
+    for part in parts:
+        assert part["build-system"] == whole["build-system"]
+        assert part["project"]["requires-python"] == whole["project"]["requires-python"]
+        assert part["tool"]["scikit-build"]["cmake"]["build-type"] == "Release"

@@ -13,14 +13,8 @@ from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
 
-_SAME = (
-    "cpu",
-    "processors",
-    "instruction_set",
-    "threads",
-    "backend",
-    "gpu",
-)  # of the machine, or no figure compares
+# Where these differ, the files are of two machines.
+_SAME = ("cpu", "processors", "instruction_set", "threads", "backend", "gpu")
 _EXPLANATION = """
 now/before: the median time of pyoptim in the second file over that in the first, below 1 where it is faster.
 others: the same of the other libraries in that row, which tells a slower machine from slower code. A row
