@@ -1,4 +1,4 @@
-"""The command line: ``pyoptim train | compare | check | bench | study | info``."""
+"""The command line: ``pyoptim train | predict | evaluate | compare | check | bench | study | info``."""
 
 from __future__ import annotations
 
@@ -88,16 +88,25 @@ def _parser(whole: bool = False) -> argparse.ArgumentParser:
 
     train = commands.add_parser(
         "train",
-        help="train a network on a data set",
-        description="Train a multi-layer perceptron and report its test accuracy.",
+        help="train a network on a data set or your own file",
+        description="Train a multi-layer perceptron and report how good it is on examples it has not seen. "
+        "Of your own file numbers are scaled, and missing ones take the column's median; texts are categories. "
+        "It is read into memory whole: see blocks in the library for larger ones.",
         formatter_class=_Help,
     )
     train.set_defaults(run=_train)
-    train.add_argument("dataset", nargs="?", default="digits", help="digits, mnist, …")
+    train.add_argument(
+        "dataset",
+        nargs="?",
+        default="digits",
+        help="digits, mnist, …; or a file: .csv, .tsv, .parquet, .npz with x and y, .libsvm",
+    )
+    _add_own_file(train)
     train.add_argument(
         "--epochs",
         type=_positive,
-        help="default: 40 for digits, else 10; of l-bfgs and the like, the most iterations, default: 100",
+        help="default: 40 for digits, 10 to 200 for a file, by its size, else 10; of l-bfgs and the like, the "
+        "most iterations, default: 100",
     )
     train.add_argument(
         "--batch-size", type=_batch_size, default=argparse.SUPPRESS, help="a number (default: 32), or 'full'"
@@ -118,6 +127,7 @@ def _parser(whole: bool = False) -> argparse.ArgumentParser:
     train.add_argument("--threads", type=_positive, help="default: all processors")
     train.add_argument("--save", metavar="FILE", help="the model; default: DATASET.safetensors")
     train.add_argument("--plot", metavar="FILE", help="draw loss and accuracy into an image")
+    _add_predictions(commands)
 
     parents = []
     if whole:
@@ -171,6 +181,46 @@ def _parser(whole: bool = False) -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="print what this install can do")
     info.set_defaults(run=_info)
     return parser
+
+
+def _add_own_file(train: argparse.ArgumentParser) -> None:
+    own = train.add_argument_group("of your own file")
+    own.add_argument(
+        "--target", metavar="COLUMN", help="what is to be predicted; default: y of .npz, .libsvm"
+    )
+    own.add_argument(
+        "--task", choices=("classes", "numbers"), help="what the target holds; default: guessed, and said"
+    )
+    own.add_argument("--categories", metavar="LIST", help="columns whose numbers name categories: zip,code")
+    own.add_argument("--drop", metavar="LIST", help="columns to leave out: id,name")
+    own.add_argument(
+        "--holdout",
+        type=_share,
+        default=0.2,
+        metavar="SHARE",
+        help="of rows, drawn at random, that are not trained on but for validation; 0 for none",
+    )
+
+
+def _add_predictions(commands: Any) -> None:
+    predict = commands.add_parser(
+        "predict",
+        help="predict the target of each row of a file",
+        description="Predict with a model that 'pyoptim train FILE' saved. The rows keep their order.",
+    )
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure a model on a file that holds the target too",
+        description="Measure a model that 'pyoptim train FILE' saved.",
+    )
+    for parser, run in ((predict, _predict), (evaluate, _evaluate)):
+        parser.set_defaults(run=run)
+        parser.add_argument("model", metavar="MODEL", help="the file of the model")
+        parser.add_argument("data", metavar="DATA", help="a file with the columns of the training's")
+    predict.add_argument("-o", "--output", metavar="FILE", help="a CSV file; default: standard output")
+    predict.add_argument(
+        "--probabilities", action="store_true", help="of every class, not only of the likeliest"
+    )
 
 
 def _add_check(commands: Any) -> None:
@@ -254,6 +304,16 @@ def _sizes(text: str) -> tuple[int, ...]:
     return tuple(_positive(part) for part in text.split(",") if part)
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number in [0, 1)")
+    return share
+
+
 def _study(options: argparse.Namespace) -> int:
     from .lab import studies, tabular
     from .runtime import threads
@@ -298,6 +358,18 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
+def _predict(options: argparse.Namespace) -> int:
+    from .lab import own_files
+
+    return own_files.predict(options)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from .lab import own_files
+
+    return own_files.evaluate(options)
+
+
 def _seed(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer >= 0")
@@ -325,7 +397,9 @@ def _optimizer(name: str, option: str = "--optimizer") -> type[Optimizer]:
 def _train(options: argparse.Namespace) -> int:
     import numpy as np
 
-    from . import SGD, Trainer, datasets, minimize, nn, schedules
+    from . import SGD, Trainer, minimize, nn, schedules
+    from .lab.own_files import problem_of
+    from .lab.tables import is_table
     from .runtime import dispatch, threads
 
     method = _MINIMIZERS.get(options.optimizer.lower())
@@ -340,11 +414,9 @@ def _train(options: argparse.Namespace) -> int:
                 "length of its steps itself"
             )
     batch_size = getattr(options, "batch_size", 32)
-    epochs = options.epochs
-    if epochs is None:
-        epochs = 100 if method else 40 if options.dataset == "digits" else 10
     # What would fail after the training is an error before it.
-    path = Path(options.save or f"{options.dataset}.safetensors")
+    own = is_table(options.dataset)
+    path = Path(options.save or f"{Path(options.dataset).stem if own else options.dataset}.safetensors")
     check_target("--save", path)
     if options.plot:
         check_target("--plot", options.plot, replaces=False)
@@ -354,47 +426,45 @@ def _train(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         if options.backend:
             stack.enter_context(dispatch.use_backend(options.backend))
-        data = datasets.load(options.dataset, flatten=True, normalize=True)
-        sizes = [data.x_train.shape[1], *options.hidden, int(data.y_train.max()) + 1]
+        problem = problem_of(options)
+        epochs = options.epochs or (100 if method else problem.epochs(batch_size))
+        sizes = [problem.x.shape[1], *options.hidden, problem.outputs]
         hidden = [nn.Dense(a, b, activation="relu", init="he") for a, b in pairwise(sizes[:-1])]
         model = nn.Sequential(*hidden, nn.Dense(*sizes[-2:]), seed=options.seed)
-        loss = nn.CrossEntropy()
+        loss = problem.loss
         optimizer: Optimizer = SGD(model.parameters())  # which a minimiser has no use for
         if optimizer_class is not None:
             lr: Any = optimizer_class.defaults["lr"] if options.lr is None else options.lr
             if options.schedule != "constant":
-                batches = -(-len(data.x_train) // (batch_size or len(data.x_train)))
+                batches = -(-len(problem.x) // (batch_size or len(problem.x)))
                 lr = schedules.Cosine(lr, steps=epochs * batches)
             optimizer = optimizer_class(model.parameters(), lr=lr)
         trainer = Trainer(model, loss, optimizer, seed=options.seed)
 
         print(
-            f"{options.dataset}: {len(data.x_train):,} training and {len(data.x_test):,} test examples; "
-            f"{'-'.join(map(str, sizes))} with {method or optimizer}; {dispatch.current().name} backend, "
-            f"{threads.get_num_threads()} threads"
+            f"{options.dataset}: {problem.counts()}; {'-'.join(map(str, sizes))} with {method or optimizer}; "
+            f"{dispatch.current().name} backend, {threads.get_num_threads()} threads"
         )
         started = time.perf_counter()
-        given = data.x_train, data.y_train
-        test = (data.x_test, data.y_test) if options.plot else None
+        given = problem.x, problem.y
+        held = problem.held if options.plot or own else None
         if method:
-            history = minimize(model, loss, *given, method, max_iter=epochs, validation_data=test)
+            history = minimize(model, loss, *given, method, max_iter=epochs, validation_data=held)
         else:
             history = trainer.fit(
-                *given, epochs=epochs, batch_size=batch_size, validation_data=test, verbose=True
+                *given, epochs=epochs, batch_size=batch_size, validation_data=held, verbose=True
             )
         seconds = time.perf_counter() - started
-        result = trainer.evaluate(data.x_test, data.y_test)
-    print(
-        f"test accuracy {result['accuracy']:.2%}, test loss {result['loss']:.4f}, {seconds:.1f} s of training"
-    )
+        result = trainer.evaluate(*(problem.held or given))
     if not math.isfinite(result["loss"]) or not np.isfinite(model.flat_parameters).all():
         print(
             f"pyoptim: the training diverged, so {path} was not written: try a smaller --lr", file=sys.stderr
         )
         return 1
-    model.save(path)
+    print(f"{problem.words} {problem.quality(model, result)}, {seconds:.1f} s of training")
+    problem.save(model, path)
     print(f"model saved to {path}")
     if options.plot:
-        history.plot(options.plot, title=options.dataset, validation="test")
+        history.plot(options.plot, title=options.dataset, validation=problem.words)
         print(f"plot saved to {options.plot}")
     return 0

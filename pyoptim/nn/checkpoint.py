@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 _FORMAT = "pyoptim-model-1"
 
 
-def save_model(model: Sequential, path: str | Path) -> None:
-    """Write a model; a file of that name is replaced only once the new one is complete."""
-    layers = describe("layers", model.layers)
-    write(path, {"format": _FORMAT, "layers": layers, "dtype": model.dtype.name}, model.state_dict())
+def save_model(model: Sequential, path: str | Path, **more: Any) -> None:
+    """Write a model; a file of that name is replaced only once the new one is complete.
+
+    ``more`` are further entries of the description, of JSON's types, which `load_described` returns.
+    """
+    described = {"format": _FORMAT, "layers": describe("layers", model.layers), "dtype": model.dtype.name}
+    write(path, {**described, **more}, model.state_dict())
 
 
 def describe(label: str, layers: Iterable[Layer]) -> list[dict[str, Any]]:
@@ -40,6 +43,11 @@ def describe(label: str, layers: Iterable[Layer]) -> list[dict[str, Any]]:
 
 def load_model(kind: type[Sequential], path: str | Path) -> Sequential:
     """Read a model of this class that `save_model` wrote; ValueError for anything else."""
+    return load_described(kind, path)[0]
+
+
+def load_described(kind: type[Sequential], path: str | Path) -> tuple[Sequential, dict[str, Any]]:
+    """Read a model as `load_model`, and the description of its file."""
     description, tensors = read(path, _FORMAT)
     try:
         if description["dtype"] not in [dtype.name for dtype in FLOATS]:
@@ -50,7 +58,7 @@ def load_model(kind: type[Sequential], path: str | Path) -> Sequential:
         model.load_state_dict(tensors)
     except NONSENSE as error:
         raise ValueError(f"{path} does not describe a model of this version's layers: {error}") from error
-    return model.eval()
+    return model.eval(), description
 
 
 def layer_from(fields: dict[str, Any]) -> Layer:
