@@ -5,6 +5,11 @@ Each function returns a function without arguments that returns an iterable of b
 
 >>> trainer.fit(po.blocks.npy("parts"), epochs=3, shuffle=100_000)
 >>> trainer.fit(po.blocks.arrow("rides.parquet", target="fare"), validation_data=(x, y))
+
+An estimator of `pyoptim.sklearn`, or of scikit-learn, takes them one by one:
+
+>>> for x, y in po.blocks.npy("parts")():
+...     classifier.partial_fit(x, y, classes=range(10))
 """
 
 from __future__ import annotations

@@ -90,8 +90,8 @@ def _parser(whole: bool = False) -> argparse.ArgumentParser:
         "train",
         help="train a network on a data set or your own file",
         description="Train a multi-layer perceptron and report how good it is on examples it has not seen. "
-        "Of your own file numbers are scaled, and missing ones take the column's median; texts are categories. "
-        "It is read into memory whole: see blocks in the library for larger ones.",
+        "Of your own file numbers are scaled, and missing ones take the column's median; texts are "
+        "categories. It is read into memory whole: for larger ones the library has blocks.",
         formatter_class=_Help,
     )
     train.set_defaults(run=_train)
@@ -105,8 +105,8 @@ def _parser(whole: bool = False) -> argparse.ArgumentParser:
     train.add_argument(
         "--epochs",
         type=_positive,
-        help="default: 40 for digits, 10 to 200 for a file, by its size, else 10; of l-bfgs and the like, the "
-        "most iterations, default: 100",
+        help="default: 40 for digits, 10 to 200 for a file, by its size, else 10; of l-bfgs and the "
+        "like, the most iterations, default: 100",
     )
     train.add_argument(
         "--batch-size", type=_batch_size, default=argparse.SUPPRESS, help="a number (default: 32), or 'full'"

@@ -340,6 +340,8 @@ def learned(
     """
     for name in (*categories, *drop):
         table.column(name, "which was to be taken as categories or left out")
+        if name == target:
+            raise ValueError(f"--drop or --categories has {name!r}, which is the target")
     values = _known_target(table, target)
     classes: tuple[str, ...] = ()
     mean, scale = 0.0, 1.0
@@ -386,7 +388,7 @@ def guessed(table: Table, target: str) -> tuple[str, str]:
 
 def _known_target(table: Table, target: str) -> Array:
     values = table.column(target, "the target")
-    missing = np.equal(values, None) if values.dtype == object else np.isnan(values)
+    missing = np.array([is_missing(value) for value in values])
     if missing.any():
         raise ValueError(
             f"the target {target!r} of {table.path} is missing in {int(missing.sum())} of {len(values)} "
