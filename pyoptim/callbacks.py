@@ -77,10 +77,14 @@ class Callback:
     running : tuple of str
         A class attribute: the names of the attributes that a checkpoint keeps. They hold numbers, strings,
         None or dicts of arrays.
+    on_all_ranks : bool
+        A class attribute, for trainings by several processes (``Trainer(comm=...)``): False for what only the
+        first of them is to do, such as to print or to write files. All of them have the same measurements.
     """
 
     trainer: Trainer
     running: ClassVar[tuple[str, ...]] = ()
+    on_all_ranks: ClassVar[bool] = True
 
     def on_train_begin(self) -> None: ...
 
@@ -322,6 +326,7 @@ class ModelCheckpoint(_Monitor):
     """
 
     running: ClassVar = ("best",)
+    on_all_ranks: ClassVar = False
     _model: Any = None  # whose best value it is
 
     def __init__(
@@ -523,6 +528,7 @@ class CSVLogger(Callback):
     """
 
     running: ClassVar = ("_earlier",)
+    on_all_ranks: ClassVar = False
 
     def __init__(self, path: str | Path, separator: str = ",", append: bool = False) -> None:
         self.path, self.append = Path(check_path("path", path)), check_flag("append", append)
@@ -613,6 +619,8 @@ class TensorBoard(Callback):
     checkpoint goes on with its curves, and one that begins anew replaces them.
     """
 
+    on_all_ranks: ClassVar = False
+
     def __init__(self, path: str | Path) -> None:
         self.path = check_path("path", path)
         self._writers: dict[str, Any] = {}
@@ -674,6 +682,7 @@ class MLflow(Callback):
     """
 
     running: ClassVar = ("run_id",)
+    on_all_ranks: ClassVar = False
     _owns = False  # whether it is the callback that ends the run
     _next = 0  # the first epoch that is not in the run yet
 

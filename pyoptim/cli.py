@@ -395,6 +395,28 @@ def _optimizer(name: str, option: str = "--optimizer") -> type[Optimizer]:
 
 
 def _train(options: argparse.Namespace) -> int:
+    """Train in this process, or in all that ``mpiexec`` has started: the first one prints and writes."""
+    from .distributed import world
+    from .runtime import threads
+    from .train.ranks import Ranks
+
+    comm = world()
+    with Ranks(comm).guarded(), contextlib.ExitStack() as stack:
+        if comm is not None:
+            if options.optimizer.lower() in _MINIMIZERS:
+                raise ValueError(
+                    f"--optimizer is {options.optimizer}, which runs in one process, without mpiexec"
+                )
+            if options.threads is None:
+                mpi = sys.modules["mpi4py.MPI"]
+                beside = comm.Split_type(mpi.COMM_TYPE_SHARED).Get_size()
+                options.threads = max(1, threads.get_num_threads() // beside)
+            if comm.Get_rank() > 0:
+                stack.enter_context(contextlib.redirect_stdout(None))
+        return _train_with(options, comm)
+
+
+def _train_with(options: argparse.Namespace, comm: Any) -> int:
     import numpy as np
 
     from . import SGD, Trainer, minimize, nn, schedules
@@ -417,8 +439,10 @@ def _train(options: argparse.Namespace) -> int:
     # What would fail after the training is an error before it.
     own = is_table(options.dataset)
     path = Path(options.save or f"{Path(options.dataset).stem if own else options.dataset}.safetensors")
-    check_target("--save", path)
-    if options.plot:
+    writes = comm is None or comm.Get_rank() == 0
+    if writes:
+        check_target("--save", path)
+    if options.plot and writes:
         check_target("--plot", options.plot, replaces=False)
         check_image(options.plot)
     if options.threads is not None:
@@ -439,11 +463,12 @@ def _train(options: argparse.Namespace) -> int:
                 batches = -(-len(problem.x) // (batch_size or len(problem.x)))
                 lr = schedules.Cosine(lr, steps=epochs * batches)
             optimizer = optimizer_class(model.parameters(), lr=lr)
-        trainer = Trainer(model, loss, optimizer, seed=options.seed)
+        trainer = Trainer(model, loss, optimizer, seed=options.seed, comm=comm)
+        each = "" if comm is None else f" on each of {comm.Get_size()} ranks"
 
         print(
             f"{options.dataset}: {problem.counts()}; {'-'.join(map(str, sizes))} with {method or optimizer}; "
-            f"{dispatch.current().name} backend, {threads.get_num_threads()} threads"
+            f"{dispatch.current().name} backend, {threads.get_num_threads()} threads{each}"
         )
         started = time.perf_counter()
         given = problem.x, problem.y
@@ -452,7 +477,7 @@ def _train(options: argparse.Namespace) -> int:
             history = minimize(model, loss, *given, method, max_iter=epochs, validation_data=held)
         else:
             history = trainer.fit(
-                *given, epochs=epochs, batch_size=batch_size, validation_data=held, verbose=True
+                *given, epochs=epochs, batch_size=batch_size, validation_data=held, verbose=True, shard=True
             )
         seconds = time.perf_counter() - started
         result = trainer.evaluate(*(problem.held or given))
@@ -462,9 +487,10 @@ def _train(options: argparse.Namespace) -> int:
         )
         return 1
     print(f"{problem.words} {problem.quality(model, result)}, {seconds:.1f} s of training")
-    problem.save(model, path)
+    if writes:
+        problem.save(model, path)
     print(f"model saved to {path}")
-    if options.plot:
+    if options.plot and writes:
         history.plot(options.plot, title=options.dataset, validation=problem.words)
         print(f"plot saved to {options.plot}")
     return 0

@@ -381,6 +381,26 @@ double Engine<T>::penalize() {
     return penalty_.runs.empty() || divisor == 0 ? 0 : add_penalty(penalty_, divisor);
 }
 
+// Computes the gradients of a batch of n examples, or of one of which other processes have the other parts; n
+// may then be 0. Returns the batch's mean loss, with the penalty. The empty sums receive what the own
+// examples measure.
+template <class T>
+double Engine<T>::backpropagate(const Examples<T>& of, std::size_t begin, std::size_t n, const T* x,
+                                bool fused, Sums& sums) {
+    double mean = 0;
+    if (n > 0) {
+        forward(x, n);
+        mean = loss(of, begin, n, sums);
+        backward(x, n, fused);
+    }
+    if (exchange_) mean = exchange_(mean, sums.divisor);
+    const double penalty = penalize();
+    mean += penalty;
+    sums.penalty = penalty * sums.divisor;
+    sums.loss = mean * sums.divisor;
+    return mean;
+}
+
 // The norm of the gradients of all arrays that add() added, as one vector.
 template <class T>
 double Engine<T>::norm() const {
@@ -403,11 +423,8 @@ void Engine<T>::ascend(double distance, const Examples<T>& of, std::size_t begin
     const double length = norm();
     const T row[] = {static_cast<T>(-distance / (length < kLeast ? kLeast : length)), 0, 1, 1};
     ascent_.step(gradients_.data(), row);
-    forward(x, n);
     Sums ignored;
-    loss(of, begin, n, ignored);
-    backward(x, n, false);
-    penalize();
+    backpropagate(of, begin, n, x, false, ignored);
     auto kept = unascended_.cbegin();
     for (const auto& array : ascent_.arrays()) {
         const auto end = kept + static_cast<std::ptrdiff_t>(array.size);
@@ -518,24 +535,25 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
     outcome.wrong = -1;
     if (clipped_.size() < row) clipped_.resize(row);
     reserve(of);
-    // Clipping, the search for non-finite values and an ascent need all gradients before the first update,
-    // and a penalty adds to them, so none of these allows a fused update.
+    // Clipping, the search for non-finite values, an ascent and an exchange need all gradients before the
+    // first update, and a penalty adds to them, so none of these allows a fused update.
     const double rho = options.sharpness_aware;
     const bool may_refuse = options.nonfinite != NonFinite::ignore || options.step != nullptr;
     const bool sparse = batch > kFused && is_sparse(of);
     const bool fused = batch <= kFused && !options.keep_gradients && options.max_grad_norm <= 0 &&
-                       !may_refuse && penalty_.runs.empty() && rho <= 0;
+                       !may_refuse && penalty_.runs.empty() && rho <= 0 && !exchange_;
     for (std::size_t i = 0; i < layers_.size() && fused && !zeroed_; ++i) {
         if (weights_[i].size == 0) continue;
         const auto [gradient, size] = compiled_[i]->fusible_gradient();
         std::fill(gradient, gradient + size, T(0));
     }
     zeroed_ = fused;
-    for (; begin < end; begin += batch) {
-        const std::size_t n = std::min(batch, end - begin);
+    std::size_t left = (end - begin) / batch + ((end - begin) % batch != 0 ? 1 : 0) + options.idle;
+    for (std::size_t n = 0; left > 0; --left, begin += n) {
+        n = std::min(batch, end - begin);
         take_labels(of, begin, n);
         if (sparse) gather_sparse(of, begin, n);
-        const T* const x = sparse ? nullptr : gather(of, begin, n);
+        const T* const x = sparse || n == 0 ? nullptr : gather(of, begin, n);
         if (may_refuse || rho > 0) keep_buffers(before_);
         T* const noisy = noise_.parameters;
         if (noise_.size > 0) {
@@ -543,15 +561,9 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
             gaussian_noise(noise_.stream, noise_.deviation, noise_.size, kept_.data(), noisy);
             ++noise_.stream.step;
         }
-        forward(x, n);
         Sums of_batch;
-        outcome.last = loss(of, begin, n, of_batch);
-        backward(x, n, fused);
-        const double penalty = penalize();
-        outcome.last += penalty;
-        of_batch.penalty = penalty * of_batch.divisor;
+        outcome.last = backpropagate(of, begin, n, x, fused, of_batch);
         if (rho > 0) ascend(rho, of, begin, x, n);
-        of_batch.loss = outcome.last * of_batch.divisor;
         std::copy(kept_.begin(), kept_.end(), noisy);
         const std::size_t steps = outcome.steps;
         const bool goes_on = update(rows + (steps - before) * row, row, options, outcome);

@@ -53,6 +53,12 @@ struct WeightedMean {
 // What a step that somebody else takes came to: see StepOptions::step.
 enum class StepTaken { yes, skipped, refused };
 
+// Replaces the gradients of a part of a batch, which lie where the layers write them, by those of the mean
+// loss of the whole batch, of which other processes have the other parts. It receives the mean loss of the
+// part and its divisor, and returns that of the whole batch. Where the divisor is 0, the gradients hold
+// nothing of this batch.
+using Exchange = std::function<double(double loss, double divisor)>;
+
 struct StepOptions {
     double max_grad_norm = 0;  // the norm to which gradients are scaled down; 0 leaves them as they are
     NonFinite nonfinite = NonFinite::ignore;
@@ -65,6 +71,9 @@ struct StepOptions {
     // Takes each step instead of the engine, by the gradients that are in memory, or is null. One that it
     // skips or refuses is treated as one by gradients that are not finite.
     const std::function<StepTaken()>* step = nullptr;
+    // How many steps without own examples follow the last batch, because other processes have more batches.
+    // Without an exchange it is 0.
+    std::size_t idle = 0;
 };
 
 // How many of the n examples a network classifies right, by its outputs and by labels or, if these are null,
@@ -123,6 +132,8 @@ class Engine {
     void set_penalty(Penalized<T> penalty) { penalty_ = std::move(penalty); }
     void set_noise(const WeightNoise<T>&);
     void set_mean(const WeightedMean& mean) { mean_ = mean; }
+    // Lets each step exchange its gradients before the penalty is added. An empty function ends that.
+    void set_exchange(Exchange exchange) { exchange_ = std::move(exchange); }
 
     // Trains on the examples [begin, end) of the order, in batches. `rows` holds the coefficients of each
     // step, `row` elements per step, with a factor of 1 on the gradient. A step that is left out, or that
@@ -164,6 +175,7 @@ class Engine {
     T* backward(const T* x, std::size_t n, bool fused);
     void weigh(std::size_t n, bool given);
     double loss(const Examples<T>&, std::size_t begin, std::size_t n, Sums&);
+    double backpropagate(const Examples<T>&, std::size_t begin, std::size_t n, const T* x, bool fused, Sums&);
     bool update(const T* row, std::size_t length, const StepOptions&, Outcome&);
     double penalize();
     double norm() const;
@@ -215,6 +227,7 @@ class Engine {
     Penalized<T> penalty_{};
     WeightNoise<T> noise_{};
     WeightedMean mean_;
+    Exchange exchange_;            // or empty
     double weights_of_batch_ = 0;  // the sum of the weights of its examples, if mean_ is wanted
     std::vector<T> kept_;          // the parameters as they are without noise
 

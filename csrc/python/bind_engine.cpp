@@ -1,4 +1,5 @@
 // The training engine over arrays that Python owns.
+#include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -98,7 +99,15 @@ class Engine {
         return {of.loss, of.divisor, of.correct, of.examples};
     }
 
-    // Trains on the examples [begin, end) of `order`; one row of coefficients per step.
+    // Replaces the gradients of each step by those of all processes.
+    void set_exchange(core::Exchange exchange) {
+        require(!hogwild_, "hogwild, and an exchange");
+        exchanges_ = exchange != nullptr;
+        engine_.set_exchange(std::move(exchange));
+    }
+
+    // Trains on the examples [begin, end) of `order`; one row of coefficients per step. With an exchange,
+    // rows beyond those of the batches are of steps without examples.
     void train(const py::array& x, const py::array& target, const MaybeArray<std::int64_t>& order,
                const MaybeArray<T>& weight, std::pair<std::size_t, std::size_t> range, std::size_t batch,
                const Array<double>& rows, double max_grad_norm, const std::string& nonfinite,
@@ -106,11 +115,12 @@ class Engine {
         const auto [begin, end] = range;
         require(batch > 0 && batch <= engine_.capacity() && begin <= end, "batch and range");
         const core::Examples<T> of = checked_examples(x, target, order, weight, range, sparse);
+        const std::size_t batches = (end - begin) / batch + ((end - begin) % batch != 0 ? 1 : 0);
         require(rows.ndim() == 2 && static_cast<std::size_t>(rows.shape(1)) == row_ &&
-                    static_cast<std::size_t>(rows.shape(0)) >=
-                        (end - begin) / batch + ((end - begin) % batch != 0 ? 1 : 0),
+                    static_cast<std::size_t>(rows.shape(0)) >= batches,
                 "coefficients and steps");
         core::StepOptions options;
+        if (exchanges_) options.idle = static_cast<std::size_t>(rows.shape(0)) - batches;
         options.max_grad_norm = max_grad_norm;
         options.sharpness_aware = sharpness_aware_;
         if (nonfinite == "raise") options.nonfinite = NonFinite::raise;
@@ -213,6 +223,7 @@ class Engine {
     core::Engine<T> engine_;
     bool takes_labels_;
     double sharpness_aware_;
+    bool exchanges_ = false;
     std::optional<core::Hogwild<T>> hogwild_;  // trains instead
 };
 
@@ -226,6 +237,7 @@ void bind_for(py::module_& m, const char* name) {
              py::arg("model"), py::arg("loss"), py::arg("capacity"), py::arg("groups"), py::arg("hogwild"),
              py::arg("penalty").none(true), py::arg("mean_factor") = py::none(),
              py::arg("sharpness_aware") = 0.0)
+        .def("set_exchange", &E::set_exchange, py::arg("exchange").none(true))
         .def("begin_epoch", &E::begin_epoch, py::arg("done"), py::arg("noise").none(true))
         .def("train", &E::train, py::arg("x"), py::arg("target"), exact_or_none("order"),
              exact_or_none("weight"), py::arg("range"), py::arg("batch"), exact("rows"),

@@ -70,6 +70,10 @@ class Data(NamedTuple):
         first = None if self.weight is None else self.weight[:count]
         return Data(self.x[:count], self.y[:count], first), Data(self.x[count:], self.y[count:], rest)
 
+    def part(self, begin: int, end: int) -> Data:
+        """Return the examples [begin, end)."""
+        return Data(*(None if array is None else array[begin:end] for array in self))
+
     def at(self, place: Place) -> Data:
         """Return the same data in another memory."""
         return self if place is HOST else Data(*map(place.upload, self))
@@ -117,14 +121,20 @@ def mean_loss(total: float, divisor: float) -> float:
     return total / divisor if divisor else total
 
 
-def check_batches(model: nn.Sequential, x: Array, size: int, drop_last: bool = False) -> None:
-    """Raise ValueError if a batch has too few examples for a layer that takes statistics of it."""
-    smallest = size if drop_last else len(x) % size or size
+def check_batches(
+    model: nn.Sequential, x: Array, size: int, drop_last: bool = False, count: int | None = None
+) -> None:
+    """Raise ValueError if a batch has too few examples for a layer that takes statistics of it.
+
+    ``count``: how many of the examples are trained on; None for all.
+    """
+    count = len(x) if count is None else count
+    smallest = size if drop_last else count % size or size
     cure = ", or drop_last=True, which leaves that batch out" if size > 1 else ""
     for layer, shape in _reached(model.layers, x.shape[1:]):
         if layer.takes_statistics(True) and smallest * math.prod(shape[1:]) < 2:
             raise ValueError(
-                f"batch_size {size} makes a batch of 1 of {len(x)} examples, which {layer!r} cannot take "
+                f"batch_size {size} makes a batch of 1 of {count} examples, which {layer!r} cannot take "
                 f"statistics of: expected another batch_size{cure}"
             )
 

@@ -168,7 +168,8 @@ class Engine:
 
     With ``hogwild`` threads do not wait for each other, which needs `why_no_hogwild` to return None too.
     With ``mean_factor`` a batch's loss is not the loss's own mean, but the sum of factor * weight * loss,
-    plus the penalty, both divided by the sum of the weights. ``sharpness_aware`` is `Trainer`'s.
+    plus the penalty, both divided by the sum of the weights. ``sharpness_aware`` is `Trainer`'s, ``exchange``
+    a `ranks.Exchange`.
     """
 
     def __init__(
@@ -182,6 +183,7 @@ class Engine:
         penalty: nn.Penalty | None = None,
         mean_factor: float | None = None,
         sharpness_aware: float = 0.0,
+        exchange: Callable[[float, float], float] | None = None,
     ) -> None:
         from ..runtime import _native
 
@@ -198,6 +200,8 @@ class Engine:
             described(model, shape), json.dumps(loss.describe()), batch_size, groups, hogwild, added,
             mean_factor, sharpness_aware,
         )  # fmt: skip
+        if exchange is not None:
+            self._engine.set_exchange(exchange)
         self._optimizer, self._batch_size = optimizer, batch_size
         self._pruned = model if model._kept is not None else None
         self._chunk = 1  # batches
@@ -209,7 +213,13 @@ class Engine:
         return float(self._engine.penalty)
 
     def run_epoch(
-        self, data: Data, order: Array | None, noise: WeightNoise | None, epoch: Epoch, advance: Advance
+        self,
+        data: Data,
+        order: Array | None,
+        noise: WeightNoise | None,
+        epoch: Epoch,
+        advance: Advance,
+        idle: int = 0,
     ) -> None:
         """Train on each example of the order once, or on those that ``epoch`` has left.
 
@@ -225,6 +235,8 @@ class Engine:
             The position, updated before each call of advance.
         advance : callable
             Called with the number of examples done.
+        idle : int
+            How many steps without examples follow, with an exchange.
         """
         engine, size = self._engine, self._batch_size
         examples = len(data.x if order is None else order)
@@ -243,10 +255,13 @@ class Engine:
             epoch.done = end
             epoch.loss, epoch.divisor, epoch.correct, epoch.counted = engine.sums
             advance(end - begin)
+        for _ in range(idle):
+            self._train(data, order, examples, examples)
 
     def _train(self, data: Data, order: Array | None, begin: int, end: int) -> None:
+        """Take the steps of these examples; without any, one step in which only other ranks have some."""
         engine, optimizer = self._engine, self._optimizer
-        rows, scalars_after = self._planned(-(-(end - begin) // self._batch_size))
+        rows, scalars_after = self._planned(max(1, -(-(end - begin) // self._batch_size)))
         arguments = (self._batch_size, rows, optimizer.max_grad_norm or 0.0, optimizer.nonfinite)
         steps, skipped = engine.steps, engine.skipped
         try:

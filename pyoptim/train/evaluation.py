@@ -16,6 +16,7 @@ from ..backends.places import place_with
 from ..nn.prediction import outputs as outputs_of
 from ..runtime.dtypes import Array
 from .data import Data, mean_loss
+from .ranks import ALONE, Ranks
 from .resume import Epoch
 from .sources import Arrays, Source, is_mapped
 
@@ -24,9 +25,13 @@ FEW = 100  # examples whose targets show whether a metric takes them
 
 
 def evaluate(
-    model: nn.Sequential, loss: nn.Loss, metrics: Sequence[Callable[..., float]], given: Data | Source
+    model: nn.Sequential,
+    loss: nn.Loss,
+    metrics: Sequence[Callable[..., float]],
+    given: Data | Source,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
-    """See `Trainer.evaluate`."""
+    """See `Trainer.evaluate`; with ``ranks``, of the data of all of them."""
     model.eval()
     sums: Any = model._place.sums(loss.classification)
     outputs, targets, weights = [], [], []
@@ -49,10 +54,14 @@ def evaluate(
                 targets.append(np.asarray(data.y))
                 weights.append(None if data.weight is None else np.asarray(data.weight))
     total = sums.read()
-    measured = {"loss": mean_loss(float(total["loss"]), float(total["divisor"]))}
+    right = int(total["right"]) if loss.classification else 0
+    value, divisor, right, examples = ranks.sums(
+        float(total["loss"]), float(total["divisor"]), right, examples
+    )
+    measured = {"loss": mean_loss(value, divisor)}
     if loss.classification:
-        measured["accuracy"] = int(total["right"]) / examples
-    return measured | _measured(metrics, targets, weights, outputs)
+        measured["accuracy"] = right / examples
+    return measured | _measured(metrics, targets, weights, outputs, ranks)
 
 
 def _check_batchwise(model: nn.Sequential) -> None:
@@ -63,13 +72,18 @@ def _check_batchwise(model: nn.Sequential) -> None:
 
 
 def _measured(
-    metrics: Sequence[Any], targets: Sequence[Array], weights: Sequence[Any], outputs: Sequence[Array]
+    metrics: Sequence[Any],
+    targets: Sequence[Array],
+    weights: Sequence[Any],
+    outputs: Sequence[Array],
+    ranks: Ranks,
 ) -> dict[str, float]:
     """Return what the metrics say of all outputs; what is in a GPU's memory is copied from it once."""
     if not metrics:
         return {}
-    given = _whole(targets), np.concatenate(outputs)
-    weighted = {} if weights[0] is None else {"sample_weight": _whole(weights)}
+    given = ranks.joined(_whole(targets)), ranks.joined(np.concatenate(outputs) if outputs else None)
+    weight = ranks.joined(None if weights[0] is None else _whole(weights))
+    weighted = {} if weight is None else {"sample_weight": weight}
     return {
         name_of(metric): float(metric(*given, **(weighted if _takes_weights(metric) else {})))
         for metric in metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +25,7 @@ from ..transforms import Transform
 from .data import check_batches
 from .evaluation import FEW, check_metrics
 from .progress import check_verbose
+from .ranks import share_of
 from .resume import Resume
 from .sources import Arrays, Blocks, Mapped, Source, is_blocks, is_mapped, mapped
 
@@ -55,6 +56,7 @@ class Options:
     checkpoint: str | Path | None
     checkpoint_every: float
     steps_per_epoch: int | None
+    shard: bool
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "epochs", check_count("epochs", self.epochs))
@@ -82,9 +84,12 @@ class Run(NamedTuple):
     options: Options
     source: Source
     held_back: Source | None  # for validation
-    batch_size: int
-    examples: int | None  # that an epoch trains on, if that is known
+    batch_size: int  # of this rank's part of a batch, where there are several ranks
+    examples: int | None  # that an epoch trains on, if that is known; of this rank
     resume: Resume | None
+    whole_batch: int
+    drawn: int | None  # how many examples the order of an epoch has, before `Options.shard` cuts it
+    idle: int  # how many steps of an epoch follow this rank's last batch, where others have batches
 
     def placed(self, place: Place) -> Run:
         """Return this run with data in the model's memory; those for a transform stay in the processor's."""
@@ -165,46 +170,126 @@ def _validation(trainer: Trainer, validation: Any) -> Source:
     return source
 
 
+class _Sizes(NamedTuple):
+    """What an epoch of one rank comes to: see `Run`."""
+
+    fixed: dict[str, Any]  # what a checkpoint says of it
+    whole_batch: int
+    batch: int
+    drawn: int | None
+    examples: int | None
+
+
+def _sizes(trainer: Trainer, source: Arrays, options: Options) -> _Sizes:
+    ranks, shard, count = trainer._ranks, options.shard, source.examples
+    if options.steps_per_epoch is not None:
+        raise ValueError(f"steps_per_epoch is {options.steps_per_epoch}, expected None beside arrays")
+    total = count if shard else ranks.sums(count)[0]
+    given = check_count("batch_size", total if options.batch_size is None else options.batch_size)
+    fixed = {"batch_size": given, "shuffle": options.shuffle, "examples": total}
+    whole = min(given, total)
+    if whole < ranks.size:
+        raise ValueError(
+            f"batch_size makes batches of {whole}, expected an example for each of {ranks.size} ranks"
+        )
+    if not shard:
+        share = count if options.batch_size is None else ranks.count_of(whole)
+        size = min(share, count)
+        used = count - count % size if options.drop_last else count
+        return _Sizes(fixed, whole, size, used, used)
+    used = count - count % whole if options.drop_last else count
+    size = ranks.count_of(whole)
+    return _Sizes(fixed, whole, size, used, used // whole * size + ranks.count_of(used % whole))
+
+
+def _sizes_of_blocks(source: Blocks, options: Options) -> _Sizes:
+    if options.batch_size is None:
+        raise ValueError("batch_size is None, expected a number beside blocks")
+    if source.serves_once and options.epochs > 1:
+        raise ValueError(
+            f"x is a generator, which gives its blocks once, but epochs is {options.epochs}: expected a "
+            "function that returns one"
+        )
+    size = check_count("batch_size", options.batch_size)
+    source.limit(options.steps_per_epoch, size, options.drop_last)
+    count = source.examples
+    fixed = {"batch_size": size, "shuffle": options.shuffle, "examples": count}
+    return _Sizes(fixed, size, size, count, count)
+
+
 def prepare(trainer: Trainer, source: Source, held_back: Source | None, options: Options) -> Run:
     """Prepare a training on checked data; nothing of it has run yet."""
-    batch_size, steps = options.batch_size, options.steps_per_epoch
-    if isinstance(source, Arrays):
-        if steps is not None:
-            raise ValueError(f"steps_per_epoch is {steps}, expected None beside arrays")
-        count: int | None = source.examples
-        batch_size = check_count("batch_size", count if batch_size is None else batch_size)
-        size = min(batch_size, source.examples)
-        check_batches(trainer.model, source.data.x, size, options.drop_last)
-        used = source.examples - source.examples % size if options.drop_last else count
+    ranks = trainer._ranks
+    if ranks.size > 1 and any(type(given) is not Arrays for given in (source, held_back) if given):
+        raise ValueError(
+            f"blocks or mapped files: not with a comm of {ranks.size} ranks, only arrays in memory"
+        )
+    if isinstance(source, Blocks):
+        sizes = _sizes_of_blocks(source, options)
     else:
-        if batch_size is None:
-            raise ValueError("batch_size is None, expected a number beside blocks")
-        if source.serves_once and options.epochs > 1:
-            raise ValueError(
-                f"x is a generator, which gives its blocks once, but epochs is {options.epochs}: expected a "
-                "function that returns one"
-            )
-        size = batch_size = check_count("batch_size", batch_size)
-        source.limit(steps, size, options.drop_last)
-        count = used = source.examples
+        sizes = _sizes(trainer, source, options)
+        check_batches(trainer.model, source.data.x, sizes.batch, options.drop_last, sizes.examples)
     if isinstance(held_back, Arrays) and trainer.metrics:
         few = held_back.few(FEW) if isinstance(held_back, Mapped) else held_back.data
         check_metrics(trainer.model, trainer.metrics, few)
     trainer._find_gradients()
     resume = None
     if options.checkpoint is not None:
-        fixed: dict[str, Any] = {"batch_size": batch_size, "shuffle": options.shuffle, "examples": count}
         frozen = [name for name, layer in trainer.model.leaves().items() if not layer.trainable]
         if frozen:  # files of versions without frozen layers lack this entry
-            fixed["frozen"] = frozen
+            sizes.fixed["frozen"] = frozen
         if options.drop_last:  # likewise
-            fixed["drop_last"] = True
+            sizes.fixed["drop_last"] = True
         if trainer.sharpness_aware:
-            fixed["sharpness_aware"] = trainer.sharpness_aware
-        resume = Resume(options.checkpoint, options.checkpoint_every, trainer, fixed, options.callbacks)
-        resume.check()
-    trainer.resuming = resume is not None and resume.path.exists()
-    _check_files(trainer, options)
-    if isinstance(source, Arrays) and used is not None and used < source.examples and not options.shuffle:
-        source, _ = source.cut(used)  # else the order of an epoch has so many
-    return Run(options, source, held_back, size, used, resume)
+            sizes.fixed["sharpness_aware"] = trainer.sharpness_aware
+        resume = Resume(options.checkpoint, options.checkpoint_every, trainer, sizes.fixed, options.callbacks)
+        if ranks.is_first:
+            resume.check()
+    trainer.resuming = ranks.share(resume is not None and resume.path.exists())
+    if ranks.is_first:
+        _check_files(trainer, options)
+    drawn = sizes.drawn
+    if isinstance(source, Arrays) and drawn is not None and drawn < source.examples and not options.shuffle:
+        source, _ = source.cut(drawn)  # else the order of an epoch has so many
+    run = Run(
+        options, source, held_back, sizes.batch, sizes.examples, resume, sizes.whole_batch, drawn, idle=0
+    )
+    return run if ranks.size == 1 else _joined(trainer, run, source)
+
+
+def _joined(trainer: Trainer, run: Run, source: Any) -> Run:
+    """Return a run as this rank's part of the training by all ranks.
+
+    Raises
+    ------
+    ValueError
+        Two ranks are to do something different, or there is something that only one process does.
+    """
+    ranks, options, place = trainer._ranks, run.options, trainer.model._place
+    refused = {
+        "transform": options.transform is not None,
+        "parallel": options.parallel is not None,
+        "a model on a GPU": place.queue is not None,
+        "an optimizer that keeps parameters or states in fewer bits": trainer.optimizer._is_packed,
+    }
+    for name, given in refused.items():
+        if given:
+            raise ValueError(f"{name}: not with a comm of {ranks.size} ranks, only with one process")
+    ranks.check_equal({
+        "epochs": options.epochs, "batch_size": options.batch_size, "shuffle": options.shuffle,
+        "drop_last": options.drop_last, "shard": options.shard, "weight_noise": options.weight_noise,
+        "whether there are validation data": run.held_back is not None,
+        "whether there is a checkpoint": run.resume is not None,
+        "loss": (type(trainer.loss).__name__, str(vars(trainer.loss))),
+        "metrics": len(trainer.metrics), "sharpness_aware": trainer.sharpness_aware,
+        "penalty": repr(trainer.penalty),
+        "the callbacks": [type(callback).__name__ for callback in options.callbacks],
+    } | ({"how many examples x has": source.examples} if options.shard else {}))  # fmt: skip
+    own = [callback for callback in options.callbacks if ranks.is_first or callback.on_all_ranks]
+    options = replace(options, callbacks=own, verbose=options.verbose if ranks.is_first else False)
+    held_back: Any = run.held_back
+    if held_back is not None and options.shard:
+        held_back = Arrays(held_back.data.part(*share_of(held_back.examples, ranks.rank, ranks.size)))
+    steps = -(-(run.examples or 0) // run.batch_size)
+    most = max(ranks.gather(steps))
+    return run._replace(options=options, held_back=held_back, idle=most - steps)

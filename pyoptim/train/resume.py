@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,12 @@ class Resume:
         self._due = time.monotonic() + every
 
     def save_if_due(self, epoch: Epoch, history: Mapping[str, list[float]]) -> None:
+        """Save if it is time. Of several ranks the first one saves, and only between two epochs.
+
+        Within one, each has random numbers and statistics of its own.
+        """
+        if epoch.done and self._trainer._ranks.size > 1:
+            return
         if time.monotonic() >= self._due:
             self.save(epoch, history)
 
@@ -91,6 +98,8 @@ class Resume:
     def save(self, epoch: Epoch, history: Mapping[str, list[float]]) -> None:
         """Write the whole state; a reader of the file sees the old or the new one, never a part."""
         trainer = self._trainer
+        if not trainer._ranks.is_first:
+            return
         optimizer, tensors = checkpoint.optimizer_state(trainer.optimizer)
         tensors = {f"optimizer.{name}": value for name, value in tensors.items()}
         tensors |= {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
@@ -103,6 +112,7 @@ class Resume:
             "epoch": dataclasses.asdict(epoch),
             "rng": trainer._rng.bit_generator.state,
             "history": history,
+            "ranks": trainer._ranks.size,
             "optimizer": optimizer,
             "callbacks": [
                 [_label(callback), plain]
@@ -113,8 +123,13 @@ class Resume:
         self._due = time.monotonic() + self._every
 
     def read(self) -> tuple[dict[str, Any], dict[str, Array]]:
-        """Return what the file holds; ValueError if it is damaged, or no file of a training."""
-        return files.read(self.path, _FORMAT)
+        """Return what the file holds; ValueError if it is damaged, or no file of a training.
+
+        The first rank reads it, and tells the others.
+        """
+        ranks = self._trainer._ranks
+        held: Any = files.read(self.path, _FORMAT) if ranks.is_first else None
+        return ranks.share(held)  # type: ignore[no-any-return]
 
     def load(self) -> tuple[Epoch, dict[str, list[float]]]:
         """Restore all state but the callbacks'; return the epoch that was running and the history before it.
@@ -151,6 +166,9 @@ class Resume:
             position = description["epoch"]  # older files lack two sums, to which every example added 1
             position = dict.fromkeys(("divisor", "counted"), position["done"]) | position
             epoch = _checked(Epoch(**position), self._fixed)
+            ranks = trainer._ranks.size
+            if epoch.done and ranks > 1:
+                raise ValueError("it stands within an epoch, which one process has to finish")
             rng = np.random.Generator(type(trainer._rng.bit_generator)())
             rng.bit_generator.state = epoch.rng
             rng.bit_generator.state = description["rng"]
@@ -164,6 +182,8 @@ class Resume:
         except files.NONSENSE as error:
             raise ValueError(f"{self.path} does not fit this training: {error}") from error
         trainer._rng.bit_generator.state = rng.bit_generator.state
+        if description.get("ranks", 1) != ranks and trainer._ranks.is_first:
+            _tell_of_ranks(description.get("ranks", 1), ranks)
         self._states = [
             (plain, _under(f"callbacks.{i}.", tensors))
             for i, (_, plain) in enumerate(description["callbacks"])
@@ -174,6 +194,14 @@ class Resume:
         """Give the callbacks what they held, once the training has begun."""
         for callback, (plain, arrays) in zip(self._callbacks, self._states, strict=True):
             callback.load_state(plain, arrays)
+
+
+def _tell_of_ranks(before: int, now: int) -> None:
+    warnings.warn(
+        f"the checkpoint was saved by {before} ranks and goes on with {now}: gradients are summed in another "
+        "order, layers draw other random numbers, and without shard=True batches have other examples",
+        stacklevel=2,
+    )
 
 
 def _label(callback: Callback) -> str:

@@ -27,6 +27,7 @@ from .engine import Advance, is_of_user
 from .history import History
 from .preparing import Options, Run, hold_back, prepare, source_of
 from .progress import Progress
+from .ranks import ALONE, Exchange, Ranks
 from .resume import Epoch
 from .sources import Blocks, Source, check_shuffle
 from .weight_noise import WeightNoise, noisy
@@ -86,6 +87,15 @@ class Trainer:
         mini-batch at p, with the penalty: so a step takes two gradients. As in the authors' code the
         running statistics of `BatchNorm` are taken at p alone, and both passes have the same masks and noise.
         The loss and the accuracy of the `History` are those at p. For ASAM see `Optimizer.ascended`.
+    comm : communicator of mpi4py, optional
+        The processes that train this model together, MPI's ranks, such as `distributed.world` returns: all
+        make the same trainer, and call `fit` at the same time with their own examples (or ``shard=True``).
+        Each computes the gradients of its part of a batch, one message sums them up, and all take the same
+        step: parameters have the same bits on all ranks, and those of one process up to the order of sums.
+        The first rank's parameters and random state are everyone's. `BatchNorm` takes statistics of a rank's
+        part, and ranks average what they keep of them after each epoch; layers that are random draw other
+        numbers on each rank. `evaluate` and `predict` are a rank's own business. A rank that fails prints its
+        error and ends all.
 
     Notes
     -----
@@ -104,6 +114,8 @@ class Trainer:
     """
 
     _sharpness_aware = 0.0  # of trainers that an earlier version pickled
+    _ranks = ALONE  # likewise
+    _exchange: Exchange | None = None  # while several ranks train
 
     def __init__(
         self,
@@ -115,6 +127,7 @@ class Trainer:
         metrics: Sequence[str | Callable[..., float]] = (),
         penalty: nn.Penalty | None = None,
         sharpness_aware: float = 0.0,
+        comm: Any = None,
     ) -> None:
         if not isinstance(model, nn.Sequential):
             raise TypeError(f"model is a {type(model).__name__}, expected a Sequential")
@@ -138,7 +151,7 @@ class Trainer:
         names = ["loss", *map(evaluation.name_of, functions)]
         if len(set(names)) < len(names):
             raise ValueError(f"metrics have the names {names[1:]}, expected each once, and none of them loss")
-        self.metrics, self.penalty = functions, penalty
+        self.metrics, self.penalty, self._ranks = functions, penalty, Ranks(comm)
         self.sharpness_aware = sharpness_aware
         self._engine: cuda_engine.Engine | None = None  # kept from fit to fit for a model on a GPU
 
@@ -163,7 +176,7 @@ class Trainer:
 
     def __getstate__(self) -> dict[str, Any]:
         # The optimizer of a copy updates the copy's model; training finds its gradients anew.
-        return {**self.__dict__, "_gradients": None, "_engine": None}
+        return {**self.__dict__, "_gradients": None, "_engine": None, "_exchange": None}
 
     def fit(
         self,
@@ -186,6 +199,7 @@ class Trainer:
         verbose: bool | int = True,
         engine: str = "auto",
         parallel: str | None = None,
+        shard: bool = False,
     ) -> History:
         """Train, and leave the model in evaluation mode.
 
@@ -213,7 +227,8 @@ class Trainer:
         epochs : int, default 1
         batch_size : int or None, default 32
             1 is online gradient descent, None the full batch. The last batch of an epoch may be smaller.
-            Where there are fewer examples, they are one batch.
+            Where there are fewer examples, they are one batch. With ``comm`` it is of all ranks together:
+            each has an equal part of it.
         validation_data : (x, y) or blocks, optional
             Evaluated after each epoch; or a function of blocks, as ``x``.
         validation_split : float in [0, 1), default 0
@@ -268,6 +283,11 @@ class Trainer:
             clipping, no look for gradients that are not finite, no penalty, weight_noise or
             sharpness_aware, and layers that keep nothing but parameters: no BatchNorm, Dropout or
             GaussianNoise.
+        shard : bool, default False
+            With ``comm``: all ranks give the same data, and each trains on its part of every batch, so that
+            batches are those of one process; validation data are divided too. Without it each rank gives
+            examples of its own, of which it makes its part of each batch. One with fewer than others has none
+            in the last steps of an epoch.
 
         Returns
         -------
@@ -298,21 +318,22 @@ class Trainer:
         Another `fit` launches them at once where dtypes, the shape of an example, ``batch_size``, and whether
         there are weights and ``shuffle`` are the same.
         """
-        source = source_of(self, x, y, sample_weight)
-        options = Options(
-            epochs=epochs, batch_size=batch_size, shuffle=check_shuffle(shuffle, source),
-            drop_last=check_flag("drop_last", drop_last), callbacks=callbacks,
-            transform=transform, weight_noise=weight_noise, verbose=verbose, engine=engine,
-            parallel=parallel, checkpoint=checkpoint, checkpoint_every=checkpoint_every,
-            steps_per_epoch=steps_per_epoch,
-        )  # fmt: skip
-        source, held_back = hold_back(self, source, validation_data, validation_split)
-        run = prepare(self, source, held_back, options)
-        history = History()
-        how = f"{curves.of_optimizer(self.optimizer)}, batches of {run.batch_size:,}"
-        history.about = curves.describe(self.model, how)
-        history.reason = self._why_not(run)  # what cannot be is said before anything happens
-        self._run(run.placed(self.model._place), history)
+        with self._ranks.guarded():
+            source = source_of(self, x, y, sample_weight)
+            options = Options(
+                epochs=epochs, batch_size=batch_size, shuffle=check_shuffle(shuffle, source),
+                drop_last=check_flag("drop_last", drop_last), callbacks=callbacks,
+                transform=transform, weight_noise=weight_noise, verbose=verbose, engine=engine,
+                parallel=parallel, checkpoint=checkpoint, checkpoint_every=checkpoint_every,
+                steps_per_epoch=steps_per_epoch, shard=check_flag("shard", shard),
+            )  # fmt: skip
+            source, held_back = hold_back(self, source, validation_data, validation_split)
+            run = prepare(self, source, held_back, options)
+            history = History()
+            how = f"{curves.of_optimizer(self.optimizer)}, batches of {run.whole_batch:,}"
+            history.about = curves.describe(self.model, how)
+            history.reason = self._why_not(run)  # what cannot be is said before anything happens
+            self._run(run.placed(self.model._place), history)
         return history
 
     def _run(self, run: Run, history: History) -> None:
@@ -329,6 +350,7 @@ class Trainer:
             progress.advance(min(epoch.index, options.epochs) * (examples or 0) + epoch.position)
             while epoch.index < options.epochs:
                 path = self._run_epoch(run, epoch, path, history, progress)
+                self.stop_training = self._ranks.any(self.stop_training)
                 epoch = Epoch(epoch.index + 1, self._rng.bit_generator.state)
                 if self.stop_training:
                     epoch.index = max(
@@ -342,6 +364,7 @@ class Trainer:
 
     def _leave(self) -> None:
         self.model.eval()
+        self._exchange = None
         if self._engine is not None:
             self._engine.forget_data()
 
@@ -350,12 +373,15 @@ class Trainer:
 
         ``begun`` receives the callbacks as they are told.
         """
-        epoch, resume = Epoch(0, self._rng.bit_generator.state), run.resume
+        ranks, resume = self._ranks, run.resume
+        self._rng.bit_generator.state = ranks.share(self._rng.bit_generator.state)
+        epoch = Epoch(0, self._rng.bit_generator.state)
         self.interrupted = True  # until the training is over
         self.stop_training = False
         if resume is not None and self.resuming:
             epoch, before = resume.load()
             history.update(before)
+        ranks.begin_alike(self.model, self.optimizer)
         for callback in run.options.callbacks:
             callback.trainer = self
             callback.on_train_begin()
@@ -380,9 +406,10 @@ class Trainer:
         if path is None or path.engine is None or of_user:  # functions may have changed its parts
             path = None
         measured, path = self._train_epoch(path, run, epoch, history, progress)
+        self._ranks.check_same_bits(self.model)
         self.optimizer.epoch = done + 1
         if run.held_back is not None:
-            results = self._evaluate(run.held_back)
+            results = self._validate(run.held_back)
             measured |= {f"val_{name}": value for name, value in results.items()}
         for name, value in measured.items():
             history.setdefault(name, []).append(value)
@@ -397,6 +424,7 @@ class Trainer:
         reason = self._why_not(run)
         self.optimizer.check_memory()
         self._find_gradients()
+        self._exchange = self._ranks.exchange(self.model.flat_gradients)
         if reason is not None:
             return _Path("python", reason, None)
         if self.model._place.queue is not None:
@@ -404,7 +432,7 @@ class Trainer:
         hogwild = run.options.parallel == "hogwild"
         engine = compiled.Engine(
             self.model, self.loss, self.optimizer, shape, run.batch_size, hogwild,
-            self.penalty, sharpness_aware=self.sharpness_aware,
+            self.penalty, sharpness_aware=self.sharpness_aware, exchange=self._exchange,
         )  # fmt: skip
         return _Path("native", None, engine)
 
@@ -468,6 +496,10 @@ class Trainer:
         TypeError, ValueError
             As `fit`.
         """
+        if self._ranks.size > 1:
+            raise ValueError(
+                f"partial_fit: not with a comm of {self._ranks.size} ranks, only with one process"
+            )
         data = self._check_data(x, y, sample_weight)
         check_batches(self.model, data.x, len(data.x))
         self._find_gradients()
@@ -483,6 +515,7 @@ class Trainer:
     ) -> tuple[dict[str, float], _Path | None]:
         """Train on the rest of the epoch's examples; return the measurements, and what it was trained by."""
         self.model.train()
+        ranks = self._ranks
         started = time.perf_counter() - epoch.seconds
         drawn, noise = self._draw(run, epoch)
 
@@ -493,7 +526,7 @@ class Trainer:
             if run.resume is not None and unfinished and epoch.position % run.batch_size == 0:
                 run.resume.save_if_due(epoch, history)
 
-        with closing(run.source.pieces(drawn, epoch, run.batch_size)) as pieces:
+        with ranks.own_noise(self.model), closing(run.source.pieces(drawn, epoch, run.batch_size)) as pieces:
             for data, order in pieces:
                 if isinstance(run.source, Blocks):
                     check_batches(self.model, data.x, run.batch_size)
@@ -501,19 +534,30 @@ class Trainer:
                     path = self._new_path(run, data.x.shape[1:])
                     history.path, history.reason = path.name, path.reason
                 noise = noise and noise._replace(step=epoch.position // run.batch_size)
-                if path.engine is not None:
-                    path.engine.run_epoch(data.at(self.model._place), order, noise, epoch, advance)
+                placed = data.at(self.model._place)
+                if isinstance(path.engine, compiled.Engine):
+                    path.engine.run_epoch(placed, order, noise, epoch, advance, run.idle)
+                elif path.engine is not None:
+                    path.engine.run_epoch(placed, order, noise, epoch, advance)
                 else:
                     self._python_epoch(run, data, order, noise, epoch, advance)
+        if ranks.size > 1:
+            ranks.merge_buffers(self.model, epoch.counted)
+            sums = ranks.sums(epoch.loss, epoch.divisor, epoch.correct, epoch.counted)
+            epoch.loss, epoch.divisor, epoch.correct, epoch.counted = sums
         measured = epoch.measured(self.loss.classification)
-        return {**measured, "seconds": time.perf_counter() - started}, path
+        return {**measured, "seconds": ranks.share(time.perf_counter() - started)}, path
 
     def _draw(self, run: Run, epoch: Epoch) -> tuple[Any, WeightNoise | None]:
         """Draw the order of the examples in an epoch, and the noise on the weights."""
         now = self._rng.bit_generator.state
         if epoch.position > 0:  # a resumed epoch draws the same numbers again
             self._rng.bit_generator.state = epoch.rng
-        drawn = run.source.draw(self._rng, run.options.shuffle, run.examples)
+        drawn = (
+            run.source.draw(self._rng, run.options.shuffle, run.examples)
+            if self._ranks.size == 1
+            else self._ranks.order(self._rng, run.source.examples or 0, run)
+        )
         noise = None
         if run.options.weight_noise:
             noise = WeightNoise(float(run.options.weight_noise), int(self._rng.integers(2**63)), 0)
@@ -532,6 +576,7 @@ class Trainer:
     ) -> None:
         left = data.batches(run.batch_size, self.model.dtype, order, epoch.done)
         buffers = self._buffers()
+        steps = -(-(run.examples or 0) // run.batch_size)
         for i, batch in enumerate(left, epoch.position // run.batch_size):
             for callback in run.options.callbacks:
                 callback.on_batch_begin(i)
@@ -548,6 +593,8 @@ class Trainer:
             for callback in run.options.callbacks:
                 callback.on_batch_end(i, {"loss": step.loss})
             advance(size)
+        for i in range(steps, steps + run.idle):
+            self._step(data.part(0, 0), noise and noise._replace(step=i), buffers)
 
     def _transformed(self, transform: Transform, batch: Data) -> Data:
         shape = batch.x.shape
@@ -581,8 +628,9 @@ class Trainer:
                     with optimizer.ascended(self._gradients, rho):
                         self._backpropagated(x, y, weight)
                     _write(buffers, after)
-            divisor = float(loss.divisor(output, y))
-            right = count_right(np.asarray(output), np.asarray(y)) if loss.classification else 0
+            divisor = float(loss.divisor(output, y)) if len(x) else 0.0
+            counts = loss.classification and len(x)
+            right = count_right(np.asarray(output), np.asarray(y)) if counts else 0
             optimizer.step(self._gradients)
             if model._kept is not None:
                 model._hold()
@@ -601,10 +649,16 @@ class Trainer:
 
     def _backpropagated(self, x: Array, y: Array, weight: Array | None) -> tuple[Array, Any]:
         """Return output and loss of a batch, with the penalty; the model's gradients are theirs."""
-        output = self.model._forward(x)
-        gradient = empty_like(output)
-        value: Any = self.loss.evaluate(output, y, gradient, weight)
-        self.model._backward(gradient)
+        output: Any = None
+        value: Any = 0.0
+        if len(x):  # else only other ranks have examples of this batch
+            output = self.model._forward(x)
+            gradient = empty_like(output)
+            value = self.loss.evaluate(output, y, gradient, weight)
+            self.model._backward(gradient)
+        if self._exchange is not None:
+            divisor = float(self.loss.divisor(output, y)) if len(x) else 0.0
+            value = self._exchange(float(value), divisor)
         if self.penalty is not None:
             value = self.penalty._added(self.model, value)
         return output, value
@@ -626,6 +680,11 @@ class Trainer:
     def _evaluate(self, data: Data | Source) -> dict[str, float]:
         self._check_loss()
         return evaluation.evaluate(self.model, self.loss, self.metrics, data)
+
+    def _validate(self, data: Source) -> dict[str, float]:
+        if self._ranks.size == 1:
+            return self._evaluate(data)
+        return evaluation.evaluate(self.model, self.loss, self.metrics, data, self._ranks)
 
     def predict(self, x: Any, *, fold: bool = False) -> Array:
         """The model's outputs, in evaluation mode: for classification logits, not probabilities.

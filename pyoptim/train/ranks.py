@@ -1,0 +1,245 @@
+"""A training by several processes, MPI's ranks: what they tell each other, and how one that fails ends all.
+
+Every rank holds the whole model and some of the examples. Methods of `Ranks` that are of all ranks are called
+by all of them at the same point of the training, and wait for each other. With one process they send nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from .. import nn
+from ..runtime.dtypes import Array
+from ..runtime.numbers import shown
+
+if TYPE_CHECKING:
+    from ..optim.optimizer import Optimizer
+    from .preparing import Run
+
+_T = TypeVar("_T")
+_NEEDED = ("Get_rank", "Get_size", "Allreduce", "allgather", "bcast", "isend", "irecv", "Abort")
+_TAG = 7411  # of the messages that say that a rank has failed
+_PATIENCE = 2.0  # seconds in which all ranks must have failed, where they all meet the same error
+_STREAMS = 0x9E3779B97F4A7C15  # times the rank is what is added to the seed of a random layer
+
+
+class Exchange:
+    """Replaces the gradients of a rank's part of a batch by those of the whole batch, by one message.
+
+    Gradients are multiplied by the divisor of the part (see `nn.Loss.divisor`), so that their sum over the
+    ranks, divided by the sum of the divisors, is the gradient of the batch's mean loss, however unequal the
+    parts are. Loss and divisor are the last two elements of the message. All ranks receive the same bits, NaN
+    too, so they all do the same.
+    """
+
+    def __init__(self, comm: Any, gradients: Array) -> None:
+        self._gradients, self._sum_up = gradients, comm.Allreduce
+        self._own, self._all = (np.empty(gradients.size + 2, gradients.dtype) for _ in range(2))
+
+    def __call__(self, loss: float, divisor: float) -> float:
+        """Return the mean loss of the batch, from that of the part; an empty part has the divisor 0."""
+        own, result = self._own, self._all
+        if divisor:
+            np.multiply(self._gradients, own.dtype.type(divisor), out=own[:-2])
+            own[-2:] = loss * divisor, divisor
+        else:
+            own[:] = 0
+        self._sum_up(own, result)
+        total = result[-1] or result.dtype.type(1)  # 0 if no example has any weight
+        np.divide(result[:-2], total, out=self._gradients)
+        return float(result[-2]) / float(total)
+
+
+class Ranks:
+    """The processes that train one model together.
+
+    Parameters
+    ----------
+    comm : communicator of mpi4py, or None
+        None is this process alone.
+    """
+
+    def __init__(self, comm: Any) -> None:
+        if comm is not None and not all(hasattr(comm, name) for name in _NEEDED):
+            raise TypeError(
+                f"comm is {shown(comm)}, expected a communicator of mpi4py, such as MPI.COMM_WORLD"
+            )
+        self._comm = comm
+        self.rank = 0 if comm is None else int(comm.Get_rank())
+        self.size = 1 if comm is None else int(comm.Get_size())
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that prints and writes files."""
+        return self.rank == 0
+
+    def exchange(self, gradients: Any) -> Exchange | None:
+        """Return what makes these gradients those of all ranks, or None for one process."""
+        return None if self.size == 1 else Exchange(self._comm, gradients)
+
+    def gather(self, value: _T) -> list[_T]:
+        """Return the values of all ranks, in their order."""
+        return [value] if self.size == 1 else self._comm.allgather(value)
+
+    def share(self, value: _T) -> _T:
+        """Return the first rank's value."""
+        return value if self.size == 1 else self._comm.bcast(value, root=0)
+
+    def sums(self, *values: float) -> list[Any]:
+        """Return the sum of each value over the ranks, in their order: the same bits on all."""
+        return [sum(column) for column in zip(*self.gather(values), strict=True)]
+
+    def any(self, value: bool) -> bool:
+        """Whether it is True on any rank."""
+        return any(self.gather(value))
+
+    def joined(self, array: Array | None) -> Array | None:
+        """Return the arrays of all ranks as one; those that have None have nothing to add."""
+        arrays = [array for array in self.gather(array) if array is not None]
+        return np.concatenate(arrays) if len(arrays) > 1 else next(iter(arrays), None)
+
+    def count_of(self, count: int) -> int:
+        """Return how many of so many examples are this rank's."""
+        begin, end = share_of(count, self.rank, self.size)
+        return end - begin
+
+    def order(self, rng: np.random.Generator, count: int, run: Run) -> Array | None:
+        """Draw the order in which this rank goes through its examples in an epoch; None: as they come."""
+        options, drawn = run.options, count if run.drawn is None else run.drawn
+        if options.shuffle and not options.shard:
+            rng = np.random.default_rng([int(rng.integers(2**63)), self.rank])
+        order = rng.permutation(count)[:drawn] if options.shuffle else None
+        if not options.shard:
+            return order
+        order = np.arange(drawn) if order is None else order
+        full = drawn - drawn % run.whole_batch
+        begin, end = share_of(run.whole_batch, self.rank, self.size)
+        first, last = share_of(drawn - full, self.rank, self.size)
+        batches = order[:full].reshape(-1, run.whole_batch)[:, begin:end]
+        return np.concatenate((batches.ravel(), order[full + first : full + last]))
+
+    def check_equal(self, named: Mapping[str, Any]) -> None:
+        """Raise ValueError on all ranks if a value is not the same everywhere."""
+        of_all = self.gather(dict(named))
+        for name in named:
+            values = [own[name] for own in of_all]
+            if any(value != values[0] for value in values):
+                raise ValueError(f"{name} differs between ranks, expected the same on all: {values}")
+
+    def begin_alike(self, model: nn.Sequential, optimizer: Optimizer) -> None:
+        """Give all ranks the first one's parameters, buffers and states of the optimizer.
+
+        Raises
+        ------
+        ValueError
+            The models or the optimizers of two ranks are not of the same kind.
+        """
+        if self.size == 1:
+            return
+        average = optimizer.average
+        self.check_equal({
+            "the model": [(name, v.shape, str(v.dtype)) for name, v in model.state_dict().items()],
+            "the optimizer": (type(optimizer).__name__, None if average is None else type(average).__name__),
+            "a hyperparameter": [
+                {name: v for name, v in group.items() if isinstance(v, bool | int | float | str)}
+                for group in optimizer.param_groups
+            ],
+            "how the optimizer steps": (optimizer.max_grad_norm, optimizer.nonfinite, optimizer.accumulate),
+        })  # fmt: skip
+        saved = optimizer.state_dict()
+        own = {name: value for name, value in saved.items() if name != "param_groups"}
+        values, own = self.share((model.state_dict(), own))
+        if not self.is_first:
+            model.load_state_dict(values)
+            optimizer.load_state_dict({**saved, **own})
+        if average is not None:
+            followed = self.share(average.state_dict())
+            if not self.is_first:
+                average.load_state_dict(followed)
+
+    def check_same_bits(self, model: nn.Sequential) -> None:
+        """Raise RuntimeError on all ranks if their parameters have come apart."""
+        if self.size == 1:
+            return
+        flat: Any = np.ascontiguousarray(model.flat_parameters)
+        sums = self.gather(zlib.crc32(flat))
+        apart = [rank for rank, own in enumerate(sums) if own != sums[0]]
+        if apart:
+            raise RuntimeError(
+                f"the parameters of ranks {apart} are no longer those of rank 0: a callback, a learning rate "
+                "or another function of yours has done something else on them"
+            )
+
+    def merge_buffers(self, model: nn.Sequential, examples: int) -> None:
+        """Give all ranks the mean of running statistics, weighted by the examples, and the highest counts."""
+        own = {name: b for name, b in model._named("buffers").items() if not name.endswith("seed")}
+        of_all = self.gather((examples, {name: np.array(buffer) for name, buffer in own.items()}))
+        total = sum(weight for weight, _ in of_all)
+        for name, buffer in own.items():
+            if buffer.dtype.kind != "f":
+                buffer[...] = max(int(given[name]) for _, given in of_all)
+            elif total:
+                parts = (given[name] * np.float64(weight / total) for weight, given in of_all if weight)
+                buffer[...] = sum(parts)
+
+    @contextmanager
+    def own_noise(self, model: nn.Sequential) -> Iterator[None]:
+        """Let layers that are random draw other numbers on each rank inside the ``with`` block."""
+        named = model._named("buffers") if self.rank else {}
+        seeds = [buffer for name, buffer in named.items() if name.rpartition(".")[2] == "seed"]
+        common = [int(seed) for seed in seeds]
+        for seed, value in zip(seeds, common, strict=True):
+            seed[...] = (value + self.rank * _STREAMS) % 2**63
+        try:
+            yield
+        finally:
+            for seed, value in zip(seeds, common, strict=True):
+                seed[...] = value
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Let an exception that not all ranks meet end all of them, after it was printed.
+
+        The others would wait for this rank for ever. Where all fail, each raises its own.
+        """
+        try:
+            yield
+        except BaseException:
+            if self.size > 1 and not self._all_fail():
+                print(
+                    f"pyoptim: rank {self.rank} of {self.size} failed, which ends all of them",
+                    file=sys.stderr,
+                )
+                traceback.print_exc()
+                sys.stderr.flush()
+                self._comm.Abort(1)
+            raise
+
+    def _all_fail(self) -> bool:
+        """Tell the other ranks that this one has failed; return whether each of them says so too, soon."""
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        waiting = [self._comm.irecv(source=rank, tag=_TAG) for rank in others]
+        waiting += [self._comm.isend(None, dest=rank, tag=_TAG) for rank in others]
+        deadline = time.monotonic() + _PATIENCE
+        while waiting and time.monotonic() < deadline:
+            waiting = [request for request in waiting if not request.test()[0]]
+            time.sleep(1e-3)
+        return not waiting
+
+
+def share_of(count: int, rank: int, size: int) -> tuple[int, int]:
+    """Return which of so many examples are a rank's, [begin, end): the first ranks may have one more."""
+    each, more = divmod(count, size)
+    begin = rank * each + min(rank, more)
+    return begin, begin + each + (rank < more)
+
+
+ALONE = Ranks(None)

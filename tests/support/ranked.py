@@ -1,0 +1,206 @@
+"""What each rank of tests/train/test_ranks.py does: ``mpiexec -n 3 python ranked.py NAME FOLDER``."""
+
+import contextlib
+import sys
+import traceback
+import zlib
+from pathlib import Path
+
+import numpy as np
+from mpi4py import MPI
+
+import pyoptim as po
+from pyoptim import averages, callbacks, nn, schedules
+from pyoptim.runtime import dispatch
+
+COMM = MPI.COMM_WORLD
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(61, 7))
+Y = RNG.integers(0, 3, 61)
+WEIGHT = RNG.random(61)
+
+
+class Bits(callbacks.Callback):
+    """Compares the parameters of the ranks after each step."""
+
+    def on_batch_end(self, batch, logs):
+        flat = self.trainer.model.flat_parameters
+        every = COMM.allgather((batch, zlib.crc32(flat), logs["loss"]))
+        assert len(set(every)) == 1, every
+
+
+def make(comm, layers=(), optimizer=None, dtype="float64", engine="auto", fit=None, average=False, **options):
+    layers = [nn.Dense(7, 8), *layers, nn.ReLU(), nn.Dense(8, 3)]
+    seed = 1 if comm is None or COMM.rank == 0 else 8  # the first rank's parameters are everyone's
+    model = nn.Sequential(*layers, seed=seed, dtype=dtype)
+    optimizer = po.Adam(model.parameters(), lr=0.02, **(optimizer or {}))
+    if average:
+        optimizer.follow(averages.EMA(model.parameters(), 0.9))
+    trainer = po.Trainer(model, nn.CrossEntropy(), optimizer, seed=seed, comm=comm, **options)
+    usual = {"epochs": 3, "batch_size": 16, "shard": True, "verbose": False, "engine": engine}
+    history = trainer.fit(X, Y, **(usual | (fit or {})))
+    return trainer, history
+
+
+def flat(trainer):
+    return np.array(trainer.model.flat_parameters)
+
+
+def alike(trainer):
+    sums = COMM.allgather(zlib.crc32(flat(trainer)))
+    assert len(set(sums)) == 1, sums
+
+
+def close(first, second):
+    (a, of_a), (b, of_b) = first, second
+    np.testing.assert_allclose(flat(a), flat(b), rtol=1e-9, atol=1e-11)
+    for name in of_b.keys() - {"seconds"}:
+        np.testing.assert_allclose(of_a[name], of_b[name], rtol=1e-9, err_msg=name)
+
+
+def equal(folder):
+    """The run equals that of one process with the same batches, on both paths, with whatever options."""
+    cases = [
+        {},
+        {"fit": {"validation_split": 0.2, "sample_weight": WEIGHT}, "metrics": ["f1"]},
+        {"fit": {"batch_size": None, "shuffle": False}, "penalty": nn.Penalty(0.1, 0.01)},
+        {"fit": {"drop_last": True, "weight_noise": 0.1}, "optimizer": {"max_grad_norm": 0.1}},
+        {"fit": {"validation_data": (X[:2], Y[:2])}, "sharpness_aware": 0.05},
+        {"optimizer": {"accumulate": 2, "nonfinite": "skip"}},
+        {"average": True, "optimizer": {"max_grad_norm": 0.1}},
+    ]
+    for case in cases:
+        together = make(COMM, **case)
+        alike(together[0])
+        close(together, make(None, **case))
+        by_python = make(COMM, engine="python", **case)
+        assert flat(by_python[0]).tobytes() == flat(together[0]).tobytes(), case
+        assert by_python[1]["loss"] == together[1]["loss"]
+    assert make(COMM)[1].path == ("native" if dispatch.current().name == "native" else "python")
+    make(COMM, fit={"callbacks": [Bits()]})
+    make(
+        COMM,
+        dtype="float32",
+        layers=[nn.BatchNorm(8), nn.Dropout(0.5)],
+        fit={"callbacks": [Bits()], "batch_size": 31},
+    )
+    for engine in ("auto", "python"):  # statistics of each rank's part, and masks of its own
+        random, _ = make(
+            COMM, layers=[nn.BatchNorm(8), nn.Dropout(0.5)], engine=engine, fit={"batch_size": 31}
+        )
+        state = random.model.state_dict()
+        every = COMM.allgather(
+            {name: zlib.crc32(np.ascontiguousarray(value)) for name, value in state.items()}
+        )
+        assert all(own == every[0] for own in every), every
+
+
+def uneven(folder):
+    """Ranks with data of their own, of which some have more; stopping, writing and resuming."""
+    own = slice(0, 40) if COMM.rank == 0 else slice(40 + 5 * COMM.rank, 45 + 6 * COMM.rank)
+
+    def trained(engine, epochs=4, path=None, seed=1, stop=None):
+        model = nn.Sequential(nn.Dense(7, 5), nn.Tanh(), nn.Dense(5, 3), seed=seed)
+        lr = schedules.Cosine(0.05, steps=30)
+        trainer = po.Trainer(model, nn.CrossEntropy(), po.Adam(model.parameters(), lr=lr), seed=5, comm=COMM)
+        others = [] if stop is None else [stop]
+        extra = {} if path is None else {"checkpoint": path, "checkpoint_every": 0.0}
+        history = trainer.fit(
+            X[own], Y[own], epochs=epochs, batch_size=12, validation_data=(X[own], Y[own]), verbose=False,
+            engine=engine, callbacks=others, **extra,
+        )  # fmt: skip
+        alike(trainer)
+        return trainer, history
+
+    whole, history = trained("auto")
+    by_python, _ = trained("python")
+    assert flat(whole).tobytes() == flat(by_python).tobytes()
+    assert len(set(map(str, COMM.allgather([history[k] for k in sorted(history)])))) == 1
+    path = Path(folder) / "training"
+    trained("auto", 2, path)
+    COMM.barrier()
+    resumed, after = trained("auto", 4, path, seed=9)
+    assert flat(resumed).tobytes() == flat(whole).tobytes()
+    assert after["loss"] == history["loss"]
+
+    class Stop(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs):
+            self.trainer.stop_training = COMM.rank == 1 and epoch == 1
+
+    class First(Stop):
+        on_all_ranks = False
+        told = 0
+
+        def on_epoch_end(self, epoch, logs):
+            self.told += 1
+
+    assert len(trained("auto", 9, stop=Stop())[1]["loss"]) == 2
+    first = First()
+    trained("auto", 3, stop=first)
+    assert first.told == (3 if COMM.rank == 0 else 0)
+    early = callbacks.EarlyStopping(patience=0, min_delta=10.0)
+    assert len(trained("auto", 9, stop=early)[1]["loss"]) == 2
+
+
+def refused(folder):
+    """What all ranks refuse, each with the same words, and go on."""
+    cases = [
+        ({"fit": {"transform": lambda x, y, rng: (x, y)}}, "transform: not with a comm of"),
+        ({"fit": {"parallel": "hogwild", "batch_size": 6}}, "parallel: not with a comm of"),
+        ({"fit": {"batch_size": 1}}, "expected an example for each of"),
+        ({"fit": {"epochs": 1 + COMM.rank}}, "epochs differs between ranks"),
+        ({"penalty": nn.Penalty(0.1 * COMM.rank)}, "penalty differs between ranks"),
+        ({"optimizer": {"max_grad_norm": 1 + COMM.rank}}, "how the optimizer steps differs"),
+        ({"layers": [nn.Dense(8, 8)] * (COMM.rank == 0)}, "the model differs"),
+    ]
+    for case, message in cases:
+        try:
+            make(COMM, **case)
+        except ValueError as error:
+            told = str(error)
+        else:
+            told = "nothing"
+        assert message in told, told
+    trainer, _ = make(COMM)
+    with contextlib.suppress(ValueError):
+        trainer.partial_fit(X, Y)
+        raise AssertionError("partial_fit")
+    for given in (3, "world"):
+        with contextlib.suppress(TypeError):
+            make(given)
+            raise AssertionError(given)
+    bad = np.where(np.arange(61)[:, None] == 60, 3e38, X)  # overflows on one rank, and then on all
+    for nonfinite, error in (("raise", ValueError), ("skip", None)):
+        model = nn.Sequential(nn.Dense(7, 8), nn.Dense(8, 1), seed=1)
+        optimizer = po.SGD(model.parameters(), lr=0.01, nonfinite=nonfinite)
+        trainer = po.Trainer(model, nn.MSE(), optimizer, comm=COMM, seed=0)
+        raised = None
+        try:
+            trainer.fit(bad.astype("f4"), Y[:, None].astype("f4"), shard=True, verbose=False)
+        except ValueError as problem:
+            raised = type(problem)
+        assert raised is error
+        alike(trainer)
+        assert nonfinite == "raise" or optimizer.skipped == 1
+
+
+def fails(folder):
+    """One rank fails, in the middle of a training."""
+
+    class Fail(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs):
+            if COMM.rank == 1 and epoch == 1:
+                raise OSError("the disk of rank 1 is full")
+
+    make(COMM, fit={"callbacks": [Fail()], "epochs": 100_000})
+    print("went on")
+
+
+if __name__ == "__main__":
+    po.set_num_threads(1)
+    try:
+        {"equal": equal, "uneven": uneven, "refused": refused, "fails": fails}[sys.argv[1]](sys.argv[2])
+    except BaseException:
+        traceback.print_exc()
+        COMM.Abort(1)
+    print(f"rank {COMM.rank} is done")

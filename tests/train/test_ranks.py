@@ -1,0 +1,85 @@
+"""A training by several processes: ranks end with equal bits, and with those of one process to rounding."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyoptim import distributed
+from pyoptim.train.ranks import Ranks, share_of
+
+PROGRAM = Path(__file__).parents[1] / "support" / "ranked.py"
+STARTER = shutil.which(
+    "mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+)
+needs_mpi = pytest.mark.skipif(
+    STARTER is None or importlib.util.find_spec("mpi4py") is None, reason="mpi4py or mpiexec is missing"
+)
+
+
+def start(ranks, *arguments, timeout=120, **options):
+    command = [STARTER, "-n", str(ranks), sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
+
+
+@needs_mpi
+@pytest.mark.parametrize(("name", "ranks"), [("equal", 3), ("uneven", 3), ("refused", 2)])
+def test_ranks(name, ranks, tmp_path):
+    ended = start(ranks, PROGRAM, name, tmp_path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert all(f"rank {rank} is done" in ended.stdout for rank in range(ranks))
+
+
+@needs_mpi
+def test_a_rank_that_fails_ends_all(tmp_path):
+    started = time.monotonic()
+    ended = start(3, PROGRAM, "fails", tmp_path)
+    assert ended.returncode != 0
+    assert "went on" not in ended.stdout
+    assert "rank 1 of 3 failed" in ended.stderr
+    assert "the disk of rank 1 is full" in ended.stderr
+    assert time.monotonic() - started < 100  # it does not hang
+
+
+@needs_mpi
+def test_the_command_line(tmp_path):
+    arguments = [
+        "-m",
+        "pyoptim",
+        "train",
+        "digits",
+        "--epochs",
+        "1",
+        "--hidden",
+        "8",
+        "--save",
+        "m.safetensors",
+    ]
+    ended = start(2, *arguments, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("model saved") == 1
+    assert "on each of 2 ranks" in ended.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+    ended = start(2, *arguments, "--optimizer", "l-bfgs", cwd=tmp_path)
+    assert ended.returncode != 0
+    assert "one process, without mpiexec" in ended.stderr
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 12])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_shares_are_all_examples_once(count, size):
+    shares = [share_of(count, rank, size) for rank in range(size)]
+    assert [i for share in shares for i in range(*share)] == list(range(count))
+    assert np.ptp([end - begin for begin, end in shares]) <= 1
+
+
+def test_a_process_that_was_started_alone():
+    assert distributed.world() is None
+    with pytest.raises(TypeError, match="comm is 3, expected a communicator"):
+        Ranks(3)
