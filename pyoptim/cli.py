@@ -196,9 +196,8 @@ def _add_own_file(train: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--holdout",
         type=_share,
-        default=0.2,
         metavar="SHARE",
-        help="of rows, drawn at random, that are not trained on but for validation; 0 for none",
+        help="of rows, drawn at random, that are not trained on but for validation; 0 for none, default: 0.2",
     )
 
 

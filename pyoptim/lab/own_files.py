@@ -17,6 +17,7 @@ from ..runtime.dtypes import Array
 from ..runtime.files import check_target, write_atomically
 from .tables import FILES, Encoding, Table, guessed, is_table, learned, read
 
+_HELD = 0.2  # of the rows, if nobody says
 _STEPS = 5000  # of a training whose epochs nobody chose, about
 
 
@@ -70,7 +71,7 @@ def problem_of(options: argparse.Namespace) -> Problem:
     """Load the data set, or read and encode the file, that a training is given."""
     if is_table(options.dataset):
         return _own(options)
-    for name in ("target", "task", "categories", "drop"):
+    for name in ("target", "task", "categories", "drop", "holdout"):
         if (value := getattr(options, name)) is not None:
             raise ValueError(f"--{name} is {value!r}, but {options.dataset!r} is no file of {FILES}")
     data = datasets.load(options.dataset, flatten=True, normalize=True)
@@ -87,7 +88,8 @@ def _own(options: argparse.Namespace) -> Problem:
         raise ValueError(f"{table.path} needs --target, one of its columns: {', '.join(table.columns)}")
     task, why = (options.task, "as --task says") if options.task else guessed(table, target)
     order = np.random.default_rng(options.seed).permutation(table.rows)
-    count = max(1, round(options.holdout * table.rows)) if options.holdout else 0
+    share = _HELD if options.holdout is None else options.holdout
+    count = max(1, round(share * table.rows)) if share else 0
     held, rows = np.sort(order[:count]), np.sort(order[count:])
     if len(rows) < 2:
         raise ValueError(
@@ -103,7 +105,7 @@ def _own(options: argparse.Namespace) -> Problem:
         f"{target!r} holds {kind}: {why}{'' if options.task else f' (else: --task {other})'}"
     )
     if count:
-        print(f"{count:,} rows drawn at random ({options.holdout:.0%}) are held out for validation")
+        print(f"{count:,} rows drawn at random ({share:.0%}) are held out for validation")
     held_out = (x[held], y[held]) if count else None
     return Problem(x[rows], y[rows], held_out, options.dataset, encoding)
 
@@ -112,6 +114,10 @@ def predict(options: argparse.Namespace) -> int:
     """Write a model's predictions for the rows of a file; returns the exit status."""
     if options.output:
         check_target("--output", options.output)
+        if any(
+            Path(options.output).resolve() == Path(each).resolve() for each in (options.data, options.model)
+        ):
+            raise ValueError(f"--output is {options.output!r}, which is read too")
     model, encoding, table = _given(options)
     x, notes = encoding.inputs(table)
     _say(notes)

@@ -28,7 +28,8 @@ from .data import Data
 from .resume import Epoch
 
 _ROWS = 2048  # of a buffer that is emptied at the end, at once
-_READ = 128  # rows from all over a mapped file before its pages, up to some MB for each, are given back
+_READ = 1 << 25  # bytes of a mapped file's pages that rows from all over it need before they are given back
+_AROUND = 1 << 16  # bytes that the system maps around a row, about
 _PIECE = 1 << 22  # bytes of a mapped file's rows that are trained on at once, about
 _KEPT = 1 << 28  # bytes of a mapped file that is taken as an array in memory, at most
 
@@ -134,8 +135,10 @@ def _rows_of(array: Array, rows: Any) -> Array:
         forget_pages(array)
         return array[rows]
     made: Array = np.empty((len(rows), *array.shape[1:]), array.dtype)
-    for i in range(0, len(rows), _READ):
-        made[i : i + _READ] = array.take(rows[i : i + _READ], axis=0)
+    count = max(1, _READ // (_AROUND + array.nbytes // len(array)))
+    for i in range(0, len(rows), count):
+        # The rows exist; by the mode "raise" they would be copied twice.
+        np.take(array, rows[i : i + count], axis=0, out=made[i : i + count], mode="clip")
         forget_pages(array)
     return made
 

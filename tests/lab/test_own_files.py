@@ -184,6 +184,8 @@ def test_files_that_do_not_fit_the_model(houses, tmp_path, capsys):
     save_model(nn.Sequential(nn.Dense(2, 1)), "other", encoding={"columns": [{}]})
     assert "other has an encoding that cannot be read" in refused(capsys, "predict", "other", "new.csv")
     assert "--target is 'y', but 'digits' is no file" in refused(capsys, "train", "digits", "--target", "y")
+    assert "--holdout is 0.5, but 'digits'" in refused(capsys, "train", "digits", "--holdout", "0.5")
+    assert "'new.csv', which is read too" in refused(capsys, "predict", "model", "new.csv", "-o", "new.csv")
     assert "no.csv is no file that exists" in refused(capsys, "train", "no.csv", "--target", "y")
     (tmp_path / "t.libsvm").write_text("1 1:2\n0 1:text\n")
     assert "t.libsvm cannot be read: could not convert" in refused(capsys, "train", "t.libsvm")

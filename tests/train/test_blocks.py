@@ -89,7 +89,7 @@ def test_shuffled_every_example_is_visited_once_in_a_new_order(shuffle):
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.int16, np.uint8])
 @pytest.mark.parametrize("more", [{}, {"shuffle": False, "drop_last": True}, {"validation_split": 0.2}])
 def test_mapped_files_have_the_bits_of_arrays(kind, more, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyoptim.train.sources._READ", 50)
+    monkeypatch.setattr("pyoptim.train.sources._READ", 1 << 22)
     monkeypatch.setattr("pyoptim.train.sources._PIECE", 2000)
     monkeypatch.setattr("pyoptim.train.sources._KEPT", 0)
     x = (X * 40 + 128).astype(kind)
