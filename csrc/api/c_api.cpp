@@ -147,13 +147,12 @@ pyoptim::Dataset<T> dataset(const pyoptim_data& data, std::size_t inputs) {
     return made;
 }
 
-template <class T>
 pyoptim::FitOptions fit_options(const pyoptim_fit_options& given) {
     pyoptim::FitOptions options;
     options.epochs = given.epochs;
     options.batch_size = given.batch_size;
     options.shuffle = given.shuffle != 0;
-    options.seed = given.seed;
+    if (given.seed != PYOPTIM_NO_SEED) options.seed = given.seed;
     options.drop_last = given.drop_last != 0;
     options.sharpness_aware = given.sharpness_aware;
     if (given.after_epoch != nullptr) {
@@ -201,6 +200,15 @@ class Restores {
     bool kept_ = false;
 };
 
+// What an option was given, for messages.
+std::string came(const pyoptim::core::Json& value) {
+    using Kind = pyoptim::core::Json::Kind;
+    if (value.kind == Kind::number) return pyoptim::core::shortest(value.number);
+    if (value.kind == Kind::boolean) return value.boolean ? "true" : "false";
+    if (value.kind == Kind::text) return "'" + value.text + "'";
+    return value.items.empty() ? "neither a number nor a word" : "a list";
+}
+
 template <class T>
 void configure(pyoptim::Optimizer<T>& optimizer, const pyoptim::core::Json& options) {
     using Kind = pyoptim::core::Json::Kind;
@@ -214,10 +222,21 @@ void configure(pyoptim::Optimizer<T>& optimizer, const pyoptim::core::Json& opti
             const char* const words[] = {"ignore", "raise", "skip"};
             int found = 0;
             while (found < 3 && value.text != words[found]) ++found;
-            need(found < 3, "nonfinite: expected \"ignore\", \"raise\" or \"skip\"");
+            if (found == 3) refuse("nonfinite is " + came(value) + ", expected 'ignore', 'raise' or 'skip'");
             optimizer.nonfinite = static_cast<pyoptim::NonFinite>(found);
-        } else if (value.kind == Kind::number || value.kind == Kind::boolean) {
-            optimizer.set(name, value.kind == Kind::number ? value.number : value.boolean ? 1.0 : 0.0);
+        } else if (value.kind == Kind::boolean) {
+            bool is_flag = false;
+            for (const pyoptim::Option& option : optimizer.options()) {
+                is_flag = is_flag || option.flag == name ||
+                          (option.name == name && std::holds_alternative<bool*>(option.value));
+            }
+            if (is_flag) {
+                optimizer.set(name, value.boolean ? 1.0 : 0.0);
+            } else {
+                optimizer.set(name, came(value));  // refuses it
+            }
+        } else if (value.kind == Kind::number) {
+            optimizer.set(name, value.number);
         } else if (value.kind == Kind::text) {
             optimizer.set(name, value.text);
         } else if (numbers && items.size() == 2) {
@@ -225,7 +244,8 @@ void configure(pyoptim::Optimizer<T>& optimizer, const pyoptim::core::Json& opti
         } else if (numbers) {
             optimizer.set(name, items[0].number, items[1].number, items[2].number);
         } else {
-            refuse(name + ": expected a number, true or false, a word or a list of two or three numbers");
+            refuse(name + " is " + came(value) +
+                   ", expected a number, true or false, a word or a list of two or three numbers");
         }
     }
     before.keep();
@@ -252,7 +272,7 @@ int train(pyoptim_network* network, pyoptim_optimizer* optimizer, const pyoptim_
             auto& by = typed<T>(*optimizer, "optimizer");
             pyoptim_fit_options defaults;
             pyoptim_fit_options_init(&defaults);
-            pyoptim::FitOptions fit = fit_options<T>(options == nullptr ? defaults : *options);
+            pyoptim::FitOptions fit = fit_options(options == nullptr ? defaults : *options);
             fit.loss = network->loss;
             *result = net.fit(dataset<T>(*data, net.inputs()), *by, fit);
         });
@@ -414,6 +434,7 @@ void pyoptim_fit_options_init(pyoptim_fit_options* options) {
     options->epochs = defaults.epochs;
     options->batch_size = defaults.batch_size;
     options->shuffle = defaults.shuffle ? 1 : 0;
+    options->seed = PYOPTIM_NO_SEED;
     options->drop_last = defaults.drop_last ? 1 : 0;
     options->sharpness_aware = defaults.sharpness_aware;
 }

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "api/json.hpp"
 #include "api/optimizer_impl.hpp"
 #include "api/schedule_json.hpp"
 #include "optim/rule_info.hpp"
@@ -56,8 +57,26 @@ void check_pair(const std::string& name, const Pair& pair, const PairRange& rang
     refuse(name, both.str(), range.expected);
 }
 
-[[noreturn]] void refuse_name(const std::string& name) {
-    throw std::invalid_argument("there is no hyperparameter named '" + name + "' with such a value");
+// Refuses a value of another kind than the hyperparameter of this name takes, or a name that none has.
+[[noreturn]] void refuse_value(const std::vector<Option>& options, const std::string& name,
+                               const std::string& came) {
+    constexpr const char* kKinds[] = {"a number", "true or false", "two numbers", "three numbers", "a word"};
+    std::string names;
+    for (const Option& option : options) {
+        if (option.name == name) refuse(name, came, kKinds[option.value.index()]);
+        if (std::holds_alternative<Pair*>(option.value)) {
+            for (const char* const one : option.pair_range.names) {
+                if (name == one) refuse(name, came, "a number");
+            }
+        }
+        names += (names.empty() ? "" : ", ") + option.name;
+    }
+    throw std::invalid_argument("there is no hyperparameter named '" + name + "', expected one of " + names);
+}
+
+bool flag_of(const std::string& name, double value) {
+    if (value != 0 && value != 1) refuse(name, value, "true or false, 1 or 0");
+    return value == 1;
 }
 
 }  // namespace
@@ -115,13 +134,11 @@ void Optimizer<T>::set(const std::string& name, double value) {
             return;
         }
         if (auto* const flag = std::get_if<bool*>(&option.value); flag && option.name == name) {
-            check_number(name, value, allowed::number);
-            **flag = value != 0;
+            **flag = flag_of(name, value);
             return;
         }
         if (auto* const choice = std::get_if<Choice*>(&option.value); choice && option.flag == name) {
-            check_number(name, value, allowed::number);
-            (**choice).second = value != 0;
+            (**choice).second = flag_of(name, value);
             return;
         }
         if (auto* const pair = std::get_if<Pair*>(&option.value)) {
@@ -134,7 +151,7 @@ void Optimizer<T>::set(const std::string& name, double value) {
             }
         }
     }
-    refuse_name(name);
+    refuse_value(options(), name, core::shortest(value));
 }
 
 template <class T>
@@ -146,7 +163,7 @@ void Optimizer<T>::set(const std::string& name, double first, double second) {
         **pair = {first, second};
         return;
     }
-    refuse_name(name);
+    refuse_value(options(), name, "a list of two numbers");
 }
 
 template <class T>
@@ -158,7 +175,7 @@ void Optimizer<T>::set(const std::string& name, double first, double second, dou
         **triple = {first, second, third};
         return;
     }
-    refuse_name(name);
+    refuse_value(options(), name, "a list of three numbers");
 }
 
 template <class T>
@@ -173,7 +190,7 @@ void Optimizer<T>::set(const std::string& name, const std::string& word) {
         **choice = word;
         return;
     }
-    refuse_name(name);
+    refuse_value(options(), name, "'" + word + "'");
 }
 
 template <class T>
@@ -226,12 +243,14 @@ Row Optimizer<T>::next(Progress last, Progress& now) const {
 
 template <class T>
 std::unique_ptr<Optimizer<T>> make_optimizer(const std::string& name, std::size_t size) {
-#define X(Class) \
-    if (name == core::lower(#Class)) return std::make_unique<Class<T>>(size);
+    std::string names;
+#define X(Class)                                                              \
+    if (name == core::lower(#Class)) return std::make_unique<Class<T>>(size); \
+    names += (names.empty() ? "" : ", ") + core::lower(#Class);
     PYOPTIM_FOR_EACH_OPTIMIZER(X)
     PYOPTIM_FOR_EACH_TENSOR_OPTIMIZER(X)
 #undef X
-    throw std::invalid_argument("there is no optimizer named '" + name + "'");
+    throw std::invalid_argument("there is no optimizer named '" + name + "', expected one of " + names);
 }
 
 // optimizer_step.cpp has the steps, optimizer_state.cpp what is saved and copied

@@ -135,7 +135,10 @@ const LossEntry& loss_entry(const std::string& type) {
     for (const LossEntry& entry : loss_entries()) {
         if (type == entry.type) return entry;
     }
-    throw std::invalid_argument("there is no loss named '" + type + "'");
+    std::string names;
+    for (const LossEntry& entry : loss_entries())
+        names += (names.empty() ? "" : ", ") + std::string(entry.type);
+    throw std::invalid_argument("there is no loss named '" + type + "', expected one of " + names);
 }
 
 template <class T>

@@ -2,7 +2,7 @@
  *
  * Every function that can fail returns PYOPTIM_OK or an error code, and writes a message into `error` unless
  * that is null; pyoptim_last_error() has it too. Nothing is changed by a call that fails (but a learning rate
- * that fails on its way leaves the steps before it done). Inputs that are NaN or infinite are refused. A
+ * that fails on its way leaves the steps before it done). Examples x that are NaN or infinite are refused. A
  * handle is used by one thread at a time, except for a predictor. C++ code that these functions call back
  * must not throw.
  */
@@ -94,11 +94,15 @@ typedef struct {
     size_t examples;
 } pyoptim_data;
 
+/* The order of the examples follows from the network's own random numbers, which go on from call to call, so
+ * that training in a loop visits a new order each time. */
+#define PYOPTIM_NO_SEED UINT64_MAX
+
 typedef struct {
     int epochs;             /* 1 */
     size_t batch_size;      /* 32; 0: the full batch */
     int shuffle;            /* 1 */
-    uint64_t seed;          /* 0 */
+    uint64_t seed;          /* PYOPTIM_NO_SEED; else the order of the examples is that of this seed */
     int drop_last;          /* 0; else the last batch is left out where it is smaller than the others */
     double sharpness_aware; /* 0; the radius of sharpness-aware minimisation */
     /* Null, or called after each epoch, which counts from 0; the training ends where it returns 0. It must
@@ -138,7 +142,8 @@ PYOPTIM_API int pyoptim_network_evaluate(const pyoptim_network* network, const p
 PYOPTIM_API int pyoptim_network_forward(pyoptim_network* network, const void* x, size_t n, int training,
                                         const void** y, pyoptim_error* error);
 /* Takes the gradient by these outputs, and writes those of the parameters. *dx, unless dx is null, gets the
- * address of the gradient by x (n, inputs), which stays until the next backward pass. */
+ * address of the gradient by x (n, inputs), which stays until the next backward pass. A dy that is not finite
+ * makes such gradients: what the update does then is the optimizer's option "nonfinite". */
 PYOPTIM_API int pyoptim_network_backward(pyoptim_network* network, const void* dy, const void** dx,
                                          pyoptim_error* error);
 /* A step by these gradients. */

@@ -52,7 +52,7 @@ static double halved(void* context, int64_t steps) {
 static int check_type(int type, const char* path) {
     const size_t width = type == PYOPTIM_FLOAT32 ? sizeof(float) : sizeof(double);
     pyoptim_network *network = NULL, *twin = NULL;
-    pyoptim_optimizer *optimizer = NULL, *other = NULL;
+    pyoptim_optimizer *optimizer = NULL, *other = NULL, *careful = NULL;
     pyoptim_predictor* predictor = NULL;
     pyoptim_fit_options options;
     pyoptim_data data;
@@ -85,7 +85,21 @@ static int check_type(int type, const char* path) {
     FAILS(PYOPTIM_INVALID, pyoptim_optimizer_configure(optimizer, "{\"lr\": 1, \"betas\": [2, 0]}", NULL),
           "betas");
     FAILS(PYOPTIM_INVALID, pyoptim_optimizer_configure(optimizer, "{\"lr\": [1, 2, 3]}", NULL), "lr");
-    FAILS(PYOPTIM_INVALID, pyoptim_optimizer_configure(optimizer, "{\"nonfinite\": 3}", NULL), "nonfinite");
+    FAILS(PYOPTIM_INVALID, pyoptim_optimizer_configure(optimizer, "{\"nonfinite\": 3}", NULL),
+          "nonfinite is 3, expected 'ignore'");
+    FAILS(PYOPTIM_INVALID, pyoptim_optimizer_configure(optimizer, "{\"lr\": true}", NULL),
+          "lr is 'true', expected a number");
+    FAILS(PYOPTIM_INVALID, pyoptim_optimizer_configure(optimizer, "{\"beta1\": false}", NULL),
+          "beta1 is 'false', expected a number");
+    FAILS(PYOPTIM_INVALID, pyoptim_optimizer_configure(optimizer, "{\"amsgrad\": 0.5}", NULL),
+          "amsgrad is 0.5, expected true or false");
+    FAILS(PYOPTIM_INVALID, pyoptim_optimizer_configure(optimizer, "{\"betas\": 0.5}", NULL),
+          "betas is 0.5, expected two numbers");
+    FAILS(PYOPTIM_INVALID, pyoptim_optimizer_configure(optimizer, "{\"no\": 1}", NULL),
+          "named 'no', expected one of lr");
+    FAILS(PYOPTIM_INVALID, pyoptim_optimizer_configure(optimizer, "{\"lr\": null}", NULL), "lr is neither");
+    FAILS(PYOPTIM_INVALID, pyoptim_optimizer_create_typed("no", type, 1, &other, NULL), "expected one of sgd, ");
+    FAILS(PYOPTIM_INVALID, pyoptim_network_set_loss(network, "{\"type\": \"No\"}", NULL), "MSE");
     CHECK(pyoptim_optimizer_configure(other,
                                       "{\"lr\": 0.02, \"beta1\": 0.8, \"beta2\": 0.99, \"amsgrad\": true}",
                                       NULL) == PYOPTIM_OK);
@@ -108,11 +122,24 @@ static int check_type(int type, const char* path) {
         CHECK(error < 1e-4 && error > -1e-4);
     }
     CHECK(pyoptim_network_gradient_data(twin) != NULL);
+
+    /* A gradient that is not finite is what "nonfinite" speaks of. */
+    CHECK(pyoptim_optimizer_clone(other, &careful, NULL) == PYOPTIM_OK);
+    CHECK(pyoptim_optimizer_configure(careful, "{\"nonfinite\": \"skip\"}", NULL) == PYOPTIM_OK);
+    numbers[7] = nan / nan;
+    fill(type, dy, numbers, EXAMPLES * OUTPUTS);
+    CHECK(pyoptim_network_forward(twin, x, EXAMPLES, 1, &out, NULL) == PYOPTIM_OK);
+    CHECK(pyoptim_network_backward(twin, dy, NULL, NULL) == PYOPTIM_OK);
+    CHECK(pyoptim_network_update(twin, careful, NULL) == PYOPTIM_OK);
+    CHECK(pyoptim_optimizer_skipped(careful) == 1 && pyoptim_optimizer_steps(careful) == 3);
+    pyoptim_optimizer_destroy(careful);
+    numbers[7] = 0;
     CHECK(pyoptim_optimizer_steps(other) == 3 && pyoptim_optimizer_skipped(other) == 0);
 
     /* Targets, and labels of each type. */
     CHECK(pyoptim_network_train(network, optimizer, &data, NULL, &first, NULL, NULL) == PYOPTIM_OK);
     pyoptim_fit_options_init(&options);
+    CHECK(options.seed == PYOPTIM_NO_SEED);
     options.epochs = 10;
     options.batch_size = 8;
     options.after_epoch = stop_after_three;
