@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <deque>
 #include <limits>
+#include <mutex>
 #include <stdexcept>
-#include <thread>
 #include <utility>
 
 #include "api/inputs.hpp"
@@ -23,6 +24,59 @@ template <class T>
 struct alignas(64) Desk {
     std::atomic<bool> taken{false};
     core::Memory<T> memory;
+    bool take() { return !taken.load() && !taken.exchange(true); }
+};
+
+// The desks of a predictor. Threads that find none free sleep until one is.
+template <class T>
+class Desks {
+  public:
+    Desks(int count, std::size_t room)
+        : count_(count), all_(std::make_unique<Desk<T>[]>(static_cast<std::size_t>(count))) {
+        for (int i = 0; i < count_; ++i) all_[static_cast<std::size_t>(i)].memory.reserve(room);
+    }
+
+    // Holds a desk while it lives.
+    struct Taken {
+        explicit Taken(Desks& from) : desks(from), desk(from.take()) {}
+        ~Taken() { desks.give_back(desk); }
+        Taken(const Taken&) = delete;
+        Taken& operator=(const Taken&) = delete;
+        Desks& desks;
+        Desk<T>& desk;
+    };
+
+  private:
+    Desk<T>* free_desk() {
+        for (int i = 0; i < count_; ++i) {
+            Desk<T>& desk = all_[static_cast<std::size_t>(i)];
+            if (desk.take()) return &desk;
+        }
+        return nullptr;
+    }
+    Desk<T>& take() {
+        if (Desk<T>* const found = free_desk()) return *found;
+        // A thread counts itself before it looks again, and give_back() frees a desk before it looks at the
+        // count: one of the two sees the other.
+        std::unique_lock<std::mutex> lock(mutex_);
+        ++waiting_;
+        Desk<T>* found = nullptr;
+        freed_.wait(lock, [&] { return (found = free_desk()) != nullptr; });
+        --waiting_;
+        return *found;
+    }
+    void give_back(Desk<T>& desk) {
+        desk.taken.store(false);
+        if (waiting_.load() == 0) return;
+        const std::lock_guard<std::mutex> lock(mutex_);  // or a thread about to sleep would miss the call
+        freed_.notify_one();
+    }
+
+    int count_;
+    std::unique_ptr<Desk<T>[]> all_;
+    std::atomic<int> waiting_{0};
+    std::mutex mutex_;
+    std::condition_variable freed_;
 };
 
 // Refuses layers that a thread cannot compute on its own for a part of a batch.
@@ -95,10 +149,8 @@ struct [[gnu::visibility("hidden")]] Predictor<T>::Impl {
         most = options.most_examples == 0 ? std::numeric_limits<std::uint32_t>::max() : options.most_examples;
         predictor->freeze(most);
         rows = std::min(most, predictor->block());
-        count = options.callers == 0 ? core::get_num_threads() : options.callers;
-        desks = std::make_unique<Desk<T>[]>(static_cast<std::size_t>(count));
-        for (int i = 0; i < count; ++i)
-            desks[static_cast<std::size_t>(i)].memory.reserve(predictor->room(rows));
+        desks = std::make_unique<Desks<T>>(options.callers == 0 ? core::get_num_threads() : options.callers,
+                                           predictor->room(rows));
     }
 
     void predict(const typename core::Predictor<T>::Batch& of) const {
@@ -112,21 +164,8 @@ struct [[gnu::visibility("hidden")]] Predictor<T>::Impl {
         }
         core::checked_product("examples", of.n, std::max(predictor->inputs(), predictor->outputs()));
         if (of.x != nullptr) core::check_inputs(of.x, of.n, predictor->inputs());
-        Desk<T>& desk = free_desk();
-        predictor->predict_frozen(of, desk.memory.data(), rows);
-        desk.taken.store(false, std::memory_order_release);
-    }
-    Desk<T>& free_desk() const {
-        for (;;) {
-            for (int i = 0; i < count; ++i) {
-                Desk<T>& desk = desks[static_cast<std::size_t>(i)];
-                if (!desk.taken.load(std::memory_order_relaxed) &&
-                    !desk.taken.exchange(true, std::memory_order_acquire)) {
-                    return desk;
-                }
-            }
-            std::this_thread::yield();
-        }
+        const typename Desks<T>::Taken taken(*desks);
+        predictor->predict_frozen(of, taken.desk.memory.data(), rows);
     }
 
     core::Chain<T> chain;
@@ -135,8 +174,7 @@ struct [[gnu::visibility("hidden")]] Predictor<T>::Impl {
     std::deque<std::int64_t> counters;
     std::unique_ptr<core::Predictor<T>> predictor;
     std::size_t most = 0, rows = 0;  // examples of a call, and of a block of it
-    int count = 0;                   // of desks
-    std::unique_ptr<Desk<T>[]> desks;
+    std::unique_ptr<Desks<T>> desks;
 };
 
 template <class T>

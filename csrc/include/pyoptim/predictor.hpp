@@ -19,17 +19,18 @@
 namespace pyoptim {
 
 struct PredictorOptions {
-    /// The largest batch of a call; 0: any. A small number takes less memory: without large batches,
-    /// weights are mostly multiplied where they are, and not from a copy.
+    /// The largest batch of a call; 0: any, up to 2^32 - 1 examples. A small number takes less memory:
+    /// without large batches, weights are mostly multiplied where they are, and not from a copy.
     std::size_t most_examples = 0;
-    /// How many threads may compute at once, each in working memory of its own; others wait for one of them.
+    /// How many threads may compute at once, each in working memory of its own; others sleep until one of
+    /// these is done.
     /// 0: as many as get_num_threads() says.
     int callers = 0;
 };
 
 /// The arrays of a network in memory that the caller keeps, as long as the predictor lives, and does not
-/// change: `parameters` as Network::parameters() has them, `buffers` of each BatchNorm its running mean and
-/// then its running variance.
+/// change: `parameters` as Network::parameters() has them, `buffers` of each BatchNorm, in the order of the
+/// layers, its running mean and then its running variance. A Residual's block comes in its place.
 template <class T>
 struct ModelArrays {
     const T* parameters = nullptr;
@@ -39,7 +40,7 @@ struct ModelArrays {
 };
 
 /// T is float or double. Each call computes on the thread that makes it; all const members may be called by
-/// several threads at once.
+/// several threads at once. A predictor that was moved from can only be destroyed or assigned to.
 template <class T>
 class PYOPTIM_API Predictor {
   public:
