@@ -11,29 +11,47 @@
 
 namespace pyoptim {
 
+// Sets running statistics and counters back at its end, unless the step of update() was taken.
+template <class T>
+struct Network<T>::Impl::Undo {
+    explicit Undo(Impl& of) : impl(of) {}
+    ~Undo() {
+        if (impl.can_undo) impl.passes->undo_pass();
+        impl.can_undo = false;
+    }
+    Undo(const Undo&) = delete;
+    Undo& operator=(const Undo&) = delete;
+    Impl& impl;
+};
+
 template <class T>
 core::Engine<T>& Network<T>::Impl::engine_for_passes(std::size_t n) {
     if (passes == nullptr || passes->capacity() < n) {
         passed = 0;
-        passes = std::make_unique<core::Engine<T>>(chain.views(), Loss{"MSE"}, n, true);
+        auto larger = std::make_unique<core::Engine<T>>(chain.views(), Loss{"MSE"}, n, true);
+        if (passes != nullptr) larger->take_undo(*passes);
+        passes = std::move(larger);
     }
     return *passes;
 }
 
 template <class T>
 const T* Network<T>::forward(const T* x, std::size_t n, bool training) {
-    if (x == nullptr || n == 0) {
-        throw std::invalid_argument("x is null or n is 0, expected at least one example");
-    }
+    if (x == nullptr) throw std::invalid_argument("x is null, expected n examples");
+    if (n == 0) throw std::invalid_argument("n is 0, expected at least one example");
     core::check_inputs(x, n, inputs());
     if (training) impl_->check_batch(n);
     const typename Impl::Busy busy(*impl_);
     const core::ThreadLimit limit(impl_->thread_limit);
     core::Engine<T>& engine = impl_->engine_for_passes(n);
     impl_->passed = 0;  // if a layer throws
+    impl_->can_undo = impl_->can_undo && !training;
     const T* const y = engine.pass_forward(x, n, training);
     impl_->passed = n;
-    return y;
+    impl_->can_undo = impl_->can_undo || training;
+    // Copies live as the header says, whatever becomes of the engine; x may be the last one.
+    impl_->outputs.assign(y, y + n * outputs());
+    return impl_->outputs.data();
 }
 
 template <class T>
@@ -44,7 +62,9 @@ const T* Network<T>::backward(const T* dy) {
     if (impl_->passes == nullptr || impl_->passed == 0) {
         throw std::invalid_argument("there is no forward() that this backward() could belong to");
     }
-    return impl_->passes->pass_backward(dy, impl_->passed);
+    const T* const dx = impl_->passes->pass_backward(dy, impl_->passed);
+    impl_->slope.assign(dx, dx + impl_->passed * inputs());
+    return impl_->slope.data();
 }
 
 template <class T>
@@ -52,11 +72,12 @@ void Network<T>::update(Optimizer<T>& optimizer) {
     impl_->check_size(optimizer);
     const typename Impl::Busy busy(*impl_);
     const core::ThreadLimit limit(impl_->thread_limit);
-    T* const param = parameters();
-    if (optimizer.impl_->take(optimizer, param, gradients(), impl_->trained()) ==
-        Optimizer<T>::Impl::Taken::refused) {
-        throw std::domain_error("a gradient holds NaN or infinity");
-    }
+    impl_->find_parts(optimizer);
+    const typename Impl::Undo undo(*impl_);
+    using Taken = typename Optimizer<T>::Impl::Taken;
+    const Taken taken = optimizer.impl_->take(optimizer, parameters(), gradients(), impl_->learning);
+    if (taken == Taken::yes) impl_->can_undo = false;
+    if (taken == Taken::refused) throw std::domain_error("a gradient holds NaN or infinity");
 }
 
 namespace {
@@ -100,6 +121,7 @@ void Network<T>::update_bn(const Dataset<T>& data, std::size_t batch_size) {
     if (momenta.empty()) return;
     const typename Impl::Busy busy(*impl_);
     const core::ThreadLimit limit(impl_->thread_limit);
+    impl_->can_undo = false;
     std::vector<T> batch(data.bytes != nullptr ? size * in : 0);
     const auto set_back = [&] {
         for (const auto& [at, value] : momenta) *at = value;
@@ -113,15 +135,21 @@ void Network<T>::update_bn(const Dataset<T>& data, std::size_t batch_size) {
         throw;
     }
     set_back();
+    const Snapshot<T> before = snapshot();
     for (const core::LayerView<T>& view : impl_->chain.views()) {
         for (const core::LayerArray<T>& array : view.arrays) {
             if (array.role == core::Role::counter && keeps_statistics(*view.layer)) *array.count = 0;
         }
     }
-    for (std::size_t begin = 0; begin < data.examples; begin += size) {
-        const std::size_t n = std::min(size, data.examples - begin);
-        if (data.bytes != nullptr) std::copy_n(data.bytes + begin * in, n * in, batch.begin());
-        engine->pass_forward(data.x != nullptr ? data.x + begin * in : batch.data(), n, true);
+    try {
+        for (std::size_t begin = 0; begin < data.examples; begin += size) {
+            const std::size_t n = std::min(size, data.examples - begin);
+            if (data.bytes != nullptr) std::copy_n(data.bytes + begin * in, n * in, batch.begin());
+            engine->pass_forward(data.x != nullptr ? data.x + begin * in : batch.data(), n, true);
+        }
+    } catch (...) {  // of a custom layer
+        restore(before);
+        throw;
     }
 }
 

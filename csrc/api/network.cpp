@@ -242,6 +242,7 @@ core::Engine<T>& Network<T>::Impl::engine_for(const Dataset<T>& data, Optimizer<
         loss = wanted;
     }
     engine->clear();
+    can_undo = false;
     add_parts(*engine, optimizer);
     return *engine;
 }
@@ -270,13 +271,19 @@ const core::Runs& Network<T>::Impl::trained() {
 }
 
 template <class T>
+void Network<T>::Impl::find_parts(const Optimizer<T>& optimizer) {
+    optimizer.impl_->find_parts(trained(), parts);
+    if (parts.empty()) refuse("the arrays of the optimizer have no element that learns");
+}
+
+template <class T>
 template <class Engine>
 void Network<T>::Impl::add_parts(Engine& to, Optimizer<T>& optimizer) {
     const std::vector<Optimizer<T>*>& groups = optimizer.impl_->all;
     const bool plain = optimizer.impl_->is_plain(optimizer);
     optimizer.impl_->share_options(optimizer);
     for (Optimizer<T>* const group : groups) group->prepare();
-    optimizer.impl_->find_parts(trained(), parts);
+    find_parts(optimizer);
     std::size_t row = 0, group = 0;  // where the row of a group begins, in those of a step
     for (const core::Part& part : parts) {
         while (group < part.group) {
@@ -292,7 +299,6 @@ void Network<T>::Impl::add_parts(Engine& to, Optimizer<T>& optimizer) {
         if (plain) array = groups[group]->impl_->array(parameters.data(), part, row);
         to.add(array, gradients.data() + part.begin);
     }
-    if (parts.empty()) refuse("the arrays of the optimizer have no element that learns");
 }
 
 // Computes the coefficients of the steps to come, those of all groups end to end in each.
@@ -434,6 +440,7 @@ void Network<T>::set_trainable(std::size_t layer, bool trainable) {
     core::set_trainable(layers[layer], trainable);
     impl_->engine.reset();  // an engine reads `trainable` only when it is made
     impl_->passes.reset();
+    impl_->can_undo = false;
 }
 
 template <class T>

@@ -120,6 +120,9 @@ struct Network<T>::Impl::Fitting {
         };
         need(stamp.plain, "an elementwise optimizer that neither accumulates nor carries an average");
         need(width <= 16, "a batch_size from 1 to 16");
+        for (const core::LayerView<T>& view : network.chain.views()) {
+            need(view.layer->custom == nullptr, "layers of the library: a custom layer is for one thread");
+        }
         need(optimizer.max_grad_norm <= 0 && optimizer.nonfinite == NonFinite::ignore,
              "no max_grad_norm and NonFinite::ignore");
         need(options.penalty.l2 <= 0 && options.penalty.l1 <= 0 && options.weight_noise <= 0 &&

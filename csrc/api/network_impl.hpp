@@ -20,12 +20,14 @@ namespace pyoptim {
 
 template <class T>
 struct [[gnu::visibility("hidden")]] Network<T>::Impl {
-    // Marks the engine as in use while this object lives, so that the callback after_epoch cannot replace the
-    // engine that calls it.
+    // Marks the engine as in use while this object lives, so that a callback or a custom layer cannot replace
+    // the engine that calls it.
     struct Busy {
         explicit Busy(Impl& of) : impl(of) {
             if (impl.busy)
-                throw std::invalid_argument("the network is being trained: after_epoch cannot train it");
+                throw std::invalid_argument(
+                    "the network is in use: what it calls, such as after_epoch and custom layers, cannot "
+                    "train it or pass through it");
             impl.busy = true;
         }
         ~Busy() { impl.busy = false; }
@@ -51,6 +53,8 @@ struct [[gnu::visibility("hidden")]] Network<T>::Impl {
     const core::Runs& trained();
     // Returns the engine of forward() and backward(), made anew if it takes fewer than n examples.
     core::Engine<T>& engine_for_passes(std::size_t n);
+    // Sets `parts`. Throws std::invalid_argument if there are none.
+    void find_parts(const Optimizer<T>&);
     // Lets the steps of an engine update the parameters that are trained, by this optimizer.
     template <class Engine>
     void add_parts(Engine&, Optimizer<T>&);
@@ -70,6 +74,7 @@ struct [[gnu::visibility("hidden")]] Network<T>::Impl {
     std::size_t plan(const std::vector<Optimizer<T>*>& groups, std::size_t steps, std::size_t& width,
                      std::exception_ptr& failure);
     struct Fitting;  // a training that runs
+    struct Undo;     // of an update() that is not taken
     // Trains on one block of examples after the other; on a single one, which is always the same, if
     // `single`.
     EpochResult fit(Network& whole, const Blocks& blocks, bool single, Optimizer<T>&, const FitOptions&,
@@ -88,8 +93,11 @@ struct [[gnu::visibility("hidden")]] Network<T>::Impl {
     int thread_limit = 0;       // 0: none
     Loss loss;                  // the loss that the engine was made for
     std::unique_ptr<core::Engine<T>> engine;
-    std::unique_ptr<core::Engine<T>> passes;        // of forward() and backward(); its loss is not used
-    std::size_t passed = 0;                         // the examples of the last forward(), or 0
+    std::unique_ptr<core::Engine<T>> passes;  // of forward() and backward(); its loss is not used
+    std::size_t passed = 0;                   // the examples of the last forward(), or 0
+    // Whether nothing has changed running statistics and counters since that forward(), in training.
+    bool can_undo = false;
+    std::vector<T> outputs, slope;                  // what forward() and backward() returned last
     std::unique_ptr<core::Predictor<T>> predictor;  // made by the first prediction
     bool busy = false;                              // whether the engine is training
 };

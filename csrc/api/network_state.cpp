@@ -85,6 +85,7 @@ void Network<T>::restore(const Snapshot<T>& from) {
     for (const std::int64_t count : from.counts) {
         if (count < 0) refuse("has the count " + std::to_string(count) + ", expected at least 0");
     }
+    impl_->can_undo = false;
     const T* value = from.values.data();
     const std::int64_t* count = from.counts.data();
     each_array(impl_->chain, [&](const core::LayerView<T>&, const core::LayerArray<T>& array) {

@@ -111,6 +111,12 @@ void Chain<T>::add(Layer& layer, const std::string& name, Width& width) {
         if (layer.type == "Activation") resolve_activation(layer);
         view.entry = entry_of(layer);
         if (view.entry == nullptr) throw std::invalid_argument("is no layer of the C++ API");
+        for (const LayerView<T>& other : views_) {
+            if (layer.custom == nullptr || other.layer->custom != layer.custom) continue;
+            throw std::invalid_argument("is the same object as layers[" +
+                                        other.name.substr(0, other.name.size() - 1) +
+                                        "], expected one of its own");
+        }
         if (layer.custom != nullptr && dynamic_cast<CustomLayer<T>*>(layer.custom.get()) == nullptr) {
             throw std::invalid_argument("is of another element type than the network");
         }

@@ -1,4 +1,6 @@
 // Layers that the C++ API's users write.
+#include <algorithm>
+
 #include "engine/layer.hpp"
 
 namespace pyoptim::core {
@@ -33,9 +35,15 @@ class CustomLayerRunner final : public CompiledLayer<T> {
 LayerEntry make_entry() {
     LayerEntry entry{"Custom", {}};
     entry.output = [](Layer& layer, const Width& in) {
-        const std::size_t out = layer.custom->outputs(static_cast<std::size_t>(in.size));
+        const auto given = static_cast<std::size_t>(in.size);
+        const std::size_t wanted = layer.custom->inputs(), out = layer.custom->outputs(given);
+        if (wanted != 0 && wanted != given) {
+            throw std::invalid_argument("takes " + std::to_string(wanted) + " inputs, not " +
+                                        std::to_string(given));
+        }
         if (out == 0 || out > kMostElements) {
-            throw std::invalid_argument("has " + std::to_string(out) + " outputs, expected at least one");
+            throw std::invalid_argument("has " + std::to_string(out) + " outputs, expected from 1 to " +
+                                        std::to_string(kMostElements));
         }
         return Width{static_cast<std::ptrdiff_t>(out), static_cast<std::ptrdiff_t>(out)};
     };
@@ -45,6 +53,10 @@ LayerEntry make_entry() {
         if (count == 0) return {};
         return {{"parameters", {static_cast<std::ptrdiff_t>(count)}, Role::parameter, Initial::custom}};
     };
+    entry.inputs = [](const Layer& layer) {
+        return static_cast<std::ptrdiff_t>(std::min(layer.custom->inputs(), kMostElements));
+    };
+    entry.states_whole_input = true;
     entry.takes_whole_batches = true;
     return entry;
 }

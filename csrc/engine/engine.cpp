@@ -93,6 +93,7 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_
         if (layers_[i].learns() && !to_inputs_) first_trainable_ = i;
     }
     for (const LayerView<T>& layer : layers_) {
+        may_throw_ = may_throw_ || layer.layer->custom != nullptr;
         for (const LayerArray<T>& array : layer.arrays) {
             if (array.role != Role::parameter) buffers_.push_back(array);
         }
@@ -423,14 +424,49 @@ void Engine<T>::ascend(double distance, const Examples<T>& of, std::size_t begin
     const double length = norm();
     const T row[] = {static_cast<T>(-distance / (length < kLeast ? kLeast : length)), 0, 1, 1};
     ascent_.step(gradients_.data(), row);
-    Sums ignored;
-    backpropagate(of, begin, n, x, false, ignored);
+    try {
+        Sums ignored;
+        backpropagate(of, begin, n, x, false, ignored);
+    } catch (...) {
+        descend();
+        throw;
+    }
+    descend();
+    restore_buffers(after_one_);
+}
+
+// Moves the parameters back to where ascend() found them.
+template <class T>
+void Engine<T>::descend() {
     auto kept = unascended_.cbegin();
     for (const auto& array : ascent_.arrays()) {
         const auto end = kept + static_cast<std::ptrdiff_t>(array.size);
         std::copy(std::exchange(kept, end), end, array.param);
     }
-    restore_buffers(after_one_);
+}
+
+// Computes the gradients of a step, at parameters that hold noise if any is wanted, and removes the noise
+// again. Returns the mean loss with the penalty, and writes what the sums get of the batch.
+template <class T>
+double Engine<T>::differentiate(const Examples<T>& of, std::size_t begin, const T* x, std::size_t n,
+                                double rho, bool fused, Sums& sums) {
+    T* const noisy = noise_.parameters;
+    if (noise_.size > 0) {
+        std::copy(noisy, noisy + noise_.size, kept_.begin());
+        gaussian_noise(noise_.stream, noise_.deviation, noise_.size, kept_.data(), noisy);
+        ++noise_.stream.step;
+    }
+    double mean = 0;
+    try {
+        mean = backpropagate(of, begin, n, x, fused, sums);
+        if (rho > 0) ascend(rho, of, begin, x, n);
+    } catch (...) {  // of a custom layer or an exchange; the buffers were kept then
+        std::copy(kept_.begin(), kept_.end(), noisy);
+        if (may_throw_ || exchange_) restore_buffers(before_);
+        throw;
+    }
+    std::copy(kept_.begin(), kept_.end(), noisy);
+    return mean;
 }
 
 // Takes a step. Returns false if a gradient is not finite and the options end the run for that.
@@ -480,7 +516,13 @@ template <class T>
 const T* Engine<T>::pass_forward(const T* x, std::size_t n, bool training) {
     std::memcpy(input_.data(), x, n * inputs() * sizeof(T));
     random_ = training_ = training;
-    forward(input_.data(), n);
+    if (training) keep_buffers(before_);
+    try {
+        forward(input_.data(), n);
+    } catch (...) {  // of a custom layer
+        if (training) undo_pass();
+        throw;
+    }
     return outputs_.back().data();
 }
 
@@ -554,17 +596,9 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
         take_labels(of, begin, n);
         if (sparse) gather_sparse(of, begin, n);
         const T* const x = sparse || n == 0 ? nullptr : gather(of, begin, n);
-        if (may_refuse || rho > 0) keep_buffers(before_);
-        T* const noisy = noise_.parameters;
-        if (noise_.size > 0) {
-            std::copy(noisy, noisy + noise_.size, kept_.begin());
-            gaussian_noise(noise_.stream, noise_.deviation, noise_.size, kept_.data(), noisy);
-            ++noise_.stream.step;
-        }
+        if (may_refuse || rho > 0 || may_throw_ || exchange_) keep_buffers(before_);
         Sums of_batch;
-        outcome.last = backpropagate(of, begin, n, x, fused, of_batch);
-        if (rho > 0) ascend(rho, of, begin, x, n);
-        std::copy(kept_.begin(), kept_.end(), noisy);
+        outcome.last = differentiate(of, begin, x, n, rho, fused, of_batch);
         const std::size_t steps = outcome.steps;
         const bool goes_on = update(rows + (steps - before) * row, row, options, outcome);
         if (outcome.steps > steps) {

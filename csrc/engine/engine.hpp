@@ -139,7 +139,7 @@ class Engine {
     // step, `row` elements per step, with a factor of 1 on the gradient. A step that is left out, or that
     // ends the run, changes neither parameters nor buffers nor counters. Throws std::invalid_argument for a
     // label that is not a class, before its step: labels are the caller's memory, which may change at any
-    // time.
+    // time. A step on whose way a custom layer throws changes nothing either.
     void train(const Examples<T>&, std::size_t begin, std::size_t end, std::size_t batch, const T* rows,
                std::size_t row, const StepOptions&, Outcome&);
 
@@ -154,9 +154,13 @@ class Engine {
     // The passes of a step whose loss somebody else computes. pass_forward() copies x and returns the
     // outputs, which stay until the next one; it computes as train() does or, unless `training`, in
     // evaluation. pass_backward() takes their gradient, writes those of all parameters, and returns that of
-    // the inputs; the engine must be one that goes on to these.
+    // the inputs; the engine must be one that goes on to these. undo_pass() sets buffers and counters back to
+    // what they were before the last pass_forward() in training, as one that throws does itself.
     const T* pass_forward(const T* x, std::size_t n, bool training);
     const T* pass_backward(const T* dy, std::size_t n);
+    // take_undo() lets it do so for another engine of the same layers.
+    void undo_pass() { restore_buffers(before_); }
+    void take_undo(Engine& from) { before_ = std::move(from.before_); }
 
     std::size_t inputs() const { return static_cast<std::size_t>(layers_.front().in.size); }
     std::size_t outputs() const { return static_cast<std::size_t>(layers_.back().out.size); }
@@ -176,10 +180,13 @@ class Engine {
     void weigh(std::size_t n, bool given);
     double loss(const Examples<T>&, std::size_t begin, std::size_t n, Sums&);
     double backpropagate(const Examples<T>&, std::size_t begin, std::size_t n, const T* x, bool fused, Sums&);
+    double differentiate(const Examples<T>&, std::size_t begin, const T* x, std::size_t n, double rho,
+                         bool fused, Sums&);
     bool update(const T* row, std::size_t length, const StepOptions&, Outcome&);
     double penalize();
     double norm() const;
     void ascend(double distance, const Examples<T>&, std::size_t begin, const T* x, std::size_t n);
+    void descend();
 
     std::vector<LayerView<T>> layers_;
     std::vector<std::unique_ptr<CompiledLayer<T>>> compiled_;  // by layer; null for one that has a block
@@ -187,6 +194,8 @@ class Engine {
     bool classification_;   // whether the examples that the network gets right are counted
     std::size_t capacity_;  // the most examples of a batch
     bool to_inputs_;        // whether backward passes go on to the inputs
+    // Whether there is a custom layer, whose passes may throw.
+    bool may_throw_ = false;
     std::size_t
         first_trainable_;  // the index of the layer where the backward pass ends: the first that learns
     std::vector<std::vector<T>> outputs_;  // the output of each layer

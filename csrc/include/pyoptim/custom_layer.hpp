@@ -10,8 +10,9 @@
 ///     };
 ///     pyoptim::Network<float> network({pyoptim::dense(4, 8), pyoptim::custom(std::make_shared<Square>())});
 ///
-/// Files do not hold such a layer: Network::save() refuses it. An exception that it throws leaves the call of
-/// the network that ran it.
+/// Files do not hold such a layer: Network::save() refuses it. Snapshots hold its parameters, and nothing
+/// else that it keeps. An exception that it throws leaves the call of the network that ran it, and the step
+/// that it was part of changes no parameter, statistic or counter.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +23,8 @@
 
 namespace pyoptim {
 
-/// The forward pass over n examples, one a row. The layer writes y (n, outputs).
+/// The forward pass over n examples, one a row. The layer writes y (n, outputs), where outputs is what it has
+/// said.
 template <class T>
 struct CustomForward {
     std::size_t n, inputs;  ///< examples, and elements of an example in x
@@ -47,14 +49,20 @@ struct CustomBackward {
 class PYOPTIM_API AnyCustomLayer {
   public:
     virtual ~AnyCustomLayer() = default;
+    /// Elements of an example's input, or 0 for any number. A layer that is a network's first, and whose
+    /// output is of another number, must say it: without, a network takes as its inputs what its next layer
+    /// with a number of inputs states.
+    virtual std::size_t inputs() const { return 0; }
     /// Elements of an example's output, where its input has `inputs`. Called when a network is made, before
-    /// everything else; an std::invalid_argument refuses the layer.
+    /// everything else but inputs(); an std::invalid_argument refuses the layer.
     virtual std::size_t outputs(std::size_t inputs) { return inputs; }
     virtual std::size_t parameter_count() const { return 0; }
 };
 
-/// Derive from this one. A network calls the object from one thread at a time, and keeps it alive; do not
-/// put one object into two networks that are used at the same time, nor twice into one.
+/// Derive from this one. A network calls the object from one thread at a time, and keeps it alive; hogwild,
+/// and an object that stands twice in one network, are refused. Network::clone() and folded() make networks
+/// with the same object: do not use two networks that share one at the same time, nor pass forward through
+/// one between forward() and backward() of the other.
 template <class T>
 class PYOPTIM_API CustomLayer : public AnyCustomLayer {
   public:

@@ -10,7 +10,9 @@
 /// Arrays are row-major, one example a row. Errors are std::invalid_argument (what was asked for cannot be)
 /// and std::runtime_error (a file); nothing is changed then, but for a schedule that fails on its way: the
 /// steps before are done. Inputs that are NaN or infinite are refused. after_epoch must not train, load or
-/// move the network. No exception leaves a thread of ours. A network is used by one thread at a time.
+/// move the network. No exception leaves a thread of ours. A network is used by one thread at a time. One
+/// that was moved from can only be destroyed or assigned to; the addresses that it gave before are those of
+/// the network that it was moved to.
 #pragma once
 
 #include <cstddef>
@@ -208,8 +210,9 @@ class PYOPTIM_API Network {
     std::size_t outputs() const;
     const std::vector<Layer>& layers() const;
 
-    /// All parameters as one vector, layer by layer, weight before bias; and their gradients,
-    /// of the last step(). What they hold after fit() is not specified.
+    /// All parameters as one vector, layer by layer, weight before bias; and their gradients, of the last
+    /// step() or backward(). What these hold after fit() is not specified. Both addresses stay for as long as
+    /// the network lives.
     T* parameters();
     T* gradients();
     std::size_t parameter_count() const;
@@ -227,7 +230,7 @@ class PYOPTIM_API Network {
     /// Throws std::invalid_argument, and writes nothing, for a snapshot of other arrays and for counts below
     /// 0.
     void restore(const Snapshot<T>&);
-    /// A network of its own memory that trains on to the same bits.
+    /// A network of its own memory that trains on to the same bits. Custom layers are the same objects.
     Network clone() const;
     /// The most threads that calls of this network use, from 1 on; 0: as many as get_num_threads() says. For
     /// networks that run in threads of the program's own.
@@ -262,16 +265,21 @@ class PYOPTIM_API Network {
     double step(const Dataset<T>& data, Optimizer<T>& optimizer, const Loss& loss = {});
 
     /// For a loss of your own: passes x (n, inputs) through all layers, in training or in evaluation, and
-    /// returns y (n, outputs). Its memory is the network's, up to the next forward(). In training, BatchNorm
-    /// takes and keeps statistics, and Dropout and GaussianNoise draw anew.
+    /// returns y (n, outputs). Its memory is the network's and stays as it is up to the next forward(),
+    /// whatever else is called; it may be part of the next x. In training, BatchNorm takes and keeps
+    /// statistics, and Dropout and GaussianNoise draw anew.
     const T* forward(const T* x, std::size_t n, bool training = true);
     /// Takes the gradient of the loss by that y, writes gradients(), those of frozen layers aside, and
-    /// returns the gradient by x (n, inputs), in the network's memory up to the next backward(). Parameters
-    /// must not have changed since forward().
+    /// returns the gradient by x (n, inputs), in the network's memory, which stays as it is up to the next
+    /// backward(), whatever else is called. After a forward() in evaluation, statistics are constants.
+    /// Parameters must not have changed since forward(). A dy that is not finite makes such gradients, with
+    /// which update() does what Optimizer::nonfinite says.
     const T* backward(const T* dy);
     /// A step by gradients(), which leaves frozen layers alone; else it is
     /// optimizer.step(parameters(), gradients()). With the gradient of a loss that step() knows, the bits
-    /// are those of step(). Throws std::domain_error as fit() does.
+    /// are those of step(). Throws std::domain_error as fit() does. A step that is skipped, or that
+    /// throws for its gradients or a schedule, sets running statistics and counters back to what they were
+    /// before the last forward() in training, unless something else has changed them since.
     void update(Optimizer<T>& optimizer);
 
     /// y (examples, outputs) for x (examples, inputs), in evaluation: logits, not probabilities. The network

@@ -1,5 +1,6 @@
 // Losses and layers of one's own: forward(), backward() and update() beside step(), and misuse of them.
 // Returns the number of the check that failed.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -181,6 +182,140 @@ bool own_relu_is_relu() {
     return same(theirs, ours) && y == z;
 }
 
+// Hands its input on, and fails where it is told to.
+struct Fails final : pyoptim::CustomLayer<double> {
+    void forward(const pyoptim::CustomForward<double>& to) override {
+        threads = pyoptim::get_num_threads();
+        if (to.training) pass();
+        std::copy_n(to.x, to.n * to.inputs, to.y);
+    }
+    void backward(const pyoptim::CustomBackward<double>& of) override {
+        pass();
+        if (of.dx != nullptr) std::copy_n(of.dy, of.n * of.inputs, of.dx);
+    }
+    void pass() {
+        if (left-- == 0) throw std::runtime_error("the layer fails");
+    }
+    int left = -1;  // passes before the one that fails
+    int threads = 0;
+};
+
+bool same(const pyoptim::Snapshot<double>& a, const pyoptim::Snapshot<double>& b) {
+    return a.values == b.values && a.counts == b.counts;
+}
+
+Layers with_statistics(const pyoptim::Layer& last) {
+    return {dense(6, 8), pyoptim::batch_norm(8), pyoptim::dropout(0.25), last, dense(8, 3)};
+}
+
+// Whether a call that a custom layer ends, in any of its passes, leaves no trace.
+bool failures_change_nothing() {
+    const auto own = std::make_shared<Fails>();
+    pyoptim::Network<double> network(with_statistics(pyoptim::custom(own)), 1);
+    pyoptim::Adam<double> adam(network.parameter_count());
+    const auto x = numbers<double>(kExamples * kInputs, 0),
+               targets = numbers<double>(kExamples * kOutputs, 1);
+    const pyoptim::Dataset<double> data(x.data(), targets.data(), kExamples);
+    pyoptim::FitOptions noisy, sharp;
+    noisy.weight_noise = 0.5;
+    sharp.sharpness_aware = 0.5;
+    noisy.batch_size = sharp.batch_size = kExamples;
+    const struct {
+        std::function<void()> call;
+        int passes;
+    } all[] = {{[&] { network.step(data, adam); }, 2},
+               {[&] { network.fit(data, adam, noisy); }, 2},
+               {[&] { network.fit(data, adam, sharp); }, 4},
+               {[&] { network.update_bn(data, 4); }, 3},
+               {[&] { network.forward(x.data(), kExamples); }, 1}};
+    network.step(data, adam);
+    const pyoptim::Snapshot<double> before = network.snapshot();
+    for (const auto& [call, passes] : all) {
+        for (int at = 0; at < passes; ++at) {
+            own->left = at;
+            try {
+                call();
+                return false;
+            } catch (const std::runtime_error&) {
+            }
+            if (!same(network.snapshot(), before) || adam.progress().step != 1) return false;
+        }
+    }
+    own->left = -1;
+    network.limit_threads(1);
+    network.forward(x.data(), kExamples);
+    return own->threads == 1;
+}
+
+// Whether a step that is left out, or refused, sets back what its forward pass has changed, and nothing else.
+bool steps_left_out_change_nothing(pyoptim::NonFinite policy) {
+    pyoptim::Network<double> network(with_statistics(pyoptim::activation("relu")), 1);
+    pyoptim::Adam<double> adam(network.parameter_count());
+    adam.nonfinite = policy;
+    const auto x = numbers<double>(kExamples * kInputs, 0), good = numbers<double>(kExamples * kOutputs, 1);
+    const auto more = numbers<double>(2 * kExamples * kInputs, 0);
+    auto bad = good;
+    bad[4] = std::nan("");
+    const auto update = [&] {
+        try {
+            network.update(adam);
+            return policy == pyoptim::NonFinite::skip;
+        } catch (const std::domain_error&) {
+            return policy == pyoptim::NonFinite::raise;
+        }
+    };
+    network.forward(x.data(), kExamples);
+    network.backward(good.data());
+    const auto first = network.snapshot();
+    network.update(adam);
+    if (first.counts == pyoptim::Network<double>(network.layers(), 1).snapshot().counts) return false;
+    const auto before = network.snapshot();
+    network.backward(bad.data());
+    if (!update() || !same(network.snapshot(), before)) return false;  // no forward pass belongs to this step
+    for (const bool looks : {false, true}) {
+        network.forward(x.data(), kExamples);
+        network.backward(bad.data());
+        if (looks) network.forward(more.data(), 2 * kExamples, false);  // of a larger engine
+        if (!update() || !same(network.snapshot(), before)) return false;
+    }
+    network.forward(x.data(), kExamples);
+    network.backward(bad.data());
+    network.restore(first);
+    return update() && same(network.snapshot(), first) && adam.progress().step == 1 &&
+           adam.skipped == (policy == pyoptim::NonFinite::skip ? 4 : 0);
+}
+
+// Whether results stay where they are until the next call of the same kind, and may go into it.
+bool results_stay() {
+    pyoptim::Network<double> network({dense(2, 8, "tanh"), pyoptim::batch_norm(8)}, 1);
+    pyoptim::SGD<double> sgd(network.parameter_count());
+    const auto x = numbers<double>(400, 0), targets = numbers<double>(40, 1);
+    const double* const y = network.forward(x.data(), 5);
+    const double* const dx = network.backward(targets.data());
+    const std::vector<double> kept(y, y + 40), slopes(dx, dx + 10);
+    network.set_trainable(0, false);
+    network.step({x.data(), targets.data(), 5}, sgd);
+    auto other = network.clone();
+    if (!std::equal(kept.begin(), kept.end(), y)) return false;
+    const double* const more = network.forward(y, 20, false);
+    const double* const expected = other.forward(kept.data(), 20, false);
+    if (!std::equal(more, more + 160, expected)) return false;
+    network.forward(x.data(), 200);
+    return std::equal(slopes.begin(), slopes.end(), dx);
+}
+
+// Halves what it gets, of a number of inputs that it states.
+struct Halves final : pyoptim::CustomLayer<double> {
+    std::size_t inputs() const override { return 6; }
+    std::size_t outputs(std::size_t) override { return 3; }
+    void forward(const pyoptim::CustomForward<double>& to) override {
+        for (std::size_t i = 0; i < 3 * to.n; ++i) to.y[i] = to.x[2 * i] + to.x[2 * i + 1];
+    }
+    void backward(const pyoptim::CustomBackward<double>& of) override {
+        for (std::size_t i = 0; i < 6 * of.n && of.dx != nullptr; ++i) of.dx[i] = of.dy[i / 2];
+    }
+};
+
 bool misuse_is_refused() {
     pyoptim::Network<double> network({dense(6, 3), pyoptim::batch_norm(3)});
     pyoptim::SGD<double> sgd(network.parameter_count()), small(2);
@@ -206,7 +341,29 @@ bool misuse_is_refused() {
     fine = fine && no("null", [] { pyoptim::custom(nullptr); });
     fine = fine && no("takes pairs", [&] { pyoptim::Network<double>({dense(2, 3), pyoptim::custom(own)}); });
     fine = fine && no("element type", [&] { pyoptim::Network<float>({dense(2, 4), pyoptim::custom(own)}); });
+    fine = fine && no("is the same object as layers[1]", [&] {
+               pyoptim::Network<double>(
+                   {dense(2, 4), pyoptim::custom(own), pyoptim::residual({pyoptim::custom(own)})});
+           });
+    const auto halves = pyoptim::custom(std::make_shared<Halves>());
+    fine = fine && no("takes 6 inputs, not 5", [&] { pyoptim::Network<double>({dense(6, 5), halves}); });
+    fine = fine && pyoptim::Network<double>({halves, dense(3, 2)}).inputs() == 6;
     pyoptim::Network<double> with({dense(6, 6), pyoptim::custom(own)});
+    pyoptim::SGD<double> all(with.parameter_count());
+    pyoptim::FitOptions hogwild;
+    hogwild.hogwild = true;
+    hogwild.batch_size = 2;
+    fine = fine && no("custom layer", [&] { with.fit({x.data(), dy.data(), 2}, all, hogwild); });
+    pyoptim::Adam<double> partly(with.parameter_count());
+    partly.set_arrays({{"0.weight", {6, 6}, 0}});
+    with.set_trainable(0, false);
+    with.forward(x.data(), 2);
+    with.backward(dy.data());
+    fine = fine && no("no element that learns", [&] { with.update(partly); }) && partly.progress().step == 0;
+    with.set_trainable(0, true);
+    fine = fine && no("expected one of sgd, ", [] { pyoptim::make_optimizer<float>("no", 1); });
+    fine = fine && no("lr, ", [&] { sgd.set("no", 1.0); }) &&
+           no("true or false", [&] { sgd.set("maximize", 2); });
     fine = fine && no("no file can hold", [&] { with.save("never"); });
     own->fails = true;
     try {
@@ -240,4 +397,9 @@ int main() {
     }
     if (!own_relu_is_relu<float>() || !own_relu_is_relu<double>()) return 5;
     if (!misuse_is_refused()) return 6;
+    if (!failures_change_nothing()) return 7;
+    for (const pyoptim::NonFinite policy : {pyoptim::NonFinite::skip, pyoptim::NonFinite::raise}) {
+        if (!steps_left_out_change_nothing(policy)) return 8;
+    }
+    if (!results_stay()) return 9;
 }
