@@ -10,8 +10,12 @@ import csv
 import io
 import math
 import os
+import re
+import struct
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -608,52 +612,85 @@ class TensorBoard(Callback):
     Parameters
     ----------
     path : str or Path
-        The folder, which is made where it lacks. As with Keras, training writes to its folder ``train`` and
-        validation to ``validation``, both under names such as "loss": so they are in one picture. Give each
-        training a folder of its own, in the one that TensorBoard is given, to see them side by side.
+        The folder, which is made if it does not exist. As with Keras, training writes to its folder ``train``
+        and validation to ``validation``, both under names such as "loss": so they are in one picture. Give
+        each training a folder of its own, in the one that TensorBoard is given, to see them side by side.
 
     Notes
     -----
     The step of a value is its epoch, counted from 0 over all calls of `Trainer.fit`. TensorBoard no longer
     shows what was written to the folder for the epochs that a training runs: so one that goes on from a
-    checkpoint goes on with its curves, and one that begins anew replaces them.
+    checkpoint goes on with its curves, and one that begins anew replaces them. An estimator of
+    `pyoptim.sklearn` counts its epochs from 0 in each call of ``fit``, also with ``warm_start``, so that each
+    call replaces the curves: give it another callback for each, or call ``partial_fit``. An epoch is in the
+    file before a checkpoint can count it. Characters of a name that TensorBoard does not take become "_".
     """
 
     on_all_ranks: ClassVar = False
 
     def __init__(self, path: str | Path) -> None:
         self.path = check_path("path", path)
-        self._writers: dict[str, Any] = {}
+        self._files: dict[str, str] = {}  # of this training, by part
 
     def _check_files(self, trainer: Trainer) -> str | Path | None:
         needed("tensorboardX", "callbacks.TensorBoard needs tensorboardX", "pyoptim[tensorboard]")
         if os.path.exists(self.path) and not os.path.isdir(self.path):
-            raise ValueError(f"path is {self.path!r}, which is no folder")
+            raise ValueError(f"path is {self.path!r}, which is a file, expected a folder")
         return None
 
     def on_train_begin(self) -> None:
         os.makedirs(self.path, exist_ok=True)  # a folder that cannot be made is an error now
-        self._first = self.trainer.optimizer.epoch
+        self._files = {}
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        parts: dict[str, list[Any]] = {"train": [], "validation": []}
         for name, value in logs.items():
             part = "validation" if name.startswith("val_") else "train"
-            self._writer(part).add_scalar(name.removeprefix("val_"), value, epoch)
-        for writer in self._writers.values():
-            writer.flush()
+            tag = _tracked_name(name.removeprefix("val_"))
+            parts[part].append(Summary.Value(tag=tag, simple_value=float(value)))
+        for part, values in parts.items():
+            folder = os.path.join(self.path, part)
+            events = []
+            if part not in self._files and (values or os.path.isdir(folder)):
+                events = self._begin(folder, part, epoch)
+            if values:
+                events.append(Event(wall_time=time.time(), step=epoch, summary=Summary(value=values)))
+            if events:
+                self._write(part, events)
 
-    def _writer(self, part: str) -> Any:
-        if part not in self._writers:
-            from tensorboardX import SummaryWriter
+    def _begin(self, folder: str, part: str, epoch: int) -> list[Any]:
+        """Name the file of a part; its first events hide what the folder holds of later epochs."""
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-            # Names of files hold whole seconds, in which there may be several trainings.
-            options = {"purge_step": self._first, "filename_suffix": f".{time.time_ns()}"}
-            self._writers[part] = SummaryWriter(os.path.join(self.path, part), **options)
-        return self._writers[part]
+        os.makedirs(folder, exist_ok=True)
+        self._files[part] = os.path.join(
+            folder, f"events.out.tfevents.{time.time_ns()}"
+        )  # read in this order
+        start = SessionLog(status=SessionLog.START)
+        return [
+            Event(wall_time=time.time(), file_version="brain.Event:2"),
+            Event(wall_time=time.time(), step=epoch, session_log=start),
+        ]
 
-    def on_train_end(self) -> None:
-        while self._writers:
-            self._writers.popitem()[1].close()
+    def _write(self, part: str, events: list[Any]) -> None:
+        """Add events to the file at once.
+
+        The library's own writer leaves that to a thread, which a killed training takes with it, and waits
+        for the disk.
+        """
+        from tensorboardX.record_writer import masked_crc32c
+
+        records = b""
+        for event in events:
+            data = event.SerializeToString()
+            size = struct.pack("<Q", len(data))
+            sums = (struct.pack("<I", masked_crc32c(piece)) for piece in (size, data))
+            records += size + next(sums) + data + next(sums)
+        with open(self._files[part], "ab") as file:
+            file.write(records)
 
 
 class MLflow(Callback):
@@ -677,14 +714,22 @@ class MLflow(Callback):
     Notes
     -----
     The step of a value is its epoch, counted from 0 over all calls of `Trainer.fit`. A training that goes on
-    from a checkpoint goes on with its run, in which an epoch that runs again is not logged twice. A run that
-    the callback began is "FAILED" where an exception, or Ctrl-C, ended the training.
+    from a checkpoint goes on with its run, in which an epoch that runs again and measures the same loss is
+    not logged twice; a warning says so if another run is active. A run that the callback began is "FAILED"
+    where an exception, or Ctrl-C, ended the training. Characters of a name that MLflow does not take become
+    "_".
+
+    Raises
+    ------
+    ValueError
+        The checkpoint that a training goes on from belongs to another run than ``run_id``.
     """
 
-    running: ClassVar = ("run_id",)
+    running: ClassVar = ("run_id", "_began")
     on_all_ranks: ClassVar = False
     _owns = False  # whether it is the callback that ends the run
-    _next = 0  # the first epoch that is not in the run yet
+    _began = 0  # when the training began, in milliseconds: what the run holds from before is not its own
+    _logged: AbstractSet[tuple[int, float]] = frozenset()  # epochs and losses that the run holds already
 
     def __init__(self, run_id: str | None = None) -> None:
         if run_id is not None:
@@ -696,16 +741,33 @@ class MLflow(Callback):
         return None
 
     def on_train_begin(self) -> None:
-        self._owns, self._next = False, 0
+        self._owns, self._logged = False, frozenset()
+        self._began = time.time_ns() // 1_000_000
         if not self.trainer.resuming:
             self._begin(self._given)
 
     def load_state(self, plain: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
         import mlflow
 
-        self._begin(plain.get("run_id") or self._given)
+        run_id, began = plain.get("run_id"), plain.get("_began", 0)  # older checkpoints do not have it
+        if not is_integer(began):
+            raise ValueError(f"its MLflow has _began = {began!r}, expected a time")
+        if run_id and self._given not in (None, run_id):
+            raise ValueError(
+                f"run_id is {self._given!r}, but this checkpoint is of a training that logs to run {run_id!r}: "
+                "give that one, or no run_id"
+            )
+        active = mlflow.active_run()
+        if run_id and self._given is None and active is not None and active.info.run_id != run_id:
+            warnings.warn(
+                f"The training goes on from a checkpoint, and so with its run {run_id!r} of MLflow, not with "
+                f"the active run {active.info.run_id!r}.",
+                stacklevel=2,
+            )
+        self._began = began
+        self._begin(run_id or self._given)
         logged = mlflow.MlflowClient().get_metric_history(self.run_id, "loss")
-        self._next = 1 + max((value.step for value in logged), default=-1)
+        self._logged = {(value.step, value.value) for value in logged if value.timestamp >= began}
 
     def _begin(self, run_id: str | None) -> None:
         import mlflow
@@ -723,19 +785,37 @@ class MLflow(Callback):
                 "loss": trainer.loss,
                 "optimizer": type(trainer.optimizer).__name__,
             }
-            mlflow.log_params({name: str(value)[:500] for name, value in {**parts, **group}.items()})
+            try:
+                mlflow.log_params({name: str(value)[:500] for name, value in {**parts, **group}.items()})
+            except BaseException:
+                self._end("FAILED")
+                raise
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         import mlflow
 
-        if epoch >= self._next:
-            mlflow.log_metrics(dict(logs), step=epoch, run_id=self.run_id)
+        if (epoch, logs["loss"]) not in self._logged:
+            named = {_tracked_name(name): value for name, value in logs.items()}
+            mlflow.log_metrics(named, step=epoch, run_id=self.run_id)
 
     def on_train_end(self) -> None:
         if self._owns:
-            import mlflow
+            self._end("FAILED" if self.trainer.interrupted else "FINISHED")
 
-            mlflow.end_run("FAILED" if self.trainer.interrupted else "FINISHED")
+    def _end(self, status: str) -> None:
+        """End the callback's own run, whichever is the active one by now."""
+        import mlflow
+
+        self._owns, active = False, mlflow.active_run()
+        if active is not None and active.info.run_id == self.run_id:
+            mlflow.end_run(status)
+        else:
+            mlflow.MlflowClient().set_terminated(self.run_id, status)
+
+
+def _tracked_name(name: str) -> str:
+    """Return the name of a metric, such as "<lambda>", as TensorBoard and MLflow take it."""
+    return re.sub(r"[^-/\w. ]", "_", name)
 
 
 class TerminateOnNaN(Callback):

@@ -1,5 +1,7 @@
 """The callbacks that write for TensorBoard and MLflow, with these libraries."""
 
+import os
+import shutil
 import struct
 import sys
 from contextlib import nullcontext
@@ -29,9 +31,9 @@ class Stop(callbacks.Callback):
             raise Killed
 
 
-def trainer():
+def trainer(**options):
     model = nn.Sequential(nn.Dense(5, 4, activation="relu"), nn.Dense(4, 2), seed=0)
-    return po.Trainer(model, nn.CrossEntropy(), po.SGD(model.parameters(), lr=0.1), seed=0)
+    return po.Trainer(model, nn.CrossEntropy(), po.SGD(model.parameters(), lr=0.1), seed=0, **options)
 
 
 def fit(mine, callback, stop=None, **options):
@@ -98,10 +100,46 @@ def test_tensorboard_goes_on_with_a_training(tmp_path):
     assert_shows(tmp_path / "logs", history)
 
 
+def test_tensorboard_keeps_the_epochs_of_a_killed_training(tmp_path):
+    pytest.importorskip("tensorboardX")
+
+    class Kill(callbacks.Callback):
+        def on_epoch_begin(self, epoch):
+            if epoch == 2:
+                shutil.copytree(tmp_path / "now", tmp_path / "then")  # what a kill would leave of it
+
+    def train(folder):
+        last = {"callbacks": [callbacks.TensorBoard(folder / "logs"), Kill()], "checkpoint_every": 0}
+        run = {"checkpoint": folder / "run", "epochs": 4, "batch_size": 16, "verbose": False, **last}
+        return trainer().fit(X, Y, validation_data=(X, Y), **run)
+
+    (tmp_path / "now").mkdir()
+    train(tmp_path / "now")
+    (tmp_path / "now").rename(tmp_path / "gone")
+    (tmp_path / "then").rename(tmp_path / "now")
+    assert_shows(tmp_path / "now" / "logs", train(tmp_path / "now"))
+
+
+def test_tensorboard_does_not_wait_for_the_disk(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX")
+    waits = []
+    monkeypatch.setattr(os, "fsync", waits.append)
+    fit(trainer(), callbacks.TensorBoard(tmp_path))
+    assert not waits
+
+
+def test_tensorboard_hides_the_curves_that_a_new_training_does_not_have(tmp_path):
+    pytest.importorskip("tensorboardX")
+    fit(trainer(), callbacks.TensorBoard(tmp_path))
+    fit(trainer(), callbacks.TensorBoard(tmp_path), epochs=2, validation_data=None)
+    assert list(curves(tmp_path / "train")["loss"]) == [0, 1]
+    assert not any(curves(tmp_path / "validation").values())
+
+
 def test_tensorboard_refuses_a_file(tmp_path):
     pytest.importorskip("tensorboardX")
     (tmp_path / "logs").write_text("")
-    with pytest.raises(ValueError, match="which is no folder"):
+    with pytest.raises(ValueError, match="which is a file, expected a folder"):
         fit(trainer(), callbacks.TensorBoard(tmp_path / "logs"))
 
 
@@ -159,3 +197,71 @@ def test_mlflow_goes_on_with_a_run(mlflow, tmp_path):
     assert second.run_id == first.run_id
     assert_logged(mlflow, second.run_id, history)
     assert mlflow.get_run(second.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_goes_on_with_one_of_two_trainings_in_a_run(mlflow, tmp_path):
+    run = {"checkpoint": tmp_path / "run", "checkpoint_every": 0}
+    with mlflow.start_run() as active:
+        fit(trainer(), callbacks.MLflow(), epochs=6)
+        fit(trainer(), callbacks.MLflow(), stop=2, **run)
+        fit(trainer(), callbacks.MLflow(), **run)
+    logged = mlflow.MlflowClient().get_metric_history(active.info.run_id, "loss")
+    assert sorted(value.step for value in logged) == sorted([*range(6), *range(4)])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_mlflow_says_that_a_checkpoint_has_another_run(mlflow, tmp_path):
+    run = {"checkpoint": tmp_path / "run", "checkpoint_every": 0}
+    first = callbacks.MLflow()
+    fit(trainer(), first, stop=2, **run)
+    other = mlflow.MlflowClient().create_run("0").info.run_id
+    with pytest.raises(ValueError, match=f"run_id is '{other}', but .* logs to run '{first.run_id}'"):
+        fit(trainer(), callbacks.MLflow(other), **run)
+    assert mlflow.active_run() is None
+    second = callbacks.MLflow()
+    with mlflow.start_run() as active:
+        with pytest.warns(UserWarning, match=f"'{first.run_id}' .* active run '{active.info.run_id}'"):
+            history = fit(trainer(), second, **run)
+        assert mlflow.active_run().info.run_id == active.info.run_id
+    assert_logged(mlflow, first.run_id, history)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_leaves_no_run_open_that_it_cannot_describe(mlflow, monkeypatch):
+    def fails(parameters):
+        raise OSError("no network")
+
+    monkeypatch.setattr(mlflow, "log_params", fails)
+    callback = callbacks.MLflow()
+    with pytest.raises(OSError, match="no network"):
+        fit(trainer(), callback)
+    assert mlflow.active_run() is None
+    assert mlflow.get_run(callback.run_id).info.status == "FAILED"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_ends_its_own_run_alone(mlflow):
+    class Begin(callbacks.Callback):
+        def on_train_begin(self):
+            self.run_id = mlflow.start_run(nested=True).info.run_id
+
+    callback, begin = callbacks.MLflow(), Begin()
+    trainer().fit(X, Y, epochs=1, verbose=False, callbacks=[callback, begin])
+    assert mlflow.active_run().info.run_id == begin.run_id
+    assert mlflow.get_run(callback.run_id).info.status == "FINISHED"
+    assert mlflow.get_run(begin.run_id).info.status == "RUNNING"
+    while mlflow.active_run() is not None:
+        mlflow.end_run()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_metric_of_any_name_is_tracked(mlflow, tmp_path):
+    pytest.importorskip("tensorboardX")
+    callback = callbacks.MLflow()
+    mine = trainer(metrics=[lambda targets, outputs: 0.5])
+    everything = [callback, callbacks.TensorBoard(tmp_path / "logs")]
+    history = mine.fit(X, Y, epochs=2, verbose=False, validation_data=(X, Y), callbacks=everything)
+    assert history["val_<lambda>"] == [0.5, 0.5]
+    assert mlflow.get_run(callback.run_id).data.metrics["val__lambda_"] == 0.5
+    assert curves(tmp_path / "logs" / "validation")["_lambda_"] == {0: 0.5, 1: 0.5}
