@@ -754,8 +754,8 @@ class MLflow(Callback):
             raise ValueError(f"its MLflow has _began = {began!r}, expected a time")
         if run_id and self._given not in (None, run_id):
             raise ValueError(
-                f"run_id is {self._given!r}, but this checkpoint is of a training that logs to run {run_id!r}: "
-                "give that one, or no run_id"
+                f"run_id is {self._given!r}, but this checkpoint is of a training that logs to run "
+                f"{run_id!r}: give that one, or no run_id"
             )
         active = mlflow.active_run()
         if run_id and self._given is None and active is not None and active.info.run_id != run_id:

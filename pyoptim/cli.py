@@ -252,7 +252,7 @@ class _Help(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text, default = action.help, action.default
-        if text is None or "default" in text or default in (None, False, argparse.SUPPRESS):
+        if text is None or "default" in text or default is False or default in (None, argparse.SUPPRESS):
             return text
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
         return f"{text} (default: {shown.replace('%', '%%')})"

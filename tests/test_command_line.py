@@ -33,6 +33,8 @@ def test_every_option_is_explained_once(command):
         assert action.help, action
         assert text.count("(default: ") <= 1, text
         assert "(default: " not in text or text.count("default") == 1, text
+        if action.default == 0 and action.default is not False:
+            assert "(default: 0)" in text, text
 
 
 @pytest.mark.parametrize("command", COMMANDS)

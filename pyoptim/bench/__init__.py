@@ -266,7 +266,7 @@ def _sizes(text: str) -> tuple[int, ...]:
     try:
         sizes = tuple(int(float(part)) for part in text.split(","))
     except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} holds what is no number") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers, such as 1000,1e6") from None
     if min(sizes) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} has a size below 1")
     return sizes

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..runtime.extras import the_bar
 from ..runtime.files import write_atomically
 from ._formats import Arrays
 from ._sources import SOURCES, Source
@@ -124,14 +125,12 @@ def _get(url: str) -> bytes:
     from urllib.error import HTTPError
     from urllib.request import urlopen
 
-    from tqdm.auto import tqdm
-
     data = bytearray()
     try:
         with urlopen(url, timeout=_TIMEOUT) as response:
             size = int(response.headers.get("Content-Length") or 0)
             # disable=None shows no bar if the output is not a terminal. CIFAR-10 can take half an hour.
-            with tqdm(desc=url, total=size, unit="B", unit_scale=True, disable=None) as bar:
+            with the_bar()(desc=url, total=size, unit="B", unit_scale=True, disable=None) as bar:
                 while len(data) <= _LIMIT and (chunk := response.read(2**16)):
                     data += chunk
                     bar.update(len(chunk))

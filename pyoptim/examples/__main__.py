@@ -23,16 +23,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--notebook", metavar="FILE", help="write the example as a notebook, instead of running it"
     )
     options = parser.parse_args(argv)
+    if options.notebook is not None and options.name is None:
+        parser.error("--notebook needs the NAME of an example")
     if options.list or options.name is None:
         for name, file in FILES.items():
             print(f"{name:<20} {title(file)}")
-    elif options.notebook:
+    elif options.notebook is not None:
         text = json.dumps(notebook(FILES[options.name]), indent=1, ensure_ascii=False)
         Path(options.notebook).write_text(text + "\n", "utf-8")
     else:
         try:
             runpy.run_module(f"pyoptim.examples.{options.name}", run_name="__main__")
         except ImportError as error:
+            if (error.name or "").partition(".")[0] == "pyoptim":  # which is here: this is a mistake in it
+                raise
             print(f"the example {options.name} needs what is not installed: {error}", file=sys.stderr)
             return 77
     return 0

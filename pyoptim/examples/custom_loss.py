@@ -22,7 +22,7 @@ class Pinball(nn.Loss):
     def compute(self, output: Any, target: Any, gradient: Any, sample_weight: Any = None) -> float:
         slope = np.where(target > output, -self.q, 1 - self.q)
         if gradient is not None:
-            gradient[...] = slope / len(output)
+            gradient[...] = slope / output.size
         return float((slope * (output - target)).mean())
 
 
@@ -41,4 +41,4 @@ history = trainer.fit(x, y, epochs=100, batch_size=50, verbose=False)
 below = y <= trainer.predict(x)
 shares = {"left": float(below[x <= 0].mean()), "right": float(below[x > 0].mean())}
 print(f"below the 90% curve: {shares['left']:.1%} on the left, {shares['right']:.1%} on the right")
-print(f"the loss is Python's, so epochs ran in the {history.path} loop: {history.reason}")
+print(f"the loss is written in Python, so epochs ran in the {history.path} loop: {history.reason}")

@@ -29,8 +29,8 @@ class Residual(Layer):
     Raises
     ------
     TypeError, ValueError
-        The block holds what is no layer, one that belongs to another model, or none at all. That input
-        and output differ in shape is found when they are known, with the first data.
+        The block holds something other than a layer, a layer that belongs to another model, or nothing.
+        That input and output differ in shape is found when they are known, with the first data.
 
     Notes
     -----

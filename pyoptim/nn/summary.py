@@ -44,7 +44,7 @@ def _chained(prefix: str, layers: Iterable[Layer], shape: tuple[int, ...] | None
         inner = _chained(f"{prefix}{i}.block.", layer.block, shape)
         try:
             shape = None if shape is None else layer.output_shape(shape)
-        except ValueError:  # the input that was guessed is another
+        except Exception:  # the input is another than was guessed, for which a user's layer is not prepared
             shape = None
         shown = "?" if shape is None else str(shape)
         note = "" if layer.trainable else "frozen"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 
@@ -12,3 +13,15 @@ def needed(module: str, what: str, install: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f"{what} (pip install {install!r})") from error
+
+
+def the_bar() -> Any:
+    """Return tqdm's class of bars: the one of notebooks in a notebook.
+
+    ``tqdm.auto`` finds that out, but imports asyncio for it, which costs more than a short training.
+    """
+    if "IPython" in sys.modules:
+        from tqdm.auto import tqdm
+    else:
+        from tqdm import tqdm
+    return tqdm

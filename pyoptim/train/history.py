@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,9 @@ class History(dict[str, list[float]]):
         """Return a table for notebooks; ``before`` begins its caption."""
         rows = []
         for name, values in self.items():
-            known = [value for value in values if not math.isnan(value)] or [math.nan]
-            if values:
+            numbers = [value for value in values if isinstance(value, Real)]  # a user may have added others
+            known = [value for value in numbers if not math.isnan(value)] or [math.nan]
+            if len(values):
                 rows.append((name, len(values), values[0], min(known), max(known), values[-1]))
         head = ("", "values", "first", "smallest", "largest", "last")
         return table(f"{before}{self.about or 'History'} ({self.path})", head, rows)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.extras import the_bar
 from ..runtime.numbers import is_integer, shown, unboxed
 
 
@@ -37,10 +38,9 @@ class Progress:
         self._what, self._count, self._lines = what, count, verbose == 2
         self._bar: Any = None
         if verbose == 1:
-            from tqdm.auto import tqdm
-
             total = None if size is None else count * size
-            self._bar = tqdm(total=total, unit=f" {unit}", unit_scale=size != 1, desc=f"{what} 1/{count}")
+            name, scaled = f"{what} 1/{count}", size != 1
+            self._bar = the_bar()(total=total, unit=f" {unit}", unit_scale=scaled, desc=name)
 
     def advance(self, more: int) -> None:
         if self._bar is not None:
@@ -63,11 +63,16 @@ class Progress:
 
 
 def _log(line: str) -> None:
-    """Give a line to the logger "pyoptim"; where no program has set up logging, write it to stderr."""
+    """Give a line to the logger "pyoptim", or write it to stderr where no program would show it.
+
+    That is where none has set up logging, or where only what is more urgent is logged (as any call of
+    ``logging.warning`` sets it up). A level of this very logger, or `logging.disable`, silences it.
+    """
     import logging
 
     logger = logging.getLogger("pyoptim")
-    if logger.hasHandlers() or logger.level > logging.INFO:
+    silenced = logger.level > logging.INFO or logger.manager.disable >= logging.INFO
+    if silenced or (logger.hasHandlers() and logger.getEffectiveLevel() <= logging.INFO):
         logger.info(line)
-    else:  # Python would drop what is no warning
+    else:
         print(line, file=sys.stderr, flush=True)

@@ -72,9 +72,23 @@ def test_an_example_says_what_is_not_installed(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert examples.main(["optuna_search"]) == 77
     assert "optuna" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["wrong"], ["--notebook", "a.ipynb"], ["--notebook", ""]])
+def test_a_wrong_command_is_an_error(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
-        examples.main(["wrong"])
+        examples.main(arguments)
     assert exit.value.code == 2
+    assert "NAME" in capsys.readouterr().err
+
+
+def test_a_mistake_in_the_package_is_not_taken_for_what_is_not_installed(monkeypatch):
+    def fails(name, run_name):
+        raise ImportError("cannot import name 'Dense' from 'pyoptim.nn'", name="pyoptim.nn")
+
+    monkeypatch.setattr(runpy, "run_module", fails)
+    with pytest.raises(ImportError, match="cannot import name 'Dense'"):
+        examples.main(["custom_loss"])
 
 
 @pytest.mark.parametrize("name", examples.FILES)

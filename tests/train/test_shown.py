@@ -2,6 +2,7 @@
 
 import logging
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -45,17 +46,26 @@ trainer = po.Trainer(model, po.nn.MSE(), po.SGD(model.parameters()))
 data = np.zeros((4, 3)), np.zeros((4, 2))
 trainer.fit(*data, verbose=2)
 logging.basicConfig(format="%(name)s says %(message)s")
-trainer.fit(*data, verbose=2)  # which a program that shows warnings alone does not show
+logging.warning("one")  # a program that logs warnings alone did not ask to hide what verbose asks for
+trainer.fit(*data, verbose=2)
 logging.getLogger("pyoptim").setLevel("INFO")
+trainer.fit(*data, verbose=2)
+logging.disable()
+trainer.fit(*data, verbose=2)
+logging.disable(0)
+logging.getLogger("pyoptim").setLevel("WARNING")
 trainer.fit(*data, verbose=2)
 """
     lines = run_python(code, PYTHONWARNINGS="ignore:pyoptim runs without").stderr.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["epoch 1/1", "pyoptim says epoch 1/1"]
+    shown = ["epoch 1/1", "root says one", "epoch 1/1", "pyoptim says epoch 1/1"]
+    assert [line.partition(":")[0] for line in lines] == shown
 
 
 @pytest.mark.parametrize("how", WORDS)
-@pytest.mark.parametrize("verbose", [True, 1, np.True_, np.int8(1)])
-def test_a_bar_is_the_one_that_suits_the_place(how, verbose, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("verbose", "place"), [(True, ""), (1, "IPython"), (np.True_, ""), (np.int8(1), "IPython")]
+)
+def test_a_bar_is_the_one_that_suits_the_place(how, verbose, place, monkeypatch, caplog):
     made = []
 
     class Bar:
@@ -77,7 +87,12 @@ def test_a_bar_is_the_one_that_suits_the_place(how, verbose, monkeypatch, caplog
         def close(self):
             self.closed = True
 
-    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
+    import tqdm.auto
+
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    if place:
+        monkeypatch.setitem(sys.modules, place, None)
+    monkeypatch.setattr(tqdm.auto if place else tqdm, "tqdm", Bar)
     train(how, verbose=verbose)
     (bar,) = made
     assert bar.closed
@@ -87,12 +102,23 @@ def test_a_bar_is_the_one_that_suits_the_place(how, verbose, monkeypatch, caplog
     assert not caplog.messages
 
 
-def test_every_bar_is_one_of_tqdm_auto():
+def test_a_bar_in_a_program_imports_no_notebook(run_python):
+    code = """
+import sys
+import pyoptim.runtime.extras as extras
+before = set(sys.modules)
+extras.the_bar()
+print({"asyncio", "IPython", "tqdm.auto"} & (set(sys.modules) - before))
+"""
+    assert run_python(code, PYTHONWARNINGS="ignore:pyoptim runs without").stdout.strip() == "set()"
+
+
+def test_every_bar_is_made_in_one_place():
     sources = Path(po.__file__).parent.rglob("*.py")
     lines = [
         line for file in sources for line in file.read_text("utf-8").splitlines() if "import tqdm" in line
     ]
-    assert {line.strip() for line in lines} == {"from tqdm.auto import tqdm"}
+    assert sorted(line.strip() for line in lines) == ["from tqdm import tqdm", "from tqdm.auto import tqdm"]
 
 
 @pytest.mark.parametrize("how", WORDS)
@@ -161,6 +187,20 @@ def test_summary_says_what_it_does_not_know():
         model().summary((5,))
 
 
+@pytest.mark.parametrize("error", [IndexError, TypeError, ValueError, ZeroDivisionError])
+def test_a_layer_of_a_user_need_not_expect_the_guessed_shape(error):
+    class Picky(Rescaled):
+        def output_shape(self, shape):
+            if len(shape) != 2:
+                raise error("expected an image")
+            return shape
+
+    picky = nn.Sequential(Picky(), nn.Flatten(), nn.Dense(6, 2), seed=0)
+    assert "(2,)" in picky.summary((2, 3))
+    assert picky.summary().splitlines()[1].split()[-2] == "?"
+    assert Table(picky._repr_html_()).rows[1][2] == "?"
+
+
 class Table(HTMLParser):
     """The texts of the cells, and of the caption, of well-formed HTML."""
 
@@ -223,6 +263,15 @@ def test_a_notebook_shows_a_history():
         ["broken", "1", "nan", "nan", "nan", "nan"],
     ]
     assert Table(po.History()._repr_html_()).rows[1:] == []
+
+
+def test_a_notebook_shows_a_history_of_anything():
+    history = po.History(none=[None], array=np.array([1.0, 3.0]), rows=[np.zeros(2)], empty=np.zeros(0))
+    assert Table(history._repr_html_()).rows[1:] == [
+        ["none", "1", "None", "nan", "nan", "None"],
+        ["array", "2", "1", "1", "3", "3"],
+        ["rows", "1", "array([0., 0.])", "nan", "nan", "array([0., 0.])"],
+    ]
 
 
 def test_a_notebook_shows_data():
