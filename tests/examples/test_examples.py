@@ -7,13 +7,26 @@ import runpy
 import sys
 import tempfile
 
+import numpy as np
 import pytest
 
 from pyoptim.examples import __main__ as examples
 
+
+def is_consistent(loss):
+    """Whether the gradient for several outputs is that of the value, which doubles as the error does."""
+    error = np.array([[1.0, -2.0], [3.0, 0.5], [-1.0, 4.0]])
+    gradient = np.zeros_like(error)
+    value = loss.compute(error, np.zeros_like(error), gradient)
+    return np.isclose((gradient * error).sum(), value)
+
+
 # What an example imports beside NumPy, and what its names are at the end.
 EXAMPLES = {
-    "custom_loss": ([], lambda r: all(0.87 < share < 0.93 for share in r["shares"].values())),
+    "custom_loss": (
+        [],
+        lambda r: is_consistent(r["Pinball"](0.9)) and all(0.87 < s < 0.93 for s in r["shares"].values()),
+    ),
     "experiment_tracking": (["tensorboardX"], lambda r: min(r["accuracy"].values()) > 0.9),
     "jax_gradients": (["jax"], lambda r: r["losses"][-1] < 0.004),
     "mnist": ([], lambda r: r["accuracy"] > 0.95),
