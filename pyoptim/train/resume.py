@@ -166,7 +166,9 @@ class Resume:
             position = description["epoch"]  # older files lack two sums, to which every example added 1
             position = dict.fromkeys(("divisor", "counted"), position["done"]) | position
             epoch = _checked(Epoch(**position), self._fixed)
-            ranks = trainer._ranks.size
+            ranks, saved_by = trainer._ranks.size, description.get("ranks", 1)
+            if type(saved_by) is not int or saved_by < 1:
+                raise ValueError(f"its number of ranks is {saved_by!r}, expected a count")
             if epoch.done and ranks > 1:
                 raise ValueError("it stands within an epoch, which one process has to finish")
             rng = np.random.Generator(type(trainer._rng.bit_generator)())
@@ -182,8 +184,8 @@ class Resume:
         except files.NONSENSE as error:
             raise ValueError(f"{self.path} does not fit this training: {error}") from error
         trainer._rng.bit_generator.state = rng.bit_generator.state
-        if description.get("ranks", 1) != ranks and trainer._ranks.is_first:
-            _tell_of_ranks(description.get("ranks", 1), ranks)
+        if saved_by != ranks and trainer._ranks.is_first:
+            _tell_of_ranks(saved_by, ranks)
         self._states = [
             (plain, _under(f"callbacks.{i}.", tensors))
             for i, (_, plain) in enumerate(description["callbacks"])

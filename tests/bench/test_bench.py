@@ -282,7 +282,7 @@ def test_the_centered_variance_of_a_constant_gradient_stays_finite():
     ("arguments", "message"),
     [
         (["--sizes", "0"], "below 1"),
-        (["--sizes", "many"], "invalid"),
+        (["--sizes", "many"], "not a list of numbers"),
         (["--optimizers", "Adam,Eve"], "'eve' is not among"),
         (["--parts", "sparse"], "'sparse' is not among optimizers, dense"),
         (["--against", "mlx"], "'mlx' is not among numpy, torch, jax"),

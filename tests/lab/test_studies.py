@@ -114,7 +114,7 @@ def test_each_schedule_has_panels_of_its_own():
         (["batch-norm", "--plot", "x.xyz"], "no image"),
         (["batch-norm", "--dataset", "letters"], "unknown data set"),
         (["norm"], "invalid choice"),
-        (["batch-norm", "--seed", "-1"], "negative"),
+        (["batch-norm", "--seed", "-1"], "not an integer >= 0"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments, message, capsys):

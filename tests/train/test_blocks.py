@@ -391,6 +391,7 @@ def test_a_last_batch_that_batch_norm_cannot_take_is_named():
 def test_ctrl_c_ends_a_training_whose_source_waits(monkeypatch):
     monkeypatch.setattr("pyoptim.train.ahead._PATIENCE", 0.01)
     released, mine = threading.Event(), trainer()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
 
     def hanging():
         yield GOOD
@@ -408,6 +409,7 @@ def test_ctrl_c_ends_a_training_whose_source_waits(monkeypatch):
             mine.fit(hanging, batch_size=8, shuffle=False, **QUIET)
         assert time.monotonic() - began < 30
     finally:
+        signal.signal(signal.SIGINT, before)
         released.set()
         for thread in threading.enumerate():
             if thread.name == "pyoptim-blocks":
