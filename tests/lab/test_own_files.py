@@ -193,6 +193,7 @@ def test_files_that_do_not_fit_the_model(houses, tmp_path, capsys):
     assert "t.npz cannot be read: its y has shape (2,)" in refused(capsys, "train", "t.npz")
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, where it computes
 def test_a_diverged_training_of_a_file_saves_nothing(houses, tmp_path, capsys):
     command = ["train", "houses.csv", "--target", "price", "--optimizer", "sgd", "--lr", "1e30", *QUICK]
     assert cli.main(command) == 1
