@@ -138,6 +138,19 @@ struct [[gnu::visibility("hidden")]] Predictor<T>::Impl {
                                     std::to_string(wanted));
     }
 
+    // A model of its own memory, which read(make) fills, ready for predictions.
+    template <class Read>
+    static std::unique_ptr<Impl> read(const Read& read, const PredictorOptions& options) {
+        std::unique_ptr<Impl> impl;
+        read([&](const std::vector<Layer>& layers) -> core::Chain<T>& {
+            impl = std::make_unique<Impl>(layers);
+            impl->own_arrays();
+            return impl->chain;
+        });
+        impl->finish(options);
+        return impl;
+    }
+
     // Prepares for predictions once all arrays have their values.
     void finish(const PredictorOptions& options) {
         check_layers(chain);
@@ -211,26 +224,12 @@ Predictor<T>::Predictor(const std::vector<Layer>& layers, const ModelArrays<T>& 
 
 template <class T>
 Predictor<T> Predictor<T>::load(const std::string& path, const PredictorOptions& options) {
-    std::unique_ptr<Impl> impl;
-    core::read_model<T>(path, [&](const std::vector<Layer>& layers) -> core::Chain<T>& {
-        impl = std::make_unique<Impl>(layers);
-        impl->own_arrays();
-        return impl->chain;
-    });
-    impl->finish(options);
-    return Predictor(std::move(impl));
+    return Predictor(Impl::read([&](const auto& make) { core::read_model<T>(path, make); }, options));
 }
 
 template <class T>
 Predictor<T> Predictor<T>::load(const void* bytes, std::size_t size, const PredictorOptions& options) {
-    std::unique_ptr<Impl> impl;
-    core::read_model<T>(bytes, size, [&](const std::vector<Layer>& layers) -> core::Chain<T>& {
-        impl = std::make_unique<Impl>(layers);
-        impl->own_arrays();
-        return impl->chain;
-    });
-    impl->finish(options);
-    return Predictor(std::move(impl));
+    return Predictor(Impl::read([&](const auto& make) { core::read_model<T>(bytes, size, make); }, options));
 }
 
 template <class T>

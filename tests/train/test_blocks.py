@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from support.stopped import Killed
 
 import pyoptim as po
 from pyoptim import callbacks, nn
@@ -203,10 +204,6 @@ def test_a_wrong_row_of_a_mapped_file_is_named_and_changes_of_mode_c_are_kept(tm
             trainer().fit(x, Y, shuffle=shuffle, **QUIET)
     with pytest.raises(ValueError, match=r"y has shape \(3,\), expected 211"):
         trainer().fit(x, Y[:3], **QUIET)
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.mark.parametrize("engine", ENGINES)

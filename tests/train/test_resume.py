@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from support.stopped import Killed, Stop
 
 import pyoptim as po
 from pyoptim import callbacks, nn, schedules, transforms
@@ -26,10 +27,6 @@ def trainer(**options):
 
 
 WRITE = resume.files.write
-
-
-class Killed(BaseException):
-    pass
 
 
 class After:
@@ -252,17 +249,6 @@ def test_a_log_that_is_added_to_keeps_what_earlier_trainings_wrote(killed, tmp_p
         a, b = ([row.split(",")[:3] for row in each.read_text().split()] for each in (whole, log))
         assert a == b
         assert len(b) == 11
-
-
-class Stop(callbacks.Callback):
-    """Ends a training like a kill, at the end of an epoch, after its row and before its checkpoint."""
-
-    def __init__(self, after):
-        self.after = after
-
-    def on_epoch_end(self, epoch, logs):
-        if epoch == self.after:
-            raise Killed
 
 
 def logged(path, after, **more):

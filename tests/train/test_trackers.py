@@ -8,27 +8,13 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from support.stopped import Killed, Stop
 
 import pyoptim as po
 from pyoptim import callbacks, nn
 
 X = np.random.default_rng(0).normal(size=(48, 5)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(np.int64)
-
-
-class Killed(Exception):
-    pass
-
-
-class Stop(callbacks.Callback):
-    """Ends a training like a kill, after an epoch was written and before its checkpoint."""
-
-    def __init__(self, after):
-        self.after = after
-
-    def on_epoch_end(self, epoch, logs):
-        if epoch == self.after:
-            raise Killed
 
 
 def trainer(**options):
