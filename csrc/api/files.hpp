@@ -23,6 +23,9 @@ class InputFile {
     void read(void* to, std::size_t bytes);
 
   private:
+    // Reads up to so many bytes of the file; 0 at its end.
+    std::size_t read_some(char* to, std::size_t most);
+
     int descriptor_ = -1;
     const char* bytes_ = nullptr;  // those not yet read, if there is no descriptor
     std::size_t size_ = 0, left_ = 0;
@@ -39,5 +42,12 @@ struct Piece {
 // path that no file can have, and std::runtime_error if the file cannot be written; both name the path, and
 // the old content is unchanged (but where only the folder could not be brought to the disk).
 void write_file(const std::string& path, const std::vector<Piece>& pieces);
+
+// Throws std::invalid_argument for a path that no file can have.
+void check_path(const std::string& path);
+
+// write_file() as a system does it (files_posix.cpp, files_windows.cpp), with errors that do not name the
+// path.
+void replace_file(const std::string& path, const std::vector<Piece>& pieces);
 
 }  // namespace pyoptim::core

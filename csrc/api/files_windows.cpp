@@ -1,4 +1,4 @@
-// api/files.cpp on Windows, where paths are UTF-8. A file is replaced at once there too. What a killed writer
+// Files on Windows, where paths are UTF-8. A file is replaced at once there too. What a killed writer
 // leaves stays, since no lock tells it from the file of one that lives.
 #include <fcntl.h>
 #include <io.h>
@@ -27,13 +27,6 @@ std::wstring wide(const std::string& path) {
     return name;
 }
 
-void check_path(const std::string& path) {
-    if (path.empty()) throw std::invalid_argument("path is empty, expected the name of a file");
-    if (path.find('\0') != std::string::npos) {
-        throw std::invalid_argument("path is '" + std::string(path.c_str()) + "' and more after a null byte");
-    }
-}
-
 [[noreturn]] void fail() { throw std::runtime_error(std::strerror(errno)); }
 
 void write_all(int file, const std::vector<Piece>& pieces) {
@@ -50,7 +43,31 @@ void write_all(int file, const std::vector<Piece>& pieces) {
     if (_commit(file) != 0) fail();
 }
 
-void replace(const std::string& path, const std::vector<Piece>& pieces) {
+}  // namespace
+
+InputFile::InputFile(const std::string& path) {
+    check_path(path);
+    descriptor_ = _wopen(wide(path).c_str(), _O_RDONLY | _O_BINARY | _O_NOINHERIT);
+    if (descriptor_ < 0) fail();
+    struct _stat64 found;
+    if (_fstat64(descriptor_, &found) != 0 || (found.st_mode & _S_IFMT) != _S_IFREG) {
+        _close(descriptor_);
+        throw std::runtime_error("it is no regular file");
+    }
+    size_ = static_cast<std::size_t>(found.st_size);
+}
+
+InputFile::~InputFile() {
+    if (descriptor_ >= 0) _close(descriptor_);
+}
+
+std::size_t InputFile::read_some(char* to, std::size_t most) {
+    const int got = _read(descriptor_, to, static_cast<unsigned>(most));
+    if (got < 0) fail();
+    return static_cast<std::size_t>(got);
+}
+
+void replace_file(const std::string& path, const std::vector<Piece>& pieces) {
     const std::size_t slash = path.find_last_of("/\\");
     std::random_device random;
     const std::wstring target = wide(path);
@@ -72,56 +89,6 @@ void replace(const std::string& path, const std::vector<Piece>& pieces) {
         const DWORD error = GetLastError();
         _wunlink(temporary.c_str());
         throw std::runtime_error("Windows refuses to replace it (error " + std::to_string(error) + ")");
-    }
-}
-
-}  // namespace
-
-InputFile::InputFile(const std::string& path) {
-    check_path(path);
-    descriptor_ = _wopen(wide(path).c_str(), _O_RDONLY | _O_BINARY | _O_NOINHERIT);
-    if (descriptor_ < 0) fail();
-    struct _stat64 found;
-    if (_fstat64(descriptor_, &found) != 0 || (found.st_mode & _S_IFMT) != _S_IFREG) {
-        _close(descriptor_);
-        throw std::runtime_error("it is no regular file");
-    }
-    size_ = static_cast<std::size_t>(found.st_size);
-}
-
-InputFile::InputFile(const void* bytes, std::size_t size)
-    : bytes_(static_cast<const char*>(bytes)), size_(size), left_(size) {
-    if (bytes == nullptr) throw std::runtime_error("it is no memory");
-}
-
-InputFile::~InputFile() {
-    if (descriptor_ >= 0) _close(descriptor_);
-}
-
-void InputFile::read(void* to, std::size_t bytes) {
-    auto* at = static_cast<char*>(to);
-    if (descriptor_ < 0) {
-        if (bytes > left_) throw std::runtime_error("it is too short");
-        std::copy_n(bytes_, bytes, at);
-        bytes_ += bytes;
-        left_ -= bytes;
-        return;
-    }
-    while (bytes > 0) {
-        const int got = _read(descriptor_, at, static_cast<unsigned>(std::min<std::size_t>(bytes, 1 << 30)));
-        if (got < 0) fail();
-        if (got == 0) throw std::runtime_error("it is too short");
-        at += got;
-        bytes -= static_cast<std::size_t>(got);
-    }
-}
-
-void write_file(const std::string& path, const std::vector<Piece>& pieces) {
-    check_path(path);
-    try {
-        replace(path, pieces);
-    } catch (const std::runtime_error& error) {
-        throw std::runtime_error(path + " cannot be written: " + error.what());
     }
 }
 
