@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ... import datasets, nn
-from ...optim.elementwise import SGD, Adam
+from ...optim.elementwise import SGD
 from ...runtime.dtypes import Array
 from ...train.history import History
 from ...train.trainer import Trainer
-from ._common import Options, Result, Study, band, legend_below, load
+from ._common import Options, Result, Study, band, layers_of, legend_below, load
 
 _MOST = 5_000, 2_000  # examples that are taken of a large data set, to train and to test
 
@@ -68,21 +67,14 @@ class Setting(NamedTuple):
         return {"seed": seed, "validation_data": self.test, "verbose": False}
 
 
-def layers_of(sizes: Sequence[int], activation: str, seed: int, init: str = "glorot") -> nn.Sequential:
+def model_of(sizes: Sequence[int], activation: str, seed: int, init: str = "glorot") -> nn.Sequential:
     """Return a new network of these sizes."""
-    *hidden, last = pairwise(sizes)
-    layers = [nn.Dense(a, b, activation=activation, init=init) for a, b in hidden]
-    return nn.Sequential(*layers, nn.Dense(*last), seed=seed)
+    return nn.Sequential(*layers_of(sizes, activation, init), seed=seed)
 
 
 def sgd(parameters: Any) -> SGD:
     """Return the optimizer of the deep sigmoid networks."""
     return SGD(parameters, lr=0.1, momentum=0.9)
-
-
-def trainer_of(model: nn.Sequential, seed: int, optimizer: Any = Adam) -> Trainer:
-    """Return the trainer of a classifier."""
-    return Trainer(model, nn.CrossEntropy(), optimizer(model.parameters()), seed=seed)
 
 
 def fit(trainer: Trainer, x: Any, y: Any, test: Any, epochs: int, batch_size: int = 32) -> History:

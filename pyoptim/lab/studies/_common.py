@@ -28,6 +28,7 @@ __all__ = [
     "dots",
     "draw_curves",
     "few",
+    "layers_of",
     "legend_below",
     "listed",
     "load",
@@ -130,16 +131,23 @@ def few(options: Options, small: int, large: int, wrong: float) -> tuple[dataset
     return data._replace(y_train=labels), words
 
 
+def layers_of(sizes: Sequence[int], activation: str = "relu", init: str = "he") -> list[nn.Layer]:
+    """Return new dense layers of these sizes, the last one linear."""
+    *inner, last = pairwise(sizes)
+    return [*(nn.Dense(a, b, activation=activation, init=init) for a, b in inner), nn.Dense(*last)]
+
+
 def network(data: datasets.Dataset, *hidden: int, init: str = "he") -> list[nn.Layer]:
     """Return new layers of a ReLU network of these hidden sizes for the data."""
-    sizes = [data.x_train.shape[1], *hidden, int(data.y_train.max()) + 1]
-    *inner, last = pairwise(sizes)
-    return [*(nn.Dense(a, b, activation="relu", init=init) for a, b in inner), nn.Dense(*last)]
+    return layers_of([data.x_train.shape[1], *hidden, int(data.y_train.max()) + 1], init=init)
 
 
-def trainer(layers: Sequence[nn.Layer], optimizer: Callable[[Any], Any], seed: int, **more: Any) -> Trainer:
+def trainer(
+    model: nn.Sequential | Sequence[nn.Layer], optimizer: Callable[[Any], Any], seed: int, **more: Any
+) -> Trainer:
     """Return the trainer of a classifier; ``more`` are arguments of `Trainer`, or another ``loss``."""
-    model = nn.Sequential(*layers, seed=seed)
+    if not isinstance(model, nn.Sequential):
+        model = nn.Sequential(*model, seed=seed)
     loss = more.pop("loss", None) or nn.CrossEntropy()
     return Trainer(model, loss, optimizer(model.parameters()), seed=seed, **more)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ... import nn, recipes
+from ...optim.elementwise import Adam
 from ...train.history import History
-from ._claims import Part, Setting, Way, draw_errors, fit, layers_of, sgd, study, trainer_of, way
+from ._claims import Part, Setting, Way, draw_errors, fit, model_of, sgd, study, way
+from ._common import trainer
 
 
 def _pretraining(setting: Setting) -> list[Part]:
@@ -14,12 +16,12 @@ def _pretraining(setting: Setting) -> list[Part]:
     sizes, finally_ = setting.sizes(*[50] * depth), 3 * epochs
     at_once, greedy = [], []
     for seed in setting.seeds:
-        model = layers_of(sizes, "sigmoid", seed)
-        at_once.append(fit(trainer_of(model, seed, sgd), x, y, setting.test, depth * epochs + finally_))
-        model = layers_of(sizes, "sigmoid", seed)
+        model = model_of(sizes, "sigmoid", seed)
+        at_once.append(fit(trainer(model, sgd, seed), x, y, setting.test, depth * epochs + finally_))
+        model = model_of(sizes, "sigmoid", seed)
         given: dict[str, Any] = {"optimizer": sgd, "epochs": epochs, **setting.options(seed)}
         stages = recipes.greedy_pretrain(model, x, y, nn.CrossEntropy(), **given)
-        stages["fine-tuning"] = fit(trainer_of(model, seed, sgd), x, y, setting.test, finally_)
+        stages["fine-tuning"] = fit(trainer(model, sgd, seed), x, y, setting.test, finally_)
         greedy.append(stages.history)
     return [
         Part(
@@ -42,16 +44,16 @@ def _hints(setting: Setting) -> list[Part]:
     sizes, all_ = setting.sizes(*[16] * depth), setting.epochs + hinting
     found: dict[str, list[History]] = {}
     for seed in setting.seeds:
-        teacher = layers_of(setting.sizes(64, 64), "tanh", 1_000 + seed)
-        found.setdefault("teacher", []).append(fit(trainer_of(teacher, seed), x, y, setting.test, 30))
-        model = layers_of(sizes, "sigmoid", seed)
-        found.setdefault("labels", []).append(fit(trainer_of(model, seed, sgd), x, y, setting.test, all_))
+        teacher = model_of(setting.sizes(64, 64), "tanh", 1_000 + seed)
+        found.setdefault("teacher", []).append(fit(trainer(teacher, Adam, seed), x, y, setting.test, 30))
+        model = model_of(sizes, "sigmoid", seed)
+        found.setdefault("labels", []).append(fit(trainer(model, sgd, seed), x, y, setting.test, all_))
         for name, hinted, alpha in (
             ("teacher's outputs", False, 1.0),
             ("hints, then teacher's outputs", True, 1.0),
             ("hints, then labels", True, 0.0),
         ):
-            model = layers_of(sizes, "sigmoid", seed)
+            model = model_of(sizes, "sigmoid", seed)
             given: dict[str, Any] = {"temperature": 3.0, "alpha": alpha, "optimizer": sgd}
             epochs = (
                 {"epochs": setting.epochs, "hint_epochs": hinting, "hints": {1: 1}}

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from ... import nn, recipes
+from ...optim.elementwise import Adam
 from ...recipes._curriculum import losses_of
 from ...train.history import History
 from ...train.trainer import Trainer
-from ._claims import Part, Setting, draw_errors, fit, layers_of, study, trainer_of, way
-from ._common import Result
+from ._claims import Part, Setting, draw_errors, fit, model_of, study, way
+from ._common import Result, trainer
 
 _SHARES = 0.25, 0.5, 0.75, 1.0
 
@@ -36,12 +37,12 @@ def _curriculum_with(setting: Setting, wrong: float) -> Part:
         rng = np.random.default_rng(seed)
         y, drawn = clean.copy(), rng.random(len(clean)) < wrong
         y[drawn] = rng.integers(0, int(y.max()) + 1, int(drawn.sum()))
-        judge = layers_of(setting.sizes(64), "relu", 1_000 + seed, "he")
-        fit(trainer_of(judge, seed), x, y, setting.test, 10)
+        judge = model_of(setting.sizes(64), "relu", 1_000 + seed, "he")
+        fit(trainer(judge, Adam, seed), x, y, setting.test, 10)
         options: dict[str, Any] = {"validation_data": setting.test, "verbose": False}
 
         def new(seed: int = seed) -> Trainer:
-            return trainer_of(layers_of(sizes, "relu", seed, "he"), seed)
+            return trainer(model_of(sizes, "relu", seed, "he"), Adam, seed)
 
         add("plain", fit(new(), x, y, setting.test, total))
         hard = losses_of(judge, nn.CrossEntropy(), x, y)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from ... import recipes
+from ...optim.elementwise import Adam
 from ...train.history import History
-from ._claims import Part, Setting, fit, layers_of, study, trainer_of, way
-from ._common import Result, band, legend_below
+from ._claims import Part, Setting, fit, model_of, study, way
+from ._common import Result, band, legend_below, trainer
 
 _FEW = 2, 5, 20  # examples of each class
 # Name of a way to train, hidden layers that are copied, and whether they are frozen.
@@ -29,16 +30,16 @@ def _transfer(setting: Setting) -> list[Part]:
     sizes = setting.sizes(100, 100, 100)
     found: dict[tuple[int, str], list[History]] = {}
     for seed in setting.seeds:
-        source = layers_of([*sizes[:-1], (sizes[-1] + 1) // 2], "relu", seed, "he")
-        fit(trainer_of(source, seed), x, y // 2, (x_test, y_test // 2), 30)
+        source = model_of([*sizes[:-1], (sizes[-1] + 1) // 2], "relu", seed, "he")
+        fit(trainer(source, Adam, seed), x, y // 2, (x_test, y_test // 2), 30)
         order = np.random.default_rng(seed).permutation(len(y))
         places = [order[y[order] == label] for label in range(sizes[-1])]
         for count, (name, k, freeze) in product(_FEW, _COPIES):
             rows = np.concatenate([place[:count] for place in places])
-            model = layers_of(sizes, "relu", 1_000 + seed, "he")
+            model = model_of(sizes, "relu", 1_000 + seed, "he")
             if k:
                 recipes.transfer(source, model, k, freeze=freeze)
-            history = fit(trainer_of(model, seed), x[rows], y[rows], setting.test, setting.epochs, 16)
+            history = fit(trainer(model, Adam, seed), x[rows], y[rows], setting.test, setting.epochs, 16)
             found.setdefault((count, name), []).append(history)
     claims = [
         ("layers that a task like this one has taught help", "2 copied, frozen", "from scratch"),
