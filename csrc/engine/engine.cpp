@@ -382,6 +382,26 @@ double Engine<T>::penalize() {
     return penalty_.runs.empty() || divisor == 0 ? 0 : add_penalty(penalty_, divisor);
 }
 
+// Makes the gradient of a batch's mean loss that of the sum of its losses. Where these have no weight, the
+// mean is none.
+template <class T>
+void Engine<T>::scale_gradient(std::size_t n, double divisor) {
+    T* const gradient = gradient_.data();
+    for (std::size_t i = 0; i < n * outputs(); ++i) {
+        gradient[i] = divisor == 0 ? T(0) : gradient[i] * static_cast<T>(divisor);
+    }
+}
+
+// Writes the gradients of a batch without examples.
+template <class T>
+void Engine<T>::clear_gradients() {
+    for (const LayerView<T>& layer : layers_) {
+        for (const LayerArray<T>& array : layer.arrays) {
+            if (array.gradient != nullptr) std::fill_n(array.gradient, array.size(), T(0));
+        }
+    }
+}
+
 // Computes the gradients of a batch of n examples, or of one of which other processes have the other parts; n
 // may then be 0. Returns the batch's mean loss, with the penalty. The empty sums receive what the own
 // examples measure.
@@ -392,7 +412,10 @@ double Engine<T>::backpropagate(const Examples<T>& of, std::size_t begin, std::s
     if (n > 0) {
         forward(x, n);
         mean = loss(of, begin, n, sums);
+        if (exchange_) scale_gradient(n, sums.divisor);
         backward(x, n, fused);
+    } else {
+        clear_gradients();
     }
     if (exchange_) mean = exchange_(mean, sums.divisor);
     const double penalty = penalize();
@@ -590,9 +613,11 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
         std::fill(gradient, gradient + size, T(0));
     }
     zeroed_ = fused;
-    std::size_t left = (end - begin) / batch + ((end - begin) % batch != 0 ? 1 : 0) + options.idle;
-    for (std::size_t n = 0; left > 0; --left, begin += n) {
-        n = std::min(batch, end - begin);
+    const std::vector<std::int64_t>& ends = options.ends;
+    const std::size_t count =
+        ends.empty() ? (end - begin) / batch + ((end - begin) % batch != 0 ? 1 : 0) : ends.size();
+    for (std::size_t step = 0, n = 0; step < count; ++step, begin += n) {
+        n = ends.empty() ? std::min(batch, end - begin) : static_cast<std::size_t>(ends[step]) - begin;
         take_labels(of, begin, n);
         if (sparse) gather_sparse(of, begin, n);
         const T* const x = sparse || n == 0 ? nullptr : gather(of, begin, n);

@@ -55,8 +55,8 @@ enum class StepTaken { yes, skipped, refused };
 
 // Replaces the gradients of a part of a batch, which lie where the layers write them, by those of the mean
 // loss of the whole batch, of which other processes have the other parts. It receives the mean loss of the
-// part and its divisor, and returns that of the whole batch. Where the divisor is 0, the gradients hold
-// nothing of this batch.
+// part and its divisor, and returns the mean loss of the whole batch. The gradients that it finds are those
+// of the mean loss times the divisor: of the sum of the part's losses, 0 if the part is empty.
 using Exchange = std::function<double(double loss, double divisor)>;
 
 struct StepOptions {
@@ -71,9 +71,10 @@ struct StepOptions {
     // Takes each step instead of the engine, by the gradients that are in memory, or is null. One that it
     // skips or refuses is treated as one by gradients that are not finite.
     const std::function<StepTaken()>* step = nullptr;
-    // How many steps without own examples follow the last batch, because other processes have more batches.
-    // Without an exchange it is 0.
-    std::size_t idle = 0;
+    // Where the batch of each step ends in the order of the examples; empty for batches of one size. It is
+    // for parts of batches whose other parts other processes have: only with an exchange a batch may be
+    // empty.
+    std::vector<std::int64_t> ends;
 };
 
 // How many of the n examples a network classifies right, by its outputs and by labels or, if these are null,
@@ -135,7 +136,8 @@ class Engine {
     // Lets each step exchange its gradients before the penalty is added. An empty function ends that.
     void set_exchange(Exchange exchange) { exchange_ = std::move(exchange); }
 
-    // Trains on the examples [begin, end) of the order, in batches. `rows` holds the coefficients of each
+    // Trains on the examples [begin, end) of the order, in batches of `batch`, or of at most so many if the
+    // options say where each ends. `rows` holds the coefficients of each
     // step, `row` elements per step, with a factor of 1 on the gradient. A step that is left out, or that
     // ends the run, changes neither parameters nor buffers nor counters. Throws std::invalid_argument for a
     // label that is not a class, before its step: labels are the caller's memory, which may change at any
@@ -179,6 +181,8 @@ class Engine {
     T* backward(const T* x, std::size_t n, bool fused);
     void weigh(std::size_t n, bool given);
     double loss(const Examples<T>&, std::size_t begin, std::size_t n, Sums&);
+    void scale_gradient(std::size_t n, double divisor);
+    void clear_gradients();
     double backpropagate(const Examples<T>&, std::size_t begin, std::size_t n, const T* x, bool fused, Sums&);
     double differentiate(const Examples<T>&, std::size_t begin, const T* x, std::size_t n, double rho,
                          bool fused, Sums&);

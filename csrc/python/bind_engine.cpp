@@ -106,21 +106,22 @@ class Engine {
         engine_.set_exchange(std::move(exchange));
     }
 
-    // Trains on the examples [begin, end) of `order`; one row of coefficients per step. With an exchange,
-    // rows beyond those of the batches are of steps without examples.
+    // Trains on the examples [begin, end) of `order`; one row of coefficients per step. With an exchange
+    // `ends` says where each batch ends, of which some may be empty.
     void train(const py::array& x, const py::array& target, const MaybeArray<std::int64_t>& order,
                const MaybeArray<T>& weight, std::pair<std::size_t, std::size_t> range, std::size_t batch,
                const Array<double>& rows, double max_grad_norm, const std::string& nonfinite,
-               const Sparse& sparse) {
+               const Sparse& sparse, const MaybeArray<std::int64_t>& ends) {
         const auto [begin, end] = range;
         require(batch > 0 && batch <= engine_.capacity() && begin <= end, "batch and range");
         const core::Examples<T> of = checked_examples(x, target, order, weight, range, sparse);
-        const std::size_t batches = (end - begin) / batch + ((end - begin) % batch != 0 ? 1 : 0);
+        core::StepOptions options;
+        if (ends) options.ends = checked_ends({ends->data(), ends->data() + ends->size()}, begin, end, batch);
+        const std::size_t batches =
+            ends ? options.ends.size() : (end - begin) / batch + ((end - begin) % batch != 0 ? 1 : 0);
         require(rows.ndim() == 2 && static_cast<std::size_t>(rows.shape(1)) == row_ &&
                     static_cast<std::size_t>(rows.shape(0)) >= batches,
                 "coefficients and steps");
-        core::StepOptions options;
-        if (exchanges_) options.idle = static_cast<std::size_t>(rows.shape(0)) - batches;
         options.max_grad_norm = max_grad_norm;
         options.sharpness_aware = sharpness_aware_;
         if (nonfinite == "raise") options.nonfinite = NonFinite::raise;
@@ -201,6 +202,18 @@ class Engine {
         return of;
     }
 
+    std::vector<std::int64_t> checked_ends(std::vector<std::int64_t> ends, std::size_t begin, std::size_t end,
+                                           std::size_t batch) const {
+        require(exchanges_ && !ends.empty() && ends.back() == static_cast<std::int64_t>(end),
+                "ends of batches, and an exchange");
+        auto before = static_cast<std::int64_t>(begin);
+        for (const std::int64_t one : ends) {
+            require(before <= one && one - before <= static_cast<std::int64_t>(batch), "ends of batches");
+            before = one;
+        }
+        return ends;
+    }
+
     core::SparseRows<T> sparse_rows(const py::array& values, const Array<std::int32_t>& columns,
                                     const Array<std::int64_t>& begins, bool first) const {
         require(py::isinstance<Array<T>>(values) && values.size() == columns.size() && begins.size() > 0,
@@ -241,7 +254,8 @@ void bind_for(py::module_& m, const char* name) {
         .def("begin_epoch", &E::begin_epoch, py::arg("done"), py::arg("noise").none(true))
         .def("train", &E::train, py::arg("x"), py::arg("target"), exact_or_none("order"),
              exact_or_none("weight"), py::arg("range"), py::arg("batch"), exact("rows"),
-             py::arg("max_grad_norm"), py::arg("nonfinite"), py::arg("sparse") = py::none())
+             py::arg("max_grad_norm"), py::arg("nonfinite"), py::arg("sparse").none(true),
+             exact_or_none("ends"))
         .def("measure", &E::measure, py::arg("x"), py::arg("target"), exact_or_none("weight"),
              py::arg("range"), py::arg("sparse").none(true), exact("gradients"), exact_or_none("total"))
         .def_property_readonly("steps", outcome(&core::Outcome::steps))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..formulas import storage
 from ..formulas.ascent import ascent
 from ..formulas.rules import RULES
 from ..runtime import dispatch
+from ..runtime.numbers import is_integer
 from . import StepGroup
 
 if TYPE_CHECKING:
@@ -144,14 +146,17 @@ class Host:
     # Data and losses.
 
     def batches(
-        self, arrays: tuple[Any, ...], size: int, dtype: Any, order: Any = None, first: int = 0
+        self, arrays: tuple[Any, ...], size: Any, dtype: Any, order: Any = None, first: int = 0
     ) -> Iterator[tuple[Any, ...]]:
         """Yield batches from example ``first`` on, of those in the order if one is given.
 
-        The first array becomes ``dtype``.
+        The first array becomes ``dtype``. ``size`` is a number of examples, or an array that says where each
+        batch ends: one may be empty.
         """
-        for begin in range(first, len(arrays[0] if order is None else order), size):
-            rows = slice(begin, begin + size)
+        count = len(arrays[0] if order is None else order)
+        ends = range(first + size, count + size, size) if is_integer(size) else size
+        for begin, end in pairwise([first, *ends]):
+            rows = slice(begin, end)
             given = (a for a in arrays if a is not None)
             x, *others = (a[rows] if order is None else a.take(order[rows], axis=0) for a in given)
             yield (x.astype(dtype, copy=False), *others)

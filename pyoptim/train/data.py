@@ -79,9 +79,9 @@ class Data(NamedTuple):
         return self if place is HOST else Data(*map(place.upload, self))
 
     def batches(
-        self, size: int, dtype: np.dtype[Any], order: Array | None = None, first: int = 0
+        self, size: int | Array, dtype: np.dtype[Any], order: Array | None = None, first: int = 0
     ) -> Iterator[Data]:
-        """Yield batches of ``size`` examples from example ``first`` on, with x in ``dtype``."""
+        """Yield batches of ``size`` examples, or that end so, from example ``first`` on, with x in ``dtype``."""
         return (Data(*batch) for batch in place_with(self.x).batches(self, size, dtype, order, first))
 
 
@@ -92,15 +92,17 @@ def checked(
     y: Any,
     weight: Any = None,
     names: tuple[str, ...] = ("x", "y"),
+    may_be_empty: bool = False,
 ) -> Data:
     """Return checked examples, targets and weights, converted to what a training step takes.
 
-    ``names`` are what messages call them; that of the weights may be left out.
+    ``names`` are what messages call them; that of the weights may be left out. ``may_be_empty``: whether there
+    may be none, since other ranks have some.
     """
     x_name, y_name, weight_name = *names, *("sample_weight",)[len(names) - 2 :]
     x = model.check_input(x_name, x, keep_bytes=True)
     y, weight = plain(y_name, y), plain(weight_name, weight)
-    if len(x) == 0:
+    if len(x) == 0 and not may_be_empty:
         raise ValueError(f"{x_name} is empty, expected at least one example")
     y = model._place.download(y_name, y)
     scalar = as_numpy(y_name, y).ndim == 0
@@ -108,7 +110,11 @@ def checked(
         size = "a scalar" if scalar else f"{len(y)} targets"
         raise ValueError(f"{y_name} has {size}, expected {len(x)}: one per example of {x_name}")
     shape = model.output_shape(x.shape[1:])
-    y = loss.check_target(y_name, y, len(x), shape, model.dtype)
+    if len(x):
+        y = loss.check_target(y_name, y, len(x), shape, model.dtype)
+    else:
+        labels = loss.classification and np.ndim(y) == 1
+        y = np.zeros(0, np.int64) if labels else np.zeros((0, *shape), model.dtype)
     weight = model._place.download(weight_name, weight)
     return Data(x, y, loss.check_sample_weight(weight_name, weight, len(x), model.dtype))
 
@@ -122,14 +128,21 @@ def mean_loss(total: float, divisor: float) -> float:
 
 
 def check_batches(
-    model: nn.Sequential, x: Array, size: int, drop_last: bool = False, count: int | None = None
+    model: nn.Sequential,
+    x: Array,
+    size: int,
+    drop_last: bool = False,
+    count: int | None = None,
+    smallest: int | None = None,
 ) -> None:
     """Raise ValueError if a batch has too few examples for a layer that takes statistics of it.
 
-    ``count``: how many of the examples are trained on; None for all.
+    ``count``: how many of the examples are trained on; None for all. ``smallest``: how many the smallest batch
+    has, if that does not follow.
     """
     count = len(x) if count is None else count
-    smallest = size if drop_last else count % size or size
+    if smallest is None:
+        smallest = size if drop_last else count % size or size
     cure = ", or drop_last=True, which leaves that batch out" if size > 1 else ""
     for layer, shape in _reached(model.layers, x.shape[1:]):
         if layer.takes_statistics(True) and smallest * math.prod(shape[1:]) < 2:

@@ -219,7 +219,7 @@ class Engine:
         noise: WeightNoise | None,
         epoch: Epoch,
         advance: Advance,
-        idle: int = 0,
+        ends: Array | None = None,
     ) -> None:
         """Train on each example of the order once, or on those that ``epoch`` has left.
 
@@ -235,38 +235,38 @@ class Engine:
             The position, updated before each call of advance.
         advance : callable
             Called with the number of examples done.
-        idle : int
-            How many steps without examples follow, with an exchange.
+        ends : int64 array, optional
+            With an exchange: where the batch of each step ends, of which some may be empty.
         """
         engine, size = self._engine, self._batch_size
         examples = len(data.x if order is None else order)
         sums = (epoch.loss, epoch.divisor, epoch.correct, epoch.counted)
         engine.begin_epoch(sums, None if noise is None else (self._flat, *noise))
-        while epoch.done < examples:
-            begin = epoch.done
-            batches = self._chunk if self._pruned is None else 1
-            end = min(examples, begin + batches * size)
+        step, steps = epoch.done // size, -(-examples // size) if ends is None else len(ends)
+        while step < steps:
+            begin, last = epoch.done, min(steps, step + (self._chunk if self._pruned is None else 1))
+            some = None if ends is None else ends[step:last]
+            end = min(examples, last * size) if some is None else int(some[-1])
             started = time.perf_counter()
-            self._train(data, order, begin, end)
+            self._train(data, order, (begin, end), last - step, some)
             seconds = max(time.perf_counter() - started, 1e-6)
-            batches = -(-(end - begin) // size)
-            chunk = min(int(batches * _CHUNK / seconds), 4 * self._chunk, _MOST_BATCHES)
-            self._chunk = max(1, chunk)
+            chunk = min(int((last - step) * _CHUNK / seconds), 4 * self._chunk, _MOST_BATCHES)
+            self._chunk, step = max(1, chunk), last
             epoch.done = end
             epoch.loss, epoch.divisor, epoch.correct, epoch.counted = engine.sums
             advance(end - begin)
-        for _ in range(idle):
-            self._train(data, order, examples, examples)
 
-    def _train(self, data: Data, order: Array | None, begin: int, end: int) -> None:
-        """Take the steps of these examples; without any, one step in which only other ranks have some."""
+    def _train(
+        self, data: Data, order: Array | None, which: tuple[int, int], count: int, ends: Array | None
+    ) -> None:
+        """Take so many steps, on the examples [begin, end) of the order."""
         engine, optimizer = self._engine, self._optimizer
-        rows, scalars_after = self._planned(max(1, -(-(end - begin) // self._batch_size)))
+        rows, scalars_after = self._planned(count)
         arguments = (self._batch_size, rows, optimizer.max_grad_norm or 0.0, optimizer.nonfinite)
         steps, skipped = engine.steps, engine.skipped
         try:
             x, sparse = data.x.parts() if isinstance(data.x, SparseRows) else (data.x, None)
-            engine.train(x, data.y, order, data.weight, (begin, end), *arguments, sparse)
+            engine.train(x, data.y, order, data.weight, which, *arguments, sparse, ends)
         finally:  # Ctrl-C is raised as soon as the engine returns
             optimizer._scalars = scalars_after(engine.steps - steps)
             optimizer.skipped += engine.skipped - skipped

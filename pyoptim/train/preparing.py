@@ -84,12 +84,12 @@ class Run(NamedTuple):
     options: Options
     source: Source
     held_back: Source | None  # for validation
-    batch_size: int  # of this rank's part of a batch, where there are several ranks
+    batch_size: int  # of several ranks: the most examples that a batch has of this one
     examples: int | None  # that an epoch trains on, if that is known; of this rank
     resume: Resume | None
     whole_batch: int
     drawn: int | None  # how many examples the order of an epoch has, before `Options.shard` cuts it
-    idle: int  # how many steps of an epoch follow this rank's last batch, where others have batches
+    ends: Any  # of several ranks: how many examples of this one each step ends with, int64 array; or None
 
     def placed(self, place: Place) -> Run:
         """Return this run with data in the model's memory; those for a transform stay in the processor's."""
@@ -133,7 +133,7 @@ def hold_back(
         )
     count = source.examples
     kept = count - round(count * share)
-    if not 0 < kept < count:
+    if not 0 < kept < count and trainer._ranks.size == 1:
         raise ValueError(
             f"validation_split is {share!r}, which leaves {kept} of {count} examples to "
             "train on, expected some for each"
@@ -178,6 +178,7 @@ class _Sizes(NamedTuple):
     batch: int
     drawn: int | None
     examples: int | None
+    ends: Any = None
 
 
 def _sizes(trainer: Trainer, source: Arrays, options: Options) -> _Sizes:
@@ -185,21 +186,17 @@ def _sizes(trainer: Trainer, source: Arrays, options: Options) -> _Sizes:
     if options.steps_per_epoch is not None:
         raise ValueError(f"steps_per_epoch is {options.steps_per_epoch}, expected None beside arrays")
     total = count if shard else ranks.sums(count)[0]
+    if total == 0:
+        raise ValueError("x is empty on all ranks, expected at least one example")
     given = check_count("batch_size", total if options.batch_size is None else options.batch_size)
     fixed = {"batch_size": given, "shuffle": options.shuffle, "examples": total}
     whole = min(given, total)
-    if whole < ranks.size:
-        raise ValueError(
-            f"batch_size makes batches of {whole}, expected an example for each of {ranks.size} ranks"
-        )
-    if not shard:
-        share = count if options.batch_size is None else ranks.count_of(whole)
-        size = min(share, count)
-        used = count - count % size if options.drop_last else count
-        return _Sizes(fixed, whole, size, used, used)
-    used = count - count % whole if options.drop_last else count
-    size = ranks.count_of(whole)
-    return _Sizes(fixed, whole, size, used, used // whole * size + ranks.count_of(used % whole))
+    if ranks.size == 1:
+        used = count - count % whole if options.drop_last else count
+        return _Sizes(fixed, whole, whole, used, used)
+    of_all, ends = ranks.ends(count, whole, options.drop_last, shard)
+    most, used = max(1, int(np.diff(ends, prepend=0).max())), int(ends[-1])
+    return _Sizes(fixed, whole, most, int(of_all[-1]) if shard else used, used, ends)
 
 
 def _sizes_of_blocks(source: Blocks, options: Options) -> _Sizes:
@@ -228,8 +225,13 @@ def prepare(trainer: Trainer, source: Source, held_back: Source | None, options:
         sizes = _sizes_of_blocks(source, options)
     else:
         sizes = _sizes(trainer, source, options)
-        check_batches(trainer.model, source.data.x, sizes.batch, options.drop_last, sizes.examples)
-    if isinstance(held_back, Arrays) and trainer.metrics:
+        parts = [] if sizes.ends is None else [n for n in np.diff(sizes.ends, prepend=0).tolist() if n]
+        if parts or sizes.ends is None:
+            check_batches(
+                trainer.model, source.data.x, sizes.whole_batch, options.drop_last, sizes.examples,
+                min(parts, default=None),
+            )  # fmt: skip
+    if isinstance(held_back, Arrays) and trainer.metrics and held_back.examples:
         few = held_back.few(FEW) if isinstance(held_back, Mapped) else held_back.data
         check_metrics(trainer.model, trainer.metrics, few)
     trainer._find_gradients()
@@ -252,7 +254,7 @@ def prepare(trainer: Trainer, source: Source, held_back: Source | None, options:
     if isinstance(source, Arrays) and drawn is not None and drawn < source.examples and not options.shuffle:
         source, _ = source.cut(drawn)  # else the order of an epoch has so many
     run = Run(
-        options, source, held_back, sizes.batch, sizes.examples, resume, sizes.whole_batch, drawn, idle=0
+        options, source, held_back, sizes.batch, sizes.examples, resume, sizes.whole_batch, drawn, sizes.ends
     )
     return run if ranks.size == 1 else _joined(trainer, run, source)
 
@@ -290,6 +292,6 @@ def _joined(trainer: Trainer, run: Run, source: Any) -> Run:
     held_back: Any = run.held_back
     if held_back is not None and options.shard:
         held_back = Arrays(held_back.data.part(*share_of(held_back.examples, ranks.rank, ranks.size)))
-    steps = -(-(run.examples or 0) // run.batch_size)
-    most = max(ranks.gather(steps))
-    return run._replace(options=options, held_back=held_back, idle=most - steps)
+    if held_back is not None and not ranks.any(held_back.examples > 0):
+        raise ValueError("the validation data are empty on all ranks, expected at least one example")
+    return run._replace(options=options, held_back=held_back)

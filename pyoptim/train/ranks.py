@@ -34,10 +34,10 @@ _STREAMS = 0x9E3779B97F4A7C15  # times the rank is what is added to the seed of 
 class Exchange:
     """Replaces the gradients of a rank's part of a batch by those of the whole batch, by one message.
 
-    Gradients are multiplied by the divisor of the part (see `nn.Loss.divisor`), so that their sum over the
-    ranks, divided by the sum of the divisors, is the gradient of the batch's mean loss, however unequal the
-    parts are. Loss and divisor are the last two elements of the message. All ranks receive the same bits, NaN
-    too, so they all do the same.
+    It finds the gradients of the sum of the part's losses: those of their mean times its divisor (see
+    `nn.Loss.divisor`). The sum over the ranks, divided by that of the divisors, is the gradient of the batch's
+    mean loss, however unequal the parts are. Loss and divisor are the last two elements of the message. All
+    ranks receive the same bits, NaN too, so they all do the same.
     """
 
     def __init__(self, comm: Any, gradients: Array) -> None:
@@ -47,11 +47,8 @@ class Exchange:
     def __call__(self, loss: float, divisor: float) -> float:
         """Return the mean loss of the batch, from that of the part; an empty part has the divisor 0."""
         own, result = self._own, self._all
-        if divisor:
-            np.multiply(self._gradients, own.dtype.type(divisor), out=own[:-2])
-            own[-2:] = loss * divisor, divisor
-        else:
-            own[:] = 0
+        own[:-2] = self._gradients
+        own[-2:] = loss * divisor if divisor else 0, divisor
         self._sum_up(own, result)
         total = result[-1] or result.dtype.type(1)  # 0 if no example has any weight
         np.divide(result[:-2], total, out=self._gradients)
@@ -106,10 +103,23 @@ class Ranks:
         arrays = [array for array in self.gather(array) if array is not None]
         return np.concatenate(arrays) if len(arrays) > 1 else next(iter(arrays), None)
 
-    def count_of(self, count: int) -> int:
-        """Return how many of so many examples are this rank's."""
-        begin, end = share_of(count, self.rank, self.size)
-        return end - begin
+    def ends(self, count: int, whole_batch: int, drop_last: bool, shard: bool) -> tuple[Array, Array]:
+        """Return how many examples of all ranks each step of an epoch ends with, and how many of this rank's.
+
+        Parameters
+        ----------
+        count : int
+            The examples that this rank gives: all (``shard``), of which it has an equal part of each batch; or
+            those of its own, of which each batch gets the same share, be they few or none.
+        """
+        total = count if shard else self.sums(count)[0]
+        of_all = np.arange(whole_batch, total + 1, whole_batch)
+        if total % whole_batch and not drop_last:
+            of_all = np.append(of_all, total)
+        if not shard:
+            return of_all, count * of_all // total
+        begins, ends = share_of(np.diff(of_all, prepend=0), self.rank, self.size)
+        return of_all, np.cumsum(ends - begins)
 
     def order(self, rng: np.random.Generator, count: int, run: Run) -> Array | None:
         """Draw the order in which this rank goes through its examples in an epoch; None: as they come."""
@@ -235,11 +245,9 @@ class Ranks:
         return not waiting
 
 
-def share_of(count: int, rank: int, size: int) -> tuple[int, int]:
-    """Return which of so many examples are a rank's, [begin, end): the first ranks may have one more."""
-    each, more = divmod(count, size)
-    begin = rank * each + min(rank, more)
-    return begin, begin + each + (rank < more)
+def share_of(count: Any, rank: int, size: int) -> tuple[Any, Any]:
+    """Return which of so many examples are a rank's, [begin, end): as many as others have, or one more."""
+    return count * rank // size, count * (rank + 1) // size
 
 
 ALONE = Ranks(None)

@@ -81,12 +81,7 @@ class Resume:
         self._due = time.monotonic() + every
 
     def save_if_due(self, epoch: Epoch, history: Mapping[str, list[float]]) -> None:
-        """Save if it is time. Of several ranks the first one saves, and only between two epochs.
-
-        Within one, each has random numbers and statistics of its own.
-        """
-        if epoch.done and self._trainer._ranks.size > 1:
-            return
+        """Save if it is time."""
         if time.monotonic() >= self._due:
             self.save(epoch, history)
 

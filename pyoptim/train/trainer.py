@@ -286,8 +286,8 @@ class Trainer:
         shard : bool, default False
             With ``comm``: all ranks give the same data, and each trains on its part of every batch, so that
             batches are those of one process; validation data are divided too. Without it each rank gives
-            examples of its own, of which it makes its part of each batch. One with fewer than others has none
-            in the last steps of an epoch.
+            examples of its own, of which each batch gets the same share: a rank with few examples has none in
+            some steps, and one may have none at all (arrays of length 0).
 
         Returns
         -------
@@ -508,7 +508,7 @@ class Trainer:
         return self._step(batch).loss
 
     def _check_data(self, x: Any, y: Any, weight: Any = None, names: tuple[str, str] = ("x", "y")) -> Data:
-        return checked(self.model, self.loss, x, y, weight, names)
+        return checked(self.model, self.loss, x, y, weight, names, may_be_empty=self._ranks.size > 1)
 
     def _train_epoch(
         self, path: _Path | None, run: Run, epoch: Epoch, history: History, progress: Progress
@@ -522,8 +522,10 @@ class Trainer:
         def advance(more: int) -> None:
             progress.advance(more)
             epoch.seconds = time.perf_counter() - started
+            if run.resume is None or run.ends is not None:  # ranks have numbers of their own in an epoch
+                return
             unfinished = run.examples is None or epoch.position < run.examples
-            if run.resume is not None and unfinished and epoch.position % run.batch_size == 0:
+            if unfinished and epoch.position % run.batch_size == 0:
                 run.resume.save_if_due(epoch, history)
 
         with ranks.own_noise(self.model), closing(run.source.pieces(drawn, epoch, run.batch_size)) as pieces:
@@ -536,7 +538,7 @@ class Trainer:
                 noise = noise and noise._replace(step=epoch.position // run.batch_size)
                 placed = data.at(self.model._place)
                 if isinstance(path.engine, compiled.Engine):
-                    path.engine.run_epoch(placed, order, noise, epoch, advance, run.idle)
+                    path.engine.run_epoch(placed, order, noise, epoch, advance, run.ends)
                 elif path.engine is not None:
                     path.engine.run_epoch(placed, order, noise, epoch, advance)
                 else:
@@ -574,9 +576,9 @@ class Trainer:
         epoch: Epoch,
         advance: Advance,
     ) -> None:
-        left = data.batches(run.batch_size, self.model.dtype, order, epoch.done)
+        size = run.batch_size if run.ends is None else run.ends
+        left = data.batches(size, self.model.dtype, order, epoch.done)
         buffers = self._buffers()
-        steps = -(-(run.examples or 0) // run.batch_size)
         for i, batch in enumerate(left, epoch.position // run.batch_size):
             for callback in run.options.callbacks:
                 callback.on_batch_begin(i)
@@ -593,8 +595,6 @@ class Trainer:
             for callback in run.options.callbacks:
                 callback.on_batch_end(i, {"loss": step.loss})
             advance(size)
-        for i in range(steps, steps + run.idle):
-            self._step(data.part(0, 0), noise and noise._replace(step=i), buffers)
 
     def _transformed(self, transform: Transform, batch: Data) -> Data:
         shape = batch.x.shape
@@ -651,13 +651,18 @@ class Trainer:
         """Return output and loss of a batch, with the penalty; the model's gradients are theirs."""
         output: Any = None
         value: Any = 0.0
+        divisor = 0.0
         if len(x):  # else only other ranks have examples of this batch
             output = self.model._forward(x)
             gradient = empty_like(output)
             value = self.loss.evaluate(output, y, gradient, weight)
+            if self._exchange is not None:
+                divisor = float(self.loss.divisor(output, y))
+                gradient[...] = gradient * gradient.dtype.type(divisor) if divisor else 0
             self.model._backward(gradient)
+        else:
+            self.model.flat_gradients[...] = 0
         if self._exchange is not None:
-            divisor = float(self.loss.divisor(output, y)) if len(x) else 0.0
             value = self._exchange(float(value), divisor)
         if self.penalty is not None:
             value = self.penalty._added(self.model, value)

@@ -29,16 +29,17 @@ class Bits(callbacks.Callback):
         assert len(set(every)) == 1, every
 
 
-def make(comm, layers=(), optimizer=None, dtype="float64", engine="auto", fit=None, average=False, **options):
+def make(comm, layers=(), optimizer=None, dtype="float64", engine="auto", fit=None, rows=None, **options):
     layers = [nn.Dense(7, 8), *layers, nn.ReLU(), nn.Dense(8, 3)]
     seed = 1 if comm is None or COMM.rank == 0 else 8  # the first rank's parameters are everyone's
     model = nn.Sequential(*layers, seed=seed, dtype=dtype)
     optimizer = po.Adam(model.parameters(), lr=0.02, **(optimizer or {}))
-    if average:
+    if options.pop("average", False):
         optimizer.follow(averages.EMA(model.parameters(), 0.9))
     trainer = po.Trainer(model, nn.CrossEntropy(), optimizer, seed=seed, comm=comm, **options)
-    usual = {"epochs": 3, "batch_size": 16, "shard": True, "verbose": False, "engine": engine}
-    history = trainer.fit(X, Y, **(usual | (fit or {})))
+    usual = {"epochs": 3, "batch_size": 16, "shard": rows is None, "verbose": False, "engine": engine}
+    rows = slice(None) if rows is None else rows
+    history = trainer.fit(X[rows], Y[rows], **(usual | (fit or {})))
     return trainer, history
 
 
@@ -68,6 +69,7 @@ def equal(folder):
         {"fit": {"validation_data": (X[:2], Y[:2])}, "sharpness_aware": 0.05},
         {"optimizer": {"accumulate": 2, "nonfinite": "skip"}},
         {"average": True, "optimizer": {"max_grad_norm": 0.1}},
+        {"fit": {"batch_size": 2, "epochs": 1, "drop_last": True}, "sharpness_aware": 0.05},
     ]
     for case in cases:
         together = make(COMM, **case)
@@ -142,12 +144,47 @@ def uneven(folder):
     assert len(trained("auto", 9, stop=early)[1]["loss"]) == 2
 
 
+def empty(folder):
+    """A rank without examples, one with few, and one with almost all."""
+    for counts in ((57, 4, 0), (0, 0, 61), (0, 3, 58)):
+        begin = sum(counts[: COMM.rank])
+        rows = slice(begin, begin + counts[COMM.rank])
+        for engine in ("auto", "python"):
+            whole = {"batch_size": None, "sample_weight": WEIGHT[rows], "validation_data": (X[rows], Y[rows])}
+            one = whole | {"sample_weight": WEIGHT, "validation_data": (X, Y)}
+            close(
+                make(COMM, engine=engine, rows=rows, fit=whole, metrics=["f1"]),
+                make(None, engine=engine, fit=one | {"shard": False}, metrics=["f1"]),
+            )
+            normed, _ = make(COMM, [nn.BatchNorm(8)], engine=engine, rows=rows, fit={"batch_size": 61})
+            alike(normed)
+            state = normed.model.state_dict()
+            assert np.isfinite(state["1.running_var"]).all()
+            assert state["1.num_batches_tracked"] == 3
+        # Each batch has a share of each rank's examples, so that an epoch has the steps of one process.
+        bits = set()
+        for engine in ("auto", "python"):
+            few, history = make(
+                COMM, rows=rows, engine=engine, fit={"batch_size": 5, "validation_split": 0.2}
+            )
+            alike(few)
+            bits.add(flat(few).tobytes())
+            kept = sum(n - round(n * 0.2) for n in counts)
+            assert few.optimizer._scalars[0]["step"] == 3 * -(-kept // 5)
+            assert np.isfinite(history["val_loss"]).all()
+        assert len(bits) == 1
+
+
 def refused(folder):
     """What all ranks refuse, each with the same words, and go on."""
     cases = [
         ({"fit": {"transform": lambda x, y, rng: (x, y)}}, "transform: not with a comm of"),
         ({"fit": {"parallel": "hogwild", "batch_size": 6}}, "parallel: not with a comm of"),
-        ({"fit": {"batch_size": 1}}, "expected an example for each of"),
+        ({"rows": slice(0)}, "x is empty on all ranks"),
+        (
+            {"fit": {"shard": False, "validation_data": (X[:0], Y[:0])}},
+            "the validation data are empty on all",
+        ),
         ({"fit": {"epochs": 1 + COMM.rank}}, "epochs differs between ranks"),
         ({"penalty": nn.Penalty(0.1 * COMM.rank)}, "penalty differs between ranks"),
         ({"optimizer": {"max_grad_norm": 1 + COMM.rank}}, "how the optimizer steps differs"),
@@ -199,7 +236,9 @@ def fails(folder):
 if __name__ == "__main__":
     po.set_num_threads(1)
     try:
-        {"equal": equal, "uneven": uneven, "refused": refused, "fails": fails}[sys.argv[1]](sys.argv[2])
+        {"equal": equal, "uneven": uneven, "empty": empty, "refused": refused, "fails": fails}[sys.argv[1]](
+            sys.argv[2]
+        )
     except BaseException:
         traceback.print_exc()
         COMM.Abort(1)

@@ -29,7 +29,7 @@ def start(ranks, *arguments, timeout=120, **options):
 
 
 @needs_mpi
-@pytest.mark.parametrize(("name", "ranks"), [("equal", 3), ("uneven", 3), ("refused", 2)])
+@pytest.mark.parametrize(("name", "ranks"), [("equal", 3), ("uneven", 3), ("empty", 3), ("refused", 2)])
 def test_ranks(name, ranks, tmp_path):
     ended = start(ranks, PROGRAM, name, tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
