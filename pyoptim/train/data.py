@@ -81,8 +81,9 @@ class Data(NamedTuple):
     def batches(
         self, size: int | Array, dtype: np.dtype[Any], order: Array | None = None, first: int = 0
     ) -> Iterator[Data]:
-        """Yield batches of ``size`` examples, or that end so, from example ``first`` on, with x in ``dtype``."""
-        return (Data(*batch) for batch in place_with(self.x).batches(self, size, dtype, order, first))
+        """Yield batches of ``size`` examples, or that end so, from example ``first`` on; x in ``dtype``."""
+        place: Any = place_with(self.x)  # a GPU's takes batches of one size
+        return (Data(*batch) for batch in place.batches(self, size, dtype, order, first))
 
 
 def checked(
@@ -96,8 +97,8 @@ def checked(
 ) -> Data:
     """Return checked examples, targets and weights, converted to what a training step takes.
 
-    ``names`` are what messages call them; that of the weights may be left out. ``may_be_empty``: whether there
-    may be none, since other ranks have some.
+    ``names`` are what messages call them; that of the weights may be left out. ``may_be_empty``: whether
+    there may be none, since other ranks have some.
     """
     x_name, y_name, weight_name = *names, *("sample_weight",)[len(names) - 2 :]
     x = model.check_input(x_name, x, keep_bytes=True)
@@ -137,8 +138,8 @@ def check_batches(
 ) -> None:
     """Raise ValueError if a batch has too few examples for a layer that takes statistics of it.
 
-    ``count``: how many of the examples are trained on; None for all. ``smallest``: how many the smallest batch
-    has, if that does not follow.
+    ``count``: how many of the examples are trained on; None for all. ``smallest``: how many the smallest
+    batch has, if that does not follow.
     """
     count = len(x) if count is None else count
     if smallest is None:

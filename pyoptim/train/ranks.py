@@ -35,9 +35,9 @@ class Exchange:
     """Replaces the gradients of a rank's part of a batch by those of the whole batch, by one message.
 
     It finds the gradients of the sum of the part's losses: those of their mean times its divisor (see
-    `nn.Loss.divisor`). The sum over the ranks, divided by that of the divisors, is the gradient of the batch's
-    mean loss, however unequal the parts are. Loss and divisor are the last two elements of the message. All
-    ranks receive the same bits, NaN too, so they all do the same.
+    `nn.Loss.divisor`). The sum over the ranks, divided by that of the divisors, is the gradient of the mean
+    loss of the batch, however unequal the parts are. Loss and divisor are the last two elements of the
+    message. All ranks receive the same bits, NaN too, so they all do the same.
     """
 
     def __init__(self, comm: Any, gradients: Array) -> None:
@@ -109,8 +109,8 @@ class Ranks:
         Parameters
         ----------
         count : int
-            The examples that this rank gives: all (``shard``), of which it has an equal part of each batch; or
-            those of its own, of which each batch gets the same share, be they few or none.
+            The examples that this rank gives: all (``shard``), and of each batch an equal part is its own; or
+            some of its own, of which each batch gets the same share, be they few or none.
         """
         total = count if shard else self.sums(count)[0]
         of_all = np.arange(whole_batch, total + 1, whole_batch)

@@ -2,7 +2,9 @@
 
 import contextlib
 import sys
+import time
 import traceback
+import warnings
 import zlib
 from pathlib import Path
 
@@ -175,6 +177,56 @@ def empty(folder):
         assert len(bits) == 1
 
 
+class Waits(callbacks.Callback):
+    """Waits for its end in the middle of an epoch, on one rank."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch):
+        self.waits = epoch == self.epoch and COMM.rank == 1
+
+    def on_batch_end(self, batch, logs):
+        if self.waits and batch == 2:
+            print("waiting", flush=True)
+            time.sleep(1000)
+
+
+def killed(folder):
+    """Trainings to compare with, then one that is killed."""
+    two = [nn.BatchNorm(8), nn.Dropout(0.5)]
+    np.save(f"{folder}/random{COMM.rank}.npy", flat(make(COMM, two, fit={"epochs": 4})[0]))
+    whole, _ = make(COMM, fit={"epochs": 4})
+    np.save(f"{folder}/plain{COMM.rank}.npy", flat(whole))
+    make(COMM, fit={"epochs": 2, "checkpoint": f"{folder}/plain"})
+    two = [nn.BatchNorm(8), nn.Dropout(0.5)]
+    checkpoint = {"checkpoint": f"{folder}/random", "checkpoint_every": 0.0}
+    make(COMM, two, fit={"epochs": 4, "callbacks": [Waits(2)], **checkpoint})
+
+
+def again(folder):
+    """The one that was killed goes on."""
+    two = [nn.BatchNorm(8), nn.Dropout(0.5)]
+    fit = {"epochs": 4, "callbacks": [Waits(None)], "checkpoint": f"{folder}/random"}
+    resumed, history = make(COMM, two, fit=fit)
+    assert np.load(f"{folder}/random{COMM.rank}.npy").tobytes() == flat(resumed).tobytes()
+    assert len(history["loss"]) == 4
+
+
+def others(folder):
+    """Another number of ranks goes on."""
+    for comm, path in ((COMM, f"{folder}/plain"), (MPI.COMM_SELF, f"{folder}/plain of {COMM.rank}")):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            resumed, history = make(comm, fit={"epochs": 4, "checkpoint": path})
+        told = [str(warning.message) for warning in caught]
+        expected = f"the checkpoint was saved by 2 ranks and goes on with {comm.size}"
+        assert any(expected in text for text in told) == (comm.rank == 0), told
+        assert len(history["loss"]) == 4
+        np.testing.assert_allclose(flat(resumed), np.load(f"{folder}/plain0.npy"), rtol=1e-9, atol=1e-11)
+        alike(resumed)
+
+
 def refused(folder):
     """What all ranks refuse, each with the same words, and go on."""
     cases = [
@@ -236,9 +288,7 @@ def fails(folder):
 if __name__ == "__main__":
     po.set_num_threads(1)
     try:
-        {"equal": equal, "uneven": uneven, "empty": empty, "refused": refused, "fails": fails}[sys.argv[1]](
-            sys.argv[2]
-        )
+        globals()[sys.argv[1]](sys.argv[2])
     except BaseException:
         traceback.print_exc()
         COMM.Abort(1)

@@ -37,6 +37,20 @@ def test_ranks(name, ranks, tmp_path):
 
 
 @needs_mpi
+def test_a_training_that_was_killed_goes_on_to_the_same_bits(tmp_path):
+    command = [STARTER, "-n", "2", sys.executable, str(PROGRAM), "killed", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert any(line == "waiting\n" for line in process.stdout)
+        process.kill()
+    assert (tmp_path / "random").exists()
+    for rank in range(3):
+        shutil.copy(tmp_path / "plain", tmp_path / f"plain of {rank}")
+    for name, ranks in (("again", 2), ("others", 3)):
+        ended = start(ranks, PROGRAM, name, tmp_path)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@needs_mpi
 def test_a_rank_that_fails_ends_all(tmp_path):
     started = time.monotonic()
     ended = start(3, PROGRAM, "fails", tmp_path)
