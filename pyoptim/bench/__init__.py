@@ -19,6 +19,7 @@ from . import (
     activations,
     busy,
     crossover,
+    distributed,
     history,
     layers,
     libraries,
@@ -72,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else list(argv)
     if given[:1] == ["compare"]:
         return history.main(given[1:])
+    if given[:1] == ["distributed"]:
+        return distributed.main(given[1:])
     arguments = _parser().parse_args(given)
     settle_openmp()
     try:
@@ -228,7 +231,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Time the kernels, and what is built of them, against other libraries.",
         epilog="Only where they are asked for: "
         + "; ".join(f"{name}: {family.sweeps}" for name, family in FAMILIES.items() if family.sweeps)
-        + ". `pyoptim bench compare` says what changed between two files of --json.",
+        + ". `pyoptim bench compare` says what changed between two files of --json, and "
+        "`pyoptim bench distributed` measures trainings by several ranks.",
     )
     usual = ", ".join(name for name, family in FAMILIES.items() if not family.sweeps)
     parser.add_argument(

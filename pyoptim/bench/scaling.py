@@ -1,15 +1,16 @@
 """A model of a training step by many ranks: what `pyoptim bench distributed` predicts by.
 
-A rank computes its part of the batch at a measured rate, and sends its gradients through a network that takes
-alpha seconds for a message and beta for a byte of it (Hockney 1994). The result of an allreduce is there by the
-quicker of two ways (Thakur, Rabenseifner & Gropp 2005): round a ring, which sends least, or up and down a tree,
-which has fewest messages one after the other.
+A rank computes its part of the batch at a measured rate, and sends its gradients through a network that
+takes alpha seconds for a message and beta for a byte of it (Hockney 1994). An allreduce goes the quicker of
+two ways (Thakur, Rabenseifner & Gropp 2005): round a ring, which sends least, or up and down a tree, which
+has fewest messages one after the other.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ class Network(NamedTuple):
 
 
 class Compute(NamedTuple):
-    """What a rank takes for a step, in seconds: ``fixed + examples * example``, of several also ``copies``."""
+    """What a rank takes for a step, in seconds: ``fixed + examples * example``, among others ``+ copies``."""
 
     fixed: float  # the update above all
     example: float  # forward and backward pass of one example
@@ -37,11 +38,13 @@ class Part(NamedTuple):
     size: int  # bytes of its gradients
 
 
-FORWARD = 1 / 3  # of an example's time: the backward pass of a dense layer is two products, the forward pass one
+FORWARD = (
+    1 / 3
+)  # of an example's time: the backward pass of a dense layer is two products, the forward pass one
 
 
 def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Return (a, b), both >= 0, of ``seconds = a + size * b``, with the least sum of squared relative errors."""
+    """Return (a, b), both >= 0, of ``seconds = a + size * b``, by least squares of the relative errors."""
     size, seconds = np.array(points, np.float64).T
     columns = np.stack([np.ones(len(size)), size], 1) / seconds[:, None]
     tries = [(0.0, 0.0)]
@@ -54,7 +57,7 @@ def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def network_of(points: Sequence[tuple[float, float]]) -> Network:
-    """Return the network between two ranks, from bytes and seconds of their allreduces: two messages of half."""
+    """Return the network between two ranks, from the bytes and seconds of their allreduces by a ring."""
     a, b = line(points)
     return Network(a / 2, b)
 
@@ -65,7 +68,7 @@ def ring(ranks: int, size: float, network: Network) -> float:
 
 
 def tree(ranks: int, size: float, network: Network) -> float:
-    """Return the seconds of an allreduce up and down a binary tree: a whole message for each of its levels."""
+    """Return the seconds of an allreduce up and down a binary tree: a whole message for each level."""
     return 2 * math.ceil(math.log2(ranks)) * (network.alpha + size * network.beta)
 
 
@@ -103,7 +106,7 @@ def step(
 def pays_from(
     ranks: int, compute: Compute, parts: Sequence[Part], network: Network, most: int = 1 << 20
 ) -> int | None:
-    """Return the smallest power of two of a batch that so many ranks train on in less time than one, or None."""
+    """Return the smallest power of two of a batch that so many ranks are quicker with than one, or None."""
     batch = 1
     while batch <= most:
         if step(batch, ranks, compute, parts, network) < step(batch, 1, compute, parts, network):
@@ -126,7 +129,7 @@ def shared(compute: Compute, ranks: int, processors: int) -> Compute:
 
 def dense_parts(widths: Sequence[int], itemsize: int) -> list[Part]:
     """Return the layers of a network of dense layers, whose time is that of their products."""
-    products = [a * b for a, b in zip(widths, widths[1:], strict=False)]
+    products = [a * b for a, b in pairwise(widths)]
     return [
         Part(product / sum(products), (product + width) * itemsize)
         for product, width in zip(products, widths[1:], strict=True)

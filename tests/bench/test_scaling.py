@@ -1,8 +1,15 @@
-"""The model of a step by many ranks, against values computed by hand."""
+"""The model of a step by many ranks, against values computed by hand; what `bench distributed` says of it."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
-from pyoptim.bench import scaling
+from pyoptim import bench
+from pyoptim.bench import distributed, scaling
 from pyoptim.bench.scaling import Compute, Network, Part
 
 NETWORK = Network(alpha=10.0, beta=0.5)
@@ -30,10 +37,10 @@ def test_steps():
 @pytest.mark.parametrize(
     ("batch", "expected"),
     [
-        # Of 3 examples, 9 s, the forward pass takes 3. The last layer's 20 bytes, 75 s by a ring, go at 4.5; the
-        # first layer's 80 bytes, 120 s, wait for them, though they are ready at 9.
+        # Of 3 examples, 9 s, the forward pass takes 3. The last layer's 20 bytes, 75 s by a ring, go at 4.5;
+        # the first layer's 80 bytes, 120 s, wait for them, though they are ready at 9.
         (12, 7 + 2 + 4.5 + 75 + 120),
-        # Of 300 examples, 900 s: the last layer's are sent while the first one is computed, which ends at 900.
+        # Of 300 examples, 900 s: the last layer's are sent while the first one is computed, until 900.
         (1200, 7 + 2 + 900 + 120),
     ],
 )
@@ -65,3 +72,56 @@ def test_layers():
     assert scaling.dense_parts([3, 4, 2], 8) == [Part(12 / 20, 16 * 8), Part(8 / 20, 10 * 8)]
     assert scaling.shared(COMPUTE, 4, 2) == (14, 6, 4)
     assert scaling.shared(COMPUTE, 2, 4) == COMPUTE
+
+
+def test_a_quick_run_says_what_it_found(tmp_path, capsys):
+    if importlib.util.find_spec("mpi4py") is None:
+        pytest.skip("mpi4py is missing")
+    if shutil.which("mpiexec") is None and not (Path(sys.executable).parent / "mpiexec").exists():
+        pytest.skip("mpiexec is missing")
+    small = ["--quick", "--ranks", "2", "--batches", "16,64", "--hidden", "4", "--network", "10,25"]
+    assert bench.main(["distributed", *small, "--json", str(tmp_path / "found.json")]) == 0
+    told = capsys.readouterr().out
+    for text in ("between two ranks here", "4,194,304 bytes", "batch 64", "25 Gbit/s, 10 µs", "quickest"):
+        assert text in told
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [one["ranks"] for one in found["measured"]] == [1, 2]
+    assert [batch for batch, seconds in found["measured"][1]["steps"] if seconds > 0] == [16, 64]
+    assert found["model"]["here"][1] > 0
+
+
+def test_a_plot_has_points_and_lines(tmp_path):
+    pytest.importorskip("matplotlib")
+    network = scaling.Network(1e-6, 1e-10)
+    model = distributed.Model(Compute(1e-4, 1e-5, 1e-5), PARTS, network)
+    steps = [(batch, scaling.step(batch, 1, *model)) for batch in (64, 256)]
+    found = [distributed.Measured(ranks, [], steps, 1e-5) for ranks in (1, 2)]
+    figure = distributed.draw(tmp_path / "found.png", found, model, [("a network", network)])
+    here, there = figure.axes
+    points, line = here.lines[:2]
+    assert list(points.get_xdata()) == list(line.get_xdata()) == [64, 256]
+    assert points.get_ydata() == pytest.approx([0.74, 2.66])
+    assert line.get_ydata() == pytest.approx(points.get_ydata())  # the model's own
+    assert len(there.lines) == 4
+    assert (tmp_path / "found.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ranks", "0"], "expected counts"),
+        (["--network", "10"], "expected microseconds and Gbit/s"),
+        (["--network", "1,0"], "expected microseconds and Gbit/s"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        distributed.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_starter_is_said(monkeypatch, capsys):
+    pytest.importorskip("mpi4py")
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    assert distributed.main(["--ranks", "2"]) == 2
+    assert "mpiexec was not found" in capsys.readouterr().err
