@@ -21,7 +21,7 @@ from ..ops.layer_norm import check_features
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..runtime.numbers import AT_LEAST_ZERO, FLAG, NUMBER, SHARE, check_count, check_flag, one_of, shown
-from . import initializers
+from . import initializers, norm_of_ranks
 from .initializers import Initializer
 
 __all__ = ["BatchNorm", "Dense", "Flatten", "Layer", "LayerNorm", "Rescale"]
@@ -253,6 +253,8 @@ class BatchNorm(_Affine):
     """
 
     arguments = ("features", "eps", "momentum", "affine", "track_running_stats", "running_var", "activation")
+    _sum_up: norm_of_ranks.SumUp | None = None  # while statistics are those of several processes
+    _saved: Any
 
     def __init__(
         self,
@@ -299,12 +301,16 @@ class BatchNorm(_Affine):
         tracked = self.buffers.get("num_batches_tracked")
         if momentum is None:
             momentum = 0.0 if tracked is None else _share(int(tracked) + 1, x)
-        if self.takes_statistics(training):
+        if self.takes_statistics(training) and self._sum_up is None:
             check_values_per_channel(x3)
         unbiased, relu = self.running_var == "unbiased", self.activation is not None
         options = NormOptions(momentum, self.eps, training, unbiased, relu)
         running = self.buffers.get("running_mean"), self.buffers.get("running_var")
-        self._saved = norm_forward(x3, self._vectors(self.parameters), running, options, y.reshape(x3.shape))
+        affine, y3 = self._vectors(self.parameters), y.reshape(x3.shape)
+        if training and self._sum_up is not None:
+            self._saved = norm_of_ranks.forward(x3, affine, running, options, y3, self._sum_up)
+        else:
+            self._saved = norm_forward(x3, affine, running, options, y3)
         if training and tracked is not None:
             tracked += 1
         self._x = x3
@@ -314,8 +320,15 @@ class BatchNorm(_Affine):
         x, saved = self._x, self._saved
         dx = empty_like(dy) if need_dx else None
         affine, relu = self._vectors(self.parameters), self.activation is not None
-        dispatch.of(dy).norm_backward(dy.reshape(x.shape), x, affine, saved, relu, self._outputs(dx, x))
+        dy, outputs = dy.reshape(x.shape), self._outputs(dx, x)
+        if isinstance(saved, norm_of_ranks.Saved) and self._sum_up is not None:
+            norm_of_ranks.backward(dy, x, affine, saved, relu, outputs, self._sum_up)
+        else:
+            dispatch.of(dy).norm_backward(dy, x, affine, saved, relu, outputs)
         return dx
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_sum_up"}
 
 
 class LayerNorm(_Affine):

@@ -194,6 +194,10 @@ def _sizes(trainer: Trainer, source: Arrays, options: Options) -> _Sizes:
     if ranks.size == 1:
         used = count - count % whole if options.drop_last else count
         return _Sizes(fixed, whole, whole, used, used)
+    if whole < ranks.size and not shard:  # all might have none
+        raise ValueError(
+            f"batch_size makes batches of {whole}, expected an example for each of {ranks.size} ranks"
+        )
     of_all, ends = ranks.ends(count, whole, options.drop_last, shard)
     most, used = max(1, int(np.diff(ends, prepend=0).max())), int(ends[-1])
     return _Sizes(fixed, whole, most, int(of_all[-1]) if shard else used, used, ends)
@@ -214,6 +218,18 @@ def _sizes_of_blocks(source: Blocks, options: Options) -> _Sizes:
     return _Sizes(fixed, size, size, count, count)
 
 
+def _check_batches(trainer: Trainer, x: Any, sizes: _Sizes, options: Options) -> None:
+    """Raise ValueError if a batch, or a rank's part of one, is too small to take statistics of."""
+    count, smallest = sizes.examples, None
+    if trainer._sync_norms:
+        count = sizes.fixed["examples"]
+    elif sizes.ends is not None:
+        smallest = min((n for n in np.diff(sizes.ends, prepend=0).tolist() if n), default=None)
+        if smallest is None:
+            return
+    check_batches(trainer.model, x, sizes.whole_batch, options.drop_last, count, smallest)
+
+
 def prepare(trainer: Trainer, source: Source, held_back: Source | None, options: Options) -> Run:
     """Prepare a training on checked data; nothing of it has run yet."""
     ranks = trainer._ranks
@@ -225,12 +241,7 @@ def prepare(trainer: Trainer, source: Source, held_back: Source | None, options:
         sizes = _sizes_of_blocks(source, options)
     else:
         sizes = _sizes(trainer, source, options)
-        parts = [] if sizes.ends is None else [n for n in np.diff(sizes.ends, prepend=0).tolist() if n]
-        if parts or sizes.ends is None:
-            check_batches(
-                trainer.model, source.data.x, sizes.whole_batch, options.drop_last, sizes.examples,
-                min(parts, default=None),
-            )  # fmt: skip
+        _check_batches(trainer, source.data.x, sizes, options)
     if isinstance(held_back, Arrays) and trainer.metrics and held_back.examples:
         few = held_back.few(FEW) if isinstance(held_back, Mapped) else held_back.data
         check_metrics(trainer.model, trainer.metrics, few)
@@ -284,6 +295,7 @@ def _joined(trainer: Trainer, run: Run, source: Any) -> Run:
         "whether there is a checkpoint": run.resume is not None,
         "loss": (type(trainer.loss).__name__, str(vars(trainer.loss))),
         "metrics": len(trainer.metrics), "sharpness_aware": trainer.sharpness_aware,
+        "sync_norms": trainer._sync_norms,
         "penalty": repr(trainer.penalty),
         "the callbacks": [type(callback).__name__ for callback in options.callbacks],
     } | ({"how many examples x has": source.examples} if options.shard else {}))  # fmt: skip

@@ -117,7 +117,9 @@ class Ranks:
         if total % whole_batch and not drop_last:
             of_all = np.append(of_all, total)
         if not shard:
-            return of_all, count * of_all // total
+            # A fraction of an example is rounded up on some ranks and down on others, so that batches have
+            # the right size where ranks have equally many, and nearly so else.
+            return of_all, (count * of_all * self.size + self.rank * total) // (total * self.size)
         begins, ends = share_of(np.diff(of_all, prepend=0), self.rank, self.size)
         return of_all, np.cumsum(ends - begins)
 
@@ -213,6 +215,23 @@ class Ranks:
         finally:
             for seed, value in zip(seeds, common, strict=True):
                 seed[...] = value
+
+    @contextmanager
+    def common_statistics(self, model: nn.Sequential) -> Iterator[None]:
+        """Let `BatchNorm` take statistics of the examples of all ranks inside the ``with`` block."""
+        norms = [layer for layer in model.leaves().values() if isinstance(layer, nn.BatchNorm)]
+        for layer in norms:
+            layer._sum_up = self._sum_up
+        try:
+            yield
+        finally:
+            for layer in norms:
+                layer._sum_up = None
+
+    def _sum_up(self, own: Array) -> Array:
+        result = np.empty_like(own)
+        self._comm.Allreduce(own, result)
+        return result
 
     @contextmanager
     def guarded(self) -> Iterator[None]:

@@ -92,10 +92,13 @@ class Trainer:
         make the same trainer, and call `fit` at the same time with their own examples (or ``shard=True``).
         Each computes the gradients of its part of a batch, one message sums them up, and all take the same
         step: parameters have the same bits on all ranks, and those of one process up to the order of sums.
-        The first rank's parameters and random state are everyone's. `BatchNorm` takes statistics of a rank's
-        part, and ranks average what they keep of them after each epoch; layers that are random draw other
-        numbers on each rank. `evaluate` and `predict` are a rank's own business. A rank that fails prints its
-        error and ends all.
+        The first rank's parameters and random state are everyone's. Layers that are random draw other numbers
+        on each rank. `evaluate` and `predict` are a rank's own business. A rank that fails prints its error
+        and ends all.
+    sync_norms : bool, default False
+        With ``comm``: whether `BatchNorm` takes statistics of the whole batch, as one process does, by three
+        more messages a step and layer, and the loop in Python. Else it takes those of a rank's part, and
+        ranks average what they keep of them after each epoch.
 
     Notes
     -----
@@ -115,6 +118,7 @@ class Trainer:
 
     _sharpness_aware = 0.0  # of trainers that an earlier version pickled
     _ranks = ALONE  # likewise
+    _sync_norms = False  # likewise
     _exchange: Exchange | None = None  # while several ranks train
 
     def __init__(
@@ -128,6 +132,7 @@ class Trainer:
         penalty: nn.Penalty | None = None,
         sharpness_aware: float = 0.0,
         comm: Any = None,
+        sync_norms: bool = False,
     ) -> None:
         if not isinstance(model, nn.Sequential):
             raise TypeError(f"model is a {type(model).__name__}, expected a Sequential")
@@ -152,6 +157,7 @@ class Trainer:
         if len(set(names)) < len(names):
             raise ValueError(f"metrics have the names {names[1:]}, expected each once, and none of them loss")
         self.metrics, self.penalty, self._ranks = functions, penalty, Ranks(comm)
+        self._sync_norms = check_flag("sync_norms", sync_norms) and self._ranks.size > 1
         self.sharpness_aware = sharpness_aware
         self._engine: cuda_engine.Engine | None = None  # kept from fit to fit for a model on a GPU
 
@@ -457,6 +463,10 @@ class Trainer:
             reason = cuda_engine.why_not(self.model, self.optimizer, insists)
         else:
             reason = compiled.why_not(self.model, self.loss, self.optimizer, insists)
+        if self._sync_norms and any(
+            isinstance(layer, nn.BatchNorm) for layer in self.model.leaves().values()
+        ):
+            reason = "BatchNorm takes statistics over all ranks"
         if options.transform is not None:
             reason = "transform acts on every batch"
         for i, callback in enumerate(options.callbacks):
@@ -528,7 +538,11 @@ class Trainer:
             if unfinished and epoch.position % run.batch_size == 0:
                 run.resume.save_if_due(epoch, history)
 
-        with ranks.own_noise(self.model), closing(run.source.pieces(drawn, epoch, run.batch_size)) as pieces:
+        with ExitStack() as stack:
+            stack.enter_context(ranks.own_noise(self.model))
+            if self._sync_norms:
+                stack.enter_context(ranks.common_statistics(self.model))
+            pieces = stack.enter_context(closing(run.source.pieces(drawn, epoch, run.batch_size)))
             for data, order in pieces:
                 if isinstance(run.source, Blocks):
                     check_batches(self.model, data.x, run.batch_size)
@@ -661,6 +675,8 @@ class Trainer:
                 gradient[...] = gradient * gradient.dtype.type(divisor) if divisor else 0
             self.model._backward(gradient)
         else:
+            if self._sync_norms:  # others wait for the statistics of this part
+                self.model._backward(self.model._forward(x))
             self.model.flat_gradients[...] = 0
         if self._exchange is not None:
             value = self._exchange(float(value), divisor)
