@@ -382,8 +382,8 @@ double Engine<T>::penalize() {
     return penalty_.runs.empty() || divisor == 0 ? 0 : add_penalty(penalty_, divisor);
 }
 
-// Makes the gradient of a batch's mean loss that of the sum of its losses. Where these have no weight, the
-// mean is none.
+// Makes the gradient of a batch's mean loss in gradient_ that of the sum of its losses, which is 0 where they
+// have no weight.
 template <class T>
 void Engine<T>::scale_gradient(std::size_t n, double divisor) {
     T* const gradient = gradient_.data();

@@ -137,11 +137,11 @@ class Engine {
     void set_exchange(Exchange exchange) { exchange_ = std::move(exchange); }
 
     // Trains on the examples [begin, end) of the order, in batches of `batch`, or of at most so many if the
-    // options say where each ends. `rows` holds the coefficients of each
-    // step, `row` elements per step, with a factor of 1 on the gradient. A step that is left out, or that
-    // ends the run, changes neither parameters nor buffers nor counters. Throws std::invalid_argument for a
-    // label that is not a class, before its step: labels are the caller's memory, which may change at any
-    // time. A step on whose way a custom layer throws changes nothing either.
+    // options say where each ends. `rows` holds the coefficients of each step, `row` elements per step, with
+    // a factor of 1 on the gradient. A step that is left out, or that ends the run, changes neither
+    // parameters nor buffers nor counters. Throws std::invalid_argument for a label that is not a class,
+    // before its step: labels are the caller's memory, which may change at any time. A step on whose way a
+    // custom layer throws changes nothing either.
     void train(const Examples<T>&, std::size_t begin, std::size_t end, std::size_t batch, const T* rows,
                std::size_t row, const StepOptions&, Outcome&);
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
 import numpy as np
@@ -155,7 +155,7 @@ class Host:
         """
         count = len(arrays[0] if order is None else order)
         ends = range(first + size, count + size, size) if is_integer(size) else size
-        for begin, end in pairwise([first, *ends]):
+        for begin, end in pairwise(chain([first], ends)):
             rows = slice(begin, end)
             given = (a for a in arrays if a is not None)
             x, *others = (a[rows] if order is None else a.take(order[rows], axis=0) for a in given)

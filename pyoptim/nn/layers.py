@@ -301,15 +301,16 @@ class BatchNorm(_Affine):
         tracked = self.buffers.get("num_batches_tracked")
         if momentum is None:
             momentum = 0.0 if tracked is None else _share(int(tracked) + 1, x)
-        if self.takes_statistics(training) and self._sum_up is None:
-            check_values_per_channel(x3)
         unbiased, relu = self.running_var == "unbiased", self.activation is not None
         options = NormOptions(momentum, self.eps, training, unbiased, relu)
         running = self.buffers.get("running_mean"), self.buffers.get("running_var")
         affine, y3 = self._vectors(self.parameters), y.reshape(x3.shape)
-        if training and self._sum_up is not None:
+        takes = self.takes_statistics(training)
+        if takes and self._sum_up is not None:
             self._saved = norm_of_ranks.forward(x3, affine, running, options, y3, self._sum_up)
         else:
+            if takes:
+                check_values_per_channel(x3)
             self._saved = norm_forward(x3, affine, running, options, y3)
         if training and tracked is not None:
             tracked += 1

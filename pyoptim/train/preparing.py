@@ -185,7 +185,7 @@ def _sizes(trainer: Trainer, source: Arrays, options: Options) -> _Sizes:
     ranks, shard, count = trainer._ranks, options.shard, source.examples
     if options.steps_per_epoch is not None:
         raise ValueError(f"steps_per_epoch is {options.steps_per_epoch}, expected None beside arrays")
-    total = count if shard else ranks.sums(count)[0]
+    (total,) = [count] if shard else ranks.sums(count)
     if total == 0:
         raise ValueError("x is empty on all ranks, expected at least one example")
     given = check_count("batch_size", total if options.batch_size is None else options.batch_size)
@@ -198,12 +198,13 @@ def _sizes(trainer: Trainer, source: Arrays, options: Options) -> _Sizes:
         raise ValueError(
             f"batch_size makes batches of {whole}, expected an example for each of {ranks.size} ranks"
         )
-    of_all, ends = ranks.ends(count, whole, options.drop_last, shard)
+    of_all, ends = ranks.ends(count, total, whole, options.drop_last, shard)
     most, used = max(1, int(np.diff(ends, prepend=0).max())), int(ends[-1])
     return _Sizes(fixed, whole, most, int(of_all[-1]) if shard else used, used, ends)
 
 
-def _sizes_of_blocks(source: Blocks, options: Options) -> _Sizes:
+def _sizes_of_blocks(trainer: Trainer, source: Blocks, options: Options) -> _Sizes:
+    ranks = trainer._ranks
     if options.batch_size is None:
         raise ValueError("batch_size is None, expected a number beside blocks")
     if source.serves_once and options.epochs > 1:
@@ -211,11 +212,19 @@ def _sizes_of_blocks(source: Blocks, options: Options) -> _Sizes:
             f"x is a generator, which gives its blocks once, but epochs is {options.epochs}: expected a "
             "function that returns one"
         )
-    size = check_count("batch_size", options.batch_size)
+    whole = check_count("batch_size", options.batch_size)
+    if ranks.size > 1 and (options.shard or options.steps_per_epoch is None or whole < ranks.size):
+        raise ValueError(
+            f"blocks of {ranks.size} ranks: expected each rank's own (shard=False), steps_per_epoch, and a "
+            "batch_size with an example for each"
+        )
+    size = ranks.count_of(whole)
     source.limit(options.steps_per_epoch, size, options.drop_last)
     count = source.examples
-    fixed = {"batch_size": size, "shuffle": options.shuffle, "examples": count}
-    return _Sizes(fixed, size, size, count, count)
+    fixed = {"batch_size": whole, "shuffle": options.shuffle, "examples": count}
+    if count is not None:  # of all ranks, whose number may change between two runs
+        fixed["examples"] = count // size * whole
+    return _Sizes(fixed, whole, size, count, count)
 
 
 def _check_batches(trainer: Trainer, x: Any, sizes: _Sizes, options: Options) -> None:
@@ -233,12 +242,15 @@ def _check_batches(trainer: Trainer, x: Any, sizes: _Sizes, options: Options) ->
 def prepare(trainer: Trainer, source: Source, held_back: Source | None, options: Options) -> Run:
     """Prepare a training on checked data; nothing of it has run yet."""
     ranks = trainer._ranks
-    if ranks.size > 1 and any(type(given) is not Arrays for given in (source, held_back) if given):
-        raise ValueError(
-            f"blocks or mapped files: not with a comm of {ranks.size} ranks, only arrays in memory"
-        )
+    ranks.check_equal({
+        "shard": options.shard, "what x is": type(source).__name__,
+        "steps_per_epoch": options.steps_per_epoch,
+        "whether there are validation data": held_back is not None,
+    })  # fmt: skip
+    if ranks.size > 1 and any(isinstance(given, Mapped) for given in (source, held_back)):
+        raise ValueError(f"mapped files: not with a comm of {ranks.size} ranks, only arrays or blocks")
     if isinstance(source, Blocks):
-        sizes = _sizes_of_blocks(source, options)
+        sizes = _sizes_of_blocks(trainer, source, options)
     else:
         sizes = _sizes(trainer, source, options)
         _check_batches(trainer, source.data.x, sizes, options)
@@ -290,8 +302,7 @@ def _joined(trainer: Trainer, run: Run, source: Any) -> Run:
             raise ValueError(f"{name}: not with a comm of {ranks.size} ranks, only with one process")
     ranks.check_equal({
         "epochs": options.epochs, "batch_size": options.batch_size, "shuffle": options.shuffle,
-        "drop_last": options.drop_last, "shard": options.shard, "weight_noise": options.weight_noise,
-        "whether there are validation data": run.held_back is not None,
+        "drop_last": options.drop_last, "weight_noise": options.weight_noise,
         "whether there is a checkpoint": run.resume is not None,
         "loss": (type(trainer.loss).__name__, str(vars(trainer.loss))),
         "metrics": len(trainer.metrics), "sharpness_aware": trainer.sharpness_aware,
@@ -302,8 +313,8 @@ def _joined(trainer: Trainer, run: Run, source: Any) -> Run:
     own = [callback for callback in options.callbacks if ranks.is_first or callback.on_all_ranks]
     options = replace(options, callbacks=own, verbose=options.verbose if ranks.is_first else False)
     held_back: Any = run.held_back
-    if held_back is not None and options.shard:
+    if isinstance(held_back, Arrays) and options.shard:
         held_back = Arrays(held_back.data.part(*share_of(held_back.examples, ranks.rank, ranks.size)))
-    if held_back is not None and not ranks.any(held_back.examples > 0):
+    if held_back is not None and not ranks.any(held_back.examples != 0):
         raise ValueError("the validation data are empty on all ranks, expected at least one example")
     return run._replace(options=options, held_back=held_back)

@@ -103,7 +103,14 @@ class Ranks:
         arrays = [array for array in self.gather(array) if array is not None]
         return np.concatenate(arrays) if len(arrays) > 1 else next(iter(arrays), None)
 
-    def ends(self, count: int, whole_batch: int, drop_last: bool, shard: bool) -> tuple[Array, Array]:
+    def count_of(self, count: int) -> int:
+        """Return how many of so many examples are this rank's."""
+        begin, end = share_of(count, self.rank, self.size)
+        return int(end - begin)
+
+    def ends(
+        self, count: int, total: int, whole_batch: int, drop_last: bool, shard: bool
+    ) -> tuple[Array, Array]:
         """Return how many examples of all ranks each step of an epoch ends with, and how many of this rank's.
 
         Parameters
@@ -112,7 +119,6 @@ class Ranks:
             The examples that this rank gives: all (``shard``), and of each batch an equal part is its own; or
             some of its own, of which each batch gets the same share, be they few or none.
         """
-        total = count if shard else self.sums(count)[0]
         of_all = np.arange(whole_batch, total + 1, whole_batch)
         if total % whole_batch and not drop_last:
             of_all = np.append(of_all, total)
@@ -123,15 +129,14 @@ class Ranks:
         begins, ends = share_of(np.diff(of_all, prepend=0), self.rank, self.size)
         return of_all, np.cumsum(ends - begins)
 
-    def order(self, rng: np.random.Generator, count: int, run: Run) -> Array | None:
+    def order(self, rng: np.random.Generator, count: int, run: Run) -> Any:
         """Draw the order in which this rank goes through its examples in an epoch; None: as they come."""
         options, drawn = run.options, count if run.drawn is None else run.drawn
-        if options.shuffle and not options.shard:
-            rng = np.random.default_rng([int(rng.integers(2**63)), self.rank])
-        order = rng.permutation(count)[:drawn] if options.shuffle else None
         if not options.shard:
-            return order
-        order = np.arange(drawn) if order is None else order
+            if options.shuffle:
+                rng = np.random.default_rng([int(rng.integers(2**63)), self.rank])
+            return run.source.draw(rng, options.shuffle, run.examples)
+        order = rng.permutation(count)[:drawn] if options.shuffle else np.arange(drawn)
         full = drawn - drawn % run.whole_batch
         begin, end = share_of(run.whole_batch, self.rank, self.size)
         first, last = share_of(drawn - full, self.rank, self.size)

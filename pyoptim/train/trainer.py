@@ -293,7 +293,8 @@ class Trainer:
             With ``comm``: all ranks give the same data, and each trains on its part of every batch, so that
             batches are those of one process; validation data are divided too. Without it each rank gives
             examples of its own, of which each batch gets the same share: a rank with few examples has none in
-            some steps, and one may have none at all (arrays of length 0).
+            some steps, and one may have none at all (arrays of length 0). Blocks are a rank's own, and need
+            ``steps_per_epoch``; of each batch it takes an equal part from them.
 
         Returns
         -------
@@ -532,7 +533,7 @@ class Trainer:
         def advance(more: int) -> None:
             progress.advance(more)
             epoch.seconds = time.perf_counter() - started
-            if run.resume is None or run.ends is not None:  # ranks have numbers of their own in an epoch
+            if run.resume is None or ranks.size > 1:  # ranks have numbers of their own within an epoch
                 return
             unfinished = run.examples is None or epoch.position < run.examples
             if unfinished and epoch.position % run.batch_size == 0:

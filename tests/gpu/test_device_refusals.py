@@ -6,6 +6,7 @@ from support.device import TRUSTING, states
 from support.doubles import OnDevice, There
 
 import pyoptim as po
+from pyoptim import nn
 from pyoptim.arrays.queue import Queue
 
 
@@ -96,3 +97,29 @@ def test_what_is_not_for_a_gpu_says_so(emulated):
     with pytest.raises(TypeError, match="params has dtype float64, which does not go with"):
         po.Adam(There(a.astype(float)), state_dtype="int8")
     assert (a == 1).all()
+
+
+class TwoRanks:
+    """A communicator of two ranks, of which the other one is always like this one."""
+
+    def Get_rank(self):
+        return 0
+
+    def Get_size(self):
+        return 2
+
+    def allgather(self, value):
+        return [value, value]
+
+    def bcast(self, value, root):
+        return value
+
+    Allreduce = isend = irecv = Abort = None
+
+
+def test_a_model_on_a_gpu_is_trained_by_one_process(emulated, monkeypatch, rng):
+    model = nn.Sequential(nn.Dense(3, 2), seed=0).to("cuda")
+    trainer = po.Trainer(model, nn.MSE(), po.SGD(model.parameters(), lr=0.1), comm=TwoRanks())
+    monkeypatch.setattr(type(trainer._ranks), "_all_fail", lambda self: True)
+    with pytest.raises(ValueError, match="a model on a GPU: not with a comm of 2 ranks"):
+        trainer.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=False)

@@ -14,6 +14,7 @@ from mpi4py import MPI
 import pyoptim as po
 from pyoptim import averages, callbacks, nn, schedules
 from pyoptim.runtime import dispatch
+from pyoptim.train import sources
 
 COMM = MPI.COMM_WORLD
 RNG = np.random.default_rng(0)
@@ -240,6 +241,43 @@ def others(folder):
         alike(resumed)
 
 
+def blocks(folder):
+    """Each rank gives blocks of its own, cut as it likes: the batches are those of one process."""
+    begin, end = ((0, 3), (3, 6), (6, 10))[COMM.rank]
+    rows = np.concatenate([np.arange(10 * k + begin, 10 * k + end) for k in range(6)])
+
+    def given():
+        for some in np.array_split(rows, 3 + COMM.rank):
+            yield X[some], Y[some]
+
+    def trained(comm, x, **options):
+        fit = {"epochs": 2, "batch_size": 10, "verbose": False, "shuffle": False, **options}
+        model = nn.Sequential(
+            nn.Dense(7, 5), nn.BatchNorm(5), nn.Tanh(), nn.Dense(5, 3), seed=1, dtype="float64"
+        )
+        optimizer = po.Adam(model.parameters(), eps=1e-3)
+        trainer = po.Trainer(model, nn.CrossEntropy(), optimizer, seed=5, comm=comm, sync_norms=sync)
+        return trainer, trainer.fit(x, **fit)
+
+    for sync in (False, True):
+        together = trained(COMM, given, steps_per_epoch=6)
+        alike(together[0])
+        if sync:
+            close(together, trained(None, [(X[:60], Y[:60])]))
+    sync, saved = False, {"checkpoint": f"{folder}/blocks", "checkpoint_every": 0.0, "shuffle": True}
+    whole = trained(COMM, given, steps_per_epoch=5, validation_data=given, shuffle=True)
+    trained(COMM, given, steps_per_epoch=5, validation_data=given, **saved | {"epochs": 1})
+    resumed = trained(COMM, given, steps_per_epoch=5, validation_data=given, **saved)
+    assert flat(resumed[0]).tobytes() == flat(whole[0]).tobytes()
+    assert resumed[1]["val_loss"] == whole[1]["val_loss"]
+    for wrong in ({}, {"steps_per_epoch": 2, "batch_size": 2}, {"steps_per_epoch": 2, "shard": True}):
+        try:
+            trained(COMM, given, **wrong)
+        except ValueError as error:
+            told = str(error)
+        assert "blocks of 3 ranks: expected" in told
+
+
 def refused(folder):
     """What all ranks refuse, each with the same words, and go on."""
     cases = [
@@ -253,6 +291,8 @@ def refused(folder):
             {"fit": {"shard": False, "validation_data": (X[:0], Y[:0])}},
             "the validation data are empty on all",
         ),
+        ({"fit": {"shard": COMM.rank == 0}}, "shard differs between ranks"),
+        ({"dtype": "float32", "optimizer": {"state_dtype": "int8"}}, "in fewer bits: not with a comm of"),
         ({"fit": {"epochs": 1 + COMM.rank}}, "epochs differs between ranks"),
         ({"penalty": nn.Penalty(0.1 * COMM.rank)}, "penalty differs between ranks"),
         ({"optimizer": {"max_grad_norm": 1 + COMM.rank}}, "how the optimizer steps differs"),
@@ -274,6 +314,12 @@ def refused(folder):
         with contextlib.suppress(TypeError):
             make(given)
             raise AssertionError(given)
+    sources._KEPT, mapped = 0, np.memmap(f"{folder}/x{COMM.rank}", X.dtype, "w+", shape=X.shape)
+    try:
+        trainer.fit(mapped, Y, verbose=False)
+    except ValueError as error:
+        told = str(error)
+    assert "mapped files: not with a comm of 2 ranks" in told, told
     bad = np.where(np.arange(61)[:, None] == 60, 3e38, X)  # overflows on one rank, and then on all
     for nonfinite, error in (("raise", ValueError), ("skip", None)):
         model = nn.Sequential(nn.Dense(7, 8), nn.Dense(8, 1), seed=1)

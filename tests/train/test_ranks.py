@@ -29,7 +29,9 @@ def start(ranks, *arguments, timeout=120, **options):
 
 
 @needs_mpi
-@pytest.mark.parametrize(("name", "ranks"), [("equal", 3), ("uneven", 3), ("empty", 3), ("refused", 2)])
+@pytest.mark.parametrize(
+    ("name", "ranks"), [("equal", 3), ("uneven", 3), ("empty", 3), ("blocks", 3), ("refused", 2)]
+)
 def test_ranks(name, ranks, tmp_path):
     ended = start(ranks, PROGRAM, name, tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -91,6 +93,33 @@ def test_shares_are_all_examples_once(count, size):
     shares = [share_of(count, rank, size) for rank in range(size)]
     assert [i for share in shares for i in range(*share)] == list(range(count))
     assert np.ptp([end - begin for begin, end in shares]) <= 1
+
+
+@pytest.mark.parametrize("shard", [True, False])
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize("counts", [[7, 7, 7], [12, 0, 5], [1, 40, 2]])
+@pytest.mark.parametrize("batch", [3, 4, 9])
+def test_batches_have_parts_of_all_ranks(shard, drop_last, counts, batch):
+    total, ends = sum(counts), []
+    for rank, count in enumerate(counts):
+        ranks = Ranks(None)
+        ranks.rank, ranks.size = rank, len(counts)
+        of_all, own = ranks.ends(total if shard else count, total, batch, drop_last, shard)
+        ends.append(own)
+    left_out = total % batch if drop_last else 0
+    assert of_all[-1] == total - left_out
+    sizes = np.diff(of_all, prepend=0)
+    assert (sizes[:-1] == batch).all()
+    parts = np.diff(ends, prepend=0, axis=1)
+    assert (parts >= 0).all()
+    if shard or len(set(counts)) == 1:
+        assert (parts.sum(axis=0) == sizes).all()
+    else:
+        assert (parts.sum(axis=0) > 0).all()
+        shares = np.outer(counts, sizes) / total
+        assert (abs(parts - shares) <= 1).all()
+    if not shard and not drop_last:
+        assert [own[-1] for own in ends] == counts
 
 
 def test_a_process_that_was_started_alone():
