@@ -91,7 +91,8 @@ def _parser(whole: bool = False) -> argparse.ArgumentParser:
         help="train a network on a data set or your own file",
         description="Train a multi-layer perceptron and report how good it is on examples it has not seen. "
         "Of your own file numbers are scaled, and missing ones take the column's median; texts are "
-        "categories. It is read into memory whole: for larger ones the library has blocks.",
+        "categories. A CSV or Parquet file that takes more than --memory is read in parts, anew in each "
+        "epoch.",
         formatter_class=_Help,
     )
     train.set_defaults(run=_train)
@@ -122,7 +123,7 @@ def _parser(whole: bool = False) -> argparse.ArgumentParser:
         f"--batch-size and --schedule: {', '.join(_MINIMIZERS)}",
     )
     train.add_argument("--hidden", type=_sizes, default=(256, 128), help="sizes of the hidden layers")
-    train.add_argument("--seed", type=_seed, default=0, help="of first weights and order of examples")
+    train.add_argument("--seed", type=_whole, default=0, help="of first weights and order of examples")
     train.add_argument("--backend", help="native, numba or numpy; default: the best here")
     train.add_argument("--threads", type=_positive, help="default: all processors")
     train.add_argument("--save", metavar="FILE", help="the model; default: DATASET.safetensors")
@@ -148,7 +149,7 @@ def _parser(whole: bool = False) -> argparse.ArgumentParser:
         "--dataset", default="auto", help="digits, mnist, …; auto: mnist where its files are, else digits"
     )
     study.add_argument("--epochs", type=_positive, help="default: the study's own")
-    study.add_argument("--seed", type=_seed, default=0, help="the first one")
+    study.add_argument("--seed", type=_whole, default=0, help="the first one")
     study.add_argument("--seeds", type=_positive, metavar="N", help="how many; default: the study's own")
     study.add_argument("--threads", type=_positive, help="default: all processors")
     study.add_argument("--plot", metavar="FILE", help="default: STUDY.png")
@@ -170,7 +171,9 @@ def _parser(whole: bool = False) -> argparse.ArgumentParser:
     compare.add_argument("--steps", type=_positive, help="default: 500; 1000 for --schedules")
     compare.add_argument("--epochs", type=_positive, help="on a data set; default: 20 for digits, else 3")
     compare.add_argument(
-        "--seed", type=_seed, help="of first weights and order of examples; of a random start on surfaces"
+        "--seed",
+        type=_whole,
+        help="of first weights and order of examples; of a random start on surfaces",
     )
     compare.add_argument(
         "--seeds", type=_positive, help="how many, from --seed on, on a data set; default: 3"
@@ -199,6 +202,16 @@ def _add_own_file(train: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="of rows, drawn at random, that are not trained on but for validation; 0 for none, default: 0.2",
     )
+    _add_memory(own)
+
+
+def _add_memory(parser: Any) -> None:
+    parser.add_argument(
+        "--memory",
+        type=_whole,
+        metavar="MB",
+        help="read a CSV or Parquet file that takes more in memory in parts; default: 1024",
+    )
 
 
 def _add_predictions(commands: Any) -> None:
@@ -216,6 +229,7 @@ def _add_predictions(commands: Any) -> None:
         parser.set_defaults(run=run)
         parser.add_argument("model", metavar="MODEL", help="the file of the model")
         parser.add_argument("data", metavar="DATA", help="a file with the columns of the training's")
+        _add_memory(parser)
     predict.add_argument("-o", "--output", metavar="FILE", help="a CSV file; default: standard output")
     predict.add_argument(
         "--probabilities", action="store_true", help="of every class, not only of the likeliest"
@@ -241,7 +255,7 @@ def _add_check(commands: Any) -> None:
     )
     check.add_argument("--raw", action="store_true", help="take pixels as they are, not scaled")
     check.add_argument("--epochs", type=_positive, default=5, help="of each training")
-    check.add_argument("--seed", type=_seed, default=0, help="of first weights and order of examples")
+    check.add_argument("--seed", type=_whole, default=0, help="of first weights and order of examples")
     check.add_argument("--threads", type=_positive, help="default: all processors")
     check.add_argument("--quiet", action="store_true", help="show no progress bar")
     check.add_argument("--plot", metavar="FILE", help="draw all of it into an image")
@@ -369,7 +383,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     return own_files.evaluate(options)
 
 
-def _seed(text: str) -> int:
+def _whole(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer >= 0")
     return int(text)
@@ -451,7 +465,17 @@ def _train_with(options: argparse.Namespace, comm: Any) -> int:
             stack.enter_context(dispatch.use_backend(options.backend))
         problem = problem_of(options)
         epochs = options.epochs or (100 if method else problem.epochs(batch_size))
-        sizes = [problem.x.shape[1], *options.hidden, problem.outputs]
+        if method and problem.is_streamed:
+            raise ValueError(
+                f"--optimizer is {options.optimizer}, which takes all examples at once, but "
+                f"{options.dataset} takes more than --memory"
+            )
+        if problem.is_streamed and comm is not None and comm.Get_size() > 1:
+            raise ValueError(
+                f"{options.dataset} takes more than --memory, and {comm.Get_size()} ranks would all read it "
+                "whole: expected one process, or a larger --memory"
+            )
+        sizes = [problem.inputs, *options.hidden, problem.outputs]
         hidden = [nn.Dense(a, b, activation="relu", init="he") for a, b in pairwise(sizes[:-1])]
         model = nn.Sequential(*hidden, nn.Dense(*sizes[-2:]), seed=options.seed)
         loss = problem.loss
@@ -459,7 +483,7 @@ def _train_with(options: argparse.Namespace, comm: Any) -> int:
         if optimizer_class is not None:
             lr: Any = optimizer_class.defaults["lr"] if options.lr is None else options.lr
             if options.schedule != "constant":
-                batches = -(-len(problem.x) // (batch_size or len(problem.x)))
+                batches = -(-problem.rows // (batch_size or problem.rows))
                 lr = schedules.Cosine(lr, steps=epochs * batches)
             optimizer = optimizer_class(model.parameters(), lr=lr)
         trainer = Trainer(model, loss, optimizer, seed=options.seed, comm=comm)
@@ -470,16 +494,17 @@ def _train_with(options: argparse.Namespace, comm: Any) -> int:
             f"{dispatch.current().name} backend, {threads.get_num_threads()} threads{each}"
         )
         started = time.perf_counter()
-        given = problem.x, problem.y
-        held = problem.held if options.plot or own else None
+        held = problem.validation if options.plot or own else None
         if method:
-            history = minimize(model, loss, *given, method, max_iter=epochs, validation_data=held)
+            x, y = problem.given
+            history = minimize(model, loss, x, y, method, max_iter=epochs, validation_data=held)
         else:
             history = trainer.fit(
-                *given, epochs=epochs, batch_size=batch_size, validation_data=held, verbose=True, shard=True
-            )
+                *problem.given, epochs=epochs, batch_size=batch_size, validation_data=held,
+                shuffle=problem.shuffle, verbose=True, shard=True,
+            )  # fmt: skip
         seconds = time.perf_counter() - started
-        result = trainer.evaluate(*(problem.held or given))
+        result = trainer.evaluate(*(problem.held or problem.given))
     if not math.isfinite(result["loss"]) or not np.isfinite(model.flat_parameters).all():
         print(
             f"pyoptim: the training diverged, so {path} was not written: try a smaller --lr", file=sys.stderr

@@ -6,6 +6,8 @@ import argparse
 import csv
 import io
 import sys
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,21 +16,30 @@ import numpy as np
 from .. import datasets, nn
 from ..nn.checkpoint import load_described, save_model
 from ..runtime.dtypes import Array
-from ..runtime.files import check_target, write_atomically
-from .tables import FILES, Encoding, Table, guessed, is_table, learned, read
+from ..runtime.files import check_target, write_parts_atomically
+from . import parts
+from .tables import FILES, Encoding, Notes, Table, guessed, is_table, learned, read
 
 _HELD = 0.2  # of the rows, if nobody says
 _STEPS = 5000  # of a training whose epochs nobody chose, about
+_MEMORY = 1024  # MB that a file takes that is read whole, at most
+_MIXED = 100_000  # examples in the buffer that brings those of a larger file into a new order, at most
+_BYTES = 1 << 26  # of that buffer, or of examples held out of such a file that stay in memory, about
 
 
 class Problem(NamedTuple):
-    """What a network is trained on, and what is held out of its training, if anything is."""
+    """What a network is trained on, and what is held out of its training, if anything is.
 
-    x: Array
-    y: Array
-    held: tuple[Array, Array] | None
+    Both are arrays x and y; or a function that returns blocks, alone, where a file is too large.
+    """
+
+    given: tuple[Any, ...]
+    held: tuple[Any, ...] | None
     name: str
     encoding: Encoding | None  # of one's own file
+    inputs: int
+    rows: int  # to train on
+    held_rows: int = 0
 
     @property
     def loss(self) -> nn.Loss:
@@ -36,7 +47,21 @@ class Problem(NamedTuple):
 
     @property
     def outputs(self) -> int:
-        return int(self.y.max()) + 1 if self.encoding is None else len(self.encoding.classes) or 1
+        return int(self.given[1].max()) + 1 if self.encoding is None else len(self.encoding.classes) or 1
+
+    @property
+    def is_streamed(self) -> bool:
+        return len(self.given) == 1
+
+    @property
+    def shuffle(self) -> bool | int:
+        """How `Trainer.fit` brings the examples into a new order."""
+        return min(_MIXED, max(1000, _BYTES // (4 * self.inputs))) if self.is_streamed else True
+
+    @property
+    def validation(self) -> Any:
+        """What is held out as `Trainer.fit` takes it."""
+        return self.held if self.held is None or len(self.held) == 2 else self.held[0]
 
     @property
     def words(self) -> str:
@@ -44,21 +69,22 @@ class Problem(NamedTuple):
         return "training" if self.held is None else "test" if self.encoding is None else "held-out"
 
     def counts(self) -> str:
-        held = "" if self.held is None else f" and {len(self.held[0]):,} {self.words}"
-        return f"{len(self.x):,} training{held} examples"
+        held = "" if self.held is None else f" and {self.held_rows:,} {self.words}"
+        return f"{self.rows:,} training{held} examples"
 
     def epochs(self, batch_size: int | None) -> int:
         """How many there are if nobody says: of one's own file those of some thousand steps."""
         if self.encoding is None:
             return 40 if self.name == "digits" else 10
-        steps = -(-len(self.x) // (batch_size or len(self.x)))
+        steps = -(-self.rows // (batch_size or self.rows))
         return min(200, max(10, -(-_STEPS // steps)))
 
     def quality(self, model: nn.Sequential, measured: dict[str, float]) -> str:
         """How good a model is, in the words that suit the target."""
         if self.encoding is None:
             return f"accuracy {measured['accuracy']:.2%}, {self.words} loss {measured['loss']:.4f}"
-        return _quality(self.encoding, model, *(self.held or (self.x, self.y)))
+        given = self.held or self.given
+        return _quality(self.encoding, model, given[0]() if len(given) == 1 else [given])
 
     def save(self, model: nn.Sequential, path: Path) -> None:
         if self.encoding is None:
@@ -71,15 +97,19 @@ def problem_of(options: argparse.Namespace) -> Problem:
     """Load the data set, or read and encode the file, that a training is given."""
     if is_table(options.dataset):
         return _own(options)
-    for name in ("target", "task", "categories", "drop", "holdout"):
+    for name in ("target", "task", "categories", "drop", "holdout", "memory"):
         if (value := getattr(options, name)) is not None:
             raise ValueError(f"--{name} is {value!r}, but {options.dataset!r} is no file of {FILES}")
     data = datasets.load(options.dataset, flatten=True, normalize=True)
-    return Problem(data.x_train, data.y_train, (data.x_test, data.y_test), options.dataset, None)
+    train, test = (data.x_train, data.y_train), (data.x_test, data.y_test)
+    inputs, rows = data.x_train.shape[1], len(data.x_train)
+    return Problem(train, test, options.dataset, None, inputs, rows, len(data.x_test))
 
 
 def _own(options: argparse.Namespace) -> Problem:
     """Read and encode a file, and say what was made of it."""
+    if _is_large(options.dataset, options.memory):
+        return _streamed(options)
     table = read(options.dataset)
     target = options.target
     if target is None and Path(table.path).suffix.lower() not in (".csv", ".tsv", ".parquet"):
@@ -96,18 +126,55 @@ def _own(options: argparse.Namespace) -> Problem:
             f"{table.path} has {table.rows} rows, of which {len(rows)} are left to be trained on"
         )
     encoding = learned(table, target, rows, task, _names(options.categories), _names(options.drop))
-    (x, notes), y = encoding.inputs(table), encoding.targets(table)
-    _say(notes)
-    kind = f"{len(encoding.classes)} classes" if encoding.classes else "numbers"
-    other = "numbers" if encoding.classes else "classes"
-    print(
-        f"{table.path}: {table.rows:,} rows, {len(encoding.columns)} columns as {x.shape[1]} inputs; target "
-        f"{target!r} holds {kind}: {why}{'' if options.task else f' (else: --task {other})'}"
-    )
+    notes = Notes()
+    x, y = encoding.inputs(table, notes), encoding.targets(table)
+    _say(notes, table.path)
+    print(_made(options, encoding, table.rows, why))
     if count:
         print(f"{count:,} rows drawn at random ({share:.0%}) are held out for validation")
     held_out = (x[held], y[held]) if count else None
-    return Problem(x[rows], y[rows], held_out, options.dataset, encoding)
+    given = x[rows], y[rows]
+    return Problem(given, held_out, options.dataset, encoding, x.shape[1], len(rows), count)
+
+
+def _is_large(path: str, memory: int | None) -> bool:
+    return parts.size_of(path) > (_MEMORY if memory is None else memory) * 1_000_000
+
+
+def _made(options: argparse.Namespace, encoding: Encoding, rows: int, why: str) -> str:
+    """What was made of a file, in words."""
+    kind = f"{len(encoding.classes)} classes" if encoding.classes else "numbers"
+    other = "numbers" if encoding.classes else "classes"
+    return (
+        f"{options.dataset}: {rows:,} rows, {len(encoding.columns)} columns as {encoding.width} inputs; "
+        f"target {encoding.target!r} holds {kind}: {why}"
+        f"{'' if options.task else f' (else: --task {other})'}"
+    )
+
+
+def _streamed(options: argparse.Namespace) -> Problem:
+    """Learn the encoding of a file that is read in parts, anew in each epoch, and say what was made of it."""
+    file = parts.Parts(options.dataset)
+    if options.target is None:
+        names = ", ".join(next(iter(file)).columns)
+        raise ValueError(f"{options.dataset} needs --target, one of its columns: {names}")
+    share = _HELD if options.holdout is None else options.holdout
+    chosen = parts.Chosen(
+        options.target, options.task, _names(options.categories), _names(options.drop), share, options.seed
+    )
+    made = parts.learned(file, chosen)
+    inputs = made.encoding.width
+    _say(made.notes, options.dataset)
+    print(_made(options, made.encoding, made.rows + made.held, made.why))
+    print("it is read in parts, anew in each epoch, since it takes more memory than --memory says")
+    held_out: tuple[Any, ...] | None = None
+    if made.held:
+        print(f"{made.held:,} rows drawn at random ({share:.0%}) are held out for validation")
+        held_out = (partial(made.blocks, True),)
+        if 4 * inputs * made.held <= _BYTES:  # so the file is read once an epoch
+            held_out = tuple(np.concatenate(arrays) for arrays in zip(*made.blocks(True), strict=True))
+    given = (partial(made.blocks, False),)
+    return Problem(given, held_out, options.dataset, made.encoding, inputs, made.rows, made.held)
 
 
 def predict(options: argparse.Namespace) -> int:
@@ -118,37 +185,65 @@ def predict(options: argparse.Namespace) -> int:
             Path(options.output).resolve() == Path(each).resolve() for each in (options.data, options.model)
         ):
             raise ValueError(f"--output is {options.output!r}, which is read too")
-    model, encoding, table = _given(options)
-    x, notes = encoding.inputs(table)
-    _say(notes)
-    outputs = model.forward(x)
-    if encoding.classes:
-        head, rows = _classes(encoding, outputs, options.probabilities)
-    else:
-        if options.probabilities:
-            raise ValueError(f"--probabilities needs a model of classes, {options.model} predicts numbers")
-        head, rows = [encoding.target], [[f"{value:.9g}"] for value in encoding.numbers(outputs)]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    model, encoding, tables = _given(options)
+    if options.probabilities and not encoding.classes:
+        raise ValueError(f"--probabilities needs a model of classes, {options.model} predicts numbers")
+    written = _predicted(model, encoding, tables, options)
     if options.output:
-        write_atomically(options.output, text.getvalue().encode())
-        print(f"{len(rows):,} predictions written to {options.output}")
+        count = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal count
+            for text, rows in written:
+                count += rows
+                yield text.encode()
+
+        write_parts_atomically(options.output, counted())
+        print(f"{count:,} predictions written to {options.output}")
     else:
-        print(text.getvalue(), end="")
+        for text, _ in written:
+            print(text, end="")
     return 0
+
+
+def _predicted(
+    model: nn.Sequential, encoding: Encoding, tables: Iterable[Table], options: argparse.Namespace
+) -> Iterator[tuple[str, int]]:
+    """Yield the predictions for each table as text of CSV, and how many they are; then say the notes."""
+    notes, first = Notes(), True
+    for table in tables:
+        outputs = model.forward(encoding.inputs(table, notes))
+        if encoding.classes:
+            head, rows = _classes(encoding, outputs, options.probabilities)
+        else:
+            head, rows = [encoding.target], [[f"{value:.9g}"] for value in encoding.numbers(outputs)]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([head, *rows] if first else rows)
+        first = False
+        yield text.getvalue(), len(rows)
+    _say(notes, options.data)
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Print how good a model is on a file that holds the target too; returns the exit status."""
-    model, encoding, table = _given(options)
-    y = encoding.targets(table)
-    x, notes = encoding.inputs(table)
-    _say(notes)
-    print(f"{table.path}: {table.rows:,} rows, {_quality(encoding, model, x, y)}")
+    model, encoding, tables = _given(options)
+    notes, rows = Notes(), 0
+
+    def examples() -> Iterator[tuple[Array, Array]]:
+        nonlocal rows
+        for table in tables:
+            rows += table.rows
+            y = encoding.targets(table)
+            yield encoding.inputs(table, notes), y
+
+    quality = _quality(encoding, model, examples())
+    _say(notes, options.data)
+    print(f"{options.data}: {rows:,} rows, {quality}")
     return 0
 
 
-def _given(options: argparse.Namespace) -> tuple[nn.Sequential, Encoding, Table]:
+def _given(options: argparse.Namespace) -> tuple[nn.Sequential, Encoding, Iterable[Table]]:
+    """Read a model with its encoding, and the file: whole, or the parts of a large one."""
     model, described = load_described(nn.Sequential, options.model)
     if "encoding" not in described:
         raise ValueError(
@@ -159,7 +254,9 @@ def _given(options: argparse.Namespace) -> tuple[nn.Sequential, Encoding, Table]
         encoding = Encoding.from_described(described["encoding"])
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{options.model} has an encoding that cannot be read: {error}") from error
-    return model, encoding, read(options.data, [column.name for column in encoding.columns])
+    if _is_large(options.data, options.memory):
+        return model, encoding, parts.Parts(options.data)
+    return model, encoding, [read(options.data, [column.name for column in encoding.columns])]
 
 
 def _classes(encoding: Encoding, outputs: Array, every: bool) -> tuple[list[str], list[Any]]:
@@ -174,19 +271,37 @@ def _classes(encoding: Encoding, outputs: Array, every: bool) -> tuple[list[str]
     return [encoding.target, *head], rows
 
 
-def _quality(encoding: Encoding, model: nn.Sequential, x: Array, y: Array) -> str:
-    outputs = model.forward(x)
-    if encoding.classes:
-        loss = nn.CrossEntropy()(outputs, y)[0]
-        right = float((outputs.argmax(axis=1) == y).mean())
-        usual = np.bincount(y).max() / len(y)
-        return f"accuracy {right:.2%} (the most frequent class alone: {usual:.2%}), loss {loss:.4f}"
-    wrong = encoding.numbers(outputs) - encoding.numbers(y)
-    error, spread = np.sqrt((wrong**2).mean()), encoding.numbers(y).std()
+def _quality(encoding: Encoding, model: nn.Sequential, examples: Iterable[tuple[Array, Array]]) -> str:
+    """How good a model is on examples that come in one or more parts."""
+    if not encoding.classes:
+        return _errors(encoding, model, examples)
+    rows, loss, right = 0, 0.0, 0
+    counts = np.zeros(len(encoding.classes), int)
+    for x, y in examples:
+        outputs = model.forward(x)
+        rows += len(y)
+        loss += float(nn.CrossEntropy()(outputs, y)[0]) * len(y)
+        right += int((outputs.argmax(axis=1) == y).sum())
+        counts += np.bincount(y, minlength=len(counts))
+    usual = counts.max() / rows
+    return f"accuracy {right / rows:.2%} (the most frequent class alone: {usual:.2%}), loss {loss / rows:.4f}"
+
+
+def _errors(encoding: Encoding, model: nn.Sequential, examples: Iterable[tuple[Array, Array]]) -> str:
+    rows, squares, amounts = 0, 0.0, 0.0
+    mean = square = 0.0  # of the target: and the sum of squares of differences from its mean
+    for x, y in examples:
+        expected = encoding.numbers(y)
+        wrong = encoding.numbers(model.forward(x)) - expected
+        squares, amounts = squares + float((wrong**2).sum()), amounts + float(np.abs(wrong).sum())
+        difference, total = float(expected.mean()) - mean, rows + len(y)
+        square += float(expected.var()) * len(y) + difference**2 * rows * len(y) / total
+        mean, rows = mean + difference * len(y) / total, total
+    error, spread = np.sqrt(squares / rows), np.sqrt(square / rows)
     share = f"{1 - (error / spread) ** 2:.4f}" if spread > 0 else "not defined for a constant target"
     return (
         f"R² {share}, root mean squared error {error:.6g} (of their mean alone: {spread:.6g}), mean absolute "
-        f"error {np.abs(wrong).mean():.6g}"
+        f"error {amounts / rows:.6g}"
     )
 
 
@@ -194,6 +309,6 @@ def _names(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
-def _say(notes: list[str]) -> None:
-    for note in notes:
+def _say(notes: Notes, path: str) -> None:
+    for note in notes.lines(path):
         print(f"pyoptim: {note}", file=sys.stderr)

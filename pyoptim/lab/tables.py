@@ -8,8 +8,10 @@ which a model's file holds as JSON. It computes what scikit-learn's ``ColumnTran
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from importlib import import_module
 from importlib.util import find_spec
@@ -34,6 +36,7 @@ class Table(NamedTuple):
 
     path: str
     columns: dict[str, Array]
+    begin: int = 0  # how many rows of the file come before, where this is a part of it
 
     @property
     def rows(self) -> int:
@@ -47,6 +50,14 @@ class Table(NamedTuple):
                 f"{self.path} has no column {name!r}, {what}; it has {_some(known)}{nearest(name, known)}"
             )
         return self.columns[name]
+
+    def taken(self, rows: Any) -> Table:
+        """Return some of the rows."""
+        return self._replace(columns={name: values[rows] for name, values in self.columns.items()})
+
+    def row(self, i: int) -> str:
+        """How messages call a row."""
+        return f"row {self.begin + i + 1}"
 
 
 # ---- reading -----------------------------------------------------------------------------------------
@@ -77,16 +88,23 @@ def read(path: str, expected: Sequence[str] = ()) -> Table:
         raise ValueError(f"{path} is no file that exists")
     if not is_table(path):
         raise ValueError(f"{path} is none of the kinds that are read: {FILES}")
-    try:
+    with reading(path):
         columns = _READERS[Path(path).suffix.lower()](path, expected)
-    except (ImportError, OSError, MemoryError):
-        raise
-    except Exception as error:  # each library has its own
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     table = Table(path, columns)
     if not columns or not table.rows:
         raise ValueError(f"{path} has no rows")
     return table
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Name the file in what a library raises that reads it."""
+    try:
+        yield
+    except (ImportError, OSError, MemoryError):
+        raise
+    except Exception as error:  # each library has its own
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _frame(path: str, _: Sequence[str]) -> dict[str, Array]:
@@ -96,22 +114,34 @@ def _frame(path: str, _: Sequence[str]) -> dict[str, Array]:
     library = import_module(name)
     if Path(path).suffix.lower() == ".parquet":
         frame = library.read_parquet(path)
+    elif name == "pandas":
+        with warnings.catch_warnings():  # about rows that are longer than the header, and would be cut
+            warnings.simplefilter("error", library.errors.ParserWarning)
+            frame = library.read_csv(path, **csv_options(path))
     else:
-        with open(path, "rb") as file:
-            first = file.readline()
-        separator = max((",", ";", "\t"), key=lambda text: first.count(text.encode()))
-        if name == "pandas":
-            with warnings.catch_warnings():  # about rows that are longer than the header, and would be cut
-                warnings.simplefilter("error", library.errors.ParserWarning)
-                options = {"low_memory": False, "index_col": False, "skipinitialspace": True}
-                frame = library.read_csv(
-                    path, sep=separator, keep_default_na=False, na_values=_MISSING, **options
-                )
-        else:
-            frame = library.read_csv(
-                path, separator=separator, null_values=_MISSING, infer_schema_length=None
-            )
-    columns = {}
+        frame = library.read_csv(
+            path, separator=_separator(path), null_values=_MISSING, infer_schema_length=None
+        )
+    return columns_read(frame)
+
+
+def csv_options(path: str) -> dict[str, Any]:
+    """How pandas is to read a CSV file."""
+    return {
+        "sep": _separator(path), "keep_default_na": False, "na_values": _MISSING, "low_memory": False,
+        "index_col": False, "skipinitialspace": True,
+    }  # fmt: skip
+
+
+def _separator(path: str) -> str:
+    with open(path, "rb") as file:
+        first = file.readline()
+    return max((",", ";", "\t"), key=lambda text: first.count(text.encode()))
+
+
+def columns_read(frame: Any) -> dict[str, Array]:
+    """The columns of a frame as a `Table` has them."""
+    columns: dict[str, Array] = {}
     for label, series in columns_of(frame):
         label = str(label).strip()
         if label in columns:
@@ -126,16 +156,29 @@ def _column(name: str, values: Array) -> Array:
         return values.astype(np.float64)
     if values.dtype.kind not in "bOUT":
         raise ValueError(f"its column {name!r} has dtype {values.dtype}, expected numbers or text")
+    if {str} <= set(map(type, values.tolist())) <= {str, float, type(None)}:  # the usual ones, quickly
+        texts, indices = coded(values)
+        return texts[indices]
     plain = [None if is_missing(value) else value for value in values.tolist()]
     if all(v is None or (isinstance(v, Real | Decimal) and not isinstance(v, bool)) for v in plain):
         return np.array([np.nan if v is None else float(v) for v in plain])
     strange = next((v for v in plain if not isinstance(v, str | Real | Decimal | None)), None)
     if strange is not None:
         raise ValueError(f"its column {name!r} has {shown(strange)}, expected numbers or text")
-    return _texts(plain)
+    return texts_of(plain)
 
 
-def _texts(values: Iterable[Any]) -> Array:
+def coded(values: Array) -> tuple[Array, Array]:
+    """The texts of a column's different values, and the index among them of each value."""
+    if values.dtype != object:
+        different, indices = np.unique(values, return_inverse=True)
+        return texts_of(different), indices
+    plain = values.tolist()
+    place = {value: i for i, value in enumerate(dict.fromkeys(plain))}
+    return texts_of(place), np.fromiter(map(place.__getitem__, plain), np.intp, len(plain))
+
+
+def texts_of(values: Iterable[Any]) -> Array:
     """Return values as texts, the same for a number however it was read; None where one is missing."""
     made = [None if is_missing(v) else v.strip() if isinstance(v, str) else _text(v) for v in values]
     return np.array([text or None for text in made], object)
@@ -182,6 +225,25 @@ FILES = ", ".join(_READERS)
 # ---- encoding ----------------------------------------------------------------------------------------
 
 
+@dataclass
+class Notes:
+    """What there is to say about the values of a file, by column."""
+
+    missing: Counter[str] = field(default_factory=Counter)
+    unknown: dict[str, set[str]] = field(default_factory=dict)
+
+    def lines(self, path: str) -> list[str]:
+        said = {
+            "missing values are taken as the column's median": [
+                f"{name} ({count})" for name, count in self.missing.items()
+            ],
+            "categories that were not in the training count as none": [
+                f"{name} ({_some(sorted(texts))})" for name, texts in self.unknown.items()
+            ],
+        }
+        return [f"{path}: {what}: {_some(where)}" for what, where in said.items() if where]
+
+
 @dataclass(frozen=True)
 class Numbers:
     """A column of numbers: those that are missing are filled, then all are scaled."""
@@ -194,30 +256,28 @@ class Numbers:
     width = 1
 
     @staticmethod
-    def of(path: str, name: str, values: Array) -> Numbers:
+    def of(table: Table, name: str, values: Array) -> Numbers:
         known = values[~np.isnan(values)]
         if not len(known):
-            raise ValueError(f"the column {name!r} of {path} has no value: leave it out by --drop {name}")
+            raise no_value(table.path, name)
         fill = float(np.median(known))
-        mean, scale = _moments(path, name, np.where(np.isnan(values), fill, values))
+        mean, scale = _moments(table, name, np.where(np.isnan(values), fill, values))
         return Numbers(name, fill, mean, scale)
 
-    def write(self, path: str, values: Array, into: Array, notes: dict[str, list[str]]) -> None:
+    def write(self, table: Table, values: Array, into: Array, notes: Notes) -> None:
         if values.dtype == object:
             wrong = next((i for i, v in enumerate(values) if v is not None), None)
             if wrong is not None:
                 raise ValueError(
-                    f"the column {self.name!r} of {path} has {shown(values[wrong])} in row {wrong + 1}, "
-                    "expected numbers, of which it was in the training"
+                    f"the column {self.name!r} of {table.path} has {shown(values[wrong])} in "
+                    f"{table.row(wrong)}, expected numbers, of which it was in the training"
                 )
         filled = values.astype(np.float64)
         missing = np.isnan(filled)
         if missing.any():
             filled[missing] = self.fill
-            notes.setdefault("missing values are taken as the column's median", []).append(
-                f"{self.name} ({int(missing.sum())})"
-            )
-        _check_finite(path, self.name, filled)
+            notes.missing[self.name] += int(missing.sum())
+        check_finite(table, self.name, filled)
         into[:, 0] = (filled - self.mean) / self.scale
 
 
@@ -233,26 +293,27 @@ class Categories:
         return len(self.categories)
 
     @staticmethod
-    def of(path: str, name: str, values: Array) -> Categories:
-        found = set(_texts(values))
-        if len(found) > _CATEGORIES:
+    def of(table: Table, name: str, values: Array) -> Categories:
+        return Categories.found(table.path, name, set(texts_of(values)))
+
+    @staticmethod
+    def found(path: str, name: str, texts: set[str | None]) -> Categories:
+        if len(texts) > _CATEGORIES:
             raise ValueError(
-                f"the column {name!r} of {path} has {len(found)} different texts, expected at most "
+                f"the column {name!r} of {path} has {len(texts)} different texts, expected at most "
                 f"{_CATEGORIES} categories: leave it out by --drop {name}"
             )
-        return Categories(name, tuple(sorted(found, key=lambda v: (v is None, v))))
+        return Categories(name, tuple(sorted(texts, key=lambda v: (v is None, v))))
 
-    def write(self, path: str, values: Array, into: Array, notes: dict[str, list[str]]) -> None:
-        place = {category: j for j, category in enumerate(self.categories)}
-        unknown = set()
-        for i, value in enumerate(_texts(values)):
-            if value in place:
-                into[i, place[value]] = 1
-            else:
-                unknown.add("a missing value" if value is None else repr(value))
+    def write(self, table: Table, values: Array, into: Array, notes: Notes) -> None:
+        texts, indices = coded(values)
+        places = {category: j for j, category in enumerate(self.categories)}
+        place = np.array([places.get(text, -1) for text in texts], int)[indices]
+        known = np.flatnonzero(place >= 0)
+        into[known, place[known]] = 1
+        unknown = {"a missing value" if t is None else repr(t) for t in texts if t not in places}
         if unknown:
-            what = "categories that were not in the training count as none"
-            notes.setdefault(what, []).append(f"{self.name} ({_some(sorted(unknown))})")
+            notes.unknown.setdefault(self.name, set()).update(unknown)
 
 
 @dataclass(frozen=True)
@@ -277,39 +338,43 @@ class Encoding:
         )
         return Encoding(**{**fields, "columns": columns, "classes": tuple(fields["classes"])})
 
-    def inputs(self, table: Table) -> tuple[Array, list[str]]:
-        """Inputs (rows, inputs) of a table, and what there is to say about its values.
+    @property
+    def width(self) -> int:
+        """How many inputs there are."""
+        return sum(column.width for column in self.columns)
+
+    def inputs(self, table: Table, notes: Notes) -> Array:
+        """Inputs (rows, inputs) of a table; what there is to say about its values goes to the notes.
 
         Raises
         ------
         ValueError
             A column is missing, holds text in place of numbers, or a number that is not finite.
         """
-        made = np.zeros((table.rows, sum(column.width for column in self.columns)), np.float32)
-        notes: dict[str, list[str]] = {}
+        made = np.zeros((table.rows, self.width), np.float32)
         at = 0
         for column in self.columns:
             values = table.column(column.name, "which the model was trained on")
-            column.write(table.path, values, made[:, at : at + column.width], notes)
+            column.write(table, values, made[:, at : at + column.width], notes)
             at += column.width
-        return made, [f"{table.path}: {what}: {_some(where)}" for what, where in notes.items()]
+        return made
 
     def targets(self, table: Table) -> Array:
         """Classes as integers, or scaled numbers (rows, 1); ValueError if one is missing or no class."""
-        values = _known_target(table, self.target)
+        values = known_target(table, self.target)
         if self.classes:
             place = {name: i for i, name in enumerate(self.classes)}
-            texts = _texts(values)
+            texts, indices = coded(values)
             unknown = sorted({text for text in texts if text not in place})
             if unknown:
                 raise ValueError(
                     f"the target {self.target!r} of {table.path} has {_some(unknown)}, "
                     f"expected classes of the training: {_some(self.classes)}"
                 )
-            return np.array([place[text] for text in texts])
+            return np.array([place[text] for text in texts])[indices]
         if values.dtype == object:
             raise ValueError(f"the target {self.target!r} of {table.path} has text, expected numbers")
-        _check_finite(table.path, self.target, values)
+        check_finite(table, self.target, values)
         return ((values - self.mean) / self.scale).astype(np.float32)[:, None]
 
     def numbers(self, outputs: Array) -> Array:
@@ -338,81 +403,115 @@ def learned(
         A column does not exist, has no value, a number that is not finite or too many categories; or the
         target is constant, or, for numbers, text.
     """
+    names = columns_used(table, target, categories, drop)
+    values = known_target(table, target)
+    classes: tuple[str, ...] = ()
+    mean, scale = 0.0, 1.0
+    if task == "classes":
+        classes = classes_of(table.path, target, np.unique(values), len(values))
+    elif values.dtype == object:
+        raise text_target(table.path, target)
+    else:
+        check_finite(table, target, values)
+        mean, scale = _moments(table, target, values[rows])
+    if len(set(values[rows])) < 2:
+        raise constant_target(table.path, target, values[rows][0])
+    columns: list[Numbers | Categories] = []
+    for name in names:
+        column = table.columns[name]
+        kind: Any = Categories if column.dtype == object or name in categories else Numbers
+        columns.append(kind.of(table, name, column[rows]))
+    return Encoding(tuple(columns), target, classes, mean, scale)
+
+
+def columns_used(table: Table, target: str, categories: Sequence[str], drop: Sequence[str]) -> list[str]:
+    """The columns that become inputs; ValueError if there are none, or none of a name that was given."""
     for name in (*categories, *drop):
         table.column(name, "which was to be taken as categories or left out")
         if name == target:
             raise ValueError(f"--drop or --categories has {name!r}, which is the target")
-    values = _known_target(table, target)
-    classes: tuple[str, ...] = ()
-    mean, scale = 0.0, 1.0
-    if task == "classes":
-        classes = tuple(_texts(np.unique(values)))
-        if 2 * len(classes) > len(values) > 2:
-            raise ValueError(
-                f"the target {target!r} of {table.path} has {len(classes)} classes in {len(values)} rows: "
-                "too few of each to learn from"
-            )
-    elif values.dtype == object:
-        raise ValueError(f"the target {target!r} of {table.path} has text, expected numbers by --task")
-    else:
-        _check_finite(table.path, target, values)
-        mean, scale = _moments(table.path, target, values[rows])
-    if len(set(values[rows])) < 2:
-        raise ValueError(
-            f"the target {target!r} of {table.path} is {shown(_text_of(values[rows][0]))} in all rows that "
-            "are trained on: there is nothing to learn"
-        )
-    columns: list[Numbers | Categories] = []
-    for name, column in table.columns.items():
-        if name == target or name in drop:
-            continue
-        kind: Any = Categories if column.dtype == object or name in categories else Numbers
-        part = column[rows]
-        columns.append(kind.of(table.path, name, part))
-    if not columns:
+    names = [name for name in table.columns if name != target and name not in drop]
+    if not names:
         raise ValueError(f"{table.path} has no column beside the target {target!r}")
-    return Encoding(tuple(columns), target, classes, mean, scale)
+    return names
+
+
+def classes_of(path: str, target: str, different: Array, rows: int) -> tuple[str, ...]:
+    """The classes of a target that has these different values; ValueError if it has too many."""
+    if 2 * len(different) > rows > 2:
+        raise ValueError(
+            f"the target {target!r} of {path} has {len(different)} classes in {rows} rows: too few of each "
+            "to learn from"
+        )
+    return tuple(texts_of(different))
+
+
+def text_target(path: str, target: str) -> ValueError:
+    return ValueError(f"the target {target!r} of {path} has text, expected numbers by --task")
+
+
+def constant_target(path: str, target: str, value: Any) -> ValueError:
+    return ValueError(
+        f"the target {target!r} of {path} is {shown(_text_of(value))} in all rows that are trained on: there "
+        "is nothing to learn"
+    )
+
+
+def no_value(path: str, name: str) -> ValueError:
+    return ValueError(f"the column {name!r} of {path} has no value: leave it out by --drop {name}")
 
 
 def guessed(table: Table, target: str) -> tuple[str, str]:
     """Whether a target holds classes or numbers, and why it seems so."""
-    values = _known_target(table, target)
+    values = known_target(table, target)
     if values.dtype == object:
+        return guessed_of(values, len(values))
+    return guessed_of(np.unique(values), len(values))
+
+
+def guessed_of(different: Array, rows: int) -> tuple[str, str]:
+    """The same of a target's different values, where they are numbers."""
+    if different.dtype == object:
         return "classes", "it holds text"
-    if (values != np.floor(values)).any():
+    if (different != np.floor(different)).any():
         return "numbers", "it has fractions"
-    count = len(np.unique(values))
-    few = count <= min(_CLASSES, len(values) // 2)
-    return "classes" if few else "numbers", f"it has {count:,} different whole numbers"
+    few = len(different) <= min(_CLASSES, rows // 2)
+    return "classes" if few else "numbers", f"it has {len(different):,} different whole numbers"
 
 
-def _known_target(table: Table, target: str) -> Array:
+def known_target(table: Table, target: str) -> Array:
+    """The column of the target; ValueError if there is none, or a value is missing."""
     values = table.column(target, "the target")
     missing = np.array([is_missing(value) for value in values])
     if missing.any():
+        of = f"{len(values)} rows" + (f" from {table.row(0)} on" if table.begin else "")
         raise ValueError(
-            f"the target {target!r} of {table.path} is missing in {int(missing.sum())} of {len(values)} "
-            f"rows, first in row {int(np.argmax(missing)) + 1}"
+            f"the target {target!r} of {table.path} is missing in {int(missing.sum())} of {of}, first in "
+            f"{table.row(int(np.argmax(missing)))}"
         )
     return values
 
 
-def _moments(path: str, name: str, values: Array) -> tuple[float, float]:
+def _moments(table: Table, name: str, values: Array) -> tuple[float, float]:
     """Return mean and standard deviation of a column, the latter 1 where it is constant."""
-    _check_finite(path, name, values)
+    check_finite(table, name, values)
     values = values.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         mean, scale = float(values.mean()), float(values.std())
     if not np.isfinite([mean, scale]).all():
-        raise ValueError(f"the column {name!r} of {path} has numbers too large for their square")
+        raise too_large(table.path, name)
     return mean, scale if values.min() < values.max() else 1.0
 
 
-def _check_finite(path: str, name: str, values: Array) -> None:
+def too_large(path: str, name: str) -> ValueError:
+    return ValueError(f"the column {name!r} of {path} has numbers too large for their square")
+
+
+def check_finite(table: Table, name: str, values: Array) -> None:
     finite = np.isfinite(values)
     if not finite.all():
         row = int(np.argmin(finite))
-        raise ValueError(f"the column {name!r} of {path} has {values[row]} in row {row + 1}")
+        raise ValueError(f"the column {name!r} of {table.path} has {values[row]} in {table.row(row)}")
 
 
 def _text_of(value: Any) -> str:

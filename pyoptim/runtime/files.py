@@ -213,6 +213,11 @@ def check_target(name: str, path: str | Path, replaces: bool = True) -> None:
 
 
 def write_atomically(path: str | Path, *content: bytes | memoryview) -> None:
+    """Write a file all or nothing: see `write_parts_atomically`."""
+    write_parts_atomically(path, content)
+
+
+def write_parts_atomically(path: str | Path, content: Iterable[bytes | memoryview]) -> None:
     """Write a file so that whoever reads it, at any moment, sees the old or the new content whole.
 
     The content goes to a temporary file of a name of its own in the same folder, reaches the disk, and takes

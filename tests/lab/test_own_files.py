@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pyoptim import cli, nn
-from pyoptim.lab import tables
+from pyoptim.lab import own_files, parts, tables
 from pyoptim.nn.checkpoint import save_model
 
 QUICK = ["--epochs", "2", "--hidden", "8"]
@@ -110,7 +110,7 @@ def test_encodes_as_scikit_learn(houses):
     ).fit(frame[:40])
     expected = theirs.transform(frame)
     expected[:, -4:] = expected[:, [-3, -2, -1, -4]]  # a missing text is our last category
-    np.testing.assert_allclose(again.inputs(table)[0], expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(again.inputs(table, tables.Notes()), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_texts_are_the_same_however_they_were_read(tmp_path):
@@ -126,7 +126,7 @@ def test_texts_are_the_same_however_they_were_read(tmp_path):
         patch.setattr(tables, "find_spec", lambda name: name == "polars")
         for name, column in tables.read(str(path)).columns.items():
             assert column.tolist() == read[name].tolist() or name == "a"
-    assert tables._texts([2, 2.0, np.float32(2), "2 "]).tolist() == ["2"] * 4
+    assert tables.texts_of([2, 2.0, np.float32(2), "2 "]).tolist() == ["2"] * 4
 
 
 @pytest.mark.parametrize(
@@ -145,15 +145,17 @@ def test_texts_are_the_same_however_they_were_read(tmp_path):
         ("a,y\n" + "".join(f"t{i},{i}.5\n" for i in range(150)), [], "different texts, expected at most"),
         ("a,y\n1,2,3\n1,2\n", [], "t.csv cannot be read"),
         ("y\n1\n2\n", ["--holdout", "0", "--task", "numbers"], "has no column beside the target 'y'"),
-        ("a,y\n1,2.5\n", [], "t.csv has 1 rows, of which 0 are left"),
+        ("a,y\n1,2.5\n", [], "t.csv has 1 rows, of which"),
         ("a,y\n1,1.5\n2,2\n3,3\n", ["--drop", "z"], "t.csv has no column 'z'"),
     ],
 )
-def test_a_bad_table_names_file_and_column(content, options, words, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("memory", [[], ["--memory", "0"]], ids=["whole", "in parts"])
+def test_a_bad_table_names_file_and_column(content, options, words, memory, tmp_path, monkeypatch, capsys):
     pytest.importorskip("pandas")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(parts, "_VALUES", 20)  # 10 rows
     (tmp_path / "t.csv").write_text(content)
-    assert words in refused(capsys, "train", "t.csv", "--target", "y", *QUICK, *options)
+    assert words in refused(capsys, "train", "t.csv", "--target", "y", *QUICK, *options, *memory)
     assert not (tmp_path / "t.safetensors").exists()
 
 
@@ -199,3 +201,113 @@ def test_a_diverged_training_of_a_file_saves_nothing(houses, tmp_path, capsys):
     assert cli.main(command) == 1
     assert not (tmp_path / "houses.safetensors").exists()
     assert "the training diverged" in capsys.readouterr().err
+
+
+@pytest.fixture
+def mixed(tmp_path, monkeypatch):
+    """A CSV file of which each part of 10 rows looks different, and the same as Parquet."""
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(parts, "_VALUES", 60)
+    rng = np.random.default_rng(0)
+    n = 57
+    number = np.where(np.arange(n) // 10 == 2, np.nan, rng.normal(1e6, 3, n))
+    number[55] = np.nan
+    frame = pandas.DataFrame({
+        "number": number,
+        "late": ["" if i < 10 else "7" if i < 30 else "b" if i < 45 else "8.0" for i in range(n)],
+        "flag": ["TRUE" if i % 3 else "FALSE" for i in range(n)],
+        "code": rng.integers(0, 3, n),
+        "same": 5,
+        "y": rng.normal(50, 2, n),
+    })  # fmt: skip
+    frame.to_csv("t.csv", index=False)
+    return frame
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("target", ["y", "flag"])
+def test_parts_of_a_file_are_encoded_as_the_whole(kind, target, mixed):
+    if kind == "parquet":
+        pytest.importorskip("pyarrow")
+        mixed.assign(late=mixed["late"].replace("", None)).to_parquet("t.parquet", row_group_size=25)
+    path = f"t.{kind}"
+    chosen = parts.Chosen(target, None, ["code"], ["same"], 0.2, 3)
+    made = parts.learned(parts.Parts(path), chosen)
+    table = tables.read(path)
+    held = np.random.default_rng(3).random(table.rows) < 0.2
+    task, why = tables.guessed(table, target)
+    whole = tables.learned(table, target, np.flatnonzero(~held), task, ["code"], ["same"])
+    assert (made.why, made.rows, made.held) == (why, (~held).sum(), held.sum())
+    assert made.notes.missing == {"number": 11}
+    for mine, theirs in zip(made.encoding.columns, whole.columns, strict=True):
+        if isinstance(theirs, tables.Categories):
+            assert mine == theirs
+        else:
+            expected = theirs.fill, theirs.mean, theirs.scale
+            assert (mine.fill, mine.mean, mine.scale) == pytest.approx(expected, rel=1e-10)
+    assert made.encoding.classes == whole.classes
+    for out in (False, True):
+        x, y = (np.concatenate(arrays) for arrays in zip(*made.blocks(out), strict=True))
+        np.testing.assert_allclose(x, whole.inputs(table, tables.Notes())[held == out], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(y, whole.targets(table)[held == out], rtol=1e-5, atol=1e-6)
+
+
+def test_a_large_file_is_trained_on_and_predicted_in_parts(mixed, monkeypatch, capsys):
+    monkeypatch.setattr("pyoptim.lab.own_files._BYTES", 0)  # so what is held out is read again as well
+    seen = []
+    inputs = tables.Encoding.inputs
+
+    def spied(encoding, table, notes):
+        seen.append(table.rows)
+        return inputs(encoding, table, notes)
+
+    monkeypatch.setattr(tables.Encoding, "inputs", spied)
+    command = ["train", "t.csv", "--target", "code", *QUICK, "--save", "m"]
+    assert cli.main([*command, "--memory", "0"]) == 0
+    said = capsys.readouterr()
+    assert "57 rows, 5 columns as" in said.out
+    assert "read in parts" in said.out
+    assert "rows drawn at random (20%) are held out" in said.out
+    assert re.search(r"held-out accuracy \S+% \(the most", said.out)
+    assert "missing values are taken as the column's median: number (11)" in said.err
+    for name, memory in (("parts", ["--memory", "0"]), ("whole", [])):
+        assert max(seen) <= 10
+        assert cli.main(["predict", "m", "t.csv", "-o", f"{name}.csv", *memory]) == 0
+        assert cli.main(["evaluate", "m", "t.csv", *memory]) == 0
+        said = capsys.readouterr()
+        assert "57 predictions written" in said.out
+        assert said.err.count("number (11)") == 2
+    one, other = (np.array(rows_of(f"{name}.csv")[1:]) for name in ("parts", "whole"))
+    assert np.array_equal(one[:, 0], other[:, 0])
+    np.testing.assert_allclose(one[:, 1].astype(float), other[:, 1].astype(float), rtol=1e-4)
+    assert "l-bfgs, which takes all examples at once" in refused(
+        capsys, *command, "--optimizer", "l-bfgs", "--memory", "0"
+    )
+    assert "t.csv needs --target, one of its columns: number, late" in refused(
+        capsys, "train", "t.csv", "--memory", "0"
+    )
+
+
+def test_errors_on_parts_are_those_on_the_whole(houses):
+    assert cli.main(["train", "houses.csv", "--target", "price", *QUICK]) == 0
+    model = nn.Sequential.load("houses.safetensors")
+    table = tables.read("houses.csv")
+    encoding = tables.learned(table, "price", np.arange(60), "numbers", [], [])
+    x, y = encoding.inputs(table, tables.Notes()), encoding.targets(table)
+    cut = [(x[i : i + 7], y[i : i + 7]) for i in range(0, 60, 7)]
+    assert own_files._quality(encoding, model, cut) == own_files._quality(encoding, model, [(x, y)])
+
+
+def test_the_median_of_a_long_column_is_that_of_a_sample(monkeypatch):
+    monkeypatch.setattr(parts, "_SAMPLE", 200)
+    column, rng = parts._Column("t", "a"), np.random.default_rng(0)
+    values = np.random.default_rng(1).permutation(np.r_[np.zeros(400), np.linspace(1, 2, 3000)])
+    for some in np.array_split(values, 13):
+        column._add_numbers(some, rng)
+    column.rows = len(values) + 100
+    assert len(column.sample) == 200
+    made = column.learned()
+    assert abs(made.fill - np.median(values)) < 0.15
+    filled = np.r_[values, np.full(100, made.fill)]
+    assert (made.mean, made.scale) == pytest.approx((filled.mean(), filled.std()), rel=1e-12)
