@@ -14,6 +14,7 @@ An estimator of `pyoptim.sklearn`, or of scikit-learn, takes them one by one:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ __all__ = ["arrow", "npy"]
 def __dir__() -> list[str]:
     return __all__
 
+
+_BUFFER = 1 << 16  # bytes by which a column of a Parquet file is read
 
 Blocks = Callable[[], Iterator[tuple[Array, ...]]]
 
@@ -106,7 +109,8 @@ def arrow(
     Returns
     -------
     function
-        Its blocks have x in the one dtype that holds all its columns.
+        Its blocks have x in the one dtype that holds all its columns. Memory holds a row group of a Parquet
+        file at a time, with what Arrow decodes it by.
 
     Raises
     ------
@@ -172,8 +176,14 @@ def _batches(source: Any, names: list[str], rows: int) -> Iterator[Any]:
     """Yield Arrow's record batches of these columns."""
     if hasattr(source, "head") and hasattr(source, "scanner"):  # a Dataset
         # Arrow reads ahead by itself too: of whole files and many batches, if nobody tells it otherwise.
-        ahead = {"batch_readahead": 2, "fragment_readahead": 1}
-        yield from source.to_batches(columns=names, batch_size=rows, **ahead)
+        options: dict[str, Any] = {"batch_readahead": 2, "fragment_readahead": 1}
+        if type(getattr(source, "format", None)).__name__ == "ParquetFileFormat":
+            # Its own way to read ahead keeps what it has read of a file, until the whole file is in memory.
+            dataset = sys.modules["pyarrow.dataset"]
+            options["fragment_scan_options"] = dataset.ParquetFragmentScanOptions(
+                use_buffered_stream=True, buffer_size=_BUFFER, pre_buffer=False
+            )
+        yield from source.to_batches(columns=names, batch_size=rows, **options)
     elif hasattr(source, "select"):  # a Table
         yield from source.select(names).to_batches(max_chunksize=rows)
     else:

@@ -34,6 +34,7 @@ NEEDS = {
     "tutorials/pytorch.md": ("torch",),
     "lectures/curvature.md": ("scipy",),
     "reference/command-line.md": ("scipy",),
+    "how-to/large-data.md": ("sklearn",),
     "how-to/gpu.md": ("pyoptim.runtime._native",),
 }
 

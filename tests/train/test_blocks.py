@@ -495,3 +495,57 @@ def test_columns_of_parquet_files_and_of_arrow(tmp_path):
     holed = pa.table({"a": [1.0, None], "label": [0, 1]})
     with pytest.raises(ValueError, match="the column 'a' misses 1 of 2 values"):
         next(iter(po.blocks.arrow(holed, target="label")()))
+
+
+def test_arrow_keeps_nothing_of_a_parquet_file_that_it_has_read(tmp_path):
+    """Else the whole file is in memory at its end."""
+    dataset, parquet = pytest.importorskip("pyarrow.dataset"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pytest.importorskip("pyarrow").table({"a": [1.0, 2.0], "y": [0, 1]}), tmp_path / "t")
+
+    class Spied:
+        whole = dataset.dataset(tmp_path / "t")
+
+        def __getattr__(self, name):
+            return getattr(self.whole, name)
+
+        def to_batches(self, **options):
+            self.options = options
+            return self.whole.to_batches(**options)
+
+    source = Spied()
+    ((x, y),) = po.blocks.arrow(source, target="y")()
+    assert x.tolist() == [[1], [2]]
+    assert y.tolist() == [0, 1]
+    how = source.options["fragment_scan_options"]
+    assert (how.pre_buffer, how.use_buffered_stream) == (False, True)
+    dataset.write_dataset(dataset.dataset(tmp_path / "t"), tmp_path / "feather", format="feather")
+    ((x, _),) = po.blocks.arrow(dataset.dataset(tmp_path / "feather", format="feather"), target="y")()
+    assert x.tolist() == [[1], [2]]
+
+
+@pytest.mark.parametrize("source", ["npy", "arrow", "DataLoader"])
+def test_an_estimator_takes_blocks_one_by_one(source, tmp_path):
+    pytest.importorskip("sklearn")
+    from pyoptim.sklearn import MLPClassifier
+
+    labels = Y.astype(np.int64)
+    if source == "npy":
+        np.save(tmp_path / "a.x.npy", X)
+        np.save(tmp_path / "a.y.npy", labels)
+        blocks = po.blocks.npy(tmp_path, rows=50)()
+    elif source == "arrow":
+        table = pytest.importorskip("pyarrow").table(
+            {**{f"x{j}": X[:, j] for j in range(X.shape[1])}, "y": Y}
+        )
+        blocks = po.blocks.arrow(table, target="y", rows=50)()
+    else:
+        torch = pytest.importorskip("torch")
+        data = pytest.importorskip("torch.utils.data")
+        blocks = data.DataLoader(data.TensorDataset(torch.tensor(X), torch.tensor(labels)), batch_size=50)
+    one, other = (MLPClassifier((4,), random_state=0) for _ in range(2))
+    for x, y in blocks:
+        one.partial_fit(x, y, classes=np.unique(labels))
+    for begin in range(0, len(X), 50):
+        other.partial_fit(X[begin : begin + 50], labels[begin : begin + 50], classes=np.unique(labels))
+    assert np.array_equal(one.coefs_[0], other.coefs_[0])
+    assert one.t_ == len(X)
