@@ -112,7 +112,6 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_
     }
     gradient_.resize(capacity * widest);
     other_gradient_.resize(capacity * widest);
-    input_.resize(capacity * inputs());
 }
 
 template <class T>
@@ -537,6 +536,7 @@ bool Engine<T>::update(const T* row, std::size_t length, const StepOptions& opti
 
 template <class T>
 const T* Engine<T>::pass_forward(const T* x, std::size_t n, bool training) {
+    input_.resize(std::max(input_.size(), capacity_ * inputs()));
     std::memcpy(input_.data(), x, n * inputs() * sizeof(T));
     random_ = training_ = training;
     if (training) keep_buffers(before_);
@@ -561,6 +561,9 @@ void Engine<T>::reserve(const Examples<T>& of) {
     if (of.labels != nullptr) labels_.resize(capacity_);
     if (of.targets != nullptr) targets_.resize(capacity_ * outputs());
     weight_.resize(of.weight != nullptr || (mean_.wanted && mean_.factor != 1) ? capacity_ : 0);
+    // Of sparse rows only those of a batch that is this small become dense.
+    const std::size_t rows = is_sparse(of) ? std::min(capacity_, kFused) : capacity_;
+    input_.resize(std::max(input_.size(), rows * inputs()));
 }
 
 template <class T>

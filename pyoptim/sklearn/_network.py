@@ -15,6 +15,7 @@ from ..train import evaluation
 from ..train.data import SparseRows
 
 _FUSED = {"identity": None, "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
+_ROWS = 4096  # that are sparse and predicted at once
 _LAYERS = {"logistic": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}
 
 
@@ -146,7 +147,22 @@ class Network:
         """What the last layer returns in evaluation mode, for checked rows, dense or sparse."""
         if not isinstance(x, SparseRows):
             return evaluation.predict(self.model, x)
+        if type(self.model.layers[0]) is nn.Dense and x.is_sparse:
+            weight = np.ascontiguousarray(self.coefs[0])
+            parts = (x.times(slice(i, i + _ROWS), weight) for i in range(0, len(x), _ROWS))
+            return np.concatenate([self._outputs_after(product) for product in parts])
         return np.concatenate([evaluation.predict(self.model, x[rows]) for rows in x.blocks()])
+
+    def _outputs_after(self, product: Array) -> Array:
+        """What the last layer returns where the first, which is `Dense`, has only its products yet."""
+        self.model.eval()
+        product += self.intercepts[0]
+        others = list(self.model.layers[1:])
+        if (activation := self.activation) in _LAYERS and not self._has(_LAYERS[activation]):
+            others.insert(0, _LAYERS[activation]())  # of the first layer
+        for layer in others:
+            product = layer.forward(product, False)
+        return product
 
     def state(self) -> dict[str, Array]:
         """Copies of all parameters and statistics."""

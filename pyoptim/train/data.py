@@ -20,7 +20,7 @@ _BLOCK = 1 << 22  # elements of sparse rows that are made dense at once
 class SparseRows:
     """Examples of which most numbers are 0: the rows of a matrix of SciPy's, in CSR form.
 
-    The compiled engine multiplies their elements alone where the first layer is `Dense` and at most one in 24
+    The compiled engine multiplies their elements alone where the first layer is `Dense` and at most one in 6
     is not 0. Else each mini-batch is made dense.
     """
 
@@ -40,6 +40,15 @@ class SparseRows:
         """Some of the rows, dense."""
         dense: Array = self._matrix[rows].toarray(order="C")
         return dense
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether so few elements are not 0 that it is quicker to multiply these alone."""
+        return bool(self._matrix.nnz * 24 <= len(self) * self.shape[1])
+
+    def times(self, rows: slice, weight: Array) -> Array:
+        """The products of some rows with a matrix of the same dtype."""
+        return np.asarray(self._matrix[rows] @ weight)
 
     def blocks(self) -> Iterator[slice]:
         """Ranges of rows, one after the other, that may be made dense at once."""

@@ -131,6 +131,21 @@ def test_products_of_sparse_rows_are_those_of_dense_ones(dtype, hidden, options)
     np.testing.assert_array_equal(again.coefs_[0], model.coefs_[0])
 
 
+@pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
+@pytest.mark.parametrize("extra", [{}, {"batch_norm": True}, {"layer_norm": True}, {"dropout": 0.5}], ids=str)
+def test_predictions_for_sparse_rows_are_those_for_dense_ones(activation, extra, monkeypatch):
+    monkeypatch.setattr("pyoptim.sklearn._network._ROWS", 7)
+    x = scipy.sparse.random(30, 60, 0.03, "csr", np.float64, random_state=0)
+    options = {"hidden_layer_sizes": (6, 3), "activation": activation, **extra}
+    model = MLPRegressor(max_iter=2, random_state=0, **options)
+    model.fit(x.toarray(), np.arange(30.0))
+    multiplied = []
+    times = SparseRows.times
+    monkeypatch.setattr(SparseRows, "times", lambda *given: multiplied.append(1) or times(*given))
+    np.testing.assert_allclose(model.predict(x), model.predict(x.toarray()), rtol=1e-12, atol=1e-12)
+    assert len(multiplied) == 5
+
+
 def test_sparse_rows_stay_sparse_in_memory():
     if dispatch.current().name != "native":
         pytest.skip("the compiled engine makes them dense batch by batch; others take larger blocks")
