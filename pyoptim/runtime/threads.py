@@ -25,6 +25,8 @@ except ModuleNotFoundError:  # an installation without compiled kernels
 
 _limit: int | None = None  # as set from Python
 _reason = "set by the program"
+_blocks: list[list[int]] = []  # the numbers before each `num_threads` that has not ended, in their order
+_changing = threading.Lock()
 
 
 def set_num_threads(n: int) -> None:
@@ -76,7 +78,8 @@ def get_num_threads() -> int:
 def num_threads(n: int) -> Iterator[None]:
     """Use at most ``n`` threads in a ``with`` block, and as many as before after it.
 
-    The number belongs to the process: a block in one thread of the program changes it for all others.
+    The number belongs to the process: a block in one thread of the program changes it for all others. Where
+    such blocks overlap, the one that began last counts, and the last to end puts back what was before them.
 
     Examples
     --------
@@ -85,12 +88,21 @@ def num_threads(n: int) -> Iterator[None]:
     ...     po.get_num_threads()
     1
     """
-    before = get_num_threads()
-    set_num_threads(n)
+    with _changing:
+        before = [get_num_threads()]
+        set_num_threads(n)
+        _blocks.append(before)
     try:
         yield
     finally:
-        set_num_threads(before)
+        with _changing:
+            # Blocks of several threads may end in any order. Equal lists are not the same: identity decides.
+            place = next(i for i, other in enumerate(_blocks) if other is before)
+            del _blocks[place]
+            if place == len(_blocks):
+                set_num_threads(before[0])
+            else:
+                _blocks[place][0] = before[0]
 
 
 def reason() -> str:

@@ -65,7 +65,7 @@ validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         One of `available_backends`.
     n_jobs : int, optional
         Threads; -1: all processors, -2: all but one. None leaves the number as `set_num_threads` set it.
-        Results do not depend on it.
+        Results do not depend on it. While `fit` runs the whole process has this number, as by `num_threads`.
 
     Attributes
     ----------

@@ -393,6 +393,19 @@ def test_num_threads_is_for_a_block():
         assert po.get_num_threads() == 3
 
 
+def test_blocks_of_num_threads_may_end_in_any_order():
+    before = threads.get_num_threads()
+    for ends in ((0, 1, 2), (1, 0, 2), (0, 2, 1), (2, 0, 1)):
+        blocks = [threads.num_threads(n) for n in (3, 1, 2)]
+        for block in blocks:
+            block.__enter__()
+        left = [3, 1, 2]
+        for i in ends:
+            blocks[i].__exit__(None, None, None)
+            left[i] = None
+            assert threads.get_num_threads() == next((n for n in reversed(left) if n is not None), before)
+
+
 @linux
 @pytest.mark.skipif("numba" not in LIVE, reason="without Numba")
 def test_threads_of_numba_are_limited(run_python):
