@@ -30,6 +30,7 @@ BLOCK = re.compile(r'^( *)```(\w+)(?: title="([^"]+)")?\n(.*?)^\1```$', re.MULTI
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 NEEDS = {
     "tutorials/train-and-save.md": ("matplotlib",),
+    "tutorials/own-table.md": ("pandas",),
     "tutorials/scikit-learn.md": ("sklearn", "pandas"),
     "tutorials/pytorch.md": ("torch",),
     "lectures/curvature.md": ("scipy",),
@@ -140,6 +141,14 @@ def test_every_page_has_its_place_and_none_is_missing():
     config = (PAGES.parent / "mkdocs.yml").read_text("utf-8")
     told = re.findall(r"[\w/.-]+\.md", config[config.index("\nnav:") :])
     assert sorted(told) == sorted(str(page.relative_to(PAGES)) for page in PAGES.rglob("*.md"))
+
+
+def test_every_extra_is_on_the_page_about_installing():
+    project = (PAGES.parents[2] / "pyproject.toml").read_text("utf-8")
+    section = re.search(r"^\[project.optional-dependencies\]\n(.*?)^\[", project, re.MULTILINE | re.DOTALL)[1]
+    rows = re.findall(r"^\| (`.*?) \|", (PAGES / "install.md").read_text("utf-8"), re.MULTILINE)
+    told = re.findall(r"`(\w+)`", " ".join(rows[: [r.startswith("`PYOPTIM") for r in rows].index(True)]))
+    assert sorted(told) == sorted(re.findall(r"^(\w+) =", section, re.MULTILINE))
 
 
 def words_of(module):
