@@ -46,9 +46,9 @@ def gradients_of(model: nn.Sequential, optimizer: Optimizer) -> list[Array]:
         once.
     """
     flat, pieces = model.flat_parameters, []
-    covered = np.zeros(flat.size, np.bool_)
+    covered, start = np.zeros(flat.size, np.bool_), _address(flat)
     for name, p in optimizer.named_parameters().items():
-        offset = _address(p) - _address(flat)
+        offset = _address(p) - start
         begin = offset // flat.dtype.itemsize
         if type(p) is not type(flat):
             raise ValueError(
