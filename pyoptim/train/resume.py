@@ -157,7 +157,9 @@ class Resume:
                 saved_state |= {name: t for name, t in tensors.items() if name.startswith("average.")}
             held = state["average"]
             if held is None and average is not None:
-                raise ValueError(f"it was saved without an average, expected {average!r}")
+                raise ValueError(
+                    f"it was saved without an average, expected one for its {type(average).__name__}"
+                )
             position = description["epoch"]  # older files lack two sums, to which every example added 1
             position = dict.fromkeys(("divisor", "counted"), position["done"]) | position
             epoch = _checked(Epoch(**position), self._fixed)

@@ -122,6 +122,21 @@ def test_only_the_chosen_expert_computes(monkeypatch):
     assert seen == [(moe.gater, 40), *((e, n) for e, n in zip(moe.experts, counts, strict=True) if n)]
 
 
+def test_a_mixture_is_frozen_and_thawed_as_one_layer():
+    moe, (x, y) = made("outputs"), data()
+    layer = moe.model.layers[0]
+    layer.trainable = False
+    assert not layer.trainable
+    assert not any(leaf.trainable for leaf in layer.leaves().values())
+    assert moe.model.parameters() == {}
+    layer.trainable = True
+    assert all(leaf.trainable for leaf in layer.leaves().values())
+    before = moe.model.flat_parameters.copy()
+    po.Trainer(moe.model, nn.CrossEntropy(), po.SGD(moe.model.parameters(), lr=0.1)).fit(x, y, verbose=False)
+    assert (moe.model.flat_parameters != before).mean() > 0.9
+    assert repr(moe).startswith("MixtureOfExperts([Sequential(")
+
+
 def test_what_is_refused():
     def network(outputs, inputs=5, **more):
         return nn.Sequential(nn.Dense(inputs, outputs), seed=0, **more)

@@ -207,3 +207,14 @@ def test_without_validation_the_training_loss_is_ranked():
 def test_what_is_no_history_is_refused(runs, message):
     with pytest.raises((TypeError, ValueError), match=message):
         po.compare(runs)
+
+
+def test_a_history_without_epochs_is_refused():
+    with pytest.raises(ValueError, match="holds no epoch to plot"):
+        po.History().plot()
+
+
+def test_what_diverged_at_once_is_in_the_ranking_in_words():
+    figure = po.compare({"good": _history(3), "bad": _history(3, loss=[np.nan] * 3, validation=False)})
+    words = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert "diverged" in words

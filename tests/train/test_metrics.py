@@ -254,3 +254,35 @@ def test_plots_return_the_figure_and_take_axes(data, tmp_path):
     path = tmp_path / "curve.png"
     assert plots[0](path).axes[0].lines
     assert path.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "outputs", "message"),
+    [
+        ("r2", ["a", "b"], [1.0, 2.0], "targets are .* expected numbers"),
+        ("r2", np.zeros((2, 1, 1)), np.zeros((2, 1, 1)), r"outputs are float64 of shape \(2, 1, 1\)"),
+        ("r2", [1.0, 2.0], [1.0, 2.0, 3.0], r"shape \(2,\), expected that of outputs, \(3,\)"),
+        ("r2", [1.0, np.nan], [1.0, 2.0], "targets hold NaN"),
+        ("roc_curve", [0, 1], [0.5, np.nan], "scores are float64 .*expected finite numbers"),
+        ("roc_curve", [0, 1, 1], [0.5, 0.7], "expected one for each of the scores"),
+        ("precision_recall_curve", [0, 2], [0.5, 0.7], "other numbers than 0 and 1, or -1 and 1"),
+        ("accuracy", [0, 1], np.zeros((2, 1, 1)), r"outputs have shape \(2, 1, 1\)"),
+        ("accuracy", [[0, 1], [1, 0]], np.zeros((2, 1)), "targets are .* expected 0 and 1 for the outputs"),
+    ],
+)
+def test_what_does_not_suit_a_metric_is_named(name, targets, outputs, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        getattr(metrics, name)(targets, outputs)
+
+
+def test_weights_of_nothing_and_names_of_other_classes_are_refused(data):
+    targets, outputs, weight = data
+    with pytest.raises(ValueError, match="sample_weight is 0 everywhere"):
+        metrics.accuracy(targets, outputs, sample_weight=0 * weight)
+    pytest.importorskip("matplotlib")
+    for names, message in (
+        ("abcd", "expected a sequence of strings"),
+        (["a", "b"], "names are 2, expected 4"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            metrics.plot_confusion_matrix(targets, outputs, names=names)

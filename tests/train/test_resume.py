@@ -176,6 +176,45 @@ def test_what_does_not_fit_changes_nothing(options, message, tmp_path):
         mine.fit(X, Y, checkpoint=path, checkpoint_every=-1, verbose=False)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ranks": 0}, "number of ranks is 0, expected a count"),
+        ({"ranks": True}, "number of ranks is True"),
+        ({"epoch": {"done": 7}}, "stands at example 7, expected the begin of a batch"),
+        ({"epoch": {"index": -1}}, "expected counts"),
+        ({"callbacks": [["EarlyStopping(loss)", {"_waited": [1]}]]}, "its EarlyStopping has _waited = "),
+        ({"callbacks": [["EarlyStopping(loss)", {"surprise": 1}]]}, "its EarlyStopping has surprise = 1"),
+    ],
+)
+def test_a_file_that_makes_no_sense_changes_nothing(changes, message, tmp_path, monkeypatch):
+    def fit(mine, **more):
+        stop = [callbacks.EarlyStopping("loss", patience=3)]
+        mine.fit(X, Y, batch_size=16, checkpoint=tmp_path / "run", callbacks=stop, verbose=False, **more)
+
+    def changed(file):
+        description, tensors = read(file)
+        for name, value in changes.items():
+            description[name] = {**description[name], **value} if isinstance(value, dict) else value
+        return description, tensors
+
+    fit(trainer())
+    read, mine = resume.Resume.read, trainer()
+    before = [a.copy() for a in bits(mine)]
+    monkeypatch.setattr(resume.Resume, "read", changed)
+    with pytest.raises(ValueError, match=message):
+        fit(mine, epochs=2)
+    assert all(np.array_equal(a, b) for a, b in zip(before, bits(mine), strict=True))
+
+
+def test_a_file_without_the_average_is_refused(tmp_path):
+    trainer().fit(X, Y, batch_size=16, checkpoint=tmp_path / "run", verbose=False)
+    mine = trainer()
+    po.averages.EMA(mine.optimizer)
+    with pytest.raises(ValueError, match="saved without an average, expected one for its EMA"):
+        mine.fit(X, Y, batch_size=16, epochs=2, checkpoint=tmp_path / "run", verbose=False)
+
+
 def test_epochs_of_one_batch_are_saved_between_them(tmp_path, monkeypatch):
     path, whole = tmp_path / "run.safetensors", trainer()
     whole.fit(X, Y, epochs=6, batch_size=None, verbose=False)
