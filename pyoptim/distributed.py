@@ -9,8 +9,10 @@ import os
 from typing import Any
 
 from .runtime.extras import needed
+from .train.asynchronous import ElasticAveraging, ParameterServer
+from .train.pipeline import Pipeline
 
-__all__ = ["world"]
+__all__ = ["ElasticAveraging", "ParameterServer", "Pipeline", "world"]
 
 
 def __dir__() -> list[str]:

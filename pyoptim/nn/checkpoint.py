@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ..runtime import files
 from ..runtime.dtypes import FLOATS, Array
-from ..runtime.files import NONSENSE, read, write
+from ..runtime.files import NONSENSE
 from .layers import Dense, Layer
 
 if TYPE_CHECKING:
@@ -22,7 +27,34 @@ def save_model(model: Sequential, path: str | Path, **more: Any) -> None:
     ``more`` are further entries of the description, of JSON's types, which `load_described` returns.
     """
     described = {"format": _FORMAT, "layers": describe("layers", model.layers), "dtype": model.dtype.name}
-    write(path, {**described, **more}, model.state_dict())
+    files.write(path, {**described, **more}, model.state_dict())
+
+
+def write_one_by_one(
+    path: str | Path,
+    layers: Sequence[Layer],
+    dtype: np.dtype[Any],
+    forms: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+    arrays: Callable[[], Iterator[Array]],
+) -> None:
+    """Write the file of a model of these layers, whose parameters and buffers come one after the other.
+
+    ``forms`` and ``arrays`` are those of `files.write_one_by_one`.
+    """
+    described = {"format": _FORMAT, "layers": describe("layers", layers), "dtype": dtype.name}
+    files.write_one_by_one(path, described, forms, arrays)
+
+
+@contextmanager
+def opened(
+    path: str | Path, layers: Sequence[Layer], dtype: np.dtype[Any]
+) -> Iterator[Callable[[str], Array]]:
+    """Yield what returns a parameter or buffer of a file by its name; ValueError if it is of other layers."""
+    with files.opened(path, _FORMAT) as (description, tensor):
+        own = json.loads(json.dumps(describe("layers", layers)))  # tuples as the lists that they are in files
+        if description.get("layers") != own or description.get("dtype") != dtype.name:
+            raise ValueError(f"{path} does not hold this model: its layers or its dtype are others")
+        yield tensor
 
 
 def describe(label: str, layers: Iterable[Layer]) -> list[dict[str, Any]]:
@@ -48,7 +80,7 @@ def load_model(kind: type[Sequential], path: str | Path) -> Sequential:
 
 def load_described(kind: type[Sequential], path: str | Path) -> tuple[Sequential, dict[str, Any]]:
     """Read a model as `load_model`, and the description of its file."""
-    description, tensors = read(path, _FORMAT)
+    description, tensors = files.read(path, _FORMAT)
     try:
         if description["dtype"] not in [dtype.name for dtype in FLOATS]:
             raise ValueError(f"its dtype is {description['dtype']!r}")

@@ -74,7 +74,7 @@ class Sequential:
     def __init__(self, *layers: Layer, seed: int | None = None, dtype: DTypeLike = np.float32) -> None:
         check_layers("layers", layers)
         rng = check_seed("seed", seed)
-        self.dtype = _float_dtype(dtype)
+        self.dtype = float_dtype(dtype)
         self.layers = layers
         self._predictors: list[Predictor] = []  # those that no thread is using
         self.training = True
@@ -465,7 +465,7 @@ class Sequential:
         return f"Sequential({', '.join(map(repr, self.layers))})"
 
 
-def _float_dtype(dtype: Any) -> np.dtype[Any]:
+def float_dtype(dtype: Any) -> np.dtype[Any]:
     """The dtype that a user names, if it is one that models compute in."""
     try:
         made: np.dtype[Any] = np.dtype(dtype)

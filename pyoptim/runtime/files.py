@@ -11,13 +11,16 @@ import errno
 import functools
 import hashlib
 import json
+import math
+import mmap
 import os
 import re
 import secrets
 import stat
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ except ImportError:  # on Windows
 _KEY = "pyoptim"  # the one entry of the metadata: safetensors would write several in any order
 _CHECKSUM, _ZEROS = "checksum", b"0" * 64
 _DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I8": "i1", "U8": "u1"}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _LONGEST_HEADER = 100_000_000  # bytes, as the format has it
 _TEMPORARY = re.compile(r"\.pyoptim-([0-9a-z]{8})-[0-9a-f]{16}\.tmp")
 _LEFT_ALONE = 3600.0  # seconds after which a temporary file that another machine made is nobody's
@@ -50,6 +54,49 @@ def write(path: str | Path, description: dict[str, Any], tensors: dict[str, Arra
     end = 8 + int.from_bytes(content[:8], "little")
     header, data = bytes(content[:end]), content[end:]
     write_atomically(path, _with(_checksum(header, data), header, header.index(_ZEROS)), data)
+
+
+def write_one_by_one(
+    path: str | Path,
+    description: dict[str, Any],
+    forms: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+    arrays: Callable[[], Iterator[Array]],
+) -> None:
+    """Write the bytes that `write` would, with one tensor in memory at a time.
+
+    Parameters
+    ----------
+    path, description
+        As `write`.
+    forms : mapping
+        Name -> dtype and shape of each tensor, in the order of `in_order`.
+    arrays : callable
+        Returns an iterator of the tensors in this order. It is called twice: the checksum stands before them.
+    """
+    entries: dict[str, Any] = {
+        "__metadata__": {_KEY: json.dumps({_CHECKSUM: _ZEROS.decode(), **description})}
+    }
+    at = 0
+    for name, (dtype, shape) in forms.items():
+        end = at + math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": _NAMES[dtype.str[1:]], "shape": shape, "data_offsets": (at, end)}
+        at = end
+    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    header = len(header).to_bytes(8, "little") + header
+    found = hashlib.sha256(header)
+    for array in arrays():
+        found.update(np.ascontiguousarray(array).data)
+    header = _with(found.hexdigest().encode(), header, header.index(_ZEROS))
+    _write_atomically(path, chain([header], (np.ascontiguousarray(array).data for array in arrays())))
+
+
+def in_order(
+    forms: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Return dtypes and shapes of tensors in the order in which safetensors writes them."""
+    ranks = {dtype: i for i, dtype in enumerate(("i8", "f8", "f4", "f2", "i1", "u1"))}
+    return dict(sorted(forms.items(), key=lambda item: (ranks[item[1][0].str[1:]], item[0])))
 
 
 def _checksum(header: bytes, data: memoryview) -> bytes:
@@ -86,14 +133,40 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Array]]
     try:
         content, end = _content(path)
         entries = deserialize(content)  # type: ignore[no-untyped-call]
-        header = json.loads(content[8:end].decode(), object_pairs_hook=_each_once)
         tensors = {name: _tensor(name, **entry) for name, entry in entries}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
     except NONSENSE as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    return _described(path, content, end, kind), tensors
+
+
+@contextmanager
+def opened(path: str | Path, kind: str) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Yield what `read` returns, but as the second a function: the name of a tensor -> the tensor.
+
+    The tensors stay in the file, which is read twice: once as a whole, for its checksum.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    check_regular(path)
     try:
-        description = json.loads(header["__metadata__"][_KEY], object_pairs_hook=_each_once)
+        content, end = _content(path, mapped=True)
+        with content, safe_open(path, "numpy") as file:
+            description = _described(path, content, end, kind)
+            yield description, file.get_tensor
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
+
+
+def _described(path: str | Path, content: Any, end: int, kind: str) -> dict[str, Any]:
+    """Return the description of a file of this kind, which is whole; else ValueError."""
+    try:
+        header = json.loads(content[8:end].decode(), object_pairs_hook=_each_once)
+    except NONSENSE as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    try:
+        description: dict[str, Any] = json.loads(header["__metadata__"][_KEY], object_pairs_hook=_each_once)
         found = description["format"]
     except NONSENSE as error:
         raise ValueError(f"{path} was not written by pyoptim: its metadata has no {_KEY!r}") from error
@@ -102,10 +175,10 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Array]]
     if found != kind:
         raise ValueError(f"{path} has the format {found!r}, expected {kind!r}")
     description.pop(_CHECKSUM, None)
-    return description, tensors
+    return description
 
 
-def _content(path: str | Path) -> tuple[bytes, int]:
+def _content(path: str | Path, mapped: bool = False) -> tuple[Any, int]:
     """Return a file and where its data begin, once its header says that the data are as long as they are."""
     from safetensors import SafetensorError
 
@@ -123,6 +196,8 @@ def _content(path: str | Path) -> tuple[bytes, int]:
             raise SafetensorError(f"its header is no JSON of tensors ({error})") from error
         if (stated := max(ends, default=0)) != size - end:
             raise SafetensorError(f"it has {size - end} bytes of data, its header says {stated}")
+        if mapped:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), end
         file.seek(0)
         return file.read(), end
 
@@ -135,7 +210,7 @@ def _each_once(entries: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _is_whole(description: dict[str, Any], content: bytes, end: int) -> bool:
+def _is_whole(description: dict[str, Any], content: Any, end: int) -> bool:
     """Whether a file has its checksum, or is from before there were any."""
     first = next(iter(description))
     if first != _CHECKSUM:  # a damaged name of the checksum is no file without one
@@ -145,7 +220,8 @@ def _is_whole(description: dict[str, Any], content: bytes, end: int) -> bool:
     at = header.find(stated)
     if len(stated) != len(_ZEROS) or at < 0:
         return False
-    return _checksum(_with(_ZEROS, header, at), memoryview(content)[end:]) == stated
+    with memoryview(content) as whole, whole[end:] as data:
+        return _checksum(_with(_ZEROS, header, at), data) == stated
 
 
 def _tensor(name: str, dtype: str, shape: list[int], data: Any) -> Array:
@@ -236,6 +312,10 @@ def write_parts_atomically(path: str | Path, content: Iterable[bytes | memoryvie
         It cannot be written. The error names ``path``, whose old content is unchanged (but where only the
         folder could not be brought to the disk).
     """
+    _write_atomically(path, content)
+
+
+def _write_atomically(path: str | Path, content: Iterable[bytes | memoryview]) -> None:
     check_regular(path)
     target = os.path.realpath(path)
     try:

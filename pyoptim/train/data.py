@@ -154,7 +154,7 @@ def check_batches(
     if smallest is None:
         smallest = size if drop_last else count % size or size
     cure = ", or drop_last=True, which leaves that batch out" if size > 1 else ""
-    for layer, shape in _reached(model.layers, x.shape[1:]):
+    for layer, shape in reached(model.layers, x.shape[1:]):
         if layer.takes_statistics(True) and smallest * math.prod(shape[1:]) < 2:
             raise ValueError(
                 f"batch_size {size} makes a batch of 1 of {count} examples, which {layer!r} cannot take "
@@ -162,13 +162,11 @@ def check_batches(
             )
 
 
-def _reached(
-    layers: Iterable[nn.Layer], shape: tuple[int, ...]
-) -> Iterator[tuple[nn.Layer, tuple[int, ...]]]:
+def reached(layers: Iterable[nn.Layer], shape: tuple[int, ...]) -> Iterator[tuple[nn.Layer, tuple[int, ...]]]:
     """Yield each layer that holds arrays, and the shape of an example that reaches it."""
     for layer in layers:
         for chain in layer.chains:
-            yield from _reached(chain, shape)
+            yield from reached(chain, shape)
         if not layer.chains:
             yield layer, shape
         shape = layer.output_shape(shape)

@@ -220,6 +220,7 @@ class Engine:
         epoch: Epoch,
         advance: Advance,
         ends: Array | None = None,
+        pace: Callable[[], int] = lambda: _MOST_BATCHES,
     ) -> None:
         """Train on each example of the order once, or on those that ``epoch`` has left.
 
@@ -237,6 +238,8 @@ class Engine:
             Called with the number of examples done.
         ends : int64 array, optional
             With an exchange: where the batch of each step ends, of which some may be empty.
+        pace : callable
+            Returns how many batches may be trained on until advance is to be called.
         """
         engine, size = self._engine, self._batch_size
         examples = len(data.x if order is None else order)
@@ -244,7 +247,8 @@ class Engine:
         engine.begin_epoch(sums, None if noise is None else (self._flat, *noise))
         step, steps = epoch.done // size, -(-examples // size) if ends is None else len(ends)
         while step < steps:
-            begin, last = epoch.done, min(steps, step + (self._chunk if self._pruned is None else 1))
+            begin, most = epoch.done, min(self._chunk, pace()) if self._pruned is None else 1
+            last = min(steps, step + most)
             some = None if ends is None else ends[step:last]
             end = min(examples, last * size) if some is None else int(some[-1])
             started = time.perf_counter()

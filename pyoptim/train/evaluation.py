@@ -43,7 +43,7 @@ def evaluate(
         for data, _ in pieces:
             data = data.at(model._place)
             examples += len(data.x)
-            for x, y, weight in data.batches(_batch_size(model, data.x), model.dtype):
+            for x, y, weight in data.batches(batch_size(model, data.x), model.dtype):
                 computed = outputs_of(model, "x", x)
                 output = model._forward(x) if computed is None else computed[0]
                 if metrics:
@@ -136,7 +136,7 @@ def predict(model: nn.Sequential, x: Any) -> Array:
         return computed[0]
     x = model.check_input("x", x, keep_bytes=True)
     model.eval()
-    place, size = place_with(x), _batch_size(model, x)
+    place, size = place_with(x), batch_size(model, x)
     outputs = place.empty((len(x), *model.output_shape(x.shape[1:])), model.dtype)
     for i, (batch,) in enumerate(place.batches((x,), size, model.dtype)):
         outputs[i * size : (i + 1) * size][...] = model._forward(model._place.upload(batch))
@@ -150,7 +150,7 @@ def _mapped_rows(x: Any) -> Iterator[Any]:
         forget_pages(x)
 
 
-def _batch_size(model: nn.Sequential, x: Array) -> int:
+def batch_size(model: nn.Sequential, x: Array) -> int:
     """Return the batch size: all examples if a layer takes statistics of the evaluated batch."""
     takes = any(layer.takes_statistics(False) for layer in model.leaves().values())
     return max(len(x), 1) if takes else _BATCH

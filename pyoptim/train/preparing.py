@@ -133,7 +133,7 @@ def hold_back(
         )
     count = source.examples
     kept = count - round(count * share)
-    if not 0 < kept < count and trainer._ranks.size == 1:
+    if not 0 < kept < count and not trainer._ranks.shares_batches:
         raise ValueError(
             f"validation_split is {share!r}, which leaves {kept} of {count} examples to "
             "train on, expected some for each"
@@ -190,6 +190,8 @@ def _sizes(trainer: Trainer, source: Arrays, options: Options) -> _Sizes:
         raise ValueError("x is empty on all ranks, expected at least one example")
     given = check_count("batch_size", total if options.batch_size is None else options.batch_size)
     fixed = {"batch_size": given, "shuffle": options.shuffle, "examples": total}
+    if not ranks.together:
+        return _sizes_of_loose(trainer, count, total, options)
     whole = min(given, total)
     if ranks.size == 1:
         used = count - count % whole if options.drop_last else count
@@ -201,6 +203,19 @@ def _sizes(trainer: Trainer, source: Arrays, options: Options) -> _Sizes:
     of_all, ends = ranks.ends(count, total, whole, options.drop_last, shard)
     most, used = max(1, int(np.diff(ends, prepend=0).max())), int(ends[-1])
     return _Sizes(fixed, whole, most, int(of_all[-1]) if shard else used, used, ends)
+
+
+def _sizes_of_loose(trainer: Trainer, count: int, total: int, options: Options) -> _Sizes:
+    """Return the sizes where each rank has batches of its own."""
+    ranks = trainer._ranks
+    own = ranks.count_of(count) if options.shard else count
+    if options.shard and count < ranks.size:
+        raise ValueError(f"x has {count} examples, expected one for each of {ranks.size} ranks")
+    given = options.batch_size or total
+    size = min(given, own)
+    used = own - own % size if options.drop_last else own
+    fixed = {"batch_size": given, "shuffle": options.shuffle, "examples": total}
+    return _Sizes(fixed, size, size, count if options.shard else used, used)
 
 
 def _sizes_of_blocks(trainer: Trainer, source: Blocks, options: Options) -> _Sizes:
@@ -297,6 +312,11 @@ def _joined(trainer: Trainer, run: Run, source: Any) -> Run:
         "a model on a GPU": place.queue is not None,
         "an optimizer that keeps parameters or states in fewer bits": trainer.optimizer._is_packed,
     }
+    if not ranks.together:
+        refused |= {
+            "an average of the parameters": trainer.optimizer.average is not None,
+            "blocks": isinstance(source, Blocks),
+        }
     for name, given in refused.items():
         if given:
             raise ValueError(f"{name}: not with a comm of {ranks.size} ranks, only with one process")
@@ -313,7 +333,7 @@ def _joined(trainer: Trainer, run: Run, source: Any) -> Run:
     own = [callback for callback in options.callbacks if ranks.is_first or callback.on_all_ranks]
     options = replace(options, callbacks=own, verbose=options.verbose if ranks.is_first else False)
     held_back: Any = run.held_back
-    if isinstance(held_back, Arrays) and options.shard:
+    if isinstance(held_back, Arrays) and options.shard and ranks.together:
         held_back = Arrays(held_back.data.part(*share_of(held_back.examples, ranks.rank, ranks.size)))
     if held_back is not None and not ranks.any(held_back.examples != 0):
         raise ValueError("the validation data are empty on all ranks, expected at least one example")

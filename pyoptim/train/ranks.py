@@ -11,7 +11,7 @@ import time
 import traceback
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from ..runtime.numbers import shown
 if TYPE_CHECKING:
     from ..optim.optimizer import Optimizer
     from .preparing import Run
+    from .resume import Epoch
 
 _T = TypeVar("_T")
 _NEEDED = ("Get_rank", "Get_size", "Allreduce", "allgather", "bcast", "isend", "irecv", "Abort")
@@ -64,6 +65,8 @@ class Ranks:
         None is this process alone.
     """
 
+    together = True  # whether they take each step together
+
     def __init__(self, comm: Any) -> None:
         if comm is not None and not all(hasattr(comm, name) for name in _NEEDED):
             raise TypeError(
@@ -77,6 +80,18 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this is the rank that prints and writes files."""
         return self.rank == 0
+
+    @property
+    def shares_batches(self) -> bool:
+        """Whether each batch is shared out among several ranks, of which some may have no examples."""
+        return self.size > 1 and self.together
+
+    def pace(self) -> int:
+        """Return how many steps may be taken until `after` is to be called."""
+        return 1 << 30
+
+    def after(self, steps: int) -> None:
+        """Do what is to be done after so many more steps."""
 
     def exchange(self, gradients: Any) -> Exchange | None:
         """Return what makes these gradients those of all ranks, or None for one process."""
@@ -194,6 +209,23 @@ class Ranks:
                 f"the parameters of ranks {apart} are no longer those of rank 0: a callback, a learning rate "
                 "or another function of yours has done something else on them"
             )
+
+    def end_epoch(self, model: nn.Sequential, epoch: Epoch) -> None:
+        """Make the sums of an epoch, and running statistics, those of all ranks."""
+        if self.size > 1:
+            self.merge_buffers(model, epoch.counted)
+            sums = self.sums(epoch.loss, epoch.divisor, epoch.correct, epoch.counted)
+            epoch.loss, epoch.divisor, epoch.correct, epoch.counted = sums
+
+    def centred(self, model: nn.Sequential) -> AbstractContextManager[None]:
+        """Give the model what ranks that are apart have in common, for the time of a ``with`` block."""
+        return nullcontext()
+
+    def finish(self, model: nn.Sequential) -> None:
+        """Give the model the parameters that are the result of the training by all ranks."""
+
+    def end_alike(self, model: nn.Sequential) -> None:
+        """Give all ranks the first one's model after the callbacks, if these may have made it another."""
 
     def merge_buffers(self, model: nn.Sequential, examples: int) -> None:
         """Give all ranks the mean of running statistics, weighted by the examples, and the highest counts."""

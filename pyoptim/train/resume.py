@@ -97,7 +97,8 @@ class Resume:
             return
         optimizer, tensors = checkpoint.optimizer_state(trainer.optimizer)
         tensors = {f"optimizer.{name}": value for name, value in tensors.items()}
-        tensors |= {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
+        with trainer._ranks.centred(trainer.model):
+            tensors |= {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
         states = [callback.state() for callback in self._callbacks]
         for i, (_, arrays) in enumerate(states):
             tensors |= {f"callbacks.{i}.{name}": value for name, value in arrays.items()}

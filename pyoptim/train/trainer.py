@@ -22,6 +22,7 @@ from ..runtime.numbers import AT_LEAST_ZERO, check_flag, check_seed, nearest, sh
 from ..transforms import Transform
 from . import cuda_engine, curves, evaluation
 from . import engine as compiled
+from .asynchronous import Asynchronous, Loose
 from .data import Data, check_batches, checked
 from .engine import Advance, is_of_user
 from .history import History
@@ -94,7 +95,8 @@ class Trainer:
         step: parameters have the same bits on all ranks, and those of one process up to the order of sums.
         The first rank's parameters and random state are everyone's. Layers that are random draw other numbers
         on each rank. `evaluate` and `predict` are a rank's own business. A rank that fails prints its error
-        and ends all.
+        and ends all. With `distributed.ElasticAveraging` or `distributed.ParameterServer` in its place ranks
+        take steps of their own, and do not wait for each other.
     sync_norms : bool, default False
         With ``comm``: whether `BatchNorm` takes statistics of the whole batch, as one process does, by three
         more messages a step and layer, and the loop in Python. Else it takes those of a rank's part, and
@@ -156,8 +158,13 @@ class Trainer:
         names = ["loss", *map(evaluation.name_of, functions)]
         if len(set(names)) < len(names):
             raise ValueError(f"metrics have the names {names[1:]}, expected each once, and none of them loss")
-        self.metrics, self.penalty, self._ranks = functions, penalty, Ranks(comm)
-        self._sync_norms = check_flag("sync_norms", sync_norms) and self._ranks.size > 1
+        self.metrics, self.penalty = functions, penalty
+        self._ranks = Loose(comm) if isinstance(comm, Asynchronous) else Ranks(comm)
+        if check_flag("sync_norms", sync_norms) and not self._ranks.together:
+            raise ValueError(
+                f"sync_norms is True, expected False: with {type(comm).__name__} no batch is that of all ranks"
+            )
+        self._sync_norms = sync_norms and self._ranks.size > 1
         self.sharpness_aware = sharpness_aware
         self._engine: cuda_engine.Engine | None = None  # kept from fit to fit for a model on a GPU
 
@@ -341,6 +348,7 @@ class Trainer:
             history.about = curves.describe(self.model, how)
             history.reason = self._why_not(run)  # what cannot be is said before anything happens
             self._run(run.placed(self.model._place), history)
+            self._ranks.end_alike(self.model)
         return history
 
     def _run(self, run: Run, history: History) -> None:
@@ -365,6 +373,7 @@ class Trainer:
                     )  # so that the same call, with this checkpoint, ends at once
                 elif resume is not None:
                     resume.save_if_due(epoch, history)
+            self._ranks.finish(self.model)
             if resume is not None:
                 resume.save(epoch, history)
             self.interrupted = False
@@ -415,14 +424,15 @@ class Trainer:
         measured, path = self._train_epoch(path, run, epoch, history, progress)
         self._ranks.check_same_bits(self.model)
         self.optimizer.epoch = done + 1
-        if run.held_back is not None:
-            results = self._validate(run.held_back)
-            measured |= {f"val_{name}": value for name, value in results.items()}
-        for name, value in measured.items():
-            history.setdefault(name, []).append(value)
-        progress.end(epoch.index + 1, measured)
-        for callback in callbacks:
-            callback.on_epoch_end(done, measured)
+        with self._ranks.centred(self.model):
+            if run.held_back is not None:
+                results = self._validate(run.held_back)
+                measured |= {f"val_{name}": value for name, value in results.items()}
+            for name, value in measured.items():
+                history.setdefault(name, []).append(value)
+            progress.end(epoch.index + 1, measured)
+            for callback in callbacks:
+                callback.on_epoch_end(done, measured)
         return path
 
     def _new_path(self, run: Run, shape: tuple[int, ...]) -> _Path:
@@ -519,7 +529,7 @@ class Trainer:
         return self._step(batch).loss
 
     def _check_data(self, x: Any, y: Any, weight: Any = None, names: tuple[str, str] = ("x", "y")) -> Data:
-        return checked(self.model, self.loss, x, y, weight, names, may_be_empty=self._ranks.size > 1)
+        return checked(self.model, self.loss, x, y, weight, names, may_be_empty=self._ranks.shares_batches)
 
     def _train_epoch(
         self, path: _Path | None, run: Run, epoch: Epoch, history: History, progress: Progress
@@ -532,6 +542,7 @@ class Trainer:
 
         def advance(more: int) -> None:
             progress.advance(more)
+            ranks.after(-(-more // run.batch_size))
             epoch.seconds = time.perf_counter() - started
             if run.resume is None or ranks.size > 1:  # ranks have numbers of their own within an epoch
                 return
@@ -553,17 +564,15 @@ class Trainer:
                 noise = noise and noise._replace(step=epoch.position // run.batch_size)
                 placed = data.at(self.model._place)
                 if isinstance(path.engine, compiled.Engine):
-                    path.engine.run_epoch(placed, order, noise, epoch, advance, run.ends)
+                    path.engine.run_epoch(placed, order, noise, epoch, advance, run.ends, ranks.pace)
                 elif path.engine is not None:
                     path.engine.run_epoch(placed, order, noise, epoch, advance)
                 else:
                     self._python_epoch(run, data, order, noise, epoch, advance)
-        if ranks.size > 1:
-            ranks.merge_buffers(self.model, epoch.counted)
-            sums = ranks.sums(epoch.loss, epoch.divisor, epoch.correct, epoch.counted)
-            epoch.loss, epoch.divisor, epoch.correct, epoch.counted = sums
+        ranks.end_epoch(self.model, epoch)
+        seconds = time.perf_counter() - started
         measured = epoch.measured(self.loss.classification)
-        return {**measured, "seconds": ranks.share(time.perf_counter() - started)}, path
+        return {**measured, "seconds": ranks.share(seconds) if ranks.together else seconds}, path
 
     def _draw(self, run: Run, epoch: Epoch) -> tuple[Any, WeightNoise | None]:
         """Draw the order of the examples in an epoch, and the noise on the weights."""
@@ -704,7 +713,7 @@ class Trainer:
         return evaluation.evaluate(self.model, self.loss, self.metrics, data)
 
     def _validate(self, data: Source) -> dict[str, float]:
-        if self._ranks.size == 1:
+        if not self._ranks.shares_batches:
             return self._evaluate(data)
         return evaluation.evaluate(self.model, self.loss, self.metrics, data, self._ranks)
 

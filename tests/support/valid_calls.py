@@ -204,6 +204,10 @@ class _Table:
         return []
 
 
+def _pipeline():
+    return po.distributed.Pipeline([nn.Dense(4, 3)], nn.CrossEntropy(), po.SGD, None, seed=0)
+
+
 def _forwarded():
     model = _model()
     model(_floats(6, 4))
@@ -387,6 +391,20 @@ CALLS = {
         o := _objective(),
         (o.hessian_vector, {"w": o.parameters, "v": o.parameters}),
     )[1],
+    "distributed.ElasticAveraging": lambda: (po.distributed.ElasticAveraging, {"comm": None}),
+    "distributed.ParameterServer": lambda: (po.distributed.ParameterServer, {"comm": None}),
+    "distributed.Pipeline": lambda: (
+        po.distributed.Pipeline,
+        {"layers": [nn.Dense(4, 3)], "loss": nn.CrossEntropy(), "optimizer": po.SGD, "comm": None},
+    ),
+    "train.pipeline.Pipeline.evaluate": lambda: (_pipeline().evaluate, _data()),
+    "train.pipeline.Pipeline.fit": lambda: (_pipeline().fit, {**_data(), "verbose": False}),
+    "train.pipeline.Pipeline.load": lambda: (
+        p := _pipeline(),
+        (p.load, {"path": _saved(p)}),
+    )[1],
+    "train.pipeline.Pipeline.predict": lambda: (_pipeline().predict, {"x": _floats(6, 4)}),
+    "train.pipeline.Pipeline.save": lambda: (_pipeline().save, {"path": _path()}),
     "train.trainer.Trainer.evaluate": lambda: (_trainer().evaluate, _data()),
     "train.trainer.Trainer.fit": lambda: (_trainer().fit, {**_data(), "verbose": False}),
     "train.trainer.Trainer.partial_fit": lambda: (_trainer().partial_fit, _data()),
