@@ -30,7 +30,7 @@ STUDIES = (
     "batch-size", "batch-norm", "raw-pixels", "learning-rate", "schedules", "initialization",
     "regularization", "bias-variance", "bootstrap", "learning-curve", "sharp-minima", "curvature",
     "second-order", "search", "compression", "cascade", "experts", "pretraining", "transfer",
-    "hints", "curriculum", "tabular",
+    "hints", "curriculum", "asynchronous", "tabular",
 )  # fmt: skip
 
 # SciPy's methods, by the names that `pyoptim train --optimizer` takes.

@@ -3,6 +3,7 @@
 from unittest import mock
 
 import pytest
+from support.mpi import has_mpi
 
 from pyoptim import cli
 from pyoptim.lab import studies, tabular
@@ -12,6 +13,8 @@ from pyoptim.lab.studies import _claims
 @pytest.mark.parametrize("name", studies.STUDIES)
 def test_a_study_prints_a_table_and_writes_a_plot(name, tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
+    if name == "asynchronous" and not has_mpi:
+        pytest.skip("mpi4py or mpiexec is missing")
     monkeypatch.setattr(_claims, "_MOST", (300, 100))
     path = tmp_path / "study.png"
     assert (
@@ -25,7 +28,7 @@ def test_a_study_prints_a_table_and_writes_a_plot(name, tmp_path, capsys, monkey
         "batch-size": 6, "learning-rate": 4, "schedules": 7, "raw-pixels": 3, "initialization": 5,
         "regularization": 8, "bias-variance": 11, "bootstrap": 6, "learning-curve": 10, "second-order": 5,
         "search": 3, "compression": 6, "cascade": 10, "experts": 6, "pretraining": 3,
-        "transfer": 30, "hints": 8, "curriculum": 18,
+        "transfer": 30, "hints": 8, "curriculum": 18, "asynchronous": 7,
     }  # fmt: skip
     assert len(lines) >= compared.get(name, 2)
     assert str(path) in printed

@@ -5,7 +5,8 @@ import pytest
 
 from pyoptim.lab import studies
 from pyoptim.lab.studies import Result
-from pyoptim.lab.studies._common import band, difference, table
+from pyoptim.lab.studies._common import Curve, band, difference, table
+from pyoptim.train.history import History
 
 
 def around(value, spread=0.001):
@@ -192,3 +193,20 @@ def test_a_band_is_the_range_of_the_seeds():
     assert axes.lines[0].get_ydata().tolist() == [2.0, 3.0]
     low, high = axes.collections[0].get_datalim(axes.transData).intervaly
     assert (low, high) == (1.0, 4.0)
+
+
+def test_processes_that_do_not_wait():
+    def curve(name, losses, seconds):
+        history = History(val_loss=losses, seconds=[seconds] * len(losses))
+        return Curve(name, [], [history, history], 32, [])
+
+    curves = [
+        curve("one process", [0.4, 0.3, 0.2], 2.0),
+        curve("synchronous", [0.5, 0.4, 0.3], 3.0),
+        curve("parameter server", [0.4, 0.35, 0.3], 1.0),
+    ]
+    told = said("asynchronous", {}, (curves, {"parameter server": np.array([0, 1, 1, 2])}, 1000))
+    assert "A test loss of 0.3, which all reach, takes the least time with parameter server (3 s;" in told
+    assert "synchronous 9 s, one process 4 s" in told
+    assert "the fewest examples with one process (2,000; synchronous 3,000)" in told
+    assert "the others have added 1.00 times in between" in told

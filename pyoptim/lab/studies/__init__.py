@@ -8,6 +8,7 @@ from typing import Any
 
 from ...runtime.figures import new_figure, saved
 from . import (
+    apart,
     batches,
     beginnings,
     curved,
@@ -46,6 +47,7 @@ STUDIES: dict[str, Study] = {
     "transfer": transfer.TRANSFER,
     "hints": deep.HINTS,
     "curriculum": orders.CURRICULUM,
+    "asynchronous": apart.ASYNCHRONOUS,
 }
 
 
