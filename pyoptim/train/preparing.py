@@ -309,18 +309,21 @@ def _joined(trainer: Trainer, run: Run, source: Any) -> Run:
     refused = {
         "transform": options.transform is not None,
         "parallel": options.parallel is not None,
-        "a model on a GPU": place.queue is not None,
         "an optimizer that keeps parameters or states in fewer bits": trainer.optimizer._is_packed,
     }
+    if trainer._sync_norms:
+        refused["sync_norms, and a model on a GPU"] = place.queue is not None
     if not ranks.together:
         refused |= {
             "an average of the parameters": trainer.optimizer.average is not None,
             "blocks": isinstance(source, Blocks),
+            "a model on a GPU": place.queue is not None,
         }
     for name, given in refused.items():
         if given:
             raise ValueError(f"{name}: not with a comm of {ranks.size} ranks, only with one process")
     ranks.check_equal({
+        "whether the model is on a GPU": place.queue is not None,
         "epochs": options.epochs, "batch_size": options.batch_size, "shuffle": options.shuffle,
         "drop_last": options.drop_last, "weight_noise": options.weight_noise,
         "whether there is a checkpoint": run.resume is not None,

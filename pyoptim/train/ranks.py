@@ -19,6 +19,7 @@ import numpy as np
 from .. import nn
 from ..runtime.dtypes import Array
 from ..runtime.numbers import shown
+from .nccl import GpuExchange
 
 if TYPE_CHECKING:
     from ..optim.optimizer import Optimizer
@@ -66,6 +67,7 @@ class Ranks:
     """
 
     together = True  # whether they take each step together
+    _on_gpus: GpuExchange | None = None  # kept, since GPUs take long to connect
 
     def __init__(self, comm: Any) -> None:
         if comm is not None and not all(hasattr(comm, name) for name in _NEEDED):
@@ -93,9 +95,15 @@ class Ranks:
     def after(self, steps: int) -> None:
         """Do what is to be done after so many more steps."""
 
-    def exchange(self, gradients: Any) -> Exchange | None:
+    def exchange(self, gradients: Any) -> Exchange | GpuExchange | None:
         """Return what makes these gradients those of all ranks, or None for one process."""
-        return None if self.size == 1 else Exchange(self._comm, gradients)
+        if self.size == 1:
+            return None
+        if isinstance(gradients, np.ndarray):
+            return Exchange(self._comm, gradients)
+        if self._on_gpus is None or self._on_gpus.gradients is not gradients:
+            self._on_gpus = GpuExchange(self._comm, gradients)
+        return self._on_gpus
 
     def gather(self, value: _T) -> list[_T]:
         """Return the values of all ranks, in their order."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import metrics as public_metrics
 from .. import nn
-from ..arrays.memory import empty_like
+from ..arrays.memory import affine, empty_like
 from ..backends.places import count_right
 from ..callbacks import Callback, tell_the_end
 from ..optim.optimizer import Optimizer
@@ -26,6 +26,7 @@ from .asynchronous import Asynchronous, Loose
 from .data import Data, check_batches, checked
 from .engine import Advance, is_of_user
 from .history import History
+from .nccl import GpuExchange
 from .preparing import Options, Run, hold_back, prepare, source_of
 from .progress import Progress
 from .ranks import ALONE, Exchange, Ranks
@@ -94,9 +95,10 @@ class Trainer:
         Each computes the gradients of its part of a batch, one message sums them up, and all take the same
         step: parameters have the same bits on all ranks, and those of one process up to the order of sums.
         The first rank's parameters and random state are everyone's. Layers that are random draw other numbers
-        on each rank. `evaluate` and `predict` are a rank's own business. A rank that fails prints its error
-        and ends all. With `distributed.ElasticAveraging` or `distributed.ParameterServer` in its place ranks
-        take steps of their own, and do not wait for each other.
+        on each rank. Models may be on GPUs, one for each rank: NCCL, through CuPy, then sums up their
+        gradients. `evaluate` and `predict` are a rank's own business. A rank that fails prints its error and
+        ends all. With `distributed.ElasticAveraging` or `distributed.ParameterServer` in its place ranks take
+        steps of their own, and do not wait for each other.
     sync_norms : bool, default False
         With ``comm``: whether `BatchNorm` takes statistics of the whole batch, as one process does, by three
         more messages a step and layer, and the loop in Python. Else it takes those of a rank's part, and
@@ -121,7 +123,7 @@ class Trainer:
     _sharpness_aware = 0.0  # of trainers that an earlier version pickled
     _ranks = ALONE  # likewise
     _sync_norms = False  # likewise
-    _exchange: Exchange | None = None  # while several ranks train
+    _exchange: Exchange | GpuExchange | None = None  # while several ranks train
 
     def __init__(
         self,
@@ -470,6 +472,8 @@ class Trainer:
         insists = options.engine == "native"
         if options.engine == "python":
             reason: str | None = "engine='python' was asked for"
+        elif on_gpu and self._ranks.size > 1:
+            reason = "GPUs exchange gradients in each step"
         elif on_gpu:
             reason = cuda_engine.why_not(self.model, self.optimizer, insists)
         else:
@@ -682,7 +686,10 @@ class Trainer:
             value = self.loss.evaluate(output, y, gradient, weight)
             if self._exchange is not None:
                 divisor = float(self.loss.divisor(output, y))
-                gradient[...] = gradient * gradient.dtype.type(divisor) if divisor else 0
+                if divisor:
+                    gradient = affine(gradient, divisor)
+                else:
+                    gradient[...] = 0
             self.model._backward(gradient)
         else:
             if self._sync_norms:  # others wait for the statistics of this part

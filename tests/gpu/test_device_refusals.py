@@ -117,9 +117,11 @@ class TwoRanks:
     Allreduce = isend = irecv = Abort = None
 
 
-def test_a_model_on_a_gpu_is_trained_by_one_process(emulated, monkeypatch, rng):
+def test_statistics_over_all_ranks_are_not_for_a_gpu(emulated, monkeypatch, rng):
     model = nn.Sequential(nn.Dense(3, 2), seed=0).to("cuda")
-    trainer = po.Trainer(model, nn.MSE(), po.SGD(model.parameters(), lr=0.1), comm=TwoRanks())
+    trainer = po.Trainer(
+        model, nn.MSE(), po.SGD(model.parameters(), lr=0.1), comm=TwoRanks(), sync_norms=True
+    )
     monkeypatch.setattr(type(trainer._ranks), "_all_fail", lambda self: True)
-    with pytest.raises(ValueError, match="a model on a GPU: not with a comm of 2 ranks"):
+    with pytest.raises(ValueError, match="sync_norms, and a model on a GPU: not with a comm of 2 ranks"):
         trainer.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=False)
