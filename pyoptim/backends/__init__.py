@@ -8,10 +8,12 @@ before it reaches a backend.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
 from typing import Any, NamedTuple, Protocol
 
 from ..formulas.rules import Rule
+from ..runtime.numbers import is_integer
 
 # Classes that every backend has, beside `reference.FUNCTIONS`; those for the processor's memory also have
 # `norm` and `any_outside`.
@@ -33,6 +35,15 @@ def one_each(groups: Sequence[StepGroup]) -> list[StepGroup]:
         for group in groups
         for p, states in zip(group.params, group.states, strict=True)
     ]
+
+
+def spans(size: Any, first: int, count: int) -> Iterator[tuple[int, int]]:
+    """Return begin and end of batches of so many examples, from example ``first`` on.
+
+    ``size`` is a number of examples, or an array that says where each batch ends: one may be empty.
+    """
+    ends = range(first + size, count + size, size) if is_integer(size) else size.tolist()
+    return ((begin, min(end, count)) for begin, end in pairwise(chain([first], ends)))
 
 
 class Stepper(Protocol):

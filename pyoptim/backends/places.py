@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
 import numpy as np
@@ -18,8 +17,7 @@ from ..formulas import storage
 from ..formulas.ascent import ascent
 from ..formulas.rules import RULES
 from ..runtime import dispatch
-from ..runtime.numbers import is_integer
-from . import StepGroup
+from . import StepGroup, spans
 
 if TYPE_CHECKING:
     from .gpu.place import Gpu
@@ -150,12 +148,9 @@ class Host:
     ) -> Iterator[tuple[Any, ...]]:
         """Yield batches from example ``first`` on, of those in the order if one is given.
 
-        The first array becomes ``dtype``. ``size`` is a number of examples, or an array that says where each
-        batch ends: one may be empty.
+        The first array becomes ``dtype``. ``size`` is as `spans` takes it.
         """
-        count = len(arrays[0] if order is None else order)
-        ends = range(first + size, count + size, size) if is_integer(size) else size
-        for begin, end in pairwise(chain([first], ends)):
+        for begin, end in spans(size, first, len(arrays[0] if order is None else order)):
             rows = slice(begin, end)
             given = (a for a in arrays if a is not None)
             x, *others = (a[rows] if order is None else a.take(order[rows], axis=0) for a in given)

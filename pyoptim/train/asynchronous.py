@@ -313,7 +313,7 @@ class Loose(Ranks):
     def any(self, value: bool) -> bool:
         return super().any(value) if self._centre is None else self._centre.stop(value)
 
-    def order(self, rng: np.random.Generator, count: int, run: Run) -> Array | None:
+    def order(self, rng: np.random.Generator, count: int, run: Run) -> Any:
         if not run.options.shard:
             return super().order(rng, count, run)
         order = rng.permutation(count) if run.options.shuffle else np.arange(count)

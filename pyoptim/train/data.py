@@ -91,8 +91,7 @@ class Data(NamedTuple):
         self, size: int | Array, dtype: np.dtype[Any], order: Array | None = None, first: int = 0
     ) -> Iterator[Data]:
         """Yield batches of ``size`` examples, or that end so, from example ``first`` on; x in ``dtype``."""
-        place: Any = place_with(self.x)  # a GPU's takes batches of one size
-        return (Data(*batch) for batch in place.batches(self, size, dtype, order, first))
+        return (Data(*batch) for batch in place_with(self.x).batches(self, size, dtype, order, first))
 
 
 def checked(

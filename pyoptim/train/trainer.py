@@ -164,7 +164,8 @@ class Trainer:
         self._ranks = Loose(comm) if isinstance(comm, Asynchronous) else Ranks(comm)
         if check_flag("sync_norms", sync_norms) and not self._ranks.together:
             raise ValueError(
-                f"sync_norms is True, expected False: with {type(comm).__name__} no batch is that of all ranks"
+                "sync_norms is True, expected False: each rank has batches of its own with "
+                f"{type(comm).__name__}"
             )
         self._sync_norms = sync_norms and self._ranks.size > 1
         self.sharpness_aware = sharpness_aware

@@ -11,19 +11,19 @@ from ...arrays import gpu
 from ...arrays.gpu import DeviceArray
 from ...arrays.queue import Queue
 from ...runtime.dtypes import Array
+from .. import spans
 from . import copies
 from .constants import POSITION, TYPES, WARPS, blocks_of
 
 
 def batches(
-    arrays: tuple[Any, ...], size: int, dtype: np.dtype[Any], order: Array | None = None, first: int = 0
+    arrays: tuple[Any, ...], size: Any, dtype: np.dtype[Any], order: Array | None = None, first: int = 0
 ) -> Iterator[Any]:
-    """Batches of data in a GPU's memory, from example ``first`` on; bytes become ``dtype``."""
+    """Batches of data in a GPU's memory, from example ``first`` on, as `spans`; bytes become ``dtype``."""
     queue, examples = arrays[0].queue, len(arrays[0] if order is None else order)
     on_gpu = None if order is None else gpu.uploaded(queue, order)
-    for begin in range(first, examples, size):
-        rows = min(size, examples - begin)
-        yield tuple(None if a is None else _batch(a, rows, begin, on_gpu, dtype) for a in arrays)
+    for begin, end in spans(size, first, examples):
+        yield tuple(None if a is None else _batch(a, end - begin, begin, on_gpu, dtype) for a in arrays)
 
 
 def _batch(array: DeviceArray, rows: int, begin: int, order: DeviceArray | None, dtype: Any) -> DeviceArray:
