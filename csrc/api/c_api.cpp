@@ -94,12 +94,27 @@ void visit(Handle& handle, Body body) {
     std::visit(body, handle.it);
 }
 
+// Returns body(object), or 0 if the handle is null.
+template <class Handle, class Body>
+auto got(Handle* handle, Body body) {
+    using Result = decltype(std::visit(body, handle->it));
+    return handle == nullptr ? Result() : std::visit(body, handle->it);
+}
+constexpr auto inputs_of = [](const auto& it) { return it.inputs(); };
+constexpr auto outputs_of = [](const auto& it) { return it.outputs(); };
+
 // Calls body with a float or a double, as the type says.
 template <class Body>
 void with_type(int type, Body body) {
     if (type == PYOPTIM_FLOAT32) return body(float());
     if (type == PYOPTIM_FLOAT64) return body(double());
     refuse("type is " + name_of(type) + ", expected PYOPTIM_FLOAT32 or PYOPTIM_FLOAT64");
+}
+
+// The type of the arrays of a model's file, or of its bytes: float32 for what is none, which loading refuses.
+template <class... File>
+int type_in(const File&... file) {
+    return pyoptim::core::is_of_float64(file...) ? PYOPTIM_FLOAT64 : PYOPTIM_FLOAT32;
 }
 
 // The object of a handle, if its elements are of the type T.
@@ -328,11 +343,9 @@ int pyoptim_network_create_typed(const char* layers, int type, uint64_t seed, py
 int pyoptim_network_load(const char* path, pyoptim_network** network, pyoptim_error* error) {
     return guarded(error, [&] {
         need(path != nullptr && network != nullptr, "path or network is null");
-        if (pyoptim::core::is_of_float64(path)) {
-            *network = new pyoptim_network{pyoptim::Network<double>::load(path), {}};
-        } else {
-            *network = new pyoptim_network{pyoptim::Network<float>::load(path), {}};
-        }
+        with_type(type_in(path), [&](auto zero) {
+            *network = new pyoptim_network{pyoptim::Network<decltype(zero)>::load(path), {}};
+        });
     });
 }
 
@@ -356,11 +369,9 @@ int pyoptim_network_load_memory(const void* bytes, size_t size, pyoptim_network*
                                 pyoptim_error* error) {
     return guarded(error, [&] {
         need(bytes != nullptr && network != nullptr, "bytes or network is null");
-        if (pyoptim::core::is_of_float64(bytes, size)) {
-            *network = new pyoptim_network{pyoptim::Network<double>::load(bytes, size), {}};
-        } else {
-            *network = new pyoptim_network{pyoptim::Network<float>::load(bytes, size), {}};
-        }
+        with_type(type_in(bytes, size), [&](auto zero) {
+            *network = new pyoptim_network{pyoptim::Network<decltype(zero)>::load(bytes, size), {}};
+        });
     });
 }
 
@@ -389,23 +400,16 @@ void pyoptim_network_destroy(pyoptim_network* network) { delete network; }
 int pyoptim_network_type(const pyoptim_network* network) {
     return network == nullptr ? -1 : static_cast<int>(network->it.index());
 }
-size_t pyoptim_network_inputs(const pyoptim_network* network) {
-    return network == nullptr ? 0 : std::visit([](const auto& net) { return net.inputs(); }, network->it);
-}
-size_t pyoptim_network_outputs(const pyoptim_network* network) {
-    return network == nullptr ? 0 : std::visit([](const auto& net) { return net.outputs(); }, network->it);
-}
+size_t pyoptim_network_inputs(const pyoptim_network* network) { return got(network, inputs_of); }
+size_t pyoptim_network_outputs(const pyoptim_network* network) { return got(network, outputs_of); }
 size_t pyoptim_network_parameter_count(const pyoptim_network* network) {
-    if (network == nullptr) return 0;
-    return std::visit([](const auto& net) { return net.parameter_count(); }, network->it);
+    return got(network, [](const auto& net) { return net.parameter_count(); });
 }
 void* pyoptim_network_parameter_data(pyoptim_network* network) {
-    if (network == nullptr) return nullptr;
-    return std::visit([](auto& net) -> void* { return net.parameters(); }, network->it);
+    return got(network, [](auto& net) -> void* { return net.parameters(); });
 }
 void* pyoptim_network_gradient_data(pyoptim_network* network) {
-    if (network == nullptr) return nullptr;
-    return std::visit([](auto& net) -> void* { return net.gradients(); }, network->it);
+    return got(network, [](auto& net) -> void* { return net.gradients(); });
 }
 float* pyoptim_network_parameters(pyoptim_network* network) {
     auto* const net = network == nullptr ? nullptr : std::get_if<PYOPTIM_FLOAT32>(&network->it);
@@ -644,7 +648,7 @@ int64_t pyoptim_optimizer_steps(const pyoptim_optimizer* optimizer) {
 }
 
 size_t pyoptim_optimizer_skipped(const pyoptim_optimizer* optimizer) {
-    return optimizer == nullptr ? 0 : std::visit([](const auto& it) { return it->skipped; }, optimizer->it);
+    return got(optimizer, [](const auto& it) { return it->skipped; });
 }
 
 void pyoptim_optimizer_destroy(pyoptim_optimizer* optimizer) { delete optimizer; }
@@ -666,11 +670,9 @@ int pyoptim_predictor_load(const char* path, size_t most_examples, int callers, 
     return guarded(error, [&] {
         need(path != nullptr && predictor != nullptr, "path or predictor is null");
         const auto options = predictor_options(most_examples, callers);
-        if (pyoptim::core::is_of_float64(path)) {
-            *predictor = new pyoptim_predictor{pyoptim::Predictor<double>::load(path, options)};
-        } else {
-            *predictor = new pyoptim_predictor{pyoptim::Predictor<float>::load(path, options)};
-        }
+        with_type(type_in(path), [&](auto zero) {
+            *predictor = new pyoptim_predictor{pyoptim::Predictor<decltype(zero)>::load(path, options)};
+        });
     });
 }
 
@@ -679,23 +681,18 @@ int pyoptim_predictor_load_memory(const void* bytes, size_t size, size_t most_ex
     return guarded(error, [&] {
         need(bytes != nullptr && predictor != nullptr, "bytes or predictor is null");
         const auto options = predictor_options(most_examples, callers);
-        if (pyoptim::core::is_of_float64(bytes, size)) {
-            *predictor = new pyoptim_predictor{pyoptim::Predictor<double>::load(bytes, size, options)};
-        } else {
-            *predictor = new pyoptim_predictor{pyoptim::Predictor<float>::load(bytes, size, options)};
-        }
+        with_type(type_in(bytes, size), [&](auto zero) {
+            *predictor =
+                new pyoptim_predictor{pyoptim::Predictor<decltype(zero)>::load(bytes, size, options)};
+        });
     });
 }
 
 int pyoptim_predictor_type(const pyoptim_predictor* predictor) {
     return predictor == nullptr ? -1 : static_cast<int>(predictor->it.index());
 }
-size_t pyoptim_predictor_inputs(const pyoptim_predictor* predictor) {
-    return predictor == nullptr ? 0 : std::visit([](const auto& it) { return it.inputs(); }, predictor->it);
-}
-size_t pyoptim_predictor_outputs(const pyoptim_predictor* predictor) {
-    return predictor == nullptr ? 0 : std::visit([](const auto& it) { return it.outputs(); }, predictor->it);
-}
+size_t pyoptim_predictor_inputs(const pyoptim_predictor* predictor) { return got(predictor, inputs_of); }
+size_t pyoptim_predictor_outputs(const pyoptim_predictor* predictor) { return got(predictor, outputs_of); }
 
 int pyoptim_predictor_predict(const pyoptim_predictor* predictor, const void* x, int x_type, size_t examples,
                               void* y, pyoptim_error* error) {

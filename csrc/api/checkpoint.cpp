@@ -149,24 +149,28 @@ bool says_float64(const Source&... of) {
 bool core::is_of_float64(const std::string& path) { return says_float64(path); }
 bool core::is_of_float64(const void* bytes, std::size_t size) { return says_float64(bytes, size); }
 
-template <class T>
-Network<T> Network<T>::load(const std::string& path) {
+namespace {
+
+// The network of a model's file, or of its bytes.
+template <class T, class Impl, class... File>
+std::unique_ptr<Impl> loaded(const File&... file) {
     std::unique_ptr<Impl> impl;
-    core::read_model<T>(path, [&](const std::vector<Layer>& layers) -> core::Chain<T>& {
+    core::read_model<T>(file..., [&](const std::vector<Layer>& layers) -> core::Chain<T>& {
         impl = std::make_unique<Impl>(layers);
         return impl->chain;
     });
-    return Network(std::move(impl));
+    return impl;
 }
 
+}  // namespace
+
+template <class T>
+Network<T> Network<T>::load(const std::string& path) {
+    return Network(loaded<T, Impl>(path));
+}
 template <class T>
 Network<T> Network<T>::load(const void* bytes, std::size_t size) {
-    std::unique_ptr<Impl> impl;
-    core::read_model<T>(bytes, size, [&](const std::vector<Layer>& layers) -> core::Chain<T>& {
-        impl = std::make_unique<Impl>(layers);
-        return impl->chain;
-    });
-    return Network(std::move(impl));
+    return Network(loaded<T, Impl>(bytes, size));
 }
 
 #define X(T)                                                                          \

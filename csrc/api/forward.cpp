@@ -28,7 +28,7 @@ template <class T>
 core::Engine<T>& Network<T>::Impl::engine_for_passes(std::size_t n) {
     if (passes == nullptr || passes->capacity() < n) {
         passed = 0;
-        auto larger = std::make_unique<core::Engine<T>>(chain.views(), Loss{"MSE"}, n, true);
+        auto larger = std::make_unique<core::Engine<T>>(chain.views(), std::nullopt, n, true);
         if (passes != nullptr) larger->take_undo(*passes);
         passes = std::move(larger);
     }
@@ -129,7 +129,7 @@ void Network<T>::update_bn(const Dataset<T>& data, std::size_t batch_size) {
     for (const auto& [at, value] : momenta) *at = -1;  // the cumulative mean, which begins with a count of 0
     std::unique_ptr<core::Engine<T>> engine;           // reads the momenta when it is made
     try {
-        engine = std::make_unique<core::Engine<T>>(impl_->chain.views(), Loss{"MSE"}, size, true);
+        engine = std::make_unique<core::Engine<T>>(impl_->chain.views(), std::nullopt, size, true);
     } catch (...) {
         set_back();
         throw;

@@ -93,7 +93,7 @@ struct [[gnu::visibility("hidden")]] Network<T>::Impl {
     int thread_limit = 0;       // 0: none
     Loss loss;                  // the loss that the engine was made for
     std::unique_ptr<core::Engine<T>> engine;
-    std::unique_ptr<core::Engine<T>> passes;  // of forward() and backward(); its loss is not used
+    std::unique_ptr<core::Engine<T>> passes;  // of forward() and backward(), without a loss
     std::size_t passed = 0;                   // the examples of the last forward(), or 0
     // Whether nothing has changed running statistics and counters since that forward(), in training.
     bool can_undo = false;

@@ -71,10 +71,11 @@ std::size_t count_right(std::size_t n, std::size_t classes, const T* outputs, co
 }
 
 template <class T>
-Engine<T>::Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_t capacity, bool to_inputs)
+Engine<T>::Engine(std::vector<LayerView<T>> layers, const std::optional<Loss>& loss, std::size_t capacity,
+                  bool to_inputs)
     : layers_(std::move(layers)),
-      compiled_loss_(make_loss<T>(loss, outputs())),
-      classification_(loss_entry(loss.type).classification),
+      compiled_loss_(loss ? make_loss<T>(*loss, outputs()) : nullptr),
+      classification_(loss && loss_entry(loss->type).classification),
       capacity_(capacity),
       to_inputs_(to_inputs),
       first_trainable_(to_inputs ? 0 : layers_.size()) {

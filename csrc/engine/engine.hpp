@@ -7,6 +7,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -120,9 +121,11 @@ template <class T>
 class Engine {
   public:
     // No batch may be larger than `capacity`. The objects that the views refer to must outlive the engine.
-    // If `to_inputs`, backward passes go on through all layers to the gradient of the inputs.
+    // If `to_inputs`, backward passes go on through all layers to the gradient of the inputs. Without a loss
+    // the engine is for pass_forward() and pass_backward() alone.
     // Throws std::invalid_argument for a loss that does not suit the last layer.
-    Engine(std::vector<LayerView<T>> layers, const Loss& loss, std::size_t capacity, bool to_inputs = false);
+    Engine(std::vector<LayerView<T>> layers, const std::optional<Loss>& loss, std::size_t capacity,
+           bool to_inputs = false);
 
     // Removes the arrays that add() added.
     void clear();
