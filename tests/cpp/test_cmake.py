@@ -383,6 +383,14 @@ def test_the_c_api_works_in_float_and_in_double(programs, tmp_path):
 
 
 @needs_tools
+def test_random_calls_of_the_c_api_succeed_or_say_why_not(built, tmp_path):
+    """.ci/sanitize makes more of them, and looks at the memory."""
+    succeeded, failed = map(int, run(built["find_package"] / "fuzz", "1", "2000", tmp_path).split())
+    assert succeeded + failed == 2000
+    assert min(succeeded, failed) > 500
+
+
+@needs_tools
 @pytest.mark.parametrize(
     "source", sorted((consumers.SOURCE / "csrc" / "examples").glob("*.c*")), ids=lambda p: p.stem
 )

@@ -120,7 +120,7 @@ struct Fuzz {
         const std::string file = path();
         double loss = 0;
         const void* result = nullptr;
-        switch (below(14)) {
+        switch (below(16)) {
             case 0:
             case 1: {
                 const auto* const layers = rarely() ? one_of(kLayers) : kLayers[below(3)];
@@ -164,6 +164,10 @@ struct Fuzz {
             }
             case 12:
                 return pyoptim_network_update(at, optimizer(), nullptr);
+            case 13:
+                return pyoptim_set_num_threads(below(4) == 0 ? -1 : 1 + static_cast<int>(below(3)), nullptr);
+            case 14:
+                return look();
             default: {
                 const pyoptim_data with = data(at);
                 pyoptim_fit_options options;
@@ -178,7 +182,32 @@ struct Fuzz {
         }
     }
 
-    // Bytes of a network, of which one bit may change on the way.
+    // What is asked of a handle that may be null; what it owns is memory of the size that it says.
+    int look() {
+        pyoptim_network* const of = network();
+        const std::size_t width = pyoptim_network_type(of) == PYOPTIM_FLOAT64 ? 8 : 4;
+        const std::size_t size = width * pyoptim_network_parameter_count(of);
+        for (void* const memory : {pyoptim_network_parameter_data(of), pyoptim_network_gradient_data(of)}) {
+            if (memory == nullptr) continue;
+            std::vector<std::uint8_t>(size).swap(out);
+            std::memcpy(out.data(), memory, size);
+            std::memcpy(memory, out.data(), size);
+        }
+        const pyoptim_predictor* const by = predictor();
+        const bool same = pyoptim_predictor_inputs(by) == 3 && pyoptim_predictor_outputs(by) == 2;
+        if (by != nullptr && !same) return -1;
+        if (of != nullptr && pyoptim_network_inputs(of) + pyoptim_network_outputs(of) != 5) return -1;
+        pyoptim_optimizer* const with = optimizer();
+        return pyoptim_optimizer_steps(with) < (with == nullptr ? -1 : 0) ? -1 : PYOPTIM_OK;
+    }
+
+    // Changes one bit of a file, or leaves out its end.
+    void damage(std::size_t& size) {
+        if (rarely()) bytes[below(size)] ^= static_cast<std::uint8_t>(1 << below(8));
+        if (rarely()) size = below(size);
+    }
+
+    // What was saved is loaded, with damage at times.
     int through_memory(pyoptim_network*& at) {
         std::size_t size = 0;
         const int code = pyoptim_network_save_memory(at, nullptr, 0, &size, nullptr);
@@ -186,8 +215,7 @@ struct Fuzz {
         std::vector<std::uint8_t>(size).swap(bytes);
         const int copied = pyoptim_network_save_memory(at, bytes.data(), size - rarely(), &size, nullptr);
         if (copied != PYOPTIM_OK) return copied;
-        if (rarely()) bytes[below(size)] ^= static_cast<std::uint8_t>(1 << below(8));
-        if (rarely()) size = below(size);
+        damage(size);
         if (below(2) == 0) {
             pyoptim_predictor* made = nullptr;
             const int loaded =
@@ -203,7 +231,7 @@ struct Fuzz {
         pyoptim_optimizer*& at = optimizer();
         pyoptim_optimizer* made = nullptr;
         const std::string file = path();
-        switch (below(8)) {
+        switch (below(11)) {
             case 0:
             case 1: {
                 const std::size_t size = rarely() ? below(30) : pyoptim_network_parameter_count(network());
@@ -224,9 +252,48 @@ struct Fuzz {
             }
             case 6:
                 return pyoptim_optimizer_save(at, file.c_str(), nullptr);
+            case 7:
+                return through_memory(at);
+            case 8:
+                return pyoptim_optimizer_set_schedule(at, rarely() ? nullptr : rate, nullptr, nullptr);
+            case 9:
+                return step_on_arrays();
             default:
                 return pyoptim_optimizer_load(at, file.c_str(), nullptr);
         }
+    }
+
+    static double rate(void*, std::int64_t steps) { return below(50) == 0 ? NAN : 0.1 / (1.0 + steps); }
+
+    int through_memory(pyoptim_optimizer* from) {
+        std::size_t size = 0;
+        const int code = pyoptim_optimizer_save_memory(from, nullptr, 0, &size, nullptr);
+        if (code != PYOPTIM_OK) return code;
+        std::vector<std::uint8_t>(size).swap(bytes);
+        const int copied = pyoptim_optimizer_save_memory(from, bytes.data(), size - rarely(), &size, nullptr);
+        if (copied != PYOPTIM_OK) return copied;
+        damage(size);
+        return pyoptim_optimizer_load_memory(optimizer(), bytes.data(), size, nullptr);
+    }
+
+    // An optimizer that has just been made, since none says how many elements it takes.
+    int step_on_arrays() {
+        const int as = type();
+        const std::size_t size = below(kMost);
+        pyoptim_optimizer* made = nullptr;
+        int code = pyoptim_optimizer_create_typed(one_of(kOptimizers), as, size, &made, nullptr);
+        if (code == PYOPTIM_OK && rarely())
+            code = pyoptim_optimizer_configure(made, one_of(kOptions), nullptr);
+        fill(x, size, as);
+        fill(y, size, as);
+        void* const param = below(40) == 0 ? nullptr : x.data();
+        if (code == PYOPTIM_OK) code = pyoptim_optimizer_step_typed(made, param, y.data(), nullptr);
+        if (code == PYOPTIM_OK && as == PYOPTIM_FLOAT32) {
+            code = pyoptim_optimizer_step(made, static_cast<float*>(param),
+                                          reinterpret_cast<const float*>(y.data()), nullptr);
+        }
+        pyoptim_optimizer_destroy(made);
+        return code;
     }
 
     int of_predictors() {
