@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from support import consumers, kinds
+from support import backends, consumers, kinds
 from support.consumers import needs_tools
 
 import pyoptim as po
@@ -18,6 +18,7 @@ EXAMPLES, FEATURES, CLASSES = 45, 6, 3
 LOSSES = native.compiled_kinds()[1]
 ELEMENTWISE = [name.lower() for name in native.optimizer_options()]
 OPTIMIZERS = [*ELEMENTWISE, "lars", "lamb", "adafactor"]
+HOGWILD = ["sgd", "adagrad", "rmsprop", "lion"]  # which keep one state of a parameter at most
 
 
 @pytest.fixture(scope="session")
@@ -25,11 +26,21 @@ def programs(build_once):
     return build_once("cmake", consumers.build) / "found"
 
 
-def layers(rng):
-    """Some layers of every kind, and so many that each kind is among those of a few models."""
+@pytest.fixture
+def one_thread(monkeypatch):
+    """Here, and in programs."""
+    monkeypatch.setenv("PYOPTIM_NUM_THREADS", "1")
+    with backends.use_threads(1):
+        yield
+
+
+def layers(rng, turn):
+    """Some layers, of which one is the next of all kinds in turn."""
     width = int(rng.integers(2, 20))
     made = [nn.Dense(FEATURES, width, activation=[None, "relu", "tanh"][rng.integers(3)])]
-    others = [*kinds.activations(), nn.Dropout(0.25), nn.GaussianNoise(0.1), nn.Rescale(0.5, 0.25)]
+    others = [*kinds.activations(), nn.Softmax(), nn.LogSoftmax(), nn.Dropout(0.25), nn.GaussianNoise(0.1)]
+    others += [nn.Rescale(0.5, 0.25), nn.Flatten()]
+    made.append(others[turn % len(others)])
     for _ in range(rng.integers(1, 4)):
         kind = rng.integers(6)
         if kind == 0:
@@ -56,7 +67,8 @@ def loss_of(rng):
     shares /= shares.sum(1, keepdims=True)
     if name == "CrossEntropy":
         weight, smoothing = [0.5, 1.25, 2.0], 0.1
-        return nn.CrossEntropy(weight, label_smoothing=smoothing), rng.integers(0, CLASSES, EXAMPLES), {
+        targets = shares if rng.integers(2) else rng.integers(0, CLASSES, EXAMPLES)
+        return nn.CrossEntropy(weight, label_smoothing=smoothing), targets, {
             "class_weight": " ".join(map(str, weight)), "label_smoothing": smoothing,
         }  # fmt: skip
     if name == "KLDiv":
@@ -174,20 +186,9 @@ class GivenSeeds:
         return next(self.seeds)
 
 
-def random_case(seed, optimizer):
-    """A training of random layers, loss and options: the trainer's parts, and lines for the program."""
-    rng = np.random.default_rng(seed)
-    dtype = [np.float32, np.float64][seed % 2]
-    made = layers(rng) if optimizer != "muon" else [
-        nn.Dense(FEATURES, 9, bias=False), nn.GELU(), nn.Dense(9, CLASSES, bias=False),
-    ]  # fmt: skip
-    model = nn.Sequential(*made, seed=seed, dtype=dtype)
-    params, names = groups_of(model, rng)
-    loss, y, lines = loss_of(rng)
-    y = y if y.dtype == np.int64 else y.astype(dtype)
-    x = rng.normal(size=(EXAMPLES, FEATURES)).astype(dtype)
-    given = {"epochs": 2, "batch_size": int(rng.choice([3, 7, 8, 45])), "drop_last": int(rng.integers(2))}
-    made = {}
+def additions(rng, dtype, optimizer):
+    """More arguments of the optimizer, a penalty, lines for the program, and the average that follows."""
+    made, penalty, extra = {}, None, {}
     if rng.integers(3) == 0:
         made["max_grad_norm"] = 0.5
     if rng.integers(3) == 0:
@@ -196,7 +197,6 @@ def random_case(seed, optimizer):
         made["nonfinite"] = "skip"
     if dtype == np.float32 and optimizer in ELEMENTWISE and rng.integers(2):
         made["state_dtype"] = "int8" if rng.integers(2) or find_spec("ml_dtypes") is None else "bfloat16"
-    penalty, extra = None, {}
     if rng.integers(3) == 0:
         penalty = nn.Penalty(0.01, 0.001, biases=bool(rng.integers(2)), batch_norm=bool(rng.integers(2)))
         extra = {
@@ -210,11 +210,31 @@ def random_case(seed, optimizer):
     if rng.integers(4) == 0:
         extra["weight_noise"] = 0.01
     average = [None, {"average": "EMA", "decay": 0.9, "warm_up": 1}, {"average": "SWA"}][rng.integers(3)]
+    return made, penalty, extra, average
+
+
+def random_case(seed, optimizer, hogwild=False):
+    """A training of random layers, loss and options: the trainer's parts, and lines for the program."""
+    rng = np.random.default_rng(seed)
+    dtype = [np.float32, np.float64][seed % 2]
+    made = layers(rng, seed) if optimizer != "muon" and not hogwild else [
+        nn.Dense(FEATURES, 9, bias=hogwild), nn.GELU(), nn.Dense(9, CLASSES, bias=hogwild),
+    ]  # fmt: skip
+    model = nn.Sequential(*made, seed=seed, dtype=dtype)
+    params, names = groups_of(model, rng)
+    loss, y, lines = loss_of(rng)
+    y = y if y.dtype == np.int64 else y.astype(dtype)
+    x = rng.normal(size=(EXAMPLES, FEATURES)).astype(dtype)
+    sizes = [3, 7, 8] if hogwild else [3, 7, 8, 45]
+    given = {"epochs": 2, "batch_size": int(rng.choice(sizes)), "drop_last": int(rng.integers(2))}
+    more, penalty, extra, average = additions(rng, dtype, optimizer)
+    if hogwild:  # which has none of these
+        more, penalty, extra, average = {}, None, {"hogwild": 1}, None
     weight = rng.random(EXAMPLES).astype(dtype) if rng.integers(2) else None
     kind = {c.lower(): getattr(po, c) for c in dir(po) if c.lower() in (*OPTIMIZERS, "muon")}[optimizer]
-    made_of = kind(params, **options_of(optimizer, rng), **made)
+    made_of = kind(params, **options_of("" if hogwild else optimizer, rng), **more)
     lines |= {"loss": type(loss).__name__, "dtype": np.dtype(dtype).name, "optimizer": optimizer}
-    return model, loss, made_of, penalty, (x, y, weight), {**lines, **given, **made, **extra}, average, names
+    return model, loss, made_of, penalty, (x, y, weight), {**lines, **given, **more, **extra}, average, names
 
 
 def averaged(optimizer, average):
@@ -236,13 +256,34 @@ def equal(one, other):
     return one == other
 
 
-CASES = [(seed, name) for seed, name in enumerate([*OPTIMIZERS, *OPTIMIZERS, "muon"])]
+CASES = [(seed, name, False) for seed, name in enumerate([*OPTIMIZERS, *OPTIMIZERS, "muon"])]
+CASES += [(seed, name, True) for seed, name in enumerate(HOGWILD)]
+
+
+def test_the_random_trainings_have_every_part_between_them():
+    found, options = set(), set()
+    for case in CASES:
+        model, loss, _, _, (_, y, weight), lines, average, names = random_case(*case)
+        found |= {type(layer).__name__ for layer in model.leaves().values()} | {type(loss).__name__}
+        options |= {*lines, *(average or {"no average": 0})} | {(type(loss).__name__, y.dtype.kind)}
+        options |= {average["average"] if average else "", weight is not None, bool(names)}
+        options |= {value for value in lines.values() if isinstance(value, str)}
+    missing = {*native.compiled_kinds()[0], *LOSSES} - found
+    assert missing == {"Residual"}, missing  # its block is among the leaves
+    assert {
+        "hogwild", "max_grad_norm", "accumulate", "skip", "int8", "l2", "weight_noise", "sharpness_aware",
+        "EMA", "SWA", "", True, False, ("CrossEntropy", "i"), ("CrossEntropy", "f"), "drop_last",
+        "class_weight", *OPTIMIZERS, "muon", "float32", "float64",
+    } <= options  # fmt: skip
 
 
 @needs_tools
-@pytest.mark.parametrize(("seed", "name"), CASES)
-def test_random_trainings_have_the_same_bits(programs, tmp_path, seed, name):
-    model, loss, optimizer, penalty, (x, y, weight), lines, average, names = random_case(seed, name)
+@pytest.mark.parametrize(("seed", "name", "hogwild"), CASES)
+def test_random_trainings_have_the_same_bits(programs, tmp_path, request, seed, name, hogwild):
+    case = random_case(seed, name, hogwild)
+    model, loss, optimizer, penalty, (x, y, weight), lines, average, names = case
+    if hogwild:  # several threads take the batches in any order
+        request.getfixturevalue("one_thread")
     follower = averaged(optimizer, average)
     paths = {key: tmp_path / key for key in ("model", "state", "model_after", "state_after", "x")}
     model.save(paths["model"])
@@ -272,6 +313,7 @@ def test_random_trainings_have_the_same_bits(programs, tmp_path, seed, name):
     history = trainer.fit(
         x, y, **fit, sample_weight=weight, shuffle=False, drop_last=bool(lines["drop_last"]), verbose=False,
         weight_noise=lines.get("weight_noise", 0.0), validation_data=(x, y),
+        parallel="hogwild" if hogwild else None,
     )  # fmt: skip
     epochs = [list(map(float, line[1:])) for line in said if line[0] == "epoch"]
     assert [epoch[0] for epoch in epochs] == history["loss"]
@@ -281,7 +323,7 @@ def test_random_trainings_have_the_same_bits(programs, tmp_path, seed, name):
     result = nn.Sequential.load(paths["model_after"])
     assert equal(result.state_dict(), model.state_dict())
 
-    again, _, other, *_ = random_case(seed, name)
+    again, _, other, *_ = random_case(seed, name, hogwild)
     follows = averaged(other, average)
     other.load(paths["state_after"])
     assert equal(other.state_dict(), optimizer.state_dict())

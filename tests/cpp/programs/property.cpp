@@ -74,6 +74,7 @@ static pyoptim::FitOptions fit_options(const Options& options) {
     made.drop_last = options.flag("drop_last");
     made.sharpness_aware = options.number("sharpness_aware", 0);
     made.weight_noise = options.number("weight_noise", 0);
+    made.hogwild = options.flag("hogwild");
     made.penalty.l2 = options.number("l2", 0);
     made.penalty.l1 = options.number("l1", 0);
     made.penalty.biases = options.flag("biases");
