@@ -18,6 +18,7 @@ from ..runtime.files import check_target
 from . import (
     activations,
     busy,
+    cpp,
     crossover,
     distributed,
     history,
@@ -48,6 +49,7 @@ FAMILIES = {
     "predict": predictions.FAMILY,
     "threads": crossover.FAMILY,
     "busy": busy.FAMILY,
+    "cpp": cpp.FAMILY,
 }
 
 GPU_FAMILIES = {

@@ -1,5 +1,6 @@
 """The parts of `pyoptim bench` that run only where they are asked for: quick forms, on tiny sizes."""
 
+import ctypes
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 import pyoptim as po
 from pyoptim import bench
-from pyoptim.bench import busy, crossover, machine, predictions, report, shapes, tabular, timing
+from pyoptim.bench import busy, cpp, crossover, machine, predictions, report, shapes, tabular, timing
 from pyoptim.bench.case import Case, Family, Options, Row, Target
 
 needs_native = pytest.mark.skipif("native" not in po.available_backends(), reason="measures compiled threads")
@@ -408,3 +409,48 @@ def test_without_compiled_threads_there_is_nothing_to_measure(capsys):
     with po.use_backend("numpy"):
         assert bench.main(["threads", "--quick", "--against", "numpy"]) == 2
     assert "the threads of the native backend" in capsys.readouterr().err
+
+
+def test_the_cpp_libraries_need_cmake(monkeypatch, capsys):
+    monkeypatch.setattr(cpp.shutil, "which", lambda name: None)
+    assert bench.main(["cpp", "--quick"]) == 2
+    assert "CMake, which is not installed" in capsys.readouterr().err
+
+
+class MadeUp:
+    """A library of `pyoptim bench cpp` whose mean loss and outputs are these."""
+
+    def __init__(self, loss, output):
+        self.loss, self.output = loss, output
+
+    def peer_make(self, kind, parameters, threads):
+        return 1
+
+    def peer_train(self, at, x, y, batch, steps):
+        assert (batch, steps) == (32, 16)
+        return self.loss
+
+    def peer_predict(self, at, x, rows, times, outputs):
+        row = (ctypes.c_float * 10)(*(self.output * i for i in range(10)))
+        for i in range(rows):
+            ctypes.memmove(outputs + 40 * i, row, 40)
+
+    def peer_delete(self, at):
+        pass
+
+
+def test_cpp_libraries_that_compute_something_else_are_not_timed(monkeypatch, tmp_path, capsys):
+    libraries = {"pyoptim": MadeUp(2.0, 1.0), "dlib": MadeUp(2.001, 1.0)}
+    monkeypatch.setattr(cpp, "_built", lambda folder: libraries)
+    names = [("step plain", 32), ("step dropout", 32), ("step layer norm", 32)]
+    names += [("predict", rows) for rows in (1, 32, 1024)]
+    found = rows_of("cpp", tmp_path, "--against", "numpy")["rows"]
+    assert [(row["name"], row["size"]) for row in found] == names
+    assert all(set(row["seconds"]) == {"pyoptim", "dlib"} for row in found)
+    libraries["dlib"] = MadeUp(2.03, 1.01)
+    assert bench.main(["cpp", "--quick", "--against", "numpy"]) == 1
+    told = capsys.readouterr().err
+    assert "plain, batch 32: dlib has a mean loss of 2.03" in told
+    assert "layer norm, batch 32: dlib" in told
+    assert "1024 rows: outputs of dlib are off by up to" in told
+    assert "dropout" not in told
