@@ -19,6 +19,7 @@ for above in ("engine", "api", "python"):
     SEES[above].add("include/pyoptim")  # the public headers, which these make true
 SEES["include/pyoptim"] = {"include/pyoptim"}
 SEES["examples"] = {"include/pyoptim"}
+SEES["peers"] = {"include/pyoptim", "peers"}
 SEES["cuda/kernels"] = {"formulas", "cuda/kernels"}
 SEES["cuda"] = {"formulas", "cuda/kernels", "cuda"}
 

@@ -1,7 +1,7 @@
 """``pyoptim bench cpp``: the C++ library, libtorch, mlpack and dlib, each compiled into a shared library.
 
-The sources in ``peers`` say what each does: training steps of the network 784-256-128-10 with Adam, plain,
-with dropout and with LayerNorm, and its outputs for some rows.
+The sources in ``csrc/peers`` say what each does: training steps of the network 784-256-128-10 with Adam,
+plain, with dropout and with LayerNorm, and its outputs for some rows.
 """
 
 from __future__ import annotations
@@ -55,22 +55,35 @@ def _built(folder: Path) -> dict[str, ctypes.CDLL]:
     """The libraries that can be found, compiled; says which cannot."""
     if shutil.which("cmake") is None:
         raise dispatch.BackendError("the C++ libraries are compiled by CMake, which is not installed")
-    checkout = Path(__file__).parents[2]
-    prefixes = []
+    prefixes, options = [], []
     if (torch := importlib.util.find_spec("torch")) and torch.origin:
         prefixes.append(Path(torch.origin).parent / "share" / "cmake")
-    source = [f"-DPYOPTIM_SOURCE={checkout}"] if (checkout / "csrc").is_dir() else []
-    if not source:
+    checkout = Path(__file__).parents[2]
+    peers = checkout / "csrc" / "peers"
+    if peers.is_dir():
+        options.append(f"-DPYOPTIM_SOURCE={checkout}")
+    else:
         try:
-            prefixes.append(Path(cmake_dir()))
+            installed = Path(cmake_dir())
         except FileNotFoundError as error:
             raise dispatch.BackendError(str(error)) from None
+        prefixes.append(installed)
+        peers = installed / "peers"
     # Threads that spin for long after a run take the processors from the competitor that comes next.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ[name] = str(threads.get_num_threads())
-    _run("cmake", "-S", Path(__file__).parent / "peers", "-B", folder, "-DCMAKE_BUILD_TYPE=Release", *source,
-         f"-DCMAKE_PREFIX_PATH={';'.join(map(str, prefixes))}")  # fmt: skip
+    paths = ";".join(map(str, prefixes))
+    _run(
+        "cmake",
+        "-S",
+        peers,
+        "-B",
+        folder,
+        "-DCMAKE_BUILD_TYPE=Release",
+        *options,
+        f"-DCMAKE_PREFIX_PATH={paths}",
+    )
     targets, libraries = _run("cmake", "--build", folder, "--target", "help"), {}
     for name in _LIBRARIES:
         if f"peer_{name}" not in targets:
