@@ -26,8 +26,11 @@ def save_model(model: Sequential, path: str | Path, **more: Any) -> None:
 
     ``more`` are further entries of the description, of JSON's types, which `load_described` returns.
     """
-    described = {"format": _FORMAT, "layers": describe("layers", model.layers), "dtype": model.dtype.name}
-    files.write(path, {**described, **more}, model.state_dict())
+    files.write(path, {**_described(model.layers, model.dtype), **more}, model.state_dict())
+
+
+def _described(layers: Sequence[Layer], dtype: np.dtype[Any]) -> dict[str, Any]:
+    return {"format": _FORMAT, "layers": describe("layers", layers), "dtype": dtype.name}
 
 
 def write_one_by_one(
@@ -41,8 +44,7 @@ def write_one_by_one(
 
     ``forms`` and ``arrays`` are those of `files.write_one_by_one`.
     """
-    described = {"format": _FORMAT, "layers": describe("layers", layers), "dtype": dtype.name}
-    files.write_one_by_one(path, described, forms, arrays)
+    files.write_one_by_one(path, _described(layers, dtype), forms, arrays)
 
 
 @contextmanager
@@ -51,8 +53,8 @@ def opened(
 ) -> Iterator[Callable[[str], Array]]:
     """Yield what returns a parameter or buffer of a file by its name; ValueError if it is of other layers."""
     with files.opened(path, _FORMAT) as (description, tensor):
-        own = json.loads(json.dumps(describe("layers", layers)))  # tuples as the lists that they are in files
-        if description.get("layers") != own or description.get("dtype") != dtype.name:
+        own = json.loads(json.dumps(_described(layers, dtype)))  # tuples as the lists that they are in files
+        if any(description.get(name) != value for name, value in own.items()):
             raise ValueError(f"{path} does not hold this model: its layers or its dtype are others")
         yield tensor
 

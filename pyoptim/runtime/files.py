@@ -53,7 +53,7 @@ def write(path: str | Path, description: dict[str, Any], tensors: dict[str, Arra
     content = memoryview(save(tensors, {_KEY: described}))
     end = 8 + int.from_bytes(content[:8], "little")
     header, data = bytes(content[:end]), content[end:]
-    write_atomically(path, _with(_checksum(header, data), header, header.index(_ZEROS)), data)
+    write_atomically(path, _with(_checksum(header, [data]), header, header.index(_ZEROS)), data)
 
 
 def write_one_by_one(
@@ -84,11 +84,12 @@ def write_one_by_one(
     header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
     header = len(header).to_bytes(8, "little") + header
-    found = hashlib.sha256(header)
-    for array in arrays():
-        found.update(np.ascontiguousarray(array).data)
-    header = _with(found.hexdigest().encode(), header, header.index(_ZEROS))
-    _write_atomically(path, chain([header], (np.ascontiguousarray(array).data for array in arrays())))
+
+    def data() -> Iterator[memoryview]:
+        return (np.ascontiguousarray(array).data for array in arrays())
+
+    header = _with(_checksum(header, data()), header, header.index(_ZEROS))
+    write_parts_atomically(path, chain([header], data()))
 
 
 def in_order(
@@ -99,9 +100,10 @@ def in_order(
     return dict(sorted(forms.items(), key=lambda item: (ranks[item[1][0].str[1:]], item[0])))
 
 
-def _checksum(header: bytes, data: memoryview) -> bytes:
+def _checksum(header: bytes, data: Iterable[memoryview]) -> bytes:
     found = hashlib.sha256(header)
-    found.update(data)
+    for part in data:
+        found.update(part)
     return found.hexdigest().encode()
 
 
@@ -221,7 +223,7 @@ def _is_whole(description: dict[str, Any], content: Any, end: int) -> bool:
     if len(stated) != len(_ZEROS) or at < 0:
         return False
     with memoryview(content) as whole, whole[end:] as data:
-        return _checksum(_with(_ZEROS, header, at), data) == stated
+        return _checksum(_with(_ZEROS, header, at), [data]) == stated
 
 
 def _tensor(name: str, dtype: str, shape: list[int], data: Any) -> Array:
@@ -312,10 +314,6 @@ def write_parts_atomically(path: str | Path, content: Iterable[bytes | memoryvie
         It cannot be written. The error names ``path``, whose old content is unchanged (but where only the
         folder could not be brought to the disk).
     """
-    _write_atomically(path, content)
-
-
-def _write_atomically(path: str | Path, content: Iterable[bytes | memoryview]) -> None:
     check_regular(path)
     target = os.path.realpath(path)
     try:
