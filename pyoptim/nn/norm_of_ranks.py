@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..formulas.norms import NormOptions
+from ..formulas.norms import NormOptions, running_statistic
 from ..ops.batch_norm import SavedNorm, norm_forward
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
@@ -53,7 +53,7 @@ def forward(
     new = mean, squares / (count - 1) if options.unbiased else var
     for old, value in zip(running, new, strict=True):
         if old is not None:
-            old[...] = (1 - options.momentum) * old.astype(np.float64) + options.momentum * value
+            old[...] = running_statistic(old.astype(np.float64), value, options.momentum)
     return Saved(norm, count)
 
 
