@@ -9,7 +9,6 @@ import argparse
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..runtime.extras import needed
+from ..runtime.extras import mpiexec, needed
 from ..runtime.figures import check_image, log_axis, marker, new_figure, saved, style
 from ..runtime.files import check_target
 from . import machine, scaling
@@ -138,8 +137,7 @@ def _network(text: str) -> tuple[str, Network]:
 
 def _start(ranks: int, arguments: argparse.Namespace) -> Measured:
     """Measure with so many ranks, in processes of their own."""
-    beside = str(Path(sys.executable).parent)
-    starter = shutil.which("mpiexec", path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
+    starter = mpiexec()
     if starter is None:
         raise OSError("mpiexec was not found, expected an MPI: the system's, or that of `pip install mpich`")
     seconds = _QUICK if arguments.quick else _SECONDS

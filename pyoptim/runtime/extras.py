@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -13,6 +14,14 @@ def needed(module: str, what: str, install: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f"{what} (pip install {install!r})") from error
+
+
+def mpiexec() -> str | None:
+    """Return the path of MPI's starter, of this environment or of the system, or None."""
+    from shutil import which  # its import takes long
+
+    beside = os.path.dirname(sys.executable)
+    return which("mpiexec", path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
 
 
 def the_bar() -> Any:

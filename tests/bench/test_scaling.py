@@ -1,12 +1,10 @@
 """The model of a step by many ranks, against values computed by hand; what `bench distributed` says of it."""
 
-import importlib.util
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
+from support.mpi import needs_mpi
 
 from pyoptim import bench
 from pyoptim.bench import distributed, scaling
@@ -74,11 +72,8 @@ def test_layers():
     assert scaling.shared(COMPUTE, 2, 4) == COMPUTE
 
 
+@needs_mpi
 def test_a_quick_run_says_what_it_found(tmp_path, capsys):
-    if importlib.util.find_spec("mpi4py") is None:
-        pytest.skip("mpi4py is missing")
-    if shutil.which("mpiexec") is None and not (Path(sys.executable).parent / "mpiexec").exists():
-        pytest.skip("mpiexec is missing")
     small = ["--quick", "--ranks", "2", "--batches", "16,64", "--hidden", "4", "--network", "10,25"]
     assert bench.main(["distributed", *small, "--json", str(tmp_path / "found.json")]) == 0
     told = capsys.readouterr().out

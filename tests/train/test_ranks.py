@@ -1,31 +1,17 @@
 """A training by several processes: ranks end with equal bits, and with those of one process to rounding."""
 
-import importlib.util
-import os
 import shutil
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from support.mpi import command, ends_all, needs_mpi, program, run, start, succeeds
 
 from pyoptim import distributed
 from pyoptim.train.ranks import Ranks, share_of
 
-PROGRAM = Path(__file__).parents[1] / "support" / "ranked.py"
-STARTER = shutil.which(
-    "mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-)
-needs_mpi = pytest.mark.skipif(
-    STARTER is None or importlib.util.find_spec("mpi4py") is None, reason="mpi4py or mpiexec is missing"
-)
-
-
-def start(ranks, *arguments, timeout=120, **options):
-    command = [STARTER, "-n", str(ranks), sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
+PROGRAM = "ranked.py"
 
 
 @needs_mpi
@@ -33,15 +19,13 @@ def start(ranks, *arguments, timeout=120, **options):
     ("name", "ranks"), [("equal", 3), ("uneven", 3), ("empty", 3), ("blocks", 3), ("refused", 2)]
 )
 def test_ranks(name, ranks, tmp_path):
-    ended = start(ranks, PROGRAM, name, tmp_path)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert all(f"rank {rank} is done" in ended.stdout for rank in range(ranks))
+    succeeds(ranks, PROGRAM, name, tmp_path)
 
 
 @needs_mpi
 def test_a_training_that_was_killed_goes_on_to_the_same_bits(tmp_path):
-    command = [STARTER, "-n", "2", sys.executable, str(PROGRAM), "killed", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    killed = command(2, program(PROGRAM), "killed", tmp_path)
+    with subprocess.Popen(killed, stdout=subprocess.PIPE, text=True) as process:
         assert any(line == "waiting\n" for line in process.stdout)
         process.kill()
     assert (tmp_path / "random").exists()
@@ -55,11 +39,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(tmp_path):
 @needs_mpi
 def test_a_rank_that_fails_ends_all(tmp_path):
     started = time.monotonic()
-    ended = start(3, PROGRAM, "fails", tmp_path)
-    assert ended.returncode != 0
-    assert "went on" not in ended.stdout
-    assert "rank 1 of 3 failed" in ended.stderr
-    assert "the disk of rank 1 is full" in ended.stderr
+    ends_all(PROGRAM, tmp_path, "the disk of rank 1 is full")
     assert time.monotonic() - started < 100  # it does not hang
 
 
@@ -77,12 +57,12 @@ def test_the_command_line(tmp_path):
         "--save",
         "m.safetensors",
     ]
-    ended = start(2, *arguments, cwd=tmp_path)
+    ended = run(2, *arguments, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("model saved") == 1
     assert "on each of 2 ranks" in ended.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
-    ended = start(2, *arguments, "--optimizer", "l-bfgs", cwd=tmp_path)
+    ended = run(2, *arguments, "--optimizer", "l-bfgs", cwd=tmp_path)
     assert ended.returncode != 0
     assert "one process, without mpiexec" in ended.stderr
 

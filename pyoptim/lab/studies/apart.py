@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...datasets import Dataset
-from ...runtime.extras import needed
+from ...runtime.extras import mpiexec, needed
 from ...runtime.threads import get_num_threads, num_threads
 from ...train.history import History
 from ...train.trainer import Trainer
@@ -42,8 +40,7 @@ _MOST = 8  # the staleness from which on all is one bar
 def _starter() -> str:
     """Return the path of mpiexec."""
     needed("mpi4py", "a study of several processes needs mpi4py and an MPI", "pyoptim[mpi]")
-    beside = str(Path(sys.executable).parent)
-    found = shutil.which("mpiexec", path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
+    found = mpiexec()
     if found is None:
         raise ImportError(
             "a study of several processes needs mpiexec, of the system's MPI or of PyPI's mpich"
