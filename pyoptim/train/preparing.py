@@ -25,7 +25,7 @@ from ..transforms import Transform
 from .data import check_batches
 from .evaluation import FEW, check_metrics
 from .progress import check_verbose
-from .ranks import share_of
+from .ranks import Ranks, share_of
 from .resume import Resume
 from .sources import Arrays, Blocks, Mapped, Source, is_blocks, is_mapped, mapped
 
@@ -190,12 +190,9 @@ def _sizes(trainer: Trainer, source: Arrays, options: Options) -> _Sizes:
         raise ValueError("x is empty on all ranks, expected at least one example")
     given = check_count("batch_size", total if options.batch_size is None else options.batch_size)
     fixed = {"batch_size": given, "shuffle": options.shuffle, "examples": total}
-    if not ranks.together:
-        return _sizes_of_loose(trainer, count, total, options)
+    if not ranks.shares_batches:
+        return _sizes_alone(ranks, count, fixed, options)
     whole = min(given, total)
-    if ranks.size == 1:
-        used = count - count % whole if options.drop_last else count
-        return _Sizes(fixed, whole, whole, used, used)
     if whole < ranks.size and not shard:  # all might have none
         raise ValueError(
             f"batch_size makes batches of {whole}, expected an example for each of {ranks.size} ranks"
@@ -205,17 +202,15 @@ def _sizes(trainer: Trainer, source: Arrays, options: Options) -> _Sizes:
     return _Sizes(fixed, whole, most, int(of_all[-1]) if shard else used, used, ends)
 
 
-def _sizes_of_loose(trainer: Trainer, count: int, total: int, options: Options) -> _Sizes:
-    """Return the sizes where each rank has batches of its own."""
-    ranks = trainer._ranks
+def _sizes_alone(ranks: Ranks, count: int, fixed: dict[str, Any], options: Options) -> _Sizes:
+    """Return the sizes where each rank, or the only one, has batches of its own."""
     own = ranks.count_of(count) if options.shard else count
     if options.shard and count < ranks.size:
         raise ValueError(f"x has {count} examples, expected one for each of {ranks.size} ranks")
-    given = options.batch_size or total
-    size = min(given, own)
+    size = min(fixed["batch_size"], own)
     used = own - own % size if options.drop_last else own
-    fixed = {"batch_size": given, "shuffle": options.shuffle, "examples": total}
-    return _Sizes(fixed, size, size, count if options.shard else used, used)
+    cut = options.shard and ranks.size > 1  # after the order of all was drawn
+    return _Sizes(fixed, size, size, count if cut else used, used)
 
 
 def _sizes_of_blocks(trainer: Trainer, source: Blocks, options: Options) -> _Sizes:
