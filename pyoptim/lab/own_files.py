@@ -288,20 +288,17 @@ def _quality(encoding: Encoding, model: nn.Sequential, examples: Iterable[tuple[
 
 
 def _errors(encoding: Encoding, model: nn.Sequential, examples: Iterable[tuple[Array, Array]]) -> str:
-    rows, squares, amounts = 0, 0.0, 0.0
-    mean = square = 0.0  # of the target: and the sum of squares of differences from its mean
+    target, squares, amounts = parts.Moments(), 0.0, 0.0
     for x, y in examples:
         expected = encoding.numbers(y)
         wrong = encoding.numbers(model.forward(x)) - expected
         squares, amounts = squares + float((wrong**2).sum()), amounts + float(np.abs(wrong).sum())
-        difference, total = float(expected.mean()) - mean, rows + len(y)
-        square += float(expected.var()) * len(y) + difference**2 * rows * len(y) / total
-        mean, rows = mean + difference * len(y) / total, total
-    error, spread = np.sqrt(squares / rows), np.sqrt(square / rows)
+        target.add(len(y), float(expected.mean()), float(expected.var()) * len(y))
+    error, spread = np.sqrt(squares / target.count), np.sqrt(target.square / target.count)
     share = f"{1 - (error / spread) ** 2:.4f}" if spread > 0 else "not defined for a constant target"
     return (
         f"R² {share}, root mean squared error {error:.6g} (of their mean alone: {spread:.6g}), mean absolute "
-        f"error {amounts / rows:.6g}"
+        f"error {amounts / target.count:.6g}"
     )
 
 

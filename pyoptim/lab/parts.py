@@ -201,15 +201,29 @@ def learned(parts: Parts, chosen: Chosen) -> Streamed:
     return Streamed(parts, chosen, encoding, why, kept, target.rows - kept, Notes(Counter(missing)))
 
 
+class Moments:
+    """How many numbers there were, their mean, and the sum of the squares of their differences from it."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.square = 0, 0.0, 0.0
+
+    def add(self, count: int, mean: float, square: float) -> None:
+        """Take in those of more numbers (Chan, Golub & LeVeque, 1979)."""
+        total, difference = self.count + count, mean - self.mean
+        self.square += square + difference**2 * self.count * count / total
+        self.mean += difference * count / total
+        self.count = total
+
+
 class _Column:
     """What the rows of a column that are trained on have held so far."""
 
     def __init__(self, path: str, name: str, as_categories: bool = False) -> None:
         self.path, self.name, self.as_categories = path, name, as_categories
-        self.rows = self.known = self.missing = 0
+        self.rows = self.missing = 0
         self.has_text = False
         self.texts: set[str | None] = set()
-        self.mean = self.square = 0.0  # of the known numbers: and the sum of squares of differences from it
+        self.known = Moments()  # of the numbers
         self.least, self.most = np.inf, -np.inf
         self.keys, self.sample = np.empty(0), np.empty(0)
 
@@ -239,7 +253,7 @@ class _Column:
         with np.errstate(over="ignore", invalid="ignore"):
             count, mean = len(values), float(values.mean())
             square = float(((values - mean) ** 2).sum())
-            self._merge(count, mean, square)
+            self.known.add(count, mean, square)
         self.least, self.most = min(self.least, values.min()), max(self.most, values.max())
         self.keys = np.concatenate([self.keys, rng.random(count)])
         self.sample = np.concatenate([self.sample, values])
@@ -247,29 +261,22 @@ class _Column:
             few = np.argpartition(self.keys, _SAMPLE)[:_SAMPLE]
             self.keys, self.sample = self.keys[few], self.sample[few]
 
-    def _merge(self, count: int, mean: float, square: float) -> None:
-        """Take in the moments of more numbers (Chan, Golub & LeVeque, 1979)."""
-        total, difference = self.known + count, mean - self.mean
-        self.square += square + difference**2 * self.known * count / total
-        self.mean += difference * count / total
-        self.known = total
-
     def learned(self) -> Numbers | Categories:
         if self.is_text:
             return Categories.found(self.path, self.name, self.texts)
-        if not self.known:
+        if not self.known.count:
             raise no_value(self.path, self.name)
         fill = float(np.median(self.sample))
-        if missing := self.rows - self.known:
-            self._merge(missing, fill, 0.0)
+        if missing := self.rows - self.known.count:
+            self.known.add(missing, fill, 0.0)
         return Numbers(self.name, fill, *self.moments())
 
     def moments(self) -> tuple[float, float]:
         with np.errstate(over="ignore", invalid="ignore"):
-            scale = float(np.sqrt(self.square / self.known))
-        if not np.isfinite([self.mean, scale]).all():
+            scale = float(np.sqrt(self.known.square / self.known.count))
+        if not np.isfinite([self.known.mean, scale]).all():
             raise too_large(self.path, self.name)
-        return self.mean, scale if self.least < self.most else 1.0
+        return self.known.mean, scale if self.least < self.most else 1.0
 
 
 class _Target:
