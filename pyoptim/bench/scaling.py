@@ -38,9 +38,8 @@ class Part(NamedTuple):
     size: int  # bytes of its gradients
 
 
-FORWARD = (
-    1 / 3
-)  # of an example's time: the backward pass of a dense layer is two products, the forward pass one
+# Of an example's time: the backward pass of a dense layer is two products, the forward pass one.
+FORWARD = 1 / 3
 
 
 def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
