@@ -283,21 +283,19 @@ class Engine:
 
     def _planned(self, steps: int) -> tuple[Array, Callable[[int], _Scalars]]:
         """Return what `_plan` returns, of the steps that were planned ahead if nothing has changed since."""
-        optimizer = self._optimizer
-        options = [
-            {name: value for name, value in group.items() if name != "params"}
-            for group in optimizer.param_groups
-        ]
-        numbers = all(is_number(group["lr"]) for group in options)
-        usual = stepping.is_compiled(optimizer) and not getattr(optimizer, "_looking_ahead", False)
-        if steps > _AHEAD // 4 or not numbers or not usual:
+        optimizer, ahead = self._optimizer, self._ahead
+        if getattr(optimizer, "_looking_ahead", False):
             return _plan(optimizer, steps)
-        ahead = self._ahead
-        if ahead is None or not ahead.holds(optimizer._scalars, options, steps):
-            # More each time: most trainings are either long or short, and the first plan may be the last.
-            more = steps if ahead is None else max(steps, min(_AHEAD, 4 * len(ahead.rows)))
-            ahead = self._ahead = _Ahead(*_plan(optimizer, more), options)
-        return ahead.take(steps)
+        options = [{**group, "params": None} for group in optimizer.param_groups]
+        if ahead is not None and ahead.holds(optimizer._scalars, options, steps):
+            return ahead.take(steps)
+        numbers = all(is_number(group["lr"]) for group in options)
+        if steps > _AHEAD // 4 or not numbers or not stepping.is_compiled(optimizer):
+            return _plan(optimizer, steps)
+        # More each time: most trainings are either long or short, and the first plan may be the last.
+        more = steps if ahead is None else max(steps, min(_AHEAD, 4 * len(ahead.rows)))
+        self._ahead = _Ahead(*_plan(optimizer, more), options)
+        return self._ahead.take(steps)
 
 
 _Scalars = list[dict[str, float]]  # of each parameter group
