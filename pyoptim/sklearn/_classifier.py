@@ -208,7 +208,7 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
         return X, y
 
     def _set_classes(self, y: Any) -> None:
-        self._label_binarizer = LabelBinarizer().fit(y)
+        self._label_binarizer = _binarizer_of(y)
         self.classes_ = self._label_binarizer.classes_
 
     def _check_classes(self, y: Any) -> None:
@@ -385,7 +385,32 @@ best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_f
         return tags
 
 
+def _binarizer_of(y: Any) -> LabelBinarizer:
+    """``LabelBinarizer().fit(y)``, which looks at all of y several times; for usual labels once."""
+    made = LabelBinarizer()
+    if not _needs_no_checks(y) or y.dtype.kind == "U" or not y.dtype.isnative:
+        return made.fit(y)  # whose labels may have another dtype than y
+    labels = _labels_of(y)
+    if len(labels) > len(y) // 2:
+        return made.fit(y)  # which warns in some versions
+    made.y_type_ = "multiclass" if len(labels) > 2 else "binary"
+    made.sparse_input_, made.classes_ = False, labels
+    return made
+
+
 def _labels_of(y: Any) -> Any:
     """The labels that occur in y."""
-    plain = isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "biuU"  # needs no more checks
-    return np.unique(y) if plain else unique_labels(y)
+    if not _needs_no_checks(y):
+        return unique_labels(y)
+    if y.dtype.kind == "i":
+        low, high = int(y.min()), int(y.max())
+        if high - low < len(y):  # where to note them takes an eighth of the time of `np.unique`
+            occurs = np.zeros(high - low + 1, np.bool_)
+            occurs[y.astype(np.int64, copy=False) - low] = True
+            return (np.flatnonzero(occurs) + low).astype(y.dtype)
+    return np.unique(y)
+
+
+def _needs_no_checks(y: Any) -> bool:
+    """Whether y is an array of labels, and cannot be anything else."""
+    return isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "biuU"

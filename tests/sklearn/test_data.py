@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("sklearn")
 import scipy.sparse
 from sklearn.exceptions import NotFittedError
+from sklearn.preprocessing import LabelBinarizer
 
 import pyoptim as po
 from pyoptim import nn
@@ -45,6 +46,27 @@ def test_labels_of_any_kind(labels, classes):
     np.testing.assert_array_equal(model.predict_proba(X), plain.predict_proba(X))
     np.testing.assert_array_equal(model.predict(X), labels[plain.predict(X)])
     assert model.predict(X).dtype == model.classes_.dtype
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bool", "int8", "uint8", "int32", ">i4", "int64", "uint64", "float64", "U"]
+)
+@pytest.mark.parametrize(
+    "labels",
+    [[0], [0, 1], [5, 3], [-1, 1], [-128, 127], [7, 8, 9], [0, 2**62], range(20), range(35)],
+    ids=str,
+)
+def test_labels_are_found_as_scikit_learn_finds_them(labels, dtype):
+    if dtype != "U" and not all(float(np.array(label).astype(dtype)) == label for label in labels):
+        pytest.skip(f"{dtype} does not hold these labels")
+    y = np.resize(np.array(labels).astype(dtype), 61)
+    y = y[np.random.RandomState(0).permutation(len(y))]
+    theirs = vars(LabelBinarizer().fit(y))
+    own = vars(MLPClassifier(**QUICK).fit(RNG.normal(size=(61, 3)), y)._label_binarizer)
+    classes, expected = own.pop("classes_"), theirs.pop("classes_")
+    assert classes.dtype == expected.dtype
+    np.testing.assert_array_equal(classes, expected)
+    assert own == theirs
 
 
 def test_bools_are_labels():
@@ -336,3 +358,29 @@ def test_columns_that_change_while_the_engine_runs_are_refused(value, batch):
         engine.run_epoch(Data(rows, np.arange(10) % 3), None, None, Epoch(0, {}), advance)
     assert seen
     assert np.isfinite(model.flat_parameters).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["X", "y"])
+def test_values_of_usual_arrays_are_looked_at(where, value):
+    x, y = X.copy(), X[:, 0].copy()
+    (x if where == "X" else y.reshape(-1, 1))[5, 0] = value
+    model = MLPRegressor(**QUICK).fit(X, X[:, 0])
+    with pytest.raises(ValueError, match=f"Input {where} contains"):
+        model.fit(x, y)
+
+
+def test_values_whose_sum_is_infinite_are_taken():
+    x = X * 1e300
+    x[3:5, 1] = 1.5e308
+    model = MLPRegressor(**QUICK)
+    assert model._validated(x, x[:, 1], reset=True)[0] is x
+
+
+def test_names_of_columns_are_forgotten_in_a_fit_without_them():
+    pandas = pytest.importorskip("pandas")
+    model = MLPClassifier(**QUICK).fit(pandas.DataFrame(X, columns=list("abcde")), CLASS)
+    assert not hasattr(model.fit(X[:, :3], CLASS), "feature_names_in_")
+    assert model.n_features_in_ == 3
+    with pytest.raises(ValueError, match="X has 5 features, but MLPClassifier is expecting 3"):
+        model.partial_fit(X, CLASS)

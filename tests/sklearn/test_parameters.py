@@ -13,6 +13,7 @@ pytest.importorskip("sklearn")
 import joblib
 import sklearn.neural_network as theirs
 from sklearn.base import clone
+from sklearn.utils._param_validation import StrOptions
 
 import pyoptim as po
 from pyoptim.sklearn import MLPClassifier, MLPRegressor, from_estimator
@@ -211,6 +212,18 @@ def test_batch_norm_takes_no_batch_of_one_row():
             MLPClassifier(**QUICK, batch_norm=True, batch_size=size).fit(x[:rows], labels[:rows])
     with pytest.raises(ValueError, match="early_stopping=True does not support average"):
         MLPClassifier(**QUICK, early_stopping=True, average="ema").fit(x, labels)
+
+
+def test_parameters_are_checked_in_every_fit():
+    class Narrow(MLPClassifier):
+        _parameter_constraints = MLPClassifier._parameter_constraints | {"alpha": [StrOptions({"none"})]}
+
+    model = MLPClassifier(**QUICK).fit(X, Y)
+    for name, value in (("alpha", -1.0), ("max_iter", 0), ("hidden_layer_sizes", [0])):
+        with pytest.raises(ValueError, match=name):
+            clone(model).set_params(**{name: value}).fit(X, Y)
+    with pytest.raises(ValueError, match="'alpha' parameter of Narrow must be a str"):
+        Narrow(**QUICK).fit(X, Y)
 
 
 def test_private_parts_of_sklearn_are_imported_in_one_place():

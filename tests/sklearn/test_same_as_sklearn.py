@@ -184,3 +184,14 @@ def global_random_seed():
 globals().update(
     {name.replace("test_", "test_sklearns_", 1): test for name, test in _tests_of_sklearn().items()}
 )
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle": False}, {"early_stopping": True}], ids=str)
+def test_random_numbers_end_where_those_of_sklearn_do(options):
+    x, y = _data("number")
+    states = []
+    for model in _both("number", **options):
+        random = np.random.RandomState(5)
+        model.set_params(random_state=random).fit(x, y)
+        states.append(random.get_state())
+    np.testing.assert_equal(states[1], states[0])
