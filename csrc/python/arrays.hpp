@@ -49,7 +49,8 @@ bool has_size(const MaybeArray<T>& array, py::ssize_t size) {
 // Binds a part of the compiled module; module.cpp calls each of these functions.
 using Binding = void(py::module_&);
 Binding bind_runtime, bind_optimizers, bind_packed, bind_trust, bind_tensors, bind_dense, bind_losses,
-    bind_norm, bind_engine, bind_predictor, bind_activations, bind_dropout, bind_dlpack, bind_quantized;
+    bind_norm, bind_engine, bind_predictor, bind_activations, bind_dropout, bind_dlpack, bind_quantized,
+    bind_fitting;
 
 }  // namespace pyoptim::python
 

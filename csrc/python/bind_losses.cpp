@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "layers/losses.hpp"
-#include "python/arrays.hpp"
 #include "python/penalized.hpp"
+#include "python/plain.hpp"
 #include "runtime/dispatch.hpp"
 
 namespace pyoptim::python {
@@ -112,27 +112,6 @@ double penalty(const Array<T>& parameters, const Array<T>& gradients, const Runs
     const auto of = penalized<T>(parameters, gradients, runs, l2, l1);
     py::gil_scoped_release release;
     return core::add_penalty(of);
-}
-
-// Whether this is a contiguous array of NumPy's own type object for T; pybind11 asks NumPy, which takes
-// longer.
-template <class T>
-bool is_plain(const py::array& x) {
-    static const PyObject* const builtin = py::dtype::of<T>().release().ptr();
-    return py::detail::array_proxy(x.ptr())->descr == builtin &&
-           py::detail::check_flags(x.ptr(), py::array::c_style);
-}
-
-template <class T>
-bool any_outside_of(const py::array& x, double low, double high) {
-    const T least = static_cast<T>(low), most = static_cast<T>(high);
-    const T* const values = static_cast<const T*>(x.data());
-    const py::ssize_t n = x.size();
-    std::optional<py::gil_scoped_release> release;
-    if (n > 16384) release.emplace();
-    int wrong = 0;
-    for (py::ssize_t i = 0; i < n; ++i) wrong |= !(values[i] >= least) | !(values[i] <= most);
-    return wrong != 0;
 }
 
 // One function for all types, as overloads that do not fit cost more than a short loop.

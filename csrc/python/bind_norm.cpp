@@ -1,6 +1,8 @@
 // Normalisation. Every function takes its outputs as arguments; None in place of an array skips it.
 #include <pybind11/stl.h>
 
+#include <functional>
+#include <numeric>
 #include <tuple>
 #include <utility>
 
@@ -14,8 +16,10 @@ namespace {
 
 template <class T>
 core::NormShape norm_shape(const Array<T>& x) {
-    require(x.ndim() == 3, "x (batch, channels, space)");
-    return {x.shape(0), x.shape(1), x.shape(2)};
+    require(x.ndim() >= 2, "x (batch, channels, *space)");
+    const auto* const shape = x.shape();
+    return {shape[0], shape[1],
+            std::accumulate(shape + 2, shape + x.ndim(), py::ssize_t{1}, std::multiplies<>())};
 }
 
 // gamma and beta, or running statistics.

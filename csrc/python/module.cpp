@@ -10,7 +10,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     using namespace pyoptim::python;
     for (Binding* const bind : {bind_runtime, bind_optimizers, bind_packed, bind_trust, bind_tensors,
                                 bind_dense, bind_losses, bind_norm, bind_engine, bind_predictor,
-                                bind_activations, bind_dropout, bind_dlpack, bind_quantized}) {
+                                bind_activations, bind_dropout, bind_dlpack, bind_quantized, bind_fitting}) {
         bind(m);
     }
 }

@@ -159,14 +159,19 @@ def check_gradients(
 def is_within(array: Array, low: float, high: float = inf) -> bool:
     """Whether a contiguous array's elements are all finite and from low to high; False also if unknown."""
     dtype = array.dtype
-    if dtype is _FLOAT32 or dtype is _FLOAT64:
-        most = _FLOAT32_MAX if dtype is _FLOAT32 else _FLOAT64_MAX
+    if dtype is _FLOAT32:
+        most = _FLOAT32_MAX
+    elif dtype is _FLOAT64:
+        most = _FLOAT64_MAX
     elif dtype is _INT64:
         most = 2.0**62
     else:
         return False
-    any_outside = getattr(dispatch.current(), "any_outside", None)  # backends for GPUs have none
-    return any_outside is not None and not any_outside(array, max(low, -most), min(high, most))
+    try:
+        any_outside = dispatch.current().any_outside
+    except AttributeError:  # a backend for GPUs
+        return False
+    return not any_outside(array, low if low > -most else -most, high if high < most else most)
 
 
 def _is_like(array: Array, other: Array) -> bool:

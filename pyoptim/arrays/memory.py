@@ -60,6 +60,12 @@ def as_rows(array: Array) -> Array:
     return array if array.ndim == 2 else array.reshape(-1, array.shape[-1])
 
 
+def as_channels(x: Any) -> Any:
+    """Return a contiguous array (N, C, *spatial) as (N, C, space)."""
+    shape = x.shape
+    return x.reshape(shape[0], shape[1], 1 if len(shape) == 2 else math.prod(shape[2:]))
+
+
 def constant(array: Any, like: Any) -> Any:
     """Return a small array that never changes, in the memory of another."""
     here = isinstance(like, ndarray) or not isinstance(array, ndarray)

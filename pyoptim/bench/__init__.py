@@ -18,6 +18,7 @@ from ..runtime.files import check_target
 from . import (
     activations,
     busy,
+    calls,
     cpp,
     crossover,
     distributed,
@@ -42,6 +43,7 @@ FAMILIES = {
     **layers.FAMILIES,
     "norm": norms.FAMILY,
     "activations": activations.FAMILY,
+    "calls": calls.FAMILY,
     "training": training.FAMILY,
     "layers": shapes.FAMILY,
     "tabular": tabular.FAMILY,

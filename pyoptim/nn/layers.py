@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..arrays import memory
-from ..arrays.memory import empty, empty_like, views
+from ..arrays.memory import as_channels, empty, empty_like, views
 from ..formulas.norms import NormOptions
-from ..ops.batch_norm import as_channels, check_norm_activation, check_values_per_channel, norm_forward
+from ..ops.batch_norm import check_norm_activation, check_values_per_channel, norm_forward
 from ..ops.dense import check_activation
 from ..ops.layer_norm import check_features
 from ..runtime import dispatch

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from ..arrays.checks import check_float_array, check_like
+from ..arrays.fitting import fitting
 from ..arrays.memory import as_rows, empty_like
 from ..formulas.activations import ACTIVATIONS
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..runtime.numbers import AT_LEAST_ZERO, NUMBER, POSITIVE, check_flag, check_name, is_number, nearest
 from .either_memory import for_either_memory
+
+_FORWARD, _BACKWARD = fitting("S -> S"), fitting("S, S -> S")
+_ROWS, _ROWS_BACKWARD = fitting("Sc -> Sc"), fitting("Sc, Sc -> Sc")
 
 
 def check_parameters(activation: str, parameters: dict[str, float]) -> tuple[float, float]:
@@ -66,10 +72,12 @@ def activation_forward(x: Array, activation: str, **parameters: float) -> Array:
         A dtype, name or value that cannot be.
     """
     a, b = check_parameters(activation, parameters)
-    x = check_float_array("x", x)
-    y = empty_like(x)
+    y = _FORWARD(x)
+    if y is None:
+        x = check_float_array("x", x)
+        y = empty_like(x)
     dispatch.of(x).activation_forward(activation, x, y, a, b)
-    return y
+    return cast(Array, y)
 
 
 @for_either_memory
@@ -91,11 +99,13 @@ def activation_backward(dy: Array, kept: Array, activation: str, **parameters: f
         A dtype, shape, name or value that cannot be.
     """
     a, b = check_parameters(activation, parameters)
-    kept = check_float_array("kept", kept)
-    dy = check_like("dy", dy, kept.shape, kept.dtype, " as kept")
-    dx = empty_like(kept)
+    dx = _BACKWARD(dy, kept)
+    if dx is None:
+        kept = check_float_array("kept", kept)
+        dy = check_like("dy", dy, kept.shape, kept.dtype, " as kept")
+        dx = empty_like(kept)
     dispatch.of(dy).activation_backward(activation, dy, kept, dx, a, b)
-    return dx
+    return cast(Array, dx)
 
 
 @for_either_memory
@@ -103,15 +113,18 @@ def softmax_forward(x: Array, log: bool = False) -> Array:
     """Softmax over the last axis, or its logarithm."""
     if log is not True and log is not False:
         log = check_flag("log", log)
-    x = check_float_array("x", x)
-    if x.ndim == 0:
-        raise ValueError("x is a scalar, expected at least one dimension")
-    return softmax(x, log)
+    y = _ROWS(x)
+    if y is None:
+        x = check_float_array("x", x)
+        if x.ndim == 0:
+            raise ValueError("x is a scalar, expected at least one dimension")
+    return softmax(x, log, y)
 
 
-def softmax(x: Array, log: bool) -> Array:
-    """`softmax_forward` of a checked array."""
-    y = empty_like(x)
+def softmax(x: Array, log: bool, y: Array | None = None) -> Array:
+    """`softmax_forward` of a checked array; y is a new one for the result."""
+    if y is None:
+        y = empty_like(x)
     if x.size:
         dispatch.of(x).softmax_forward(log, as_rows(x), as_rows(y))
     return y
@@ -122,16 +135,19 @@ def softmax_backward(dy: Array, y: Array, log: bool = False) -> Array:
     """dx from the gradient dy and the output y of `softmax_forward`."""
     if log is not True and log is not False:
         log = check_flag("log", log)
-    y = check_float_array("y", y)
-    if y.ndim == 0:
-        raise ValueError("y is a scalar, expected at least one dimension")
-    dy = check_like("dy", dy, y.shape, y.dtype, " as y")
-    return softmax_gradient(dy, y, log)
+    dx = _ROWS_BACKWARD(dy, y)
+    if dx is None:
+        y = check_float_array("y", y)
+        if y.ndim == 0:
+            raise ValueError("y is a scalar, expected at least one dimension")
+        dy = check_like("dy", dy, y.shape, y.dtype, " as y")
+    return softmax_gradient(dy, y, log, dx)
 
 
-def softmax_gradient(dy: Array, y: Array, log: bool) -> Array:
-    """`softmax_backward` of checked arrays."""
-    dx = empty_like(y)
+def softmax_gradient(dy: Array, y: Array, log: bool, dx: Array | None = None) -> Array:
+    """`softmax_backward` of checked arrays; dx is a new one for the result."""
+    if dx is None:
+        dx = empty_like(y)
     if y.size:
         dispatch.of(y).softmax_backward(log, as_rows(dy), as_rows(y), as_rows(dx))
     return dx

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numpy import ndarray
 
 from ..arrays.checks import check_float_array, check_like
+from ..arrays.fitting import fitting
 from ..arrays.gpu import DeviceArray
 from ..arrays.gpu_checks import check_updated
-from ..arrays.memory import empty, empty_like, is_fast
+from ..arrays.memory import as_channels, empty, empty_like, is_fast
 from ..formulas.norms import NormOptions
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..runtime.numbers import AT_LEAST_ZERO, SHARE, check_flag, one_of
 from .either_memory import for_either_memory
 from .layer_norm import check_affine
+
+_FORWARD = fitting("ncS, c?, c?, c!?, c!? -> ncS, c, c")
+_BACKWARD = fitting("ncS, ncS, c?, c?, c, c -> ncS, c, c")
 
 
 class SavedNorm(NamedTuple):
@@ -75,55 +78,53 @@ def batch_norm_forward(
         A dtype or a shape does not match, an array to be updated is read-only or overlaps another, or
         training has a single value per channel. Nothing is changed.
     """
-    x3, last = _check_norm("x", x)
-    channels = x3.shape[1:2]
-    gamma, beta = check_affine(gamma, beta, channels, x3, " as x's channels")
-    check_norm_activation(activation)
+    if activation is not None:
+        check_norm_activation(activation)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var: expected both or neither")
     if type(momentum) is not float or not 0 <= momentum <= 1:
         momentum = SHARE.number("momentum", momentum)
-    if type(eps) is not float or not eps >= 0:
+    if type(eps) is not float or not 0 <= eps < math.inf:
         eps = AT_LEAST_ZERO.number("eps", eps)
     if training is not True and training is not False:
         training = check_flag("training", training)
     if unbiased is not True and unbiased is not False:
         unbiased = check_flag("unbiased", unbiased)
-    used_mean, used_var = running_mean, running_var
-    if running_mean is not None and running_var is not None:
-        why = " as x's channels"
-        used_mean = check_like("running_mean", running_mean, channels, x3.dtype, why)
-        used_var = check_like("running_var", running_var, channels, x3.dtype, why)
-        if training and not _own_memory(x, gamma, beta, running_mean, running_var):
-            others = {"x": x, "gamma": gamma, "beta": beta}
-            _check_updated("running_mean", running_mean, others)
-            _check_updated("running_var", running_var, {**others, "running_mean": running_mean})
-    if training or running_mean is None:
+    options = NormOptions(momentum, eps, training, unbiased, activation is not None)
+    running = running_mean, running_var
+    made = _FORWARD(x, gamma, beta, *running)
+    if made is None:
+        return _unusual_forward(x, (gamma, beta), running, options)
+    if (training or running_mean is None) and len(x) == 1:
+        check_values_per_channel(x)
+    y, mean, inv_std = made
+    dispatch.of(x).norm_forward(x, (gamma, beta), running, options, y, (mean, inv_std))
+    return y, SavedNorm(mean, inv_std, training or running_mean is None)
+
+
+def _unusual_forward(x: Any, affine: Any, running: Any, options: NormOptions) -> tuple[Array, SavedNorm]:
+    """`batch_norm_forward` of arrays that are checked one by one and copied where not contiguous."""
+    x3, last = _check_norm("x", x)
+    channels, why = x3.shape[1:2], " as x's channels"
+    gamma, beta = check_affine(affine[0], affine[1], channels, x3, why)
+    used = running
+    if running[0] is not None:
+        named = dict(zip(("running_mean", "running_var"), running, strict=True))
+        used = tuple(check_like(name, array, channels, x3.dtype, why) for name, array in named.items())
+        if options.training:
+            others = {"x": x, "gamma": affine[0], "beta": affine[1]}
+            for name, array in named.items():
+                _check_updated(name, array, others)
+                others[name] = array
+    if options.training or running[0] is None:
         check_values_per_channel(x3)
     y = empty_like(x3)
-    options = NormOptions(momentum, eps, training, unbiased, activation is not None)
-    saved = norm_forward(x3, (gamma, beta), (used_mean, used_var), options, y)
-    if training and running_mean is not None and running_var is not None:
-        if used_mean is not running_mean:
-            running_mean[...] = used_mean  # the kernel updated a contiguous copy
-        if used_var is not running_var:
-            running_var[...] = used_var
+    saved = norm_forward(x3, (gamma, beta), used, options, y)
+    if options.training:
+        for array, copy in zip(running, used, strict=True):
+            if copy is not array:
+                array[...] = copy  # the kernel updated a contiguous copy
     return _as_given(y, x.shape, last), saved
-
-
-def _own_memory(x: Any, gamma: Any, beta: Any, mean: Any, var: Any) -> bool:
-    """Whether the arrays are NumPy's, the last two can be written, and each has memory of its own."""
-    return (
-        type(x) is ndarray
-        and x.flags.owndata
-        and mean.flags.owndata
-        and mean.flags.writeable
-        and var.flags.owndata
-        and var.flags.writeable
-        and mean is not var
-        and (gamma is None or (gamma.flags.owndata and gamma is not mean and gamma is not var))
-        and (beta is None or (beta.flags.owndata and beta is not mean and beta is not var))
-    )
 
 
 def _check_updated(name: str, array: Any, others: dict[str, Any]) -> None:
@@ -190,23 +191,29 @@ def batch_norm_backward(
     TypeError, ValueError
         A dtype or a shape does not match.
     """
-    x3, last = _check_norm("x", x)
-    gamma, beta = check_affine(gamma, beta, x3.shape[1:2], x3, " as x's channels")
     check_norm_activation(activation)
-    if isinstance(dy, np.ndarray) and dy.shape == x.shape and last:
-        dy3 = check_like("dy", np.moveaxis(dy, 1, -1), np.moveaxis(x, 1, -1).shape, x3.dtype, " as x")
-        dy3 = dy3.reshape(x3.shape)
-    else:
-        dy3 = check_like("dy", dy, x.shape, x3.dtype, " as x").reshape(x3.shape)
-    if not isinstance(saved, SavedNorm):
-        raise TypeError(f"saved is a {type(saved).__name__}, expected what batch_norm_forward returned")
-    mean = check_like("saved.mean", saved.mean, x3.shape[1:2], x3.dtype, " as x's channels")
-    inv_std = check_like("saved.inv_std", saved.inv_std, x3.shape[1:2], x3.dtype, " as x's channels")
-    dx, dgamma, dbeta = empty_like(x3), empty(x3.shape[1:2], x3), empty(x3.shape[1:2], x3)
-    used = SavedNorm(mean, inv_std, bool(saved.of_this_batch))
-    relu = activation is not None
-    dispatch.of(x3).norm_backward(dy3, x3, (gamma, beta), used, relu, (dx, dgamma, dbeta))
-    return _as_given(dx, x.shape, last), dgamma, dbeta
+    given, last, made = x, False, None
+    if isinstance(saved, SavedNorm) and type(saved.of_this_batch) is bool:
+        made = _BACKWARD(dy, x, gamma, beta, saved.mean, saved.inv_std)
+    if made is None:
+        x, last = _check_norm("x", given)
+        channels, why = x.shape[1:2], " as x's channels"
+        gamma, beta = check_affine(gamma, beta, channels, x, why)
+        if isinstance(dy, np.ndarray) and dy.shape == given.shape and last:
+            dy, shape = np.moveaxis(dy, 1, -1), np.moveaxis(given, 1, -1).shape
+        else:
+            shape = given.shape
+        dy = check_like("dy", dy, shape, x.dtype, " as x").reshape(x.shape)
+        if not isinstance(saved, SavedNorm):
+            raise TypeError(f"saved is a {type(saved).__name__}, expected what batch_norm_forward returned")
+        mean = check_like("saved.mean", saved.mean, channels, x.dtype, why)
+        inv_std = check_like("saved.inv_std", saved.inv_std, channels, x.dtype, why)
+        saved = SavedNorm(mean, inv_std, bool(saved.of_this_batch))
+        made = empty_like(x), empty(channels, x), empty(channels, x)
+    dispatch.of(x).norm_backward(dy, x, (gamma, beta), saved, activation is not None, made)
+    if x is given:
+        return cast(tuple[Array, Array, Array], made)
+    return _as_given(made[0], given.shape, last), made[1], made[2]
 
 
 def check_norm_activation(activation: str | None) -> None:
@@ -215,8 +222,8 @@ def check_norm_activation(activation: str | None) -> None:
 
 
 def check_values_per_channel(x: Array) -> None:
-    """Check that x (N, C, space) has more than one value per channel."""
-    count = x.shape[0] * x.shape[2]
+    """Check that x (N, C, *spatial) has more than one value per channel."""
+    count = x.shape[0] * math.prod(x.shape[2:])
     if count < 2:
         raise ValueError(f"x has {count} values per channel, expected more than 1 to take statistics of")
 
@@ -238,9 +245,3 @@ def _as_given(y: Array, shape: tuple[int, ...], channels_last: bool) -> Array:
     if not channels_last:
         return y.reshape(shape)
     return np.moveaxis(y.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
-
-
-def as_channels(x: Array) -> Array:
-    """(N, C, *spatial) as (N, C, space), without a copy."""
-    shape = x.shape
-    return x.reshape(shape[0], shape[1], 1 if len(shape) == 2 else math.prod(shape[2:]))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from ..arrays.checks import check_float_array, check_like
+from ..arrays.fitting import fitting
 from ..arrays.memory import empty, empty_like
 from ..formulas import activations
 from ..runtime import dispatch
@@ -14,6 +15,8 @@ from .either_memory import for_either_memory
 
 # The activations that a dense layer can apply in the same pass: a public name.
 ACTIVATIONS = tuple(name for name, kind in activations.ACTIVATIONS.items() if kind.fused)
+
+_FORWARD, _BACKWARD = fitting("bi, oi, o? -> bo"), fitting("bo, bi, oi, bo? -> bi, oi, o")
 
 
 def check_activation(activation: str | None) -> None:
@@ -46,13 +49,15 @@ def dense_forward(x: Array, weight: Array, bias: Array | None = None, activation
     TypeError, ValueError
         A dtype or a shape does not match, or the activation is unknown.
     """
-    x, weight = _check_dense(x, weight)
+    y = _FORWARD(x, weight, bias)
+    if y is None:
+        x, weight = _check_dense(x, weight)
+        if bias is not None:
+            bias = check_like("bias", bias, weight.shape[:1], x.dtype, " as weight's rows")
+        y = empty((x.shape[0], weight.shape[0]), x)
     check_activation(activation)
-    if bias is not None:
-        bias = check_like("bias", bias, weight.shape[:1], x.dtype, " as weight's rows")
-    y = empty((x.shape[0], weight.shape[0]), x)
     dispatch.of(x).dense_forward(x, weight, bias, activation, y)
-    return y
+    return cast(Array, y)
 
 
 @for_either_memory
@@ -80,17 +85,20 @@ def dense_backward(
     TypeError, ValueError
         A dtype or a shape does not match, y is missing, or the activation is unknown.
     """
-    x, weight = _check_dense(x, weight)
     check_activation(activation)
-    dy = check_like("dy", dy, (x.shape[0], weight.shape[0]), x.dtype, " as the output")
-    if activation is not None:
-        if y is None:
-            raise ValueError(f"y is None, expected the forward pass's output for {activation}")
-        y = check_like("y", y, dy.shape, x.dtype, " as the output")
-    dx, dweight, dbias = empty_like(x), empty_like(weight), empty(weight.shape[:1], x)
-    saved = None if activation is None else y
-    dispatch.of(x).dense_backward(dy, x, weight, saved, activation, dx, dweight, dbias)
-    return dx, dweight, dbias
+    if activation is None:
+        y = None
+    elif y is None:
+        raise ValueError(f"y is None, expected the forward pass's output for {activation}")
+    made = _BACKWARD(dy, x, weight, y)
+    if made is None:
+        x, weight = _check_dense(x, weight)
+        dy = check_like("dy", dy, (x.shape[0], weight.shape[0]), x.dtype, " as the output")
+        if y is not None:
+            y = check_like("y", y, dy.shape, x.dtype, " as the output")
+        made = empty_like(x), empty_like(weight), empty(weight.shape[:1], x)
+    dispatch.of(x).dense_backward(dy, x, weight, y, activation, *made)
+    return cast(tuple[Array, Array, Array], made)
 
 
 def _check_dense(x: Any, weight: Any) -> tuple[Array, Array]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from ..arrays.checks import check_float_array
+from ..arrays.fitting import fitting
 from ..arrays.memory import empty_like
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
@@ -12,6 +13,7 @@ from ..runtime.numbers import AT_LEAST_ZERO, FRACTION, Range, is_integer
 from .either_memory import for_either_memory
 
 DROP_PROBABILITY = Range(FRACTION.allowed, "a drop probability in [0, 1)")
+_LIKE = fitting("S -> S")
 _STREAM = Range(lambda v: is_integer(v) and 0 <= v < 2**64, "an integer in [0, 2**64)")
 
 
@@ -52,10 +54,12 @@ def dropout_backward(dy: Array, p: float, seed: int, step: int) -> Array:
 def _dropped(name: str, x: Array, p: float, seed: int, step: int) -> Array:
     p = DROP_PROBABILITY.number("p", p)
     seed, step = _check_stream(seed, step)
-    x = check_float_array(name, x)
-    y = empty_like(x)
+    y = _LIKE(x)
+    if y is None:
+        x = check_float_array(name, x)
+        y = empty_like(x)
     dispatch.of(x).dropout(x, p, seed, step, y)
-    return y
+    return cast(Array, y)
 
 
 @for_either_memory
@@ -72,7 +76,9 @@ def gaussian_noise(x: Array, std: float, seed: int, step: int) -> Array:
     """
     std = AT_LEAST_ZERO.number("std", std)
     seed, step = _check_stream(seed, step)
-    x = check_float_array("x", x)
-    y = empty_like(x)
+    y = _LIKE(x)
+    if y is None:
+        x = check_float_array("x", x)
+        y = empty_like(x)
     dispatch.of(x).gaussian_noise(x, std, seed, step, y)
-    return y
+    return cast(Array, y)

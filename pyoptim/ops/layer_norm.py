@@ -6,11 +6,15 @@ import math
 from typing import Any, NamedTuple
 
 from ..arrays.checks import check_float_array, check_like
+from ..arrays.fitting import fitting
 from ..arrays.memory import empty, empty_like
 from ..runtime import dispatch
 from ..runtime.dtypes import Array
 from ..runtime.numbers import AT_LEAST_ZERO, is_count, shown
 from .either_memory import for_either_memory
+
+_FORWARD = fitting("=F, NF, F?, F? -> NF, (N), (N)")
+_BACKWARD = fitting("=F, NF, NF, F?, (N), (N) -> NF, F, F")
 
 
 class SavedLayerNorm(NamedTuple):
@@ -52,14 +56,19 @@ def layer_norm_forward(
     TypeError, ValueError
         A dtype or a shape does not match.
     """
-    x, shape, x2 = _check_rows(x, features)
-    if type(eps) is not float or not eps >= 0:
+    made = _FORWARD(features, x, gamma, beta)
+    if made is None:
+        x, features, rows = _check_rows(x, features)
+        gamma, beta = check_affine(gamma, beta, features, x, " as features")
+        made = empty_like(x), empty(rows, x), empty(rows, x)
+    if type(eps) is not float or not 0 <= eps < math.inf:
         eps = AT_LEAST_ZERO.number("eps", eps)
-    gamma, beta = check_affine(gamma, beta, shape, x, " as features")
-    y = empty_like(x)
-    saved = SavedLayerNorm(empty(x2.shape[:1], x), empty(x2.shape[:1], x))
-    rows = y if x2 is x else y.reshape(x2.shape)
-    dispatch.of(x).layer_norm_forward(x2, (gamma, beta), eps, rows, saved)
+    y, saved = made[0], SavedLayerNorm(made[1], made[2])
+    y2 = y
+    if x.ndim != 2 or _are_many(features):
+        shape = _pieces(x, features)
+        x, y2, gamma, beta = x.reshape(shape), y.reshape(shape), _vector(gamma), _vector(beta)
+    dispatch.of(x).layer_norm_forward(x, (gamma, beta), eps, y2, saved)
     return y, saved
 
 
@@ -92,35 +101,50 @@ def layer_norm_backward(
     TypeError, ValueError
         A dtype or a shape does not match.
     """
-    x, shape, x2 = _check_rows(x, features)
-    dy = check_like("dy", dy, x.shape, x.dtype, " as x")
-    gamma, _ = check_affine(gamma, None, shape, x, " as features")
-    if not isinstance(saved, SavedLayerNorm):
-        raise TypeError(f"saved is a {type(saved).__name__}, expected what layer_norm_forward returned")
-    mean = check_like("saved.mean", saved.mean, x2.shape[:1], x.dtype, " for x")
-    inv_std = check_like("saved.inv_std", saved.inv_std, x2.shape[:1], x.dtype, " for x")
-    dx, dgamma, dbeta = empty_like(x), empty(shape, x), empty(shape, x)
-    if x2 is x:
-        gradients = dx, dgamma, dbeta
-    else:
-        gradients, dy = (dx.reshape(x2.shape), dgamma.reshape(-1), dbeta.reshape(-1)), dy.reshape(x2.shape)
-    dispatch.of(x).layer_norm_backward(dy, x2, gamma, (mean, inv_std), gradients)
+    made = _BACKWARD(features, dy, x, gamma, *saved) if isinstance(saved, SavedLayerNorm) else None
+    if made is None:
+        x, features, rows = _check_rows(x, features)
+        dy = check_like("dy", dy, x.shape, x.dtype, " as x")
+        gamma, _ = check_affine(gamma, None, features, x, " as features")
+        if not isinstance(saved, SavedLayerNorm):
+            raise TypeError(f"saved is a {type(saved).__name__}, expected what layer_norm_forward returned")
+        mean = check_like("saved.mean", saved.mean, rows, x.dtype, " for x")
+        inv_std = check_like("saved.inv_std", saved.inv_std, rows, x.dtype, " for x")
+        saved = SavedLayerNorm(mean, inv_std)
+        made = empty_like(x), empty(features, x), empty(features, x)
+    dx, dgamma, dbeta = made
+    gradients = made
+    if x.ndim != 2 or _are_many(features):
+        shape = _pieces(x, features)
+        dy, x, gamma = dy.reshape(shape), x.reshape(shape), _vector(gamma)
+        gradients = dx.reshape(shape), _vector(dgamma), _vector(dbeta)
+    dispatch.of(x).layer_norm_backward(dy, x, gamma, saved, gradients)
     return dx, dgamma, dbeta
 
 
 def check_affine(
     gamma: Any, beta: Any, shape: tuple[int, ...], x: Array, why: str
 ) -> tuple[Array | None, Array | None]:
-    """gamma and beta as vectors, or None; ``why`` is added to messages about their shape."""
+    """gamma and beta, contiguous, or None; ``why`` is added to messages about their shape."""
     if gamma is not None:
-        gamma = _vector(check_like("gamma", gamma, shape, x.dtype, why))
+        gamma = check_like("gamma", gamma, shape, x.dtype, why)
     if beta is not None:
-        beta = _vector(check_like("beta", beta, shape, x.dtype, why))
+        beta = check_like("beta", beta, shape, x.dtype, why)
     return gamma, beta
 
 
-def _vector(array: Array) -> Array:
-    return array if array.ndim == 1 else array.reshape(-1)
+def _vector(array: Any) -> Any:
+    return array if array is None or array.ndim == 1 else array.reshape(-1)
+
+
+def _are_many(features: int | tuple[int, ...]) -> bool:
+    return not isinstance(features, int) and len(features) > 1
+
+
+def _pieces(x: Array, features: int | tuple[int, ...]) -> tuple[int, int]:
+    """The shape (pieces, elements of one) in which kernels take x."""
+    size = features if isinstance(features, int) else math.prod(features)
+    return x.size // size, size
 
 
 def check_features(features: Any) -> tuple[int, ...]:
@@ -136,12 +160,9 @@ def check_features(features: Any) -> tuple[int, ...]:
     return tuple(int(n) for n in shape)
 
 
-def _check_rows(x: Any, features: Any) -> tuple[Array, tuple[int, ...], Array]:
-    """x contiguous, the shape of what is normalised, and x as (pieces, elements of one)."""
+def _check_rows(x: Any, features: Any) -> tuple[Array, tuple[int, ...], tuple[int]]:
+    """x contiguous, the shape of what is normalised, and that of one number for each piece."""
     x, shape = check_float_array("x", x), check_features(features)
     if x.shape[-len(shape) :] != shape:
         raise ValueError(f"x has shape {x.shape}, expected (..., {', '.join(map(str, shape))}) by features")
-    if x.ndim == 2 and len(shape) == 1:
-        return x, shape, x
-    size = math.prod(shape)
-    return x, shape, x.reshape(x.size // size, size)
+    return x, shape, (x.size // math.prod(shape),)

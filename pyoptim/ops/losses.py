@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from ..arrays.checks import as_numpy, check_finite, check_float_array, check_like, is_within, refuse_where
+from ..arrays.fitting import fitting
 from ..arrays.gpu import DeviceArray
 from ..arrays.memory import constant, empty, empty_like
 from ..arrays.operand import Operand
@@ -17,7 +18,10 @@ from ..runtime.dtypes import Array
 from ..runtime.numbers import POSITIVE, SHARE, check_name
 from .either_memory import for_either_memory
 
-_INT64 = np.dtype(np.int64)
+_FLOAT64, _INT64 = np.dtype(np.float64), np.dtype(np.int64)
+_LABELS = fitting("nc, n<c, c+?, n+? -> nc")
+_SHARES = fitting("nc, nc+, c+?, n+? -> nc")
+_POINTWISE = fitting("nS, nS, n+? -> nS")
 
 
 @for_either_memory
@@ -58,18 +62,27 @@ def softmax_cross_entropy(
     TypeError, ValueError
         A dtype or a shape does not match, an empty batch, a label out of range, or a negative weight.
     """
-    logits = check_float_array("logits", logits, ndim=2)
-    batch, classes = logits.shape
-    if is_soft(labels):
-        target = check_shares("labels", labels, (batch, classes), logits.dtype)
-    else:
-        target = check_labels("labels", labels, batch, classes)
-    weights = check_weights("class_weight", class_weight, classes, logits.dtype)
-    SHARE.check("label_smoothing", label_smoothing)
-    rows = check_weights("sample_weight", sample_weight, batch, logits.dtype)
-    dlogits = empty_like(logits)
+    target: Any = labels
+    dlogits = _LABELS(logits, target, class_weight, sample_weight)
+    if dlogits is None and is_soft(labels):
+        dlogits = _SHARES(logits, target, class_weight, sample_weight)
+    elif dlogits is None and type(labels) is np.ndarray and labels.dtype.kind in "iub":
+        target = labels.astype(np.int64)  # a uint64 beyond int64 is negative
+        dlogits = _LABELS(logits, target, class_weight, sample_weight)
+    if dlogits is None:
+        logits = check_float_array("logits", logits, ndim=2)
+        batch, classes = logits.shape
+        if is_soft(labels):
+            target = check_shares("labels", labels, (batch, classes), logits.dtype)
+        else:
+            target = check_labels("labels", labels, batch, classes)
+        class_weight = check_weights("class_weight", class_weight, classes, logits.dtype)
+        sample_weight = check_weights("sample_weight", sample_weight, batch, logits.dtype)
+        dlogits = empty_like(logits)
+    if type(label_smoothing) is not float or not 0 <= label_smoothing <= 1:
+        label_smoothing = SHARE.number("label_smoothing", label_smoothing)
     value = dispatch.of(logits).softmax_cross_entropy(
-        logits, target, dlogits, rows, weights, float(label_smoothing)
+        logits, target, dlogits, sample_weight, class_weight, label_smoothing
     )
     return float(value), dlogits
 
@@ -112,24 +125,28 @@ def pointwise_loss(
     TypeError, ValueError
         A dtype or a shape does not match, there are no elements, or a value that cannot be.
     """
-    prediction = check_float_array("prediction", prediction)
-    target = check_like("target", target, prediction.shape, prediction.dtype, " as prediction")
-    if prediction.size == 0:
-        raise ValueError("prediction is empty, expected at least one element")
+    dprediction = _POINTWISE(prediction, target, sample_weight)
+    if dprediction is None:
+        prediction = check_float_array("prediction", prediction)
+        target = check_like("target", target, prediction.shape, prediction.dtype, " as prediction")
+        if prediction.size == 0:
+            raise ValueError("prediction is empty, expected at least one element")
+        batch = prediction.shape[0] if prediction.ndim else 1
+        sample_weight = check_weights("sample_weight", sample_weight, batch, prediction.dtype)
+        dprediction = empty_like(prediction)
     if type(kind) is not str or kind not in POINTWISE:
         check_name("kind", kind, POINTWISE)
+    loss = POINTWISE[kind]
     check_pointwise_target("target", target, kind)
-    delta = POSITIVE.number("delta", delta)
-    batch = prediction.shape[0] if prediction.ndim else 1
-    columns = prediction.shape[-1] if prediction.ndim > 1 else 1
+    if type(delta) is not float or not 0 < delta < math.inf:
+        delta = POSITIVE.number("delta", delta)
     parameter: Any = 1.0
-    if POINTWISE[kind].parameter == "delta":
+    if loss.parameter == "delta":
         parameter = delta
-    elif POINTWISE[kind].parameter == "pos_weight" and pos_weight is not None:
+    elif pos_weight is not None and loss.parameter == "pos_weight":
+        columns = prediction.shape[-1] if prediction.ndim > 1 else 1
         parameter = check_pos_weight(pos_weight, columns, prediction.dtype)
-    rows = check_weights("sample_weight", sample_weight, batch, prediction.dtype)
-    dprediction = empty_like(prediction)
-    value = run_pointwise(kind, prediction, target, dprediction, rows, parameter)
+    value = run_pointwise(kind, prediction, target, dprediction, sample_weight, parameter)
     return float(value), dprediction
 
 
@@ -137,7 +154,7 @@ def run_pointwise(
     kind: str, prediction: Array, target: Array, dprediction: Array | None, rows: Array | None, parameter: Any
 ) -> float:
     """`pointwise_loss` on checked arrays; parameter is a number, or an array along the last dimension."""
-    if not isinstance(parameter, float | int):
+    if not isinstance(parameter, (float, int)):  # a union of types would be made in every call
         if prediction.ndim > 2:
             parameter = _tiled(parameter, math.prod(prediction.shape[1:-1]))
         parameter = constant(parameter, prediction)
@@ -191,12 +208,15 @@ def kl_divergence(
     TypeError, ValueError
         A dtype or a shape does not match, an empty batch, or a value that cannot be.
     """
-    logits = check_float_array("logits", logits, ndim=2)
-    target = check_shares("target", target, logits.shape, logits.dtype)
-    POSITIVE.check("temperature", temperature)
-    rows = check_weights("sample_weight", sample_weight, len(logits), logits.dtype)
-    dlogits = empty_like(logits)
-    value = dispatch.of(logits).kl_divergence(logits, target, dlogits, rows, float(temperature))
+    dlogits = _SHARES(logits, target, None, sample_weight)
+    if dlogits is None:
+        logits = check_float_array("logits", logits, ndim=2)
+        target = check_shares("target", target, logits.shape, logits.dtype)
+        sample_weight = check_weights("sample_weight", sample_weight, len(logits), logits.dtype)
+        dlogits = empty_like(logits)
+    if type(temperature) is not float or not 0 < temperature < math.inf:
+        temperature = POSITIVE.number("temperature", temperature)
+    value = dispatch.of(logits).kl_divergence(logits, target, dlogits, sample_weight, temperature)
     return float(value), dlogits
 
 
@@ -240,7 +260,10 @@ def check_numbers(
 
     An array in a GPU's memory must have that dtype already; its values are not looked at.
     """
-    if isinstance(value, Operand):
+    if type(value) is np.ndarray and value.dtype is dtype and value.shape == shape and value.flags.carray:
+        if is_within(value, low):
+            return value  # the usual case at little cost
+    elif isinstance(value, Operand):
         return check_like(name, value, shape, dtype)
     value = as_numpy(name, value)
     if value.dtype.kind not in "fiub":
@@ -276,6 +299,10 @@ def check_weights(name: str, weight: Any, count: int, dtype: np.dtype[Any]) -> A
 
 def check_pos_weight(weight: Any, columns: int, dtype: np.dtype[Any]) -> Any:
     """A finite number >= 0, or one per column."""
+    if type(weight) is float and 0 <= weight < 1e38:  # the usual case at little cost
+        return weight if dtype is _FLOAT64 else float(np.float32(weight))
+    if type(weight) is np.ndarray and weight.ndim == 1:
+        return check_numbers("pos_weight", weight, (columns,), dtype, 0.0)
     if not isinstance(weight, Operand) and as_numpy("pos_weight", weight).ndim == 0:
         return float(check_numbers("pos_weight", weight, (), dtype, 0.0))
     return check_numbers("pos_weight", weight, (columns,), dtype, 0.0)

@@ -49,6 +49,8 @@ class Range(NamedTuple):
 
     def number(self, name: str, value: Any) -> float:
         """Return the value as a float if it is allowed; else raise ValueError."""
+        if type(value) is float and self.allowed(value):  # the usual case at little cost
+            return value
         return float(self.check(name, value))
 
 

@@ -444,3 +444,21 @@ def test_without_a_gpu_it_says_what_is_missing(no_gpu, capsys):
 def test_a_part_that_is_not_measured_on_a_gpu_is_refused(emulated, capsys):
     assert bench.main(["--device", "cuda", "--parts", "activations"]) == 2
     assert "--parts asks for activations, which is not measured on cuda" in capsys.readouterr().err
+
+
+def test_calls_of_ops_are_timed_beside_what_the_backend_does(tmp_path):
+    data = tmp_path / "bench.json"
+    assert bench.main(["--quick", "--parts", "calls", "--json", str(data)]) == 0
+    rows = json.loads(data.read_text())["rows"]
+    assert all(set(row["seconds"]) == {"pyoptim", "kernel"} for row in rows)
+    functions = {name for name in po.ops.__all__ if name.islower()}
+    calls = bench.calls._calls(np.dtype(np.float32)).values()
+    assert {next(n for n in call.__code__.co_names if n in functions) for call in calls} == functions
+
+
+def test_the_bound_on_calls_is_on_what_they_add():
+    (target,) = bench.calls.FAMILY.targets
+    row = _row("call: softmax forward", {})
+    slow, quick = ({"pyoptim": 5e-6 + added, "kernel": 5e-6} for added in (2.1e-6, 1.9e-6))
+    assert target.value(row._replace(seconds=slow)) < target.bound < target.value(row._replace(seconds=quick))
+    assert target.value(row) is None

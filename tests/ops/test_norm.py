@@ -201,3 +201,11 @@ def test_alignment_changes_nothing(backend, dtype, shape, rng):
         results.append([y, mean, var, *ops.batch_norm_backward(dy, x, gamma, saved, beta, "relu")])
     for other in results[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_an_infinite_eps_is_refused():
+    x, gamma = np.ones((4, 3), np.float32), np.ones(3, np.float32)
+    with pytest.raises(ValueError, match="eps is inf, expected a finite number >= 0"):
+        ops.batch_norm_forward(x, gamma, None, None, None, eps=np.inf)
+    with pytest.raises(ValueError, match="eps is inf, expected a finite number >= 0"):
+        ops.layer_norm_forward(x, 3, gamma, eps=np.inf)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...arrays.gpu import DeviceArray, empty
+from ...arrays.memory import as_channels
 from ...arrays.queue import Queue
 from ...formulas.losses import POINTWISE
 from ...formulas.norms import NormOptions
@@ -260,7 +261,7 @@ def norm_forward(
 ) -> None:
     """Normalise a batch; a momentum below 0 stands for 1/(steps repeated - momentum)."""
     launch = _Launch("norm_forward", x)
-    shape, (running_mean, running_var) = x.shape, running
+    shape, (running_mean, running_var) = as_channels(x).shape, running
     momentum, eps, training, unbiased, relu = options
     blocks, sums = _norm_plan(*shape)
     partial = None
@@ -281,7 +282,8 @@ def norm_backward(
     gradients: _Gradients,
 ) -> None:
     launch = _Launch("norm_backward", dy)
-    shape, (gamma, _), (mean, inv_std, of_this_batch), (dx, *sums_of) = x.shape, affine, saved, gradients
+    (gamma, _), (mean, inv_std, of_this_batch), (dx, *sums_of) = affine, saved, gradients
+    shape = as_channels(x).shape
     blocks, sums = _norm_plan(*shape)
     partial, slope = launch.scratch(2, sums), launch.scratch(2, shape[1], dtype=x.dtype)
     launch("norm_products", blocks, *shape, dy, x, *affine, mean, inv_std, relu, partial)

@@ -12,6 +12,7 @@ import numba
 import numpy as np
 from numba.extending import overload
 
+from ...arrays.memory import as_channels
 from ...formulas import elementwise, norms
 from ...formulas.activations import ACTIVATIONS, upper_tail
 from ...formulas.norms import NormOptions
@@ -92,7 +93,7 @@ dense_forward, dense_backward = dense_functions(activation_forward, activation_b
 def norm_forward(
     x: Array, affine: Pair, running: Pair, options: NormOptions, y: Array, saved: tuple[Array, Array]
 ) -> None:
-    _norm_forward(x, *affine, *running, options, y, *saved)
+    _norm_forward(as_channels(x), *affine, *running, options, as_channels(y), *saved)
 
 
 # Arrays that may be None are arguments of their own: Numba compiles what depends on them only if they are
@@ -167,7 +168,9 @@ def _spread(values, space):  # type: ignore[no-untyped-def]
 def norm_backward(
     dy: Array, x: Array, affine: Pair, saved: tuple[Array, Array, bool], relu: bool, gradients: Gradients
 ) -> None:
-    _norm_backward(dy, x, *affine, *saved, relu, *gradients)
+    dx, *sums = gradients
+    dx = None if dx is None else as_channels(dx)
+    _norm_backward(as_channels(dy), as_channels(x), *affine, *saved, relu, dx, *sums)
 
 
 @compiled

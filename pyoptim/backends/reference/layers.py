@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ...arrays.memory import as_channels
 from ...formulas import norms, random
 from ...formulas.activations import ACTIVATIONS
 from ...formulas.norms import NormOptions
@@ -172,7 +173,7 @@ def norm_forward(
     y: Array,
     saved: tuple[Array, Array],
 ) -> None:
-    """Batch normalisation of x (batch, channels, space), followed by a ReLU if asked for.
+    """Batch normalisation of x (batch, channels, *space), followed by a ReLU if asked for.
 
     ``affine`` is (gamma, beta), ``running`` (running mean, running variance). Statistics are the batch's in
     training, or where there are no running ones; training updates the latter. ``saved`` (mean, inverse
@@ -180,6 +181,7 @@ def norm_forward(
     """
     (gamma, beta), (running_mean, running_var), (mean, inv_std) = affine, running, saved
     momentum, eps, training, unbiased, relu = options
+    x, y = as_channels(x), as_channels(y)
     with np.errstate(all="ignore"):
         if training or running_mean is None or running_var is None:
             count = x.shape[0] * x.shape[2]
@@ -214,6 +216,7 @@ def norm_backward(
     constants, through which no gradient flows.
     """
     (gamma, beta), (mean, inv_std, of_this_batch), (dx, dgamma, dbeta) = affine, saved, gradients
+    x, dy, dx = as_channels(x), as_channels(dy), None if dx is None else as_channels(dx)
     with np.errstate(all="ignore"):
         scale = inv_std if gamma is None else gamma * inv_std
         centred = x - mean[:, None]
