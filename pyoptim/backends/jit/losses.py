@@ -48,7 +48,7 @@ def _cross_entropy(  # type: ignore[no-untyped-def]
     logits, labels, shares, dlogits, sample_weight, class_weight, smoothing, divisor, temperature, divergence
 ):
     batch, classes = logits.shape
-    q = np.empty(classes)
+    q, e = np.empty(classes), np.empty(classes)
     loss = 0.0
     for i in range(batch):
         largest = np.float64(logits[i, 0])
@@ -67,7 +67,8 @@ def _cross_entropy(  # type: ignore[no-untyped-def]
             if sample_weight is not None:
                 share *= sample_weight[i]
             shifted = np.float64(logits[i, j]) - largest
-            exponentials += np.exp(shifted / temperature)
+            e[j] = np.exp(shifted / temperature)
+            exponentials += e[j]
             total += share
             if share != 0.0:
                 linear += share * shifted
@@ -78,8 +79,7 @@ def _cross_entropy(  # type: ignore[no-untyped-def]
         loss += _of_row(total, linear, exponentials, temperature)
         if dlogits is not None:
             for j in range(classes):
-                p = np.exp((np.float64(logits[i, j]) - largest) / temperature) / exponentials
-                dlogits[i, j] = (p * total - q[j]) * temperature / divisor
+                dlogits[i, j] = (e[j] / exponentials * total - q[j]) * temperature / divisor
     return loss / divisor
 
 
