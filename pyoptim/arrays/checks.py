@@ -175,7 +175,8 @@ def is_within(array: Array, low: float, high: float = inf) -> bool:
 
 
 def _is_like(array: Array, other: Array) -> bool:
-    return array.shape == other.shape and array.dtype == other.dtype and is_fast(array)
+    """Whether an array that passed the checks before still has the layout and the type of another."""
+    return array.shape == other.shape and array.dtype == other.dtype and array.flags.c_contiguous
 
 
 def check_finite(name: str, value: Array) -> None:

@@ -14,9 +14,9 @@ from numpy import ndarray
 from . import threads
 from .numbers import check_name
 
-# Fastest first, by measurement: Numba takes a fifth to four fifths of NumPy's time for a step,
-# half for an epoch. But it compiles, for 0.3 s at the first use of a rule and some 4 s at that of
-# a network, which a short training is spared by PYOPTIM_BACKEND=numpy.
+# Fastest first, by measurement (`pyoptim bench fallbacks`): Numba takes a seventh to four fifths of
+# NumPy's time for a step, half to four fifths for an epoch. But it compiles, for 0.3 s at the first use
+# of a rule and some 4 s at that of a network, which a short training is spared by PYOPTIM_BACKEND=numpy.
 MODULES = {"native": "native", "numba": "jit", "numpy": "reference"}
 DEVICE_MODULES = {"cuda": "gpu.cuda", "cupy": "gpu.nvrtc"}  # for arrays in a GPU's memory
 

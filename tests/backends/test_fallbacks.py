@@ -8,12 +8,12 @@ import warnings
 
 import numpy as np
 import pytest
-from support.backends import LIVE, running_on, use_threads
+from support.backends import LIVE, running_on, share_small_work, use_threads
 from support.optimizers import assert_same_bits
 
 import pyoptim as po
 from pyoptim.arrays import memory
-from pyoptim.backends import StepGroup
+from pyoptim.backends import StepGroup, parts
 from pyoptim.backends.reference import steps, traced
 from pyoptim.formulas.rules import RULES, Common, common, split_coefficients
 from pyoptim.runtime import dispatch
@@ -196,9 +196,7 @@ def test_loops_of_rules_are_vector_code(rule, dtype):
 @pytest.mark.parametrize("name", FALLBACKS)
 def test_parts_of_a_loop(name, workers, rng, monkeypatch):
     """Each element is updated once, in blocks or whoever takes its part, and without a warning."""
-    if name == "numba":
-        monkeypatch.setattr(dispatch.get(name), "_GRAIN", 8)
-    monkeypatch.setattr(steps, "_BLOCK", 64)
+    share_small_work(name, monkeypatch)
     for n in (15, 16, 17, 1000, 10_003):
         p, g = drawn(rng, n, np.float64), rng.choice([1e308, -1e308, np.nan, 2.0], n)
         wanted = expected(RULES["sgd"], (1.0, 0.0, 1.0, 10.0), p, g)
@@ -208,20 +206,38 @@ def test_parts_of_a_loop(name, workers, rng, monkeypatch):
         assert_same_bits(p, *wanted)
 
 
-@numba
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_parts_are_on_so_many_threads_at_most(number, monkeypatch):
-    jit = dispatch.get("numba")
-    monkeypatch.setattr(jit, "_GRAIN", 8)
-    seen, done = set(), np.zeros(8 * 100)
+def test_parts_are_on_so_many_threads_at_most(number):
+    seen, done = set(), np.zeros(8 * 100 + 1)
 
-    def loop(row, begin, end, array):
+    def work(begin, end):
         seen.add(threading.get_ident())
-        array[begin:end] += row
+        done[begin:end] += 1
         time.sleep(1e-3)
 
     with use_threads(number):
-        jit._split(done.size, loop, np.array(1.0), [done])
-    assert (done == 1).all()
-    assert threading.get_ident() in seen
-    assert len(seen) <= number
+        parts.run(work, done.size, 8, 100)
+        assert (done == 1).all()
+        assert threading.get_ident() in seen
+        assert number // 2 < len(seen) <= number
+        seen.clear()
+        parts.run(work, 99, 8, 100)
+    assert seen == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("where", ["of the caller", "of the pool"])
+def test_what_a_part_raises_reaches_the_caller(where):
+    """And nothing is written any more when the caller goes on."""
+    caller, done = threading.get_ident(), []
+
+    def work(begin, end):
+        time.sleep(2e-3)
+        if (threading.get_ident() == caller) == (where == "of the caller"):
+            raise IndexError(where)
+        done.append(begin)
+
+    with use_threads(2), pytest.raises(IndexError, match=where):
+        parts.run(work, 800, 8, 0)
+    seen = list(done)
+    time.sleep(6e-3)
+    assert done == seen

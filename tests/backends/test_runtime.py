@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import children
-from support.backends import LIVE, _native, running_on, use_threads, why_not
+from support.backends import LIVE, _native, running_on, share_small_work, use_threads, why_not
 
 import pyoptim as po
-from pyoptim.runtime import dispatch, threads
+from pyoptim.runtime import threads
 
 native = pytest.mark.skipif(_native is None, reason="without the compiled kernels")
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -472,8 +472,7 @@ def work(backend, seed, size, steps):
 
 
 def test_steps_from_several_threads_at_once(backend, monkeypatch):
-    if backend == "numba":
-        monkeypatch.setattr(dispatch.get(backend), "_GRAIN", 1 << 14)
+    share_small_work(backend, monkeypatch, 1 << 14)
     jobs = [(backend, seed, size, 6) for seed in range(4) for size in (5, 20_000, 150_000)]
     with use_threads(2):
         alone = [work(*job) for job in jobs]

@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 
 import pyoptim as po
+from pyoptim.backends.reference import steps
 from pyoptim.runtime import dispatch
 
 try:
@@ -53,3 +54,13 @@ def use_threads(n):
         yield
     finally:
         po.set_num_threads(before)
+
+
+def share_small_work(name, monkeypatch, size=8):
+    """Let threads share steps of the Numba or the NumPy backend in parts of so many float64 elements."""
+    if name == "numba":
+        monkeypatch.setattr(dispatch.get(name), "_PART", size)
+        monkeypatch.setattr(dispatch.get(name), "_PAYS", 0)
+    if name == "numpy":
+        monkeypatch.setattr(steps, "_BLOCK", 8 * size)
+        monkeypatch.setattr(steps, "_PAYS", 0)

@@ -7,11 +7,8 @@ define: there the functions of `reference` stand.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 try:
@@ -20,9 +17,8 @@ except ImportError as error:
     raise ImportError("Numba is not installed (pip install 'pyoptim[numba]')") from error
 
 from ...formulas.rules import Common, Rule, common
-from ...runtime import threads
 from ...runtime.dtypes import Array
-from .. import STEPPERS
+from .. import STEPPERS, parts
 from ..reference import FUNCTIONS, steps
 from ..reference.layers import *
 from ..reference.layers import quantized_dense
@@ -39,16 +35,8 @@ name = "numba"
 
 _common = compiled(common)
 
-_GRAIN = 1 << 19  # elements that pay for a task of the pool, which begins some 50 us after it is asked for
-_pool: ThreadPoolExecutor | None = None
-
-
-def _forget_pool() -> None:
-    global _pool
-    _pool = None  # its threads stayed behind in the parent
-
-
-os.register_at_fork(after_in_child=_forget_pool)
+_PART = 1 << 17  # elements that a thread takes at a time
+_PAYS = 3 << 22  # bytes of all arrays that are worth a second thread, which begins some 50 us later
 
 
 @cache
@@ -84,34 +72,12 @@ class Stepper(steps.Stepper):
     """See `pyoptim.backends.Stepper`."""
 
     def _update(self, rule: Rule, row: tuple[float, ...], run: steps.Run, arrays: list[Array]) -> None:
-        _split(arrays[0].size, _loop(rule), run.values, arrays)
+        loop, values, n = _loop(rule), run.values, arrays[0].size
+        least = _PAYS // (len(arrays) * values.itemsize)
+        parts.run(lambda begin, end: loop(values, begin, end, *arrays), n, _PART, least)
 
 
 class TrustStepper(steps.TrustStepper):
     """See `pyoptim.backends.reference.TrustStepper`."""
 
     _stepper = Stepper
-
-
-def _split(n: int, loop: Callable[..., None], row: Array, arrays: list[Array]) -> None:
-    """Run a loop over the elements from 0 to n, where it pays in parts that several threads take.
-
-    The pool's take them from the front and this one from the end, so it waits for none that nobody has begun.
-    """
-    global _pool
-    workers = threads.get_num_threads() - 1
-    parts = min(4 * (workers + 1), n // _GRAIN)
-    if workers == 0 or parts < 2:
-        loop(row, 0, n, *arrays)
-        return
-    pool = _pool  # another thread may replace it
-    if pool is None or pool._max_workers != workers:
-        pool = _pool = ThreadPoolExecutor(workers, thread_name_prefix="pyoptim")
-    cuts = [n * i // parts for i in range(parts + 1)]
-    given = [(pool.submit(loop, row, a, b, *arrays), a, b) for a, b in pairwise(cuts)]
-    for part, a, b in reversed(given):
-        if part.cancel():
-            loop(row, a, b, *arrays)
-    for part, *_ in given:
-        if not part.cancelled():
-            part.result()

@@ -14,10 +14,11 @@ from ...arrays import memory
 from ...formulas.rules import RULES, Common, Rule, common, split_coefficients
 from ...formulas.storage import Packed, PackedArray, decode, encode, hash_key, take_over
 from ...runtime.dtypes import Array
-from .. import StepGroup
+from .. import StepGroup, parts
 from . import traced
 
-_BLOCK = 1 << 17  # bytes of each array that a rule's calls work on in turn, so that caches hold them all
+_BLOCK = 1 << 18  # bytes of each array that a rule's calls work on in turn, so that caches hold them all
+_PAYS = 1 << 23  # elements, times calls for each, that are worth a second thread: a millisecond of work
 
 
 class Run:
@@ -86,17 +87,22 @@ class Stepper:
 
     def _update(self, rule: Rule, row: tuple[float, ...], run: Run, arrays: list[Array]) -> None:
         """Update vectors by the rule, block by block."""
-        update, count = traced.update(rule, tuple(map((1.0).__eq__, row)))
+        update, count, calls = traced.update(rule, tuple(map((1.0).__eq__, row)))
         n, kind = arrays[0].size, arrays[0].dtype
         block = _BLOCK // kind.itemsize
-        scratch = [np.empty(min(n, block), kind) for _ in range(count)]
+
+        def work(begin: int, end: int) -> None:
+            scratch = [np.empty(min(end - begin, block), kind) for _ in range(count)]
+            for first in range(begin, end, block):
+                last = min(first + block, end)
+                update(
+                    run.coefficients, [s[: last - first] for s in scratch], *[a[first:last] for a in arrays]
+                )
+
         if n <= block:
-            update(run.coefficients, scratch, *arrays)
-            return
-        for begin in range(0, n, block):
-            if begin + block > n:
-                scratch = [s[: n - begin] for s in scratch]
-            update(run.coefficients, scratch, *[a[begin : begin + block] for a in arrays])
+            update(run.coefficients, [np.empty(n, kind) for _ in range(count)], *arrays)
+        else:
+            parts.run(work, n, block, _PAYS // calls)
 
 
 def _runs(group: StepGroup) -> list[Run]:

@@ -27,10 +27,13 @@ class Update(NamedTuple):
         dimensions, which NumPy takes faster than scalars.
     scratch : int
         How many arrays it needs for intermediate results, of the block's size and type.
+    calls : int
+        How many functions of NumPy it calls.
     """
 
     function: Callable[..., None]
     scratch: int
+    calls: int
 
 
 class _Value(NDArrayOperatorsMixin):
@@ -95,7 +98,7 @@ def update(rule: Rule, ones: tuple[bool, ...]) -> Update:
     ]
     scope: dict[str, Any] = {call.function: getattr(np, call.function) for call in calls}
     exec("\n".join(lines), scope)
-    return Update(scope["function"], scratch)
+    return Update(scope["function"], scratch, len(calls))
 
 
 def _place(calls: list[_Call]) -> int:
