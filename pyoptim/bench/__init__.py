@@ -22,6 +22,7 @@ from . import (
     cpp,
     crossover,
     distributed,
+    fallbacks,
     history,
     layers,
     libraries,
@@ -50,6 +51,7 @@ FAMILIES = {
     "sklearn": sklearn.FAMILY,
     "predict": predictions.FAMILY,
     "threads": crossover.FAMILY,
+    "fallbacks": fallbacks.FAMILY,
     "busy": busy.FAMILY,
     "cpp": cpp.FAMILY,
 }

@@ -102,11 +102,13 @@ def _cases(options: Options) -> Generator[Case]:
         # A step reads parameter, gradient and states, and writes parameter and states.
         bytes_each = dtype.itemsize * (3 + 2 * OPTIMIZERS[kind].states)
         for sizes in [SEVERAL[name]] if name in SEVERAL else [(size,) for size in options.sizes]:
-            prepare = functools.partial(_prepare, kind, sizes, dtype, options.peers, options.device)
+            makers = _makers(OPTIMIZERS[kind], options.peers)
+            prepare = functools.partial(prepared, kind, sizes, dtype, makers, options.device)
             yield Case(name, sum(sizes), sum(sizes) * bytes_each, prepare)
 
 
 Arrays = list[Any]
+Maker = Callable[[Arrays, Arrays], Run]  # from parameters and gradients to the run that is timed
 
 
 class _Competitor:
@@ -117,15 +119,16 @@ class _Competitor:
         library: libraries.Library,
         p: Array,
         sizes: tuple[int, ...],
-        make: Callable[[Arrays, Arrays], Run],
+        make: Maker,
     ) -> None:
         self.library, self.p, self.g = library, library.array(p), library.array(np.empty_like(p))
         self.run = make(library.split(self.p, sizes), library.split(self.g, sizes))
 
 
-def _prepare(
-    name: str, sizes: tuple[int, ...], dtype: np.dtype[Any], peers: tuple[str, ...], device: str
+def prepared(
+    name: str, sizes: tuple[int, ...], dtype: np.dtype[Any], makers: Mapping[str, Maker], device: str = "cpu"
 ) -> dict[str, Run]:
+    """The run that each maker makes, after first steps of which the results must be right."""
     size = sum(sizes)
     start, gradient = np.random.default_rng(0).uniform(-1, 1, (2, min(size, _BLOCK))).astype(dtype)
     # Each competitor has a gradient of its own, since foreach of torch writes to it.
@@ -136,7 +139,7 @@ def _prepare(
             sizes,
             make,
         )
-        for who, make in _makers(OPTIMIZERS[name], peers).items()
+        for who, make in makers.items()
     }
     expected = start.astype(np.float64)
     states = [np.zeros_like(expected) for _ in range(OPTIMIZERS[name].states)]
@@ -169,11 +172,10 @@ def _check(p: Array, expected: Array, moved: float) -> None:
             )
 
 
-def _makers(kind: Kind, peers: tuple[str, ...]) -> dict[str, Callable[[Arrays, Arrays], Run]]:
-    """For each competitor, a function from parameters and gradients to the run that is timed."""
-    makers: dict[str, Callable[[Arrays, Arrays], Run]] = {"pyoptim": functools.partial(_pyoptim_run, kind)}
+def _makers(kind: Kind, peers: tuple[str, ...]) -> dict[str, Maker]:
+    makers: dict[str, Maker] = {"pyoptim": functools.partial(pyoptim_run, kind)}
     for library in {"numpy", "cupy"} & set(peers):  # the same expressions
-        makers[library] = functools.partial(_numpy_run, kind)
+        makers[library] = functools.partial(numpy_run, kind)
     if "torch" in peers and kind.torch:
         if kind.fused:
             makers["torch fused"] = functools.partial(_torch_run, kind, {"fused": True})
@@ -182,13 +184,13 @@ def _makers(kind: Kind, peers: tuple[str, ...]) -> dict[str, Callable[[Arrays, A
     return makers
 
 
-def _pyoptim_run(kind: Kind, p: Arrays, g: Arrays) -> Run:
+def pyoptim_run(kind: Kind, p: Arrays, g: Arrays) -> Run:
     if len(p) == 1:
         return functools.partial(kind.optimizer(p[0], **kind.arguments).step, g[0])
     return functools.partial(kind.optimizer(p, **kind.arguments).step, g)
 
 
-def _numpy_run(kind: Kind, p: Arrays, g: Arrays) -> Run:
+def numpy_run(kind: Kind, p: Arrays, g: Arrays) -> Run:
     each = [(a, b, *(np.zeros_like(a) for _ in range(kind.states))) for a, b in zip(p, g, strict=True)]
     t = 0
 

@@ -12,7 +12,18 @@ import pytest
 
 import pyoptim as po
 from pyoptim import bench
-from pyoptim.bench import busy, cpp, crossover, machine, predictions, report, shapes, tabular, timing
+from pyoptim.bench import (
+    busy,
+    cpp,
+    crossover,
+    fallbacks,
+    machine,
+    predictions,
+    report,
+    shapes,
+    tabular,
+    timing,
+)
 from pyoptim.bench.case import Case, Family, Options, Row, Target
 
 needs_native = pytest.mark.skipif("native" not in po.available_backends(), reason="measures compiled threads")
@@ -326,6 +337,29 @@ def test_a_quota_is_a_control_group_below_our_own(line, files, monkeypatch, tmp_
         assert {name: (group / name).read_text() for name in files} == files
         assert (group / "cgroup.procs").read_text() == str(os.getpid())
     assert (root / "a/b/cgroup.procs").read_text() == str(os.getpid())
+
+
+def test_fallbacks(tmp_path):
+    found = rows_of("fallbacks", tmp_path, "--optimizers", "Adam", "--dtype", "float64")["rows"]
+    live = set(po.available_backends())
+    epoch, step = "epoch 64-128-BatchNorm-10", "Adam"
+    expected = [
+        (f"{epoch}, numba", {"native", "numpy", "plain NumPy"}),
+        (f"{epoch}, numpy", {"native", "numba", "plain NumPy"}),
+        (f"{step}, numpy", {"plain NumPy"}),
+        *[(f"{step}, numba", {"native"})] * 2,
+    ]
+    if not {"native", "numba"} <= live:
+        assert {row["name"] for row in found} >= {f"{epoch}, numpy", f"{step}, numpy"}
+        return
+    assert [(row["name"], set(row["seconds"]) - {"pyoptim"}) for row in found] == expected
+    assert [row["threads"] for row in found[2:]] == [2, 1, 2]
+
+
+def test_a_fallback_that_goes_another_way_is_not_timed(monkeypatch, capsys):
+    monkeypatch.setattr(fallbacks, "_Plain", lambda work: lambda order: 0.5)
+    assert bench.main(["fallbacks", "--quick", "--match", "numpy,epoch"]) == 1
+    assert "plain NumPy has a mean loss of 0.5, numpy 2." in capsys.readouterr().err
 
 
 def test_several_fits_give_the_losses_of_one_after_the_other(monkeypatch):
