@@ -293,8 +293,10 @@ void dense_update(const std::vector<DenseUpdate<T>>& updates, const T* coefficie
             const auto [batch, in, out] = it.shape;
             // Where the forward pass is of scalar products, this thread has mostly had the same rows.
             const Span mine = part(out, table.dot_cols, thread, threads);
+            // A block is of whole tiles of the product, which for a single example has none.
+            const std::ptrdiff_t unit = batch == 1 ? 1 : table.tile_rows;
             const std::ptrdiff_t tall =
-                batch == 1 && in > 0 ? std::max<std::ptrdiff_t>(1, kBlock / in) : table.tile_rows;
+                std::max(unit, kBlock / std::max<std::ptrdiff_t>(1, in) / unit * unit);
             const std::ptrdiff_t wide =
                 tall * in <= kBlock ? in : kBlock / tall / table.tile_cols * table.tile_cols;
             for (std::ptrdiff_t i = mine.begin; i < mine.end; i += tall) {
