@@ -2,7 +2,7 @@
 // reduce.hpp.
 #pragma once
 
-#include "cpu/kernels.hpp"
+#include "cpu/reduce.hpp"
 
 namespace pyoptim::cpu::PYOPTIM_ISA {
 namespace {
@@ -11,19 +11,23 @@ template <class T>
 double penalty(const Penalty& of, size_t n, const T* w, T* gradient) {
     constexpr size_t kLanes = 32;
     const Penalty by = of;  // stores to the gradient do not change it
-    double lanes[kLanes] = {};
+    double squares[kLanes] = {}, sizes[kLanes] = {};
     const auto take = [&](size_t i, size_t lane) {
         gradient[i] = by.gradient(w[i], gradient[i]);
-        lanes[lane] += by.value(w[i]);
+        squares[lane] = add_square(squares[lane], w[i]);
+        if (by.l1 != 0) sizes[lane] += absolute(double(w[i]));
     };
     size_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
         for (size_t j = 0; j < kLanes; ++j) take(i + j, j);
     }
     for (size_t j = 0; i + j < n; ++j) take(i + j, j);
-    double sum = 0;
-    for (size_t j = 0; j < kLanes; ++j) sum += lanes[j];
-    return sum;
+    double sum_of_squares = 0, sum_of_sizes = 0;
+    for (size_t j = 0; j < kLanes; ++j) {
+        sum_of_squares += squares[j];
+        sum_of_sizes += sizes[j];
+    }
+    return by.value(sum_of_squares, sum_of_sizes);
 }
 
 }  // namespace

@@ -18,11 +18,10 @@ struct Penalty {
         if (l1 != 0) g = g + T(l1) * sign(w);
         return g;
     }
-    template <class T>
-    PYOPTIM_FN double value(T w) const {
-        const double exact = double(w);
-        const double square = l2 != 0 ? l2 / 2 * exact * exact : 0;
-        return l1 != 0 ? square + l1 * absolute(exact) : square;
+    // Returns the penalty of weights whose squares and whose absolute values sum up to these.
+    PYOPTIM_FN double value(double squares, double sizes) const {
+        const double of_squares = l2 != 0 ? l2 / 2 * squares : 0;
+        return l1 != 0 ? of_squares + l1 * sizes : of_squares;
     }
 };
 

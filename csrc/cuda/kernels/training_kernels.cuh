@@ -43,7 +43,8 @@ PYOPTIM_KERNEL penalty(Index n, double l2, double l1, const T* w, T* gradient, d
         begin + thread(), end, kThreads, [&](Index i) { return Weight{w[i], gradient[i]}; },
         [&](Index i, Weight at) {
             gradient[i] = by.gradient(at.value, at.gradient);
-            sum += by.value(at.value);
+            const double exact = double(at.value);
+            sum += by.value(exact * exact, absolute(exact));
         });
     sum = block_sum(sum);
     if (thread() == 0) partial[block()] = sum;
