@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -117,9 +118,10 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, const std::optional<Loss>& l
 
 template <class T>
 void Engine<T>::clear() {
-    stepper_ = rest_ = ascent_ = {};
+    stepper_ = rest_ = dense_ = ascent_ = {};
     gradients_.clear();
     rest_gradients_.clear();
+    dense_gradients_.clear();
     weights_.assign(layers_.size(), {});
     zeroed_ = false;
 }
@@ -153,7 +155,11 @@ void Engine<T>::add(const typename Stepper<T>::Array& array, const T* gradient) 
             found = i;
         }
         add_rest(done, begin);
-        if (size > 0) weights_[found] = part_of<T>(array, begin, begin + size);
+        if (size > 0) {
+            weights_[found] = part_of<T>(array, begin, begin + size);
+            dense_.add(weights_[found]);
+            dense_gradients_.push_back(gradient + begin);
+        }
         done = begin + size;
     }
 }
@@ -375,11 +381,43 @@ void Engine<T>::restore_buffers(const Kept& kept) {
     }
 }
 
+// What the penalty of a batch is divided by.
+template <class T>
+double Engine<T>::penalty_divisor() const {
+    return mean_.wanted ? weights_of_batch_ : 1;
+}
+
 // Returns the penalty, and adds its gradient.
 template <class T>
 double Engine<T>::penalize() {
-    const double divisor = mean_.wanted ? weights_of_batch_ : 1;
+    const double divisor = penalty_divisor();
     return penalty_.runs.empty() || divisor == 0 ? 0 : add_penalty(penalty_, divisor);
+}
+
+// Whether weight decay of weights_, and of nothing else, is the gradient of the penalty.
+template <class T>
+bool Engine<T>::penalty_is_decay() const {
+    std::size_t counted = 0, found = 0;
+    for (const auto& [begin, end] : penalty_.runs) counted += end - begin;
+    for (const auto& weight : dense_.arrays()) {
+        const auto holds = [&](const std::pair<std::size_t, std::size_t>& run) {
+            const std::less_equal<const T*> before;
+            return before(penalty_.parameters + run.first, weight.param) &&
+                   before(weight.param + weight.size, penalty_.parameters + run.second);
+        };
+        if (!std::any_of(penalty_.runs.begin(), penalty_.runs.end(), holds)) return false;
+        found += weight.size;
+    }
+    return counted == found && penalty_.penalty.l1 == 0;
+}
+
+// Whether the rows of all weights_ leave their gradients as they are before the rule sees these.
+template <class T>
+bool Engine<T>::takes_decay(const T* row) const {
+    const auto& all = dense_.arrays();
+    return std::all_of(all.begin(), all.end(), [&](const typename Stepper<T>::Array& array) {
+        return row[array.coefficients] == 1 && row[array.coefficients + 1] == 0;
+    });
 }
 
 // Makes the gradient of a batch's mean loss in gradient_ that of the sum of its losses, which is 0 where they
@@ -408,17 +446,30 @@ void Engine<T>::clear_gradients() {
 template <class T>
 double Engine<T>::backpropagate(const Examples<T>& of, std::size_t begin, std::size_t n, const T* x,
                                 bool fused, Sums& sums) {
-    double mean = 0;
+    double mean = 0, penalty = 0;
     if (n > 0) {
         forward(x, n);
         mean = loss(of, begin, n, sums);
         if (exchange_) scale_gradient(n, sums.divisor);
+        if (decays_) {
+            const double divisor = penalty_divisor();
+            penalty = l2_penalty(penalty_, divisor);
+            // With an infinite weight or a negative factor the bits would not be those of penalize().
+            decays_ = penalty_.penalty.l2 / divisor > 0 && std::isfinite(penalty);
+        }
+        fused = fused && (decays_ || penalty_.runs.empty());
+        for (std::size_t i = 0; i < layers_.size() && fused && !zeroed_; ++i) {
+            if (weights_[i].size == 0) continue;
+            const auto [gradient, size] = compiled_[i]->fusible_gradient();
+            std::fill(gradient, gradient + size, T(0));
+        }
+        zeroed_ = fused;
         backward(x, n, fused);
     } else {
         clear_gradients();
     }
     if (exchange_) mean = exchange_(mean, sums.divisor);
-    const double penalty = penalize();
+    if (!decays_) penalty = penalize();
     mean += penalty;
     sums.penalty = penalty * sums.divisor;
     sums.loss = mean * sums.divisor;
@@ -517,19 +568,30 @@ bool Engine<T>::update(const T* row, std::size_t length, const StepOptions& opti
         }
         if (options.max_grad_norm > 0) {
             const double factor = clip_factor(norm, options.max_grad_norm);
-            std::copy(row, row + length, clipped_.begin());
+            std::copy(row, row + length, changed_.begin());
             for (const auto& array : stepper_.arrays()) {  // a row's first coefficient scales the gradient
-                clipped_[array.coefficients] =
+                changed_[array.coefficients] =
                     static_cast<T>(static_cast<double>(row[array.coefficients]) * factor);
             }
-            row = clipped_.data();
+            row = changed_.data();
         }
     }
-    if (updates_.empty()) {
+    if (updates_.empty() && !decays_) {
         stepper_.step(gradients_.data(), row);
     } else {
         rest_.step(rest_gradients_.data(), row);
-        dense_update(updates_, row);
+        if (decays_) {
+            std::copy(row, row + length, changed_.begin());
+            for (const auto& array : dense_.arrays()) {  // a row's second coefficient is the weight decay
+                changed_[array.coefficients + 1] = static_cast<T>(penalty_.penalty.l2 / penalty_divisor());
+            }
+            row = changed_.data();
+        }
+        if (updates_.empty()) {
+            dense_.step(dense_gradients_.data(), row);
+        } else {
+            dense_update(updates_, row);
+        }
     }
     ++outcome.steps;
     return true;
@@ -602,21 +664,17 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
                       const T* rows, std::size_t row, const StepOptions& options, Outcome& outcome) {
     const std::size_t before = outcome.steps;
     outcome.wrong = -1;
-    if (clipped_.size() < row) clipped_.resize(row);
+    if (changed_.size() < row) changed_.resize(row);
     reserve(of);
     // Clipping, the search for non-finite values, an ascent and an exchange need all gradients before the
-    // first update, and a penalty adds to them, so none of these allows a fused update.
+    // first update, so none of these allows a fused update. A penalty adds to them, unless it is weight decay
+    // of the weights as the update finds them, without noise.
     const double rho = options.sharpness_aware;
     const bool may_refuse = options.nonfinite != NonFinite::ignore || options.step != nullptr;
     const bool sparse = batch > kFused && is_sparse(of);
-    const bool fused = batch <= kFused && !options.keep_gradients && options.max_grad_norm <= 0 &&
-                       !may_refuse && penalty_.runs.empty() && rho <= 0 && !exchange_;
-    for (std::size_t i = 0; i < layers_.size() && fused && !zeroed_; ++i) {
-        if (weights_[i].size == 0) continue;
-        const auto [gradient, size] = compiled_[i]->fusible_gradient();
-        std::fill(gradient, gradient + size, T(0));
-    }
-    zeroed_ = fused;
+    const bool at_once = options.max_grad_norm <= 0 && !may_refuse && rho <= 0 && !exchange_;
+    const bool fused = batch <= kFused && !options.keep_gradients && at_once;
+    const bool decays = at_once && !penalty_.runs.empty() && noise_.size == 0 && penalty_is_decay();
     const std::vector<std::int64_t>& ends = options.ends;
     const std::size_t count =
         ends.empty() ? (end - begin) / batch + ((end - begin) % batch != 0 ? 1 : 0) : ends.size();
@@ -626,10 +684,13 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
         if (sparse) gather_sparse(of, begin, n);
         const T* const x = sparse || n == 0 ? nullptr : gather(of, begin, n);
         if (may_refuse || rho > 0 || may_throw_ || exchange_) keep_buffers(before_);
+        const std::size_t steps = outcome.steps;
+        const T* const now = rows + (steps - before) * row;
+        // The last step writes the gradients with the penalty, if it writes any, for readers after the run.
+        decays_ = decays && (fused || step + 1 < count) && takes_decay(now);
         Sums of_batch;
         outcome.last = differentiate(of, begin, x, n, rho, fused, of_batch);
-        const std::size_t steps = outcome.steps;
-        const bool goes_on = update(rows + (steps - before) * row, row, options, outcome);
+        const bool goes_on = update(now, row, options, outcome);
         if (outcome.steps > steps) {
             outcome.sums.add(of_batch);
         } else {

@@ -190,7 +190,10 @@ class Engine {
     double differentiate(const Examples<T>&, std::size_t begin, const T* x, std::size_t n, double rho,
                          bool fused, Sums&);
     bool update(const T* row, std::size_t length, const StepOptions&, Outcome&);
+    double penalty_divisor() const;
     double penalize();
+    bool penalty_is_decay() const;
+    bool takes_decay(const T* row) const;
     double norm() const;
     void ascend(double distance, const Examples<T>&, std::size_t begin, const T* x, std::size_t n);
     void descend();
@@ -241,6 +244,9 @@ class Engine {
     std::vector<T> unascended_;  // their elements as they were before that
 
     Penalized<T> penalty_{};
+    // Whether the current step adds the gradient of the penalty as weight decay, which reads each weight
+    // anyway, and not to the gradients in memory.
+    bool decays_ = false;
     WeightNoise<T> noise_{};
     WeightedMean mean_;
     Exchange exchange_;            // or empty
@@ -252,11 +258,14 @@ class Engine {
     std::vector<typename Stepper<T>::Array> weights_;  // by layer; of size 0 if the layer has no such weight
     Stepper<T> rest_;
     std::vector<const T*> rest_gradients_;
+    Stepper<T> dense_;  // updates the same weights by gradients that are in memory
+    std::vector<const T*> dense_gradients_;
     std::vector<DenseUpdate<T>> updates_;  // the fused updates of the current step
-    // Whether the gradients that fused updates leave out are 0 in memory. The first fused run sets them to 0,
-    // so that no reader takes an old gradient for a new one; a run that is not fused writes them.
+    // Whether the gradients that fused updates leave out are 0 in memory. The first fused step sets them to
+    // 0, so that no reader takes an old gradient for a new one; a step that is not fused writes them.
     bool zeroed_ = false;
-    std::vector<T> clipped_;  // the coefficients of the current step, with the factor of clipping
+    // The coefficients of the current step, with the factor of clipping or the penalty as weight decay.
+    std::vector<T> changed_;
 };
 
 }  // namespace pyoptim::core

@@ -190,9 +190,11 @@ def frozen():
 
 @native_only
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("batch_size", [1, 3, 8, 26])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5, 8, 26])
 @pytest.mark.parametrize("weight_noise", [0.0, 0.05])
-@pytest.mark.parametrize("penalty", [None, nn.Penalty(0.1, 0.01), nn.Penalty(0.0, 0.01, biases=True)])
+@pytest.mark.parametrize(
+    "penalty", [None, nn.Penalty(0.1), nn.Penalty(0.1, 0.01), nn.Penalty(0.0, 0.01, biases=True)]
+)
 def test_the_engine_has_the_bits_of_the_generic_loop(dtype, batch_size, weight_noise, penalty):
     both = [
         train(how, batch_size, dtype, plain(dtype), weight_noise, penalty) for how in ("native", "python")

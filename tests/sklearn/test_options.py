@@ -136,6 +136,33 @@ def test_label_smoothing_of_one_output():
     assert smooth.loss_ == pytest.approx(loss.mean())
 
 
+class BatchByBatch(po.callbacks.Callback):
+    """Does nothing, for every batch: no batch is left to the compiled engine then."""
+
+    def on_batch_begin(self, batch):
+        pass
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 5, 7, 40])
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
+def test_the_penalty_of_a_weighted_mean_is_that_of_a_training_batch_by_batch(kind, batch_size, dtype):
+    """Its factor is another one in each batch, and the last of 4 and 7 is smaller; one has no weight."""
+    x, y = X[:118].astype(dtype), Y[:118]
+    weight = np.random.default_rng(4).integers(0, 3, 118).astype(float)
+    weight[10:20] = 0
+    for sample_weight in (None, weight):
+        fits = [
+            kind(**{**PLAIN, "alpha": 0.3, "batch_size": batch_size, "callbacks": callbacks}).fit(
+                x, y, sample_weight=sample_weight
+            )
+            for callbacks in (None, [BatchByBatch()])
+        ]
+        for one, other in zip(fits[0].coefs_, fits[1].coefs_, strict=True):
+            assert np.array_equal(one, other)
+        assert fits[0].loss_curve_ == fits[1].loss_curve_
+
+
 class Look(po.callbacks.Callback):
     """Notes what is in force while the epochs run."""
 

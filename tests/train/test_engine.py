@@ -43,11 +43,13 @@ def data(loss, n=50):
     return x, y
 
 
-def train(engine, make_optimizer, *, loss=None, dtype=np.float32, norm=True, epochs=2, x=None, **fit):
+def train(
+    engine, make_optimizer, *, loss=None, dtype=np.float32, norm=True, epochs=2, x=None, penalty=None, **fit
+):
     loss = loss or nn.CrossEntropy()
     model = make_model(dtype, norm)
     optimizer = make_optimizer(model)
-    trainer = po.Trainer(model, loss, optimizer, seed=3)
+    trainer = po.Trainer(model, loss, optimizer, seed=3, penalty=penalty)
     bytes_, y = data(loss)
     x = bytes_ if x is None else x
     history = trainer.fit(x, y, epochs=epochs, verbose=False, engine=engine, **{"batch_size": 8, **fit})
@@ -146,6 +148,79 @@ def test_gradient_and_step_at_once_give_the_same_bits(name, batch_size, dtype):
             assert np.array_equal(cut, expected)
     finally:
         po.set_num_threads(before)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 8])  # the last of 4 and of 8 are smaller
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_penalty_with_every_optimizer(name, batch_size, dtype):
+    """Where its coefficients allow it, the penalty becomes weight decay, and else a part of the gradients."""
+    kind, options = getattr(po, name, po.SGD), OPTIMIZERS[name]
+    x = np.random.default_rng(2).random((50, 3, 4)).astype(dtype)
+    how = {"norm": False, "dtype": dtype, "batch_size": batch_size, "penalty": nn.Penalty(0.3), "x": x}
+    for more in ({}, {"weight_decay": 0.0}, {"weight_decay": 0.0, "maximize": True}):
+        more = {**options, **more} if name == "Rprop" else {**options, **more, "lr": 1e-3}
+        state = both(lambda m, more=more: kind(m.parameters(), **more), epochs=1, **how)[1]
+        assert all(np.isfinite(value).all() for value in state.values())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 10])
+@pytest.mark.parametrize("penalty", [nn.Penalty(0.1), nn.Penalty(0.1, biases=True), nn.Penalty(0.1, 0.01)])
+def test_a_penalty_on_arrays_of_any_cut(penalty, batch_size, dtype):
+    def grouped(model):
+        first, *others = model.parameters().values()
+        return [{"params": [first], "weight_decay": 0.2}, {"params": others}]
+
+    for structure in (
+        lambda m: m.flat_parameters,
+        lambda m: [m.flat_parameters[:100], m.flat_parameters[100:]],
+        lambda m: list(reversed(m.parameters().values())),
+        grouped,
+    ):
+        how = {"dtype": dtype, "batch_size": batch_size, "penalty": penalty}
+        both(lambda m, structure=structure: po.Adam(structure(m)), norm=False, **how)
+        both(lambda m, structure=structure: po.Adam(structure(m)), **{**how, "batch_size": 5 * batch_size})
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 24])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e30, 1e200])
+def test_a_penalty_on_a_weight_that_is_not_finite(value, batch_size, dtype):
+    """Weight decay of an infinite weight would leave infinity where the sum of gradients is NaN."""
+
+    def run(engine):
+        model = nn.Sequential(nn.Dense(3, 40, activation="relu"), nn.Dense(40, 2), seed=0, dtype=dtype)
+        with np.errstate(over="ignore"):
+            model.flat_parameters[5] = value
+        optimizer = po.SGD(model.parameters(), lr=0.1, momentum=0.5)
+        trainer = po.Trainer(model, nn.MSE(), optimizer, penalty=nn.Penalty(0.1), seed=0)
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(49, 3)).astype(dtype), rng.normal(size=(49, 2)).astype(dtype)
+        x[:, 2] = 0
+        with np.errstate(all="ignore"):
+            trainer.fit(x, y, epochs=1, batch_size=batch_size, verbose=False, engine=engine)
+        states = optimizer.state_dict()["state"]
+        return [model.flat_parameters, *(s["momentum_buffer"] for s in states.values())]
+
+    for one, other in zip(run("native"), run("python"), strict=True):
+        assert np.array_equal(one, other, equal_nan=True)
+
+
+@pytest.mark.parametrize("batch_size", [2, 4, 5, 50])
+def test_gradients_after_a_run_hold_the_penalty(batch_size, dtype):
+    """Or they are 0, where the weights were updated without."""
+
+    def run(engine):
+        model = make_model(dtype, norm=False)
+        trainer = po.Trainer(model, nn.CrossEntropy(), adam(model), penalty=nn.Penalty(0.3), seed=0)
+        x, y = data(nn.CrossEntropy())
+        trainer.fit(x, y, epochs=2, batch_size=batch_size, verbose=False, engine=engine)
+        return model.gradients()
+
+    native, generic = run("native"), run("python")
+    for name, gradient in native.items():
+        if batch_size < 5 and "weight" in name:
+            assert not gradient.any()
+        else:
+            assert np.array_equal(gradient, generic[name])
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 50, None])
