@@ -81,6 +81,8 @@ class ElementwiseLayer final : public CompiledLayer<T> {
 
     bool works_in_place() const override { return true; }
 
+    bool takes_pieces() const override { return true; }
+
   private:
     ActivationSpec formula_;
     std::size_t width_;

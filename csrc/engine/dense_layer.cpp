@@ -62,12 +62,34 @@ class DenseLayer final : public CompiledLayer<T> {
         }
     }
 
+    bool takes_pieces() const override { return trains && DenseRows<T>::suits(shape(0)); }
+    std::size_t piece_memory(std::size_t n, std::size_t rows) const override {
+        return of(n).memory() + rows * static_cast<std::size_t>(out_);
+    }
+    void begin_pieces(std::size_t n, T* memory) const override { of(n).copy(memory); }
+    void forward_piece(std::size_t n, const Forward<T>& to, T* memory) override {
+        of(n).forward(static_cast<std::ptrdiff_t>(to.n), to.x, to.y, memory);
+    }
+    void backward_piece([[maybe_unused]] std::size_t n, [[maybe_unused]] const Backward<T>& piece,
+                        [[maybe_unused]] T* const* gradients, [[maybe_unused]] T* memory) override {
+        if constexpr (trains) {
+            const DenseRows<T> rows = of(n);
+            rows.backward(
+                static_cast<std::ptrdiff_t>(piece.n),
+                {piece.dy, piece.x, weight_.value, piece.y, activation_},
+                {piece.dx, trainable_ ? gradients[0] : nullptr,
+                 trainable_ && bias_.value != nullptr ? gradients[1] : nullptr, memory + rows.memory()},
+                memory);
+        }
+    }
+
     std::pair<T*, std::size_t> fusible_gradient() const override {
         return {weight_.gradient, static_cast<std::size_t>(in_ * out_)};
     }
 
   private:
     DenseShape shape(std::size_t n) const { return {static_cast<std::ptrdiff_t>(n), in_, out_}; }
+    DenseRows<T> of(std::size_t n) const { return {shape(n), weight_.value, bias_.value, activation_}; }
 
     std::ptrdiff_t in_, out_;
     Activation activation_;

@@ -108,12 +108,15 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, const std::optional<Loss>& l
         shortcut_[i].resize(outputs_[i].size());
         rejoined_[layer.begin].push_back(i);
     }
-    std::size_t widest = to_inputs_ ? std::max(inputs(), outputs()) : outputs();
+    widest_ = to_inputs_ ? std::max(inputs(), outputs()) : outputs();
     for (std::size_t i = first_trainable_; i < count; ++i) {
-        widest = std::max(widest, static_cast<std::size_t>(layers_[i].out.size));
+        widest_ = std::max(widest_, static_cast<std::size_t>(layers_[i].out.size));
     }
-    gradient_.resize(capacity * widest);
-    other_gradient_.resize(capacity * widest);
+    gradient_.resize(capacity * widest_);
+    other_gradient_.resize(capacity * widest_);
+    takes_pieces_ = loss && std::all_of(compiled_.begin(), compiled_.end(), [](const auto& layer) {
+                        return layer != nullptr && layer->takes_pieces();
+                    });
 }
 
 template <class T>
@@ -224,44 +227,56 @@ void Engine<T>::gather_sparse(const Examples<T>& of, std::size_t begin, std::siz
     sparse_ = {sparse_values_.data(), sparse_columns_.data(), sparse_begins_.data(), sparse_begins_.back()};
 }
 
-// Returns the inputs of a batch: where the caller has them, or as copies in input_. Indices of sparse rows
-// are checked here, since the caller's memory may change.
+// Copies the inputs of the examples [begin, end) of the order. Returns false if these are sparse and have an
+// index that is wrong, which is looked at here since the caller's memory may change.
+template <class T>
+bool Engine<T>::gather_rows(const Examples<T>& of, std::size_t begin, std::size_t end, T* to) const {
+    constexpr std::size_t kAhead = 8;  // rows
+    const std::size_t width = inputs();
+    const auto row_of = [&](std::size_t i) {
+        return of.order == nullptr ? i : static_cast<std::size_t>(of.order[i]);
+    };
+    bool is_sound = true;
+    for (std::size_t i = begin; i < end; ++i, to += width) {
+        const std::size_t from = row_of(i);
+        if (of.x != nullptr) {
+            if (of.order != nullptr && i + kAhead < end) prefetch(of.x + row_of(i + kAhead) * width, width);
+            std::memcpy(to, of.x + from * width, width * sizeof(T));
+        } else if (of.bytes == nullptr) {
+            const SparseRows<T>& rows = of.sparse;
+            std::fill(to, to + width, T(0));
+            const std::int64_t row_begin = rows.begins[from], row_end = rows.begins[from + 1];
+            bool fits = row_begin >= 0 && row_begin <= row_end && row_end <= rows.count;
+            for (std::int64_t k = row_begin; k < row_end && fits; ++k) {
+                const std::int32_t column = rows.columns[k];
+                fits = column >= 0 && static_cast<std::size_t>(column) < width;
+                if (fits) to[column] += rows.values[k];
+            }
+            if (!fits) is_sound = false;
+        } else {
+            const std::uint8_t* const bytes = of.bytes + from * width;
+            for (std::size_t j = 0; j < width; ++j) to[j] = static_cast<T>(bytes[j]);
+        }
+    }
+    return is_sound;
+}
+
+// Returns the inputs of a batch: where the caller has them, or as copies in input_, which pass_pieces() makes
+// if gathers_pieces_.
 template <class T>
 const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t n) {
     const std::size_t width = inputs();
     if (of.x != nullptr && (of.order == nullptr || n == 1)) {  // no copy is needed
         const std::size_t first = of.order == nullptr ? begin : static_cast<std::size_t>(of.order[begin]);
+        gathers_pieces_ = false;
         return of.x + first * width;
     }
-    constexpr std::size_t kAhead = 8;  // rows
+    if (gathers_pieces_) return input_.data();
     std::atomic<bool> is_sound{true};
     // Rows of a random order wait for memory, so few of them are worth another thread.
     split(n, n * width, kExpGrain, 1, [&](std::ptrdiff_t first, std::ptrdiff_t last) {
-        for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) {
-            const std::size_t from =
-                of.order == nullptr ? begin + i : static_cast<std::size_t>(of.order[begin + i]);
-            T* const to = input_.data() + i * width;
-            if (of.x != nullptr) {
-                if (of.order != nullptr && i + kAhead < n) {
-                    prefetch(of.x + static_cast<std::size_t>(of.order[begin + i + kAhead]) * width, width);
-                }
-                std::memcpy(to, of.x + from * width, width * sizeof(T));
-            } else if (of.bytes == nullptr) {
-                const SparseRows<T>& rows = of.sparse;
-                std::fill(to, to + width, T(0));
-                const std::int64_t row_begin = rows.begins[from], row_end = rows.begins[from + 1];
-                bool fits = row_begin >= 0 && row_begin <= row_end && row_end <= rows.count;
-                for (std::int64_t k = row_begin; k < row_end && fits; ++k) {
-                    const std::int32_t column = rows.columns[k];
-                    fits = column >= 0 && static_cast<std::size_t>(column) < width;
-                    if (fits) to[column] += rows.values[k];
-                }
-                if (!fits) is_sound = false;
-            } else {
-                const std::uint8_t* const bytes = of.bytes + from * width;
-                for (std::size_t j = 0; j < width; ++j) to[j] = static_cast<T>(bytes[j]);
-            }
-        }
+        const auto from = static_cast<std::size_t>(first), to = static_cast<std::size_t>(last);
+        if (!gather_rows(of, begin + from, begin + to, input_.data() + from * width)) is_sound = false;
     });
     if (!is_sound) refuse_sparse();
     return input_.data();
@@ -327,12 +342,10 @@ void Engine<T>::weigh(std::size_t n, bool given) {
     }
 }
 
-// Returns the mean loss of a batch after its forward pass, and writes the gradient of the output to
-// gradient_. The sums receive everything but the loss.
+// Returns what the loss of a batch takes: its outputs, and copies of what they should be.
 template <class T>
-double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, Sums& sums) {
+LossBatch<T> Engine<T>::expected(const Examples<T>& of, std::size_t begin, std::size_t n) {
     const std::size_t width = outputs();
-    const T* const output = outputs_.back().data();
     const auto example = [&](std::size_t i) {
         return of.order == nullptr ? begin + i : static_cast<std::size_t>(of.order[begin + i]);
     };
@@ -342,14 +355,26 @@ double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, 
     for (std::size_t i = 0; i < n && of.targets != nullptr; ++i) {
         std::memcpy(targets_.data() + i * width, of.targets + example(i) * width, width * sizeof(T));
     }
+    LossBatch<T> batch = {n,
+                          width,
+                          outputs_.back().data(),
+                          of.labels == nullptr ? nullptr : labels_.data(),
+                          targets_.data(),
+                          weight,
+                          gradient_.data()};
+    batch.divisor = compiled_loss_->divisor(batch);
+    return batch;
+}
+
+// Returns the mean loss of a batch after its forward pass, and writes the gradient of the output to
+// gradient_. The sums receive everything but the loss.
+template <class T>
+double Engine<T>::loss(const Examples<T>& of, std::size_t begin, std::size_t n, Sums& sums) {
+    const LossBatch<T> batch = expected(of, begin, n);
     if (classification_) {
-        sums.correct +=
-            count_right(n, width, output, of.labels != nullptr ? labels_.data() : nullptr, targets_.data());
+        sums.correct += count_right(n, batch.columns, batch.output, batch.labels, batch.targets);
     }
-    const LossBatch<T> batch = {
-        n,      width,           output, of.labels == nullptr ? nullptr : labels_.data(), targets_.data(),
-        weight, gradient_.data()};
-    sums.divisor += compiled_loss_->divisor(batch);
+    sums.divisor += batch.divisor;
     sums.examples += n;
     return compiled_loss_->compute(batch);
 }
@@ -447,27 +472,29 @@ template <class T>
 double Engine<T>::backpropagate(const Examples<T>& of, std::size_t begin, std::size_t n, const T* x,
                                 bool fused, Sums& sums) {
     double mean = 0, penalty = 0;
-    if (n > 0) {
+    if (n == 0) {
+        clear_gradients();
+    } else if (in_pieces_) {
+        mean = pass_pieces(of, begin, n, x, sums);
+    } else {
         forward(x, n);
         mean = loss(of, begin, n, sums);
         if (exchange_) scale_gradient(n, sums.divisor);
-        if (decays_) {
-            const double divisor = penalty_divisor();
-            penalty = l2_penalty(penalty_, divisor);
-            // With an infinite weight or a negative factor the bits would not be those of penalize().
-            decays_ = penalty_.penalty.l2 / divisor > 0 && std::isfinite(penalty);
-        }
-        fused = fused && (decays_ || penalty_.runs.empty());
-        for (std::size_t i = 0; i < layers_.size() && fused && !zeroed_; ++i) {
-            if (weights_[i].size == 0) continue;
-            const auto [gradient, size] = compiled_[i]->fusible_gradient();
-            std::fill(gradient, gradient + size, T(0));
-        }
-        zeroed_ = fused;
-        backward(x, n, fused);
-    } else {
-        clear_gradients();
     }
+    if (decays_ && n > 0) {
+        const double divisor = penalty_divisor();
+        penalty = l2_penalty(penalty_, divisor);
+        // With an infinite weight or a negative factor the bits would not be those of penalize().
+        decays_ = penalty_.penalty.l2 / divisor > 0 && std::isfinite(penalty);
+    }
+    fused = fused && (decays_ || penalty_.runs.empty());
+    for (std::size_t i = 0; i < layers_.size() && fused && !zeroed_; ++i) {
+        if (weights_[i].size == 0) continue;
+        const auto [gradient, size] = compiled_[i]->fusible_gradient();
+        std::fill(gradient, gradient + size, T(0));
+    }
+    zeroed_ = fused;
+    if (n > 0 && !in_pieces_) backward(x, n, fused);
     if (exchange_) mean = exchange_(mean, sums.divisor);
     if (!decays_) penalty = penalize();
     mean += penalty;
@@ -682,6 +709,8 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
         n = ends.empty() ? std::min(batch, end - begin) : static_cast<std::size_t>(ends[step]) - begin;
         take_labels(of, begin, n);
         if (sparse) gather_sparse(of, begin, n);
+        in_pieces_ = takes_pieces_ && !sparse && !exchange_ && Pieces(n).count > 1;
+        gathers_pieces_ = in_pieces_ && of.sparse.values == nullptr && rho <= 0;
         const T* const x = sparse || n == 0 ? nullptr : gather(of, begin, n);
         if (may_refuse || rho > 0 || may_throw_ || exchange_) keep_buffers(before_);
         const std::size_t steps = outcome.steps;

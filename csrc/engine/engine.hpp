@@ -179,11 +179,19 @@ class Engine {
     void take_labels(const Examples<T>&, std::size_t begin, std::size_t n);
     bool is_sparse(const Examples<T>&) const;
     void gather_sparse(const Examples<T>&, std::size_t begin, std::size_t n);
+    bool gather_rows(const Examples<T>&, std::size_t begin, std::size_t end, T* to) const;
     const T* gather(const Examples<T>&, std::size_t begin, std::size_t n);
     void forward(const T* x, std::size_t n);
     T* backward(const T* x, std::size_t n, bool fused);
     void weigh(std::size_t n, bool given);
+    LossBatch<T> expected(const Examples<T>&, std::size_t begin, std::size_t n);
     double loss(const Examples<T>&, std::size_t begin, std::size_t n, Sums&);
+    // These are in pieces.cpp.
+    double pass_pieces(const Examples<T>&, std::size_t begin, std::size_t n, const T* x, Sums&);
+    void place_pieces(const Pieces&, std::size_t n);
+    std::size_t pass_piece(const LossBatch<T>& piece, std::size_t n, const T* x, T* own, T* gradients,
+                           std::size_t number, const Pieces&);
+    void add_gradients(const Pieces&, const T* gradients);
     void scale_gradient(std::size_t n, double divisor);
     void clear_gradients();
     double backpropagate(const Examples<T>&, std::size_t begin, std::size_t n, const T* x, bool fused, Sums&);
@@ -206,6 +214,7 @@ class Engine {
     bool to_inputs_;        // whether backward passes go on to the inputs
     // Whether there is a custom layer, whose passes may throw.
     bool may_throw_ = false;
+    bool takes_pieces_ = false;  // whether all layers take pieces of a batch
     std::size_t
         first_trainable_;  // the index of the layer where the backward pass ends: the first that learns
     std::vector<std::vector<T>> outputs_;  // the output of each layer
@@ -223,8 +232,20 @@ class Engine {
     std::vector<std::int64_t> sparse_begins_;
     SparseRows<T> sparse_;
     std::vector<T> gradient_, other_gradient_;  // the gradients of a layer's output and of its input
-    Stepper<T> stepper_;                        // updates all arrays that add() added
-    std::vector<const T*> gradients_;           // the gradient of each of these arrays
+    std::size_t widest_ = 0;                    // their elements for each example
+    // Whether the current batch is passed through the layers in pieces, and copied then.
+    bool in_pieces_ = false, gathers_pieces_ = false;
+    // Where a thread has what it needs for a piece, in elements: its inputs are at 0, all else of a layer is
+    // listed by layer. The gradients of all pieces are elsewhere, in one block.
+    struct PiecePlaces {
+        std::vector<std::size_t> outputs, memory, gradients;
+        std::size_t dy, dx, total, all_gradients;
+    };
+    PiecePlaces places_{};
+    Memory<T> piece_memory_;            // the gradients of all pieces, and what each thread has
+    std::vector<double> piece_losses_;  // the sum of the losses of each piece
+    Stepper<T> stepper_;                // updates all arrays that add() added
+    std::vector<const T*> gradients_;   // the gradient of each of these arrays
 
     // The buffers and counters of all layers.
     std::vector<LayerArray<T>> buffers_;

@@ -132,6 +132,22 @@ class CompiledLayer {
     virtual void evaluate(std::size_t /*whole*/, std::size_t n, const T* x, T* y) {
         forward({n, x, y, false});
     }
+    // Where no example depends on another, threads share a step by pieces of the batch: each passes pieces of
+    // its own forward through all layers, and back. Says whether the layer takes that, with the bits of
+    // forward() and backward() for the whole batch of n examples.
+    virtual bool takes_pieces() const { return false; }
+    // Returns how many elements of memory a thread needs for pieces of up to so many rows. It has them to
+    // itself until the batch is done, and calls begin_pieces() first.
+    virtual std::size_t piece_memory(std::size_t /*n*/, std::size_t /*rows*/) const { return 0; }
+    virtual void begin_pieces(std::size_t /*n*/, T* /*memory*/) const {}
+    // Computes a piece, of which the arguments tell as of a batch. Several threads may call them at once, and
+    // they must not throw. A layer with parameters writes the gradients of the piece to `gradients`, in the
+    // order of its arrays.
+    virtual void forward_piece(std::size_t /*n*/, const Forward<T>& of, T* /*memory*/) { forward(of); }
+    virtual void backward_piece(std::size_t /*n*/, const Backward<T>& of, T* const* /*gradients*/,
+                                T* /*memory*/) {
+        backward(of);
+    }
     // Whether forward() and backward() take sparse rows.
     virtual bool takes_sparse() const { return false; }
     // Whether backward() writes the gradient of x over dy, and not to dx.

@@ -3,8 +3,6 @@
 #include <string>
 #include <variant>
 
-#include "layers/losses.hpp"
-
 namespace pyoptim::core {
 
 namespace {
@@ -17,42 +15,47 @@ void check_weights(const char* name, const std::vector<double>& weights) {
     }
 }
 
+// The losses of logits: cross-entropy and divergence.
 template <class T>
-class CrossEntropyLoss final : public CompiledLoss<T> {
+class LogitsLoss final : public CompiledLoss<T> {
   public:
-    CrossEntropyLoss(const Loss& of, std::size_t)
-        : class_weight_(of.class_weight.begin(), of.class_weight.end()), smoothing_(of.label_smoothing) {}
-
-    double compute(const LossBatch<T>& of) const override {
-        return cross_entropy<T>(
-            {static_cast<std::ptrdiff_t>(of.columns), of.output, of.labels, of.targets, of.weight,
-             class_weight_.empty() ? nullptr : class_weight_.data(), smoothing_, of.gradient},
-            static_cast<std::ptrdiff_t>(of.rows));
+    explicit LogitsLoss(const Loss& of) : divergence_(of.type == "KLDiv") {
+        if (divergence_) {
+            temperature_ = of.temperature;
+        } else {
+            class_weight_.assign(of.class_weight.begin(), of.class_weight.end());
+            smoothing_ = of.label_smoothing;
+        }
     }
 
+    double compute(const LossBatch<T>& of) const override {
+        return cross_entropy(logits(of), static_cast<std::ptrdiff_t>(of.rows));
+    }
+    double sum(const LossBatch<T>& of) const override {
+        return cross_entropy_of_some(logits(of), static_cast<std::ptrdiff_t>(of.rows), of.divisor);
+    }
     double divisor(const LossBatch<T>& of) const override {
         if (of.labels == nullptr || class_weight_.empty()) return static_cast<double>(of.rows);
         return label_weights(of.rows, of.labels, class_weight_.data());
     }
 
   private:
-    std::vector<T> class_weight_;
-    double smoothing_;
-};
-
-template <class T>
-class KLDivLoss final : public CompiledLoss<T> {
-  public:
-    KLDivLoss(const Loss& of, std::size_t) : temperature_(of.temperature) {}
-
-    double compute(const LossBatch<T>& of) const override {
-        return cross_entropy<T>({static_cast<std::ptrdiff_t>(of.columns), of.output, nullptr, of.targets,
-                                 of.weight, nullptr, 0, of.gradient, temperature_, true},
-                                static_cast<std::ptrdiff_t>(of.rows));
+    cpu::CrossEntropy<T> logits(const LossBatch<T>& of) const {
+        return {static_cast<std::ptrdiff_t>(of.columns),
+                of.output,
+                of.labels,
+                of.targets,
+                of.weight,
+                class_weight_.empty() ? nullptr : class_weight_.data(),
+                smoothing_,
+                of.gradient,
+                temperature_,
+                divergence_};
     }
 
-  private:
-    double temperature_;
+    bool divergence_;
+    std::vector<T> class_weight_;
+    double smoothing_ = 0, temperature_ = 1;
 };
 
 // The mean of the formula that the entry of the loss names, over each output and its target.
@@ -73,11 +76,23 @@ class PointwiseLoss final : public CompiledLoss<T> {
     }
 
     double compute(const LossBatch<T>& of) const override {
-        return pointwise_loss<T>({formula_, parameter_, columns_.empty() ? nullptr : columns_.data()},
-                                 {of.rows, of.columns, of.output, of.targets, of.weight, of.gradient});
+        return pointwise_loss(formula(), predictions(of));
+    }
+    double sum(const LossBatch<T>& of) const override {
+        return pointwise_loss_of_some(formula(), predictions(of), of.divisor);
+    }
+    double mean(const LossBatch<T>& of, double sum) const override {
+        return 1.0 / static_cast<double>(of.rows * of.columns) * sum;
     }
 
   private:
+    cpu::Pointwise<T> formula() const {
+        return {formula_, parameter_, columns_.empty() ? nullptr : columns_.data()};
+    }
+    static Predictions<T> predictions(const LossBatch<T>& of) {
+        return {of.rows, of.columns, of.output, of.targets, of.weight, of.gradient};
+    }
+
     PointwiseKind formula_;
     T parameter_ = 1;
     std::vector<T> columns_;  // the parameter of each column, or empty if it is the same for all
@@ -152,8 +167,7 @@ std::unique_ptr<CompiledLoss<T>> make_loss(const Loss& loss, std::size_t outputs
     }
     using Made = std::unique_ptr<CompiledLoss<T>>;
     if (entry.formula != PointwiseKind::count) return Made(new PointwiseLoss<T>(loss, outputs));
-    if (loss.type == "KLDiv") return Made(new KLDivLoss<T>(loss, outputs));
-    return Made(new CrossEntropyLoss<T>(loss, outputs));
+    return Made(new LogitsLoss<T>(loss));
 }
 
 template std::unique_ptr<CompiledLoss<float>> make_loss(const Loss&, std::size_t);

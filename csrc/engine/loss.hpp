@@ -9,6 +9,7 @@
 
 #include "engine/options.hpp"
 #include "formulas/losses.hpp"
+#include "layers/losses.hpp"
 #include "pyoptim/network.hpp"
 
 namespace pyoptim::core {
@@ -22,6 +23,8 @@ struct LossBatch {
     const T* targets;            // (rows, columns)
     const T* weight;             // the weight of each example (rows), or null
     T* gradient;                 // receives the gradient of the output (rows, columns)
+    // What CompiledLoss::divisor() returns for the batch of which these are some rows, or all of them.
+    double divisor = 0;
 };
 
 template <class T>
@@ -33,6 +36,11 @@ class CompiledLoss {
     // Returns what the sum of the losses of the batch is divided by for that mean. The mean of several
     // batches is the sum of their losses, each times its divisor, divided by the sum of the divisors.
     virtual double divisor(const LossBatch<T>& of) const { return static_cast<double>(of.rows); }
+    // What compute() does, for some rows of a batch, on this thread alone: sum() returns the sum of their
+    // losses and writes their gradient, which is that of the mean over the batch; mean() returns that mean by
+    // the sum over the batch.
+    virtual double sum(const LossBatch<T>&) const = 0;
+    virtual double mean(const LossBatch<T>& of, double sum) const { return mean_of(sum, of.divisor); }
 };
 
 struct LossEntry {

@@ -218,63 +218,169 @@ void DenseCopy<T>::forward(const DenseShape& rows, const T* x, const T* bias, Ac
 }
 
 template <class T>
+void add_pieces(std::size_t count, std::size_t size, const T* pieces, std::size_t begin, std::size_t end,
+                T* out) {
+    kernels<T>().column_sum(pieces, static_cast<std::ptrdiff_t>(count), static_cast<std::ptrdiff_t>(size),
+                            static_cast<std::ptrdiff_t>(begin), static_cast<std::ptrdiff_t>(end), out);
+}
+
+namespace {
+
+// What the threads of a backward pass share. dz is the gradient before the activation.
+template <class T>
+struct BackwardPass {
+    const DenseShape& shape;
+    const cpu::Kernels<T>& table;
+    const T *dz, *x, *weight;
+    const DenseGradients<T>& to;
+
+    void sum(Span cols) const {
+        if (to.dbias != nullptr) table.column_sum(dz, shape.batch, shape.out, cols.begin, cols.end, to.dbias);
+    }
+    void input(int thread, int threads, T* memory) const {
+        const auto [batch, in, out] = shape;
+        if (in == 1 && out >= table.lanes) {
+            const Span rows = part(batch, 1, thread, threads);
+            table.dots({1, out, dz, weight, nullptr, to.dx, false}, rows.begin, rows.end, 0, 1);
+            return;
+        }
+        const Area mine = area(in < 4 * table.tile_cols, batch, 1, in, table.tile_cols, thread, threads);
+        run({in, out, dz, out, 1, weight, in, to.dx}, mine, memory);
+    }
+    void parameters(int thread, int threads, T* memory) const {
+        const auto [batch, in, out] = shape;
+        if (to.dweight == nullptr) return;
+        // Of a single input the weight is also a row, and its gradient the product x^T dz.
+        const std::ptrdiff_t rows = in == 1 ? 1 : out, cols = in == 1 ? out : in;
+        const Area mine = area(rows >= 4 * table.tile_rows, rows, 1, cols, table.tile_cols, thread, threads);
+        if (in == 1) {
+            run({out, batch, x, 1, 1, dz, out, to.dweight}, mine, memory);
+        } else {
+            run({in, batch, dz, 1, out, x, in, to.dweight}, mine, memory);
+        }
+    }
+
+  private:
+    void run(const cpu::Product<T>& it, const Area& mine, T* memory) const {
+        table.product(it, mine.rows.begin, mine.rows.end, mine.cols.begin, mine.cols.end, memory);
+    }
+};
+
+}  // namespace
+
+template <class T>
+bool DenseRows<T>::suits(const DenseShape& whole) {
+    return whole.in * whole.out <= kPackedAlone;
+}
+
+template <class T>
+std::size_t DenseRows<T>::memory() const {
+    const cpu::ForwardKernels<T>& table = forward_kernels<T>();
+    const std::ptrdiff_t copy =
+        packing_pays<T>(whole, table.lanes) ? padded(whole.out, table.tile_cols) * whole.in : 0;
+    return table.product_scratch + static_cast<std::size_t>(copy);
+}
+
+template <class T>
+void DenseRows<T>::copy(T* memory) const {
+    const cpu::ForwardKernels<T>& table = forward_kernels<T>();
+    if (!packing_pays<T>(whole, table.lanes)) return;
+    T* const packed = memory + table.product_scratch;
+    for (std::ptrdiff_t begin = 0; begin < whole.in; begin += kDepth) {
+        table.pack_weight(weight, whole.out, whole.in, begin, std::min(kDepth, whole.in - begin), 0,
+                          whole.out, packed + padded(whole.out, table.tile_cols) * begin);
+    }
+}
+
+template <class T>
+void DenseRows<T>::forward(std::ptrdiff_t rows, const T* x, T* y, T* memory) const {
+    const cpu::ForwardKernels<T>& table = forward_kernels<T>();
+    const cpu::Dots<T> dots = {whole.out, whole.in, x, weight, bias, y, activation == Activation::relu};
+    if (packing_pays<T>(whole, table.lanes)) {
+        const T* const packed = memory + table.product_scratch;
+        for (std::ptrdiff_t begin = 0; begin == 0 || begin < whole.in; begin += kDepth) {
+            table.packed_product(dots, packed + padded(whole.out, table.tile_cols) * begin, begin,
+                                 std::min(kDepth, whole.in - begin), 0, rows, 0, whole.out, memory);
+        }
+    } else {
+        table.dots(dots, 0, rows, 0, whole.out);
+    }
+    Forward<T>{whole, table, dots, activation, 1}.finish({{0, rows}, {0, whole.out}});
+}
+
+template <class T>
+void DenseRows<T>::backward(std::ptrdiff_t rows, const DenseInputs<T>& of, const DenseGradients<T>& to,
+                            T* memory) const {
+    const cpu::Kernels<T>& table = kernels<T>();
+    const DenseShape shape = {rows, whole.in, whole.out};
+    const bool has_activation = activation != Activation::identity;
+    if (has_activation) {
+        table.activation_backward(activation, static_cast<std::size_t>(rows * whole.out), of.dy, of.y, to.dz);
+    }
+    const BackwardPass<T> pass = {shape, table, has_activation ? to.dz : of.dy, of.x, weight, to};
+    pass.sum({0, whole.out});
+    if (to.dx != nullptr) pass.input(0, 1, memory);
+    pass.parameters(0, 1, memory);
+}
+
+template <class T>
 void dense_backward(const DenseShape& s, const DenseInputs<T>& of, const DenseGradients<T>& to) {
     const cpu::Kernels<T>& table = kernels<T>();
     const std::ptrdiff_t size = s.batch * s.out;
     const bool has_activation = of.activation != Activation::identity;
     const std::size_t products = (to.dx != nullptr) + (to.dweight != nullptr);
     const int most = threads_for(products * work(s), kDenseGrain);
+    const auto n = static_cast<std::size_t>(s.batch), weights = static_cast<std::size_t>(s.in * s.out),
+               outputs = static_cast<std::size_t>(s.out);
+    // Where the gradients are sums over pieces, those of all pieces are computed first.
+    const Pieces pieces(n);
+    const bool adds = to.dweight != nullptr && pieces.count > 1 && DenseRows<T>::suits(s);
+    const std::size_t added = adds ? pieces.count * (weights + outputs) : 0;
     // The scratch memory of all threads is reserved here, because nothing may throw in a parallel region.
     const bool keeps = to.dz != nullptr;
-    T* const own = scratch<T>(table.product_scratch * static_cast<std::size_t>(most) +
-                              (has_activation && !keeps ? static_cast<std::size_t>(size) : 0));
-    T* const written = keeps ? to.dz : own + table.product_scratch * static_cast<std::size_t>(most);
-    const T* const dz = has_activation ? written : of.dy;  // the gradient before the activation
+    const std::size_t all = table.product_scratch * static_cast<std::size_t>(most);
+    T* const own = scratch<T>(all + added + (has_activation && !keeps ? n * outputs : 0));
+    T* const of_pieces = own + all;
+    T* const written = keeps ? to.dz : of_pieces + added;
+    const T* const dz = has_activation ? written : of.dy;
     if (keeps && !has_activation) std::copy(of.dy, of.dy + size, to.dz);
+    const BackwardPass<T> pass = {s, table, dz, of.x, of.weight, to};
 
     const auto activate = [&](const Range& of_all) {
         table.activation_backward(of.activation, of_all.end - of_all.begin, of.dy + of_all.begin,
                                   of.y + of_all.begin, written + of_all.begin);
     };
-    const auto sum = [&](Span cols) {
-        if (to.dbias != nullptr) table.column_sum(dz, s.batch, s.out, cols.begin, cols.end, to.dbias);
-    };
     const bool alone = size <= kAlone || most == 1;
     if (alone) {
-        if (has_activation) activate({0, static_cast<std::size_t>(size)});
-        sum({0, s.out});
+        if (has_activation) activate({0, n * outputs});
+        if (!adds) pass.sum({0, s.out});
     } else if (has_activation) {
-        parallel(most, [&](int thread, int threads) {
-            activate(share(static_cast<std::size_t>(size), 64, thread, threads));
-        });
+        parallel(most, [&](int thread, int threads) { activate(share(n * outputs, 64, thread, threads)); });
     }
-
-    // Of a single input the weight is also a row, and its gradient the product x^T dz.
-    const bool single = s.in == 1;
-    const DenseShape of_weight = single ? DenseShape{s.batch, s.out, 1} : s;
-    const cpu::Product<T> dweight =
-        single ? cpu::Product<T>{s.out, s.batch, of.x, 1, 1, dz, s.out, to.dweight}
-               : cpu::Product<T>{s.in, s.batch, dz, 1, s.out, of.x, s.in, to.dweight};
-    const cpu::Product<T> dx = {s.in, s.out, dz, s.out, 1, of.weight, s.in, to.dx};
-    const cpu::Dots<T> dx_of_one = {1, s.out, dz, of.weight, nullptr, to.dx, false};
-    const std::ptrdiff_t tile_rows = table.tile_rows, tile_cols = table.tile_cols;
     parallel(most, [&](int thread, int threads) {
         T* const memory = own + table.product_scratch * static_cast<std::size_t>(thread);
-        const auto run = [&](const cpu::Product<T>& it, const Area& mine) {
-            table.product(it, mine.rows.begin, mine.rows.end, mine.cols.begin, mine.cols.end, memory);
-        };
-        if (!alone) sum(part(s.out, 16, thread, threads));
+        if (!alone && !adds) pass.sum(part(s.out, 16, thread, threads));
         // dx first: it reads the weight, which the forward pass may have left in the caches.
-        if (to.dx != nullptr && single && s.out >= table.lanes) {
-            const Span rows = part(s.batch, 1, thread, threads);
-            table.dots(dx_of_one, rows.begin, rows.end, 0, 1);
-        } else if (to.dx != nullptr) {
-            run(dx, area(s.in < 4 * tile_cols, s.batch, 1, s.in, tile_cols, thread, threads));
+        if (to.dx != nullptr) pass.input(thread, threads, memory);
+        if (!adds) pass.parameters(thread, threads, memory);
+        const Range mine = share(adds ? pieces.count : 0, 1, thread, threads);
+        for (std::size_t i = mine.begin; i < mine.end; ++i) {
+            const std::size_t first = i * pieces.rows, rows = std::min(pieces.rows, n - first);
+            const DenseShape shape = {static_cast<std::ptrdiff_t>(rows), s.in, s.out};
+            const DenseGradients<T> piece = {nullptr, of_pieces + i * weights,
+                                             of_pieces + pieces.count * weights + i * outputs};
+            const BackwardPass<T> of_piece = {
+                shape,   table, dz + first * outputs, of.x + first * static_cast<std::size_t>(s.in),
+                nullptr, piece};
+            of_piece.sum({0, s.out});
+            of_piece.parameters(0, 1, memory);
         }
-        if (to.dweight == nullptr) return;
-        run(dweight,
-            area(of_weight.out >= 4 * tile_rows, of_weight.out, 1, of_weight.in, tile_cols, thread, threads));
     });
+    if (!adds) return;
+    add_pieces(pieces.count, weights, of_pieces, 0, weights, to.dweight);
+    if (to.dbias != nullptr) {
+        add_pieces(pieces.count, outputs, of_pieces + pieces.count * weights, 0, outputs, to.dbias);
+    }
 }
 
 template <class T>
@@ -327,6 +433,8 @@ void dense_update(const std::vector<DenseUpdate<T>>& updates, const T* coefficie
     template void dense_forward<T>(const DenseShape&, const T*, const T*, const T*, Activation, T*);     \
     template void dense_alone<T>(const DenseShape&, const T*, const T*, const T*, Activation, T*);       \
     template class DenseCopy<T>;                                                                         \
+    template struct DenseRows<T>;                                                                        \
+    template void add_pieces<T>(std::size_t, std::size_t, const T*, std::size_t, std::size_t, T*);       \
     template void dense_backward<T>(const DenseShape&, const DenseInputs<T>&, const DenseGradients<T>&); \
     template void dense_update<T>(const std::vector<DenseUpdate<T>>&, const T*);
 X(float)

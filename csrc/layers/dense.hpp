@@ -8,6 +8,7 @@
 
 #include "cpu/kernels.hpp"
 #include "optim/stepper.hpp"
+#include "runtime/pieces.hpp"
 #include "runtime/scratch.hpp"
 
 namespace pyoptim::core {
@@ -72,6 +73,29 @@ struct DenseGradients {
 
 template <class T>
 void dense_backward(const DenseShape&, const DenseInputs<T>&, const DenseGradients<T>&);
+
+// A layer with a weight of up to kPackedAlone elements, whose gradients are sums over pieces of the batch
+// (runtime/pieces.hpp), piece by piece: what dense_forward and dense_backward do for a batch, with the
+// same bits, by functions that compute some rows on this thread alone. A thread has `memory` elements to
+// itself, to which copy() writes the weight as forward() takes it. backward() writes dz, dweight and dbias of
+// its rows, and add() adds those of all pieces, which lie end to end, to a gradient of `size` elements.
+template <class T>
+struct DenseRows {
+    DenseShape whole;
+    const T *weight, *bias;
+    Activation activation;
+
+    static bool suits(const DenseShape&);
+    std::size_t memory() const;
+    void copy(T* memory) const;
+    void forward(std::ptrdiff_t rows, const T* x, T* y, T* memory) const;
+    void backward(std::ptrdiff_t rows, const DenseInputs<T>& of, const DenseGradients<T>& to,
+                  T* memory) const;
+};
+// The elements [begin, end) of the sum of `count` arrays of `size` elements that lie end to end.
+template <class T>
+void add_pieces(std::size_t count, std::size_t size, const T* pieces, std::size_t begin, std::size_t end,
+                T* out);
 
 // A weight with its optimizer states, and the arrays dz and x, whose product dz^T x is its gradient.
 template <class T>

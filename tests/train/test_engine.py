@@ -231,6 +231,76 @@ def test_batches_and_losses(batch_size, loss):
     both(adam, batch_size=batch_size, loss=loss, norm=batch_size != 1, shuffle=False)
 
 
+PIECES = {
+    "cross-entropy": nn.CrossEntropy(label_smoothing=0.1),
+    "weighted": nn.CrossEntropy(class_weight=[1, 2, 0.5]),
+    "MSE": nn.MSE(),
+    "binary": nn.BinaryCrossEntropy(pos_weight=[1, 2, 3]),
+    "divergence": nn.KLDiv(temperature=2),
+}
+
+
+def train_in_pieces(engine, loss, batch_size, dtype, frozen=(), **fit):
+    """A network whose batches go through it in pieces from 64 examples on."""
+    rng = np.random.default_rng(0)
+    n = 2 * batch_size + 3
+    x = rng.normal(size=(n, 5)).astype(dtype)
+    y = rng.integers(0, 3, n) if loss.classification else rng.dirichlet(np.ones(3), n).astype(dtype)
+    model = nn.Sequential(
+        nn.Dense(5, 40, activation="relu"), nn.Dense(40, 1, bias=False), nn.Tanh(),
+        nn.Dense(1, 19), nn.GELU(), nn.Dense(19, 3), seed=1, dtype=dtype,
+    )  # fmt: skip
+    for name in frozen:
+        model.leaves()[name].trainable = False
+    trainer = po.Trainer(model, loss, adam(model), seed=0, penalty=nn.Penalty(1e-3))
+    options = {"batch_size": batch_size, "sample_weight": rng.random(n), "epochs": 2, **fit}
+    history = trainer.fit(x, y, engine=engine, verbose=False, **options)
+    assert history.path == engine
+    del history["seconds"]
+    return dict(history), model.state_dict(), model.gradients()
+
+
+@pytest.mark.parametrize("batch_size", [63, 64, 65, 200, 1025])
+@pytest.mark.parametrize("loss", PIECES)
+def test_batches_in_pieces_give_the_bits_of_the_generic_loop(loss, batch_size, dtype):
+    expected = train_in_pieces("python", PIECES[loss], batch_size, dtype)
+    for threads in (1, 2, 3, 16):
+        with po.num_threads(threads):
+            assert_same(train_in_pieces("native", PIECES[loss], batch_size, dtype), expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"frozen": ["0."]},
+        {"frozen": ["3.", "5."]},
+        {"shuffle": False},
+        {"weight_noise": 0.1},
+        {"sample_weight": None},
+    ],
+    ids=repr,
+)
+def test_pieces_with_options(options, dtype):
+    assert_same(
+        *(train_in_pieces(how, PIECES["weighted"], 100, dtype, **options) for how in ("native", "python"))
+    )
+
+
+def test_one_engine_takes_small_and_large_batches_in_turn():
+    """Fused updates of the one leave nothing behind that the other could take for its own."""
+
+    def run(engine):
+        model = nn.Sequential(nn.Dense(5, 9, activation="relu"), nn.Dense(9, 3), seed=1)
+        trainer = po.Trainer(model, nn.CrossEntropy(), adam(model), seed=0)
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(128, 5)).astype(np.float32), rng.integers(0, 3, 128)
+        for batch_size in (2, 128, 3, 64, 4):
+            trainer.fit(x, y, batch_size=batch_size, engine=engine, verbose=False)
+        return model.state_dict()
+
+    assert_same(run("native"), run("python"))
+
+
 def test_bytes_are_trained_on_as_the_same_floats(dtype):
     x = data(nn.CrossEntropy())[0]
     assert_same(both(adam, dtype=dtype), both(adam, dtype=dtype, x=x.astype(dtype)))
