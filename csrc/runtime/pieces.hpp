@@ -11,9 +11,11 @@ namespace pyoptim::core {
 struct Pieces {
     explicit Pieces(std::size_t batch) : count(1) {
         // A piece of a small network fits in the first two caches, and its products are long enough for a
-        // tile. The number of pieces is a power of two, so that threads get as many rows each.
-        constexpr std::size_t kRows = 32, kMost = 16;
-        while (count < kMost && 2 * count * kRows <= batch) count *= 2;
+        // tile. The number of pieces is a power of two, so that threads get as many rows each. More than 16
+        // of them, whose gradients take memory and time, are for the many threads that large batches pay for.
+        const auto rows_for = [](std::size_t pieces) -> std::size_t { return pieces <= 16 ? 32 : 256; };
+        constexpr std::size_t kMost = 64;
+        while (count < kMost && 2 * count * rows_for(2 * count) <= batch) count *= 2;
         rows = (batch + count - 1) / count;
         if (rows > 0) count = (batch + rows - 1) / rows;
     }

@@ -54,7 +54,8 @@ def test_without_a_part_no_sweep_runs(monkeypatch):
     monkeypatch.setattr(bench, "_run", lambda family, *_: run.append(family) or 0)
     assert bench.main(["--quick"]) == 0
     assert run == [
-        bench.FAMILIES[name] for name in ("optimizers", "dense", "losses", "norm", "activations", "training")
+        bench.FAMILIES[name]
+        for name in ("optimizers", "dense", "losses", "norm", "activations", "calls", "training")
     ]
     run.clear()
     assert bench.main(["busy", "--parts", "dense,layers", "--quick"]) == 0

@@ -260,7 +260,7 @@ def train_in_pieces(engine, loss, batch_size, dtype, frozen=(), **fit):
     return dict(history), model.state_dict(), model.gradients()
 
 
-@pytest.mark.parametrize("batch_size", [63, 64, 65, 200, 1025])
+@pytest.mark.parametrize("batch_size", [63, 64, 65, 200, 1025, 8193])
 @pytest.mark.parametrize("loss", PIECES)
 def test_batches_in_pieces_give_the_bits_of_the_generic_loop(loss, batch_size, dtype):
     expected = train_in_pieces("python", PIECES[loss], batch_size, dtype)
