@@ -1,6 +1,7 @@
 """How the backends without a compiler run rules: blocks, runs of arrays, vector code and threads."""
 
 import re
+import textwrap
 import threading
 import time
 import types
@@ -241,3 +242,61 @@ def test_what_a_part_raises_reaches_the_caller(where):
     seen = list(done)
     time.sleep(6e-3)
     assert done == seen
+
+
+def test_one_thread_that_fails_leaves_none_at_work():
+    caller, at_work = threading.get_ident(), []
+
+    def work(begin, end):
+        if threading.get_ident() == caller:
+            time.sleep(0.01)
+        elif not at_work:
+            at_work.append(begin)
+            raise IndexError("of the first")
+        else:
+            at_work.append(begin)
+            time.sleep(0.1)
+            at_work.remove(begin)
+
+    with use_threads(3), pytest.raises(IndexError, match="of the first"):
+        parts.run(work, 80, 8, 0)
+    assert len(at_work) == 1
+
+
+def test_without_more_threads_the_caller_does_the_work(monkeypatch):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(parts, "_pool", None)
+    done = np.zeros(80)
+
+    def work(begin, end):
+        done[begin:end] += 1
+
+    with use_threads(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            parts.run(work, 80, 8, 0)
+        assert (done == 1).all()
+        parts.run(work, 80, 8, 0)  # what was left in the queue does nothing
+        time.sleep(0.01)
+    assert (done == 2).all()
+
+
+def test_a_thread_that_outlives_the_main_thread_steps(run_python):
+    code = """
+        import threading, numpy as np, pyoptim as po
+
+        def train():
+            threading.main_thread().join()
+            with po.use_backend("numpy"), po.num_threads(2):
+                p = np.ones(3_000_000, np.float32)
+                optimizer = po.SGD(p, lr=0.5)
+                for _ in range(3):
+                    optimizer.step(p.copy())
+            print("trained", p[0], p[-1])
+
+        threading.Thread(target=train).start()
+    """
+    child = run_python(textwrap.dedent(code))
+    assert child.stdout.split() == ["trained", "0.125", "0.125"], child.stderr
