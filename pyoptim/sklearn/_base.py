@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from numbers import Number
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import sklearn.neural_network as theirs
@@ -40,10 +41,11 @@ from ._watch import Watch, check_callbacks
 
 _TRANSIENT = ("_network", "_optimizer", "_epochs", "_random_state", "_seeded", "coefs_", "intercepts_")
 _NORMS = ("batch_norm", "layer_norm")
-_NAMES: dict[type[Any], list[str]] = {}  # of each class's parameters
+# Of each class, the names of its parameters, with the function that has them.
+_NAMES: WeakKeyDictionary[type[Any], tuple[Any, list[str]]] = WeakKeyDictionary()
 _IMMUTABLE = (bool, int, float, str, tuple, type(None))
-# Of each class, for each parameter the last value of these types that was valid.
-_FOUND_VALID: dict[type[Any], dict[str, Any]] = {}
+# Of each class, for each parameter the last value of these types that was valid, and by which constraints.
+_FOUND_VALID: WeakKeyDictionary[type[Any], dict[str, tuple[Any, Any]]] = WeakKeyDictionary()
 
 
 def _has_finite_sum(array: Array) -> bool:
@@ -690,21 +692,25 @@ class BasePerceptron(BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def _get_param_names(cls) -> list[str]:
-        names = _NAMES.get(cls)
-        if names is None:  # scikit-learn looks at the signature each time, which takes 0.1 ms
-            names = _NAMES[cls] = super()._get_param_names()
+        known, names = _NAMES.get(cls, (None, []))
+        if known is not cls.__init__:  # scikit-learn looks at the signature each time, which takes 0.1 ms
+            names = super()._get_param_names()
+            _NAMES[cls] = cls.__init__, names
         return list(names)
 
     def _validate_params(self) -> None:
         """Check the parameters, but for values that this class has found valid before, such as defaults."""
         valid = _FOUND_VALID.setdefault(type(self), {})
-        unchecked = {
-            name: value
-            for name, value in self.get_params(deep=False).items()
-            if name not in valid or valid[name] is not value
-        }
-        validate_parameter_constraints(self._parameter_constraints, unchecked, type(self).__name__)
-        valid.update((name, value) for name, value in unchecked.items() if type(value) in _IMMUTABLE)
+        constraints = self._parameter_constraints
+        unchecked = {}
+        for name, value in self.get_params(deep=False).items():
+            known, by = valid.get(name, (None, None))
+            if by is None or known is not value or by is not constraints.get(name):
+                unchecked[name] = value
+        validate_parameter_constraints(constraints, unchecked, type(self).__name__)
+        for name, value in unchecked.items():
+            if type(value) in _IMMUTABLE:
+                valid[name] = value, constraints.get(name)
 
     # ---- copies --------------------------------------------------------------------------------------------
 

@@ -1,10 +1,13 @@
 """Parameters that scikit-learn's perceptrons do not have, and copies of estimators."""
 
 import copy
+import gc
 import io
 import pickle
 import re
+import weakref
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -224,6 +227,23 @@ def test_parameters_are_checked_in_every_fit():
             clone(model).set_params(**{name: value}).fit(X, Y)
     with pytest.raises(ValueError, match="'alpha' parameter of Narrow must be a str"):
         Narrow(**QUICK).fit(X, Y)
+
+
+def test_classes_may_change_and_end():
+    class Changing(MLPClassifier):
+        _parameter_constraints: ClassVar = dict(MLPClassifier._parameter_constraints)
+
+    model = Changing(**QUICK).fit(X, Y)
+    Changing._parameter_constraints["alpha"] = [StrOptions({"none"})]
+    with pytest.raises(ValueError, match="'alpha' parameter of Changing must be a str"):
+        model.fit(X, Y)
+    assert "alpha" in model.get_params()
+    Changing.__init__ = lambda self, *, other=1: None
+    assert Changing._get_param_names() == ["other"]
+    seen = weakref.ref(Changing)
+    del model, Changing
+    gc.collect()
+    assert seen() is None
 
 
 def test_private_parts_of_sklearn_are_imported_in_one_place():
