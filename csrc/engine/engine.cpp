@@ -660,6 +660,7 @@ template <class T>
 void Engine<T>::measure(const Examples<T>& of, std::size_t begin, std::size_t end, const T* gradients,
                         double* total, std::size_t size, Sums& sums) {
     const std::size_t n = end - begin;
+    in_pieces_ = gathers_pieces_ = false;
     reserve(of);
     take_labels(of, begin, n);
     const bool sparse = n > kFused && is_sparse(of);
@@ -710,7 +711,7 @@ void Engine<T>::train(const Examples<T>& of, std::size_t begin, std::size_t end,
         take_labels(of, begin, n);
         if (sparse) gather_sparse(of, begin, n);
         in_pieces_ = takes_pieces_ && !sparse && !exchange_ && Pieces(n).count > 1;
-        gathers_pieces_ = in_pieces_ && of.sparse.values == nullptr && rho <= 0;
+        gathers_pieces_ = in_pieces_ && (of.x != nullptr || of.bytes != nullptr) && rho <= 0;
         const T* const x = sparse || n == 0 ? nullptr : gather(of, begin, n);
         if (may_refuse || rho > 0 || may_throw_ || exchange_) keep_buffers(before_);
         const std::size_t steps = outcome.steps;

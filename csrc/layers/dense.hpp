@@ -75,10 +75,10 @@ template <class T>
 void dense_backward(const DenseShape&, const DenseInputs<T>&, const DenseGradients<T>&);
 
 // A layer with a weight of up to kPackedAlone elements, whose gradients are sums over pieces of the batch
-// (runtime/pieces.hpp), piece by piece: what dense_forward and dense_backward do for a batch, with the
-// same bits, by functions that compute some rows on this thread alone. A thread has `memory` elements to
-// itself, to which copy() writes the weight as forward() takes it. backward() writes dz, dweight and dbias of
-// its rows, and add() adds those of all pieces, which lie end to end, to a gradient of `size` elements.
+// (runtime/pieces.hpp): what dense_forward and dense_backward do for a whole batch, with the same bits, by
+// functions that compute some rows on this thread alone. A thread has memory() elements to itself, to which
+// copy() writes the weight as forward() takes it. backward() writes dz, if there is an activation, and the
+// gradients of its rows; add_pieces() adds those of all pieces.
 template <class T>
 struct DenseRows {
     DenseShape whole;

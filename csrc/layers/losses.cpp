@@ -1,7 +1,6 @@
 #include "layers/losses.hpp"
 
 #include <algorithm>
-
 #include <stdexcept>
 
 #include "runtime/dispatch.hpp"
@@ -20,10 +19,13 @@ double label_weights(std::size_t n, const std::int64_t* labels, const T* class_w
 
 namespace {
 
+// How many rows a kernel takes at once.
+std::size_t logits_block(std::ptrdiff_t classes) { return classes > 256 ? 16 : 64; }
+
 // The sum of the losses of the rows [begin, end), in blocks: a kernel adds those of a block in its own type.
 template <class T>
 double cross_entropy_sum(const cpu::CrossEntropy<T>& it, std::size_t begin, std::size_t end) {
-    const std::size_t block = it.classes > 256 ? 16 : 64;
+    const std::size_t block = logits_block(it.classes);
     double sum = 0;
     for (; begin < end; begin += block) {
         sum += kernels<T>().cross_entropy(it, static_cast<std::ptrdiff_t>(begin),
@@ -47,8 +49,11 @@ double cross_entropy(cpu::CrossEntropy<T> it, std::ptrdiff_t batch) {
     const double divisor =
         is_weighted ? label_weights(n, it.labels, it.class_weight) : static_cast<double>(batch);
     it.scale = divisor == 0 ? 0 : 1 / divisor;
+    // A batch of one piece may have many classes, which pay for several threads.
+    const Pieces pieces(n);
+    const std::size_t block = pieces.count == 1 ? logits_block(it.classes) : pieces.rows;
     const double sum =
-        sum_of_blocks(n, Pieces(n).rows, n * static_cast<std::size_t>(it.classes), kExpGrain,
+        sum_of_blocks(n, block, n * static_cast<std::size_t>(it.classes), kExpGrain,
                       [&](std::size_t begin, std::size_t end) { return cross_entropy_sum(it, begin, end); });
     return mean_of(sum, divisor);
 }
@@ -114,7 +119,8 @@ double pointwise_loss(const cpu::Pointwise<T>& it, const Predictions<T>& of) {
                    return sum.elements(begin, end, 1);
                });
     }
-    return scale * sum_of_blocks(of.rows, pieces.rows, n, grain,
+    const std::size_t few = std::max<std::size_t>(1, sum.kBlock / std::max<std::size_t>(1, of.columns));
+    return scale * sum_of_blocks(of.rows, pieces.count == 1 ? few : pieces.rows, n, grain,
                                  [&](std::size_t begin, std::size_t end) { return sum.rows(begin, end); });
 }
 

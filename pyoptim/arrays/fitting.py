@@ -24,11 +24,11 @@ def fitting(pattern: str) -> Callable[..., Any]:
         letter is the length of one dimension, a capital stands for any number of dimensions, each everywhere
         the same; those in parentheses become one. ``?`` marks what may be None, ``!`` an array that the call
         writes, which must be writeable and overlap no other, and ``+`` one of finite numbers >= 0. ``n<c``
-        are n labels of type int64, each at least 0 and below c. ``=F`` is no array but the dimensions F: an
-        integer, or a tuple of them.
+        are n labels of type int64, each at least 0 and below c. ``=F`` is no array but the dimensions F, an
+        integer or a tuple of them, as in "=F, NF, F? -> NF, (N)".
     """
     return _unfit if threads._native is None else threads._native.fitting(pattern)
 
 
 def _unfit(*_: Any) -> None:
-    """Answer as a call whose arrays do not fit: an install without compiled kernels checks each array."""
+    """Return None, as for arrays that do not fit: without compiled kernels each array is checked."""
