@@ -91,6 +91,26 @@ struct Forward {
     }
 };
 
+// Copies some columns of a whole weight: the panels of kDepth inputs after those of the kDepth before.
+template <class T>
+void pack_whole(const cpu::ForwardKernels<T>& table, const DenseShape& s, const T* weight, Span cols,
+                T* copy) {
+    for (std::ptrdiff_t begin = 0; begin < s.in; begin += kDepth) {
+        const std::ptrdiff_t depth = std::min(kDepth, s.in - begin);
+        table.pack_weight(weight, s.out, s.in, begin, depth, cols.begin, cols.end,
+                          copy + padded(s.out, table.tile_cols) * begin + cols.begin * depth);
+    }
+}
+// Multiplies rows by such a copy. memory may be null, as packed_product says.
+template <class T>
+void multiply_whole(const cpu::ForwardKernels<T>& table, const cpu::Dots<T>& dots, std::ptrdiff_t rows,
+                    const T* copy, T* memory) {
+    for (std::ptrdiff_t begin = 0; begin == 0 || begin < dots.k; begin += kDepth) {
+        table.packed_product(dots, copy + padded(dots.n, table.tile_cols) * begin, begin,
+                             std::min(kDepth, dots.k - begin), 0, rows, 0, dots.n, memory);
+    }
+}
+
 // Each thread copies and multiplies columns of its own, so many at a time that the copy stays in L2.
 template <class T>
 void forward_by_columns(const Forward<T>& it) {
@@ -196,11 +216,7 @@ void DenseCopy<T>::update(const DenseShape& s, const T* weight, int part_index, 
     if (part_index == 0) kernels_ = &table;  // which no part reads
     if (is_old_ && std::memcmp(now, before, bytes) == 0) return;
     std::memcpy(before, now, bytes);
-    for (std::ptrdiff_t begin = 0; begin < s.in; begin += kDepth) {
-        const std::ptrdiff_t depth = std::min(kDepth, s.in - begin);
-        table.pack_weight(weight, s.out, s.in, begin, depth, mine.begin, mine.end,
-                          copy_.data() + padded(s.out, table.tile_cols) * begin + mine.begin * depth);
-    }
+    pack_whole(table, s, weight, mine, copy_.data());
 }
 
 template <class T>
@@ -208,11 +224,8 @@ void DenseCopy<T>::forward(const DenseShape& rows, const T* x, const T* bias, Ac
                            T* y) const {
     const cpu::ForwardKernels<T>& table = forward_kernels<T>();
     const bool relu = activation == Activation::relu;
-    const cpu::Dots<T> dots = {rows.out, rows.in, x, nullptr, bias, y, relu};
-    for (std::ptrdiff_t begin = 0; begin == 0 || begin < rows.in; begin += kDepth) {
-        table.packed_product(dots, copy_.data() + padded(rows.out, table.tile_cols) * begin, begin,
-                             std::min(kDepth, rows.in - begin), 0, rows.batch, 0, rows.out, nullptr);
-    }
+    multiply_whole<T>(table, {rows.out, rows.in, x, nullptr, bias, y, relu}, rows.batch, copy_.data(),
+                      nullptr);
     if (activation == Activation::identity || relu) return;
     table.activation_forward(activation, static_cast<std::size_t>(rows.batch * rows.out), y, y);
 }
@@ -285,26 +298,18 @@ template <class T>
 void DenseRows<T>::copy(T* memory) const {
     const cpu::ForwardKernels<T>& table = forward_kernels<T>();
     if (!packing_pays<T>(whole, table.lanes)) return;
-    T* const packed = memory + table.product_scratch;
-    for (std::ptrdiff_t begin = 0; begin < whole.in; begin += kDepth) {
-        table.pack_weight(weight, whole.out, whole.in, begin, std::min(kDepth, whole.in - begin), 0,
-                          whole.out, packed + padded(whole.out, table.tile_cols) * begin);
-    }
+    pack_whole(table, whole, weight, {0, whole.out}, memory + table.product_scratch);
 }
 
 template <class T>
 void DenseRows<T>::forward(std::ptrdiff_t rows, const T* x, T* y, T* memory) const {
     const cpu::ForwardKernels<T>& table = forward_kernels<T>();
-    const cpu::Dots<T> dots = {whole.out, whole.in, x, weight, bias, y, activation == Activation::relu};
-    if (packing_pays<T>(whole, table.lanes)) {
-        const T* const packed = memory + table.product_scratch;
-        for (std::ptrdiff_t begin = 0; begin == 0 || begin < whole.in; begin += kDepth) {
-            table.packed_product(dots, packed + padded(whole.out, table.tile_cols) * begin, begin,
-                                 std::min(kDepth, whole.in - begin), 0, rows, 0, whole.out, memory);
-        }
-    } else {
-        table.dots(dots, 0, rows, 0, whole.out);
+    if (!packing_pays<T>(whole, table.lanes)) {
+        dense_alone({rows, whole.in, whole.out}, x, weight, bias, activation, y);
+        return;
     }
+    const cpu::Dots<T> dots = {whole.out, whole.in, x, weight, bias, y, activation == Activation::relu};
+    multiply_whole<T>(table, dots, rows, memory + table.product_scratch, memory);
     Forward<T>{whole, table, dots, activation, 1}.finish({{0, rows}, {0, whole.out}});
 }
 
