@@ -1,6 +1,7 @@
 #include "layers/dropout.hpp"
 
 #include <cmath>
+#include <cstdint>
 
 #include "runtime/dispatch.hpp"
 #include "runtime/split.hpp"

@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <cstdint>
 
 #include "layers/dropout.hpp"
 #include "python/arrays.hpp"

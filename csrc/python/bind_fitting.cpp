@@ -3,6 +3,7 @@
 #include <pybind11/typing.h>
 
 #include <algorithm>
+#include <exception>
 #include <limits>
 #include <memory>
 #include <utility>

@@ -7,6 +7,7 @@
 #endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <csignal>
+#include <cstddef>
 #define PYOPTIM_SIGNALS
 #endif
 // A test of the pool defines this to a pause of random length, where threads may meet in any order.
