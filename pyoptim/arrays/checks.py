@@ -167,9 +167,10 @@ def is_within(array: Array, low: float, high: float = inf) -> bool:
         most = 2.0**62
     else:
         return False
+    backend = dispatch.current()
     try:
-        any_outside = dispatch.current().any_outside
-    except AttributeError:  # a backend for GPUs
+        any_outside = backend.any_outside
+    except dispatch.BackendError:  # it is one for GPUs
         return False
     return not any_outside(array, low if low > -most else -most, high if high < most else most)
 

@@ -187,4 +187,6 @@ def made_contiguous(value: Any) -> Any:
             return value
         return value.detach().resolve_neg().contiguous()
     cupy: Any = sys.modules.get("cupy")
-    return cupy.ascontiguousarray(value) if cupy is not None and isinstance(value, cupy.ndarray) else value
+    if cupy is None or not isinstance(value, cupy.ndarray) or value.flags.c_contiguous:
+        return value
+    return cupy.ascontiguousarray(value)  # it would give an array without dimensions one

@@ -26,7 +26,7 @@ class Kind(NamedTuple):
     optimizer: type[Optimizer]
     numpy: Callable[..., None]
     torch: str  # its name in torch.optim, or ""
-    fused: bool  # whether torch has a fused kernel for CPUs
+    fused: bool  # whether torch has a fused kernel for CPUs: see `_has_fused`
     arguments: Mapping[str, Any] = {}
     torch_arguments: Mapping[str, Any] = {}
 
@@ -102,7 +102,7 @@ def _cases(options: Options) -> Generator[Case]:
         # A step reads parameter, gradient and states, and writes parameter and states.
         bytes_each = dtype.itemsize * (3 + 2 * OPTIMIZERS[kind].states)
         for sizes in [SEVERAL[name]] if name in SEVERAL else [(size,) for size in options.sizes]:
-            makers = _makers(OPTIMIZERS[kind], options.peers)
+            makers = _makers(OPTIMIZERS[kind], options.peers, options.device)
             prepare = functools.partial(prepared, kind, sizes, dtype, makers, options.device)
             yield Case(name, sum(sizes), sum(sizes) * bytes_each, prepare)
 
@@ -172,12 +172,17 @@ def _check(p: Array, expected: Array, moved: float) -> None:
             )
 
 
-def _makers(kind: Kind, peers: tuple[str, ...]) -> dict[str, Maker]:
+def _has_fused(kind: Kind, device: str) -> bool:
+    """Whether torch has a fused kernel; PyTorch's Adagrad has one for CPUs alone."""
+    return kind.fused and (device == "cpu" or kind.torch != "Adagrad")
+
+
+def _makers(kind: Kind, peers: tuple[str, ...], device: str) -> dict[str, Maker]:
     makers: dict[str, Maker] = {"pyoptim": functools.partial(pyoptim_run, kind)}
     for library in {"numpy", "cupy"} & set(peers):  # the same expressions
         makers[library] = functools.partial(numpy_run, kind)
     if "torch" in peers and kind.torch:
-        if kind.fused:
+        if _has_fused(kind, device):
             makers["torch fused"] = functools.partial(_torch_run, kind, {"fused": True})
         makers["torch foreach"] = functools.partial(_torch_run, kind, {"foreach": True})
         makers["torch default"] = functools.partial(_torch_run, kind, {})
@@ -233,7 +238,7 @@ FAMILY = Family(
 )
 
 
-_FUSED = [name for name, kind in OPTIMIZERS.items() if kind.fused]
+_FUSED = [name for name, kind in OPTIMIZERS.items() if _has_fused(kind, "cuda")]
 _NOT_FUSED = [name for name in OPTIMIZERS if name not in _FUSED]
 GPU_FAMILY = Family(
     _cases,

@@ -259,6 +259,7 @@ def cupy(cuda, devices=1, driver=12000):
             self.array = array
 
         shape = property(lambda self: self.array.shape)
+        flags = property(lambda self: self.array.flags)
         __cuda_array_interface__ = property(
             lambda self: {**self.array.__array_interface__, "version": 3, "stream": own.stream}
         )
