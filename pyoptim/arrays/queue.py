@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, Protocol
 
 from ..runtime.dtypes import Array
 
 _MIB = 1 << 20
 _SOURCES = 64  # host arrays that are kept before the host waits
+_COUNTERS = 512  # bytes of numbers that kernels count in
 _SIDES = 2  # a product of matrices and sums of columns beside the chain of layers
 LEGACY_STREAM = 1  # the default stream's number in CUDA and __cuda_array_interface__
 
@@ -58,6 +59,7 @@ class Pool:
         self._held: list[tuple[int, Any]] | None = None
         self._sides: list[Pool] = []
         self._workspace: Block | None = None
+        self.counters: Block | None = None  # see `Queue.counters`
 
     def take(self, size: int) -> Block:
         """Return a block of at least ``size`` bytes, which is reused once nothing refers to it."""
@@ -286,6 +288,18 @@ class Queue:
         """Copy ``size`` bytes within the GPU's memory."""
         with self.on(self.stream):
             self.launcher.copy(to, source, size, self.stream)
+
+    def counters(self) -> int:
+        """Return the address of 128 numbers of 4 bytes, all 0, that kernels count in and leave at 0.
+
+        Work that runs beside this work has others.
+        """
+        if self.pool.counters is None:
+            self.pool.counters = made = self.pool.take(_COUNTERS)
+            # Within a capture too they are cleared now, not whenever the graph is launched.
+            with nullcontext() if self._capturing else self.on(LEGACY_STREAM):
+                self.launcher.fill(made.address, 0, _COUNTERS, LEGACY_STREAM)
+        return self.pool.counters.address
 
     def clear(self, address: int, size: int) -> None:
         """Set ``size`` bytes to zero."""

@@ -229,6 +229,8 @@ class Engine:
             self._noise_step += noise is not None
             with queue.aside():
                 y, weight = self._batch(1, size), self._batch(2, size)
+                if self._optimizer.max_grad_norm is None:
+                    self._stepper.ready()
             before = model._copied_buffers() if self._ascent else {}
             with noisy(model, noise):
                 x = self._batch(0, size)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from support.launcher import blocks_of
 
+from pyoptim.backends.gpu import products
+
 pytest.importorskip("pyoptim.runtime._native", reason="what is compared with", exc_type=ImportError)
 
 
@@ -25,20 +27,42 @@ def test_column_sums(run, cuda, dtype, shape, rng):
     assert (abs(out - exact) <= allowed + eps * abs(exact)).all()
 
 
+# Parts of tiles, and of slices; with 1 to 3 turns of a block's warps, one to many blocks for a tile.
+SHAPES = [(1, 1, 1), (33, 31, 65), (5, 70, 32), (64, 32, 0), (3, 33, 200), (32, 32, 64), (40, 8, 1001)]
+
+
 @pytest.mark.parametrize("a_transposed", [True, False])
 @pytest.mark.parametrize("b_transposed", [True, False])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (33, 31, 65), (5, 70, 32), (64, 32, 0)], ids=str)
-def test_products(run, dtype, shape, a_transposed, b_transposed, rng):
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("splits", [None, 1, 3])
+def test_products(run, cuda, dtype, shape, splits, a_transposed, b_transposed, rng):
     m, n, k = shape
     a, b = rng.normal(size=(m, k)).astype(dtype), rng.normal(size=(k, n)).astype(dtype)
     bias = rng.normal(size=n).astype(dtype)
-    stored_a = run.array(a.T if a_transposed else a)
-    stored_b = run.array(b.T if b_transposed else b)
+    stored_a = run.array(a.T if a_transposed else a, offset=int(rng.integers(3)))
+    stored_b = run.array(b.T if b_transposed else b, offset=int(rng.integers(3)))
     a_strides, b_strides = (1, m) if a_transposed else (k, 1), (1, k) if b_transposed else (n, 1)
-    y = run.empty((m, n), dtype)
-    for with_bias, relu in ((None, False), (bias, True)):
-        run("product", blocks_of(m, 32) * blocks_of(n, 32), m, n, k, stored_a, *a_strides, stored_b,
-            *b_strides, with_bias, relu, y, dtype=dtype)  # fmt: skip
+    y, splits = run.empty((m, n), dtype), splits or products.splits_of(*shape)
+    tiles = blocks_of(m, cuda.tile) * blocks_of(n, cuda.tile)
+    partial = run.empty(splits * tiles * cuda.tile**2, dtype) if splits > 1 else None
+    arrived, results = run.array(np.zeros(tiles, np.uint32)), []
+    for with_bias, relu in ((None, False), (bias, True), (bias, True)):
+        run("product", tiles * splits, m, n, k, stored_a, *a_strides, stored_b, *b_strides, with_bias, relu,
+            splits, partial, arrived, y, dtype=dtype)  # fmt: skip
         exact = a.astype(float) @ b + (0 if with_bias is None else with_bias)
         allowed = (k + 2) * np.finfo(dtype).eps * (abs(a).astype(float) @ abs(b) + abs(bias))
         assert (abs(y - (np.maximum(exact, 0) if relu else exact)) <= allowed).all()
+        assert not arrived.any()
+        results.append(y.copy())
+    np.testing.assert_array_equal(results[1], results[2])  # in whatever order blocks and threads ran
+
+
+@pytest.mark.parametrize(
+    ("shape", "splits"),
+    [((1, 1, 0), 1), ((1, 1, 128), 1), ((1, 1, 129), 2), ((128, 256, 784), 7), ((256, 784, 128), 1),
+     ((32, 32, 10**6), 64), ((512, 512, 10**6), 1), ((362, 512, 10**6), 1), ((256, 512, 10**6), 2)],
+)  # fmt: skip
+def test_how_many_blocks_share_a_tile(shape, splits):
+    assert products.splits_of(*shape) == splits
+    tiles = blocks_of(shape[0], 32) * blocks_of(shape[1], 32)
+    assert splits == 1 or tiles * splits <= 256  # and tiles <= 128, for which there are counters

@@ -26,9 +26,9 @@ def test_arguments_are_checked(cuda):
     with pytest.raises(TypeError, match="argument 2 of total<double> is None, expected a float"):
         cuda.launch("total<double>", 1, (1, 0, None, None, 0), 0)
     with pytest.raises(
-        ValueError, match="argument 4 of step<rule_named::sgd, float> has 3 bytes, expected 512"
+        ValueError, match="argument 5 of step<rule_named::sgd, float> has 3 bytes, expected 512"
     ):
-        cuda.launch("step<rule_named::sgd, float>", 1, (0, 0, 0, 0, b"abc"), 0)
+        cuda.launch("step<rule_named::sgd, float>", 1, (1, 0, 0, 0, 0, b"abc"), 0)
     with pytest.raises(ValueError, match="blocks is -1"):
         cuda.launch("total<double>", -1, (0, 0, 1.0, None, 0), 0)
 

@@ -49,7 +49,8 @@ def test_a_step_of_many_arrays_has_the_cpu_s_bits(run, cuda, dtype, name, by_val
     grads = addresses([grad for _, _, grad, _ in groups])
     given = (None, values.tobytes()) if by_value else (values, bytes(values.nbytes))
     kernel = f"step<rule_named::{name}, {'float' if dtype == np.float32 else 'double'}>"
-    run(kernel, len(chunks), table, chunks, grads, *given)
+    parts = int(rng.choice([1, 2, 4]))
+    run(kernel, parts * len(chunks), parts, table, chunks, grads, *given)
     half = len(expected) // 2
     stepper = native.Stepper(
         [StepGroup(rule, [p for p, _, _ in part], [s for _, _, s in part])
@@ -225,7 +226,7 @@ def test_steps_by_norms_have_the_cpu_s_bits(run, cuda, dtype, directed, special_
     run("trust_rows", len(arrays), directed, table, begins, squares, wide, trust, scale, own, dtype=dtype)
     nothing = bytes(cuda.step_rows * cuda.row_length * np.dtype(dtype).itemsize)
     name = "sgd" if directed else "momentum"
-    run(f"step<rule_named::{name}, {kind}>", len(chunks), of_arrays, chunks, grads, own, nothing)
+    run(f"step<rule_named::{name}, {kind}>", 2 * len(chunks), 2, of_arrays, chunks, grads, own, nothing)
 
     stepper = native.TrustStepper([StepGroup(rule, part[0], part[2]) for part in groups], directed)
     turned = [(row[0] * factor, *row[1:]) for row in rows]

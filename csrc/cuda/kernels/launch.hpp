@@ -8,6 +8,7 @@ constexpr long long kElements = 1024;    // elements of a block of elementwise k
 constexpr long long kChunk = 4096;       // elements of a block that makes a sum, or that a table describes
 constexpr long long kSumBlock = 16384;   // elements whose squares are summed together, where the CPU's are
 constexpr int kTile = 32;                // rows and columns of a matrix product that a block computes
+constexpr int kSlice = 8;                // terms of a product's sums that a warp loads at once
 constexpr long long kPartRows = 128;     // rows of a matrix whose columns are summed together
 constexpr long long kColumnSpace = 256;  // norms of fewer values per example and channel work on columns
 

@@ -162,18 +162,152 @@ __device__ inline void product_tile(Index m, Index n, Index k, const Matrix<T>& 
     }
 }
 
-// y (m, n) = a (m, k) b (k, n) + bias (n), then ReLU if wanted; y is row-major, bias may be null. It is used
-// where cuBLASLt cannot be. A block per tile.
+// What a lane loads of one slice of the inner dimension: kSlice values of its row of a, or of its column of
+// b.
 template <class T>
-PYOPTIM_KERNEL product(Index m, Index n, Index k, const T* a_data, Index a_row, Index a_column,
-                       const T* b_data, Index b_row, Index b_column, const T* bias, bool relu, T* y) {
-    const Matrix<T> a = {a_data, a_row, a_column}, b = {b_data, b_row, b_column};
-    const Index tiles = (n + kTile - 1) / kTile;
-    const auto store = [&](Index i, Index j, T sum) {
-        const T z = bias != nullptr ? sum + bias[j] : sum;
-        y[i * n + j] = math::relu_if(relu, z);
-    };
-    product_tile(m, n, k, a, b, block() / tiles * kTile, block() % tiles * kTile, store);
+struct Slice {
+    T value[kSlice];
+};
+// One side of a product: rows of a or columns of b, `inner` apart along the inner dimension.
+template <class T>
+struct Side {
+    const T* data;
+    Index outer, inner, count, length;  // strides, how many rows or columns, and the inner dimension
+    bool packed;                        // whether kSlice neighbours along the inner dimension are packs
+
+    __device__ Side(const T* data_, Index outer_, Index inner_, Index count_, Index length_)
+        : data(data_), outer(outer_), inner(inner_), count(count_), length(length_) {
+        packed = inner == 1 && outer % kPack<T> == 0 && is_aligned(data);
+    }
+    // Zero beyond the end.
+    __device__ Slice<T> load(Index i, Index slice) const {
+        Slice<T> made = {};
+        const Index begin = slice * kSlice;
+        if (i >= count) return made;
+        const T* const from = data + i * outer + begin * inner;
+        if (packed && begin + kSlice <= length) {
+            PYOPTIM_UNROLL
+            for (int q = 0; q < kSlice; q += kPack<T>) {
+                const auto pack = cuda::load<kPack<T>>(from + q);
+                for (int r = 0; r < kPack<T>; ++r) made.value[q + r] = pack.value[r];
+            }
+        } else {
+            PYOPTIM_UNROLL
+            for (int q = 0; q < kSlice; ++q) {
+                if (begin + q < length) made.value[q] = from[q * inner];
+            }
+        }
+        return made;
+    }
+};
+
+// y (m, n) = a (m, k) b (k, n) + bias (n), then ReLU if wanted; y is row-major, bias may be null.
+//
+// A block has a tile of 32 by 32 and one of `splits` parts of the inner dimension. Its warps take slices of
+// that part in turn, each by itself: a lane has 4 by 8 elements of the tile. Then the warps' sums are added,
+// in an order that follows from the shape alone. Of several blocks that share a tile, the last to arrive adds
+// what all have left in `partial`, also in order; `arrived` has a counter per tile, which is 0 before and
+// after. Networks are small: with larger tiles most multiprocessors would have nothing to do.
+template <class T>
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 2 : 1)
+    product(Index m, Index n, Index k, const T* a_data, Index a_row, Index a_column, const T* b_data,
+            Index b_row, Index b_column, const T* bias, bool relu, Index splits, T* partial,
+            unsigned* arrived, T* y) {
+    constexpr int kRows = 4, kCols = 8, kSize = kTile * kTile, kEach = kSize / kThreads, kHalf = kWarps / 2;
+    static_assert(kWarps * 2 * kSlice * kTile <= kHalf * kSize, "slices lie where sums will");
+    alignas(16) __shared__ T shared[kHalf * kSize];
+    __shared__ bool is_last;
+    const Side<T> a(a_data, a_row, a_column, m, k), b(b_data, b_column, b_row, n, k);
+    // A grid has fewer than 2^31 blocks, and divisions of 64 bits take long.
+    const unsigned tiles = unsigned((n + kTile - 1) / kTile), of_tile = unsigned(splits);
+    const unsigned tile = blockIdx.x / of_tile, split = blockIdx.x % of_tile;
+    const Index i0 = Index(tile / tiles) * kTile, j0 = Index(tile % tiles) * kTile;
+    const Index slices = (k + kSlice - 1) / kSlice;
+    const Index each = splits == 1 ? slices : Index((unsigned(slices) + of_tile - 1) / of_tile);
+    const Index end = smaller(slices, (split + 1) * each);
+    const int warp = int(thread()) / kWarp, row = lane() / 4 * kRows, column = lane() % 4 * kCols;
+    T* const a_slice = shared + warp * 2 * kSlice * kTile;
+    T* const b_slice = a_slice + kSlice * kTile;
+
+    T sum[kRows][kCols] = {};
+    Index slice = split * each + warp;
+    Slice<T> a_next = {}, b_next = {};
+    if (slice < end) a_next = a.load(i0 + lane(), slice), b_next = b.load(j0 + lane(), slice);
+    while (slice < end) {
+        PYOPTIM_UNROLL
+        for (int q = 0; q < kSlice; ++q) {
+            a_slice[q * kTile + lane()] = a_next.value[q];
+            b_slice[q * kTile + lane()] = b_next.value[q];
+        }
+        __syncwarp();
+        slice += kWarps;  // the next one is loaded while this one is multiplied
+        if (slice < end) a_next = a.load(i0 + lane(), slice), b_next = b.load(j0 + lane(), slice);
+        PYOPTIM_UNROLL
+        for (int q = 0; q < kSlice; ++q) {
+            Pack<T, kPack<T>> x[kRows / kPack<T>], z[kCols / kPack<T>];
+            for (int r = 0; r < kRows / kPack<T>; ++r) {
+                x[r] = load<kPack<T>>(a_slice + q * kTile + row + r * kPack<T>);
+            }
+            for (int c = 0; c < kCols / kPack<T>; ++c) {
+                z[c] = load<kPack<T>>(b_slice + q * kTile + column + c * kPack<T>);
+            }
+            PYOPTIM_UNROLL
+            for (int r = 0; r < kRows; ++r) {
+                PYOPTIM_UNROLL
+                for (int c = 0; c < kCols; ++c) {
+                    sum[r][c] = multiply_add(x[r / kPack<T>].value[r % kPack<T>],
+                                             z[c / kPack<T>].value[c % kPack<T>], sum[r][c]);
+                }
+            }
+        }
+        __syncwarp();
+    }
+
+    // The upper half of the warps leaves its sums to the lower half, and this to all threads.
+    const auto own = [&](int of) { return shared + of % kHalf * kSize + row * kTile + column; };
+    __syncthreads();
+    for (int half = 0; half < 2; ++half) {
+        if (warp / kHalf == 1 - half) {
+            for (int r = 0; r < kRows; ++r) {
+                for (int c = 0; c < kCols; c += kPack<T>) {
+                    store(own(warp) + r * kTile + c, *reinterpret_cast<Pack<T, kPack<T>>*>(&sum[r][c]));
+                }
+            }
+        }
+        __syncthreads();
+        if (half == 0 && warp < kHalf) {
+            for (int r = 0; r < kRows; ++r) {
+                for (int c = 0; c < kCols; ++c) sum[r][c] += own(warp)[r * kTile + c];
+            }
+        }
+        __syncthreads();
+    }
+    T total[kEach];
+    for (int e = 0; e < kEach; ++e) {
+        const T* const at = shared + thread() + e * kThreads;
+        total[e] = at[0];
+        for (int of = 1; of < kHalf; ++of) total[e] += at[of * kSize];
+    }
+
+    if (splits > 1) {
+        T* const left = partial + Index(tile) * splits * kSize + thread();
+        for (int e = 0; e < kEach; ++e) left[split * kSize + e * kThreads] = total[e];
+        __threadfence();
+        __syncthreads();
+        if (thread() == 0) is_last = atomicInc(arrived + tile, unsigned(splits - 1)) == unsigned(splits - 1);
+        __syncthreads();
+        if (!is_last) return;
+        __threadfence();
+        for (int e = 0; e < kEach; ++e) total[e] = 0;
+        for (Index of = 0; of < splits; ++of) {
+            for (int e = 0; e < kEach; ++e) total[e] += left[of * kSize + e * kThreads];
+        }
+    }
+    for (int e = 0; e < kEach; ++e) {
+        const Index at = thread() + e * kThreads, i = i0 + at / kTile, j = j0 + at % kTile;
+        if (i < m && j < n)
+            y[i * n + j] = math::relu_if(relu, bias != nullptr ? total[e] + bias[j] : total[e]);
+    }
 }
 
 }  // namespace pyoptim::cuda

@@ -48,18 +48,22 @@ struct Step {
     }
 };
 
-// A block per chunk. grads has an address per array; rows, unless null, are in device memory, kRowLength
-// apart: a captured graph reads them anew at each launch. In float at least four blocks share a
-// multiprocessor: at 64 registers little or nothing is spilled, and more loads are under way.
+// `parts` blocks per chunk, 1, 2 or 4: several where there are few chunks, so that all multiprocessors work.
+// grads has an address per array; rows, unless null, are in device memory, kRowLength apart: a captured graph
+// reads them anew at each launch. In float at least four blocks share a multiprocessor: at 64 registers
+// little or nothing is spilled, and more loads are under way.
 template <class Rule, class T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 4 : 1)
-    step(const StepArray* arrays, const StepChunk* chunks, const T* const* grads, const T* rows,
+    step(Index parts, const StepArray* arrays, const StepChunk* chunks, const T* const* grads, const T* rows,
          const StepRows<T> by_value) {
     static_assert(Rule::state_count <= 4, "raise the number of states in StepArray");
     static_assert(Common::coefficient_count + Rule::coefficient_count <= kRowLength, "raise kRowLength");
-    const StepChunk at = chunks[block()];
+    const unsigned of = unsigned(parts), part = blockIdx.x % of;
+    const StepChunk at = chunks[blockIdx.x / of];
     const StepArray& array = arrays[at.array];
-    const Index begin = at.chunk * kChunk, n = smaller(kChunk, array.size - begin);
+    const Index length = kChunk / of, begin = at.chunk * kChunk + part * length;
+    const Index n = smaller(length, array.size - begin);
+    if (n <= 0) return;
     T* const param = reinterpret_cast<T*>(array.param) + begin;
     const T* const grad = grads[at.array] + begin;
     const Index head = to_aligned(param);

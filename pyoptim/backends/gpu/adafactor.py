@@ -32,6 +32,7 @@ class _AdafactorLaunch(Launch):
     def __init__(self, queue: Queue, rule: Rule, dtype: np.dtype[Any], members: Sequence[Any]) -> None:
         super().__init__(queue, rule, dtype, members)
         self._kernel, self._length, self._count = "adafactor_step", _LENGTH, len(members)
+        self._rows_type = "double"
         entries, end = [], 0
         for _, _, param, _ in members:
             batch, rows, cols = _matrices(param)
@@ -58,7 +59,7 @@ class _AdafactorLaunch(Launch):
 
     def step(self, coefficients: Sequence[Row] | None, factor: int | None, stream: int, *more: Any) -> None:
         """Make a step; the arguments are those of `Launch.step`."""
-        rows = self._scale(self._exact_rows(coefficients, stream), factor, stream, "double")
+        rows = self._scale(self._exact_rows(coefficients, stream), factor, stream)
         arrays, chunks, grads = self._at
         addresses = (arrays, self._shapes.address, grads, rows, self._shared.address)
         tables = np.array(addresses, np.uint64).tobytes()

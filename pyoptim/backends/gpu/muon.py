@@ -96,9 +96,9 @@ class _MuonLaunch(Launch):
         first, last = self._directions[0], self._directions[-1]
         self._launcher.fill(first.address, 0, last.address + last.nbytes - first.address, stream)
         exact = self._exact_rows(coefficients, stream)
-        scaled = self._scale(exact, factor, stream, self._type)
+        scaled = self._scale(exact, factor, stream)
         (arrays, chunks, _), own = self._at, self._rows_of_arrays.address
-        self._launcher.launch(self._kernel, self.blocks, (*self._at, scaled, self._no_rows), stream)
+        self._run_step(self._kernel, (*self._at, scaled, self._no_rows), stream)
         matrices, squares = self._matrices.address, self._partial.address
         launch("sum_of_squares", self.blocks, arrays, chunks, self._begin.address, squares)
         of_groups = (self._begins.address, squares, *exact)
@@ -112,7 +112,7 @@ class _MuonLaunch(Launch):
             for i in self._alone:
                 self._iterate_alone(i, own + (i * ROW_LENGTH + _FACTORS) * self._dtype.itemsize)
         descent = (self._params.address, chunks, self._at_end, own, self._no_rows)
-        self._launcher.launch(f"step<rule_named::sgd, {self._type}>", self.blocks, descent, stream)
+        self._run_step(f"step<rule_named::sgd, {self._type}>", descent, stream)
 
     def _iterate_alone(self, i: int, factors: int) -> None:
         """Make matrix i orthogonal by cuBLASLt; ``factors`` is the address of the coefficients a, b and c."""

@@ -49,6 +49,9 @@ class _PackedLaunch(Launch):
             entry["row"] = self._groups.index(group)
         return arrays, chunks_of(arrays["size"], CHUNK)
 
+    def _run_step(self, kernel: str, arguments: tuple[Any, ...], stream: int) -> None:
+        self._launcher.launch(kernel, self.blocks, arguments, stream)
+
 
 class PackedStepper(Stepper):
     """See `pyoptim.backends.reference.PackedStepper`; arrays are `pyoptim.arrays.gpu.DeviceArray`.

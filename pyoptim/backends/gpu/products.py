@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ...arrays.queue import Launcher, Queue
 from ...formulas.activations import ACTIVATIONS
 from ...runtime.dispatch import BackendError
-from .constants import ELEMENTS, TYPES, blocks_of
+from .constants import ELEMENTS, TYPES, WARPS, blocks_of
 from .cublaslt import Blas
 
 if TYPE_CHECKING:
@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 
 ACTIVATION_NAMES = list(ACTIVATIONS)  # kernels know an activation by its index in this list
-TILE = 32  # rows and columns of a tile of our own kernel: kTile of launch.hpp
+# A block of our own kernel has this many rows and columns of the result, and its warps take so many terms of
+# their sums at a time: kTile and kSlice of launch.hpp.
+TILE, SLICE = 32, 8
+# Blocks that share a product at most, about two for each multiprocessor of a large GPU; and those of a tile.
+_BLOCKS, _SPLITS = 256, 64
+_OWN = 1 << 22  # multiplications of a product up to which our own kernel is faster than cuBLASLt
 
 
 def product(
@@ -40,8 +45,8 @@ def product(
     k = a[0].shape[0 if a[1] else 1]
     if y.size == 0:
         return
-    library = None if k == 0 else library_of(queue)
     kind, name = ACTIVATION_NAMES.index(activation), TYPES[y.dtype]
+    library = None if k == 0 or _is_small(name, m, n, k) else library_of(queue)
     fused = bias if name == "float" else None  # cuBLASLt takes no bias in double
     done = False
     if library is not None:
@@ -52,14 +57,8 @@ def product(
                 y.address, name == "double", workspace.address, queue.stream,
             )  # fmt: skip
     if not done:
-        relu = activation == "relu"
-        blocks = blocks_of(m, TILE) * blocks_of(n, TILE)
-        strides = ((1, m) if a[1] else (k, 1)), ((1, k) if b[1] else (n, 1))
-        queue.launch(
-            f"product<{name}>", blocks, m, n, k, a[0].address, *strides[0], b[0].address, *strides[1],
-            None if bias is None else bias.address, relu, y.address,
-        )  # fmt: skip
-        if relu:
+        _own_product(queue, a, b, y, bias, activation == "relu")
+        if activation == "relu":
             return
     blocks, own = blocks_of(y.size, ELEMENTS), (kind, 0.0, 0.0, y.size)
     if done and bias is not fused:
@@ -67,6 +66,45 @@ def product(
         queue.launch(f"bias_activation<{name}>", blocks, *own, n, bias.address, y.address)
     elif activation != "identity":
         queue.launch(f"activation_forward<{name}>", blocks, *own, y.address, y.address)
+
+
+def _is_small(name: str, m: int, n: int, k: int) -> bool:
+    """Return whether our own kernel is faster than cuBLASLt, which is slow where a result has few columns.
+
+    In double cuBLASLt uses the tensor cores.
+    """
+    return name == "float" and (m * n * k <= _OWN or (min(m, n) < TILE and m * n * k <= 16 * _OWN))
+
+
+def splits_of(m: int, n: int, k: int) -> int:
+    """Return how many blocks of our own kernel share a tile of an (m, n) result, a part of the k terms each.
+
+    It follows from the shape alone, so that a sum has the same bits on every GPU.
+    """
+    turns = blocks_of(k, SLICE * WARPS)  # how often the warps of one block would take slices
+    most = min(_BLOCKS // (blocks_of(m, TILE) * blocks_of(n, TILE)), blocks_of(turns, 2), _SPLITS)
+    return 1 if most < 2 else blocks_of(turns, blocks_of(turns, most))
+
+
+def _own_product(
+    queue: Queue,
+    a: tuple[DeviceArray, bool],
+    b: tuple[DeviceArray, bool],
+    y: DeviceArray,
+    bias: DeviceArray | None,
+    relu: bool,
+) -> None:
+    (m, n), k = y.shape, a[0].shape[0 if a[1] else 1]
+    strides = ((1, m) if a[1] else (k, 1)), ((1, k) if b[1] else (n, 1))
+    tiles, splits = blocks_of(m, TILE) * blocks_of(n, TILE), splits_of(m, n, k)
+    partial, shared = None, (None, None)
+    if splits > 1:
+        partial = queue.pool.take(splits * tiles * TILE * TILE * y.dtype.itemsize)
+        shared = partial.address, queue.counters()
+    queue.launch(
+        f"product<{TYPES[y.dtype]}>", tiles * splits, m, n, k, a[0].address, *strides[0], b[0].address,
+        *strides[1], None if bias is None else bias.address, relu, splits, *shared, y.address,
+    )  # fmt: skip
 
 
 def what_multiplies(launcher: Launcher) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 COLUMN_SPACE = 256
+_FEW = 264  # chunks of arrays that several blocks share: two for each multiprocessor of a large GPU
 
 
 def host_functions(name: str) -> Callable[[str], Any]:
@@ -100,6 +101,7 @@ class Launch:
     def __init__(self, queue: Queue, rule: Rule, dtype: np.dtype[Any], members: Sequence[Any]) -> None:
         self._queue, self._launcher, self._dtype, self._type = queue, queue.launcher, dtype, TYPES[dtype]
         self._plan: Any = None
+        self._rows_type = self._type  # in which kernels take coefficients
         self._kernel = f"{self.prefix}step<rule_named::{rule.name}, {self._type}>"
         self._length = len(Common._fields) + len(rule.coefficients._fields)
         self._which = [i for i, _, _, _ in members]
@@ -109,6 +111,7 @@ class Launch:
         self._tables = [copied_to_gpu(queue, table) for table in (arrays, chunks)]
         self._grads, self._rows = Table(queue), Table(queue)
         self._scaled = queue.allocate(8 * max(len(self._groups), STEP_ROWS) * ROW_LENGTH)
+        self._ready = False  # whether the rows that `ready` makes have been made
         self._no_rows = bytes(STEP_ROWS * ROW_LENGTH * dtype.itemsize)  # passed if GPU memory holds the rows
 
     def _made_tables(self, members: Sequence[Any]) -> tuple[Array, Array]:
@@ -150,10 +153,18 @@ class Launch:
             return self._plan.address, self._queue.position
         return self._rows.put(coefficient_rows(self._rows_of(coefficients), np.float64), stream), None
 
-    def _scale(self, exact: Any, factor: int | None, stream: int, kind: str) -> int:
-        """Return the address of the rows as a kernel takes them; ``kind`` is "float" or "double"."""
+    def ready(self, stream: int) -> None:
+        """Queue what `step` computes of the plan alone, where no factor changes it."""
+        self._scale(self._exact_rows(None, stream), None, stream)
+        self._ready = True
+
+    def _scale(self, exact: Any, factor: int | None, stream: int) -> int:
+        """Return the address of the rows as a kernel takes them, in the type `_rows_type`."""
         at: int = self._scaled.address
-        arguments = (len(self._groups), *exact, factor, at)
+        if self._ready and factor is None and exact[1] is not None:
+            self._ready = False
+            return at
+        kind, arguments = self._rows_type, (len(self._groups), *exact, factor, at)
         self._launcher.launch(f"scale_rows<{kind}>", 1, arguments, stream)
         return at
 
@@ -171,14 +182,19 @@ class Launch:
         """
         at, by_value = None, self._no_rows
         if coefficients is None or factor is not None:
-            at = self._scale(self._exact_rows(coefficients, stream), factor, stream, self._type)
+            at = self._scale(self._exact_rows(coefficients, stream), factor, stream)
         else:
             rows = coefficient_rows(self._rows_of(coefficients), self._dtype)
             if len(self._groups) > STEP_ROWS:
                 at = self._rows.put(rows, stream)
             else:
                 by_value = rows.tobytes()
-        self._launcher.launch(self._kernel, self.blocks, (*self._at, at, by_value, *more), stream)
+        self._run_step(self._kernel, (*self._at, at, by_value, *more), stream)
+
+    def _run_step(self, kernel: str, arguments: tuple[Any, ...], stream: int) -> None:
+        """Launch a kernel of step_kernel.cuh."""
+        parts = 4 if self.blocks <= _FEW else 1
+        self._launcher.launch(kernel, parts * self.blocks, (parts, *arguments), stream)
 
 
 class Stepper:
@@ -238,6 +254,15 @@ class Stepper:
         with self._ordered(grads):
             for launch in self._launches:
                 launch.plan(steps)
+
+    def ready(self) -> None:
+        """Queue what the next `step`, by the plan and without a limit of the norm, computes before it begins.
+
+        In a capture that may be done `aside`.
+        """
+        with self._queue.on(self._queue.stream):
+            for launch in self._launches:
+                launch.ready(self._queue.stream)
 
     def _clip(
         self, coefficients: Sequence[tuple[float, ...]] | None, max_norm: float | None, stream: int

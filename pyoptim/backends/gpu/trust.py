@@ -54,7 +54,7 @@ class _TrustLaunch(Launch):
         arrays, chunks, grads = self._at
         along, squares, own = grads, self._squares.address, self._own.address
         if self._directed:
-            along, scaled = self._directions.address, self._scale(exact, factor, stream, self._type)
+            along, scaled = self._directions.address, self._scale(exact, factor, stream)
             launch("lamb_direction", self._sums, arrays, self._blocks.address, grads, scaled, trust, along,
                    squares)  # fmt: skip
         else:
@@ -62,7 +62,7 @@ class _TrustLaunch(Launch):
         launch("trust_rows", self._count, self._directed, arrays, self._begins.address, squares, exact[0],
                trust, factor, own)  # fmt: skip
         arguments = (self._arrays.address, chunks, along, own, self._no_rows)
-        self._launcher.launch(self._last, self.blocks, arguments, stream)
+        self._run_step(self._last, arguments, stream)
 
 
 class TrustStepper(Stepper):

@@ -17,6 +17,8 @@
 #define __launch_bounds__(...)
 #define __shared__ static
 #define __syncthreads() ::emulator::block().wait()
+#define __syncwarp() static_cast<void>(::emulator::block().shuffle(0, int(threadIdx.x) ^ 1))
+#define __threadfence() static_cast<void>(0)
 
 namespace emulator {
 
@@ -168,6 +170,11 @@ T __shfl_sync(unsigned, T x, int lane) {
     return emulator::block().shuffle(x, (int(threadIdx.x) & ~31) | lane);
 }
 
+inline unsigned atomicInc(unsigned* to, unsigned most) {
+    const unsigned before = *to;
+    *to = before >= most ? 0 : before + 1;
+    return before;
+}
 inline unsigned long long atomicAdd(unsigned long long* to, unsigned long long x) {
     const unsigned long long before = *to;
     *to += x;
