@@ -17,6 +17,7 @@ import pyoptim as po
 from pyoptim import ops
 from pyoptim.arrays.gpu import DeviceArray, empty
 from pyoptim.arrays.queue import Queue
+from pyoptim.backends.gpu import products
 from pyoptim.runtime import dispatch
 
 pytest.importorskip("pyoptim.runtime._native", reason="what is compared with")
@@ -456,21 +457,37 @@ def test_on_a_gpu(backend, make, dtype, rng):
 
 
 @pytest.mark.gpu
-def test_products_on_a_gpu(dtype, rng):
-    """cuBLASLt, where it is, and our own kernel: shapes that lie anywhere, with and without a bias."""
+@pytest.mark.parametrize("by", ["cuBLASLt", "our own kernel"])
+def test_products_on_a_gpu(dtype, by, rng, monkeypatch):
+    """Shapes that lie anywhere, forward and backward."""
     if "cuda" not in po.available_backends():
         pytest.skip("needs a GPU: cuda is not available")
     torch = pytest.importorskip("torch")
+    if by == "cuBLASLt":
+        monkeypatch.setattr(products, "_OWN", 0)
+    else:
+        monkeypatch.setattr(products, "library_of", lambda queue: None)
     eps = float(np.finfo(dtype).eps)
-    for batch, inside, outside in ((1, 1, 1), (33, 65, 31), (128, 784, 256), (1000, 3, 7)):
+
+    def check(y, exact, sizes, terms):
+        assert (abs(y.cpu().numpy() - exact) <= (terms + 2) * eps * sizes).all()
+
+    shapes = [(1, 1, 1), (33, 65, 31), (128, 784, 256), (1000, 3, 7), (128, 128, 10), (10, 784, 256)]
+    for batch, inside, outside in [*shapes, (4096, 30, 2)]:
         x, weight = rng.normal(size=(batch, inside)), rng.normal(size=(outside, inside))
-        bias = rng.normal(size=outside)
-        there = [torch.from_numpy(np.append(0, a).astype(dtype)).cuda()[1:] for a in (x, weight, bias)]
+        bias, dy = rng.normal(size=outside), rng.normal(size=(batch, outside))
+        there = [torch.from_numpy(np.append(0, a).astype(dtype)).cuda()[1:] for a in (x, weight, bias, dy)]
         given = there[0].view(batch, inside), there[1].view(outside, inside)
-        x, weight, bias = (a.cpu().numpy().astype(float) for a in (*given, there[2]))
+        slope = there[3].view(batch, outside)
+        x, weight, bias, dy = (a.cpu().numpy().astype(float) for a in (*given, there[2], slope))
         for activation in (None, "relu"):
             with po.use_backend("cuda"):
-                y = ops.dense_forward(*given, there[2], activation).cpu().numpy()
+                y = ops.dense_forward(*given, there[2], activation)
             exact = x @ weight.T + bias
-            allowed = (inside + 2) * eps * (abs(x) @ abs(weight.T) + abs(bias))
-            assert (abs(y - (exact if activation is None else np.maximum(exact, 0))) <= allowed).all()
+            sizes = abs(x) @ abs(weight.T) + abs(bias)
+            check(y, exact if activation is None else np.maximum(exact, 0), sizes, inside)
+        with po.use_backend("cuda"):
+            dx, dweight, dbias = ops.dense_backward(slope, *given)
+        check(dx, dy @ weight, abs(dy) @ abs(weight), outside)
+        check(dweight, dy.T @ x, abs(dy.T) @ abs(x), batch)
+        check(dbias, dy.sum(0), abs(dy).sum(0), batch)

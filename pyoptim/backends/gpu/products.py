@@ -29,7 +29,7 @@ ACTIVATION_NAMES = list(ACTIVATIONS)  # kernels know an activation by its index 
 TILE, SLICE = 32, 8
 # Blocks that share a product at most, about two for each multiprocessor of a large GPU; and those of a tile.
 _BLOCKS, _SPLITS = 256, 64
-_OWN = 1 << 22  # multiplications of a product up to which our own kernel is faster than cuBLASLt
+_OWN = 1 << 24  # multiplications of a product up to which our own kernel is faster than cuBLASLt
 
 
 def product(
@@ -73,7 +73,7 @@ def _is_small(name: str, m: int, n: int, k: int) -> bool:
 
     In double cuBLASLt uses the tensor cores.
     """
-    return name == "float" and (m * n * k <= _OWN or (min(m, n) < TILE and m * n * k <= 16 * _OWN))
+    return name == "float" and (m * n * k <= _OWN or (min(m, n) < TILE and m * n * k <= 8 * _OWN))
 
 
 def splits_of(m: int, n: int, k: int) -> int:
