@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,12 +126,16 @@ def installed(device: str) -> tuple[str, ...]:
         return ("numpy", *(peer for peer, modules in _PEERS.items() if all(map(_is_there, modules))))
     found = []
     for peer, module in (("torch", "torch.cuda"), ("cupy", "cupy")):
-        if importlib.util.find_spec(peer) is not None and importlib.import_module(module).is_available():
+        if _is_there(peer) and importlib.import_module(module).is_available():
             found.append(peer)
+    if _is_there("jax"):
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # others need memory too
+        if importlib.import_module("jax").default_backend() == "gpu":
+            found.append("jax")
     return tuple(found)
 
 
 def missing(device: str) -> tuple[str, ...]:
     """The libraries that could be compared with on this device, but are not installed."""
-    possible = _PEERS if device == "cpu" else ("torch", "cupy")
+    possible = _PEERS if device == "cpu" else ("torch", "cupy", "jax")
     return tuple(peer for peer in possible if peer not in installed(device))

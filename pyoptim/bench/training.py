@@ -32,7 +32,7 @@ _EPS = 1e-5  # of BatchNorm
 _CHECKED = 10  # steps whose losses are compared
 # The examples of a run, by the size of a batch.
 _EXAMPLES = {1: 2_000, 10: 10_000, 32: 16_000, 128: 32_000, 1024: 30_720}
-_GPU_EXAMPLES = {32: 60_000, 128: 60_000, 1024: 60_000}
+_GPU_EXAMPLES = {1: 2_000, 10: 10_000, 32: 32_000, 128: 59_904, 1024: 59_392}  # JAX takes whole batches
 _QUICK_EXAMPLES = {1: 100, 10: 200, 32: 320, 128: 1_280, 1024: 2_048}
 _ADAM = ["epoch Adam"]  # the rows of this name
 _NORMED = "pyoptim without"  # name of the same network without BatchNorm
@@ -258,15 +258,17 @@ def _jax(work: _Work) -> _Epoch:
         return state, losses.mean()
 
     compiled = jax.jit(run, donate_argnums=0)
-    values = [np_.array(p) for p in _model(work).parameters().values()]
+    device = jax.devices("cpu" if work.device == "cpu" else "gpu")[0]
+    values = [jax.device_put(p, device) for p in _model(work).parameters().values()]
     parameters = list(zip(values[::2], values[1::2], strict=True))
     zeros = [tree(np_.zeros_like, parameters) for _ in range(2)]
-    state = [(parameters, *zeros, np_.zeros((), np_.float32))]
-    x, y, rng = np_.array(work.x), np_.array(work.y), np.random.default_rng(0)
+    state = [(parameters, *zeros, jax.device_put(np.float32(0), device))]
+    x, y, rng = jax.device_put(work.x, device), jax.device_put(work.y, device), np.random.default_rng(0)
 
     def epoch(order: Array | None) -> float:
-        chosen = rng.permutation(len(x)) if order is None else order
-        state[0], loss = compiled(state[0], x, y, np_.array(chosen))
+        chosen = rng.permutation(len(work.x)) if order is None else order
+        with jax.default_matmul_precision("highest"):  # as all others: on GPUs JAX's default has 10 bits
+            state[0], loss = compiled(state[0], x, y, jax.device_put(chosen, device))
         return float(loss)
 
     return epoch
@@ -310,10 +312,16 @@ FAMILY = Family(
     ],
 )
 
+_GPU_PEERS = {"torch's graph": "torch graph", "jax": "jax"}
+_GPU_BOUNDS = {1: (2, 1.2), 10: (2, 1.2), 32: (2, 1.2), 128: (2, 1.2), 1024: (1.5, 1.2)}
 GPU_FAMILY = Family(
     _cases,
     [
         Target("epoch Adam, batch 128: times torch eager", 4, _eager),
-        Target("epoch Adam, batch 128: times torch's graph", 1.2, times("torch graph", _ADAM, [128])),
+        *(
+            Target(f"epoch Adam, batch {n}: times {name}", bound, times(peer, _ADAM, [n]))
+            for n, bounds in _GPU_BOUNDS.items()
+            for (name, peer), bound in zip(_GPU_PEERS.items(), bounds, strict=True)
+        ),
     ],
 )
