@@ -2,17 +2,26 @@
 #pragma once
 
 #include "cuda/kernels/device.cuh"
+#include "formulas/activations.hpp"
 #include "formulas/norms.hpp"
 
 namespace pyoptim::cuda {
 
-// Sums of the columns of each part of kPartRows rows: partial (parts, cols). Where partial is null all rows
-// are one part, and `out` has its sums. A block per part and kWarp columns.
+// The gradient through ReLU, whose output was y[at], of gradient[at]; that itself if y is null.
 template <class T>
-PYOPTIM_KERNEL column_sum(Index rows, Index cols, const T* x, double* partial, T* out) {
+__device__ inline T through_relu(const T* gradient, const T* y, Index at) {
+    return y != nullptr ? math::relu_activation::gradient(gradient[at], y[at], T(0), T(0)) : gradient[at];
+}
+
+// Sums of the columns of each part of kPartRows rows, of x, or through ReLU with the outputs y: partial
+// (parts, cols). Where partial is null all rows are one part, and `out` has its sums. A block per part and
+// kWarp columns.
+template <class T>
+PYOPTIM_KERNEL column_sum(Index rows, Index cols, const T* x, const T* y, double* partial, T* out) {
     const ColumnTile mine(rows, cols, partial != nullptr ? kPartRows : rows);
     double sum = 0;
-    for (Index r = mine.begin; r < mine.end; r += kWarps) sum += double(x[r * cols + mine.column]);
+    for (Index r = mine.begin; r < mine.end; r += kWarps)
+        sum += double(through_relu(x, y, r * cols + mine.column));
     sum = column_total(sum);
     if (thread() >= kWarp || mine.column >= cols) return;
     if (partial != nullptr) {
@@ -168,40 +177,47 @@ template <class T>
 struct Slice {
     T value[kSlice];
 };
-// One side of a product: rows of a or columns of b, `inner` apart along the inner dimension.
+// One side of a product: rows of a or columns of b, `inner` apart along the inner dimension. Its values are
+// data's, or those through ReLU with the outputs y.
 template <class T>
 struct Side {
-    const T* data;
+    const T *data, *y;
     Index outer, inner, count, length;  // strides, how many rows or columns, and the inner dimension
     bool packed;                        // whether kSlice neighbours along the inner dimension are packs
 
-    __device__ Side(const T* data_, Index outer_, Index inner_, Index count_, Index length_)
-        : data(data_), outer(outer_), inner(inner_), count(count_), length(length_) {
-        packed = inner == 1 && outer % kPack<T> == 0 && is_aligned(data);
+    __device__ Side(const T* data_, const T* y_, Index outer_, Index inner_, Index count_, Index length_)
+        : data(data_), y(y_), outer(outer_), inner(inner_), count(count_), length(length_) {
+        packed = inner == 1 && outer % kPack<T> == 0 && is_aligned(data) && is_aligned(y);
     }
     // Zero beyond the end.
     __device__ Slice<T> load(Index i, Index slice) const {
         Slice<T> made = {};
         const Index begin = slice * kSlice;
         if (i >= count) return made;
-        const T* const from = data + i * outer + begin * inner;
+        const Index from = i * outer + begin * inner;
         if (packed && begin + kSlice <= length) {
             PYOPTIM_UNROLL
             for (int q = 0; q < kSlice; q += kPack<T>) {
-                const auto pack = cuda::load<kPack<T>>(from + q);
+                auto pack = cuda::load<kPack<T>>(data + from + q);
+                if (y != nullptr) {
+                    const auto outputs = cuda::load<kPack<T>>(y + from + q);
+                    for (int r = 0; r < kPack<T>; ++r)
+                        pack.value[r] = through_relu(pack.value, outputs.value, r);
+                }
                 for (int r = 0; r < kPack<T>; ++r) made.value[q + r] = pack.value[r];
             }
         } else {
             PYOPTIM_UNROLL
             for (int q = 0; q < kSlice; ++q) {
-                if (begin + q < length) made.value[q] = from[q * inner];
+                if (begin + q < length) made.value[q] = through_relu(data, y, from + q * inner);
             }
         }
         return made;
     }
 };
 
-// y (m, n) = a (m, k) b (k, n) + bias (n), then ReLU if wanted; y is row-major, bias may be null.
+// y (m, n) = a (m, k) b (k, n) + bias (n), then ReLU if wanted; y is row-major, bias may be null. If a_y is
+// not null, a is a gradient that goes through ReLU first, whose outputs a_y has where a has its own.
 //
 // A block has a tile of 32 by 32 and one of `splits` parts of the inner dimension. Its warps take slices of
 // that part in turn, each by itself: a lane has 4 by 8 elements of the tile. Then the warps' sums are added,
@@ -210,14 +226,14 @@ struct Side {
 // after. Networks are small: with larger tiles most multiprocessors would have nothing to do.
 template <class T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 2 : 1)
-    product(Index m, Index n, Index k, const T* a_data, Index a_row, Index a_column, const T* b_data,
-            Index b_row, Index b_column, const T* bias, bool relu, Index splits, T* partial,
+    product(Index m, Index n, Index k, const T* a_data, const T* a_y, Index a_row, Index a_column,
+            const T* b_data, Index b_row, Index b_column, const T* bias, bool relu, Index splits, T* partial,
             unsigned* arrived, T* y) {
     constexpr int kRows = 4, kCols = 8, kSize = kTile * kTile, kEach = kSize / kThreads, kHalf = kWarps / 2;
     static_assert(kWarps * 2 * kSlice * kTile <= kHalf * kSize, "slices lie where sums will");
     alignas(16) __shared__ T shared[kHalf * kSize];
     __shared__ bool is_last;
-    const Side<T> a(a_data, a_row, a_column, m, k), b(b_data, b_column, b_row, n, k);
+    const Side<T> a(a_data, a_y, a_row, a_column, m, k), b(b_data, nullptr, b_column, b_row, n, k);
     // A grid has fewer than 2^31 blocks, and divisions of 64 bits take long.
     const unsigned tiles = unsigned((n + kTile - 1) / kTile), of_tile = unsigned(splits);
     const unsigned tile = blockIdx.x / of_tile, split = blockIdx.x % of_tile;

@@ -20,7 +20,7 @@ from ...formulas.norms import NormOptions
 from ...runtime import dispatch
 from ..reference import FUNCTIONS
 from .constants import CHUNK, ELEMENTS, PART_ROWS, THREADS, TYPES, WARP, WARPS, blocks_of
-from .products import ACTIVATION_NAMES, product
+from .products import ACTIVATION_NAMES, is_own, product
 from .steps import COLUMN_SPACE, host_functions
 
 __all__ = ["add", "affine", *FUNCTIONS]
@@ -74,29 +74,36 @@ def dense_backward(
     dbias: DeviceArray | None,
 ) -> None:
     launch = _Launch("dense_backward", dy)
-    dz = dy
+    queue, (batch, inside), outside = launch.queue, x.shape, weight.shape[0]
+    dz, through = dy, None
     if activation is not None and y is not None:
-        dz = launch.scratch(*dy.shape, dtype=dy.dtype)
-        activation_backward(activation, dy, y, dz)
-    queue = launch.queue
+        sizes = [(outside, inside, batch)] * (dweight is not None) + [(batch, inside, outside)] * (
+            dx is not None
+        )
+        if activation == "relu" and all(is_own(queue, dy.dtype, *size) for size in sizes):
+            through = y  # what reads dz computes it
+        else:
+            dz = launch.scratch(*dy.shape, dtype=dy.dtype)
+            activation_backward(activation, dy, y, dz)
     if dbias is not None:
         with queue.aside():
-            _column_sums(launch, dz, dbias)
+            _column_sums(launch, dz, through, dbias)
     if dweight is not None:
         with queue.aside() if dx is not None else nullcontext():
-            product(queue, (dz, True), (x, False), dweight)
+            product(queue, (dz, True), (x, False), dweight, through=through)
     if dx is not None:  # dx goes first, since the earlier layers wait for it
-        product(queue, (dz, False), (weight, False), dx)
+        product(queue, (dz, False), (weight, False), dx, through=through)
 
 
-def _column_sums(launch: _Launch, x: DeviceArray, out: DeviceArray) -> None:
+def _column_sums(launch: _Launch, x: DeviceArray, through: DeviceArray | None, out: DeviceArray) -> None:
+    """Queue the sums of x's columns, or of those of the gradient through ReLU with these outputs."""
     rows, cols = x.shape
     parts, tiles = blocks_of(rows, PART_ROWS), blocks_of(cols, WARP)
     if parts <= 1:
-        launch("column_sum", tiles, rows, cols, x, None, out)
+        launch("column_sum", tiles, rows, cols, x, through, None, out)
         return
     partial = launch.scratch(parts, cols)
-    launch("column_sum", parts * tiles, rows, cols, x, partial, None)
+    launch("column_sum", parts * tiles, rows, cols, x, through, partial, None)
     launch("sum_parts", blocks_of(cols, THREADS), parts, cols, partial, out)
 
 

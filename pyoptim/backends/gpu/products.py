@@ -11,7 +11,9 @@ import os
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ...arrays.queue import Launcher, Queue
 from ...formulas.activations import ACTIVATIONS
@@ -29,6 +31,7 @@ ACTIVATION_NAMES = list(ACTIVATIONS)  # kernels know an activation by its index 
 TILE, SLICE = 32, 8
 # Blocks that share a product at most, about two for each multiprocessor of a large GPU; and those of a tile.
 _BLOCKS, _SPLITS = 256, 64
+_LONG = 5  # turns from which on several blocks gain more than their meeting costs
 _OWN = 1 << 24  # multiplications of a product up to which our own kernel is faster than cuBLASLt
 
 
@@ -39,14 +42,19 @@ def product(
     y: DeviceArray,
     bias: DeviceArray | None = None,
     activation: str = "identity",
+    through: DeviceArray | None = None,
 ) -> None:
-    """Queue ``y = activation(a b + bias)``, row-major; a and b say whether they are stored transposed."""
+    """Queue ``y = activation(a b + bias)``, row-major; a and b say whether they are stored transposed.
+
+    With ``through``, the outputs of ReLU, a is a gradient with respect to these outputs, and the product is
+    that of the gradient with respect to ReLU's inputs; this is for our own kernel, where `is_own`.
+    """
     m, n = y.shape
     k = a[0].shape[0 if a[1] else 1]
     if y.size == 0:
         return
     kind, name = ACTIVATION_NAMES.index(activation), TYPES[y.dtype]
-    library = None if k == 0 or _is_small(name, m, n, k) else library_of(queue)
+    library = library_of(queue) if k and through is None and not _is_small(name, m, n, k) else None
     fused = bias if name == "float" else None  # cuBLASLt takes no bias in double
     done = False
     if library is not None:
@@ -57,7 +65,7 @@ def product(
                 y.address, name == "double", workspace.address, queue.stream,
             )  # fmt: skip
     if not done:
-        _own_product(queue, a, b, y, bias, activation == "relu")
+        _own_product(queue, a, b, y, bias, activation == "relu", through)
         if activation == "relu":
             return
     blocks, own = blocks_of(y.size, ELEMENTS), (kind, 0.0, 0.0, y.size)
@@ -66,6 +74,11 @@ def product(
         queue.launch(f"bias_activation<{name}>", blocks, *own, n, bias.address, y.address)
     elif activation != "identity":
         queue.launch(f"activation_forward<{name}>", blocks, *own, y.address, y.address)
+
+
+def is_own(queue: Queue, dtype: np.dtype[Any], m: int, n: int, k: int) -> bool:
+    """Return whether our own kernel computes products of an (m, k) and a (k, n) matrix."""
+    return _is_small(TYPES[dtype], m, n, k) or library_of(queue) is None
 
 
 def _is_small(name: str, m: int, n: int, k: int) -> bool:
@@ -82,8 +95,8 @@ def splits_of(m: int, n: int, k: int) -> int:
     It follows from the shape alone, so that a sum has the same bits on every GPU.
     """
     turns = blocks_of(k, SLICE * WARPS)  # how often the warps of one block would take slices
-    most = min(_BLOCKS // (blocks_of(m, TILE) * blocks_of(n, TILE)), blocks_of(turns, 2), _SPLITS)
-    return 1 if most < 2 else blocks_of(turns, blocks_of(turns, most))
+    most = min(_BLOCKS // (blocks_of(m, TILE) * blocks_of(n, TILE)), turns, _SPLITS)
+    return 1 if most < 2 or turns < _LONG else blocks_of(turns, blocks_of(turns, most))
 
 
 def _own_product(
@@ -93,17 +106,17 @@ def _own_product(
     y: DeviceArray,
     bias: DeviceArray | None,
     relu: bool,
+    through: DeviceArray | None,
 ) -> None:
     (m, n), k = y.shape, a[0].shape[0 if a[1] else 1]
     strides = ((1, m) if a[1] else (k, 1)), ((1, k) if b[1] else (n, 1))
     tiles, splits = blocks_of(m, TILE) * blocks_of(n, TILE), splits_of(m, n, k)
-    partial, shared = None, (None, None)
-    if splits > 1:
-        partial = queue.pool.take(splits * tiles * TILE * TILE * y.dtype.itemsize)
-        shared = partial.address, queue.counters()
+    partial = queue.pool.take(splits * tiles * TILE * TILE * y.dtype.itemsize) if splits > 1 else None
+    added, outputs = (None if of is None else of.address for of in (bias, through))
     queue.launch(
-        f"product<{TYPES[y.dtype]}>", tiles * splits, m, n, k, a[0].address, *strides[0], b[0].address,
-        *strides[1], None if bias is None else bias.address, relu, splits, *shared, y.address,
+        f"product<{TYPES[y.dtype]}>", tiles * splits, m, n, k, a[0].address, outputs, *strides[0],
+        b[0].address, *strides[1], added, relu, splits,
+        partial and partial.address, partial and queue.counters(), y.address,
     )  # fmt: skip
 
 
