@@ -84,9 +84,10 @@ def is_own(queue: Queue, dtype: np.dtype[Any], m: int, n: int, k: int) -> bool:
 def _is_small(name: str, m: int, n: int, k: int) -> bool:
     """Return whether our own kernel is faster than cuBLASLt, which is slow where a result has few columns.
 
-    In double cuBLASLt uses the tensor cores.
+    cuBLASLt has faster kernels for vectors, and in double it uses the tensor cores.
     """
-    return name == "float" and (m * n * k <= _OWN or (min(m, n) < TILE and m * n * k <= 8 * _OWN))
+    work = m * n * k
+    return name == "float" and 1 not in (m, k) and work <= (8 * _OWN if min(m, n) < TILE else _OWN)
 
 
 def splits_of(m: int, n: int, k: int) -> int:
@@ -95,7 +96,7 @@ def splits_of(m: int, n: int, k: int) -> int:
     It follows from the shape alone, so that a sum has the same bits on every GPU.
     """
     turns = blocks_of(k, SLICE * WARPS)  # how often the warps of one block would take slices
-    most = min(_BLOCKS // (blocks_of(m, TILE) * blocks_of(n, TILE)), turns, _SPLITS)
+    most = min(_BLOCKS // (blocks_of(m, TILE) * blocks_of(n, TILE)), blocks_of(turns, 2), _SPLITS)
     return 1 if most < 2 or turns < _LONG else blocks_of(turns, blocks_of(turns, most))
 
 
