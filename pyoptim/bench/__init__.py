@@ -73,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 1 if a result is wrong, or with ``--strict`` if a target is missed; 2 if it cannot run; 130 if it
-        was interrupted, after writing what it had.
+        0; 1 if a result is wrong or a case failed, or with ``--strict`` if a target is missed; 2 if it cannot
+        run; 130 if it was interrupted, after writing what it had.
     """
     given = sys.argv[1:] if argv is None else list(argv)
     if given[:1] == ["compare"]:
@@ -159,7 +159,7 @@ def _choose(arguments: argparse.Namespace) -> tuple[Options, Sequence[str]]:
 
 
 def _run(family: Family, options: Options, match: str, rows: list[Row]) -> int:
-    """Append the rows of a family; returns how many cases were wrong."""
+    """Append the rows of a family; returns how many cases were wrong or failed."""
     wrong, effort = 0, QUICK if options.quick else family.effort
     show = report.print_line if family.sweeps else report.print_row
     with contextlib.closing(family.cases(options)) as cases:  # what runs meanwhile ends with it
@@ -174,6 +174,11 @@ def _run(family: Family, options: Options, match: str, rows: list[Row]) -> int:
                 show(rows[-1])
             except Mismatch as mismatch:
                 print(f"WRONG: {mismatch}", file=sys.stderr, flush=True)
+                wrong += 1
+            except dispatch.BackendError:
+                raise
+            except Exception as error:  # a library that cannot do one case costs nobody the others
+                print(f"FAILED: {case.label}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 wrong += 1
             gc.collect()  # so that the arrays of one case make room for those of the next
     return wrong

@@ -345,6 +345,22 @@ def test_training_that_goes_another_way_is_not_timed(monkeypatch, capsys):
     assert "WRONG: Adam, batch 1: torch fused has a mean loss of" in capsys.readouterr().err
 
 
+def test_a_case_that_fails_costs_nobody_the_others(monkeypatch, tmp_path, capsys):
+    real, path = optimizers.pyoptim_run, tmp_path / "rows.json"
+
+    def run(kind, p, g):
+        if len(p[0]) == 1_000:
+            raise RuntimeError("not here")
+        return real(kind, p, g)
+
+    monkeypatch.setattr(optimizers, "pyoptim_run", run)
+    arguments = ["--quick", "--parts", "optimizers", "--optimizers", "SGD", "--against", "numpy"]
+    assert bench.main([*arguments, "--sizes", "1000,2000", "--json", str(path)]) == 1
+    assert "FAILED: SGD" in (told := capsys.readouterr().err)
+    assert "RuntimeError: not here" in told
+    assert [row["size"] for row in json.loads(path.read_text())["rows"]] == [2_000]
+
+
 def test_activations_are_checked_and_timed(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench.activations, "_SIZE", 999)
     path = tmp_path / "rows.json"
