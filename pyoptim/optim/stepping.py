@@ -50,7 +50,8 @@ def advance_of(optimizer: Optimizer) -> Any:
 
     It is None where there is none now, and False where there never is.
     """
-    if optimizer._is_packed or optimizer._staged or not is_compiled(optimizer):
+    on_gpu = optimizer._place.queue is not None
+    if on_gpu or optimizer._is_packed or optimizer._staged or not is_compiled(optimizer):
         return False
     if optimizer._place.backend().name != "native" or getattr(optimizer, "_looking_ahead", False):
         return None

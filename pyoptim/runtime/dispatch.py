@@ -138,25 +138,27 @@ def for_device() -> Any:
         None runs here, or what was asked for is for the processor's memory; the message says why.
     """
     global _device_default
-    asked = _chosen.get() or (current() if os.environ.get("PYOPTIM_BACKEND") else None)
-    if asked is not None:
-        if asked.name not in DEVICE_MODULES:
-            raise BackendError(
-                f"the {asked.name!r} backend was asked for, which does not reach arrays in a GPU's memory: "
-                "ask for 'cuda' or 'cupy', or for none"
-            )
-        return asked
-    if _device_default is None:
-        reasons = []
-        for name in DEVICE_MODULES:
-            try:
-                _device_default = get(name)
-                break
-            except BackendError as error:
-                reasons.append(str(error))
-        else:
-            raise BackendError(f"arrays in a GPU's memory need a backend for it: {'; '.join(reasons)}")
-    return _device_default
+    backend = _chosen.get() or _device_default
+    if backend is None:
+        backend = _device_default = _choose_for_device()
+    if backend.name not in DEVICE_MODULES:
+        raise BackendError(
+            f"the {backend.name!r} backend was asked for, which does not reach arrays in a GPU's memory: "
+            "ask for 'cuda' or 'cupy', or for none"
+        )
+    return backend
+
+
+def _choose_for_device() -> Any:
+    if os.environ.get("PYOPTIM_BACKEND"):
+        return current()
+    reasons = []
+    for name in DEVICE_MODULES:
+        try:
+            return get(name)
+        except BackendError as error:
+            reasons.append(str(error))
+    raise BackendError(f"arrays in a GPU's memory need a backend for it: {'; '.join(reasons)}")
 
 
 def of(array: Any) -> Any:

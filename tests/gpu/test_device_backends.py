@@ -1,6 +1,7 @@
 """Which backend runs arrays in a GPU's memory, and what is said where none can."""
 
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -58,6 +59,20 @@ def test_the_backend_asked_for_is_used_or_refuses(cuda, no_gpu, monkeypatch):
                 po.ops.activation_forward(p, "relu")
     assert p.tolist() == [1] * 3
     assert not hasattr(dispatch.get("cuda"), "__path__")
+
+
+@pytest.mark.parametrize("name", ["cupy", "numpy"])
+def test_the_environment_asks_for_a_backend(cuda, no_gpu, monkeypatch, name):
+    use_cuda(monkeypatch, cuda)
+    use_cupy(monkeypatch, cuda)
+    monkeypatch.setattr(dispatch, "_default", None)
+    monkeypatch.setenv("PYOPTIM_BACKEND", name)
+    refuses = pytest.raises(po.BackendError, match="the 'numpy' backend was asked for")
+    for _ in range(2):
+        with nullcontext() if name == "cupy" else refuses:
+            assert dispatch.for_device().name == name
+        with po.use_backend("cuda"):
+            assert dispatch.for_device().name == "cuda"
 
 
 WITHOUT = """
