@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, Protocol
 
 from ..runtime.dtypes import Array
@@ -116,6 +116,75 @@ class Block:
         self._pool._give(self._size, self._memory)
 
 
+class _Last:
+    """The end of the last work of a queue and of its copies, for which their later work waits.
+
+    The default stream keeps its own order, and nobody can destroy it. So its work is recorded only when
+    another stream has to wait for it, and steps on the default stream alone need neither call.
+    """
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher, self.event, self._is_due = launcher, launcher.Event(), False
+
+    def record(self, stream: int) -> None:
+        if stream != LEGACY_STREAM:
+            self.event.record(stream)
+        self._is_due = stream == LEGACY_STREAM
+
+    def hold(self, stream: int) -> None:
+        if self._is_due:
+            if stream == LEGACY_STREAM:
+                return
+            self._launcher.is_capturing(LEGACY_STREAM)  # raises where the next line would spoil a capture
+            self.event.record(LEGACY_STREAM)
+            self._is_due = False
+        self.event.hold(stream)
+
+
+class _OnDevice:
+    """A ``with`` block in which this thread uses a queue's GPU."""
+
+    # Each launch has one, so this is no generator, which would take twice as long.
+    __slots__ = ("_before", "_queue")
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def __enter__(self) -> Any:
+        self._before = self._queue.launcher.get_device()
+        if self._before != self._queue.device:
+            self._queue.launcher.set_device(self._queue.device)
+
+    def __exit__(self, *error: object) -> None:
+        if self._before != self._queue.device:
+            self._queue.launcher.set_device(self._before)
+
+
+class _Turn(_OnDevice):
+    """A ``with`` block in which work is queued on a stream: see `Queue.on`."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, queue: Queue, stream: int) -> None:
+        self._queue, self._stream = queue, stream
+
+    def __enter__(self) -> int:
+        super().__enter__()
+        try:
+            self._queue._refuse_capture(self._stream)
+            self._queue._last.hold(self._stream)
+        except BaseException:
+            super().__exit__()
+            raise
+        return self._stream
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self._queue._last.record(self._stream)
+        finally:
+            super().__exit__()
+
+
 class Queue:
     """The order of all work on some arrays of one GPU, whatever streams it comes on.
 
@@ -141,46 +210,30 @@ class Queue:
         self._sources: list[Array] = []  # host arrays that queued copies may still read
         self.constants: dict[Any, Any] = {}  # copies that `gpu.constant` has made
         self.products: tuple[Any] | None = None
-        with self._device():
-            self._last = launcher.Event()
+        with _OnDevice(self):
+            self._last = _Last(launcher)
 
-    @contextmanager
-    def _device(self) -> Iterator[None]:
-        before = self.launcher.get_device()
-        if before == self.device:
-            yield
-            return
-        self.launcher.set_device(self.device)
-        try:
-            yield
-        finally:
-            self.launcher.set_device(before)
-
-    @contextmanager
-    def on(self, stream: int) -> Iterator[None]:
+    def on(self, stream: int) -> AbstractContextManager[int]:
         """Make the work queued on the stream in the ``with`` block wait for this queue's earlier work."""
         if self._capturing:  # a capture has one stream, and may not wait for work outside it
             assert stream == self.stream
-            yield
-            return
-        with self._device():
-            self._refuse_capture(stream)
-            self._last.hold(stream)
-            try:
-                yield
-            finally:
-                self._last.record(stream)
+            return nullcontext(stream)
+        return _Turn(self, stream)
 
-    @contextmanager
     def among(
         self, streams: Sequence[int], queues: Sequence[Queue], stream: int | None = None
-    ) -> Iterator[int]:
+    ) -> AbstractContextManager[int]:
         """Queue work between all earlier and all later work on some arrays, whose `works_of` these are.
 
         The default stream is the arrays' first. Later work on memory of other queues waits too.
         """
         if stream is None:
             stream = streams[0] if streams else self.stream
+        alone = not queues and set(streams) <= {stream}
+        return self.on(stream) if alone else self._among(streams, queues, stream)
+
+    @contextmanager
+    def _among(self, streams: Sequence[int], queues: Sequence[Queue], stream: int) -> Iterator[int]:
         with self.on(stream), ExitStack() as stack:
             for queue in queues:
                 if queue is not self:
@@ -197,7 +250,7 @@ class Queue:
         """Make the work queued on the second stream from here on wait for all earlier work on the first."""
         if first is None or then is None or first == then:
             return
-        with self._device():
+        with _OnDevice(self):
             for stream in () if self._capturing else (first, then):
                 self._refuse_capture(stream)
             event = self.launcher.Event()
@@ -217,7 +270,7 @@ class Queue:
 
         Memory that ``body`` takes from `pool` must belong to nobody else as long as the graph is launched.
         """
-        with self._device():
+        with _OnDevice(self):
             # The default stream cannot capture, so these are new ones.
             own, *sides = (self.launcher.Stream() for _ in range(1 + _SIDES))
             self.launcher.begin_capture(own.address)
@@ -270,7 +323,7 @@ class Queue:
 
     def allocate(self, size: int) -> Any:
         """Allocate ``size`` bytes of the GPU's memory."""
-        with self._device():
+        with _OnDevice(self):
             try:
                 return self.launcher.Memory(size)
             except RuntimeError:

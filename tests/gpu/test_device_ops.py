@@ -269,16 +269,12 @@ def test_arrays_of_the_processor_cost_no_look_at_the_signature(monkeypatch):
 # ---- streams ---------------------------------------------------------------------------------------
 
 
-def streams_of(recorder):
-    return [(what, stream) for what, _, stream in recorder.all("hold", "record", "launch")]
-
-
 def test_work_is_on_the_stream_of_the_first_array(recorder):
     x = np.ones((2, 3))
     for told, used in ((70, 70), (0, 1), (None, 1), (2, 2)):
         recorder.log.clear()
         y = ops.activation_forward(There(x, told), "relu")
-        assert {stream for _, stream in streams_of(recorder)} == {used}
+        assert {stream for _, _, stream in recorder.all("hold", "launch")} == {used}
         assert not recorder.all("synchronize")
         assert y.__cuda_array_interface__["stream"] == used
 
@@ -321,8 +317,8 @@ def test_arrays_of_our_own_bring_their_order(recorder):
     recorder.log.clear()
     y = ops.activation_forward(x, "relu")
     assert y.numpy().tolist() == [1] * 3
-    assert id(queue._last) in [event for what, event, at in recorder.all("hold") if at == 90]
-    assert id(queue._last) in [event for what, event, at in recorder.all("record") if at == 90]
+    assert id(queue._last.event) in [event for what, event, at in recorder.all("hold") if at == 90]
+    assert id(queue._last.event) in [event for what, event, at in recorder.all("record") if at == 90]
 
 
 def test_the_device_of_the_arrays_is_used_and_left(recorder):

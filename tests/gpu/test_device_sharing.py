@@ -28,7 +28,7 @@ def test_streams(recorder, rng):
     assert stream == 70
     order = [(kind, at) for kind, _, at in recorder.all("hold", "record", "launch")]
     assert order == [
-        ("hold", 70),  # after all earlier work on these arrays
+        ("record", 1), ("hold", 70),  # after all earlier work on these arrays
         ("record", 80), ("hold", 70),
         ("launch", 70),
         ("record", 70), ("hold", 80),
@@ -41,6 +41,48 @@ def test_streams(recorder, rng):
         own.step([There(g, given) for g in arrays(rng, shapes=[(3,)] * 3)])
         assert [at for _, _, at in recorder.all("launch")] == [used]
         assert recorder.all("hold")[0][1:] == (first[1], used)
+
+
+def test_the_default_stream_waits_for_others_alone(recorder, rng):
+    """Its own order is enough until another stream comes; that of another may be destroyed after a step."""
+    own = po.SGD(there(arrays(rng, shapes=[(3,)])))
+    orders = []
+    for stream in (1, 1, 70, 70, 1, 1, 80):
+        recorder.log.clear()
+        own.step([There(g, stream) for g in arrays(rng, shapes=[(3,)])])
+        orders.append([(kind, at) for kind, _, at in recorder.all("hold", "record", "launch")])
+    assert orders[1:] == [
+        [("launch", 1)],
+        [("record", 1), ("hold", 70), ("launch", 70), ("record", 70)],
+        [("hold", 70), ("launch", 70), ("record", 70)],
+        [("hold", 1), ("launch", 1)],
+        [("launch", 1)],
+        [("record", 1), ("hold", 80), ("launch", 80), ("record", 80)],
+    ]
+
+
+def test_a_capture_that_the_default_stream_would_spoil_is_left_alone(recorder, rng, monkeypatch):
+    """Of a stream that the default one waits for, as CUDA's default kind does: it may not be used at all."""
+    (p,) = params = arrays(rng, shapes=[(3,)])
+    own = po.SGD(there(params))
+    own.step(there(arrays(rng, shapes=[(3,)])))
+    before = p.copy()
+
+    def is_capturing(stream):
+        if stream == 1:
+            raise RuntimeError("CUDA: cudaStreamIsCapturing: it would depend on a capture")
+        return False
+
+    recorder.log.clear()
+    with monkeypatch.context() as during:
+        during.setattr(recorder, "is_capturing", is_capturing, raising=False)
+        for stream in (1, 70):
+            with pytest.raises(RuntimeError, match="depend on a capture"):
+                own.step([There(g, stream) for g in arrays(rng, shapes=[(3,)])])
+    assert not recorder.all("hold", "record", "launch", "copy")
+    assert_same(p, before)
+    own.step([There(g, 70) for g in arrays(rng, shapes=[(3,)])])
+    assert recorder.all("record")[0][2] == 1  # what could not be waited for is, later
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 1.0])
@@ -138,11 +180,13 @@ def test_values_of_another_stream_are_waited_for(recorder):
     to, source = (uploaded(queue, np.full(3, i)) for i, queue in enumerate((here, there)))
     recorder.log.clear()
     to[...] = source
-    log, last = recorder.all("hold", "record", "copy"), id(there._last)
+    log, last = recorder.all("hold", "record", "copy"), id(there._last.event)
     copied = next(i for i, entry in enumerate(log) if entry[0] == "copy")
     assert ("hold", last, 1) in log[:copied]  # after all that has been queued there
-    assert ("record", last, 1) in log[copied:]  # before what comes
     assert ("hold", 70) in [(kind, at) for kind, _, at in log[copied:]]
+    recorder.log.clear()
+    source.copy()  # on another stream than the last, for which it waits
+    assert recorder.all("hold", "record")[:2] == [("record", last, 1), ("hold", last, 70)]
     np.testing.assert_array_equal(to.numpy(), 1)
 
 
@@ -177,7 +221,7 @@ def test_memory_of_gradients_of_another_queue_is_used_again_after_the_step(recor
     own.step(g)
     recorder.log.clear()
     own.step(g)
-    log, last = recorder.log, id(made._last)
+    log, last = recorder.log, id(made._last.event)
     launched = next(i for i, entry in enumerate(log) if entry[0] == "launch")
     assert log[launched][2] == 70
     assert ("hold", last, 70) in log[:launched]
