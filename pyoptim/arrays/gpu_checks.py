@@ -85,7 +85,9 @@ class Gradients(NamedTuple):
     queues: Sequence[Queue] = ()
 
     @classmethod
-    def of(cls, arrays: Sequence[DeviceArray]) -> Gradients:
+    def of(cls, arrays: Sequence[DeviceArray] | Gradients) -> Gradients:
+        if isinstance(arrays, Gradients):
+            return arrays
         return cls(np.array([array.address for array in arrays], np.uint64), *works_of(arrays))
 
 

@@ -307,6 +307,29 @@ def test_one_launch_for_each_rule_and_dtype(recorder, rng):
         assert len(recorder.all("copy")) == copies  # addresses of gradients, where they are others
 
 
+def test_gradients_are_found_again_after_a_step_that_failed(recorder, rng, monkeypatch):
+    """Of two launches one had new addresses already."""
+    params = arrays(rng, (np.float32, np.float64), [(3,)])
+    own, before = po.SGD(there(params), lr=1.0), [p.copy() for p in params]
+    first, second = (there([np.full_like(p, i) for p in params]) for i in (1, 2))
+    own.step(first)
+    copy, left = recorder.copy, [1]
+
+    def fail(*rest):
+        if not left:
+            raise RuntimeError("CUDA: it failed")
+        left.pop()
+        copy(*rest)
+
+    with monkeypatch.context() as during:
+        during.setattr(recorder, "copy", fail)
+        with pytest.raises(RuntimeError, match="it failed"):
+            own.step(second)
+    assert_same(params, [b - 1 for b in before])
+    own.step(first)
+    assert_same(params, [(b - 1) - 1 for b in before])
+
+
 def test_tables():
     queue = object()
     params = [DeviceArray(4096 * i, (n,), np.dtype("f4"), 0, queue) for i, n in enumerate([0, 1, 4096, 4097])]
@@ -384,11 +407,20 @@ def test_gradients_that_are_not_found_are_looked_at(emulated, found, rng):
 
 
 def test_rows_of_coefficients():
-    rows = coefficient_rows([(1.0, 2.0), (1e300,)], np.float32)
-    assert rows.shape == (constants.STEP_ROWS, constants.ROW_LENGTH)
-    assert rows[0].tolist() == [1, 2] + [0] * 14
-    assert rows[1, 0] == np.inf
-    assert coefficient_rows([(1.0,)] * 9, np.float64).shape == (9, constants.ROW_LENGTH)
+    def made(rows, dtype):
+        bytes = coefficient_rows(rows, np.dtype(dtype))
+        return np.frombuffer(bytes, dtype).reshape(-1, constants.ROW_LENGTH)
+
+    given = [(0.1, 2, np.float32(0.3)), (1e300, -1e300, 1e-40, np.nan), (1e-46, 2**24 + 1, 1 + 2**-24)]
+    for dtype in (np.float32, np.float64):
+        rows = made(given, dtype)
+        assert len(rows) == constants.STEP_ROWS
+        for row, values in zip(rows, [*given, *[()] * (len(rows) - 3)], strict=True):
+            with np.errstate(over="ignore"):
+                expected = np.array([*values, *[0.0] * (constants.ROW_LENGTH - len(values))]).astype(dtype)
+            np.testing.assert_array_equal(row, expected)
+        assert len(made([(1.0,)] * 9, dtype)) == 9
+    assert made(given, np.float32)[1, :2].tolist() == [np.inf, -np.inf]
 
 
 def test_nothing_to_step(gpu):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from array import array
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...arrays.gpu_checks import Gradients
 from ...arrays.queue import Queue
 from ...formulas.rules import Common, Rule
 from ...runtime.dispatch import BackendError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 
 COLUMN_SPACE = 256
+_DOUBLE = np.dtype(np.float64)
 _FEW = 264  # chunks of arrays that several blocks share: two for each multiprocessor of a large GPU
 
 
@@ -77,13 +79,12 @@ def chunks_of(sizes: Array, length: int) -> Array:
     return chunks
 
 
-def coefficient_rows(rows: Sequence[tuple[float, ...]], dtype: Any) -> Array:
+def coefficient_rows(rows: Sequence[tuple[float, ...]], dtype: np.dtype[Any]) -> bytes:
     """Return rows of coefficients, cast once, in the layout of StepRows."""
-    values = np.zeros((max(len(rows), STEP_ROWS), ROW_LENGTH))
-    for i, row in enumerate(rows):
-        values[i, : len(row)] = row
-    with np.errstate(over="ignore"):  # beyond float32 is infinity, as in C++
-        return values.astype(dtype)
+    # Beyond float32 is infinity, as in C++. NumPy would take ten times as long for one row.
+    length = ROW_LENGTH * dtype.itemsize
+    filled = [array(dtype.char, row).tobytes().ljust(length, b"\0") for row in rows]
+    return b"".join(filled).ljust(STEP_ROWS * length, b"\0")
 
 
 def copied_to_gpu(queue: Queue, table: Array) -> Any:
@@ -151,7 +152,10 @@ class Launch:
         """Return the addresses of the rows in double and of the step's position; None without a plan."""
         if coefficients is None:
             return self._plan.address, self._queue.position
-        return self._rows.put(coefficient_rows(self._rows_of(coefficients), np.float64), stream), None
+        return self._put_rows(coefficient_rows(self._rows_of(coefficients), _DOUBLE), stream), None
+
+    def _put_rows(self, rows: bytes, stream: int) -> int:
+        return self._rows.put(np.frombuffer(rows, np.uint8), stream)
 
     def ready(self, stream: int) -> None:
         """Queue what `step` computes of the plan alone, where no factor changes it."""
@@ -186,9 +190,9 @@ class Launch:
         else:
             rows = coefficient_rows(self._rows_of(coefficients), self._dtype)
             if len(self._groups) > STEP_ROWS:
-                at = self._rows.put(rows, stream)
+                at = self._put_rows(rows, stream)
             else:
-                by_value = rows.tobytes()
+                by_value = rows
         self._run_step(self._kernel, (*self._at, at, by_value, *more), stream)
 
     def _run_step(self, kernel: str, arguments: tuple[Any, ...], stream: int) -> None:
@@ -229,6 +233,7 @@ class Stepper:
         ]
         self._blocks = sum(launch.blocks for launch in self._launches)
         self._partial = queue.allocate(8 * self._blocks)
+        self._pointed: bytes | None = None  # at which gradients the launches were pointed last
         self._scalars = queue.allocate(16)  # room for a sum of squares and a factor, 8 bytes each
 
     def step(
@@ -243,7 +248,9 @@ class Stepper:
         Without coefficients the step takes those of `plan`, so that only the GPU's memory differs between
         steps. ``more`` are arguments that steps of this kind take beside the coefficients.
         """
-        with self._ordered(grads) as stream:
+        found = Gradients.of(grads)
+        with self._queue.among(found.streams, found.queues) as stream:
+            self._point_at(found.addresses, stream)
             factor = self._clip(coefficients, max_norm, stream)
             for launch in self._launches:
                 launch.step(coefficients, factor, stream, *more)
@@ -251,7 +258,9 @@ class Stepper:
 
     def plan(self, grads: Sequence[DeviceArray], steps: Sequence[Sequence[tuple[float, ...]]]) -> None:
         """Store coefficients of up to `PLAN` later steps on these gradients; a row begins with 1 or -1."""
-        with self._ordered(grads):
+        found = Gradients.of(grads)
+        with self._queue.among(found.streams, found.queues) as stream:
+            self._point_at(found.addresses, stream)
             for launch in self._launches:
                 launch.plan(steps)
 
@@ -278,7 +287,9 @@ class Stepper:
 
     def ascend(self, grads: Sequence[DeviceArray], distance: float) -> None:
         """Queue a move of arrays, whose rule is "sgd", by this distance along all gradients as one vector."""
-        with self._ordered(grads) as stream:
+        found = Gradients.of(grads)
+        with self._queue.among(found.streams, found.queues) as stream:
+            self._point_at(found.addresses, stream)
             self._squares(1.0, stream)
             squares: int = self._scalars.address
             arguments = (squares, float(distance), squares + 8)
@@ -288,7 +299,9 @@ class Stepper:
 
     def norm(self, grads: Sequence[DeviceArray]) -> float:
         """Return the norm of all gradients as one vector, in double; the host waits for it."""
-        with self._ordered(grads) as stream:
+        found = Gradients.of(grads)
+        with self._queue.among(found.streams, found.queues) as stream:
+            self._point_at(found.addresses, stream)
             self._squares(1.0, stream)
         return root_of(float(self._queue.download(self._scalars.address, np.empty(1), stream)[0]))
 
@@ -300,16 +313,14 @@ class Stepper:
         arguments = (self._blocks, self._partial.address, scale, self._scalars.address)
         self._queue.launcher.launch("total_squares<double>", 1, arguments, stream)
 
-    @contextmanager
-    def _ordered(self, grads: Sequence[DeviceArray]) -> Iterator[int]:
-        """Give a stream that waits for the gradients' streams, and for which those wait afterwards."""
-        from ...arrays.gpu_checks import Gradients
-
-        found = grads if isinstance(grads, Gradients) else Gradients.of(grads)
-        with self._queue.among(found.streams, found.queues) as stream:
+    def _point_at(self, addresses: Array, stream: int) -> None:
+        """Use the gradients at these addresses."""
+        held = addresses.tobytes()
+        if held != self._pointed:
+            self._pointed = None  # in case a launch fails
             for launch in self._launches:
-                launch.point_at(found.addresses, stream)
-            yield stream
+                launch.point_at(addresses, stream)
+            self._pointed = held
 
 
 def root_of(kept: float) -> float:
