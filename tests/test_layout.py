@@ -76,6 +76,26 @@ def test_no_header_includes_itself_by_way_of_others():
     assert len(done) == len(graph)
 
 
+def test_bindings_read_no_array_while_other_threads_may_reshape_it():
+    reads = re.compile(r"(\.|->)(data|mutable_data|size|shape|ndim|nbytes)\(|data_or_null")
+    wrong, blocks = [], 0
+    for file in sorted((CSRC / "python").glob("*.?pp")):
+        text = file.read_text("utf-8")
+        for found in re.finditer(r"(Unlocked|gil_scoped_release)(> release| release;)", text):
+            depth, end = 1, found.end()
+            while depth > 0:  # to the end of the block
+                depth += {"{": 1, "}": -1}.get(text[end], 0)
+                end += 1
+            blocks += 1
+            wrong += [
+                f"{file.name}: {line.strip()}"
+                for line in text[found.end() : end].splitlines()
+                if reads.search(line)
+            ]
+    assert blocks > 15
+    assert not wrong, "\n".join(wrong)
+
+
 def test_every_source_is_listed_in_a_cmake_file():
     lists = [SOURCE / "CMakeLists.txt", *CSRC.rglob("CMakeLists.txt")]
     text = "\n".join(file.read_text("utf-8") for file in lists)

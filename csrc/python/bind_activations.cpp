@@ -13,9 +13,11 @@ template <class T>
 void activation_forward(const std::string& kind, const Array<T>& x, Array<T> y, double a, double b) {
     require(x.size() == y.size(), "y as x");
     const ActivationSpec it{core::any_activation_named(kind), a, b};
+    const auto n = static_cast<std::size_t>(x.size());
+    const T* const in = x.data();
     T* out = y.mutable_data();
     py::gil_scoped_release release;
-    core::activation_forward(it, static_cast<std::size_t>(x.size()), x.data(), out);
+    core::activation_forward(it, n, in, out);
 }
 
 template <class T>
@@ -23,26 +25,32 @@ void activation_backward(const std::string& kind, const Array<T>& dy, const Arra
                          double a, double b) {
     require(dy.size() == kept.size() && dx.size() == kept.size(), "dy and dx as what was kept");
     const ActivationSpec it{core::any_activation_named(kind), a, b};
+    const auto n = static_cast<std::size_t>(kept.size());
+    const T* in[] = {dy.data(), kept.data()};
     T* out = dx.mutable_data();
     py::gil_scoped_release release;
-    core::activation_backward(it, static_cast<std::size_t>(kept.size()), dy.data(), kept.data(), out);
+    core::activation_backward(it, n, in[0], in[1], out);
 }
 
 template <class T>
 void softmax_forward(bool log, const Array<T>& x, Array<T> y) {
     require(x.ndim() == 2 && x.size() == y.size(), "x (rows, classes), y as x");
+    const py::ssize_t rows = x.shape(0), classes = x.shape(1);
+    const T* const in = x.data();
     T* out = y.mutable_data();
     py::gil_scoped_release release;
-    core::softmax_forward(log, x.shape(0), x.shape(1), x.data(), out);
+    core::softmax_forward(log, rows, classes, in, out);
 }
 
 template <class T>
 void softmax_backward(bool log, const Array<T>& dy, const Array<T>& y, Array<T> dx) {
     require(y.ndim() == 2 && dy.size() == y.size() && dx.size() == y.size(),
             "y (rows, classes), others as y");
+    const py::ssize_t rows = y.shape(0), classes = y.shape(1);
+    const T* in[] = {dy.data(), y.data()};
     T* out = dx.mutable_data();
     py::gil_scoped_release release;
-    core::softmax_backward(log, y.shape(0), y.shape(1), dy.data(), y.data(), out);
+    core::softmax_backward(log, rows, classes, in[0], in[1], out);
 }
 
 template <class T>

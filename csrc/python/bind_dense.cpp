@@ -25,9 +25,10 @@ void dense_forward(const Array<T>& x, const Array<T>& weight, const MaybeArray<T
     const auto shape = dense_shape(x, weight, y);
     require(has_size(bias, shape.out), "bias (out)");
     const Activation kind = core::activation_named(activation.value_or(""));
+    const T* in[] = {x.data(), weight.data(), data_or_null(bias)};
     T* out = y.mutable_data();
     py::gil_scoped_release release;
-    core::dense_forward(shape, x.data(), weight.data(), data_or_null(bias), kind, out);
+    core::dense_forward(shape, in[0], in[1], in[2], kind, out);
 }
 
 template <class T>

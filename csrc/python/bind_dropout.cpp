@@ -14,9 +14,11 @@ namespace {
 template <class T, void (*run)(const RandomStream&, double, std::size_t, const T*, T*)>
 void apply(const Array<T>& x, double amount, std::uint64_t seed, std::uint64_t step, Array<T> y) {
     require(x.size() == y.size(), "y as x");
+    const auto n = static_cast<std::size_t>(x.size());
+    const T* const in = x.data();
     T* out = y.mutable_data();
     py::gil_scoped_release release;
-    run({seed, step}, amount, static_cast<std::size_t>(x.size()), x.data(), out);
+    run({seed, step}, amount, n, in, out);
 }
 
 template <class T>

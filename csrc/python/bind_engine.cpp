@@ -127,11 +127,12 @@ class Engine {
         if (nonfinite == "raise") options.nonfinite = NonFinite::raise;
         if (nonfinite == "skip") options.nonfinite = NonFinite::skip;
         const std::vector<T> cast(rows.data(), rows.data() + rows.size());
+        const T* const coefficients = cast.data();
         require(!hogwild_ || (options.max_grad_norm <= 0 && options.nonfinite == NonFinite::ignore),
                 "hogwild, and options of the step");
         py::gil_scoped_release release;
-        if (hogwild_) return hogwild_->train(of, begin, end, batch, cast.data(), row_, outcome);
-        engine_.train(of, begin, end, batch, cast.data(), row_, options, outcome);
+        if (hogwild_) return hogwild_->train(of, begin, end, batch, coefficients, row_, outcome);
+        engine_.train(of, begin, end, batch, coefficients, row_, options, outcome);
     }
 
     // Returns the sum of the losses of the examples [begin, end), which are one batch, and its divisor. If
@@ -146,9 +147,10 @@ class Engine {
         const core::Examples<T> of = checked_examples(x, target, {}, weight, range, sparse);
         double* const sum = mutable_data_or_null(total);
         const auto size = static_cast<std::size_t>(gradients.size());
+        const T* const own = gradients.data();
         core::Sums sums;
         py::gil_scoped_release release;
-        engine_.measure(of, begin, end, gradients.data(), sum, size, sums);
+        engine_.measure(of, begin, end, own, sum, size, sums);
         return {sums.loss, sums.divisor};
     }
 

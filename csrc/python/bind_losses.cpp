@@ -65,8 +65,9 @@ double softmax_cross_entropy(const Array<T>& logits, const Array<Target>& target
         require(target.size() == logits.size(), "targets as logits");
         it.targets = target.data();
     }
+    const py::ssize_t rows = logits.shape(0);
     py::gil_scoped_release release;
-    return core::cross_entropy(it, logits.shape(0));
+    return core::cross_entropy(it, rows);
 }
 
 template <class T>
@@ -77,8 +78,9 @@ double kl_divergence(const Array<T>& logits, const Array<T>& target, MaybeArray<
     it.targets = target.data();
     it.temperature = temperature;
     it.divergence = true;
+    const py::ssize_t rows = logits.shape(0);
     py::gil_scoped_release release;
-    return core::cross_entropy(it, logits.shape(0));
+    return core::cross_entropy(it, rows);
 }
 
 template <class T>

@@ -63,9 +63,10 @@ void norm_forward(const Array<T>& x, const Pair<T>& affine, Pair<T> running, con
     };
     const core::NormAffine<T> of{data_or_null(affine.first), data_or_null(affine.second)};
     const core::NormRunning<T> to{writeable(running.first), writeable(running.second)};
+    const T* const in = x.data();
     T* out[] = {y.mutable_data(), saved.first.mutable_data(), saved.second.mutable_data()};
     py::gil_scoped_release release;
-    core::norm_forward<T>(shape, x.data(), of, to, it, out[0], out[1], out[2]);
+    core::norm_forward<T>(shape, in, of, to, it, out[0], out[1], out[2]);
 }
 
 template <class T>
@@ -79,9 +80,10 @@ void norm_backward(const Array<T>& dy, const Array<T>& x, const Pair<T>& affine,
     const core::NormAffine<T> of{data_or_null(affine.first), data_or_null(affine.second)};
     const core::NormSaved<T> from{mean.data(), inv_std.data(), of_this_batch, relu};
     auto& [dx, dgamma, dbeta] = gradients;
+    const T* in[] = {dy.data(), x.data()};
     T* out[] = {mutable_data_or_null(dx), dgamma.mutable_data(), dbeta.mutable_data()};
     py::gil_scoped_release release;
-    core::norm_backward<T>(shape, dy.data(), x.data(), of, from, out[0], out[1], out[2]);
+    core::norm_backward<T>(shape, in[0], in[1], of, from, out[0], out[1], out[2]);
 }
 
 template <class T>
@@ -95,10 +97,10 @@ void layer_norm_forward(const Array<T>& x, const Pair<T>& affine, double eps, Ar
     const auto shape = layer_shape(x);
     require(have_size(affine, shape.features) && y.size() == x.size() && have_size(saved, shape.rows),
             "affine (features), saved (rows), y as x");
-    const T *const gamma = data_or_null(affine.first), *const beta = data_or_null(affine.second);
+    const T* in[] = {x.data(), data_or_null(affine.first), data_or_null(affine.second)};
     T* out[] = {y.mutable_data(), saved.first.mutable_data(), saved.second.mutable_data()};
     py::gil_scoped_release release;
-    core::layer_norm_forward<T>(shape, x.data(), gamma, beta, eps, out[0], out[1], out[2]);
+    core::layer_norm_forward<T>(shape, in[0], in[1], in[2], eps, out[0], out[1], out[2]);
 }
 
 template <class T>
@@ -109,10 +111,11 @@ void layer_norm_backward(const Array<T>& dy, const Array<T>& x, const MaybeArray
                 have_size(gradients, x.size(), shape.features),
             "dy and dx as x; gamma, dgamma, dbeta (features); saved (rows)");
     const cpu::LayerNormRows<T> rows{dy.data(), x.data(), saved.first.data(), saved.second.data()};
+    const T* const scale = data_or_null(gamma);
     auto& [dx, dgamma, dbeta] = gradients;
     T* out[] = {mutable_data_or_null(dx), dgamma.mutable_data(), dbeta.mutable_data()};
     py::gil_scoped_release release;
-    core::layer_norm_backward<T>(shape, rows, data_or_null(gamma), out[0], out[1], out[2]);
+    core::layer_norm_backward<T>(shape, rows, scale, out[0], out[1], out[2]);
 }
 
 template <class T>

@@ -117,17 +117,23 @@ class Stepper : public PreparedByType<core::Stepper> {
 
 // The norm of arrays taken as one vector.
 double norm(const std::vector<std::variant<Array<float>, Array<double>>>& arrays) {
+    using Elements =
+        std::variant<std::pair<const float*, std::size_t>, std::pair<const double*, std::size_t>>;
+    std::vector<Elements> all;
+    all.reserve(arrays.size());
     std::size_t elements = 0;
     for (const auto& array : arrays) {
-        elements += static_cast<std::size_t>(std::visit([](const auto& x) { return x.size(); }, array));
+        const auto found = [](const auto& x) -> Elements {
+            return std::pair(x.data(), static_cast<std::size_t>(x.size()));
+        };
+        all.push_back(std::visit(found, array));
+        elements += std::visit([](const auto& x) { return x.second; }, all.back());
     }
+    const std::size_t count = all.size();
     std::optional<py::gil_scoped_release> release;
     if (elements > 16384) release.emplace();
-    return root_of(core::total_of_squares(arrays.size(), [&](std::size_t i) {
-        const auto sum = [](const auto& x) {
-            return core::sum_of_squares(static_cast<std::size_t>(x.size()), x.data());
-        };
-        return std::visit(sum, arrays[i]);
+    return root_of(core::total_of_squares(count, [&](std::size_t i) {
+        return std::visit([](const auto& x) { return core::sum_of_squares(x.second, x.first); }, all[i]);
     }));
 }
 

@@ -19,8 +19,9 @@ void quantized_dense(const Array<float>& x, float inverse, int zero, const Array
         n,    k,    nullptr, weight.data(), offset.data(), scale.data(), bias.data(), y.mutable_data(),
         relu, false};
     const auto rows = static_cast<std::size_t>(x.shape(0)), in = static_cast<std::size_t>(x.shape(1));
+    const float* const values = x.data();
     py::gil_scoped_release release;
-    core::quantized_dense(rows, in, x.data(), inverse, static_cast<float>(zero), layer);
+    core::quantized_dense(rows, in, values, inverse, static_cast<float>(zero), layer);
 }
 
 }  // namespace

@@ -37,9 +37,11 @@ void bind_runtime(py::module_& m) {
         "stream_update",
         [](Array<double> a, const Array<double>& b, double s) {
             require(a.size() == b.size(), "a and b");
+            const auto n = static_cast<std::size_t>(a.size());
+            const double* const in = b.data();
             double* out = a.mutable_data();
             py::gil_scoped_release release;
-            core::stream_update(out, b.data(), s, static_cast<std::size_t>(a.size()));
+            core::stream_update(out, in, s, n);
         },
         exact("a"), exact("b"), py::arg("s"),
         "a += s * b on all threads: 24 bytes of memory traffic an element.");

@@ -91,9 +91,10 @@ class Gradients {
         found.reserve(slots_.size());
         const auto keep = [&](const Slot& slot, const void* data) { found.emplace_back(&slot, data); };
         if (!each(grads, keep)) return std::nullopt;
+        const std::size_t count = found.size();
         std::optional<py::gil_scoped_release> release;
         if (large_) release.emplace();
-        return root_of(core::total_of_squares(found.size(), [&](std::size_t i) {
+        return root_of(core::total_of_squares(count, [&](std::size_t i) {
             const auto& [slot, data] = found[i];
             const auto n = static_cast<std::size_t>(slot->size);
             return slot->is_double ? core::sum_of_squares(n, static_cast<const double*>(data))
