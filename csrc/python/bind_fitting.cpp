@@ -30,7 +30,9 @@ struct Lengths {
     }
     Length product() const {
         Length all = 1;
-        for (int i = 0; i < count; ++i) all *= each[i];
+        for (int i = 0; i < count; ++i) {  // NumPy refuses the most that there is, as what comes beyond it
+            if (__builtin_mul_overflow(all, each[i], &all)) return std::numeric_limits<Length>::max();
+        }
         return all;
     }
 };
@@ -53,10 +55,11 @@ class Fitting {
   public:
     explicit Fitting(const std::string& pattern) {
         const std::size_t arrow = pattern.find("->");
-        require(arrow != std::string::npos, "a pattern and its results");
+        check(arrow != std::string::npos, "it has no arrow");
         std::string letters;
         items_ = items_of(pattern.substr(0, arrow), letters);
         results_ = items_of(pattern.substr(arrow + 2), letters);
+        check_items();
     }
 
     // A new reference to the results: an array, or a tuple of several. None where an argument does not fit.
@@ -86,6 +89,37 @@ class Fitting {
   private:
     static constexpr std::size_t kMostLetters = 4;
 
+    static void check(bool is_sound, const char* what) {
+        if (!is_sound) throw py::value_error(std::string("the pattern is wrong: ") + what);
+    }
+
+    // Calls rely on what this checks.
+    void check_items() const {
+        bool known[kMostLetters] = {}, has_type = false;
+        for (const Item& item : items_) {
+            check(!item.letters.empty(), "an argument has no letters");
+            const bool is_plain_array = !item.written && !item.at_least_zero;
+            check(!item.is_shape || (item.letters.size() == 1 && !item.letters[0].joined && is_plain_array),
+                  "a shape is more than = and a letter");
+            check(!item.classes || (!item.is_shape && known[*item.classes]),
+                  "labels come before the number of their classes");
+            if (item.may_be_none) continue;
+            for (const Letter& letter : item.letters) {
+                known[letter.index] = known[letter.index] || !letter.joined;
+            }
+            has_type = has_type || (!item.is_shape && !item.classes);
+        }
+        check(has_type, "no array has the type of the results");
+        for (const Item& item : results_) {
+            check(
+                !item.is_shape && !item.may_be_none && !item.written && !item.at_least_zero && !item.classes,
+                "a result has a mark");
+            for (const Letter& letter : item.letters) {
+                check(known[letter.index], "a result has a letter that no argument must have");
+            }
+        }
+    }
+
     // The items of one side of a pattern, and the letters that it has beside those found before.
     static std::vector<Item> items_of(const std::string& text, std::string& letters) {
         std::vector<Item> items(1);
@@ -96,6 +130,7 @@ class Fitting {
                 case ' ':
                     break;
                 case ',':
+                    check(!joined && !names_classes, "an item ends too early");
                     items.emplace_back();
                     break;
                 case '=':
@@ -111,26 +146,27 @@ class Fitting {
                     item.at_least_zero = true;
                     break;
                 case '(':
-                    joined = true;
-                    break;
                 case ')':
-                    joined = false;
+                    check(joined == (c == ')'), "a parenthesis has no other");
+                    joined = !joined;
                     break;
                 case '<':
                     names_classes = true;
                     break;
                 default:
                     const bool is_group = c >= 'A' && c <= 'Z';
-                    require(is_group || (c >= 'a' && c <= 'z'), "a pattern and its letters");
+                    check(is_group || (c >= 'a' && c <= 'z'), "a character has no meaning");
                     if (letters.find(c) == std::string::npos) letters += c;
-                    require(letters.size() <= kMostLetters, "a pattern and the most letters");
+                    check(letters.size() <= kMostLetters, "it has more than four letters");
                     if (std::exchange(names_classes, false)) {
+                        check(!is_group, "classes have more than one dimension");
                         item.classes = letters.find(c);
                     } else {
                         item.letters.push_back({letters.find(c), is_group, joined});
                     }
             }
         }
+        check(!joined && !names_classes, "an item ends too early");
         return items;
     }
 
@@ -229,7 +265,7 @@ class Fitting {
         int count = 0;
         for (const Letter& letter : item.letters) {
             const Lengths& known = lengths[letter.index];
-            require(known.count >= 0 && count + known.count <= 32, "a result's letters and the arguments'");
+            require(count + (letter.joined ? 1 : known.count) <= 32, "a result and the most dimensions");
             if (letter.joined) {
                 shape[count++] = known.product();
             } else {

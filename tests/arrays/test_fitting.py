@@ -112,9 +112,74 @@ def test_values(dtype):
         assert labels(x, np.array([0, 1, 1], dtype)) is None
 
 
-def test_a_wrong_pattern_or_number_of_arguments_is_an_error():
-    for pattern in ("nc", "n-> 1", "a, b, c, d, e -> a", "n -> m"):
-        with pytest.raises(ValueError, match="shapes do not match"):
-            native.fitting(pattern)(np.ones(2))
+# A pattern, and what its error says is wrong.
+WRONG_PATTERNS = [
+    ("nc", "no arrow"),
+    ("n-> 1", "no meaning"),
+    ("a, b, c, d, e -> a", "four letters"),
+    ("n -> m", "no argument must have"),
+    ("n, m? -> m", "no argument must have"),
+    ("=->a", "no letters"),
+    ("n, -> n", "no letters"),
+    ("=nc, n -> n", "a shape"),
+    ("=n!, n -> n", "a shape"),
+    ("=(n), n -> n", "a shape"),
+    ("n<c, nc -> n", "labels"),
+    ("S, n<S -> n", "more than one dimension"),
+    ("n, n< -> n", "too early"),
+    ("(n, n) -> n", "too early"),
+    ("n, (n -> n", "too early"),
+    ("n) -> n", "parenthesis"),
+    ("((n)) -> n", "parenthesis"),
+    ("=n -> n", "type of the results"),
+    ("n?, =n -> n", "type of the results"),
+    ("n -> n!", "a mark"),
+]
+
+
+@pytest.mark.parametrize(("pattern", "wrong"), WRONG_PATTERNS)
+def test_a_wrong_pattern_is_an_error_that_says_why(pattern, wrong):
+    with pytest.raises(ValueError, match=wrong):
+        native.fitting(pattern)
+
+
+def test_a_wrong_number_of_arguments_is_an_error():
     with pytest.raises(ValueError, match="arguments and their pattern"):
         native.fitting("n -> n")()
+    with pytest.raises(ValueError, match="most dimensions"):
+        native.fitting("S -> " + "(S)" * 33)(np.ones(()))
+
+
+# Patterns of random characters, and calls of those that are none the less right.
+FUZZ = """
+import random
+import numpy as np
+from pyoptim.runtime._native import fitting
+
+x = np.ones((2, 3))
+GIVEN = [None, 0, 2, -1, 2**70, (2, 3), (2**40, 2**40), (), (1,) * 9, "n", [1.0], x, x[0], x[:, 0], x.T]
+GIVEN += [x[:0], np.array([0, 1]), np.array(1.0), np.ones((1,) * 9), x.astype(np.float32), x.astype(">f8")]
+draw, right, made = random.Random(1), 0, 0
+for _ in range(40_000):
+    sides = ["".join(draw.choices("abSN,=?!+<() ", k=draw.randrange(9))) for _ in range(2)]
+    odd = "".join(draw.choices("->1_é\\0", k=1)) if draw.random() < 0.1 else "->"
+    try:
+        fit = fitting(odd.join(sides))
+    except ValueError:
+        continue
+    right += 1
+    for _ in range(20):
+        try:
+            made += fit(*draw.choices(GIVEN, k=sides[0].count(",") + 1)) is not None
+        except (ValueError, MemoryError):
+            pass
+print(right, made)
+"""
+
+
+def test_no_pattern_and_no_call_ends_the_interpreter(run_python):
+    done = run_python(FUZZ)
+    assert done.returncode == 0, done.stderr
+    right, made = map(int, done.stdout.split())
+    assert right > 500
+    assert made > 100
