@@ -5,6 +5,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <atomic>
 #include <optional>
 #include <string>
 
@@ -45,6 +46,23 @@ template <class T>
 bool has_size(const MaybeArray<T>& array, py::ssize_t size) {
     return !array || array->size() == size;
 }
+
+// Lets other Python threads run while one lives. What it does then has been read from arrays before, as these
+// threads may reshape them, and none can change the instruction set. With a GIL, all work of the kernels that
+// another thread can come between is done under one of these.
+class Unlocked {
+  public:
+    static bool any() { return Counted::all != 0; }
+
+  private:
+    struct Counted {
+        Counted() { ++all; }
+        ~Counted() { --all; }
+        static inline std::atomic<int> all{0};
+    };
+    Counted counted_;  // begins before the GIL is released, and ends after it is taken again
+    py::gil_scoped_release release_;
+};
 
 // Binds a part of the compiled module; module.cpp calls each of these functions.
 using Binding = void(py::module_&);

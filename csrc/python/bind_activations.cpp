@@ -16,7 +16,7 @@ void activation_forward(const std::string& kind, const Array<T>& x, Array<T> y, 
     const auto n = static_cast<std::size_t>(x.size());
     const T* const in = x.data();
     T* out = y.mutable_data();
-    py::gil_scoped_release release;
+    Unlocked release;
     core::activation_forward(it, n, in, out);
 }
 
@@ -28,7 +28,7 @@ void activation_backward(const std::string& kind, const Array<T>& dy, const Arra
     const auto n = static_cast<std::size_t>(kept.size());
     const T* in[] = {dy.data(), kept.data()};
     T* out = dx.mutable_data();
-    py::gil_scoped_release release;
+    Unlocked release;
     core::activation_backward(it, n, in[0], in[1], out);
 }
 
@@ -38,7 +38,7 @@ void softmax_forward(bool log, const Array<T>& x, Array<T> y) {
     const py::ssize_t rows = x.shape(0), classes = x.shape(1);
     const T* const in = x.data();
     T* out = y.mutable_data();
-    py::gil_scoped_release release;
+    Unlocked release;
     core::softmax_forward(log, rows, classes, in, out);
 }
 
@@ -49,7 +49,7 @@ void softmax_backward(bool log, const Array<T>& dy, const Array<T>& y, Array<T> 
     const py::ssize_t rows = y.shape(0), classes = y.shape(1);
     const T* in[] = {dy.data(), y.data()};
     T* out = dx.mutable_data();
-    py::gil_scoped_release release;
+    Unlocked release;
     core::softmax_backward(log, rows, classes, in[0], in[1], out);
 }
 

@@ -27,7 +27,7 @@ void dense_forward(const Array<T>& x, const Array<T>& weight, const MaybeArray<T
     const Activation kind = core::activation_named(activation.value_or(""));
     const T* in[] = {x.data(), weight.data(), data_or_null(bias)};
     T* out = y.mutable_data();
-    py::gil_scoped_release release;
+    Unlocked release;
     core::dense_forward(shape, in[0], in[1], in[2], kind, out);
 }
 
@@ -44,7 +44,7 @@ void dense_backward(const Array<T>& dy, const Array<T>& x, const Array<T>& weigh
     const core::DenseInputs<T> of = {dy.data(), x.data(), weight.data(), data_or_null(y), kind};
     const core::DenseGradients<T> to = {mutable_data_or_null(dx), mutable_data_or_null(dweight),
                                         mutable_data_or_null(dbias)};
-    py::gil_scoped_release release;
+    Unlocked release;
     core::dense_backward(shape, of, to);
 }
 

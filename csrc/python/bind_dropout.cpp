@@ -17,7 +17,7 @@ void apply(const Array<T>& x, double amount, std::uint64_t seed, std::uint64_t s
     const auto n = static_cast<std::size_t>(x.size());
     const T* const in = x.data();
     T* out = y.mutable_data();
-    py::gil_scoped_release release;
+    Unlocked release;
     run({seed, step}, amount, n, in, out);
 }
 

@@ -130,7 +130,7 @@ class Engine {
         const T* const coefficients = cast.data();
         require(!hogwild_ || (options.max_grad_norm <= 0 && options.nonfinite == NonFinite::ignore),
                 "hogwild, and options of the step");
-        py::gil_scoped_release release;
+        Unlocked release;
         if (hogwild_) return hogwild_->train(of, begin, end, batch, coefficients, row_, outcome);
         engine_.train(of, begin, end, batch, coefficients, row_, options, outcome);
     }
@@ -149,7 +149,7 @@ class Engine {
         const auto size = static_cast<std::size_t>(gradients.size());
         const T* const own = gradients.data();
         core::Sums sums;
-        py::gil_scoped_release release;
+        Unlocked release;
         engine_.measure(of, begin, end, own, sum, size, sums);
         return {sums.loss, sums.divisor};
     }

@@ -66,7 +66,7 @@ double softmax_cross_entropy(const Array<T>& logits, const Array<Target>& target
         it.targets = target.data();
     }
     const py::ssize_t rows = logits.shape(0);
-    py::gil_scoped_release release;
+    Unlocked release;
     return core::cross_entropy(it, rows);
 }
 
@@ -79,7 +79,7 @@ double kl_divergence(const Array<T>& logits, const Array<T>& target, MaybeArray<
     it.temperature = temperature;
     it.divergence = true;
     const py::ssize_t rows = logits.shape(0);
-    py::gil_scoped_release release;
+    Unlocked release;
     return core::cross_entropy(it, rows);
 }
 
@@ -104,7 +104,7 @@ double pointwise_loss(const std::string& kind, const Array<T>& prediction, const
                                   target.data(),
                                   data_or_null(sample_weight),
                                   mutable_data_or_null(dprediction)};
-    py::gil_scoped_release release;
+    Unlocked release;
     return core::pointwise_loss(it, of);
 }
 
@@ -112,7 +112,7 @@ template <class T>
 double penalty(const Array<T>& parameters, const Array<T>& gradients, const Runs& runs, double l2,
                double l1) {
     const auto of = penalized<T>(parameters, gradients, runs, l2, l1);
-    py::gil_scoped_release release;
+    Unlocked release;
     return core::add_penalty(of);
 }
 

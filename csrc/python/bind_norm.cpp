@@ -65,7 +65,7 @@ void norm_forward(const Array<T>& x, const Pair<T>& affine, Pair<T> running, con
     const core::NormRunning<T> to{writeable(running.first), writeable(running.second)};
     const T* const in = x.data();
     T* out[] = {y.mutable_data(), saved.first.mutable_data(), saved.second.mutable_data()};
-    py::gil_scoped_release release;
+    Unlocked release;
     core::norm_forward<T>(shape, in, of, to, it, out[0], out[1], out[2]);
 }
 
@@ -82,7 +82,7 @@ void norm_backward(const Array<T>& dy, const Array<T>& x, const Pair<T>& affine,
     auto& [dx, dgamma, dbeta] = gradients;
     const T* in[] = {dy.data(), x.data()};
     T* out[] = {mutable_data_or_null(dx), dgamma.mutable_data(), dbeta.mutable_data()};
-    py::gil_scoped_release release;
+    Unlocked release;
     core::norm_backward<T>(shape, in[0], in[1], of, from, out[0], out[1], out[2]);
 }
 
@@ -99,7 +99,7 @@ void layer_norm_forward(const Array<T>& x, const Pair<T>& affine, double eps, Ar
             "affine (features), saved (rows), y as x");
     const T* in[] = {x.data(), data_or_null(affine.first), data_or_null(affine.second)};
     T* out[] = {y.mutable_data(), saved.first.mutable_data(), saved.second.mutable_data()};
-    py::gil_scoped_release release;
+    Unlocked release;
     core::layer_norm_forward<T>(shape, in[0], in[1], in[2], eps, out[0], out[1], out[2]);
 }
 
@@ -114,7 +114,7 @@ void layer_norm_backward(const Array<T>& dy, const Array<T>& x, const MaybeArray
     const T* const scale = data_or_null(gamma);
     auto& [dx, dgamma, dbeta] = gradients;
     T* out[] = {mutable_data_or_null(dx), dgamma.mutable_data(), dbeta.mutable_data()};
-    py::gil_scoped_release release;
+    Unlocked release;
     core::layer_norm_backward<T>(shape, rows, scale, out[0], out[1], out[2]);
 }
 

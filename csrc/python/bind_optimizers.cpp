@@ -130,7 +130,7 @@ double norm(const std::vector<std::variant<Array<float>, Array<double>>>& arrays
         elements += std::visit([](const auto& x) { return x.second; }, all.back());
     }
     const std::size_t count = all.size();
-    std::optional<py::gil_scoped_release> release;
+    std::optional<Unlocked> release;
     if (elements > 16384) release.emplace();
     return root_of(core::total_of_squares(count, [&](std::size_t i) {
         return std::visit([](const auto& x) { return core::sum_of_squares(x.second, x.first); }, all[i]);

@@ -36,7 +36,7 @@ class Predictor {
         for (std::size_t begin = 0; begin < examples; begin += most) {
             const std::size_t n = std::min(most, examples - begin), at = begin * predictor_.inputs();
             {
-                py::gil_scoped_release release;
+                Unlocked release;
                 if (!predictor_.predict({n, is_bytes ? nullptr : values + at, is_bytes ? bytes + at : nullptr,
                                          out + begin * predictor_.outputs()},
                                         examples, true)) {

@@ -20,7 +20,7 @@ void quantized_dense(const Array<float>& x, float inverse, int zero, const Array
         relu, false};
     const auto rows = static_cast<std::size_t>(x.shape(0)), in = static_cast<std::size_t>(x.shape(1));
     const float* const values = x.data();
-    py::gil_scoped_release release;
+    Unlocked release;
     core::quantized_dense(rows, in, values, inverse, static_cast<float>(zero), layer);
 }
 

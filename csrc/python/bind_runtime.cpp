@@ -32,7 +32,17 @@ void bind_runtime(py::module_& m) {
           "Processors that the quota of this process's control groups is worth; 0 if it has none.");
     m.def("instruction_set", [] { return std::string(core::instruction_set().name); });
     m.def("instruction_sets", &core::usable_instruction_sets, "Those that run here, best first.");
-    m.def("use_instruction_set", &core::use_instruction_set, py::arg("name"));
+    // A kernel reads what others of its instruction set have laid out, so that the set stays while they work.
+    // Work that holds the GIL is not counted: free-threaded Python calls this before it begins any.
+    m.def(
+        "use_instruction_set",
+        [](const std::string& name) {
+            if (Unlocked::any() && name != core::instruction_set().name) {
+                throw std::runtime_error("the instruction set cannot change while a thread computes");
+            }
+            core::use_instruction_set(name);
+        },
+        py::arg("name"));
     m.def(
         "stream_update",
         [](Array<double> a, const Array<double>& b, double s) {
@@ -40,7 +50,7 @@ void bind_runtime(py::module_& m) {
             const auto n = static_cast<std::size_t>(a.size());
             const double* const in = b.data();
             double* out = a.mutable_data();
-            py::gil_scoped_release release;
+            Unlocked release;
             core::stream_update(out, in, s, n);
         },
         exact("a"), exact("b"), py::arg("s"),
@@ -50,7 +60,7 @@ void bind_runtime(py::module_& m) {
         [](const std::string& dtype, std::size_t n) {
             require(dtype == "float32" || dtype == "float64", "dtype is float32 or float64");
             const bool single = dtype == "float32";
-            py::gil_scoped_release release;
+            Unlocked release;
             return single ? core::multiply_add<float>(n) : core::multiply_add<double>(n);
         },
         py::arg("dtype"), py::arg("n"),

@@ -92,7 +92,7 @@ class Gradients {
         const auto keep = [&](const Slot& slot, const void* data) { found.emplace_back(&slot, data); };
         if (!each(grads, keep)) return std::nullopt;
         const std::size_t count = found.size();
-        std::optional<py::gil_scoped_release> release;
+        std::optional<Unlocked> release;
         if (large_) release.emplace();
         return root_of(core::total_of_squares(count, [&](std::size_t i) {
             const auto& [slot, data] = found[i];

@@ -27,7 +27,7 @@ bool any_outside_of(const py::array& x, double low, double high) {
     const T least = static_cast<T>(low), most = static_cast<T>(high);
     const T* const values = static_cast<const T*>(x.data());
     const py::ssize_t n = x.size();
-    std::optional<py::gil_scoped_release> release;
+    std::optional<Unlocked> release;
     if (n > 16384) release.emplace();
     int wrong = 0;
     for (py::ssize_t i = 0; i < n; ++i) wrong |= !(values[i] >= least) | !(values[i] <= most);

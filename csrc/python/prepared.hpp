@@ -61,7 +61,7 @@ class Prepared {
     // Calls the function, without the GIL if the arrays are large.
     template <class Run>
     auto unlocked(Run run) const {
-        std::optional<py::gil_scoped_release> release;
+        std::optional<Unlocked> release;
         if (gradients_.large()) release.emplace();
         return run();
     }

@@ -224,6 +224,26 @@ def test_use_instruction_set():
     assert _native.instruction_set() == before
 
 
+@native
+def test_the_instruction_set_stays_while_a_thread_computes():
+    before, last = _native.instruction_set(), _native.instruction_sets()[-1]
+    if before == last:
+        pytest.skip("there is no other")
+
+    def use_until_refused(work):
+        while not work.done():
+            for name in (last, before):
+                _native.use_instruction_set(name)
+
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(_native.multiply_add, "float32", 10**8)
+        with pytest.raises(RuntimeError, match="while a thread computes"):
+            use_until_refused(work)
+        _native.use_instruction_set(_native.instruction_set())  # which changes nothing
+        work.result()
+    _native.use_instruction_set(before)
+
+
 def test_set_num_threads():
     with use_threads(3):
         assert po.get_num_threads() == 3
@@ -474,7 +494,7 @@ def work(backend, seed, size, steps):
 def test_steps_from_several_threads_at_once(backend, monkeypatch):
     share_small_work(backend, monkeypatch, 1 << 14)
     jobs = [(backend, seed, size, 6) for seed in range(4) for size in (5, 20_000, 150_000)]
-    with use_threads(2):
+    with running_on(backend), use_threads(2):  # jobs find their instruction set in force, and leave it so
         alone = [work(*job) for job in jobs]
         with ThreadPoolExecutor(4) as pool:
             together = list(pool.map(lambda job: work(*job), jobs))
