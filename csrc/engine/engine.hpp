@@ -67,7 +67,8 @@ struct StepOptions {
     // step is taken, at p + sharpness_aware * g / norm(g) (Foret et al. 2021, "SAM"); 0 takes the step by g.
     double sharpness_aware = 0;
     // Whether all gradients of the last step must be in memory after train(). Otherwise those of dense
-    // weights may be 0 there, since fused updates do not write them.
+    // weights may be 0 there, since fused updates do not write them. Where train() throws after some steps,
+    // they are unspecified: they may lack the penalty.
     bool keep_gradients = false;
     // Takes each step instead of the engine, by the gradients that are in memory, or is null. One that it
     // skips or refuses is treated as one by gradients that are not finite.

@@ -329,7 +329,7 @@ class Trainer:
         optimizer as they are then. Like any exception, it is raised after the callbacks were told of the end.
 
         The compiled engine does not fill the model's gradients: afterwards those of dense weights are
-        unspecified, of the last mini-batch or 0.
+        unspecified, of the last mini-batch or 0. After an exception they may also lack the penalty.
 
         On a GPU the trainer keeps the captured steps, and the memory that they work in, but not the data.
         Another `fit` launches them at once where dtypes, the shape of an example, ``batch_size``, and whether
