@@ -117,6 +117,10 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, const std::optional<Loss>& l
     takes_pieces_ = loss && std::all_of(compiled_.begin(), compiled_.end(), [](const auto& layer) {
                         return layer != nullptr && layer->takes_pieces();
                     });
+    for (const LayerView<T>& layer : layers_) {
+        if (!takes_pieces_ || layer.arrays.size() <= kMostArrays) continue;
+        throw std::logic_error("a layer that takes pieces has too many arrays");
+    }
 }
 
 template <class T>

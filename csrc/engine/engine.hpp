@@ -2,6 +2,7 @@
 // without an allocation. Memory of parameters, gradients and states is the caller's.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -191,7 +192,7 @@ class Engine {
     double pass_pieces(const Examples<T>&, std::size_t begin, std::size_t n, const T* x, Sums&);
     void place_pieces(const Pieces&, std::size_t n);
     std::size_t pass_piece(const LossBatch<T>& piece, std::size_t n, const T* x, T* own, T* gradients,
-                           std::size_t number, const Pieces&);
+                           std::size_t number);
     void add_gradients(const Pieces&, const T* gradients);
     void scale_gradient(std::size_t n, double divisor);
     void clear_gradients();
@@ -236,10 +237,13 @@ class Engine {
     std::size_t widest_ = 0;                    // their elements for each example
     // Whether the current batch is passed through the layers in pieces, and copied then.
     bool in_pieces_ = false, gathers_pieces_ = false;
+    static constexpr std::size_t kMostArrays = 2;  // of a layer that takes pieces
     // Where a thread has what it needs for a piece, in elements: its inputs are at 0, all else of a layer is
-    // listed by layer. The gradients of all pieces are elsewhere, in one block.
+    // listed by layer. The gradients of all pieces are elsewhere, in one block: those of an array of a layer
+    // lie end to end.
     struct PiecePlaces {
-        std::vector<std::size_t> outputs, memory, gradients;
+        std::vector<std::size_t> outputs, memory;
+        std::vector<std::array<std::size_t, kMostArrays>> gradients;
         std::size_t dy, dx, total, all_gradients;
     };
     PiecePlaces places_{};

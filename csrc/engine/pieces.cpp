@@ -14,8 +14,6 @@ namespace {
 // A thread is worth waking from so many multiply-adds of the forward pass on. Whatever its weights, an
 // example costs about as much as kExample of them.
 constexpr std::size_t kPieceGrain = 1 << 16, kExample = 512;
-// The most arrays that a layer which takes pieces may have.
-constexpr std::size_t kMostArrays = 2;
 
 // A number of elements, rounded up so that what follows begins on a cache line.
 std::size_t padded(std::size_t size) { return (size + 15) / 16 * 16; }
@@ -32,9 +30,10 @@ void Engine<T>::place_pieces(const Pieces& pieces, std::size_t n) {
     for (std::size_t i = 0; i < layers_.size(); ++i) {
         places_.outputs.push_back(take(pieces.rows * static_cast<std::size_t>(layers_[i].out.size)));
         places_.memory.push_back(take(compiled_[i]->piece_memory(n, pieces.rows)));
-        places_.gradients.push_back(gradients);
-        for (const LayerArray<T>& array : layers_[i].arrays) {
-            gradients += padded(pieces.count * static_cast<std::size_t>(array.size()));
+        auto& places = places_.gradients.emplace_back();
+        for (std::size_t k = 0; k < layers_[i].arrays.size(); ++k) {
+            places[k] = gradients;
+            gradients += padded(pieces.count * static_cast<std::size_t>(layers_[i].arrays[k].size()));
         }
     }
     places_.dy = take(pieces.rows * widest_);
@@ -46,7 +45,7 @@ void Engine<T>::place_pieces(const Pieces& pieces, std::size_t n) {
 // Passes a piece of a batch of n forward and back, and returns how many of its examples are right.
 template <class T>
 std::size_t Engine<T>::pass_piece(const LossBatch<T>& piece, std::size_t n, const T* x, T* own, T* gradients,
-                                  std::size_t number, const Pieces& pieces) {
+                                  std::size_t number) {
     const auto input = [&](std::size_t i) { return i == 0 ? x : own + places_.outputs[i - 1]; };
     for (std::size_t i = 0; i < compiled_.size(); ++i) {
         compiled_[i]->forward_piece(n, {piece.rows, input(i), own + places_.outputs[i], true},
@@ -57,11 +56,9 @@ std::size_t Engine<T>::pass_piece(const LossBatch<T>& piece, std::size_t n, cons
     T* dx = own + places_.dx;
     for (std::size_t i = compiled_.size(); i-- > first_trainable_;) {
         T* of_arrays[kMostArrays] = {};
-        T* next = gradients + places_.gradients[i];
         for (std::size_t k = 0; k < layers_[i].arrays.size(); ++k) {
             const auto size = static_cast<std::size_t>(layers_[i].arrays[k].size());
-            of_arrays[k] = next + number * size;
-            next += padded(pieces.count * size);
+            of_arrays[k] = gradients + places_.gradients[i][k] + number * size;
         }
         compiled_[i]->backward_piece(n,
                                      {piece.rows, input(i), input(i + 1), dy,
@@ -77,17 +74,14 @@ std::size_t Engine<T>::pass_piece(const LossBatch<T>& piece, std::size_t n, cons
 template <class T>
 void Engine<T>::add_gradients(const Pieces& pieces, const T* gradients) {
     for (std::size_t i = first_trainable_; i < layers_.size(); ++i) {
-        const T* of_array = gradients + places_.gradients[i];
-        for (const LayerArray<T>& array : layers_[i].arrays) {
+        if (!layers_[i].learns()) continue;
+        for (std::size_t k = 0; k < layers_[i].arrays.size(); ++k) {
+            const LayerArray<T>& array = layers_[i].arrays[k];
             const auto size = static_cast<std::size_t>(array.size());
-            if (layers_[i].learns()) {
-                split(size, size * pieces.count, kGrain, kLine,
-                      [&](std::ptrdiff_t first, std::ptrdiff_t last) {
-                          add_pieces(pieces.count, size, of_array, static_cast<std::size_t>(first),
-                                     static_cast<std::size_t>(last), array.gradient);
-                      });
-            }
-            of_array += padded(pieces.count * size);
+            split(size, size * pieces.count, kGrain, kLine, [&](std::ptrdiff_t first, std::ptrdiff_t last) {
+                add_pieces(pieces.count, size, gradients + places_.gradients[i][k],
+                           static_cast<std::size_t>(first), static_cast<std::size_t>(last), array.gradient);
+            });
         }
     }
 }
@@ -129,8 +123,8 @@ double Engine<T>::pass_pieces(const Examples<T>& of, std::size_t begin, std::siz
                                        from(batch.weight, 1),
                                        own + places_.dy,
                                        batch.divisor};
-            correct += pass_piece(part, n, gathers_pieces_ ? own : x + first * inputs(), own, gradients,
-                                  piece, pieces);
+            correct +=
+                pass_piece(part, n, gathers_pieces_ ? own : x + first * inputs(), own, gradients, piece);
         }
     });
     add_gradients(pieces, gradients);
