@@ -91,7 +91,6 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, const std::optional<Loss>& l
     shortcut_.resize(count);
     rejoined_.resize(count);
     for (std::size_t i = count; i-- > 0;) {
-        outputs_[i].resize(capacity * static_cast<std::size_t>(layers_[i].out.size));
         if (layers_[i].learns() && !to_inputs_) first_trainable_ = i;
     }
     for (const LayerView<T>& layer : layers_) {
@@ -105,15 +104,13 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, const std::optional<Loss>& l
         const bool has_block = layer.entry->has_block;
         compiled_.push_back(has_block ? nullptr : make_layer<T, true>(layer, capacity));
         if (!has_block || (layer.begin <= first_trainable_ && !to_inputs_)) continue;
-        shortcut_[i].resize(outputs_[i].size());
+        shortcut_[i].resize(capacity * static_cast<std::size_t>(layer.out.size));
         rejoined_[layer.begin].push_back(i);
     }
     widest_ = to_inputs_ ? std::max(inputs(), outputs()) : outputs();
     for (std::size_t i = first_trainable_; i < count; ++i) {
         widest_ = std::max(widest_, static_cast<std::size_t>(layers_[i].out.size));
     }
-    gradient_.resize(capacity * widest_);
-    other_gradient_.resize(capacity * widest_);
     takes_pieces_ = loss && std::all_of(compiled_.begin(), compiled_.end(), [](const auto& layer) {
                         return layer != nullptr && layer->takes_pieces();
                     });
@@ -121,6 +118,19 @@ Engine<T>::Engine(std::vector<LayerView<T>> layers, const std::optional<Loss>& l
         if (!takes_pieces_ || layer.arrays.size() <= kMostArrays) continue;
         throw std::logic_error("a layer that takes pieces has too many arrays");
     }
+    if (!takes_pieces_) make_room(capacity);
+}
+
+// Makes room for what the passes of a whole batch of n examples write. A batch in pieces needs none of it.
+template <class T>
+void Engine<T>::make_room(std::size_t n) {
+    if (n <= room_) return;
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+        outputs_[i].resize(n * static_cast<std::size_t>(layers_[i].out.size));
+    }
+    gradient_.resize(n * widest_);
+    other_gradient_.resize(n * widest_);
+    room_ = n;
 }
 
 template <class T>
@@ -265,8 +275,8 @@ bool Engine<T>::gather_rows(const Examples<T>& of, std::size_t begin, std::size_
     return is_sound;
 }
 
-// Returns the inputs of a batch: where the caller has them, or as copies in input_, which pass_pieces() makes
-// if gathers_pieces_.
+// Returns the inputs of a batch: where the caller has them, or as copies in input_. If gathers_pieces_,
+// pass_pieces() makes copies of its own.
 template <class T>
 const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t n) {
     const std::size_t width = inputs();
@@ -275,7 +285,8 @@ const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t
         gathers_pieces_ = false;
         return of.x + first * width;
     }
-    if (gathers_pieces_) return input_.data();
+    if (gathers_pieces_) return nullptr;
+    input_.resize(std::max(input_.size(), n * width));
     std::atomic<bool> is_sound{true};
     // Rows of a random order wait for memory, so few of them are worth another thread.
     split(n, n * width, kExpGrain, 1, [&](std::ptrdiff_t first, std::ptrdiff_t last) {
@@ -289,6 +300,7 @@ const T* Engine<T>::gather(const Examples<T>& of, std::size_t begin, std::size_t
 // The input is that of sparse_ if x is null.
 template <class T>
 void Engine<T>::forward(const T* x, std::size_t n) {
+    make_room(n);
     const T* const input = x;
     for (std::size_t i = 0; i < layers_.size(); ++i) {
         T* const y = outputs_[i].data();
@@ -631,6 +643,7 @@ bool Engine<T>::update(const T* row, std::size_t length, const StepOptions& opti
 template <class T>
 const T* Engine<T>::pass_forward(const T* x, std::size_t n, bool training) {
     input_.resize(std::max(input_.size(), capacity_ * inputs()));
+    make_room(capacity_);  // the caller keeps what is returned
     std::memcpy(input_.data(), x, n * inputs() * sizeof(T));
     random_ = training_ = training;
     if (training) keep_buffers(before_);
@@ -655,9 +668,6 @@ void Engine<T>::reserve(const Examples<T>& of) {
     if (of.labels != nullptr) labels_.resize(capacity_);
     if (of.targets != nullptr) targets_.resize(capacity_ * outputs());
     weight_.resize(of.weight != nullptr || (mean_.wanted && mean_.factor != 1) ? capacity_ : 0);
-    // Of sparse rows only those of a batch that is this small become dense.
-    const std::size_t rows = is_sparse(of) ? std::min(capacity_, kFused) : capacity_;
-    input_.resize(std::max(input_.size(), rows * inputs()));
 }
 
 template <class T>

@@ -178,6 +178,7 @@ class Engine {
     // Each works on the n examples of a batch, which begins at `begin` in the order of the training;
     // engine.cpp says what each returns.
     void reserve(const Examples<T>&);
+    void make_room(std::size_t n);
     void take_labels(const Examples<T>&, std::size_t begin, std::size_t n);
     bool is_sparse(const Examples<T>&) const;
     void gather_sparse(const Examples<T>&, std::size_t begin, std::size_t n);
@@ -219,6 +220,8 @@ class Engine {
     bool takes_pieces_ = false;  // whether all layers take pieces of a batch
     std::size_t
         first_trainable_;  // the index of the layer where the backward pass ends: the first that learns
+    // The most examples of the batches that were passed whole, for which the arrays of such passes have room.
+    std::size_t room_ = 0;
     std::vector<std::vector<T>> outputs_;  // the output of each layer
     // For each layer that has a block, the gradient of its output, while the backward pass is in the block.
     std::vector<std::vector<T>> shortcut_;

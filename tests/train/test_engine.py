@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -267,6 +268,36 @@ def test_batches_in_pieces_give_the_bits_of_the_generic_loop(loss, batch_size, d
     for threads in (1, 2, 3, 16):
         with po.num_threads(threads):
             assert_same(train_in_pieces("native", PIECES[loss], batch_size, dtype), expected)
+
+
+# How much a fit in pieces of a large batch adds to the peak of this process's memory, in bytes.
+PEAK = """
+import numpy as np
+import pyoptim as po
+from pyoptim import nn
+
+def peak():
+    with open("/proc/self/status") as status:
+        return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])
+
+batch, shuffle = 100_000, "ORDER" == "shuffled"
+model = nn.Sequential(nn.Dense(30, 100, activation="relu"), nn.Dense(100, 2))
+x, y = np.zeros((batch, 30), np.float32), np.zeros(batch, int)
+trainer = po.Trainer(model, nn.CrossEntropy(), po.Adam(model.parameters()))
+trainer.fit(x[:2], y[:2], epochs=1, batch_size=2, engine="native", verbose=False)
+before = peak()
+trainer.fit(x, y, epochs=1, batch_size=batch, shuffle=shuffle, engine="native", verbose=False)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("order", ["shuffled", "as they are"])
+def test_a_batch_in_pieces_takes_no_memory_of_its_size(order, run_python):
+    done = run_python(PEAK.replace("ORDER", order))
+    assert done.returncode == 0, done.stderr
+    of_a_layer = 100_000 * 100 * 4  # the outputs of the larger one, in bytes
+    assert int(done.stdout) < of_a_layer / 2
 
 
 @pytest.mark.parametrize(
