@@ -144,7 +144,6 @@ void bind_launch(py::module_& m) {
     m.attr("scale_block") = kScaleBlock;
     m.attr("part_rows") = kPartRows;
     m.attr("tile") = kTile;
-    m.attr("slice") = kSlice;
     m.attr("step_rows") = kStepRows;
     m.attr("row_length") = kRowLength;
 }

@@ -62,6 +62,7 @@ def test_constants_of_both_languages():
         "kChunk": CHUNK,
         "kSumBlock": SUM_BLOCK,
         "kTile": products.TILE,
+        "kSlice": products.SLICE,
         "kPartRows": PART_ROWS,
         "kStepRows": STEP_ROWS,
         "kRowLength": ROW_LENGTH,
