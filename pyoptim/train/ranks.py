@@ -30,9 +30,7 @@ _T = TypeVar("_T")
 _NEEDED = ("Get_rank", "Get_size", "Allreduce", "allgather", "bcast", "isend", "irecv", "Abort")
 _TAG = 7411  # of the messages that say that a rank has failed
 _PATIENCE = 2.0  # seconds in which all ranks must have failed, where they all meet the same error
-_PASSING_ON = (
-    0.5  # seconds for mpiexec to pass on what a rank has printed: Abort discards what it has not read
-)
+_PASSING_ON = 0.5  # seconds for mpiexec to pass on what a rank has printed: Abort discards the rest
 _STREAMS = 0x9E3779B97F4A7C15  # times the rank is what is added to the seed of a random layer
 
 

@@ -23,17 +23,8 @@ def test_column_sums(run, cuda, dtype, shape, rng):
     y = np.maximum(rng.normal(size=shape), 0).astype(dtype)
     of_relu = run.empty(cols, dtype)
     run("column_sum", blocks_of(cols, 32), rows, cols, x, y, None, of_relu, dtype=dtype)
-    run(
-        "column_sum",
-        blocks_of(cols, 32),
-        rows,
-        cols,
-        np.where(y > 0, x, dtype(0)),
-        None,
-        None,
-        out,
-        dtype=dtype,
-    )
+    dz = np.where(y > 0, x, dtype(0))
+    run("column_sum", blocks_of(cols, 32), rows, cols, dz, None, None, out, dtype=dtype)
     np.testing.assert_array_equal(of_relu, out)
     parts = blocks_of(rows, cuda.part_rows)
     partial, out = run.empty((parts, cols), float), run.empty(cols, dtype)

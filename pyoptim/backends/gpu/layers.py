@@ -77,10 +77,8 @@ def dense_backward(
     queue, (batch, inside), outside = launch.queue, x.shape, weight.shape[0]
     dz, through = dy, None
     if activation is not None and y is not None:
-        sizes = [(outside, inside, batch)] * (dweight is not None) + [(batch, inside, outside)] * (
-            dx is not None
-        )
-        if activation == "relu" and all(is_own(queue, dy.dtype, *size) for size in sizes):
+        sizes = ((dweight, (outside, inside, batch)), (dx, (batch, inside, outside)))
+        if activation == "relu" and all(out is None or is_own(queue, dy.dtype, *of) for out, of in sizes):
             through = y  # what reads dz computes it
         else:
             dz = launch.scratch(*dy.shape, dtype=dy.dtype)
